@@ -1,0 +1,343 @@
+"""The only way in: `AsyncClient` for programs that wait on more than one thing, `Client` for those that do not.
+
+    with Client.connect() as client:
+        run_id = client.submit(RunSpec(model="gpt2"))
+        for event in client.follow(run_id):
+            print(event["kind"])
+        print(client.result(run_id).summary["baseline"])
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import zmq
+import zmq.asyncio
+
+from cwa_daemon import lifecycle, protocol
+from cwa_daemon.protocol import JobView, StatusView
+from cwa_daemon.settings import Settings
+from cwa_engine.data.corpus import load_texts
+from cwa_engine.errors import DaemonUnreachable, error_from_dict
+from cwa_engine.models.sources import HubAccess
+from cwa_engine.reporting.export import check_output
+from cwa_engine.spec import RunSpec
+
+T = TypeVar("T")
+
+_SILENCE_S = 3.0  # a follower that hears nothing for so long asks whether the daemon is there
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: where its files are, and its summary."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """What stopping the daemon meant: the runs that were interrupted, and how many wait for the next start."""
+
+    pid: int
+    interrupted: list[str]
+    queued: int
+
+
+class AsyncClient:
+    """A connection to the daemon. Open it with `await AsyncClient.connect()`, close it with `await client.close()`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.daemon_version = ""
+        self._ids = itertools.count(1)
+        self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._events: dict[int, asyncio.Queue[dict[str, Any]]] = {}
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_MESSAGE_BYTES)
+        self._receiver: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def connect(cls, settings: Settings | None = None, start: bool = True) -> AsyncClient:
+        """Connect, starting a daemon where there is none. With `start=False` that raises DaemonUnreachable instead."""
+        settings = settings or Settings()
+        if start:
+            await asyncio.to_thread(lifecycle.start, settings)
+        elif not lifecycle.running_pid(settings):
+            raise DaemonUnreachable("no daemon is running", hint="`cwtool daemon start` starts one")
+        client = cls(settings)
+        client._socket.connect(f"ipc://{settings.socket}")
+        client._receiver = asyncio.create_task(client._receive())
+        try:
+            hello = await client._request("hello", timeout_s=settings.start_timeout_s, **_HELLO)
+        except BaseException:
+            await client.close()
+            raise
+        client.daemon_version = hello["version"]
+        return client
+
+    async def close(self) -> None:
+        if self._receiver:
+            self._receiver.cancel()
+        self._socket.close()
+        self._context.term()
+
+    # runs
+
+    async def submit(self, spec: RunSpec, command: str = "") -> str:
+        """Queue a run and give its run id. What can be refused without a model is refused here, before anything is queued.
+
+        Raises DataError for texts that cannot be used and OutputError for a folder that cannot be written.
+        """
+        load_texts(spec.data_file, spec.eval_limit)
+        if spec.output:
+            check_output(spec.output)
+        return await self._submit("run", spec, command)
+
+    async def load(self, spec: RunSpec, command: str = "") -> str:
+        """Queue the loading of `spec.model` and give the job's run id."""
+        return await self._submit("load", spec, command)
+
+    async def retry(self, run_id: str) -> str:
+        """Queue an ended run again, and give the new run id."""
+        reply = await self._request("retry", run_id=run_id, client_key=uuid.uuid4().hex, access=_access())
+        return str(reply["run_id"])
+
+    async def cancel(self, run_id: str) -> str:
+        """Cancel a job and give its state; a running one ends between two batches, so follow it to see its end."""
+        return str((await self._request("cancel", run_id=run_id))["state"])
+
+    async def job(self, run_id: str) -> JobView:
+        """A job by run id, by an unambiguous part of it, or "latest". Raises NotFound."""
+        return JobView.model_validate((await self._request("job", run_id=run_id))["job"])
+
+    async def jobs(self, limit: int = 50) -> list[JobView]:
+        """The latest jobs, latest first."""
+        return [JobView.model_validate(job) for job in (await self._request("jobs", limit=limit))["jobs"]]
+
+    async def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """The job's events after number `after_seq`: those that were, then those to come, until the job has ended.
+
+        Each is a map with `seq`, `time`, `kind` and the fields of that kind of event (`cwa_engine.events`), or of kind
+        "state" with `state` and `error`. Raises DaemonUnreachable where the daemon goes away.
+        """
+        reply = await self._request("subscribe", run_id=run_id, after_seq=after_seq)
+        number = reply["subscription"]
+        arrived = self._events.setdefault(number, asyncio.Queue())
+        try:
+            while True:
+                event = await self._next_event(arrived)
+                await self._send("acknowledge", subscription=number, seq=event["seq"])
+                yield event
+                if event["kind"] == "state" and event["state"] in protocol.TERMINAL_STATES:
+                    return
+        finally:
+            self._events.pop(number, None)
+            if not self._socket.closed:
+                await self._send("unsubscribe", subscription=number)
+
+    # results and state
+
+    async def results(self, limit: int = 50) -> list[dict[str, Any]]:
+        """Summaries of finished runs, latest first."""
+        return list((await self._request("results", limit=limit))["results"])
+
+    async def result(self, run_id: str) -> Result:
+        """A finished run. Raises NotFound for one that is not."""
+        reply = await self._request("result", run_id=run_id)
+        return Result(Path(reply["folder"]), reply["summary"])
+
+    async def topk(
+        self, run_id: str, metric: str | None = None, offset: int = 0, limit: int = 100
+    ) -> tuple[str, list[dict[str, str]]]:
+        """(metric, rows of its top-k file as text); without a metric, of the run's first one."""
+        reply = await self._request("topk", run_id=run_id, metric=metric, offset=offset, limit=limit)
+        return reply["metric"], reply["rows"]
+
+    async def status(self) -> StatusView:
+        """The daemon, its warm models, workers and memory."""
+        return StatusView.model_validate((await self._request("status"))["status"])
+
+    async def unload(self, model: str) -> list[str]:
+        """Drop a warm model; gives the names that were dropped. Raises NotFound where it is not warm."""
+        return list((await self._request("unload", model=model))["names"])
+
+    async def shutdown(self) -> Stopped:
+        """Ask the daemon to stop; `Client.stop_daemon` also waits until it is gone."""
+        reply = await self._request("shutdown")
+        return Stopped(reply["pid"], reply["interrupted"], reply["queued"])
+
+    # the wire
+
+    async def _submit(self, kind: str, spec: RunSpec, command: str) -> str:
+        reply = await self._request(
+            "submit",
+            kind=kind,
+            spec=spec.model_dump(mode="json"),
+            client_key=uuid.uuid4().hex,
+            command=command,
+            access=_access(),
+        )
+        return str(reply["run_id"])
+
+    async def _request(self, op: str, timeout_s: float | None = None, **fields: Any) -> dict[str, Any]:
+        """Send a request and wait for its reply. Raises the error the daemon answers, or DaemonUnreachable."""
+        request_id = next(self._ids)
+        reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
+        try:
+            await self._send(op, id=request_id, **fields)
+            message = await asyncio.wait_for(reply, timeout_s or self.settings.request_timeout_s)
+        except TimeoutError:
+            raise DaemonUnreachable(
+                f"the daemon did not answer '{op}'", hint=f"see {self.settings.daemon_log}; `cwtool daemon restart` helps"
+            ) from None
+        finally:
+            self._replies.pop(request_id, None)
+        if not message["ok"]:
+            raise error_from_dict(message["error"])
+        return message
+
+    async def _send(self, op: str, **fields: Any) -> None:
+        fields.setdefault("id", next(self._ids))
+        await self._socket.send(protocol.encode({"op": op, **fields}))
+
+    async def _receive(self) -> None:
+        """The one reader of the socket: replies to who asked, events to who follows."""
+        while True:
+            message = protocol.decode(await self._socket.recv())
+            if "subscription" in message and "event" in message:
+                # events may come before the reply that names their subscription has been looked at
+                self._events.setdefault(message["subscription"], asyncio.Queue()).put_nowait(message["event"])
+            elif (reply := self._replies.get(message["id"])) and not reply.done():
+                reply.set_result(message)
+
+    async def _next_event(self, arrived: asyncio.Queue[dict[str, Any]]) -> dict[str, Any]:
+        while True:
+            try:
+                return await asyncio.wait_for(arrived.get(), _SILENCE_S)
+            except TimeoutError:
+                await self.status()  # raises DaemonUnreachable where nobody is there
+
+
+class Client:
+    """The same, for programs that do one thing at a time."""
+
+    def __init__(self, runner: asyncio.Runner, client: AsyncClient) -> None:
+        self._runner = runner
+        self._client = client
+
+    @classmethod
+    def connect(cls, settings: Settings | None = None, start: bool = True) -> Client:
+        """Connect, starting a daemon where there is none. With `start=False` that raises DaemonUnreachable instead."""
+        runner = asyncio.Runner()
+        try:
+            return cls(runner, runner.run(AsyncClient.connect(settings, start)))
+        except BaseException:
+            runner.close()
+            raise
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+    @property
+    def daemon_version(self) -> str:
+        return self._client.daemon_version
+
+    def submit(self, spec: RunSpec, command: str = "") -> str:
+        return self._run(self._client.submit(spec, command))
+
+    def load(self, spec: RunSpec, command: str = "") -> str:
+        return self._run(self._client.load(spec, command))
+
+    def retry(self, run_id: str) -> str:
+        return self._run(self._client.retry(run_id))
+
+    def cancel(self, run_id: str) -> str:
+        return self._run(self._client.cancel(run_id))
+
+    def job(self, run_id: str) -> JobView:
+        return self._run(self._client.job(run_id))
+
+    def jobs(self, limit: int = 50) -> list[JobView]:
+        return self._run(self._client.jobs(limit))
+
+    def follow(self, run_id: str, after_seq: int = 0) -> Iterator[dict[str, Any]]:
+        """Events as `AsyncClient.follow` gives them. A Ctrl-C raises KeyboardInterrupt here; the connection stays usable."""
+        events = self._client.follow(run_id, after_seq)
+        while (event := self._run(_next_or_none(events))) is not None:
+            yield event
+
+    def results(self, limit: int = 50) -> list[dict[str, Any]]:
+        return self._run(self._client.results(limit))
+
+    def result(self, run_id: str) -> Result:
+        return self._run(self._client.result(run_id))
+
+    def topk(
+        self, run_id: str, metric: str | None = None, offset: int = 0, limit: int = 100
+    ) -> tuple[str, list[dict[str, str]]]:
+        return self._run(self._client.topk(run_id, metric, offset, limit))
+
+    def status(self) -> StatusView:
+        return self._run(self._client.status())
+
+    def unload(self, model: str) -> list[str]:
+        return self._run(self._client.unload(model))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(work)
+
+
+def start_daemon(settings: Settings | None = None) -> bool:
+    """Start a daemon and wait until it answers; False where one ran already. Raises DaemonNotStartable."""
+    return lifecycle.start(settings or Settings())
+
+
+def stop_daemon(settings: Settings | None = None, timeout_s: float = 30.0) -> Stopped | None:
+    """Stop the daemon and wait until its process is gone; None where none ran."""
+    settings = settings or Settings()
+    if not lifecycle.running_pid(settings):
+        return None
+
+    async def shutdown() -> Stopped:
+        client = await AsyncClient.connect(settings, start=False)
+        try:
+            return await client.shutdown()
+        finally:
+            await client.close()
+
+    stopped = asyncio.run(shutdown())
+    if not lifecycle.wait_until_gone(stopped.pid, timeout_s):
+        raise DaemonUnreachable(
+            f"the daemon (pid {stopped.pid}) has not stopped in {timeout_s:.0f} s", hint=f"kill {stopped.pid}"
+        )
+    return stopped
+
+
+async def _next_or_none(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
+    return await anext(events, None)
+
+
+def _access() -> dict[str, Any]:
+    access = HubAccess.from_environment()
+    return {"token": access.token, "cache_dir": access.cache_dir, "offline": access.offline}
+
+
+_HELLO = {"major": protocol.PROTOCOL_MAJOR, "minor": protocol.PROTOCOL_MINOR, "version": protocol.__version__}

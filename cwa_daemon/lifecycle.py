@@ -1,0 +1,83 @@
+"""Start and stop of the daemon: one for each state folder, detached from whoever started it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from cwa_daemon.settings import Settings
+from cwa_engine.errors import DaemonNotStartable
+
+ALREADY = "another daemon has this state folder"
+
+
+@contextmanager
+def hold_lock(settings: Settings) -> Iterator[None]:
+    """Be the only daemon of a state folder. The system releases the lock however the process ends."""
+    with settings.lock_file.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DaemonNotStartable(ALREADY, hint="`cwtool daemon status` shows it") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def running_pid(settings: Settings) -> int | None:
+    """Process id of the daemon that holds the lock, None where nobody does."""
+    try:
+        with settings.lock_file.open("r") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read() or 0) or None
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def start(settings: Settings) -> bool:
+    """Start a daemon and wait until it answers. False where one runs already. Raises DaemonNotStartable with its reason."""
+    if running_pid(settings):
+        return False
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as report:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cwa_daemon.server", str(writer)],
+            pass_fds=[writer],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "CWTOOL_HOME": str(settings.home.absolute())},
+            cwd="/",
+        )
+        os.close(writer)
+        said = report.read()  # ends when the daemon says "ready", or dies
+    if said == "ready":
+        return True
+    message, _, hint = said.partition("\n")
+    if message == ALREADY:  # somebody else started one in the same moment
+        return False
+    if not said:
+        assert process.stderr
+        message = (process.stderr.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+    raise DaemonNotStartable(f"the daemon cannot start: {message}", hint=hint or f"see {settings.daemon_log}")
+
+
+def wait_until_gone(pid: int, timeout_s: float) -> bool:
+    """Whether the process ended within the time."""
+    try:
+        process = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return True
+    _, alive = psutil.wait_procs([process], timeout=timeout_s)
+    return not alive

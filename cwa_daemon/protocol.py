@@ -1,0 +1,279 @@
+"""What daemon and clients say to each other: msgpack maps, checked by pydantic after decoding, version first.
+
+A request is `{id, op, ...}`; its reply `{id, ok: true, ...}` or `{id, ok: false, error: {code, message, hint,
+retryable}}`. Events come unasked on a subscription: `{event: {seq, time, kind, ...}, run_id, subscription}`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, NoReturn
+
+import msgpack
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from cwa_engine import __version__
+from cwa_engine.errors import InvalidInput
+from cwa_engine.spec import RunSpec
+
+PROTOCOL_MAJOR = 1
+PROTOCOL_MINOR = 0
+MAX_MESSAGE_BYTES = 16 * 2**20
+MAX_DEPTH = 16
+CREDIT = 64  # events a subscriber may have received without acknowledging them
+
+TERMINAL_STATES = frozenset({"done", "failed", "cancelled", "interrupted"})
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Request(Message):
+    id: int = Field(ge=0, lt=2**63)
+
+
+class Access(Message):
+    """How the client reaches the Hub. The token stays in memory until the job has ended, and is never stored."""
+
+    token: str | None = Field(default=None, repr=False)
+    cache_dir: str | None = None
+    offline: bool = False
+
+
+class Hello(Request):
+    op: Literal["hello"] = "hello"
+    major: int = PROTOCOL_MAJOR
+    minor: int = PROTOCOL_MINOR
+    version: str = __version__
+
+
+class Submit(Request):
+    """Queue a run, or with kind "load" only the loading of its model. The same client key never queues twice."""
+
+    op: Literal["submit"] = "submit"
+    kind: Literal["run", "load"] = "run"
+    spec: RunSpec
+    client_key: str = Field(min_length=8, max_length=64)
+    command: str = Field(default="", max_length=20_000)
+    access: Access = Access()
+
+
+class Retry(Request):
+    op: Literal["retry"] = "retry"
+    run_id: str
+    client_key: str = Field(min_length=8, max_length=64)
+    access: Access = Access()
+
+
+class Cancel(Request):
+    op: Literal["cancel"] = "cancel"
+    run_id: str
+
+
+class GetJob(Request):
+    """One job, by run id, by an unambiguous beginning or ending of it, or "latest"."""
+
+    op: Literal["job"] = "job"
+    run_id: str
+
+
+class ListJobs(Request):
+    op: Literal["jobs"] = "jobs"
+    limit: int = Field(default=50, ge=1, le=1000)
+
+
+class Subscribe(Request):
+    op: Literal["subscribe"] = "subscribe"
+    run_id: str
+    after_seq: int = Field(default=0, ge=0)
+
+
+class Acknowledge(Request):
+    """Events up to `seq` have arrived; there is no reply."""
+
+    op: Literal["acknowledge"] = "acknowledge"
+    subscription: int
+    seq: int
+
+
+class Unsubscribe(Request):
+    op: Literal["unsubscribe"] = "unsubscribe"
+    subscription: int
+
+
+class GetStatus(Request):
+    op: Literal["status"] = "status"
+
+
+class Unload(Request):
+    op: Literal["unload"] = "unload"
+    model: str
+
+
+class ListResults(Request):
+    op: Literal["results"] = "results"
+    limit: int = Field(default=50, ge=1, le=1000)
+
+
+class GetResult(Request):
+    op: Literal["result"] = "result"
+    run_id: str
+
+
+class GetTopK(Request):
+    op: Literal["topk"] = "topk"
+    run_id: str
+    metric: str | None = None
+    offset: int = Field(default=0, ge=0)
+    limit: int = Field(default=100, ge=1, le=10_000)
+
+
+class Shutdown(Request):
+    op: Literal["shutdown"] = "shutdown"
+
+
+AnyRequest = Annotated[
+    Hello
+    | Submit
+    | Retry
+    | Cancel
+    | GetJob
+    | ListJobs
+    | Subscribe
+    | Acknowledge
+    | Unsubscribe
+    | GetStatus
+    | Unload
+    | ListResults
+    | GetResult
+    | GetTopK
+    | Shutdown,
+    Field(discriminator="op"),
+]
+_REQUEST: TypeAdapter[Any] = TypeAdapter(AnyRequest)
+
+
+class StageProgress(Message):
+    stage: str
+    done: int
+    total: int
+    unit: str
+
+
+class JobView(Message):
+    """A job as clients see it. Times are seconds since the epoch."""
+
+    run_id: str
+    kind: str
+    state: str
+    model: str
+    spec: dict[str, Any]
+    device: str
+    created: float
+    started: float | None = None
+    finished: float | None = None
+    error: dict[str, Any] | None = None
+    retry_of: str | None = None
+    progress: StageProgress | None = None
+    folder: str | None = None  # where the files are, once the run is done
+    last_seq: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL_STATES
+
+
+class WarmModel(Message):
+    """A model held in memory by a worker."""
+
+    name: str
+    revision: str | None = None
+    dtype: str
+    device: str
+    parameters: int
+    size_bytes: int
+    loaded: float
+    last_used: float
+    jobs_served: int
+    in_use: bool = False
+
+
+class WorkerView(Message):
+    device: str
+    pid: int | None
+    state: str
+    run_id: str | None = None
+    memory_bytes: int | None = None
+
+
+class DeviceMemory(Message):
+    device: str
+    total_bytes: int
+    used_bytes: int
+
+
+class StatusView(Message):
+    version: str
+    pid: int
+    uptime_s: float
+    home: str
+    queued: int
+    running: int
+    models: list[WarmModel]
+    workers: list[WorkerView]
+    devices: list[DeviceMemory]
+    memory_bytes: int
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """A message as msgpack. Raises InvalidInput where it is too large to be accepted."""
+    frame: bytes = msgpack.packb(message)
+    if len(frame) > MAX_MESSAGE_BYTES:
+        raise InvalidInput(f"a message of {len(frame):,} bytes exceeds {MAX_MESSAGE_BYTES:,}")
+    return frame
+
+
+def decode(frame: bytes) -> dict[str, Any]:
+    """The map in a frame. Raises InvalidInput for anything but a sane one: size, depth, types and numbers are bounded."""
+    if len(frame) > MAX_MESSAGE_BYTES:
+        raise InvalidInput(f"a message of {len(frame):,} bytes exceeds {MAX_MESSAGE_BYTES:,}")
+    try:
+        message = msgpack.unpackb(frame, strict_map_key=True, ext_hook=_refuse_extension, timestamp=0)
+    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        raise InvalidInput(f"not a msgpack message: {error}") from error
+    if not isinstance(message, dict):
+        raise InvalidInput(f"a message is a map, not {type(message).__name__}")
+    _check(message, MAX_DEPTH)
+    return message
+
+
+def parse_request(message: dict[str, Any]) -> Any:
+    """The request a decoded map stands for. Raises InvalidInput, naming the field, where it stands for none."""
+    try:
+        return _REQUEST.validate_python(message)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"bad request: {where}: {first['msg']}") from error
+
+
+def _refuse_extension(code: int, data: bytes) -> NoReturn:
+    raise ValueError(f"extension type {code} is not used here")
+
+
+def _check(value: object, depth: int) -> None:
+    if depth < 0:
+        raise InvalidInput(f"a message is nested deeper than {MAX_DEPTH}")
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            if not isinstance(key, str):
+                raise InvalidInput("keys of a message are strings")
+            _check(entry, depth - 1)
+    elif isinstance(value, list):
+        for entry in value:
+            _check(entry, depth - 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInput("numbers of a message are finite")
+    elif not isinstance(value, (str, bytes, int, float, type(None))):
+        raise InvalidInput(f"a message holds no {type(value).__name__}")

@@ -1,0 +1,369 @@
+"""The control process: requests in, replies and events out. It waits and never computes.
+
+Every event is in the store before it is sent, so a subscription is a position in the store: it replays what was missed
+and then follows. A subscriber that does not acknowledge falls behind alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from logging.handlers import RotatingFileHandler
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from cwa_daemon import protocol, telemetry
+from cwa_daemon.jobs import Jobs, JobState
+from cwa_daemon.lifecycle import hold_lock
+from cwa_daemon.security import check_peer, private_folder
+from cwa_daemon.settings import Settings
+from cwa_daemon.store import Store
+from cwa_engine import __version__
+from cwa_engine.errors import CwaError, DaemonNotStartable, InvalidInput, NotFound, RunFailed, VersionMismatch
+from cwa_engine.reporting.export import read_summary, read_topk
+
+log = logging.getLogger(__name__)
+
+Reply = dict[str, Any]
+Handler = Callable[["Server", bytes, Any], Awaitable[Reply | None]]
+HANDLERS: dict[type[protocol.Request], Handler] = {}
+
+
+def handles(request: type[protocol.Request]) -> Callable[[Handler], Handler]:
+    """Register the one handler of a request."""
+
+    def register(handler: Handler) -> Handler:
+        HANDLERS[request] = handler
+        return handler
+
+    return register
+
+
+@dataclass
+class Subscription:
+    """A client's position in the events of one job."""
+
+    identity: bytes
+    run_id: str
+    sent: int
+    acknowledged: int
+
+
+class Server:
+    """One daemon: its socket, its store, its jobs and who follows them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.started = time.time()
+        self.store = Store(settings.database)
+        self.jobs = Jobs(self.store, settings, self._on_event)
+        self.stopping = asyncio.Event()
+        self.subscriptions: dict[int, Subscription] = {}
+        self._next_subscription = 1
+        self._greeted: dict[bytes, None] = {}
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # or messages to a full or gone client vanish in silence
+        self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_MESSAGE_BYTES)
+        self._socket.setsockopt(zmq.LINGER, 1000)
+
+    def bind(self) -> None:
+        """Open the socket, readable for this user alone. The lock is held: a second bind would silently steal it."""
+        private_folder(self.settings.runtime_dir.parent)
+        private_folder(self.settings.runtime_dir)
+        self.settings.socket.unlink(missing_ok=True)
+        before = os.umask(0o077)
+        try:
+            self._socket.bind(f"ipc://{self.settings.socket}")
+        except zmq.ZMQError as error:
+            raise DaemonNotStartable(
+                f"no socket can be made at {self.settings.socket}: {error}", hint="set XDG_RUNTIME_DIR to a short path"
+            ) from error
+        finally:
+            os.umask(before)
+
+    async def serve(self) -> None:
+        """Answer until asked to stop, then end the workers and close."""
+        self.jobs.recover()
+        receiver = asyncio.create_task(self._receive())
+        await self.stopping.wait()
+        await self.jobs.stop()
+        receiver.cancel()
+        self._socket.close()
+        self.settings.socket.unlink(missing_ok=True)
+        self._context.term()
+        self.store.close()
+
+    async def _receive(self) -> None:
+        tasks: set[asyncio.Task[None]] = set()
+        while True:
+            frames = await self._socket.recv_multipart(copy=False)
+            if len(frames) != 2:
+                continue
+            identity, payload = frames[0].bytes, frames[1]
+            task = asyncio.create_task(self._answer(identity, payload.bytes, str(payload.get("Peer-Address"))))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    async def _answer(self, identity: bytes, frame: bytes, peer: str) -> None:
+        """One request to its handler; whatever is wrong with it, the client hears and the daemon lives."""
+        request_id = None
+        try:
+            check_peer(peer)
+            message = protocol.decode(frame)
+            request_id = message.get("id")
+            reply = await self._handle(identity, message)
+        except CwaError as error:
+            reply = {"ok": False, "error": error.to_dict()}
+        except Exception as error:
+            log.exception("a request failed")
+            defect = RunFailed(f"the daemon failed: {error}", hint=f"see {self.settings.daemon_log}")
+            reply = {"ok": False, "error": defect.to_dict()}
+        if reply is not None:
+            self._send(identity, {"id": request_id, **reply})
+
+    async def _handle(self, identity: bytes, message: dict[str, Any]) -> Reply | None:
+        if message.get("op") == "hello":
+            return self._greet(identity, message)
+        if identity not in self._greeted:
+            raise InvalidInput("a connection begins with hello")
+        request = protocol.parse_request(message)
+        reply = await HANDLERS[type(request)](self, identity, request)
+        return None if reply is None else {"ok": True, **reply}
+
+    def _greet(self, identity: bytes, message: dict[str, Any]) -> Reply:
+        """HELLO is read before its form is checked, so that a client of another major version is understood."""
+        if message.get("major") != protocol.PROTOCOL_MAJOR:
+            raise VersionMismatch(
+                f"this daemon is cwtool {__version__} and speaks protocol {protocol.PROTOCOL_MAJOR}, "
+                f"the client {message.get('version')} speaks {message.get('major')}",
+                hint="`cwtool daemon restart` starts a daemon of your version",
+            )
+        self._greeted[identity] = None
+        while len(self._greeted) > 4096:  # the oldest connections are long gone; one that is not greets again
+            del self._greeted[next(iter(self._greeted))]
+        return {"ok": True, "major": protocol.PROTOCOL_MAJOR, "minor": protocol.PROTOCOL_MINOR, "version": __version__}
+
+    def _send(self, identity: bytes, message: dict[str, Any]) -> bool:
+        """Send without waiting. False for a client that is gone or whose buffer is full."""
+        sent = self._socket.send_multipart([identity, protocol.encode(message)], zmq.DONTWAIT)
+        error = sent.exception()  # with DONTWAIT the future is done at once
+        if isinstance(error, zmq.Again):
+            return False
+        if isinstance(error, zmq.ZMQError) and error.errno == zmq.EHOSTUNREACH:
+            self._forget(identity)
+            return False
+        if error:
+            raise error
+        return True
+
+    def _forget(self, identity: bytes) -> None:
+        self._greeted.pop(identity, None)
+        gone = [number for number, s in self.subscriptions.items() if s.identity == identity]
+        for number in gone:
+            del self.subscriptions[number]
+
+    def subscribe(self, identity: bytes, run_id: str, after_seq: int) -> int:
+        number = self._next_subscription
+        self._next_subscription += 1
+        self.subscriptions[number] = Subscription(identity, run_id, after_seq, after_seq)
+        return number
+
+    def _on_event(self, run_id: str) -> None:
+        for number, subscription in list(self.subscriptions.items()):
+            if subscription.run_id == run_id:
+                self.pump(number)
+
+    def pump(self, number: int) -> None:
+        """Send a subscriber what it has not had, as far as its credit goes."""
+        subscription = self.subscriptions.get(number)
+        if subscription is None:
+            return
+        credit = protocol.CREDIT - (subscription.sent - subscription.acknowledged)
+        if credit <= 0:
+            return
+        for event in self.store.events(subscription.run_id, subscription.sent, credit):
+            message = {"subscription": number, "run_id": subscription.run_id, "event": event}
+            if not self._send(subscription.identity, message):
+                return  # lagging or gone; the next acknowledgement or event tries again
+            subscription.sent = event["seq"]
+
+
+@handles(protocol.Submit)
+async def submit(server: Server, identity: bytes, request: protocol.Submit) -> Reply:
+    spec = request.spec
+    device = telemetry.default_device() if spec.device == "auto" else "cuda:0" if spec.device == "cuda" else spec.device
+    run_id = server.jobs.submit(
+        request.kind,
+        spec.model_dump(mode="json"),
+        device,
+        request.client_key,
+        request.command,
+        request.access.model_dump(),
+    )
+    return {"run_id": run_id}
+
+
+@handles(protocol.Retry)
+async def retry(server: Server, identity: bytes, request: protocol.Retry) -> Reply:
+    return {"run_id": server.jobs.retry(request.run_id, request.client_key, request.access.model_dump())}
+
+
+@handles(protocol.Cancel)
+async def cancel(server: Server, identity: bytes, request: protocol.Cancel) -> Reply:
+    job = server.jobs.find(request.run_id)
+    return {"run_id": job["run_id"], "before": job["state"], "state": server.jobs.cancel(job["run_id"])}
+
+
+@handles(protocol.GetJob)
+async def get_job(server: Server, identity: bytes, request: protocol.GetJob) -> Reply:
+    return {"job": server.jobs.view(server.jobs.find(request.run_id)).model_dump()}
+
+
+@handles(protocol.ListJobs)
+async def list_jobs(server: Server, identity: bytes, request: protocol.ListJobs) -> Reply:
+    return {"jobs": [server.jobs.view(job).model_dump() for job in server.store.jobs(limit=request.limit)]}
+
+
+@handles(protocol.Subscribe)
+async def subscribe(server: Server, identity: bytes, request: protocol.Subscribe) -> Reply | None:
+    run_id = server.jobs.find(request.run_id)["run_id"]
+    number = server.subscribe(identity, run_id, request.after_seq)
+    server._send(identity, {"id": request.id, "ok": True, "subscription": number, "run_id": run_id})
+    server.pump(number)  # after the reply, so that the client knows whose events these are
+    return None
+
+
+@handles(protocol.Acknowledge)
+async def acknowledge(server: Server, identity: bytes, request: protocol.Acknowledge) -> None:
+    subscription = server.subscriptions.get(request.subscription)
+    if subscription and subscription.identity == identity:
+        subscription.acknowledged = max(subscription.acknowledged, min(request.seq, subscription.sent))
+        server.pump(request.subscription)
+
+
+@handles(protocol.Unsubscribe)
+async def unsubscribe(server: Server, identity: bytes, request: protocol.Unsubscribe) -> Reply:
+    subscription = server.subscriptions.get(request.subscription)
+    if subscription and subscription.identity == identity:
+        del server.subscriptions[request.subscription]
+    return {}
+
+
+@handles(protocol.GetStatus)
+async def status(server: Server, identity: bytes, request: protocol.GetStatus) -> Reply:
+    view = protocol.StatusView(
+        version=__version__,
+        pid=os.getpid(),
+        uptime_s=time.time() - server.started,
+        home=str(server.settings.home),
+        queued=server.jobs.count(JobState.QUEUED),
+        running=server.jobs.count(JobState.RUNNING),
+        models=server.jobs.warm_models(),
+        workers=server.jobs.workers(),
+        devices=telemetry.devices(),
+        memory_bytes=telemetry.process_memory(os.getpid()) or 0,
+    )
+    return {"status": view.model_dump()}
+
+
+@handles(protocol.Unload)
+async def unload(server: Server, identity: bytes, request: protocol.Unload) -> Reply:
+    names = await server.jobs.unload(request.model)
+    if not names:
+        raise NotFound(f"{request.model} is not warm", hint="`cwtool ps` lists warm models")
+    return {"names": names}
+
+
+@handles(protocol.ListResults)
+async def list_results(server: Server, identity: bytes, request: protocol.ListResults) -> Reply:
+    done = server.store.jobs(limit=request.limit, state=JobState.DONE, kind="run")
+    folders = [server.settings.runs / job["run_id"] for job in done]
+    return {"results": [read_summary(folder) for folder in folders if folder.is_dir()]}
+
+
+@handles(protocol.GetResult)
+async def get_result(server: Server, identity: bytes, request: protocol.GetResult) -> Reply:
+    folder = _finished(server, request.run_id)
+    return {"folder": str(folder), "summary": read_summary(folder)}
+
+
+@handles(protocol.GetTopK)
+async def get_topk(server: Server, identity: bytes, request: protocol.GetTopK) -> Reply:
+    folder = _finished(server, request.run_id)
+    metric, rows = read_topk(folder, request.metric, request.offset, request.limit)
+    return {"run_id": folder.name, "metric": metric, "rows": rows}
+
+
+@handles(protocol.Shutdown)
+async def shutdown(server: Server, identity: bytes, request: protocol.Shutdown) -> Reply:
+    running = [worker.run_id for worker in server.jobs.workers() if worker.run_id]
+    asyncio.get_running_loop().call_soon(server.stopping.set)
+    return {"pid": os.getpid(), "interrupted": running, "queued": server.jobs.count(JobState.QUEUED)}
+
+
+def _finished(server: Server, part: str) -> Any:
+    """The folder of a finished run; "latest" is the last one that finished."""
+    if part == "latest":
+        done = server.store.jobs(limit=1, state=JobState.DONE, kind="run")
+        if not done:
+            raise NotFound("no run has finished yet", hint="`cwtool jobs` shows what runs")
+        return server.settings.runs / done[0]["run_id"]
+    job = server.jobs.find(part)
+    if job["state"] != JobState.DONE or job["kind"] != "run":
+        what = "only loaded a model" if job["kind"] == "load" else f"is {job['state']}"
+        hint = job["error"]["message"] if job["error"] else f"`cwtool logs -f {job['run_id']}` follows it"
+        raise NotFound(f"{job['run_id']} has no result: it {what}", hint=hint)
+    return server.settings.runs / job["run_id"]
+
+
+async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
+    server = Server(settings)
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, server.stopping.set)
+    server.bind()
+    ready("")
+    log.info("cwtool %s serves %s", __version__, settings.home)
+    await server.serve()
+    log.info("stopped")
+
+
+def main() -> None:
+    """Serve until stopped. The first argument may be a file descriptor that hears "ready" or why not."""
+    settings = Settings()
+    report = os.fdopen(int(sys.argv[1]), "w") if len(sys.argv) > 1 else None
+
+    def ready(problem: str) -> None:
+        nonlocal report
+        if report:
+            report.write(problem or "ready")
+            report.close()
+            report = None
+            if not problem:  # from now on nobody reads our standard error, so it goes to the log
+                with settings.daemon_log.open("ab") as file:
+                    os.dup2(file.fileno(), sys.stderr.fileno())
+
+    try:
+        private_folder(settings.home)
+        settings.logs.mkdir(exist_ok=True, mode=0o700)
+        settings.runs.mkdir(exist_ok=True, mode=0o700)
+        handler = RotatingFileHandler(settings.daemon_log, maxBytes=5_000_000, backupCount=3)
+        logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(message)s")
+        with hold_lock(settings):
+            asyncio.run(_serve(settings, ready))
+    except CwaError as error:
+        ready(f"{error.message}\n{error.hint}")
+        sys.exit(f"{error.message}\n{error.hint}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The processes that compute: start, talk to, stop and kill them. One per device.
+
+A worker reads commands from its standard input and writes messages to its standard output, both msgpack streams; what
+it prints goes to its log. Its standard input is also its death pipe: when the control process is gone, it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from cwa_engine.errors import WorkerDied
+
+LOG_TAIL_LINES = 5
+
+
+class Worker:
+    """A running worker process. `on_message` hears each of its messages, `on_death` once why it ended."""
+
+    def __init__(
+        self,
+        device: str,
+        log_file: Path,
+        on_message: Callable[[dict[str, Any]], None],
+        on_death: Callable[[WorkerDied], None],
+    ) -> None:
+        self.device = device
+        self.log_file = log_file
+        self._on_message = on_message
+        self._on_death = on_death
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def start(self) -> None:
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "cwa_daemon.worker",
+                self.device,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C in the terminal that started the daemon is not for workers
+                env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+            )
+        self._reader = asyncio.create_task(self._read())
+
+    def send(self, command: dict[str, Any]) -> None:
+        """Queue a command; a worker that is dead or dying does not hear it, and `on_death` says so."""
+        assert self._process and self._process.stdin
+        if not self._process.stdin.is_closing():
+            self._process.stdin.write(msgpack.packb(command))
+
+    def kill(self) -> None:
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+
+    async def stop(self, grace_s: float) -> None:
+        """End the worker: close its input, and kill it where that is not enough."""
+        assert self._process and self._process.stdin and self._reader
+        self._process.stdin.close()
+        try:
+            await asyncio.wait_for(asyncio.shield(self._reader), grace_s)
+        except TimeoutError:
+            self.kill()
+            await self._reader
+
+    async def _read(self) -> None:
+        assert self._process and self._process.stdout
+        unpacker = msgpack.Unpacker(max_buffer_size=256 * 2**20)
+        while chunk := await self._process.stdout.read(2**16):
+            unpacker.feed(chunk)
+            for message in unpacker:
+                self._on_message(message)
+        code = await self._process.wait()
+        self._on_death(WorkerDied(_how_it_ended(self.device, code), hint=_log_hint(self.log_file)))
+
+
+def _how_it_ended(device: str, code: int) -> str:
+    if code == -signal.SIGKILL:
+        return f"the worker of {device} was killed (SIGKILL), by hand or by the system for want of memory"
+    if code < 0:
+        return f"the worker of {device} died of {signal.Signals(-code).name}"
+    return f"the worker of {device} ended with exit code {code}"
+
+
+def _log_hint(log_file: Path) -> str:
+    lines = log_file.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:] if log_file.exists() else []
+    tail = "".join(f"\n  {line[:200]}" for line in lines)
+    return f"`cwtool jobs retry` runs it again; the end of {log_file}:{tail}"

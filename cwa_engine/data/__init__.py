@@ -1,0 +1,1 @@
+"""The texts a model is scored and measured on."""

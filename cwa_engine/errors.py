@@ -1,0 +1,147 @@
+"""Every error a user can meet. Each says what happened, carries a hint what to do next, and has its own code.
+
+CwaError                      exit 1
+├── InvalidInput              2    a request that cannot be meant: unknown metric, --topk 0
+│   ├── DataError             2    texts that cannot be scored
+│   └── OutputError           2    a folder that cannot be written
+├── NotFound                  6    no such run, no such warm model
+│   └── ModelNotFound         6
+├── ModelGated                4    the licence must be accepted first
+├── ModelBroken               1    files that are no whole model
+├── OutOfMemory               7
+├── RunFailed                 1
+│   ├── WeightsNotRestored    1    an edit could not be verified or undone
+│   └── WorkerDied            1    the computing process ended
+├── Cancelled                 9
+├── DaemonUnreachable         3
+│   └── DaemonNotStartable    3
+├── Refused                   4    not allowed to speak to this daemon
+├── VersionMismatch           5
+├── QueueFull                 8
+└── WaitTimedOut            124
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CwaError(Exception):
+    """Base of all errors: `str(error)` is what happened, `hint` is the next step, `code` travels on the wire."""
+
+    code = "error"
+    exit_code = 1
+    retryable = False
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def to_dict(self) -> dict[str, object]:
+        return {"code": self.code, "message": self.message, "hint": self.hint, "retryable": self.retryable}
+
+
+class InvalidInput(CwaError):
+    code, exit_code = "invalid_input", 2
+
+
+class DataError(InvalidInput):
+    code = "data"
+
+
+class OutputError(InvalidInput):
+    code = "output"
+
+
+class NotFound(CwaError):
+    code, exit_code = "not_found", 6
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class ModelGated(CwaError):
+    code, exit_code = "model_gated", 4
+
+
+class ModelBroken(CwaError):
+    code = "model_broken"
+
+
+class OutOfMemory(CwaError):
+    code, exit_code = "out_of_memory", 7
+
+
+class RunFailed(CwaError):
+    code = "run_failed"
+
+
+class WeightsNotRestored(RunFailed):
+    code = "weights_not_restored"
+
+
+class WorkerDied(RunFailed):
+    code, retryable = "worker_died", True
+
+
+class Cancelled(CwaError):
+    code, exit_code = "cancelled", 9
+
+
+class DaemonUnreachable(CwaError):
+    code, exit_code, retryable = "daemon_unreachable", 3, True
+
+
+class DaemonNotStartable(DaemonUnreachable):
+    code, retryable = "daemon_not_startable", False
+
+
+class Refused(CwaError):
+    code, exit_code = "refused", 4
+
+
+class VersionMismatch(CwaError):
+    code, exit_code = "version_mismatch", 5
+
+
+class QueueFull(CwaError):
+    code, exit_code, retryable = "queue_full", 8, True
+
+
+class WaitTimedOut(CwaError):
+    code, exit_code, retryable = "wait_timed_out", 124, True
+
+
+def _kinds(kind: type[CwaError]) -> Iterable[type[CwaError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _kinds(child)
+
+
+def error_from_dict(body: dict[str, object]) -> CwaError:
+    """The error that `CwaError.to_dict` described; a code this version does not know becomes a plain `CwaError`."""
+    code = body.get("code")
+    kind = next((kind for kind in _kinds(CwaError) if kind.code == code), CwaError)
+    return kind(str(body.get("message", "")), str(body.get("hint", "")))
+
+
+def near_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """Known names that look like `name`, best first; compares whole names and their last part after '/'."""
+    by_lower: dict[str, str] = {}
+    for candidate in known:
+        by_lower.setdefault(candidate.lower(), candidate)
+        by_lower.setdefault(candidate.lower().rpartition("/")[2], candidate)
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=limit * 2, cutoff=0.6)
+    matches += difflib.get_close_matches(name.lower().rpartition("/")[2], by_lower, n=limit * 2, cutoff=0.6)
+    return list(dict.fromkeys(by_lower[match] for match in matches))[:limit]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x' or 'y'?`, or the empty string where nothing is near."""
+    near = [f"'{candidate}'" for candidate in near_names(name, known)]
+    if not near:
+        return ""
+    return "did you mean " + (f"{', '.join(near[:-1])} or {near[-1]}" if len(near) > 1 else near[0]) + "?"

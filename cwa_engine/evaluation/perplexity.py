@@ -1,0 +1,95 @@
+"""Perplexity: exp of the mean token negative log-likelihood, padding excluded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cwa_engine.data.tokens import TokenSequence, batched
+from cwa_engine.models.loading import LoadedModel
+from cwa_engine.result import Baseline
+from cwa_engine.statistics import Array
+
+PROTOCOL = "one text a sequence, the first token not scored, at most {seq_len} tokens"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """NLL of each sequence, so that any statistic can be made from it."""
+
+    nll_sums: Array  # nats [sequences]
+    tokens: Array  # scored tokens [sequences]
+
+    @property
+    def nll(self) -> float:
+        """Mean NLL in nats per token; NaN or infinite where the model collapsed."""
+        return float(self.nll_sums.sum() / self.tokens.sum())
+
+    @property
+    def perplexity(self) -> float:
+        return exp(self.nll)
+
+
+def exp(nll: float) -> float:
+    """math.exp that answers infinity where the result exceeds a float."""
+    try:
+        return math.exp(nll)
+    except OverflowError:
+        return math.inf
+
+
+def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
+    """Summed token NLL of each sequence of a batch, differentiable. float32 [batch]
+
+    Shorter sequences are padded on the right and masked, so padding neither scores nor is attended to.
+    """
+    longest = max(len(sequence.ids) for sequence in batch)
+    ids = torch.zeros(len(batch), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(batch):
+        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
+        mask[row, : len(sequence.ids)] = 1
+    ids, mask = ids.to(loaded.device), mask.to(loaded.device)
+    attention_mask = None if len(batch) == 1 else mask
+    logits = loaded.model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits  # [B, T, vocabulary]
+    predictions = logits[:, :-1].float().flatten(0, 1)  # [B * (T-1), vocabulary]
+    token_nll = F.cross_entropy(predictions, ids[:, 1:].flatten(), reduction="none")
+    return (token_nll.view(len(batch), -1) * mask[:, 1:]).sum(dim=1)
+
+
+@torch.inference_mode()
+def evaluate(
+    loaded: LoadedModel,
+    sequences: Sequence[TokenSequence],
+    batch_size: int,
+    after_batch: Callable[[int], None] = lambda done: None,
+) -> Evaluation:
+    """NLL sums in the order of `sequences`; `after_batch(done)` hears how many are measured."""
+    measured: dict[int, float] = {}
+    for batch in batched(sequences, batch_size):
+        sums = sequence_nll(loaded, batch).double().tolist()
+        measured.update(zip(map(id, batch), sums, strict=True))
+        after_batch(len(measured))
+    return Evaluation(
+        nll_sums=np.array([measured[id(sequence)] for sequence in sequences]),
+        tokens=np.array([sequence.scored_tokens for sequence in sequences], dtype=np.float64),
+    )
+
+
+def baseline_of(evaluation: Evaluation, sequences: Sequence[TokenSequence], seq_len: int) -> Baseline:
+    """The figures of the intact model, with the protocol they hold under."""
+    utf8_bytes = sum(sequence.utf8_bytes for sequence in sequences)
+    return Baseline(
+        nll=evaluation.nll,
+        perplexity=evaluation.perplexity,
+        bits_per_byte=float(evaluation.nll_sums.sum()) / (math.log(2) * utf8_bytes),
+        sequences=len(sequences),
+        tokens=int(evaluation.tokens.sum()),
+        protocol=PROTOCOL.format(seq_len=seq_len),
+    )

@@ -1,0 +1,285 @@
+"""From a model name to a causal language model in memory, with every failure named."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from cwa_engine.catalog import catalog_model
+from cwa_engine.errors import CwaError, InvalidInput, ModelBroken, ModelGated, ModelNotFound, OutOfMemory
+from cwa_engine.models.anatomy import Anatomy, dissect
+from cwa_engine.models.sources import (
+    WEIGHT_SUFFIXES,
+    HubAccess,
+    ModelSource,
+    SourceKind,
+    file_hashes,
+    gguf_cache_folder,
+    near_models,
+    resolve,
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in eval mode on its device, and what a manifest must say about where it came from."""
+
+    model: PreTrainedModel = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    anatomy: Anatomy = field(repr=False)
+    source: ModelSource
+    revision: str | None  # commit of the Hub repository, None for local files
+    files: dict[str, str]  # file name -> sha256
+    device: torch.device
+    dtype: str  # "float32"
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the weights."""
+        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest sequence the model takes, None where its config names no limit."""
+        config = self.model.config
+        return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+
+def load_model(
+    name: str,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "cpu",
+    access: HubAccess | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    make_room: Callable[[int], None] = lambda size_bytes: None,
+) -> LoadedModel:
+    """Load a model by alias, Hub id, local folder or GGUF file.
+
+    `say` hears what takes long; `make_room` is told the size of the weights files just before they are read.
+
+    `dtype` "auto" keeps the stored dtype on an accelerator and uses float32 on a CPU. Raises ModelNotFound, ModelGated,
+    ModelBroken or OutOfMemory. Weights that the files lack are never made up: a model that misses some is broken.
+    """
+    access = access or HubAccess.from_environment()
+    source = resolve(name)
+    target = torch_device(device)
+    with _named_failures(source, revision, access):
+        folder = _local_folder(source, revision, access, say)
+        torch_dtype = _torch_dtype(dtype, target)
+        make_room(sum(path.stat().st_size for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES))
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch_dtype, output_loading_info=True, local_files_only=True
+        )
+        _refuse_incomplete(source, info)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model.to(target).eval()
+        anatomy = dissect(model)
+        return LoadedModel(
+            model=model,
+            tokenizer=tokenizer,
+            anatomy=anatomy,
+            source=source,
+            revision=folder.name if source.kind is SourceKind.HUB else None,
+            files=file_hashes(folder) if source.kind is not SourceKind.GGUF else _gguf_hashes(source),
+            device=target,
+            dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        )
+
+
+def torch_device(device: str) -> torch.device:
+    """The device, or InvalidInput where this machine lacks it."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    chosen = torch.device(device)
+    if not available[chosen.type] or (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
+        raise InvalidInput(f"this machine has no device '{device}'", hint="use --device cpu")
+    return chosen
+
+
+def _torch_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    chosen = getattr(torch, dtype)
+    assert isinstance(chosen, torch.dtype)
+    return chosen
+
+
+def _local_folder(
+    source: ModelSource, revision: str | None, access: HubAccess, say: Callable[[str], None]
+) -> Path:
+    """The folder with config, tokenizer and weights: the user's own, a Hub snapshot, or a converted GGUF."""
+    match source.kind:
+        case SourceKind.FOLDER:
+            folder = Path(source.location)
+            if not (folder / "config.json").is_file():
+                raise ModelNotFound(
+                    f"folder {folder} has no config.json", hint="give the folder that `save_pretrained` wrote"
+                )
+            return folder
+        case SourceKind.GGUF:
+            return _converted(Path(source.location), say)
+        case SourceKind.HUB:
+            return _snapshot(source.location, revision, access)
+
+
+def _snapshot(repo: str, revision: str | None, access: HubAccess) -> Path:
+    """The repository's snapshot in the cache, downloaded first where the Hub can be reached."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+    fetch = {"revision": revision, "cache_dir": access.cache_dir, "token": access.token}
+    try:  # what is complete in the cache needs no network
+        snapshot = Path(snapshot_download(repo, local_files_only=True, **fetch))  # type: ignore[arg-type]
+        if _has_weights(snapshot) or access.offline:
+            return snapshot
+    except LocalEntryNotFoundError:
+        if access.offline:
+            raise
+    listing = _remote_files(repo, revision, access.token)
+    weights = "*.safetensors" if any(name.endswith(".safetensors") for name in listing) else "*.bin"
+    return Path(snapshot_download(repo, allow_patterns=[*patterns, weights], **fetch))  # type: ignore[arg-type]
+
+
+def _has_weights(snapshot: Path) -> bool:
+    """Whether the snapshot holds weights, all shards of them where an index lists several."""
+    index = next(snapshot.glob("*.index.json"), None)
+    if index is None:
+        return any(path.suffix in WEIGHT_SUFFIXES for path in snapshot.iterdir())
+    import json
+
+    return all((snapshot / name).exists() for name in set(json.loads(index.read_text())["weight_map"].values()))
+
+
+def _remote_files(repo: str, revision: str | None, token: str | None) -> list[str]:
+    from huggingface_hub import HfApi
+
+    return list(HfApi(token=token).list_repo_files(repo, revision=revision))
+
+
+def _converted(gguf: Path, say: Callable[[str], None]) -> Path:
+    """A safetensors copy of a GGUF file, made once; loading that takes one second instead of twenty."""
+    folder = gguf_cache_folder(gguf)
+    if folder.is_dir():
+        return folder
+    say(f"converting {gguf.name} to safetensors, once")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        _convert(gguf, Path(scratch))
+        shutil.copymode(folder.parent, scratch)
+        try:
+            Path(scratch).rename(folder)
+        except OSError:
+            if not folder.is_dir():  # unless another process was faster
+                raise
+        Path(scratch).mkdir(exist_ok=True)  # TemporaryDirectory wants to remove it
+    return folder
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Dequantize to float32. A model that came from GGUF refuses `save_pretrained`; a fresh one with its weights does not."""
+    where, name = str(gguf.parent), gguf.name
+    quantized = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
+    fields = quantized.config.to_dict()
+    fields.pop("quantization_config", None)
+    plain = type(quantized)(type(quantized.config).from_dict(fields))
+    plain.load_state_dict(quantized.state_dict())
+    plain.tie_weights()
+    plain.save_pretrained(target)
+    AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(target)
+
+
+def _gguf_hashes(source: ModelSource) -> dict[str, str]:
+    import hashlib
+
+    path = Path(source.location)
+    with path.open("rb") as file:
+        return {path.name: hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _refuse_incomplete(source: ModelSource, info: dict[str, object]) -> None:
+    for key, what in (("missing_keys", "has no weights for"), ("mismatched_keys", "has weights of another shape for")):
+        names = sorted(str(name) for name in info.get(key) or ())  # type: ignore[attr-defined]
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise ModelBroken(
+                f"{source.name} {what} {shown}",
+                hint="the files do not hold this whole architecture; download or save the model again",
+            )
+
+
+@contextmanager
+def _named_failures(source: ModelSource, revision: str | None, access: HubAccess) -> Iterator[None]:
+    """Turn what libraries raise while a model is loaded into errors that name the model and the next step."""
+    try:
+        yield
+    except CwaError:
+        raise
+    except Exception as error:
+        raise _named(error, source, revision, access) from error
+
+
+def _named(error: Exception, source: ModelSource, revision: str | None, access: HubAccess) -> CwaError:
+    chain = list(_causes(error))
+    name = source.name
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in chain)
+
+    if caused_by(torch.OutOfMemoryError, MemoryError) or "can't allocate memory" in str(error):
+        return OutOfMemory(
+            f"{name} does not fit into memory", hint="unload other models (`cwtool ps`), or use --dtype bfloat16"
+        )
+    entry = catalog_model(source.location)
+    if caused_by(GatedRepoError):
+        return _gated(name, source.location, "has not been granted to this token" if access.token else "needs a token")
+    if caused_by(RevisionNotFoundError):
+        return ModelNotFound(f"{name} has no revision '{revision}'", hint=f"see https://huggingface.co/{source.location}")
+    if caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError, HfHubHTTPError, ConnectionError):
+        where = "in the cache, and HF_HUB_OFFLINE is set" if access.offline else "in the cache or on the Hub"
+        if entry and entry.gated:
+            return _gated(name, entry.name, f"is not {where}")
+        near = near_models(name, access)
+        hint = f"{near} `cwtool models` lists what the guide knows; a path must lead to a folder or .gguf file".strip()
+        return ModelNotFound(f"model '{name}' is not {where}", hint=hint)
+    if source.kind is SourceKind.HUB and access.offline and caused_by(OSError, EntryNotFoundError):
+        return ModelBroken(f"the cached copy of {name} is not complete: {_first_line(error)}", hint="load it once online")
+    broken = f"{name} cannot be loaded: {_first_line(error)}"
+    if caused_by(SafetensorError):
+        broken = f"a weights file of {name} is broken or truncated: {_first_line(error)}"
+    return ModelBroken(broken, hint=f"check the files in {source.location}, or download the model again")
+
+
+def _gated(name: str, repo: str, why: str) -> ModelGated:
+    return ModelGated(
+        f"{name} is gated and {why}",
+        hint=f"accept the licence at https://huggingface.co/{repo}, then set HF_TOKEN to a token of that account",
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

@@ -1,0 +1,148 @@
+"""Where a model name leads: an alias, a local folder, a GGUF file or a Hub repository. torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import platformdirs
+
+from cwa_engine.catalog import catalog_model, known_names
+from cwa_engine.errors import ModelNotFound, did_you_mean
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
+
+
+class SourceKind(StrEnum):
+    HUB = "hub"
+    FOLDER = "folder"
+    GGUF = "gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """`location` is a Hub id, or the path of a folder or GGUF file."""
+
+    name: str  # as the user wrote it
+    kind: SourceKind
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubAccess:
+    """How to reach the Hub and its cache; None means: as the process's own environment says. The token is never shown."""
+
+    token: str | None = field(default=None, repr=False)
+    cache_dir: str | None = None
+    offline: bool = False
+
+    @classmethod
+    def from_environment(cls) -> HubAccess:
+        """What HF_TOKEN, HF_HUB_CACHE, HF_HOME and HF_HUB_OFFLINE say in this process."""
+        env = os.environ
+        home = env.get("HF_HOME")
+        return cls(
+            token=env.get("HF_TOKEN") or env.get("HUGGING_FACE_HUB_TOKEN") or None,
+            cache_dir=env.get("HF_HUB_CACHE") or (str(Path(home).expanduser() / "hub") if home else None),
+            offline=env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
+        )
+
+    @property
+    def cache(self) -> Path:
+        """The cache folder, by default where huggingface_hub has it."""
+        if self.cache_dir:
+            return Path(self.cache_dir)
+        return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface" / "hub"
+
+
+def resolve(name: str) -> ModelSource:
+    """What `name` stands for. Raises ModelNotFound where it can be nothing at all."""
+    entry = catalog_model(name)
+    if entry and entry.gguf_package and (gguf := packaged_gguf(entry.gguf_package)):
+        return ModelSource(name, SourceKind.GGUF, str(gguf))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return ModelSource(name, SourceKind.FOLDER, str(path.resolve()))
+    if path.is_file() and path.suffix == ".gguf":
+        return ModelSource(name, SourceKind.GGUF, str(path.resolve()))
+    if entry:
+        return ModelSource(name, SourceKind.HUB, entry.name)
+    if path.is_file():
+        raise ModelNotFound(
+            f"{name} is a file, but not a GGUF file", hint="give the model's folder, a .gguf file or a Hub id"
+        )
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise ModelNotFound(f"there is no folder {name}, and it is no Hub id", hint="check the path")
+    return ModelSource(name, SourceKind.HUB, name)
+
+
+def packaged_gguf(package: str) -> Path | None:
+    """The GGUF file inside an installed package, found without running the package; None where it is not installed."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
+
+
+def near_models(name: str, access: HubAccess) -> str:
+    """`did you mean ...?` over the guide and the models already in the cache."""
+    return did_you_mean(name, known_names() + [repo for repo, _ in cached_models(access)])
+
+
+def cached_models(access: HubAccess) -> list[tuple[str, int]]:
+    """(Hub id, bytes on disk) of every model in the cache that has weights."""
+    found = []
+    for folder in sorted(access.cache.glob("models--*")):
+        weights = {f.resolve() for f in folder.glob("snapshots/*/*") if f.suffix in WEIGHT_SUFFIXES and f.exists()}
+        if weights:
+            repo = folder.name.removeprefix("models--").replace("--", "/")
+            found.append((repo, sum(f.stat().st_size for f in weights)))
+    return found
+
+
+def gguf_cache_folder(gguf: Path) -> Path:
+    """Where the converted copy of a GGUF file lives; another size or time of change is another folder."""
+    root = Path(os.environ.get("CWTOOL_CACHE_DIR") or platformdirs.user_cache_dir("cwtool"))
+    stat = gguf.stat()
+    key = hashlib.sha256(f"{gguf}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    return root / "converted" / f"{gguf.stem}-{key}"
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every weights file and of the config in a model folder.
+
+    Files of a Hub cache are links to blobs that are named by their sha256, which saves reading them again.
+    """
+    hashes = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in WEIGHT_SUFFIXES and path.name != "config.json":
+            continue
+        blob = path.resolve().name
+        if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
+            hashes[path.name] = blob
+        else:
+            with path.open("rb") as file:
+                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def fingerprint(source: ModelSource) -> str:
+    """Changes when the local files of a model change, so that a warm copy is never older than its folder.
+
+    Empty for Hub models: a snapshot never changes.
+    """
+    path = Path(source.location)
+    match source.kind:
+        case SourceKind.HUB:
+            return ""
+        case SourceKind.GGUF:
+            paths = [path]
+        case SourceKind.FOLDER:
+            paths = sorted(entry for entry in path.iterdir() if entry.is_file())
+    stats = [(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in paths]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()

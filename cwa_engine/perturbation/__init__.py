@@ -1,0 +1,1 @@
+"""Damage: what is done to weights, to which, and what follows."""

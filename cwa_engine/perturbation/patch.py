@@ -1,0 +1,85 @@
+"""Reversible edits of weights: verified when written, undone bit for bit whatever happens in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cwa_engine.errors import WeightsNotRestored
+from cwa_engine.perturbation.controls import Selection
+from cwa_engine.perturbation.kinds import Perturbation
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What an edit did to one parameter: flat indices, old and new values, all [n]."""
+
+    parameter: str
+    indices: Tensor
+    old: Tensor
+    new: Tensor
+
+    @property
+    def unchanged(self) -> int:
+        """Weights whose new value has the same bits as the old one."""
+        return int((_bits(self.old) == _bits(self.new)).sum())
+
+
+@contextmanager
+def patched(model: nn.Module, selection: Selection, perturbation: Perturbation) -> Iterator[list[Receipt]]:
+    """Perturb the selected weights, give the receipts, and put the old values back on exit.
+
+    Raises WeightsNotRestored where a value read back is not the one written, before or after; AttributeError for a
+    parameter that does not exist and IndexError for an index out of range, before anything is written.
+    """
+    receipts = [_receipt(model, name, indices, perturbation) for name, indices in selection.items()]
+    try:
+        for receipt in receipts:
+            _write(model, receipt, receipt.new)
+        yield receipts
+    finally:
+        failures = [failure for receipt in receipts if (failure := _failure_to_restore(model, receipt))]
+        if failures:
+            raise failures[0]
+
+
+def _receipt(model: nn.Module, name: str, indices: object, perturbation: Perturbation) -> Receipt:
+    weight = model.get_parameter(name)
+    where = torch.as_tensor(indices, device=weight.device)
+    if len(where) and not 0 <= int(where.min()) <= int(where.max()) < weight.numel():
+        raise IndexError(f"{name} has {weight.numel()} weights; an index of the selection lies outside")
+    old = _flat(weight)[where].clone()
+    return Receipt(name, where, old, perturbation.rewrite(old))
+
+
+def _failure_to_restore(model: nn.Module, receipt: Receipt) -> WeightsNotRestored | None:
+    """Put the old values back; a failure is returned, so that the other parameters are restored all the same."""
+    try:
+        _write(model, receipt, receipt.old)
+    except WeightsNotRestored as failure:
+        return failure
+    return None
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """The tensor as a vector that shares its memory. `view` raises where that cannot be, so no edit lands in a copy."""
+    return weight.detach().view(-1)
+
+
+def _write(model: nn.Module, receipt: Receipt, values: Tensor) -> None:
+    flat = _flat(model.get_parameter(receipt.parameter))
+    flat[receipt.indices] = values
+    if not torch.equal(_bits(flat[receipt.indices]), _bits(values)):
+        raise WeightsNotRestored(
+            f"{receipt.parameter} does not hold the values written to it",
+            hint="`cwtool unload` the model; it is loaded afresh by the next run",
+        )
+
+
+def _bits(values: Tensor) -> Tensor:
+    """The same memory as integers: equal bits, where == would call -0.0 equal to 0.0 and NaN unequal to itself."""
+    return values.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()])

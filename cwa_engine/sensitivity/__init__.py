@@ -1,0 +1,1 @@
+"""How sensitive the loss is to each weight: gradients, metrics, exact selection."""

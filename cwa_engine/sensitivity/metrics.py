@@ -1,0 +1,94 @@
+"""The metrics: one function each, from a weight tensor and its gradient statistics to a score of the same shape.
+
+g = dL/dw is the gradient of the mean token NLL over all scoring tokens; F is the mean over sequences s of (dL_s/dw)^2.
+Imports without torch: tensors are used through their methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from cwa_engine.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Needs(IntEnum):
+    """What a metric needs of the gradient pass; a larger value includes the smaller ones."""
+
+    NOTHING = 0
+    GRADIENT = 1
+    FISHER = 2  # one backward per sequence
+
+
+@dataclass(frozen=True, slots=True)
+class GradientStats:
+    """Accumulated statistics of one parameter, float32, shaped like the parameter; None where not asked for."""
+
+    gradient: Tensor | None = None  # g
+    fisher: Tensor | None = None  # F
+
+    def rows(self, start: int, stop: int) -> GradientStats:
+        """The statistics of rows `start` to `stop` of the first axis, as views."""
+        return GradientStats(*(None if t is None else t[start:stop] for t in (self.gradient, self.fisher)))
+
+
+Score = Callable[["Tensor", GradientStats], "Tensor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A scoring rule. `score` takes float32 weights and works on any block of rows of a parameter."""
+
+    name: str
+    formula: str
+    needs: Needs
+    source: str
+    score: Score
+
+    @property
+    def summary(self) -> str:
+        """First line of the function's docstring, for help texts and tables."""
+        return (self.score.__doc__ or "").splitlines()[0].rstrip(".")
+
+
+METRICS: Registry[Metric] = Registry("metric")
+
+
+def metric(name: str, formula: str, needs: Needs, source: str) -> Callable[[Score], Score]:
+    """Register a scoring function under `name`."""
+
+    def register(score: Score) -> Score:
+        METRICS.add(name, Metric(name, formula, needs, source, score))
+        return score
+
+    return register
+
+
+def needs_of(names: tuple[str, ...]) -> Needs:
+    """What one gradient pass must collect so that all these metrics can be scored from it."""
+    return max(METRICS[name].needs for name in names)
+
+
+@metric("grad_x_weight", "|w g|", Needs.GRADIENT, "first-order Taylor, Molchanov et al. 2017, eq. 7")
+def grad_x_weight(weight: Tensor, stats: GradientStats) -> Tensor:
+    """First-order loss change of zeroing each weight, in nats per token. Shape of `weight`."""
+    assert stats.gradient is not None
+    return (weight * stats.gradient).abs_()
+
+
+@metric("grad_squared", "F", Needs.FISHER, "diagonal empirical Fisher per sequence, SqueezeLLM, Kim et al. 2023")
+def grad_squared(weight: Tensor, stats: GradientStats) -> Tensor:
+    """Mean over sequences of the squared gradient of the sequence's mean NLL. Shape of `weight`."""
+    assert stats.fisher is not None
+    return stats.fisher
+
+
+@metric("magnitude", "|w|", Needs.NOTHING, "the usual pruning baseline, Han et al. 2015")
+def magnitude(weight: Tensor, stats: GradientStats) -> Tensor:
+    """Absolute value of each weight, which needs no text. Shape of `weight`."""
+    return weight.abs()

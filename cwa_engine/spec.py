@@ -1,0 +1,107 @@
+"""RunSpec: everything a run may be asked for, checked before anything is sent or loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cwa_engine.errors import InvalidInput
+from cwa_engine.perturbation.controls import CONTROLS
+from cwa_engine.perturbation.kinds import PERTURBATIONS
+from cwa_engine.sensitivity.metrics import METRICS
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class RunSpec(BaseModel):
+    """One run: a model, texts, metrics, how many weights, and how they are damaged. Paths are absolute."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(min_length=1, max_length=4096)
+    revision: str | None = None
+    dtype: DType = "auto"  # auto: as stored on an accelerator, float32 on a CPU
+    device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
+    metrics: tuple[str, ...] = Field(default=("grad_x_weight",), min_length=1)
+    topk: tuple[int, ...] = Field(default=(100,), min_length=1)
+    data_file: Path | None = None  # None: the built-in texts
+    eval_limit: int | None = None  # the first N texts, None: all
+    seq_len: int = 512  # tokens; longer texts are cut, and the summary says how many
+    batch_size: int | None = None  # None: 1 on a CPU, 8 elsewhere
+    perturbations: tuple[str, ...] = ("zero",)  # empty: no damage is measured
+    controls: tuple[str, ...] = ("random", "random_matched")
+    control_seeds: int = 3
+    fast_perturbation: bool = False
+    seed: int = 0
+    output: Path | None = None
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _known(names, METRICS)
+
+    @field_validator("perturbations")
+    @classmethod
+    def _known_perturbations(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _known(names, PERTURBATIONS)
+
+    @field_validator("controls")
+    @classmethod
+    def _known_controls(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _known(names, CONTROLS)
+
+    @field_validator("topk")
+    @classmethod
+    def _ascending_topk(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        for k in sizes:
+            _at_least("--topk", k, 1)
+        return tuple(sorted(set(sizes)))
+
+    @field_validator("eval_limit", "seq_len", "batch_size", "control_seeds", "seed")
+    @classmethod
+    def _in_range(cls, value: int | None, info: object) -> int | None:
+        name = info.field_name  # type: ignore[attr-defined]
+        if value is not None:
+            _at_least("--" + name.replace("_", "-"), value, {"seq_len": 2, "seed": 0}.get(name, 1))
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+            raise InvalidInput(f"unknown device '{device}'", hint="use auto, cpu, cuda, cuda:N or mps")
+        return device
+
+    @property
+    def largest_k(self) -> int:
+        return self.topk[-1]
+
+    def sha256(self) -> str:
+        """Hash of the spec as canonical JSON, without the output folder, which does not change what is found."""
+        return hashlib.sha256(self.model_dump_json(exclude={"output"}).encode()).hexdigest()
+
+
+def parse_spec(fields: dict[str, object]) -> RunSpec:
+    """A RunSpec from plain fields. Raises InvalidInput, in one sentence, where pydantic would raise ValidationError."""
+    try:
+        return RunSpec.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"{where}: {first['msg']}", hint="`cwtool run --help` lists the options") from error
+
+
+def _known(names: tuple[str, ...], registry: object) -> tuple[str, ...]:
+    unique = tuple(dict.fromkeys(names))
+    for name in unique:
+        registry[name]  # type: ignore[index]  # raises InvalidInput with near names
+    return unique
+
+
+def _at_least(option: str, value: int, least: int) -> None:
+    if value < least:
+        raise InvalidInput(f"{option} {value} is too small", hint=f"give at least {least}")
