@@ -1,10 +1,10 @@
 """The only way in: `AsyncClient` for programs that wait on more than one thing, `Client` for those that do not.
 
-    with Client.connect() as client:
-        run_id = client.submit(RunSpec(model="gpt2"))
-        for event in client.follow(run_id):
-            print(event["kind"])
-        print(client.result(run_id).summary["baseline"])
+with Client.connect() as client:
+    run_id = client.submit(RunSpec(model="gpt2"))
+    for event in client.follow(run_id):
+        print(event["kind"])
+    print(client.result(run_id).summary["baseline"])
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import zmq.asyncio
 from cwa_daemon import lifecycle, protocol
 from cwa_daemon.protocol import JobView, StatusView
 from cwa_daemon.settings import Settings
+from cwa_engine import __version__
 from cwa_engine.data.corpus import load_texts
 from cwa_engine.errors import DaemonUnreachable, error_from_dict
 from cwa_engine.models.sources import HubAccess
@@ -159,8 +160,8 @@ class AsyncClient:
 
     async def topk(
         self, run_id: str, metric: str | None = None, offset: int = 0, limit: int = 100
-    ) -> tuple[str, list[dict[str, str]]]:
-        """(metric, rows of its top-k file as text); without a metric, of the run's first one."""
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """(metric, rows of its top-k file, fields as in `TopWeight`); without a metric, of the run's first one."""
         reply = await self._request("topk", run_id=run_id, metric=metric, offset=offset, limit=limit)
         return reply["metric"], reply["rows"]
 
@@ -196,10 +197,11 @@ class AsyncClient:
         reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
         try:
             await self._send(op, id=request_id, **fields)
-            message = await asyncio.wait_for(reply, timeout_s or self.settings.request_timeout_s)
+            message: dict[str, Any] = await asyncio.wait_for(reply, timeout_s or self.settings.request_timeout_s)
         except TimeoutError:
             raise DaemonUnreachable(
-                f"the daemon did not answer '{op}'", hint=f"see {self.settings.daemon_log}; `cwtool daemon restart` helps"
+                f"the daemon did not answer '{op}'",
+                hint=f"see {self.settings.daemon_log}; `cwtool daemon restart` helps",
             ) from None
         finally:
             self._replies.pop(request_id, None)
@@ -249,7 +251,9 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -292,7 +296,7 @@ class Client:
 
     def topk(
         self, run_id: str, metric: str | None = None, offset: int = 0, limit: int = 100
-    ) -> tuple[str, list[dict[str, str]]]:
+    ) -> tuple[str, list[dict[str, Any]]]:
         return self._run(self._client.topk(run_id, metric, offset, limit))
 
     def status(self) -> StatusView:
@@ -331,6 +335,11 @@ def stop_daemon(settings: Settings | None = None, timeout_s: float = 30.0) -> St
     return stopped
 
 
+def log_files(settings: Settings | None = None) -> list[Path]:
+    """The daemon's log and those of its workers."""
+    return sorted((settings or Settings()).logs.glob("*.log"))
+
+
 async def _next_or_none(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
     return await anext(events, None)
 
@@ -340,4 +349,4 @@ def _access() -> dict[str, Any]:
     return {"token": access.token, "cache_dir": access.cache_dir, "offline": access.offline}
 
 
-_HELLO = {"major": protocol.PROTOCOL_MAJOR, "minor": protocol.PROTOCOL_MINOR, "version": protocol.__version__}
+_HELLO = {"major": protocol.PROTOCOL_MAJOR, "minor": protocol.PROTOCOL_MINOR, "version": __version__}

@@ -305,6 +305,8 @@ class Lane:
     async def _ready_worker(self) -> Worker:
         """The device's worker, started where there is none."""
         if self._worker is None or self._worker.pid is None:
+            note = {"kind": "note", "level": "info", "text": f"starting a worker for {self.device}"}
+            self._jobs.record(str(self._running), note)
             log_file = self._settings.logs / f"worker-{self.device.replace(':', '-')}.log"
             self._worker = Worker(self.device, log_file, self._heard, self._died)
             await self._worker.start()

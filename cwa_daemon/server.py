@@ -29,6 +29,7 @@ from cwa_daemon.store import Store
 from cwa_engine import __version__
 from cwa_engine.errors import CwaError, DaemonNotStartable, InvalidInput, NotFound, RunFailed, VersionMismatch
 from cwa_engine.reporting.export import read_summary, read_topk
+from cwa_engine.result import to_plain
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class Server:
 
     def _send(self, identity: bytes, message: dict[str, Any]) -> bool:
         """Send without waiting. False for a client that is gone or whose buffer is full."""
-        sent = self._socket.send_multipart([identity, protocol.encode(message)], zmq.DONTWAIT)
+        sent: Any = self._socket.send_multipart([identity, protocol.encode(message)], zmq.DONTWAIT)
         error = sent.exception()  # with DONTWAIT the future is done at once
         if isinstance(error, zmq.Again):
             return False
@@ -300,7 +301,7 @@ async def get_result(server: Server, identity: bytes, request: protocol.GetResul
 async def get_topk(server: Server, identity: bytes, request: protocol.GetTopK) -> Reply:
     folder = _finished(server, request.run_id)
     metric, rows = read_topk(folder, request.metric, request.offset, request.limit)
-    return {"run_id": folder.name, "metric": metric, "rows": rows}
+    return {"run_id": folder.name, "metric": metric, "rows": to_plain(rows)}
 
 
 @handles(protocol.Shutdown)

@@ -48,7 +48,9 @@ class Store:
             self._db = sqlite3.connect(database, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing; a power cut at most a moment
+            self._db.execute(
+                "PRAGMA synchronous = NORMAL"
+            )  # a killed process loses nothing; a power cut at most a moment
             self._create_or_check(database)
         except sqlite3.DatabaseError as error:
             raise DaemonNotStartable(

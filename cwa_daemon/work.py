@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import platform
@@ -157,10 +158,8 @@ class Work:
 
     def _unload(self, command: dict[str, Any]) -> None:
         names = {command["model"]}
-        try:
+        with contextlib.suppress(CwaError):  # no model may exist by that name now, but a warm one still carry it
             names.add(resolve(command["model"]).location)
-        except CwaError:
-            pass  # no model of that name exists now; a warm one may still carry it
         dropped = [resident.name for resident in self._warm.drop(names)]
         self._free_bytes()  # gives the memory back before the word does
         self._say_models()

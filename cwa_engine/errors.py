@@ -136,6 +136,7 @@ def near_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
         by_lower.setdefault(candidate.lower().rpartition("/")[2], candidate)
     matches = difflib.get_close_matches(name.lower(), by_lower, n=limit * 2, cutoff=0.6)
     matches += difflib.get_close_matches(name.lower().rpartition("/")[2], by_lower, n=limit * 2, cutoff=0.6)
+    matches += [known for known in by_lower if name and name.lower() in known]
     return list(dict.fromkeys(by_lower[match] for match in matches))[:limit]
 
 

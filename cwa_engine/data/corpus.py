@@ -56,7 +56,7 @@ def data_sha256(texts: Sequence[Text]) -> str:
     return digest.hexdigest()
 
 
-_FORMAT_HINT = "use .txt (passages separated by blank lines), .jsonl (field \"text\") or source code, as UTF-8"
+_FORMAT_HINT = 'use .txt (passages separated by blank lines), .jsonl (field "text") or source code, as UTF-8'
 
 
 def _contents(path: Path) -> list[str]:

@@ -41,7 +41,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_toke
             )
         kept = ids[:max_tokens]
         truncated = len(kept) < len(ids)
-        covered = tokenizer.decode(kept, skip_special_tokens=True) if truncated else text.content
+        covered = str(tokenizer.decode(kept, skip_special_tokens=True)) if truncated else text.content
         sequences.append(TokenSequence(tuple(kept), len(covered.encode()), truncated))
     return sequences
 

@@ -67,12 +67,12 @@ def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
 def evaluate(
     loaded: LoadedModel,
     sequences: Sequence[TokenSequence],
-    batch_size: int,
+    batch_size: int | None = None,
     after_batch: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
     """NLL sums in the order of `sequences`; `after_batch(done)` hears how many are measured."""
     measured: dict[int, float] = {}
-    for batch in batched(sequences, batch_size):
+    for batch in batched(sequences, batch_size or loaded.default_batch_size):
         sums = sequence_nll(loaded, batch).double().tolist()
         measured.update(zip(map(id, batch), sums, strict=True))
         after_batch(len(measured))

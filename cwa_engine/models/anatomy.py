@@ -87,7 +87,8 @@ def blocks_path(model: nn.Module) -> str:
     outermost = [(n, m) for n, m in lists if not any(n.startswith(other + ".") for other, _ in lists)]
     if not outermost:
         raise ValueError(f"{type(model).__name__} has no list of decoder blocks")
-    return max(outermost, key=lambda entry: len(entry[1]))[0]
+    name: str = max(outermost, key=lambda entry: len(entry[1]))[0]
+    return name
 
 
 def dissect(model: nn.Module) -> Anatomy:

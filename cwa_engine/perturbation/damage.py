@@ -114,7 +114,7 @@ def _first_non_finite(loaded: LoadedModel) -> Iterator[list[str]]:
         return hook
 
     leaves = [(name, m) for name, m in loaded.model.named_modules() if not any(m.children())]
-    handles = [module.register_forward_hook(hook_for(name)) for name, module in leaves]  # type: ignore[arg-type]
+    handles = [module.register_forward_hook(hook_for(name)) for name, module in leaves]
     try:
         yield found
     finally:
@@ -165,7 +165,9 @@ def _separations(
     for case, critical in measured:
         if case.selection != "critical":
             continue
-        controls = dict.fromkeys(c.selection for c, _ in measured if c.group == case.group and c.selection != "critical")
+        controls = dict.fromkeys(
+            c.selection for c, _ in measured if c.group == case.group and c.selection != "critical"
+        )
         for name in controls:
             draws = [e.nll_sums for c, e in measured if c.group == case.group and c.selection == name]
             yield _separation(case, name, critical, draws, intact, resamples)

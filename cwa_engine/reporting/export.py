@@ -92,7 +92,7 @@ def copy_run(folder: Path, output: Path) -> None:
     for path in sorted(folder.iterdir()):
         scratch = output / f".{path.name}.{uuid.uuid4().hex[:8]}"
         _write_synced(scratch, path.read_bytes())
-        os.replace(scratch, output / path.name)
+        scratch.replace(output / path.name)
     _sync_folder(output)
 
 
@@ -174,7 +174,9 @@ def _damage_groups(points: Sequence[DamagePoint], separations: Sequence[Separati
                 "k": key[1],
                 "perturbation": key[2],
                 "critical": to_plain(critical),
-                "controls": [{k: v for k, v in c.items() if k not in ("metric", "k", "perturbation")} for c in controls],
+                "controls": [
+                    {k: v for k, v in c.items() if k not in ("metric", "k", "perturbation")} for c in controls
+                ],
             }
         )
     return groups
@@ -185,14 +187,28 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return dict(json.loads(_read(folder, "summary.json")))
 
 
-def read_topk(folder: Path, metric: str | None, offset: int, limit: int) -> tuple[str, list[dict[str, str]]]:
+def read_topk(folder: Path, metric: str | None, offset: int, limit: int) -> tuple[str, list[TopWeight]]:
     """(metric, rows `offset` to `offset + limit` of its ranking); without a metric, of the run's first one."""
     metrics = [ranking["metric"] for ranking in read_summary(folder)["rankings"]]
     chosen = metric or metrics[0]
     if chosen not in metrics:
         raise NotFound(f"run {folder.name} has no ranking by '{chosen}'", hint=f"it has: {', '.join(metrics)}")
     reader = csv.DictReader(io.StringIO(_read(folder, f"topk_{chosen}.csv")))
-    return chosen, list(itertools.islice(reader, offset, offset + limit))
+    return chosen, [_top_weight(row) for row in itertools.islice(reader, offset, offset + limit)]
+
+
+def _top_weight(row: dict[str, str]) -> TopWeight:
+    return TopWeight(
+        rank=int(row["rank"]),
+        parameter=row["parameter"],
+        flat_index=int(row["flat_index"]),
+        out_feature=int(row["out_feature"]),
+        in_feature=int(row["in_feature"]) if row["in_feature"] else None,
+        value=float(row["value"]),
+        score=float(row["score"]),
+        layer=int(row["layer"]) if row["layer"] else None,
+        component=row["component"],
+    )
 
 
 def _read(folder: Path, name: str) -> str:

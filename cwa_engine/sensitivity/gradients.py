@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ def resident(
     loaded: LoadedModel,
     sequences: Sequence[TokenSequence],
     needs: Needs,
-    batch_size: int,
+    batch_size: int | None = None,
     after_batch: AfterBatch = lambda done, statistics: None,
 ) -> Statistics:
     """Gradient g of the mean token NLL over all `sequences`, and F where `needs` asks for it, per parameter name.
@@ -40,7 +41,7 @@ def resident(
     gradient = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     fisher = {name: torch.zeros_like(total) for name, total in gradient.items()} if needs is Needs.FISHER else None
     # Fisher is a mean over sequences of squares, so each sequence needs a backward of its own.
-    batches = batched(sequences, 1 if fisher is not None else batch_size)
+    batches = batched(sequences, 1 if fisher is not None else batch_size or loaded.default_batch_size)
     tokens = done = 0
 
     def accumulate(name: str, fresh: Tensor) -> None:
@@ -64,15 +65,15 @@ def resident(
                     hint="float16 overflows easily; try --dtype float32, and look at that batch's texts",
                 )
             scored = sum(sequence.scored_tokens for sequence in batch)
-            nll.backward()
+            torch.autograd.backward(nll)
             tokens += scored
             done += len(batch)
             after_batch(done, so_far)
 
-    for name in gradient:  # in place: a second copy of every gradient would double the memory
-        gradient[name].div_(tokens)
-        if fisher is not None:
-            fisher[name].div_(done)
+    for total in gradient.values():  # in place: a second copy of every gradient would double the memory
+        total.div_(tokens)
+    for total in (fisher or {}).values():
+        total.div_(done)
     return {name: GradientStats(gradient[name], None if fisher is None else fisher[name]) for name in gradient}
 
 
@@ -88,7 +89,9 @@ def _gradients_to(parameters: dict[str, torch.nn.Parameter], take: Callable[[str
 
         return hook
 
-    handles = [p.register_post_accumulate_grad_hook(hook_for(name)) for name, p in parameters.items()]
+    handles: list[Any] = []
+    for name, parameter in parameters.items():
+        handles.append(parameter.register_post_accumulate_grad_hook(hook_for(name)))  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

@@ -1,0 +1,1 @@
+"""What the command line prints: options of several values, live progress, tables."""

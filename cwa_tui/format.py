@@ -1,0 +1,72 @@
+"""Numbers as people read them, the same in the CLI and the TUI. No Textual in it."""
+
+from __future__ import annotations
+
+import time
+
+NOT_FINITE = "beyond a float"
+
+
+def size(size_bytes: float | None) -> str:
+    """`538.1 MB`, in powers of ten as disks and model cards count."""
+    if size_bytes is None:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+def duration(seconds: float | None) -> str:
+    """`0.31 s`, `42 s`, `3 min 05 s`, `2 h 10 min`, `3 d 4 h`."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def ago(moment: float | None, now: float | None = None) -> str:
+    """`12 s ago` for a time in seconds since the epoch."""
+    if moment is None:
+        return "-"
+    seconds = round(max(0.0, (time.time() if now is None else now) - moment))
+    return f"{seconds} s ago" if seconds < 60 else f"{duration(seconds)} ago"
+
+
+def perplexity(value: float | None) -> str:
+    """Four significant digits below a thousand, whole numbers above; None is infinite or not a number."""
+    if value is None:
+        return NOT_FINITE
+    if value >= 1e7:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 10_000 else f"{value:.2f}"
+
+
+def ratio(value: float | None) -> str:
+    """`x4.62`, `x1.0000` beside one, `x181,724` far from it."""
+    if value is None:
+        return "-"
+    if value >= 1e7:
+        return f"x{value:.2g}"
+    if value >= 100:
+        return f"x{value:,.0f}"
+    return f"x{value:.4f}" if abs(value - 1) < 0.1 else f"x{value:.2f}"
+
+
+def delta(value: float | None) -> str:
+    """A change in nats per token, with its sign: `+1.5314`."""
+    return "-" if value is None else f"{value:+.4f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """`[+1.3318, +1.7153]`."""
+    return "-" if low is None or high is None else f"[{low:+.4f}, {high:+.4f}]"

@@ -1,0 +1,489 @@
+"""The command line: parse, ask the client, render. Nothing here computes, and nothing here imports torch.
+
+Imports that cost more than a few milliseconds stand inside the commands that need them: `cwtool --help` waits for none.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from cwa_engine import __version__
+from cwa_engine.errors import Cancelled, CwaError, DaemonUnreachable, RunFailed, error_from_dict
+from cwa_tui.console.options import SeveralValues, values, whole_numbers
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cwa_daemon.client import Client
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Find the few weights that a language model cannot live without, and prove it.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+jobs_app = typer.Typer(help="Runs that wait, run or have ended.", invoke_without_command=True)
+results_app = typer.Typer(help="What finished runs found.", invoke_without_command=True)
+daemon_app = typer.Typer(help="The service that holds models warm; the first command that needs it starts it.")
+app.add_typer(jobs_app, name="jobs", rich_help_panel="Runs")
+app.add_typer(results_app, name="results", rich_help_panel="Runs")
+app.add_typer(daemon_app, name="daemon", rich_help_panel="Service", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+RunId = Annotated[str, typer.Argument(help="Run id, its beginning or its ending; the latest one if left out.")]
+Model = Annotated[str, typer.Argument(help="Alias, Hub id, folder or .gguf file.", show_default=False)]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")]
+DType = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+def _metric_help() -> str:
+    from cwa_engine.sensitivity.metrics import METRICS
+
+    return f"How to rank: {', '.join(METRICS)}; several may be given."
+
+
+@app.command(cls=SeveralValues, rich_help_panel="Runs")
+def run(
+    model: Annotated[str, typer.Option("--model", "-m", help="Alias, Hub id, folder or .gguf file.")],
+    metric: Annotated[list[str] | None, typer.Option(help=_metric_help(), show_default="grad_x_weight")] = None,
+    topk: Annotated[
+        list[str] | None,
+        typer.Option(help="How many weights are critical; several may be given.", show_default="100"),
+    ] = None,
+    data_file: Annotated[
+        Path | None,
+        typer.Option(help="Your own texts: .txt (blank lines between), .jsonl (field text) or source code."),
+    ] = None,
+    eval_limit: Annotated[int | None, typer.Option(help="Use the first N texts only.")] = None,
+    fast_perturbation: Annotated[
+        bool, typer.Option("--fast-perturbation", help="Measure damage on a quarter of the evaluation texts.")
+    ] = False,
+    no_perturbation: Annotated[bool, typer.Option("--no-perturbation", help="Only rank; measure no damage.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the run's files here.")] = None,
+    revision: Revision = None,
+    dtype: DType = "auto",
+    device: Device = "auto",
+    seq_len: Annotated[int, typer.Option(help="Longest sequence in tokens; longer texts are cut.")] = 512,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Sequences at once.", show_default="1 on a CPU, 8 elsewhere")
+    ] = None,
+    control_seeds: Annotated[int, typer.Option(help="Draws of each random control.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of control draws and bootstrap.")] = 0,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run id and return at once.")] = False,
+    cancel_on_interrupt: Annotated[
+        bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the run instead of leaving it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Rank a model's most critical weights, damage them, and compare with fair controls."""
+    from cwa_engine.spec import parse_spec
+
+    fields: dict[str, Any] = {
+        "model": _model_name(model),
+        "revision": revision,
+        "dtype": dtype,
+        "device": device,
+        "data_file": data_file.absolute() if data_file else None,
+        "eval_limit": eval_limit,
+        "seq_len": seq_len,
+        "batch_size": batch_size,
+        "control_seeds": control_seeds,
+        "fast_perturbation": fast_perturbation,
+        "seed": seed,
+        "output": output.absolute() if output else None,
+    }
+    if metric:
+        fields["metrics"] = values(metric)
+    if topk:
+        fields["topk"] = whole_numbers("--topk", topk)
+    if no_perturbation:
+        fields["perturbations"] = ()
+    spec = parse_spec(fields)
+    with _client() as client:
+        run_id = client.submit(spec, command=shlex.join(["cwtool", *sys.argv[1:]]))
+        if detach:
+            _print({"run_id": run_id} if as_json else run_id)
+            return
+        _follow(client, run_id, cancel_on_interrupt)
+        _print_result(client, run_id, as_json, extra=output)
+
+
+@app.command(rich_help_panel="Models")
+def ps(as_json: Json = False) -> None:
+    """Warm models and memory."""
+    from cwa_tui.console.tables import warm_models
+
+    try:
+        with _client(start=False) as client:
+            status = client.status()
+    except DaemonUnreachable as error:
+        if as_json:
+            _print({"models": [], "devices": []})
+        else:
+            _say(f"no model is warm: {error.message}")
+        return
+    shown = status.model_dump(include={"models", "devices"})
+    _print(shown if as_json else warm_models(status))
+
+
+@app.command(rich_help_panel="Models")
+def load(
+    model: Model, revision: Revision = None, dtype: DType = "auto", device: Device = "auto", as_json: Json = False
+) -> None:
+    """Load a model, so that the first run finds it warm."""
+    from cwa_engine.spec import parse_spec
+
+    spec = parse_spec({"model": _model_name(model), "revision": revision, "dtype": dtype, "device": device})
+    with _client() as client:
+        run_id = client.load(spec, command=shlex.join(["cwtool", *sys.argv[1:]]))
+        _follow(client, run_id, cancel_on_interrupt=True)
+        _print({"model": model, "run_id": run_id} if as_json else f"{model} is warm")
+
+
+@app.command(rich_help_panel="Models")
+def unload(model: Model, as_json: Json = False) -> None:
+    """Free a warm model's memory."""
+    with _client(start=False) as client:
+        names = client.unload(_model_name(model))
+        _print({"unloaded": names} if as_json else f"unloaded {', '.join(names)}")
+
+
+@app.command(rich_help_panel="Models")
+def models(
+    query: Annotated[str, typer.Argument(help="Only names that contain this.", show_default=False)] = "",
+    as_json: Json = False,
+) -> None:
+    """Models the guide knows, and those on disk already."""
+    import dataclasses
+
+    from cwa_engine.catalog import CATALOG
+    from cwa_engine.models.sources import HubAccess, cached_models
+    from cwa_tui.console.tables import catalog_table
+
+    cached = {name: size for name, size in cached_models(HubAccess.from_environment()) if query.lower() in name.lower()}
+    known = [e for e in CATALOG if query.lower() in f"{e.name} {e.alias} {e.family}".lower()]
+    if as_json:
+        _print({"guide": [dataclasses.asdict(entry) for entry in known], "on_disk_bytes": cached})
+    else:
+        _print(catalog_table(known, cached) if known or cached else f"no model is called like '{query}'")
+
+
+@app.command(rich_help_panel="Runs")
+def logs(
+    run_id: RunId = "latest",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What a run has said so far; with -f, also what it will say."""
+    import time
+
+    from cwa_engine.events import describe
+
+    with _client() as client:
+        job = client.job(run_id)
+        for event in client.follow(job.run_id):
+            if as_json:
+                print(json.dumps(event), flush=True)
+            elif line := describe(event):
+                print(time.strftime("%H:%M:%S", time.localtime(event["time"])), line, flush=True)
+            if not follow and event["seq"] >= job.last_seq:
+                return
+
+
+@jobs_app.callback()
+def jobs_default(context: typer.Context, as_json: Json = False) -> None:
+    if context.invoked_subcommand is None:
+        jobs_list(as_json=as_json)
+
+
+@jobs_app.command("list")
+def jobs_list(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many, latest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """The latest jobs."""
+    from cwa_tui.console.tables import jobs_table
+
+    with _client() as client:
+        jobs = client.jobs(limit)
+    _print({"jobs": [job.model_dump() for job in jobs]} if as_json else jobs_table(jobs))
+
+
+@jobs_app.command("show")
+def jobs_show(run_id: RunId = "latest", as_json: Json = False) -> None:
+    """One job: what was asked, its state, why it failed."""
+    from cwa_tui.console.tables import job_details
+
+    with _client() as client:
+        job = client.job(run_id)
+    _print(job.model_dump() if as_json else job_details(job))
+
+
+@jobs_app.command("cancel")
+def jobs_cancel(run_id: Annotated[str, typer.Argument(help="Run id, its beginning or its ending.")]) -> None:
+    """Cancel a job; a running one ends between two batches, with the model as it was."""
+    with _client() as client:
+        job = client.job(run_id)
+        if job.ended:
+            _say(f"{job.run_id} is {job.state} already")
+            return
+        client.cancel(job.run_id)
+        try:
+            _follow(client, job.run_id, cancel_on_interrupt=False, quiet=True)
+        except Cancelled:
+            _print(f"{job.run_id} is cancelled")
+        else:
+            _say(f"{job.run_id} was done before it could be cancelled")
+
+
+@jobs_app.command("retry")
+def jobs_retry(
+    run_id: RunId = "latest",
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run id and return at once.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the same thing again, as a new job."""
+    with _client() as client:
+        new = client.retry(run_id)
+        if detach:
+            _print({"run_id": new} if as_json else new)
+            return
+        _follow(client, new, cancel_on_interrupt=False)
+        if client.job(new).kind == "run":
+            _print_result(client, new, as_json)
+
+
+@results_app.callback()
+def results_default(context: typer.Context, as_json: Json = False) -> None:
+    if context.invoked_subcommand is None:
+        results_list(as_json=as_json)
+
+
+@results_app.command("list")
+def results_list(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many, latest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Finished runs."""
+    from cwa_tui.console.tables import results_table
+
+    with _client() as client:
+        summaries = client.results(limit)
+    _print({"results": summaries} if as_json else results_table(summaries))
+
+
+@results_app.command("show")
+def results_show(run_id: RunId = "latest", as_json: Json = False) -> None:
+    """What a run found: baseline, top weights, damage, files."""
+    with _client() as client:
+        _print_result(client, run_id, as_json)
+
+
+@results_app.command("topk")
+def results_topk(
+    run_id: RunId = "latest",
+    metric: Annotated[str | None, typer.Option(help="Which ranking; the run's first if left out.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many weights.")] = 100,
+    offset: Annotated[int, typer.Option(min=0, help="How many to skip.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """A run's ranked weights."""
+    from cwa_tui.console.tables import topk_table
+
+    with _client() as client:
+        name, rows = client.topk(run_id, metric, offset, limit)
+    _print({"metric": name, "weights": rows} if as_json else topk_table(name, rows))
+
+
+@daemon_app.command("start")
+def daemon_start() -> None:
+    """Start the daemon in the background."""
+    from cwa_daemon.client import start_daemon
+
+    _print("the daemon runs" if start_daemon() else "the daemon was running already")
+
+
+@daemon_app.command("stop")
+def daemon_stop() -> None:
+    """Stop the daemon. What runs is interrupted and can be retried; what is queued waits for the next start."""
+    _stop()
+
+
+@daemon_app.command("restart")
+def daemon_restart() -> None:
+    """Stop the daemon and start it again; warm models are loaded afresh when they are needed."""
+    _stop()
+    daemon_start()
+
+
+@daemon_app.command("status")
+def daemon_status(as_json: Json = False) -> None:
+    """Whether the daemon runs, and what it does. Exit code 3 where it does not run."""
+    from cwa_tui.console import tables
+
+    with _client(start=False) as client:
+        status = client.status()
+    _print(status.model_dump() if as_json else tables.daemon_status(status))
+
+
+@daemon_app.command("logs")
+def daemon_logs(
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
+) -> None:
+    """The last lines of the daemon's and its workers' logs."""
+    from cwa_daemon.client import log_files
+
+    for path in log_files():
+        _say(f"==> {path}")
+        for line in path.read_text(errors="replace").splitlines()[-lines:]:
+            print(line)
+
+
+@app.command(rich_help_panel="Service")
+def tui() -> None:
+    """Watch and start runs in a full-screen terminal interface."""
+    from cwa_tui.app import run as run_tui
+
+    run_tui()
+
+
+@app.command(rich_help_panel="Service")
+def version(as_json: Json = False) -> None:
+    """Versions of this client and of the daemon that runs."""
+    daemon = None
+    try:
+        with _client(start=False) as client:
+            daemon = client.daemon_version
+    except DaemonUnreachable:
+        pass  # no daemon has no version, which is what is shown
+    shown = f"cwtool {__version__}" + (f", daemon {daemon}" if daemon else ", no daemon runs")
+    _print({"cwtool": __version__, "daemon": daemon} if as_json else shown)
+
+
+def main() -> None:
+    """Run a command; an error becomes a message, a hint and its exit code."""
+    try:
+        app()
+    except CwaError as error:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": error.to_dict()}))
+        else:
+            _stderr().print(f"[red]Error:[/] {_escape(error.message)}", highlight=False, soft_wrap=True)
+            if error.hint:
+                _stderr().print(f"[dim]Hint:[/]  {_escape(error.hint)}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+def _model_name(name: str) -> str:
+    """A local path made absolute, for the daemon has another working folder; every other name as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
+
+
+@contextmanager
+def _client(start: bool = True) -> Iterator[Client]:
+    from cwa_daemon.client import Client
+
+    with Client.connect(start=start) as client:
+        yield client
+
+
+def _follow(client: Client, run_id: str, cancel_on_interrupt: bool, quiet: bool = False) -> None:
+    """Show a job until it is done. Raises its error, or leaves it running at Ctrl-C."""
+    from cwa_tui.console.progress import progress
+
+    seen = 0
+    try:
+        with progress(_stderr(quiet)) as show:
+            for event in client.follow(run_id):
+                seen = event["seq"]
+                show(event)
+    except KeyboardInterrupt:
+        if not cancel_on_interrupt:
+            _leave(run_id)
+        _say("cancelling ...")
+        client.cancel(run_id)
+        event = list(client.follow(run_id, after_seq=seen))[-1]
+    if event["state"] != "done":
+        raise error_from_dict(event["error"]) if event["error"] else RunFailed(f"{run_id} is {event['state']}")
+
+
+def _leave(run_id: str) -> NoReturn:
+    _say(f"\n{run_id} goes on. To follow it:  cwtool logs -f {run_id}")
+    _say(f"To cancel it:  cwtool jobs cancel {run_id}")
+    raise typer.Exit(130)
+
+
+def _print_result(client: Client, run_id: str, as_json: bool, extra: Path | None = None) -> None:
+    from cwa_tui.console.tables import run_report
+
+    result = client.result(run_id)
+    if as_json:
+        _print({**result.summary, "folder": str(result.folder)})
+    else:
+        folders = f"{result.folder}" + (f" and {extra}" if extra else "")
+        _print(run_report(result.summary, folders))
+        if not result.summary["damage"]:
+            _say("no damage was measured; run without --no-perturbation to see what these weights are worth")
+
+
+def _stop() -> None:
+    from cwa_daemon.client import stop_daemon
+
+    stopped = stop_daemon()
+    if stopped is None:
+        _say("no daemon was running")
+        return
+    for run_id in stopped.interrupted:
+        _say(f"{run_id} was interrupted; `cwtool jobs retry {run_id}` runs it again")
+    if stopped.queued:
+        _say(f"{stopped.queued} queued jobs wait for the next start")
+    _print("the daemon has stopped")
+
+
+def _print(value: Any) -> None:
+    """Data on standard output: JSON for maps, text and tables as they are."""
+    if isinstance(value, dict):
+        print(json.dumps(value, indent=2))
+    elif isinstance(value, str):
+        print(value)
+    else:
+        _stdout().print(value)
+
+
+def _say(text: str) -> None:
+    """Something for the person, not for a pipe."""
+    _stderr().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _stdout() -> Console:
+    from rich.console import Console
+
+    # Piped output is not folded to 80 columns: a weight's name stays on one line for grep.
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def _stderr(quiet: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=quiet)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()
