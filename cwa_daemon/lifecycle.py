@@ -34,13 +34,14 @@ def hold_lock(settings: Settings) -> Iterator[None]:
 def running_pid(settings: Settings) -> int | None:
     """Process id of the daemon that holds the lock, None where nobody does."""
     try:
-        with settings.lock_file.open("r") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(file.read() or 0) or None
-    except FileNotFoundError:
-        pass
+        file = settings.lock_file.open("r")
+    except OSError:  # no state folder, or none of ours; a start would say which
+        return None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(file.read() or 0) or None
     return None
 
 

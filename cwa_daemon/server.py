@@ -7,6 +7,7 @@ and then follows. A subscriber that does not acknowledge falls behind alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -100,6 +101,8 @@ class Server:
         receiver.cancel()
         self._socket.close()
         self.settings.socket.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file of somebody else's in it, and the folder stays
+            self.settings.runtime_dir.rmdir()
         self._context.term()
         self.store.close()
 

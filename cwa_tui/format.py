@@ -70,3 +70,46 @@ def delta(value: float | None) -> str:
 def interval(low: float | None, high: float | None) -> str:
     """`[+1.3318, +1.7153]`."""
     return "-" if low is None or high is None else f"[{low:+.4f}, {high:+.4f}]"
+
+
+def clock(seconds: float | None) -> str:
+    """`0:42`, `3:05`, `2:10:05`, `3 d 4 h`: a duration in a narrow column."""
+    if seconds is None:
+        return ""
+    whole = max(0, int(seconds))
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}" if whole < 86400 else duration(whole)
+
+
+def age(moment: float, now: float) -> str:
+    """`12 s`, `3 min`, `2 h`, `4 d`: how long ago, in a narrow column."""
+    seconds = max(0, int(now - moment))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def bar(part: float, whole: float, width: int) -> str:
+    """`███░░░`: how much of `whole` is there, on a fixed range."""
+    full = round(width * min(1.0, max(0.0, part / whole))) if whole > 0 else 0
+    return "█" * full + "░" * (width - full)
+
+
+def progress(stage: str, done: int, total: int, width: int, widest_bar: int = 8) -> str:
+    """`score 3/8 ███░░░░░` in at most `width` cells; the bar is as long as there is room."""
+    said = f"{stage} {done}/{total}"
+    room = min(widest_bar, width - len(said) - 1)
+    return f"{said} {bar(done, total, room)}" if room >= 2 else said[:width]
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, for values of any size; None is infinite or not a number."""
+    return NOT_FINITE if value is None else f"{value:.4g}"
+
+
+def short_delta(value: float) -> str:
+    """A change in nats with its sign in at most eight cells: `+1.8791`, `+12.346`, `+1234.6`."""
+    decimals = 4 if abs(value) < 10 else 3 if abs(value) < 100 else 1
+    return f"{value:+.{decimals}f}"

@@ -1,0 +1,58 @@
+"""The full-screen interface: `run()` is what `cwtool tui` calls."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from textual.app import App
+
+from cwa_daemon.client import AsyncClient
+from cwa_engine.errors import InvalidInput
+from cwa_tui.screens.main import MainScreen
+from cwa_tui.session import Connect, DaemonClient, Pace, Session
+
+if TYPE_CHECKING:
+    from cwa_daemon.settings import Settings
+
+
+class CwtoolApp(App[None]):
+    """`connect` gives a connected client; `clock` gives seconds since the epoch."""
+
+    TITLE = "cwtool"
+    CSS_PATH = "app.tcss"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (140, "-wide")]  # noqa: RUF012  Textual declares these as instance variables
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012
+
+    def __init__(self, connect: Connect, clock: Callable[[], float] = time.time, pace: Pace | None = None) -> None:
+        super().__init__()
+        self._connect, self._clock, self._pace = connect, clock, pace or Pace()
+
+    def on_mount(self) -> None:
+        self.push_screen(MainScreen(Session(self._connect, self._pace), self._clock))
+
+
+def run(settings: Settings | None = None) -> None:
+    """Show the interface until the user quits. Raises InvalidInput where there is no terminal to show it on."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InvalidInput("the full-screen interface needs a terminal", hint="`cwtool jobs` and `cwtool ps` do not")
+    app = CwtoolApp(connector(settings))
+    if "SSH_CONNECTION" in os.environ and "TEXTUAL_ANIMATIONS" not in os.environ:
+        app.animation_level = "none"  # each frame would travel; nothing here is worth that
+    app.run()
+
+
+def connector(settings: Settings | None) -> Connect:
+    """Starts a daemon where there is none, once: one that somebody stops while we watch is left stopped."""
+    connected = False
+
+    async def connect() -> DaemonClient:
+        nonlocal connected
+        client = await AsyncClient.connect(settings, start=not connected)
+        connected = True
+        return client
+
+    return connect

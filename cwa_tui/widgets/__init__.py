@@ -1,0 +1,1 @@
+"""One module a widget, named after what is on screen."""

@@ -1,0 +1,75 @@
+"""What the damage did: the critical set of each k, and the controls it is fairly compared with."""
+
+from __future__ import annotations
+
+from cwa_daemon.protocol import JobView
+from cwa_tui import format as fmt
+from cwa_tui.columns import Column
+from cwa_tui.state import Row, RunState
+from cwa_tui.widgets.live_table import LiveTable, TableRow
+
+BEYOND = "> 1e308"  # `fmt.NOT_FINITE` in a narrow column: exp of a finite loss that no float holds
+
+
+class DamageTable(LiveTable):
+    """One measured case a row, in the order measured. Metric and perturbation have columns where there are several."""
+
+    COLUMNS = (
+        Column("metric", "metric", 13, most=15, optional=1),
+        Column("perturbation", "perturbation", 12, optional=3),
+        Column("k", "k", 5, right=True),
+        Column("selection", "selection", 16, most=18),
+        Column("perplexity", "perplexity", 10, right=True),
+        Column("delta", "Δ nats [95 % interval]", 26, most=28, cut="start"),
+        Column("ratio", "ratio", 8, right=True, optional=2),
+    )
+
+    def show_run(self, run: RunState | None, job: JobView | None) -> None:
+        points = list(run.damage.values()) if run else []
+        spec = job.spec if job and job.kind == "run" else {}
+        one = {name: len(spec.get(plural, ())) < 2 for name, plural in _SEVERAL.items()}
+        columns = [column for column in self.COLUMNS if not one.get(column.key)]
+        titles = [str(spec[plural][0]) for name, plural in _SEVERAL.items() if one[name] and spec.get(plural)]
+        self.border_title = " · ".join(["damage", *titles])
+        self.show([_row(point) for point in points], nothing=_nothing(run, spec), columns=columns)
+
+
+_SEVERAL = {"metric": "metrics", "perturbation": "perturbations"}  # column -> field of the spec
+
+
+def _row(point: Row) -> TableRow:
+    seed = "" if point["seed"] is None else f" {point['seed']}"
+    selection = f"{point['selection']}{seed}"
+    case = {name: str(point[name]) for name in ("metric", "perturbation", "k")} | {"selection": selection}
+    style = "bold" if point["selection"] == "critical" else ""
+    return TableRow("/".join(case.values()), case | _measured(point), style)
+
+
+def _measured(point: Row) -> dict[str, str]:
+    if point["collapsed_at"]:
+        return {"perplexity": "collapsed", "delta": f"at {point['collapsed_at']}", "ratio": "-"}
+    perplexity, ratio = point["perplexity"], point["perplexity_ratio"]
+    return {
+        "perplexity": BEYOND if perplexity is None else fmt.perplexity(perplexity),
+        "delta": _delta(point["delta_nll"], point["delta_low"], point["delta_high"]),
+        "ratio": BEYOND if ratio is None else fmt.ratio(ratio),
+    }
+
+
+def _delta(delta: float | None, low: float | None, high: float | None) -> str:
+    if delta is None:
+        return fmt.NOT_FINITE
+    interval = "" if low is None or high is None else f" [{fmt.short_delta(low)}, {fmt.short_delta(high)}]"
+    return fmt.short_delta(delta) + interval
+
+
+def _nothing(run: RunState | None, spec: Row) -> str:
+    if run is None:
+        return "no run is selected"
+    if not spec:
+        return "this job measures no damage"
+    if not spec["perturbations"]:
+        return "no damage was asked for: this run only ranks"
+    if run.ended:
+        return f"the run is {run.state}, and no damage was measured before that"
+    return "damage is measured once the ranking is known"

@@ -1,0 +1,88 @@
+"""The job list: latest first, with live progress. The row under the cursor is the selected run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textual import on
+from textual.message import Message
+from textual.widgets import DataTable
+
+from cwa_daemon.protocol import JobView
+from cwa_tui import format as fmt
+from cwa_tui.columns import Column
+from cwa_tui.console.tables import STATE_STYLES
+from cwa_tui.state import Link, Store
+from cwa_tui.widgets.live_table import LiveTable, TableRow
+
+PROGRESS_CELLS = 20
+
+_NOTHING = {
+    Link.CONNECTING: "connecting to the daemon ...",
+    Link.CONNECTED: "no jobs yet: press n to start a run",
+    Link.LOST: "no jobs are known",
+}
+
+
+class JobsTable(LiveTable):
+    """Posts `Selected` when the user moves to another run, `Opened` at enter."""
+
+    COLUMNS = (
+        Column("run_id", "run id", 24, most=44, cut="middle"),
+        Column("model", "model", 20, most=36, cut="start", optional=2),
+        Column("state", "state", 11),
+        Column("progress", "progress", PROGRESS_CELLS, most=60),
+        Column("took", "took", 7, right=True),
+        Column("age", "age", 6, right=True, optional=3),
+    )
+
+    @dataclass
+    class Selected(Message):
+        run_id: str
+
+    @dataclass
+    class Opened(Message):
+        run_id: str
+
+    def show_jobs(self, store: Store, now: float) -> None:
+        """The store's jobs, the cursor on the selected one."""
+        self.show([_row(job, now) for job in store.jobs], nothing=_NOTHING[store.link])
+        if store.selected:
+            self.move_cursor_to(store.selected)
+
+    @on(DataTable.RowHighlighted)
+    def _select(self, event: DataTable.RowHighlighted) -> None:
+        event.stop()
+        if event.row_key.value == self.cursor_key and self.cursor_key:
+            self.post_message(self.Selected(self.cursor_key))
+
+    @on(DataTable.RowSelected)
+    def _open(self, event: DataTable.RowSelected) -> None:
+        event.stop()
+        if event.row_key.value:
+            self.post_message(self.Opened(event.row_key.value))
+
+
+def job_progress(job: JobView) -> str:
+    """Where a job stands, in a few words."""
+    if job.error:
+        return str(job.error["message"])
+    if job.progress:
+        return fmt.progress(job.progress.stage, job.progress.done, job.progress.total, PROGRESS_CELLS)
+    if job.state == "running":
+        return "starting"
+    if job.state == "queued":
+        return "waiting"
+    return "model loaded" if job.kind == "load" and job.state == "done" else ""
+
+
+def _row(job: JobView, now: float) -> TableRow:
+    cells = {
+        "run_id": job.run_id,
+        "model": job.model,
+        "state": job.state,
+        "progress": job_progress(job),
+        "took": fmt.clock((job.finished or now) - job.started) if job.started else "",
+        "age": fmt.age(job.created, now),
+    }
+    return TableRow(job.run_id, cells, styles={"state": STATE_STYLES.get(job.state, "")})

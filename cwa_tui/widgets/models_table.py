@@ -1,0 +1,45 @@
+"""The warm models: what is held in memory, and how often it was worth it."""
+
+from __future__ import annotations
+
+from cwa_daemon.protocol import WarmModel
+from cwa_tui import format as fmt
+from cwa_tui.columns import Column
+from cwa_tui.state import Store
+from cwa_tui.widgets.live_table import LiveTable, TableRow
+
+_NOTHING = "no model is warm: the first run of one loads it, and it stays (press n)"
+
+
+class ModelsTable(LiveTable):
+    """One warm model a row."""
+
+    COLUMNS = (
+        Column("name", "model", 14, most=36, cut="start"),
+        Column("dtype", "dtype", 8),
+        Column("device", "device", 6),
+        Column("size", "size", 8, right=True),
+        Column("jobs", "jobs", 4, right=True),
+        Column("used", "last used", 9, right=True),
+    )
+
+    def show_models(self, store: Store, now: float) -> None:
+        models = store.status.models if store.status else []
+        self.show([_row(model, now) for model in models], nothing=_NOTHING if store.status else "")
+
+
+def model_key(model: WarmModel) -> str:
+    """What tells two warm models apart: the same name may be warm in two dtypes, or on two devices."""
+    return f"{model.name} {model.revision} {model.dtype} {model.device}"
+
+
+def _row(model: WarmModel, now: float) -> TableRow:
+    cells = {
+        "name": model.name,
+        "dtype": model.dtype,
+        "device": model.device,
+        "size": fmt.size(model.size_bytes),
+        "jobs": str(model.jobs_served),
+        "used": "in use" if model.in_use else fmt.age(model.last_used, now),
+    }
+    return TableRow(model_key(model), cells)

@@ -1,0 +1,25 @@
+"""Which pane is seen in a narrow layout. Keys and clicks choose; the chosen one stands in brackets."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.reactive import reactive
+from textual.widgets import Static
+
+PANES = {"topk": "top weights", "damage": "damage", "run-log": "log", "models": "models"}  # id -> what it is called
+FIRST_KEY = 2  # 1 is the job list
+
+
+class PaneTabs(Static):
+    """One line: `[2 top weights]  3 damage   4 log   5 models`."""
+
+    active: reactive[str] = reactive("topk")
+
+    def render(self) -> Content:
+        return Content.assemble(*(self._tab(pane, key) for key, pane in enumerate(PANES, FIRST_KEY)))
+
+    def _tab(self, pane: str, key: int) -> Content:
+        said = f"{key} {PANES[pane]}"
+        chosen = pane == self.active
+        tab = Content(f"[{said}]" if chosen else f" {said} ").stylize(f"@click=screen.pane('{pane}')")
+        return (tab.stylize("bold reverse") if chosen else tab) + Content(" ")

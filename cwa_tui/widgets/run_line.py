@@ -1,0 +1,67 @@
+"""The selected run in a few lines: where it stands, why it failed, what the intact model is worth, what was asked."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from rich.text import Text
+from textual.widgets import Static
+
+from cwa_daemon.protocol import JobView
+from cwa_tui import format as fmt
+from cwa_tui.console.tables import STATE_STYLES
+from cwa_tui.state import Row, RunState
+
+
+class RunLine(Static):
+    """In a narrow layout the first two lines are seen, after a failure more."""
+
+    def show_run(self, run: RunState | None, job: JobView | None, now: float) -> None:
+        if run is None:
+            self.update("")
+            return
+        lines = [_where(run, job, now), *_findings(run), _asked(job)]
+        self.set_class(run.error is not None, "-explained")
+        self.update(Text("\n").join(line for line in lines if line))
+
+
+def _where(run: RunState, job: JobView | None, now: float) -> Text:
+    state = run.state or (job.state if job else "")
+    said = Text.assemble((run.run_id, "bold"), "  ", (state, STATE_STYLES.get(state, "")))
+    if not run.ended and run.progress:
+        said.append(f"  {fmt.progress(run.progress.stage, run.progress.done, run.progress.total, 24)}")
+    elif not run.ended and run.stage:
+        said.append(f"  {run.stage} ...")
+    if job and job.started:
+        said.append(f"  {fmt.clock((job.finished or now) - job.started)}")
+    return said
+
+
+def _findings(run: RunState) -> list[Text]:
+    lines = []
+    if run.error:
+        lines.append(Text(str(run.error["message"])))
+        if run.error["hint"]:
+            lines.append(Text(f"hint: {run.error['hint']}"))
+    if run.baseline:
+        lines.append(Text(_baseline(run.baseline)))
+    elif not run.error and run.lines:
+        lines.append(Text(run.lines[-1].text))
+    return lines
+
+
+def _baseline(baseline: Row) -> str:
+    perplexity = fmt.perplexity(baseline["perplexity"])
+    measured = f"{baseline['sequences']} sequences, {baseline['tokens']:,} tokens"
+    return f"baseline perplexity {perplexity} ({fmt.number(baseline['nll'])} nats per token) on {measured}"
+
+
+def _asked(job: JobView | None) -> Text:
+    if job is None or job.kind != "run":
+        return Text("")
+    spec = job.spec
+    data = PurePath(spec["data_file"]).name if spec["data_file"] else "built-in texts"
+    limit = f", first {spec['eval_limit']}" if spec["eval_limit"] else ""
+    fast = ", fast" if spec["fast_perturbation"] else ""
+    k = ", ".join(map(str, spec["topk"]))
+    return Text(f"{job.model} on {job.device} · {', '.join(spec['metrics'])} · k {k} · {data}{limit}{fast}")

@@ -1,0 +1,30 @@
+"""The first line: which daemon, what it does, how full the device is that computes."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual.widgets import Static
+
+from cwa_daemon.protocol import DeviceMemory, StatusView
+from cwa_tui.state import Store
+from cwa_tui.widgets.memory_gauges import gauge
+
+
+class StatusLine(Static):
+    """Always there, one line high."""
+
+    def show_status(self, store: Store) -> None:
+        status = store.status
+        if status is None:
+            self.update(Text("cwtool"))
+            return
+        warm = f"{len(status.models)} warm"
+        said = f"cwtool {status.version} · {status.running} running · {status.queued} queued · {warm} · "
+        self.update(Text(said, no_wrap=True, overflow="ellipsis").append_text(gauge(_device(status), 8)))
+
+
+def _device(status: StatusView) -> DeviceMemory:
+    """The device most likely to fill: that of a worker, else the last one, which is an accelerator where there is one."""
+    by_name = {device.device: device for device in status.devices}
+    working = [worker.device for worker in status.workers if worker.pid and worker.device in by_name]
+    return by_name[working[0]] if working else status.devices[-1]

@@ -1,0 +1,232 @@
+"""The commands, typed into the real program against a real daemon and worker."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CWTOOL, LONG, SHORT, CommandLine
+
+
+def test_help_imports_neither_torch_nor_anything_else_that_is_slow() -> None:
+    asked = [sys.executable, "-X", "importtime", CWTOOL, "--help"]
+    imported = subprocess.run(asked, capture_output=True, text=True, check=True).stderr
+    for heavy in ("torch", "transformers", "numpy", "pydantic", "zmq"):
+        assert f"| {heavy}\n" not in imported.replace("  ", "")
+
+
+@pytest.mark.parametrize("command", ["run", "jobs", "results", "daemon", "logs", "load", "models", "ps"])
+def test_every_command_explains_itself(cwtool: CommandLine, command: str) -> None:
+    assert "Usage: cwtool" in cwtool(command, "--help").stdout
+
+
+def test_a_run_prints_its_findings_and_leaves_its_files(cwtool: CommandLine) -> None:
+    done = cwtool(
+        "run", *SHORT, "--metric", "grad_x_weight", "grad_squared", "--topk", "2", "5", "--output", "out/deep"
+    )
+    assert "critical weights by grad_squared" in done.stdout
+    assert "random_matched, mean of 3" in done.stdout
+    names = {path.name for path in (cwtool.cwd / "out/deep").iterdir()}
+    assert names == {
+        "summary.json",
+        "manifest.json",
+        "perturbation.csv",
+        "log.txt",
+        "topk_grad_x_weight.csv",
+        "topk_grad_squared.csv",
+    }
+    rows = list(csv.DictReader((cwtool.cwd / "out/deep/perturbation.csv").open()))
+    assert len(rows) == 2 * 2 * (1 + 3 + 3)
+    assert [row["rank"] for row in csv.DictReader((cwtool.cwd / "out/deep/topk_grad_squared.csv").open())] == list(
+        "12345"
+    )
+
+
+def test_json_has_standard_output_to_itself(cwtool: CommandLine) -> None:
+    done = cwtool("run", *SHORT, "--json")
+    summary = json.loads(done.stdout)
+    assert summary["baseline"]["tokens"] > 0
+    assert "baseline perplexity" in done.stderr  # plain progress, for there is no terminal
+    assert "\x1b" not in done.stderr
+
+
+def test_a_terminal_gets_live_bars(cwtool: CommandLine) -> None:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen([CWTOOL, "run", *SHORT], env=cwtool.env, stdout=subprocess.PIPE, stderr=follower)
+    os.close(follower)
+    shown = b""
+    try:
+        while chunk := os.read(leader, 4096):
+            shown += chunk
+    except OSError:  # how Linux says that the other side of a terminal is closed
+        pass
+    os.close(leader)
+    assert process.wait() == 0
+    assert process.stdout and b"critical weights" in process.stdout.read()
+    assert "━".encode() in shown
+    assert b"perturb" in shown
+
+
+def test_detach_prints_the_run_id_alone_and_the_run_goes_on(cwtool: CommandLine) -> None:
+    run_id = cwtool("run", *SHORT, "--detach").stdout.strip()
+    assert "\n" not in run_id
+    followed = cwtool("logs", "-f", run_id)
+    assert followed.stdout.splitlines()[-1].endswith("done")
+    assert cwtool.json("jobs", "show", run_id)["state"] == "done"
+    assert cwtool.json("results", "show", run_id)["run_id"] == run_id
+
+
+def test_a_run_may_be_named_by_a_part_of_its_id(cwtool: CommandLine) -> None:
+    run_id = cwtool("run", *SHORT, "--detach").stdout.strip()
+    assert cwtool.json("jobs", "show", run_id[-4:])["run_id"] == run_id
+    cwtool("logs", "-f", run_id)
+    assert len(cwtool.json("results", "topk", run_id[-4:], "-n", "3")["weights"]) == 3
+
+
+def test_the_first_interrupt_leaves_the_run_and_says_how_to_get_it_back(cwtool: CommandLine) -> None:
+    process = cwtool.start("run", *LONG)
+    run_id = _newest_running(cwtool)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"cwtool logs -f {run_id}" in said
+    assert f"cwtool jobs cancel {run_id}" in said
+    assert cwtool.json("jobs", "show", run_id)["state"] == "running"
+    assert "cancelled" in cwtool("jobs", "cancel", run_id).stdout
+    assert cwtool.json("jobs", "show", run_id)["state"] == "cancelled"
+
+
+def test_cancel_on_interrupt_cancels_the_run(cwtool: CommandLine) -> None:
+    process = cwtool.start("run", *LONG, "--cancel-on-interrupt")
+    run_id = _newest_running(cwtool)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 9
+    assert cwtool.json("jobs", "show", run_id)["state"] == "cancelled"
+
+
+def test_a_queued_job_can_be_cancelled_before_it_runs(cwtool: CommandLine) -> None:
+    running = cwtool("run", *LONG, "--detach").stdout.strip()
+    queued = cwtool("run", *SHORT, "--detach").stdout.strip()
+    cwtool("jobs", "cancel", queued)
+    assert cwtool.json("jobs", "show", queued)["started"] is None
+    cwtool("jobs", "cancel", running)
+
+
+def test_retry_runs_the_same_thing_as_a_new_job(cwtool: CommandLine) -> None:
+    first = cwtool("run", *SHORT, "--detach").stdout.strip()
+    again = cwtool("jobs", "retry", first, "--detach").stdout.strip()
+    cwtool("logs", "-f", again)
+    shown = cwtool.json("jobs", "show", again)
+    assert (shown["retry_of"], shown["state"]) == (first, "done")
+    same = [
+        Path(cwtool.json("results", "show", run)["folder"], "perturbation.csv").read_bytes() for run in (first, again)
+    ]
+    assert same[0] == same[1]
+
+
+def test_load_warms_a_model_ps_shows_it_and_unload_frees_it(cwtool: CommandLine) -> None:
+    cwtool("load", "facebook/opt-350m")
+    assert "facebook/opt-350m" in [model["name"] for model in cwtool.json("ps")["models"]]
+    assert "facebook/opt-350m" in cwtool("ps").stdout
+    assert cwtool.json("unload", "facebook/opt-350m") == {"unloaded": ["facebook/opt-350m"]}
+    assert "is not warm" in cwtool("unload", "facebook/opt-350m", rc=6).stderr
+
+
+def test_models_lists_the_guide_and_what_is_on_disk(cwtool: CommandLine) -> None:
+    assert "smollm2-135m" in cwtool("models").stdout
+    assert "EleutherAI/pythia-70m" in cwtool.json("models", "pythia")["on_disk_bytes"]
+
+
+def test_version_names_client_and_daemon(cwtool: CommandLine) -> None:
+    cwtool("daemon", "start")
+    shown = cwtool.json("version")
+    assert shown["cwtool"] == shown["daemon"]
+
+
+BAD_INPUT = [
+    ("--model gpt3", 6, "did you mean 'gpt2'"),
+    ("--model meta-llama/Llama-3.1-8B", 4, "HF_TOKEN"),
+    ("--model ./nowhere/model", 6, "no folder"),
+    ("--model empty_folder", 6, "has no config.json"),
+    ("--model broken_model", 1, "broken or truncated"),
+    ("--model gpt2 --metric grad_x_wieght", 2, "did you mean 'grad_x_weight'"),
+    ("--model gpt2 --topk 0", 2, "--topk 0"),
+    ("--model gpt2 --topk ten", 2, "--topk ten"),
+    ("--model gpt2 --topk 999999999 --eval-limit 2", 2, "more than the"),
+    ("--model gpt2 --eval-limit 0", 2, "--eval-limit 0"),
+    ("--model gpt2 --data-file missing.txt", 2, "does not exist"),
+    ("--model gpt2 --data-file empty.txt", 2, "holds no text"),
+    ("--model gpt2 --data-file binary.txt", 2, "is binary"),
+    ("--model gpt2 --data-file short.txt", 2, "at least two tokens"),
+    ("--model gpt2 --data-file wrong.jsonl", 2, "line 2"),
+    ("--model gpt2 --output empty.txt/inside", 2, "cannot be written"),
+    ("--model gpt2 --device cuda:7 --eval-limit 2", 2, "no device"),
+    ("--model gpt2 --dtype float8", 2, "dtype"),
+    ("", 2, "--model"),
+]
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "expected"), BAD_INPUT, ids=[typed or "nothing" for typed, _, _ in BAD_INPUT]
+)
+def test_bad_input_is_named_with_a_hint_and_its_exit_code(
+    cwtool: CommandLine, hub: Path, typed: str, code: int, expected: str
+) -> None:
+    (cwtool.cwd / "empty_folder").mkdir()
+    _broken_copy(hub, cwtool.cwd / "broken_model")
+    (cwtool.cwd / "empty.txt").touch()
+    (cwtool.cwd / "binary.txt").write_bytes(b"\x00\x01\x02")
+    (cwtool.cwd / "short.txt").write_text("a\n")
+    (cwtool.cwd / "wrong.jsonl").write_text('{"text": "fine text"}\n{"txt": "not so"}\n')
+    said = cwtool("run", *typed.split(), rc=code).stderr
+    assert expected in said
+    assert "Traceback" not in said
+
+
+def test_an_error_in_json_mode_is_json(cwtool: CommandLine) -> None:
+    error = cwtool.json("run", "--model", "gpt3", rc=6)["error"]
+    assert (error["code"], "gpt2" in error["hint"]) == ("model_not_found", True)
+
+
+def test_an_unknown_run_is_not_found(cwtool: CommandLine) -> None:
+    assert "there is no run 'zzzz'" in cwtool("results", "show", "zzzz", rc=6).stderr
+
+
+def test_without_a_daemon_status_says_so_and_starts_none(own_cwtool: CommandLine) -> None:
+    assert "no daemon is running" in own_cwtool("daemon", "status", rc=3).stderr
+    assert own_cwtool.json("ps") == {"models": [], "devices": []}
+    assert not own_cwtool.home.exists()
+
+
+def test_a_daemon_that_cannot_start_says_why(own_cwtool: CommandLine) -> None:
+    own_cwtool.home.write_text("a file where the state folder should be")
+    assert "cannot" in own_cwtool("jobs", rc=3).stderr
+    own_cwtool.home.unlink()
+
+
+def _newest_running(cwtool: CommandLine) -> str:
+    """Run id of the job submitted last, once it measures damage."""
+    with cwtool.client() as client:
+        known = {job.run_id for job in client.jobs() if job.ended}
+        run_id = None
+        while run_id is None:  # each turn waits for the daemon's answer
+            run_id = next((job.run_id for job in client.jobs() if job.run_id not in known), None)
+    cwtool.wait_for(run_id, "damage")
+    return run_id
+
+
+def _broken_copy(hub: Path, target: Path) -> None:
+    snapshot = next(hub.glob("hub/models--gpt2/snapshots/*"))
+    target.mkdir()
+    for path in snapshot.iterdir():
+        content = path.read_bytes()
+        (target / path.name).write_bytes(content[: len(content) // 2] if path.suffix == ".safetensors" else content)

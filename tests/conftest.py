@@ -1,0 +1,125 @@
+"""What every test may use: a Hub cache of stand-in models, and the real command line with a daemon of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cwa_daemon.client import Client, stop_daemon
+from cwa_daemon.settings import Settings
+from tests.models import hub_cache
+
+CWTOOL = str(Path(sys.executable).with_name("cwtool"))
+
+STAND_INS = {
+    "gpt2": "gpt2",
+    "gpt2-medium": "gpt2",
+    "distilgpt2": "gpt2",
+    "EleutherAI/pythia-70m": "neox",
+    "EleutherAI/pythia-160m": "neox",
+    "EleutherAI/pythia-410m": "neox",
+    "EleutherAI/pythia-1.4b": "neox",
+    "EleutherAI/pythia-2.8b": "neox",
+    "facebook/opt-350m": "opt",
+    "meta-llama/Llama-2-7b-hf": "llama",
+    "MODEL": "llama",
+    "LARGE_MODEL": "llama",
+}
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face home whose cache holds small models under the names of real ones."""
+    home = tmp_path_factory.mktemp("huggingface")
+    hub_cache(home / "hub", STAND_INS)
+    return home
+
+
+class CommandLine:
+    """Types commands as a user does, in a folder and with a state folder of its own."""
+
+    def __init__(self, home: Path, cwd: Path, hub: Path) -> None:
+        self.home = home
+        self.cwd = cwd
+        self.env = {
+            **os.environ,
+            "CWTOOL_HOME": str(home),
+            "HF_HOME": str(hub),
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "100",
+        }
+        self.env.pop("HF_TOKEN", None)
+        self.settings = Settings(home=home)
+
+    def __call__(self, *args: str, rc: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end and check its exit code."""
+        done = subprocess.run(
+            [CWTOOL, *args],
+            cwd=self.cwd,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == rc, f"cwtool {' '.join(args)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *args: str, rc: int = 0) -> Any:
+        return json.loads(self(*args, "--json", rc=rc).stdout)
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """Start a command and go on."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen([CWTOOL, *args], cwd=self.cwd, env=self.env, stdout=pipe, stderr=pipe, text=True)
+
+    def client(self) -> Client:
+        return Client.connect(self.settings)
+
+    def wait_for(self, run_id: str, kind: str, **fields: Any) -> dict[str, Any]:
+        """The first event of a kind with these fields; waits for it on the daemon's own event stream."""
+        with self.client() as client:
+            for event in client.follow(run_id):
+                if event["kind"] == kind and all(event[name] == value for name, value in fields.items()):
+                    return event
+        raise AssertionError(f"{run_id} ended without {kind} {fields}")
+
+    def worker_pid(self) -> int:
+        return next(worker["pid"] for worker in self.json("daemon", "status")["workers"] if worker["pid"])
+
+    def kill(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("state")
+    yield home
+    stop_daemon(Settings(home=home))
+
+
+@pytest.fixture
+def cwtool(shared_home: Path, tmp_path: Path, hub: Path) -> CommandLine:
+    """The command line with a daemon that tests share, so that its worker is warm."""
+    return CommandLine(shared_home, tmp_path, hub)
+
+
+@pytest.fixture
+def own_cwtool(tmp_path: Path, hub: Path) -> Iterator[CommandLine]:
+    """The command line with a daemon that this test may hurt."""
+    command_line = CommandLine(tmp_path / "state", tmp_path, hub)
+    yield command_line
+    stop_daemon(command_line.settings)
+
+
+# A run that is long enough to be caught in the middle, whatever the machine: it is always cancelled or killed.
+LONG = ("--model", "gpt2", "--topk", "5", "--control-seeds", "2000")
+SHORT = ("--model", "gpt2", "--topk", "5", "--eval-limit", "4")

@@ -1,0 +1,264 @@
+"""A real daemon and its clients over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import zmq
+import zmq.asyncio
+
+from cwa_daemon import protocol
+from cwa_daemon.client import AsyncClient, Client, start_daemon
+from cwa_daemon.security import check_peer, private_folder
+from cwa_daemon.settings import Settings
+from cwa_engine.errors import (
+    DaemonNotStartable,
+    DaemonUnreachable,
+    InvalidInput,
+    Refused,
+    VersionMismatch,
+    error_from_dict,
+)
+from cwa_engine.spec import RunSpec
+from tests.conftest import LONG, SHORT, CommandLine
+
+SPEC = RunSpec(model="gpt2", topk=(5,), eval_limit=4)
+
+
+class Raw:
+    """A socket that says exactly what it is told to."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RCVTIMEO, 10_000)
+        self._socket.connect(f"ipc://{settings.socket}")
+
+    def send(self, **message: Any) -> None:
+        self._socket.send(protocol.encode(message))
+
+    def send_frames(self, *frames: bytes) -> None:
+        self._socket.send_multipart(frames)
+
+    def receive(self) -> dict[str, Any]:
+        return protocol.decode(self._socket.recv())
+
+    def ask(self, **message: Any) -> dict[str, Any]:
+        self.send(**message)
+        return self.receive()
+
+    def hello(self) -> None:
+        assert self.ask(id=0, op="hello", major=1, minor=0, version="x")["ok"]
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+
+@pytest.fixture
+def raw(cwtool: CommandLine) -> Any:
+    start_daemon(cwtool.settings)
+    connection = Raw(cwtool.settings)
+    yield connection
+    connection.close()
+
+
+def test_a_connection_begins_with_hello(raw: Raw) -> None:
+    assert raw.ask(id=1, op="status")["error"]["message"] == "a connection begins with hello"
+
+
+def test_another_major_version_is_refused_with_the_command_that_mends_it(raw: Raw) -> None:
+    error = error_from_dict(
+        raw.ask(id=1, op="hello", major=99, minor=0, version="99.0", a_field_of_the_future=1)["error"]
+    )
+    assert isinstance(error, VersionMismatch)
+    assert "cwtool daemon restart" in error.hint
+
+
+def test_nonsense_is_answered_and_the_daemon_lives(raw: Raw) -> None:
+    raw.send_frames(b"\xc1")
+    assert raw.receive()["error"]["code"] == "invalid_input"
+    raw.send_frames(b"", b"two", b"frames too many")
+    raw.hello()
+    assert raw.ask(id=2, op="submit", spec={"model": ""})["error"]["code"] == "invalid_input"
+    assert raw.ask(id=3, op="status")["ok"]
+
+
+def test_the_same_client_key_gives_the_same_run(raw: Raw, cwtool: CommandLine) -> None:
+    raw.hello()
+    request = {"op": "submit", "spec": SPEC.model_dump(mode="json"), "client_key": "once-and-only-once"}
+    access = {"cache_dir": str(Path(cwtool.env["HF_HOME"]) / "hub"), "offline": True}
+    replies = [raw.ask(id=number, access=access, **request) for number in (1, 2)]
+    assert replies[0]["run_id"] == replies[1]["run_id"]
+    cwtool("logs", "-f", replies[0]["run_id"])
+
+
+def test_a_follower_that_was_away_misses_nothing_and_hears_nothing_twice(cwtool: CommandLine) -> None:
+    run_id = cwtool("run", *SHORT, "--detach").stdout.strip()
+    with cwtool.client() as client:
+        seen = []
+        for event in client.follow(run_id):
+            seen.append(event["seq"])
+            if event["kind"] == "baseline":
+                break
+        seen += [event["seq"] for event in client.follow(run_id, after_seq=seen[-1])]
+        assert seen == list(range(1, len(seen) + 1))
+        assert seen == [event["seq"] for event in client.follow(run_id)]
+
+
+def test_a_subscriber_that_does_not_acknowledge_gets_its_credit_and_then_waits(raw: Raw, cwtool: CommandLine) -> None:
+    run_id = cwtool("run", *LONG, "--detach").stdout.strip()
+    with cwtool.client() as client:
+        for event in client.follow(run_id):  # more events than the credit are stored
+            if event["seq"] > protocol.CREDIT + 10:
+                break
+    raw.hello()
+    number = raw.ask(id=1, op="subscribe", run_id=run_id)["subscription"]
+    received = [raw.receive()["event"]["seq"] for _ in range(protocol.CREDIT)]
+    assert raw.ask(id=2, op="status")["id"] == 2  # the next thing heard is this reply, not another event
+    raw.send(id=3, op="acknowledge", subscription=number, seq=received[-1])
+    assert raw.receive()["event"]["seq"] == protocol.CREDIT + 1
+    cwtool("jobs", "cancel", run_id)
+
+
+def test_status_is_answered_while_a_run_computes(cwtool: CommandLine) -> None:
+    run_id = cwtool("run", *LONG, "--detach").stdout.strip()
+    cwtool.wait_for(run_id, "damage")
+    with cwtool.client() as client:
+        status = client.status()
+    assert [worker.run_id for worker in status.workers] == [run_id]
+    assert status.running == 1
+    cwtool("jobs", "cancel", run_id)
+
+
+def test_a_model_in_use_is_not_unloaded(cwtool: CommandLine) -> None:
+    run_id = cwtool("run", *LONG, "--detach").stdout.strip()
+    cwtool.wait_for(run_id, "damage")
+    assert f"busy with {run_id}" in cwtool("unload", "gpt2", rc=2).stderr
+    cwtool("jobs", "cancel", run_id)
+
+
+def test_texts_that_cannot_be_used_are_refused_before_anything_is_queued(cwtool: CommandLine) -> None:
+    with cwtool.client() as client:
+        before = len(client.jobs(limit=1000))
+        with pytest.raises(InvalidInput):
+            client.submit(SPEC.model_copy(update={"data_file": Path("/nowhere/texts.txt")}))
+        assert len(client.jobs(limit=1000)) == before
+
+
+async def test_many_clients_may_ask_at_once(cwtool: CommandLine) -> None:
+    clients = [await AsyncClient.connect(cwtool.settings) for _ in range(20)]
+    statuses = await asyncio.gather(*(client.status() for client in clients for _ in range(5)))
+    assert {status.pid for status in statuses} == {statuses[0].pid}
+    for client in clients:
+        await client.close()
+
+
+def test_a_second_daemon_on_the_same_folder_refuses_and_the_first_goes_on(cwtool: CommandLine) -> None:
+    start_daemon(cwtool.settings)
+    inode = cwtool.settings.socket.stat().st_ino
+    second = subprocess.run(
+        [sys.executable, "-m", "cwa_daemon.server"],
+        env=cwtool.env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert "another daemon" in second.stderr
+    assert cwtool.settings.socket.stat().st_ino == inode
+    cwtool("daemon", "status")
+
+
+def test_clients_that_start_a_daemon_in_the_same_moment_share_one(own_cwtool: CommandLine) -> None:
+    processes = [own_cwtool.start("jobs") for _ in range(4)]
+    for process in processes:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    daemons = [p for p in psutil.process_iter(["cmdline", "environ"]) if _is_daemon_of(p, own_cwtool.home)]
+    assert len(daemons) == 1
+
+
+def test_socket_and_folders_are_for_their_owner_alone(cwtool: CommandLine) -> None:
+    start_daemon(cwtool.settings)
+    assert stat.S_IMODE(cwtool.settings.socket.stat().st_mode) & 0o077 == 0
+    assert stat.S_IMODE(cwtool.settings.runtime_dir.stat().st_mode) == 0o700
+    assert stat.S_IMODE(cwtool.home.stat().st_mode) == 0o700
+
+
+def test_zeromq_tells_who_the_peer_is_as_the_check_expects() -> None:
+    context = zmq.Context()
+    address = f"ipc:///tmp/cwtool-test-{os.getpid()}.sock"
+    server, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    server.bind(address)
+    client.connect(address)
+    client.send(b"x")
+    peer = str(server.recv_multipart(copy=False)[-1].get("Peer-Address"))
+    check_peer(peer)
+    parts = peer.split(":")
+    assert parts[-1] == str(os.getpid())
+    parts[-3] = str(os.getuid() + 1)
+    with pytest.raises(Refused):
+        check_peer(":".join(parts))
+    with pytest.raises(Refused):
+        check_peer("")
+    context.destroy(linger=0)
+
+
+def test_a_folder_that_is_a_link_is_no_private_folder(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DaemonNotStartable, match="not a folder of its own"):
+        private_folder(tmp_path / "link")
+
+
+def test_a_folder_open_to_others_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    assert stat.S_IMODE(private_folder(tmp_path / "open").stat().st_mode) == 0o700
+
+
+def test_a_daemon_that_goes_away_is_noticed_by_its_followers(own_cwtool: CommandLine) -> None:
+    run_id = own_cwtool("run", *LONG, "--detach").stdout.strip()
+    own_cwtool.wait_for(run_id, "damage")
+    settings = own_cwtool.settings.model_copy(update={"request_timeout_s": 1.0})
+    with Client.connect(settings) as client:
+        events = client.follow(run_id)
+        next(events)
+        own_cwtool.kill(client.status().pid)
+        with pytest.raises(DaemonUnreachable):
+            list(events)
+
+
+@pytest.mark.parametrize(("source", "expected"), [("flag", 1), ("environment", 2), ("file", 3), ("default", 1000)])
+def test_flags_beat_the_environment_which_beats_the_file_which_beats_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, expected: int
+) -> None:
+    sources = ["flag", "environment", "file", "default"]
+    given = sources[sources.index(source) :]
+    config = tmp_path / "config.toml"
+    config.write_text("max_queue = 3\n" if "file" in given else "")
+    monkeypatch.setitem(Settings.model_config, "toml_file", config)
+    if "environment" in given:
+        monkeypatch.setenv("CWTOOL_MAX_QUEUE", "2")
+    flags = {"max_queue": 1} if "flag" in given else {}
+    assert Settings(**flags).max_queue == expected
+
+
+def test_a_long_state_folder_still_has_a_short_socket(tmp_path: Path) -> None:
+    assert len(str(Settings(home=tmp_path / ("x" * 200)).socket)) < zmq.IPC_PATH_MAX_LEN
+
+
+def _is_daemon_of(process: psutil.Process, home: Path) -> bool:
+    if "cwa_daemon.server" not in (process.info["cmdline"] or []):
+        return False
+    return bool((process.info["environ"] or {}).get("CWTOOL_HOME") == str(home))

@@ -1,0 +1,131 @@
+"""Nothing is lost when processes die."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import psutil
+
+from tests.conftest import LONG, SHORT, CommandLine
+
+
+def test_a_worker_killed_in_the_middle_of_a_run_fails_that_run_alone(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    before = cwtool.json("run", *SHORT)
+    run_id = cwtool("run", *LONG, "--detach").stdout.strip()
+    waiting = cwtool("run", *SHORT, "--detach").stdout.strip()
+    cwtool.wait_for(run_id, "damage")
+    cwtool.kill(cwtool.worker_pid())
+
+    said = cwtool("logs", "-f", run_id).stdout
+    assert "was killed (SIGKILL)" in said
+    failed = cwtool.json("jobs", "show", run_id)
+    assert (failed["state"], failed["error"]["code"]) == ("failed", "worker_died")
+    assert "worker-cpu.log" in failed["error"]["hint"]
+    cwtool("results", "show", run_id, rc=6)
+
+    cwtool("logs", "-f", waiting)  # what waited behind it runs in a new worker, and finds the same
+    after = cwtool.json("results", "show", waiting)
+    assert after["damage"] == before["damage"]
+    assert _leftovers(cwtool.home / "runs") == []
+
+
+def test_a_client_that_is_following_hears_of_the_death_with_exit_code_1(own_cwtool: CommandLine) -> None:
+    process = own_cwtool.start("run", *LONG)
+    with own_cwtool.client() as client:
+        while not client.jobs():
+            pass
+        run_id = client.jobs()[0].run_id
+    own_cwtool.wait_for(run_id, "damage")
+    own_cwtool.kill(own_cwtool.worker_pid())
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "SIGKILL" in said
+    assert "cwtool jobs retry" in said
+
+
+def test_a_killed_daemon_loses_no_job_and_leaves_no_worker(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    running = cwtool("run", *LONG, "--detach").stdout.strip()
+    queued = cwtool("run", *SHORT, "--detach").stdout.strip()
+    cwtool.wait_for(running, "damage")
+    worker = psutil.Process(cwtool.worker_pid())
+    cwtool.kill(cwtool.json("daemon", "status")["pid"])
+    assert psutil.wait_procs([worker], timeout=10)[1] == []  # its pipe closed, so it ended itself
+
+    cwtool("logs", "-f", queued)  # starts a new daemon
+    assert cwtool.json("jobs", "show", queued)["state"] == "done"
+    assert cwtool.json("jobs", "show", running)["state"] == "interrupted"
+
+
+def test_stopping_the_daemon_interrupts_what_runs_keeps_what_waits_and_leaves_nothing_behind(
+    own_cwtool: CommandLine,
+) -> None:
+    cwtool = own_cwtool
+    running = cwtool("run", *LONG, "--detach").stdout.strip()
+    queued = cwtool("run", *SHORT, "--detach").stdout.strip()
+    cwtool.wait_for(running, "damage")
+    worker = cwtool.worker_pid()
+    said = cwtool("daemon", "stop").stderr
+    assert f"cwtool jobs retry {running}" in said
+    assert not psutil.pid_exists(worker)
+    assert not cwtool.settings.socket.exists()
+
+    cwtool("logs", "-f", queued)
+    states = {job["run_id"]: job["state"] for job in cwtool.json("jobs")["jobs"]}
+    assert states == {running: "interrupted", queued: "done"}
+
+
+def test_a_worker_that_does_not_answer_a_cancel_is_killed(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    cwtool.env["CWTOOL_CANCEL_GRACE_S"] = "0.5"
+    run_id = cwtool("run", *LONG, "--detach").stdout.strip()
+    cwtool.wait_for(run_id, "damage")
+    psutil.Process(cwtool.worker_pid()).send_signal(signal.SIGSTOP)
+    cwtool("jobs", "cancel", run_id)
+    job = cwtool.json("jobs", "show", run_id)
+    assert (job["state"], "did not answer" in job["error"]["message"]) == ("cancelled", True)
+    cwtool("run", *SHORT)
+
+
+def test_a_cancelled_run_leaves_the_warm_model_as_it_was(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    before = cwtool.json("run", *SHORT)
+    run_id = cwtool("run", *LONG, "--detach").stdout.strip()
+    cwtool.wait_for(run_id, "damage")
+    cwtool("jobs", "cancel", run_id)
+    after = cwtool.json("run", *SHORT)
+    assert cwtool.json("ps")["models"][0]["jobs_served"] == 3  # the same warm copy served all three
+    assert (after["rankings"], after["damage"]) == (before["rankings"], before["damage"])
+
+
+def test_a_model_saved_again_in_its_folder_is_loaded_again(own_cwtool: CommandLine, hub: Path) -> None:
+    cwtool = own_cwtool
+    snapshots = [next(hub.glob(f"hub/models--{name}/snapshots/*")) for name in ("gpt2", "EleutherAI--pythia-70m")]
+    folder = cwtool.cwd / "mine"
+    folder.mkdir()
+    seen = []
+    for snapshot in snapshots:
+        for path in folder.iterdir():
+            path.unlink()
+        for path in snapshot.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        seen.append(cwtool.json("run", "--model", "mine", "--topk", "3", "--eval-limit", "2", "--no-perturbation"))
+    assert seen[0]["model"]["files"] != seen[1]["model"]["files"]
+    assert "its files have changed" in cwtool("logs").stdout
+
+
+def test_the_manifest_says_what_is_needed_to_run_again(cwtool: CommandLine) -> None:
+    folder = Path(cwtool.json("run", *SHORT)["folder"])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["spec"]["topk"] == [5]
+    assert manifest["model"]["revision"]
+    assert all(len(digest) == 64 for digest in manifest["model"]["files"].values())
+    assert set(manifest["versions"]) >= {"cwtool", "python", "torch", "transformers"}
+    assert manifest["command"].endswith("--json")
+
+
+def _leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
