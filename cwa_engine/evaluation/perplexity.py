@@ -45,7 +45,7 @@ def exp(nll: float) -> float:
 
 
 def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
-    """Summed token NLL of each sequence of a batch, differentiable. float32 [batch]
+    """Summed token NLL of each sequence of a batch, differentiable, in float32 or better. [batch]
 
     Shorter sequences are padded on the right and masked, so padding neither scores nor is attended to.
     """
@@ -58,7 +58,8 @@ def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
     ids, mask = ids.to(loaded.device), mask.to(loaded.device)
     attention_mask = None if len(batch) == 1 else mask
     logits = loaded.model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits  # [B, T, vocabulary]
-    predictions = logits[:, :-1].float().flatten(0, 1)  # [B * (T-1), vocabulary]
+    precision = torch.promote_types(logits.dtype, torch.float32)  # half precision cannot add up a loss
+    predictions = logits[:, :-1].to(precision).flatten(0, 1)  # [B * (T-1), vocabulary]
     token_nll = F.cross_entropy(predictions, ids[:, 1:].flatten(), reduction="none")
     return (token_nll.view(len(batch), -1) * mask[:, 1:]).sum(dim=1)
 

@@ -1,0 +1,79 @@
+"""Draws of controls: as many, elsewhere, uniform, and the same for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cwa_engine.perturbation.controls import CONTROLS, Selection, count, critical_set
+from cwa_engine.result import TopWeight
+
+
+def draw(name: str, critical: Selection, sizes: dict[str, int], seed: int = 0) -> Selection:
+    return CONTROLS[name].draw(critical, sizes, np.random.default_rng(seed))
+
+
+@st.composite
+def cases(pick: st.DrawFn) -> tuple[Selection, dict[str, int]]:
+    sizes = {f"p{i}": size for i, size in enumerate(pick(st.lists(st.integers(1, 60), min_size=1, max_size=5)))}
+    critical = {}
+    for name, size in sizes.items():
+        chosen = pick(st.sets(st.integers(0, size - 1)))
+        if chosen:
+            critical[name] = np.array(sorted(chosen), dtype=np.int64)
+    if not critical:
+        critical = {"p0": np.array([0])}
+    return critical, sizes
+
+
+@given(cases(), st.sampled_from(list(CONTROLS)), st.integers(0, 5))
+def test_a_draw_has_as_many_different_existing_weights_as_the_critical_set(
+    case: tuple[Selection, dict[str, int]], name: str, seed: int
+) -> None:
+    critical, sizes = case
+    drawn = draw(name, critical, sizes, seed)
+    assert count(drawn) == count(critical)
+    for parameter, indices in drawn.items():
+        assert len(set(indices.tolist())) == len(indices)
+        assert 0 <= indices.min() <= indices.max() < sizes[parameter]
+        assert indices.tolist() == sorted(indices.tolist())
+
+
+@given(cases())
+def test_a_matched_draw_has_as_many_of_each_parameter_and_none_of_the_critical_where_others_are_left(
+    case: tuple[Selection, dict[str, int]],
+) -> None:
+    critical, sizes = case
+    drawn = draw("random_matched", critical, sizes)
+    assert {name: len(i) for name, i in drawn.items()} == {name: len(i) for name, i in critical.items()}
+    for name, indices in drawn.items():
+        if 2 * len(indices) <= sizes[name]:
+            assert not set(indices.tolist()) & set(critical[name].tolist())
+
+
+@pytest.mark.parametrize("name", list(CONTROLS))
+def test_the_same_seed_draws_the_same_and_another_seed_something_else(name: str) -> None:
+    critical, sizes = {"a": np.arange(20)}, {"a": 10_000, "b": 100_000}
+    first, again, other = (draw(name, critical, sizes, seed) for seed in (1, 1, 2))
+    assert {n: i.tolist() for n, i in first.items()} == {n: i.tolist() for n, i in again.items()}
+    assert {n: i.tolist() for n, i in first.items()} != {n: i.tolist() for n, i in other.items()}
+
+
+@pytest.mark.parametrize("size", [30, 4000], ids=["crowded", "sparse"])
+def test_every_weight_outside_the_critical_set_is_drawn_equally_often(size: int) -> None:
+    critical = {"a": np.arange(5)}
+    drawn = np.concatenate(
+        [draw("random", critical, {"a": size, "b": size}, seed).get("b", []) for seed in range(4000)]
+    )
+    share = len(drawn) / (4000 * 5)
+    assert share == pytest.approx(size / (2 * size - 5), abs=0.015)
+    halves = np.histogram(drawn, bins=2, range=(0, size))[0]
+    assert halves[0] / len(drawn) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_ranking_becomes_a_selection_of_its_weights() -> None:
+    ranked = [("a", 9), ("b", 1), ("a", 2)]
+    rows = [TopWeight(rank, name, index, 0, None, 0.0, 1.0, None, "other") for rank, (name, index) in enumerate(ranked)]
+    assert {name: indices.tolist() for name, indices in critical_set(rows).items()} == {"a": [2, 9], "b": [1]}

@@ -1,0 +1,233 @@
+"""A whole analysis on small models: what it finds, what it says, and that the model is as before."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cwa_engine import events
+from cwa_engine.data.corpus import load_texts
+from cwa_engine.data.tokens import tokenize
+from cwa_engine.errors import Cancelled, InvalidInput, OutOfMemory, RunFailed, WeightsNotRestored
+from cwa_engine.evaluation.perplexity import evaluate
+from cwa_engine.perturbation import damage
+from cwa_engine.perturbation.kinds import PERTURBATIONS, Perturbation
+from cwa_engine.pipeline import analyze
+from cwa_engine.result import to_plain
+from cwa_engine.spec import RunSpec
+from tests.engine.conftest import fingerprint
+
+
+def spec(data_file: Path | None, **fields: Any) -> RunSpec:
+    return RunSpec(model="tiny", **{"data_file": data_file, "topk": (2, 5), **fields})
+
+
+def run(loaded: Any, asked: RunSpec) -> tuple[Any, list[dict[str, Any]]]:
+    said: list[dict[str, Any]] = []
+    return analyze(loaded, asked, lambda event: said.append(events.to_dict(event))), said
+
+
+@pytest.fixture
+def overflowing() -> Iterator[str]:
+    """A perturbation that writes infinity."""
+    PERTURBATIONS.add("overflow", Perturbation("overflow", lambda old: old.new_full(old.shape, math.inf)))
+    yield "overflow"
+    del PERTURBATIONS._entries["overflow"]
+
+
+def test_every_architecture_is_analysed_and_left_as_it_was(loaded: Any, data_file: Path) -> None:
+    before = fingerprint(loaded.model)
+    result, _ = run(loaded, spec(data_file, metrics=("grad_x_weight", "grad_squared", "magnitude")))
+    assert fingerprint(loaded.model) == before
+    assert result.baseline_drift == 0
+    assert len(result.damage) == 3 * 2 * (1 + 3 + 3)
+    assert all(len(ranking.weights) == 5 for ranking in result.rankings)
+
+
+def test_a_planted_critical_weight_is_found_and_stands_out_from_its_controls(llama: Any, data_file: Path) -> None:
+    norm = llama.model.model.norm.weight.data
+    norm[9] = 40.0
+    result, _ = run(llama, spec(data_file, topk=(1,)))
+    top = result.rankings[0].weights[0]
+    assert (top.parameter, top.flat_index, top.value) == ("model.norm.weight", 9, 40.0)
+    separation = {s.control: s for s in result.separations}
+    assert all(s.ratio is not None and abs(s.ratio) > 10 for s in separation.values())
+
+
+def test_perplexity_is_exp_of_the_mean_over_all_scored_tokens(loaded: Any, data_file: Path) -> None:
+    result, _ = run(loaded, spec(data_file, perturbations=()))
+    total, tokens, utf8_bytes = 0.0, 0, 0
+    for text in load_texts(data_file)[1::2]:
+        ids = torch.tensor([loaded.tokenizer(text.content)["input_ids"]])
+        with torch.no_grad():
+            logits = loaded.model(input_ids=ids).logits.double().log_softmax(-1)
+        total -= float(sum(logits[0, i, ids[0, i + 1]] for i in range(ids.shape[1] - 1)))
+        tokens += ids.shape[1] - 1
+        utf8_bytes += len(text.content.encode())
+    assert result.baseline.tokens == tokens
+    assert result.baseline.perplexity == pytest.approx(math.exp(total / tokens), rel=1e-5)
+    assert result.baseline.bits_per_byte == pytest.approx(total / math.log(2) / utf8_bytes, rel=1e-5)
+
+
+def test_evaluation_keeps_the_order_of_its_sequences_whatever_the_batch(loaded: Any, data_file: Path) -> None:
+    sequences = tokenize(loaded.tokenizer, load_texts(data_file), 512)
+    single, batched = (evaluate(loaded, sequences, size) for size in (1, 3))
+    np.testing.assert_allclose(single.nll_sums, batched.nll_sums, rtol=1e-5)
+    assert single.tokens.tolist() == [len(s.ids) - 1 for s in sequences]
+
+
+def test_damage_is_the_loss_of_a_model_whose_weights_are_really_gone(llama: Any, data_file: Path) -> None:
+    result, _ = run(llama, spec(data_file, topk=(3,)))
+    sequences = tokenize(llama.tokenizer, load_texts(data_file)[1::2], 512)
+    for weight in result.rankings[0].weights:
+        llama.model.get_parameter(weight.parameter).data.view(-1)[weight.flat_index] = 0.0
+    critical = next(point for point in result.damage if point.selection == "critical")
+    assert critical.nll == pytest.approx(evaluate(llama, sequences).nll, rel=1e-7)
+    assert critical.perplexity_ratio == pytest.approx(critical.perplexity / result.baseline.perplexity, rel=1e-9)
+
+
+def test_fast_perturbation_measures_baseline_and_damage_on_the_same_quarter(llama: Any) -> None:
+    full, _ = run(llama, spec(None, eval_limit=48, topk=(1,), control_seeds=1))
+    fast, _ = run(llama, spec(None, eval_limit=48, topk=(1,), control_seeds=1, fast_perturbation=True))
+    assert (full.baseline.sequences, fast.baseline.sequences) == (24, 6)
+    assert (full.texts.damage, fast.texts.damage) == (24, 6)
+    assert fast.rankings == full.rankings
+    few, _ = run(llama, spec(None, eval_limit=12, topk=(1,), control_seeds=1, fast_perturbation=True))
+    assert few.baseline.sequences == 4
+    very_few, _ = run(llama, spec(None, eval_limit=5, topk=(1,), control_seeds=1, fast_perturbation=True))
+    assert very_few.baseline.sequences == 2
+
+
+def test_without_perturbation_weights_are_ranked_and_nothing_is_damaged(llama: Any, data_file: Path) -> None:
+    result, said = run(llama, spec(data_file, perturbations=()))
+    assert (result.damage, result.separations, result.baseline_drift, result.texts.damage) == ((), (), None, 0)
+    assert "perturb" not in {event.get("stage") for event in said}
+
+
+def test_one_text_alone_is_scored_and_measured_and_that_is_said(llama: Any, data_file: Path) -> None:
+    result, said = run(llama, spec(data_file, eval_limit=1))
+    assert result.texts.shared
+    assert any("only one text" in event.get("text", "") for event in said)
+
+
+def test_texts_that_were_cut_are_counted_and_that_is_said(llama: Any, data_file: Path) -> None:
+    result, said = run(llama, spec(data_file, seq_len=8))
+    assert result.texts.truncated == 8
+    assert any("8 of 8 texts are longer than 8 tokens" in event.get("text", "") for event in said)
+
+
+def test_more_weights_than_there_are_is_refused_with_their_number(llama: Any, data_file: Path) -> None:
+    with pytest.raises(InvalidInput, match=f"{llama.anatomy.numel:,} weights"):
+        run(llama, spec(data_file, topk=(llama.anatomy.numel + 1,)))
+
+
+def test_all_weights_may_be_asked_for(llama: Any, data_file: Path) -> None:
+    result, _ = run(llama, spec(data_file, topk=(llama.anatomy.numel,), eval_limit=2, control_seeds=1))
+    places = {(w.parameter, w.flat_index) for w in result.rankings[0].weights}
+    assert len(places) == llama.anatomy.numel
+
+
+def test_a_collapse_is_named_by_its_first_layer_and_never_averaged_away(
+    llama: Any, data_file: Path, overflowing: str
+) -> None:
+    before = fingerprint(llama.model)
+    llama.model.model.layers[1].mlp.down_proj.weight.data.view(-1)[3] = 500.0
+    before = fingerprint(llama.model)
+    result, said = run(llama, spec(data_file, metrics=("magnitude",), topk=(1,), perturbations=(overflowing,)))
+    critical = result.damage[0]
+    assert critical.collapsed_at == "model.layers.1.mlp.down_proj"
+    assert not math.isfinite(critical.nll)
+    assert {s.ratio for s in result.separations} == {None}
+    json.dumps([to_plain(result.damage), said], allow_nan=False)
+    assert fingerprint(llama.model) == before
+
+
+def test_a_baseline_that_is_not_finite_stops_the_run(llama: Any, data_file: Path) -> None:
+    llama.model.model.norm.weight.data[0] = math.inf
+    with pytest.raises(RunFailed, match="the intact model's loss"):
+        run(llama, spec(data_file))
+
+
+@pytest.mark.parametrize("kind", ["baseline", "topk", "damage"])
+def test_a_cancel_ends_the_run_at_once_with_the_model_as_it_was(llama: Any, data_file: Path, kind: str) -> None:
+    before = fingerprint(llama.model)
+    heard = []
+
+    def cancel(event: events.Event) -> None:
+        heard.append(event.kind)
+        if event.kind == kind:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        analyze(llama, spec(data_file), cancel)
+    assert heard[-1] == kind
+    assert fingerprint(llama.model) == before
+
+
+def test_a_model_that_is_not_restored_is_noticed(llama: Any, data_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(*args: Any) -> Any:
+        llama.model.model.norm.weight.data[0] += 1
+        return (), ()
+
+    monkeypatch.setattr("cwa_engine.pipeline.measure_damage", careless)
+    with pytest.raises(WeightsNotRestored, match="the baseline differs"):
+        run(llama, spec(data_file))
+
+
+def test_running_out_of_memory_says_what_to_change(
+    llama: Any, data_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*args: Any) -> Any:
+        return torch.empty(2**60)  # what torch itself raises, not an imitation
+
+    monkeypatch.setattr("cwa_engine.pipeline.resident", greedy)
+    with pytest.raises(OutOfMemory) as raised:
+        run(llama, spec(data_file, batch_size=8))
+    assert "--batch-size 4" in raised.value.hint
+
+
+def test_an_edit_that_changes_nothing_is_reported(llama: Any, data_file: Path) -> None:
+    for parameter in llama.model.parameters():
+        parameter.data[parameter.data.abs() < 1e9] = 0.0
+    _, said = run(llama, spec(data_file, metrics=("magnitude",), topk=(1,), eval_limit=2))
+    assert any("changed none of the 1 critical weights" in event.get("text", "") for event in said)
+
+
+def test_events_tell_the_stages_in_order_and_progress_only_grows(llama: Any, data_file: Path) -> None:
+    _, said = run(llama, spec(data_file))
+    started = [event["stage"] for event in said if event["kind"] == "stage_started"]
+    finished = [event["stage"] for event in said if event["kind"] == "stage_finished"]
+    assert started == finished == ["baseline", "score", "select", "perturb"]
+    for stage in ("baseline", "score", "perturb"):
+        done = [event["done"] for event in said if event["kind"] == "progress" and event["stage"] == stage]
+        totals = {event["total"] for event in said if event["kind"] == "progress" and event["stage"] == stage}
+        assert done == sorted(done)
+        assert (done[0], done[-1]) == (0, *totals)
+
+
+def test_partial_rankings_are_shown_while_scoring_and_the_last_one_is_exact(llama: Any, data_file: Path) -> None:
+    result, said = run(llama, spec(data_file))
+    tables = [event for event in said if event["kind"] == "topk"]
+    assert [table["partial"] for table in tables] == [True, True, False]
+    assert tables[-1]["weights"] == to_plain(result.rankings[0].weights)
+
+
+def test_the_first_layer_is_found_also_where_a_later_text_is_the_cause(llama: Any, data_file: Path) -> None:
+    sequences = tokenize(llama.tokenizer, load_texts(data_file), 512)
+    only_in_last = set(sequences[-1].ids) - {token for s in sequences[:-1] for token in s.ids}
+    llama.model.model.embed_tokens.weight.data[next(iter(only_in_last))] = math.nan
+    assert damage.first_non_finite_layer(llama, sequences) == "model.embed_tokens"
+
+
+def test_every_event_of_interest_has_its_line(llama: Any, data_file: Path) -> None:
+    _, said = run(llama, spec(data_file))
+    lines = [line for event in said if (line := events.describe(event))]
+    assert any(line.startswith("baseline perplexity") for line in lines)
+    assert any("k=5 zero random_matched seed 2" in line for line in lines)
