@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 from cwa_engine.errors import InvalidInput, did_you_mean
 
@@ -36,3 +36,8 @@ class Registry(Generic[T]):
 
     def items(self) -> Iterator[tuple[str, T]]:
         return iter(self._entries.items())
+
+
+def first_sentence(function: Callable[..., Any]) -> str:
+    """The first sentence of a function's docstring, without its full stop."""
+    return (function.__doc__ or "").split("\n")[0].split(". ")[0].rstrip(".")

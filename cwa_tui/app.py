@@ -36,8 +36,11 @@ class CwtoolApp(App[None]):
 
 
 def run(settings: Settings | None = None) -> None:
-    """Show the interface until the user quits. Raises InvalidInput where there is no terminal to show it on."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    """Show the interface until the user quits. Raises InvalidInput where there is no terminal.
+
+    Textual reads keys from standard input and draws on standard error.
+    """
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InvalidInput("the full-screen interface needs a terminal", hint="`cwtool jobs` and `cwtool ps` do not")
     app = CwtoolApp(connector(settings))
     if "SSH_CONNECTION" in os.environ and "TEXTUAL_ANIMATIONS" not in os.environ:

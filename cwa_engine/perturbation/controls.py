@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cwa_engine.registry import Registry
+from cwa_engine.registry import Registry, first_sentence
 from cwa_engine.result import TopWeight
 
 Indices = NDArray[np.int64]
@@ -28,8 +28,8 @@ class Control:
 
     @property
     def summary(self) -> str:
-        """First line of the function's docstring, for help texts and tables."""
-        return (self.draw.__doc__ or "").splitlines()[0].rstrip(".")
+        """What help texts and tables say of it."""
+        return first_sentence(self.draw)
 
 
 CONTROLS: Registry[Control] = Registry("control")

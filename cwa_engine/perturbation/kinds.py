@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cwa_engine.registry import Registry
+from cwa_engine.registry import Registry, first_sentence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,8 +23,8 @@ class Perturbation:
 
     @property
     def summary(self) -> str:
-        """First line of the function's docstring, for help texts and tables."""
-        return (self.rewrite.__doc__ or "").splitlines()[0].rstrip(".")
+        """What help texts and tables say of it."""
+        return first_sentence(self.rewrite)
 
 
 PERTURBATIONS: Registry[Perturbation] = Registry("perturbation")

@@ -61,7 +61,7 @@ def resident(
             nll = sequence_nll(loaded, batch).sum()
             if not torch.isfinite(nll):
                 raise RunFailed(
-                    f"the loss of scoring batch {number} of {len(batches)} is {float(nll)}",
+                    f"the loss of scoring batch {number} of {len(batches)} is {nll.item()}",
                     hint="float16 overflows easily; try --dtype float32, and look at that batch's texts",
                 )
             scored = sum(sequence.scored_tokens for sequence in batch)

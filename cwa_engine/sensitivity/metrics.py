@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from cwa_engine.registry import Registry
+from cwa_engine.registry import Registry, first_sentence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,8 +52,8 @@ class Metric:
 
     @property
     def summary(self) -> str:
-        """First line of the function's docstring, for help texts and tables."""
-        return (self.score.__doc__ or "").splitlines()[0].rstrip(".")
+        """What help texts and tables say of it."""
+        return first_sentence(self.score)
 
 
 METRICS: Registry[Metric] = Registry("metric")
@@ -74,7 +74,7 @@ def needs_of(names: tuple[str, ...]) -> Needs:
     return max(METRICS[name].needs for name in names)
 
 
-@metric("grad_x_weight", "|w g|", Needs.GRADIENT, "first-order Taylor, Molchanov et al. 2017, eq. 7")
+@metric("grad_x_weight", "|w g|", Needs.GRADIENT, "first-order Taylor, Molchanov et al. 2017")
 def grad_x_weight(weight: Tensor, stats: GradientStats) -> Tensor:
     """First-order loss change of zeroing each weight, in nats per token. Shape of `weight`."""
     assert stats.gradient is not None

@@ -25,8 +25,7 @@ Keys
   q              quit; runs go on in the daemon
 
 Top weights
-  weight         parameter [output feature, input feature], whatever the
-                 storage order
+  weight         parameter [output feature, input feature]
   score          by the run's metric; weights are ranked by it
   partial        scoring goes on: ranks may still change
 

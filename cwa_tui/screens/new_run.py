@@ -8,16 +8,17 @@ from typing import ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.suggester import SuggestFromList
-from textual.widgets import Button, Checkbox, Input, Label, SelectionList, Static
-from textual.widgets.selection_list import Selection
+from textual.widget import Widget
+from textual.widgets import Button, Input, Label, Static
 
 from cwa_engine.errors import CwaError
 from cwa_engine.sensitivity.metrics import METRICS
 from cwa_engine.spec import RunSpec
 from cwa_tui.draft import Draft, about_model, command_of, model_names
+from cwa_tui.widgets.tick import Tick
 
 Submit = Callable[[RunSpec, str], Awaitable[str]]
 
@@ -44,23 +45,22 @@ class NewRunScreen(ModalScreen[str | None]):
             dialog.border_subtitle = "tab next field · enter starts · escape closes"
             yield _line("model", Input(first.model, "smollm2-135m", id="model", suggester=suggester, compact=True))
             yield Static(id="about-model", markup=False)
-            yield _line("metrics", self._metrics())
+            with Horizontal(classes="line"):
+                yield Label("metrics")
+                with VerticalScroll(id="metrics", can_focus=False):
+                    for name in METRICS:
+                        yield Tick(f"{name}  {METRICS[name].formula}", name in first.metrics, id=f"metric-{name}")
             yield _line("top-k", Input(first.topk, "10, 100", id="topk", compact=True))
             yield _line("texts", Input(first.data_file, "a file; empty: built-in", id="data-file", compact=True))
             yield _line("first texts", Input(first.eval_limit, "all", id="eval-limit", compact=True))
             with Horizontal(classes="line"):
                 yield Label("")
-                yield Checkbox("fast perturbation", first.fast_perturbation, id="fast", compact=True)
-                yield Checkbox("no perturbation", first.no_perturbation, id="none", compact=True)
+                yield Tick("fast perturbation", first.fast_perturbation, id="fast")
+                yield Tick("no perturbation", first.no_perturbation, id="none")
             yield Static(id="problem", markup=False)
             with Horizontal(classes="buttons"):
                 yield Button("start", id="start", compact=True)
                 yield Button("close", id="close", compact=True)
-
-    def _metrics(self) -> SelectionList[str]:
-        chosen = self._first.metrics
-        options = [Selection(f"{name}  {METRICS[name].formula}", name, name in chosen) for name in METRICS]
-        return SelectionList(*options, id="metrics", compact=True)
 
     def on_mount(self) -> None:
         self._describe_model()
@@ -71,12 +71,12 @@ class NewRunScreen(ModalScreen[str | None]):
         """The form as it stands."""
         return Draft(
             model=self.query_one("#model", Input).value,
-            metrics=tuple(self.query_one("#metrics", SelectionList).selected),
+            metrics=tuple(name for name in METRICS if self.query_one(f"#metric-{name}", Tick).value),
             topk=self.query_one("#topk", Input).value,
             data_file=self.query_one("#data-file", Input).value,
             eval_limit=self.query_one("#eval-limit", Input).value,
-            fast_perturbation=self.query_one("#fast", Checkbox).value,
-            no_perturbation=self.query_one("#none", Checkbox).value,
+            fast_perturbation=self.query_one("#fast", Tick).value,
+            no_perturbation=self.query_one("#none", Tick).value,
         )
 
     @on(Input.Changed, "#model")
@@ -85,7 +85,7 @@ class NewRunScreen(ModalScreen[str | None]):
         self.query_one("#about-model", Static).update(about_model(typed, self._warm))
 
     @on(Input.Changed)
-    @on(SelectionList.SelectedChanged)
+    @on(Tick.Changed)
     def _forget_problem(self) -> None:
         self.query_one("#problem").display = False
 
@@ -113,5 +113,5 @@ class NewRunScreen(ModalScreen[str | None]):
         self.dismiss(None)
 
 
-def _line(label: str, field: Input | SelectionList[str]) -> Horizontal:
+def _line(label: str, field: Widget) -> Horizontal:
     return Horizontal(Label(label), field, classes="line")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cwa_daemon.protocol import JobView
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
@@ -17,7 +19,7 @@ class DamageTable(LiveTable):
     COLUMNS = (
         Column("metric", "metric", 13, most=15, optional=1),
         Column("perturbation", "perturbation", 12, optional=3),
-        Column("k", "k", 5, right=True),
+        Column("k", "k", 1, right=True),  # as wide as the largest one
         Column("selection", "selection", 16, most=18),
         Column("perplexity", "perplexity", 10, right=True),
         Column("delta", "Δ nats [95 % interval]", 26, most=28, cut="start"),
@@ -28,7 +30,12 @@ class DamageTable(LiveTable):
         points = list(run.damage.values()) if run else []
         spec = job.spec if job and job.kind == "run" else {}
         one = {name: len(spec.get(plural, ())) < 2 for name, plural in _SEVERAL.items()}
-        columns = [column for column in self.COLUMNS if not one.get(column.key)]
+        widest_k = max((len(str(k)) for k in spec.get("topk", ())), default=1)
+        columns = [
+            replace(column, width=widest_k) if column.key == "k" else column
+            for column in self.COLUMNS
+            if not one.get(column.key)
+        ]
         titles = [str(spec[plural][0]) for name, plural in _SEVERAL.items() if one[name] and spec.get(plural)]
         self.border_title = " · ".join(["damage", *titles])
         self.show([_row(point) for point in points], nothing=_nothing(run, spec), columns=columns)

@@ -28,12 +28,12 @@ class JobsTable(LiveTable):
     """Posts `Selected` when the user moves to another run, `Opened` at enter."""
 
     COLUMNS = (
-        Column("run_id", "run id", 24, most=44, cut="middle"),
-        Column("model", "model", 20, most=36, cut="start", optional=2),
+        Column("run_id", "run id", 30, most=44, cut="middle"),
+        Column("model", "model", 20, most=36, cut="start", optional=3),
         Column("state", "state", 11),
         Column("progress", "progress", PROGRESS_CELLS, most=60),
         Column("took", "took", 7, right=True),
-        Column("age", "age", 6, right=True, optional=3),
+        Column("age", "age", 6, right=True, optional=2),
     )
 
     @dataclass

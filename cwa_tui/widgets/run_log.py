@@ -5,34 +5,40 @@ from __future__ import annotations
 import time
 
 from rich.text import Text
-from textual.widgets import RichLog
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.widgets import Static
 
-from cwa_tui.state import MOST_LOG_LINES, LogLine, RunState
+from cwa_tui.state import LogLine, RunState
 
 _STYLES = {"warning": "yellow", "error": "red"}
 
 
-class RunLog(RichLog):
-    """Grows with the run; scrolled up, it stays where it is."""
+class RunLog(VerticalScroll):
+    """Grows with the run; scrolled up, it stays where it is until it is scrolled to its end again."""
 
     def __init__(self, id: str) -> None:
-        super().__init__(id=id, max_lines=MOST_LOG_LINES, wrap=True, markup=False, highlight=False, min_width=0)
+        super().__init__(id=id)
         self.border_title = "log"
-        self._run_id: str | None = None
-        self._written = 0
+        self._drawn: tuple[str, int] | None = None  # run id and how many lines it had said
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="log-text")
+
+    def on_mount(self) -> None:
+        self.anchor()
 
     def show_run(self, run: RunState | None) -> None:
-        if run is None or run.run_id != self._run_id:
-            self.clear()
-            self._run_id, self._written = run.run_id if run else None, 0
-        if run is None:
+        now = (run.run_id, run.said) if run else None
+        if now == self._drawn:
             return
-        fresh = run.said - self._written
-        for line in list(run.lines)[-fresh:] if fresh else []:
-            self.write(_written(line), scroll_end=self.is_vertical_scroll_end)
-        self._written = run.said
+        if run and (self._drawn is None or self._drawn[0] != run.run_id):
+            self.anchor()
+        self._drawn = now
+        lines = [_line(line) for line in run.lines] if run else []
+        self.query_one("#log-text", Static).update(Text("\n").join(lines))
 
 
-def _written(line: LogLine) -> Text:
+def _line(line: LogLine) -> Text:
     clock = time.strftime("%H:%M:%S", time.localtime(line.time))
     return Text.assemble((f"{clock} ", "dim"), (line.text, _STYLES.get(line.level, "")))

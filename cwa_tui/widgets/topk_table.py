@@ -15,11 +15,11 @@ class TopkTable(LiveTable):
 
     COLUMNS = (
         Column("rank", "rank", 4, right=True),
-        Column("weight", "weight [out,in]", 26, most=56, cut="start"),
+        Column("weight", "weight [out,in]", 40, most=56, cut="start"),
         Column("value", "value", 10, right=True),
-        Column("score", "score", 10, right=True),
-        Column("layer", "layer", 5, right=True, optional=2),
-        Column("component", "component", 9, optional=1),
+        Column("score", "score", 9, right=True),
+        Column("layer", "layer", 5, right=True, optional=1),
+        Column("component", "component", 9, optional=2),
     )
 
     _metric: str | None = None

@@ -1,0 +1,54 @@
+"""Which columns of a table fit, how wide they are, and how long text is cut. No Textual in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+PADDING = 2  # cells that a table puts around each cell
+
+Cut = Literal["start", "middle", "end"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a fixed width, except that one with `most` grows up to that where there is room."""
+
+    key: str
+    label: str
+    width: int  # cells
+    most: int = 0
+    right: bool = False
+    cut: Cut = "end"  # where text that is too long loses something
+    optional: int = 0  # 0 always stays; of the others the largest leaves first
+
+
+def fit(columns: Sequence[Column], room: int) -> dict[str, int]:
+    """Column key -> width of the columns that fit into `room` cells, in their order."""
+    shown = list(columns)
+    while _needed(shown) > room and any(column.optional for column in shown):
+        shown.remove(max(shown, key=lambda column: column.optional))
+    spare = max(0, room - _needed(shown))
+    widths = {}
+    for column in shown:
+        extra = min(spare, max(0, column.most - column.width))
+        widths[column.key] = column.width + extra
+        spare -= extra
+    return widths
+
+
+def shorten(text: str, width: int, cut: Cut) -> str:
+    """The text in at most `width` cells, with an ellipsis for what was cut."""
+    if len(text) <= width:
+        return text
+    if width < 2 or cut == "end":
+        return text[: max(0, width - 1)] + "…"
+    if cut == "start":
+        return "…" + text[-(width - 1) :]
+    tail = (width - 1) // 2
+    return text[: width - 1 - tail] + "…" + text[-tail:] if tail else text[: width - 1] + "…"
+
+
+def _needed(columns: Sequence[Column]) -> int:
+    return sum(column.width + PADDING for column in columns)

@@ -1,0 +1,105 @@
+"""A run as somebody types it: text fields, the RunSpec they mean, and the command that would do the same. No Textual in it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from cwa_engine.catalog import CATALOG, CatalogModel, catalog_model
+from cwa_engine.errors import InvalidInput, near_names
+from cwa_engine.spec import RunSpec, parse_spec
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What stands in the form. Nothing of it is checked yet."""
+
+    model: str = ""
+    metrics: tuple[str, ...] = ("grad_x_weight",)
+    topk: str = "100"
+    data_file: str = ""
+    eval_limit: str = ""
+    fast_perturbation: bool = False
+    no_perturbation: bool = False
+
+    def spec(self) -> RunSpec:
+        """The run that is meant. Raises InvalidInput, with a hint, for what cannot be meant."""
+        if not self.model.strip():
+            raise InvalidInput("no model is given", hint="an alias such as smollm2-135m, a Hub id, or a path")
+        if not self.metrics:
+            raise InvalidInput("no metric is chosen", hint="space chooses the metric under the cursor")
+        fields: dict[str, object] = {
+            "model": _model_name(self.model.strip()),
+            "metrics": self.metrics,
+            "topk": _whole_numbers("top-k", self.topk, "10, 100"),
+            "fast_perturbation": self.fast_perturbation,
+        }
+        if self.data_file.strip():
+            fields["data_file"] = Path(self.data_file.strip()).expanduser().absolute()
+        if self.eval_limit.strip():
+            fields["eval_limit"] = _whole_number("first texts", self.eval_limit, "32")
+        if self.no_perturbation:
+            fields["perturbations"] = ()
+        return parse_spec(fields)
+
+
+def command_of(spec: RunSpec) -> str:
+    """The `cwtool run` command line that asks for the same, as far as the form goes."""
+    words = ["cwtool", "run", "--model", spec.model, "--metric", *spec.metrics, "--topk", *map(str, spec.topk)]
+    if spec.data_file:
+        words += ["--data-file", str(spec.data_file)]
+    if spec.eval_limit:
+        words += ["--eval-limit", str(spec.eval_limit)]
+    if spec.fast_perturbation:
+        words.append("--fast-perturbation")
+    if not spec.perturbations:
+        words.append("--no-perturbation")
+    return shlex.join(words)
+
+
+def model_names(warm: list[str]) -> list[str]:
+    """Names worth suggesting: what is warm, then aliases, then Hub ids of the guide."""
+    aliases = [entry.alias for entry in CATALOG if entry.alias]
+    return list(dict.fromkeys([*warm, *aliases, *(entry.name for entry in CATALOG)]))
+
+
+def about_model(typed: str, warm: list[str]) -> str:
+    """One line on what the guide knows of a name that is being typed."""
+    name = typed.strip().lower()
+    if not name:
+        return f"warm: {', '.join(warm)}" if warm else "an alias, a Hub id, a folder or a .gguf file"
+    if exact := catalog_model(name):
+        return _facts(exact) + (", warm" if {exact.name, exact.alias} & set(warm) else "")
+    names = model_names(warm)
+    near = [known for known in names if name in known.lower()] or near_names(name, names)
+    return f"known: {', '.join(near[:4])}" if near else "not in the guide: taken as a Hub id or a path"
+
+
+def _facts(entry: CatalogModel) -> str:
+    size = f"{entry.parameters_m / 1000:.1f} B" if entry.parameters_m >= 1000 else f"{entry.parameters_m:.0f} M"
+    return f"{entry.name}, {size} weights, {entry.licence}{', needs HF_TOKEN' if entry.gated else ''}"
+
+
+def _model_name(name: str) -> str:
+    """A local path made absolute, for the daemon has another working folder; every other name as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
+
+
+def _whole_numbers(label: str, typed: str, example: str) -> list[int]:
+    try:
+        numbers = [int(word) for word in typed.replace(",", " ").split()]
+    except ValueError:
+        numbers = []
+    if not numbers:
+        said = f"{label} '{typed.strip()}' is no whole number" if typed.strip() else f"{label} is empty"
+        raise InvalidInput(said, hint=f"for example {example}")
+    return numbers
+
+
+def _whole_number(label: str, typed: str, example: str) -> int:
+    numbers = _whole_numbers(label, typed, example)
+    if len(numbers) > 1:
+        raise InvalidInput(f"{label} '{typed.strip()}' is more than one number", hint=f"for example {example}")
+    return numbers[0]
