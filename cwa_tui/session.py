@@ -42,7 +42,7 @@ class Pace:
 
     poll_s: float = 1.0  # between two looks at jobs and memory
     retry_s: float = 2.0  # between two attempts to reach a daemon that is gone
-    patience_s: float = 5.0  # for an answer; the daemon answers within milliseconds unless it hangs
+    patience_s: float = 3.0  # for an answer; the daemon answers within milliseconds unless it hangs
     redraw_s: float = 0.25
     settle_s: float = 0.1  # a cursor that runs down the list does not subscribe to every run it passes
 

@@ -28,53 +28,69 @@ def resident(
     sequences: Sequence[TokenSequence],
     needs: Needs,
     batch_size: int | None = None,
-    after_batch: AfterBatch = lambda done, statistics: None,
+    after_batch: AfterBatch = lambda done, so_far: None,
 ) -> Statistics:
-    """Gradient g of the mean token NLL over all `sequences`, and F where `needs` asks for it, per parameter name.
+    """Gradient g of the mean token NLL over all `sequences` and Fisher F, as `needs` asks, per parameter name.
 
-    After each batch `after_batch(sequences done, so_far)` is called; `so_far()` gives the statistics of the texts seen
-    until then. Raises RunFailed, naming the batch, where a loss is not finite.
+    After each batch `after_batch(sequences done, so_far)` is called; `so_far()` gives what has been added up until then,
+    divided by the final number of tokens and sequences. Raises RunFailed, naming the batch, where a loss is not finite.
     """
-    if needs is Needs.NOTHING:
-        return dict.fromkeys(loaded.anatomy.parameters, GradientStats())
     parameters = {name: loaded.model.get_parameter(name) for name in loaded.anatomy.parameters}
-    gradient = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
-    fisher = {name: torch.zeros_like(total) for name, total in gradient.items()} if needs is Needs.FISHER else None
-    # Fisher is a mean over sequences of squares, so each sequence needs a backward of its own.
-    batches = batched(sequences, 1 if fisher is not None else batch_size or loaded.default_batch_size)
-    tokens = done = 0
+    if needs is Needs.NOTHING:
+        return dict.fromkeys(parameters, GradientStats())
+    # F is a mean over sequences of squares, so each sequence needs a backward of its own.
+    batches = batched(sequences, 1 if Needs.FISHER in needs else batch_size or loaded.default_batch_size)
+    tokens = sum(sequence.scored_tokens for sequence in sequences)
+    gradient: dict[str, Tensor] = {}
+    fisher: dict[str, Tensor] = {}
+    done = 0
 
     def accumulate(name: str, fresh: Tensor) -> None:
-        gradient[name].add_(fresh)
-        if fisher is not None:
-            scaled = fresh.float() / scored
-            fisher[name].addcmul_(scaled, scaled)
+        """`fresh` is the gradient of (NLL sum of the batch) / `tokens`, and ours to keep."""
+        fresh = fresh.float()
+        if Needs.FISHER in needs:
+            # (dL_s/dw)^2 / sequences, L_s being the mean over the sequence's own tokens
+            share = (tokens / batch[0].scored_tokens) ** 2 / len(sequences)
+            _add(fisher, name, lambda: fresh.square() * share, lambda total: total.addcmul_(fresh, fresh, value=share))
+        if Needs.GRADIENT in needs:
+            _add(gradient, name, lambda: fresh, lambda total: total.add_(fresh))
 
     def so_far() -> Statistics:
-        return {
-            name: GradientStats(gradient[name] / tokens, None if fisher is None else fisher[name] / done)
-            for name in gradient
-        }
+        return {name: _stats(parameter, name, needs, gradient, fisher) for name, parameter in parameters.items()}
 
     with _gradients_to(parameters, accumulate):
         for number, batch in enumerate(batches, start=1):
-            nll = sequence_nll(loaded, batch).sum()
-            if not torch.isfinite(nll):
+            loss = sequence_nll(loaded, batch).sum() / tokens
+            if not torch.isfinite(loss):
                 raise RunFailed(
-                    f"the loss of scoring batch {number} of {len(batches)} is {nll.item()}",
+                    f"the loss of scoring batch {number} of {len(batches)} is {loss.item()}",
                     hint="float16 overflows easily; try --dtype float32, and look at that batch's texts",
                 )
-            scored = sum(sequence.scored_tokens for sequence in batch)
-            torch.autograd.backward(nll)
-            tokens += scored
+            torch.autograd.backward(loss)
             done += len(batch)
             after_batch(done, so_far)
+    return so_far()
 
-    for total in gradient.values():  # in place: a second copy of every gradient would double the memory
-        total.div_(tokens)
-    for total in (fisher or {}).values():
-        total.div_(done)
-    return {name: GradientStats(gradient[name], None if fisher is None else fisher[name]) for name in gradient}
+
+def _add(totals: dict[str, Tensor], name: str, first: Callable[[], Tensor], more: Callable[[Tensor], Tensor]) -> None:
+    """Begin a total with its first summand; a buffer of zeros would cost a pass over all weights."""
+    if name in totals:
+        more(totals[name])
+    else:
+        totals[name] = first()
+
+
+def _stats(
+    parameter: Tensor, name: str, needs: Needs, gradient: dict[str, Tensor], fisher: dict[str, Tensor]
+) -> GradientStats:
+    """What was added up for a parameter; zeros for one that the loss does not depend on."""
+
+    def total(totals: dict[str, Tensor], need: Needs) -> Tensor | None:
+        if need not in needs:
+            return None
+        return totals[name] if name in totals else torch.zeros_like(parameter, dtype=torch.float32)
+
+    return GradientStats(total(gradient, Needs.GRADIENT), total(fisher, Needs.FISHER))
 
 
 @contextmanager

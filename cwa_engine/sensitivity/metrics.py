@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Flag, auto
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING
 
 from cwa_engine.registry import Registry, first_sentence
@@ -17,12 +19,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Needs(IntEnum):
-    """What a metric needs of the gradient pass; a larger value includes the smaller ones."""
+class Needs(Flag):
+    """What a metric needs of the gradient pass."""
 
     NOTHING = 0
-    GRADIENT = 1
-    FISHER = 2  # one backward per sequence
+    GRADIENT = auto()
+    FISHER = auto()  # one backward per sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def metric(name: str, formula: str, needs: Needs, source: str) -> Callable[[Scor
 
 def needs_of(names: tuple[str, ...]) -> Needs:
     """What one gradient pass must collect so that all these metrics can be scored from it."""
-    return max(METRICS[name].needs for name in names)
+    return reduce(or_, (METRICS[name].needs for name in names))
 
 
 @metric("grad_x_weight", "|w g|", Needs.GRADIENT, "first-order Taylor, Molchanov et al. 2017")

@@ -118,6 +118,7 @@ def test_several_metrics_share_one_gradient_pass(llama: Any) -> None:
     alone = resident(llama, sequences_of(llama), Needs.GRADIENT, batch_size=1)
     for name in alone:
         torch.testing.assert_close(statistics[name].gradient, alone[name].gradient)
+        assert alone[name].fisher is None
 
 
 def test_no_gradient_is_left_on_the_model_whatever_happens(llama: Any) -> None:
@@ -140,7 +141,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(llama: Any)
 
 def test_scores_of_half_precision_weights_are_accumulated_in_float32() -> None:
     loaded = wrap(tiny_model("llama").bfloat16())
-    statistics = resident(loaded, sequences_of(loaded), Needs.FISHER)
+    statistics = resident(loaded, sequences_of(loaded), Needs.GRADIENT | Needs.FISHER)
     assert {s.gradient.dtype for s in statistics.values() if s.gradient is not None} == {torch.float32}
     assert rank(loaded, statistics, "grad_squared", 3).weights[0].score > 0
 

@@ -215,7 +215,7 @@ def test_events_tell_the_stages_in_order_and_progress_only_grows(llama: Any, dat
 def test_partial_rankings_are_shown_while_scoring_and_the_last_one_is_exact(llama: Any, data_file: Path) -> None:
     result, said = run(llama, spec(data_file))
     tables = [event for event in said if event["kind"] == "topk"]
-    assert [table["partial"] for table in tables] == [True, True, False]
+    assert [table["partial"] for table in tables] == [True, False]
     assert tables[-1]["weights"] == to_plain(result.rankings[0].weights)
 
 
