@@ -419,8 +419,9 @@ def _follow(client: Client, run_id: str, cancel_on_interrupt: bool, quiet: bool 
 
 
 def _leave(run_id: str) -> NoReturn:
-    _say(f"\n{run_id} goes on. To follow it:  cwtool logs -f {run_id}")
-    _say(f"To cancel it:  cwtool jobs cancel {run_id}")
+    _say(f"\n{run_id} goes on.")
+    _say(f"  to follow it:  cwtool logs -f {run_id}")
+    _say(f"  to cancel it:  cwtool jobs cancel {run_id}")
     raise typer.Exit(130)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import secrets
@@ -16,7 +17,16 @@ from cwa_daemon.settings import Settings
 from cwa_daemon.store import Store
 from cwa_daemon.telemetry import process_memory
 from cwa_daemon.workers import Worker
-from cwa_engine.errors import Cancelled, CwaError, InvalidInput, NotFound, QueueFull, WorkerDied, did_you_mean
+from cwa_engine.errors import (
+    Cancelled,
+    CwaError,
+    InvalidInput,
+    NotFound,
+    QueueFull,
+    WorkerDied,
+    did_you_mean,
+    error_from_dict,
+)
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +237,9 @@ class Lane:
         self._worker: Worker | None = None
         self._running: str | None = None  # run id
         self._ended: asyncio.Future[CwaError | None] | None = None  # of the job that runs
-        self._cancelling: asyncio.TimerHandle | None = None
+        self._cancel_asked = False
+        self._grace: asyncio.TimerHandle | None = None  # kills a worker that does not answer a cancel
+        self._requests = itertools.count(1)
         self._unloads: dict[int, asyncio.Future[list[str]]] = {}
         self._stopping = False
         self._task = asyncio.create_task(self._run())
@@ -237,11 +249,14 @@ class Lane:
 
     def cancel(self, run_id: str) -> None:
         """Ask the worker to stop its run between two batches, and kill it where it does not within the grace time."""
-        if run_id != self._running or self._cancelling or not self._worker:
-            return
-        self._worker.send({"op": "cancel", "run_id": run_id})
-        loop = asyncio.get_running_loop()
-        self._cancelling = loop.call_later(self._settings.cancel_grace_s, self._worker.kill)
+        if run_id == self._running and not self._cancel_asked:
+            self._cancel_asked = True
+            if self._worker and self._worker.pid:
+                self._pass_on_cancel(self._worker)
+
+    def _pass_on_cancel(self, worker: Worker) -> None:
+        worker.send({"op": "cancel", "run_id": self._running})
+        self._grace = asyncio.get_running_loop().call_later(self._settings.cancel_grace_s, worker.kill)
 
     async def unload(self, model: str) -> list[str]:
         """Ask the worker to drop a model. Raises InvalidInput while a run is under way, for it may be in use."""
@@ -251,7 +266,7 @@ class Lane:
             raise InvalidInput(
                 f"{self.device} is busy with {self._running}", hint="unload when it has ended, or cancel it first"
             )
-        request = len(self._unloads) + 1
+        request = next(self._requests)
         self._unloads[request] = asyncio.get_running_loop().create_future()
         self._worker.send({"op": "unload", "model": model, "request": request})
         return await self._unloads[request]
@@ -285,21 +300,29 @@ class Lane:
         self._running = job["run_id"]
         self._ended = asyncio.get_running_loop().create_future()
         self._jobs.move(self._running, JobState.RUNNING)
-        worker = await self._ready_worker()
-        worker.send(self._jobs.command_for(job))
+        try:
+            worker = await self._ready_worker()
+        except OSError as failure:  # no memory or no processes left
+            self._ended.set_result(
+                WorkerDied(f"no worker can be started: {failure}", hint="free some memory and retry")
+            )
+        else:
+            worker.send(self._jobs.command_for(job))
+            if self._cancel_asked:  # while the worker was starting
+                self._pass_on_cancel(worker)
         error = await self._ended
-        cancelling, self._cancelling = self._cancelling, None
-        if cancelling:
-            cancelling.cancel()
+        if self._grace:
+            self._grace.cancel()
         if error is None:
             state = JobState.DONE
         elif isinstance(error, Cancelled):
             state = JobState.CANCELLED
-        elif cancelling and isinstance(error, WorkerDied):
+        elif self._cancel_asked and isinstance(error, WorkerDied):
             state, error = JobState.CANCELLED, Cancelled("cancelled; the worker did not answer and was killed")
         else:
             state = JobState.FAILED
         run_id, self._running = self._running, None
+        self._cancel_asked, self._grace = False, None
         self._jobs.move(run_id, state, error)
 
     async def _ready_worker(self) -> Worker:
@@ -308,8 +331,9 @@ class Lane:
             note = {"kind": "note", "level": "info", "text": f"starting a worker for {self.device}"}
             self._jobs.record(str(self._running), note)
             log_file = self._settings.logs / f"worker-{self.device.replace(':', '-')}.log"
-            self._worker = Worker(self.device, log_file, self._heard, self._died)
-            await self._worker.start()
+            worker = Worker(self.device, log_file, self._heard, self._died)
+            await worker.start()
+            self._worker = worker
         return self._worker
 
     def _heard(self, message: dict[str, Any]) -> None:
@@ -321,7 +345,7 @@ class Lane:
             case "unloaded":
                 self._unloads.pop(message["request"]).set_result(message["names"])
             case "finished" if self._ended and not self._ended.done():
-                self._ended.set_result(error_from_worker(message["error"]))
+                self._ended.set_result(error_from_dict(message["error"]) if message["error"] else None)
 
     def _died(self, error: WorkerDied) -> None:
         self.models = []
@@ -333,9 +357,3 @@ class Lane:
         log.warning("%s", error.message)
         if self._ended and not self._ended.done():
             self._ended.set_result(error)
-
-
-def error_from_worker(body: dict[str, Any] | None) -> CwaError | None:
-    from cwa_engine.errors import error_from_dict
-
-    return error_from_dict(body) if body else None

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
-from cwa_engine.errors import DataError
+from cwa_engine.errors import DataError, did_you_mean
+
+T = TypeVar("T")
 
 CODE_CHUNK_CHARACTERS = 1500  # about 400 tokens: one sequence of source code
 BUILTIN = "built-in passages"
@@ -38,7 +41,7 @@ def load_texts(data_file: Path | None, limit: int | None = None) -> list[Text]:
     return [Text(content, f"text {number} of {source}") for number, content in enumerate(contents[:limit], start=1)]
 
 
-def split(texts: Sequence[Text]) -> tuple[list[Text], list[Text]]:
+def split(texts: Sequence[T]) -> tuple[list[T], list[T]]:
     """Scoring and evaluation halves: every second text to each, so that both see every kind of text.
 
     A single text is used for both, which the caller must say.
@@ -89,8 +92,6 @@ def _read(path: Path) -> str:
 def _near_file_hint(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no folder {path.parent}"
-    from cwa_engine.errors import did_you_mean
-
     return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()]) or "check the path"
 
 

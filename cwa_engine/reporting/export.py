@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cwa_engine import __version__
+from cwa_engine.data.corpus import split
 from cwa_engine.errors import NotFound, OutputError
 from cwa_engine.result import DamagePoint, Ranking, RunResult, Separation, TopWeight, to_plain
 from cwa_engine.spec import RunSpec
@@ -120,7 +121,10 @@ def perturbation_csv(points: Iterable[DamagePoint]) -> bytes:
 
 def manifest(record: RunRecord) -> dict[str, Any]:
     """All that is needed to run this again and to know whether it was the same."""
-    spec = record.spec
+    spec, texts = record.spec, record.result.texts
+    scored, measured = split(range(1, texts.texts + 1))  # numbers of texts, the first is 1
+    if texts.damage:
+        measured = measured[: texts.damage]
     return {
         "run_id": record.run_id,
         "started": record.started,
@@ -128,7 +132,7 @@ def manifest(record: RunRecord) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json"),
         "spec_sha256": spec.sha256(),
         "model": to_plain(record.model),
-        "data": {"source": record.result.texts.source, "sha256": record.result.texts.sha256},
+        "data": {"source": texts.source, "sha256": texts.sha256, "scored": scored, "measured": measured},
         "seeds": {"seed": spec.seed, "controls": [spec.seed + i for i in range(spec.control_seeds)]},
         "versions": {
             "cwtool": __version__,

@@ -45,7 +45,9 @@ def test_files_have_the_names_and_columns_that_were_promised(record: RunRecord, 
     assert (folder / "perturbation.csv").read_text().splitlines()[0] == (
         "metric,k,perturbation,selection,seed,weights,nll,perplexity,delta_nll,delta_low,delta_high,perplexity_ratio"
     )
-    assert json.loads((folder / "manifest.json").read_text())["spec_sha256"] == record.spec.sha256()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["spec_sha256"] == record.spec.sha256()
+    assert (manifest["data"]["scored"], manifest["data"]["measured"]) == ([1, 3, 5, 7], [2, 4, 6, 8])
 
 
 def test_numbers_read_back_as_they_were(record: RunRecord, tmp_path: Path) -> None:
