@@ -52,6 +52,12 @@ def _metric_help() -> str:
     return f"How to rank: {', '.join(METRICS)}; several may be given."
 
 
+def _perturb_help() -> str:
+    from cwa_engine.perturbation.kinds import PERTURBATIONS, STANDARD
+
+    return f"What is done to weights: {', '.join(PERTURBATIONS)}; standard is {' and '.join(STANDARD)}."
+
+
 @app.command(cls=SeveralValues, rich_help_panel="Runs")
 def run(
     model: Annotated[str, typer.Option("--model", "-m", help="Alias, Hub id, folder or .gguf file.")],
@@ -68,6 +74,11 @@ def run(
     fast_perturbation: Annotated[
         bool, typer.Option("--fast-perturbation", help="Measure damage on a quarter of the evaluation texts.")
     ] = False,
+    perturb: Annotated[list[str] | None, typer.Option(help=_perturb_help(), show_default="zero")] = None,
+    noise_scale: Annotated[float, typer.Option(help="gaussian_noise: times the parameter's std.")] = 1.0,
+    scale_factor: Annotated[float, typer.Option(help="scale: the factor.")] = 2.0,
+    bit: Annotated[int | None, typer.Option(help="bit_flip: which; 0 is the lowest.", show_default="drawn")] = None,
+    bits: Annotated[int, typer.Option(help="quantize: how many.")] = 4,
     no_perturbation: Annotated[bool, typer.Option("--no-perturbation", help="Only rank; measure no damage.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the run's files here.")] = None,
     revision: Revision = None,
@@ -99,6 +110,10 @@ def run(
         "batch_size": batch_size,
         "control_seeds": control_seeds,
         "fast_perturbation": fast_perturbation,
+        "noise_scale": noise_scale,
+        "scale_factor": scale_factor,
+        "bit": bit,
+        "bits": bits,
         "seed": seed,
         "output": output.absolute() if output else None,
     }
@@ -106,8 +121,8 @@ def run(
         fields["metrics"] = values(metric)
     if topk:
         fields["topk"] = whole_numbers("--topk", topk)
-    if no_perturbation:
-        fields["perturbations"] = ()
+    if no_perturbation or perturb:
+        fields["perturbations"] = () if no_perturbation else values(perturb)
     spec = parse_spec(fields)
     with _client() as client:
         run_id = client.submit(spec, command=shlex.join(["cwtool", *sys.argv[1:]]))

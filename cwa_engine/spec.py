@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from cwa_engine.errors import InvalidInput
 from cwa_engine.perturbation.controls import CONTROLS
-from cwa_engine.perturbation.kinds import PERTURBATIONS
+from cwa_engine.perturbation.kinds import PERTURBATIONS, STANDARD, Options
 from cwa_engine.sensitivity.metrics import METRICS
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -32,7 +32,11 @@ class RunSpec(BaseModel):
     eval_limit: int | None = None  # the first N texts, None: all
     seq_len: int = 512  # tokens; longer texts are cut, and the summary says how many
     batch_size: int | None = None  # None: 1 on a CPU, 8 elsewhere
-    perturbations: tuple[str, ...] = ("zero",)  # empty: no damage is measured
+    perturbations: tuple[str, ...] = ("zero",)  # empty: no damage is measured; "standard" stands for several
+    noise_scale: FiniteFloat = Field(default=1.0, ge=0)
+    scale_factor: FiniteFloat = 2.0
+    bit: int | None = None  # None: drawn for each weight
+    bits: int = 4
     controls: tuple[str, ...] = ("random", "random_matched")
     control_seeds: int = 3
     fast_perturbation: bool = False
@@ -47,7 +51,8 @@ class RunSpec(BaseModel):
     @field_validator("perturbations")
     @classmethod
     def _known_perturbations(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return _known(names, PERTURBATIONS)
+        spelled_out = [known for name in names for known in (STANDARD if name == "standard" else (name,))]
+        return _known(tuple(spelled_out), PERTURBATIONS)
 
     @field_validator("controls")
     @classmethod
@@ -61,12 +66,12 @@ class RunSpec(BaseModel):
             _at_least("--topk", k, 1)
         return tuple(sorted(set(sizes)))
 
-    @field_validator("eval_limit", "seq_len", "batch_size", "control_seeds", "seed")
+    @field_validator("eval_limit", "seq_len", "batch_size", "control_seeds", "seed", "bit", "bits")
     @classmethod
     def _in_range(cls, value: int | None, info: object) -> int | None:
         name = info.field_name  # type: ignore[attr-defined]
         if value is not None:
-            _at_least("--" + name.replace("_", "-"), value, {"seq_len": 2, "seed": 0}.get(name, 1))
+            _at_least("--" + name.replace("_", "-"), value, {"seq_len": 2, "seed": 0, "bit": 0, "bits": 2}.get(name, 1))
         return value
 
     @field_validator("device")
@@ -75,6 +80,11 @@ class RunSpec(BaseModel):
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
             raise InvalidInput(f"unknown device '{device}'", hint="use auto, cpu, cuda, cuda:N or mps")
         return device
+
+    @property
+    def perturbation_options(self) -> Options:
+        """The settings of the perturbations, with the run's seed."""
+        return Options(self.noise_scale, self.scale_factor, self.bit, self.bits, self.seed)
 
     @property
     def largest_k(self) -> int:

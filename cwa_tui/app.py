@@ -24,7 +24,8 @@ class CwtoolApp(App[None]):
 
     TITLE = "cwtool"
     CSS_PATH = "app.tcss"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (140, "-wide")]  # noqa: RUF012  Textual declares these as instance variables
+    # wide: the job list has 76 cells in its 11 of 21 parts; Textual declares both as instance variables
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (152, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012
 
     def __init__(self, connect: Connect, clock: Callable[[], float] = time.time, pace: Pace | None = None) -> None:

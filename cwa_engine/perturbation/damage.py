@@ -67,7 +67,7 @@ def measure_damage(
 
         report(0)
         perturbation = PERTURBATIONS[case.perturbation]
-        with patched(loaded.model, case.weights, perturbation) as receipts:
+        with patched(loaded.model, case.weights, perturbation, spec.perturbation_options) as receipts:
             damaged = evaluate(loaded, sequences, spec.batch_size, report)
             collapsed_at = None if math.isfinite(damaged.nll) else first_non_finite_layer(loaded, sequences)
         unchanged = sum(receipt.unchanged for receipt in receipts)

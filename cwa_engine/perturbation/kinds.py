@@ -6,17 +6,41 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cwa_engine.errors import InvalidInput
 from cwa_engine.registry import Registry, first_sentence
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
-Rewrite = Callable[["Tensor"], "Tensor"]
+STANDARD = ("zero", "mean")  # what `--perturb standard` stands for: zero alone overstates
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The settings of all perturbations; each reads its own."""
+
+    noise_scale: float = 1.0  # gaussian_noise: times the parameter's standard deviation
+    scale_factor: float = 2.0  # scale
+    bit: int | None = None  # bit_flip: 0 is the lowest bit of the mantissa; None draws one for each weight
+    bits: int = 4  # quantize
+    seed: int = 0  # of whatever is drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What a perturbation may look at beside the chosen values."""
+
+    weight: Tensor  # the whole parameter, intact
+    options: Options
+    generator: Generator
+
+
+Rewrite = Callable[["Tensor", Edit], "Tensor"]
 
 
 @dataclass(frozen=True, slots=True)
 class Perturbation:
-    """`rewrite` maps the chosen values of one parameter [n] to what replaces them [n], same dtype."""
+    """`rewrite` maps the chosen values of one parameter [n] to what replaces them [n], in any floating dtype."""
 
     name: str
     rewrite: Rewrite
@@ -41,6 +65,64 @@ def perturbation(name: str) -> Callable[[Rewrite], Rewrite]:
 
 
 @perturbation("zero")
-def zero(old: Tensor) -> Tensor:
+def zero(old: Tensor, edit: Edit) -> Tensor:
     """Set each weight to zero."""
     return old.new_zeros(old.shape)
+
+
+@perturbation("mean")
+def mean(old: Tensor, edit: Edit) -> Tensor:
+    """Set each weight to the mean of its parameter."""
+    return old.new_empty(old.shape).fill_(edit.weight.float().mean())
+
+
+@perturbation("sign_flip")
+def sign_flip(old: Tensor, edit: Edit) -> Tensor:
+    """Turn the sign of each weight."""
+    return -old
+
+
+@perturbation("scale")
+def scale(old: Tensor, edit: Edit) -> Tensor:
+    """Multiply each weight by `--scale-factor`."""
+    return old.float() * edit.options.scale_factor
+
+
+@perturbation("gaussian_noise")
+def gaussian_noise(old: Tensor, edit: Edit) -> Tensor:
+    """Add normal noise of `--noise-scale` times the standard deviation of the parameter."""
+    deviation = edit.weight.float().std(correction=0) * edit.options.noise_scale
+    noise = old.new_empty(old.shape, device="cpu").float().normal_(generator=edit.generator).to(old.device)
+    return old.float() + noise * deviation
+
+
+@perturbation("bit_flip")
+def bit_flip(old: Tensor, edit: Edit) -> Tensor:
+    """Flip one bit of each weight as it is stored: `--bit`, or one drawn for each weight.
+
+    Bit 0 is the lowest of the mantissa, the highest is the sign. Raises InvalidInput for a bit the dtype has not.
+    """
+    import torch
+
+    width = 8 * old.element_size()
+    chosen = edit.options.bit
+    if chosen is not None and not 0 <= chosen < width:
+        dtype = str(old.dtype).removeprefix("torch.")
+        raise InvalidInput(
+            f"{dtype} has no bit {chosen}", hint=f"its bits are 0 to {width - 1}, {width - 1} is the sign"
+        )
+    if chosen is None:
+        places = torch.randint(width, old.shape, generator=edit.generator).to(old.device)
+    else:
+        places = torch.full(old.shape, chosen, device=old.device)
+    integers = {16: torch.int16, 32: torch.int32, 64: torch.int64}[width]
+    masks = torch.ones_like(places).bitwise_left_shift(places).to(integers)  # bit 31 of an int64 wraps to the sign
+    return old.view(integers).bitwise_xor(masks).view(old.dtype)
+
+
+@perturbation("quantize")
+def quantize(old: Tensor, edit: Edit) -> Tensor:
+    """Round each weight to `--bits` bits: symmetric, one step for the whole parameter."""
+    levels = 2 ** (edit.options.bits - 1) - 1
+    step = edit.weight.float().abs().max() / levels
+    return (old.float() / step).round() * step if float(step) else old

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from cwa_engine.errors import WeightsNotRestored
 from cwa_engine.perturbation.controls import Selection
-from cwa_engine.perturbation.kinds import Perturbation
+from cwa_engine.perturbation.kinds import Edit, Options, Perturbation
+
+DEFAULTS = Options()
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,21 @@ class Receipt:
 
 
 @contextmanager
-def patched(model: nn.Module, selection: Selection, perturbation: Perturbation) -> Iterator[list[Receipt]]:
+def patched(
+    model: nn.Module, selection: Selection, perturbation: Perturbation, options: Options = DEFAULTS
+) -> Iterator[list[Receipt]]:
     """Perturb the selected weights, give the receipts, and put the old values back on exit.
+
+    The same options, seed included, perturb the same weights in the same way.
 
     Raises WeightsNotRestored where a value read back is not the one written, before or after; AttributeError for a
     parameter that does not exist and IndexError for an index out of range, before anything is written.
     """
-    receipts = [_receipt(model, name, indices, perturbation) for name, indices in selection.items()]
+    generator = torch.Generator().manual_seed(options.seed)
+    receipts = []
+    for name, indices in selection.items():
+        edit = Edit(model.get_parameter(name).detach(), options, generator)
+        receipts.append(_receipt(name, indices, perturbation, edit))
     try:
         for receipt in receipts:
             _write(model, receipt, receipt.new)
@@ -47,13 +57,12 @@ def patched(model: nn.Module, selection: Selection, perturbation: Perturbation) 
             raise failures[0]
 
 
-def _receipt(model: nn.Module, name: str, indices: object, perturbation: Perturbation) -> Receipt:
-    weight = model.get_parameter(name)
-    where = torch.as_tensor(indices, device=weight.device)
-    if len(where) and not 0 <= int(where.min()) <= int(where.max()) < weight.numel():
-        raise IndexError(f"{name} has {weight.numel()} weights; an index of the selection lies outside")
-    old = _flat(weight)[where].clone()
-    return Receipt(name, where, old, perturbation.rewrite(old))
+def _receipt(name: str, indices: object, perturbation: Perturbation, edit: Edit) -> Receipt:
+    where = torch.as_tensor(indices, device=edit.weight.device)
+    if len(where) and not 0 <= int(where.min()) <= int(where.max()) < edit.weight.numel():
+        raise IndexError(f"{name} has {edit.weight.numel()} weights; an index of the selection lies outside")
+    old = _flat(edit.weight)[where].clone()
+    return Receipt(name, where, old, perturbation.rewrite(old, edit).to(old.dtype))
 
 
 def _failure_to_restore(model: nn.Module, receipt: Receipt) -> WeightsNotRestored | None:

@@ -90,6 +90,20 @@ def grad_squared(weight: Tensor, stats: GradientStats) -> Tensor:
     return stats.fisher
 
 
+@metric("obd", "F w² / 2", Needs.FISHER, "LeCun et al. 1990 with the empirical Fisher for the Hessian")
+def optimal_brain_damage(weight: Tensor, stats: GradientStats) -> Tensor:
+    """Second-order loss change of zeroing each weight, in nats per token. Shape of `weight`."""
+    assert stats.fisher is not None
+    return stats.fisher * weight.square() / 2
+
+
+@metric("taylor", "|F w² / 2 - g w|", Needs.GRADIENT | Needs.FISHER, "both orders together, LeCun et al. 1990, eq. 1")
+def taylor(weight: Tensor, stats: GradientStats) -> Tensor:
+    """Loss change of zeroing each weight by both orders, in nats per token. Shape of `weight`."""
+    assert stats.gradient is not None and stats.fisher is not None
+    return (stats.fisher * weight.square() / 2 - stats.gradient * weight).abs_()
+
+
 @metric("magnitude", "|w|", Needs.NOTHING, "the usual pruning baseline, Han et al. 2015")
 def magnitude(weight: Tensor, stats: GradientStats) -> Tensor:
     """Absolute value of each weight, which needs no text. Shape of `weight`."""

@@ -56,11 +56,11 @@ def topk_table(metric: str, weights: list[dict[str, Any]]) -> Table:
 
 def _damage(summary: dict[str, Any]) -> Table:
     """One line for the critical set and one for the mean draw of each control."""
-    several = len(summary["rankings"]) > 1
-    perturbations = sorted({group["perturbation"] for group in summary["damage"]})
+    perturbations = list(dict.fromkeys(group["perturbation"] for group in summary["damage"]))
     table = Table(title=f"damage ({', '.join(perturbations)})", **_TABLE)
-    if several:
-        table.add_column("metric")
+    shown = ["metric"] * (len(summary["rankings"]) > 1) + ["perturbation"] * (len(perturbations) > 1)
+    for name in shown:
+        table.add_column(name)
     table.add_column("k", justify="right")
     table.add_column("selection")
     for name in ("perplexity", "ratio", "Δ nats/token"):
@@ -69,7 +69,7 @@ def _damage(summary: dict[str, Any]) -> Table:
     table.add_column("separation", justify="right")
     base = summary["baseline"]["nll"]
     for group in summary["damage"]:
-        lead = [group["metric"]] * several
+        lead = [group[name] for name in shown]
         critical = group["critical"]
         if critical["collapsed_at"]:
             table.add_row(*lead, str(group["k"]), Text("critical", "bold"), f"collapsed at {critical['collapsed_at']}")
@@ -81,7 +81,7 @@ def _damage(summary: dict[str, Any]) -> Table:
             damage = control["control_delta"], control["control_low"], control["control_high"]
             cells = ("collapsed", "", "", "") if damage[0] is None else _damage_cells(base, *damage)
             name = f"{control['control']}, mean of {control['draws']}"
-            table.add_row(*[""] * several, "", name, *cells, _separation(control["ratio"]), style="dim")
+            table.add_row(*[""] * len(shown), "", name, *cells, _separation(control["ratio"]), style="dim")
         table.add_section()
     return table
 

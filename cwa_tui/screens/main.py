@@ -59,6 +59,7 @@ class MainScreen(Screen[None]):
         self._clock = clock
         self._drawn = -1  # version of the store that is on screen
         self._followed: str | None = None
+        self._keys: list[bool | None] = []  # which keys can be used, as the footer shows them
         self._draft = Draft()
 
     def compose(self) -> ComposeResult:
@@ -99,7 +100,10 @@ class MainScreen(Screen[None]):
         self.query_one(ModelsTable).show_models(store, now)
         self.query_one(MemoryGauges).show_memory(store)
         self._draw_run(now)
-        self.refresh_bindings()
+        keys = [self.check_action(action, ()) for action in ("cancel_run", "retry", "unload", "next_metric")]
+        if keys != self._keys:  # or the footer would be built anew each second
+            self._keys = keys
+            self.refresh_bindings()
 
     def _draw_run(self, now: float) -> None:
         run, job = self._store.run, self._store.job

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from rich.text import Text
-from textual.widgets import Static
 
 from cwa_tui.state import Link, Store
+from cwa_tui.widgets.quiet_static import QuietStatic
 
 
-class Banner(Static):
+class Banner(QuietStatic):
     """Hidden while the daemon answers."""
 
     def show_link(self, store: Store) -> None:
         self.display = store.link is Link.LOST
         if store.link is Link.LOST and store.trouble:
             hint = f" ({store.trouble.hint})" if store.trouble.hint else ""
-            self.update(Text(f"daemon not reachable, trying again: {store.trouble.message}{hint}"))
+            self.say(Text(f"daemon not reachable, trying again: {store.trouble.message}{hint}"))

@@ -37,7 +37,7 @@ class DamageTable(LiveTable):
             if not one.get(column.key)
         ]
         titles = [str(spec[plural][0]) for name, plural in _SEVERAL.items() if one[name] and spec.get(plural)]
-        self.border_title = " · ".join(["damage", *titles])
+        self.retitle(" · ".join(["damage", *titles]))
         self.show([_row(point) for point in points], nothing=_nothing(run, spec), columns=columns)
 
 

@@ -55,6 +55,11 @@ class LiveTable(DataTable[Text]):
             self.refresh()
         self._bring_up_to_date()
 
+    def retitle(self, title: str) -> None:
+        """Change the border's title; setting it draws the whole table anew, so only where it differs."""
+        if title != self.border_title:
+            self.border_title = title
+
     @property
     def cursor_key(self) -> str | None:
         """Key of the row under the cursor."""

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from rich.text import Text
-from textual.widgets import Static
 
 from cwa_daemon.protocol import DeviceMemory
 from cwa_tui import format as fmt
 from cwa_tui.state import Store
+from cwa_tui.widgets.quiet_static import QuietStatic
 
 NEARLY_FULL = 0.9
 
 
-class MemoryGauges(Static):
+class MemoryGauges(QuietStatic):
     """One device a line."""
 
     def show_memory(self, store: Store) -> None:
         lines = [gauge(device, 20) for device in store.status.devices] if store.status else []
-        self.update(Text("\n").join(lines))
+        self.say(Text("\n").join(lines))
 
 
 def gauge(device: DeviceMemory, width: int) -> Text:

@@ -5,24 +5,24 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from rich.text import Text
-from textual.widgets import Static
 
 from cwa_daemon.protocol import JobView
 from cwa_tui import format as fmt
 from cwa_tui.console.tables import STATE_STYLES
 from cwa_tui.state import Row, RunState
+from cwa_tui.widgets.quiet_static import QuietStatic
 
 
-class RunLine(Static):
+class RunLine(QuietStatic):
     """In a narrow layout the first two lines are seen, after a failure more."""
 
     def show_run(self, run: RunState | None, job: JobView | None, now: float) -> None:
         if run is None:
-            self.update("")
+            self.say(Text(""))
             return
         lines = [_where(run, job, now), *_findings(run), _asked(job)]
         self.set_class(run.error is not None, "-explained")
-        self.update(Text("\n").join(line for line in lines if line))
+        self.say(Text("\n").join(line for line in lines if line))
 
 
 def _where(run: RunState, job: JobView | None, now: float) -> Text:

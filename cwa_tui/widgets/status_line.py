@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from rich.text import Text
-from textual.widgets import Static
 
 from cwa_daemon.protocol import DeviceMemory, StatusView
 from cwa_tui.state import Store
 from cwa_tui.widgets.memory_gauges import gauge
+from cwa_tui.widgets.quiet_static import QuietStatic
 
 
-class StatusLine(Static):
+class StatusLine(QuietStatic):
     """Always there, one line high."""
 
     def show_status(self, store: Store) -> None:
         status = store.status
         if status is None:
-            self.update(Text("cwtool"))
+            self.say(Text("cwtool"))
             return
         warm = f"{len(status.models)} warm"
         said = f"cwtool {status.version} · {status.running} running · {status.queued} queued · {warm} · "
-        self.update(Text(said, no_wrap=True, overflow="ellipsis").append_text(gauge(_device(status), 8)))
+        self.say(Text(said, no_wrap=True, overflow="ellipsis").append_text(gauge(_device(status), 8)))
 
 
 def _device(status: StatusView) -> DeviceMemory:

@@ -35,7 +35,7 @@ class TopkTable(LiveTable):
         if self._metric not in metrics:
             self._metric = metrics[0] if metrics else None
         table = run.rankings.get(self._metric) if run and self._metric else None
-        self.border_title = topk_title(self._metric, table, metrics, job)
+        self.retitle(topk_title(self._metric, table, metrics, job))
         self.show([_row(weight) for weight in table.weights] if table else [], nothing=_nothing(run, job))
 
 

@@ -55,6 +55,13 @@ def by_hand(loaded: Any, metric: str) -> Scores:
             return {name: (p.detach() * gradient[name] / tokens).abs() for name, p in parameters.items()}
         case "grad_squared":
             return fisher
+        case "obd":
+            return {name: fisher[name] * p.detach() ** 2 / 2 for name, p in parameters.items()}
+        case "taylor":
+            first_order = {name: p.detach() * gradient[name] / tokens for name, p in parameters.items()}
+            return {
+                name: (fisher[name] * p.detach() ** 2 / 2 - first_order[name]).abs() for name, p in parameters.items()
+            }
         case _:
             return {name: p.detach().abs() for name, p in parameters.items()}
 

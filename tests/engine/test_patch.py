@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwa_engine.errors import InvalidInput
-from cwa_engine.perturbation.kinds import PERTURBATIONS, Perturbation
+from cwa_engine.perturbation.kinds import PERTURBATIONS, Options
 from cwa_engine.perturbation.patch import patched
 from tests.engine.conftest import fingerprint
 from tests.models import tiny_model
@@ -74,12 +74,65 @@ def test_an_unknown_perturbation_is_named_with_those_that_exist() -> None:
     assert "'zero'" in raised.value.hint
 
 
-def scale(factor: float) -> Perturbation:
-    return Perturbation("scale", lambda old: old * factor)
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def test_any_registered_rewrite_goes_through_the_same_undo(llama: Any) -> None:
-    before = fingerprint(llama.model)
-    with patched(llama.model, SELECTION, scale(-3.0)):
-        pass
-    assert fingerprint(llama.model) == before
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", list(PERTURBATIONS))
+def test_every_perturbation_changes_only_its_weights_and_is_undone_bit_for_bit(name: str, dtype: torch.dtype) -> None:
+    model = tiny_model("llama").to(dtype)
+    before = fingerprint(model)
+    with patched(model, SELECTION, PERTURBATIONS[name]):
+        inside = {parameter: p.detach().clone() for parameter, p in model.named_parameters()}
+    assert fingerprint(model) == before
+    for parameter, p in model.named_parameters():
+        changed = (inside[parameter] != p).flatten().nonzero().flatten().tolist()
+        assert set(changed) <= set(SELECTION.get(parameter, np.array([])).tolist())
+        assert bool(changed) == (parameter in SELECTION)
+
+
+def edited(name: str, weight: torch.Tensor, **options: Any) -> torch.Tensor:
+    """All weights of a layer after a perturbation."""
+    layer = torch.nn.Linear(*reversed(weight.shape), bias=False)
+    layer.weight = torch.nn.Parameter(weight.clone())
+    with patched(layer, {"weight": np.arange(weight.numel())}, PERTURBATIONS[name], Options(**options)):
+        return layer.weight.detach().clone()
+
+
+@pytest.fixture(params=DTYPES)
+def weight(request: pytest.FixtureRequest) -> torch.Tensor:
+    return (torch.randn(8, 16, generator=torch.Generator().manual_seed(0)) + 0.5).to(request.param)
+
+
+def test_perturbations_do_what_they_are_called(weight: torch.Tensor) -> None:
+    exact = weight.double()
+    assert edited("zero", weight).count_nonzero() == 0
+    assert torch.equal(edited("sign_flip", weight), -weight)
+    assert torch.equal(edited("scale", weight, scale_factor=-3.0), (exact * -3).to(weight.dtype))
+    torch.testing.assert_close(edited("mean", weight).double(), exact.mean().expand(8, 16), rtol=1e-2, atol=0)
+    noise = edited("gaussian_noise", weight, noise_scale=0.5).double() - exact
+    assert float(noise.std()) == pytest.approx(0.5 * float(exact.std()), rel=0.2)
+    assert torch.equal(edited("gaussian_noise", weight, seed=1), edited("gaussian_noise", weight, seed=1))
+    assert not torch.equal(edited("gaussian_noise", weight, seed=1), edited("gaussian_noise", weight, seed=2))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_quantized_weights_lie_on_few_levels_half_a_step_away_at_most(bits: int) -> None:
+    weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    rounded = edited("quantize", weight, bits=bits)
+    step = float(weight.abs().max()) / (2 ** (bits - 1) - 1)
+    assert float((rounded - weight).abs().max()) <= step / 2 + 1e-6
+    assert len(rounded.unique()) <= 2**bits - 1
+
+
+def test_a_bit_flip_changes_exactly_that_bit_of_the_stored_number(weight: torch.Tensor) -> None:
+    integers, width = {4: (torch.int32, 32), 2: (torch.int16, 16)}[weight.element_size()]
+    for bit in range(width):
+        flipped = edited("bit_flip", weight, bit=bit).view(integers) ^ weight.view(integers)
+        assert {value & (2**width - 1) for value in flipped.flatten().tolist()} == {2**bit}
+    assert torch.equal(edited("bit_flip", weight, bit=width - 1), -weight)
+    drawn = edited("bit_flip", weight).view(integers) ^ weight.view(integers)
+    assert all((value & (2**width - 1)).bit_count() == 1 for value in drawn.flatten().tolist())
+    assert len(drawn.unique()) > 4
+    with pytest.raises(InvalidInput, match=f"has no bit {width}"):
+        edited("bit_flip", weight, bit=width)

@@ -37,7 +37,7 @@ def run(loaded: Any, asked: RunSpec) -> tuple[Any, list[dict[str, Any]]]:
 @pytest.fixture
 def overflowing() -> Iterator[str]:
     """A perturbation that writes infinity."""
-    PERTURBATIONS.add("overflow", Perturbation("overflow", lambda old: old.new_full(old.shape, math.inf)))
+    PERTURBATIONS.add("overflow", Perturbation("overflow", lambda old, edit: old.new_full(old.shape, math.inf)))
     yield "overflow"
     del PERTURBATIONS._entries["overflow"]
 

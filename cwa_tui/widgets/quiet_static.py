@@ -1,0 +1,21 @@
+"""Text that is told again and again, and drawn only when it changed."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual.widgets import Static
+
+
+class QuietStatic(Static):
+    """Say what should stand there with `say`; the screen is laid out again only where the height may be another."""
+
+    _said: Text | None = None
+    _lengths: tuple[int, ...] = ()
+
+    def say(self, text: Text) -> None:
+        if text == self._said and text.spans == self._said.spans:
+            return
+        lengths = tuple(line.cell_len for line in text.split())
+        fits = max((*lengths, *self._lengths), default=0) <= self.content_size.width
+        self.update(text, layout=len(lengths) != len(self._lengths) or not fits)
+        self._said, self._lengths = text, lengths
