@@ -58,6 +58,12 @@ def _perturb_help() -> str:
     return f"What is done to weights: {', '.join(PERTURBATIONS)}; standard is {' and '.join(STANDARD)}."
 
 
+def _control_help() -> str:
+    from cwa_engine.perturbation.controls import CONTROLS
+
+    return f"What the critical set is compared with: {', '.join(CONTROLS)}."
+
+
 @app.command(cls=SeveralValues, rich_help_panel="Runs")
 def run(
     model: Annotated[str, typer.Option("--model", "-m", help="Alias, Hub id, folder or .gguf file.")],
@@ -87,6 +93,9 @@ def run(
     seq_len: Annotated[int, typer.Option(help="Longest sequence in tokens; longer texts are cut.")] = 512,
     batch_size: Annotated[
         int | None, typer.Option(help="Sequences at once.", show_default="1 on a CPU, 8 elsewhere")
+    ] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(help=_control_help(), show_default="random random_matched")
     ] = None,
     control_seeds: Annotated[int, typer.Option(help="Draws of each random control.")] = 3,
     seed: Annotated[int, typer.Option(help="Of control draws and bootstrap.")] = 0,
@@ -119,6 +128,8 @@ def run(
     }
     if metric:
         fields["metrics"] = values(metric)
+    if control:
+        fields["controls"] = values(control)
     if topk:
         fields["topk"] = whole_numbers("--topk", topk)
     if no_perturbation or perturb:

@@ -139,7 +139,7 @@ def select(loaded: LoadedModel, statistics: Statistics, spec: RunSpec, emit: Emi
     """The exact ranking of each metric over all weights."""
     rankings = []
     for name in spec.metrics:
-        rankings.append(rank(loaded, statistics, name, spec.largest_k))
+        rankings.append(rank(loaded, statistics, name, spec.largest_k, with_lowest="bottom" in spec.controls))
         emit(TopK(name, False, rankings[-1].weights[:PREVIEW_ROWS]))
     return tuple(rankings)
 

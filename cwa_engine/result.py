@@ -25,10 +25,14 @@ class TopWeight:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The largest k weights of one metric, rank 1 first; smaller k are prefixes."""
+    """The largest k weights of one metric, rank 1 first; smaller k are prefixes.
+
+    `lowest` are the k smallest, smallest first, where a control asked for them.
+    """
 
     metric: str
     weights: tuple[TopWeight, ...]
+    lowest: tuple[TopWeight, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

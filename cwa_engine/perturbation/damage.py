@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence
@@ -16,10 +18,13 @@ from cwa_engine.errors import WeightsNotRestored
 from cwa_engine.evaluation.perplexity import Evaluation, evaluate, exp
 from cwa_engine.events import DamageMeasured, Emit, Note, Progress
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.perturbation.controls import CONTROLS, Selection, count, critical_set
+from cwa_engine.perturbation.controls import CONTROLS, Population, Selection, count, critical_set
 from cwa_engine.perturbation.kinds import PERTURBATIONS
 from cwa_engine.perturbation.patch import patched
-from cwa_engine.result import DamagePoint, Ranking, Separation
+from cwa_engine.result import DamagePoint, Ranking, Separation, TopWeight
+from cwa_engine.sensitivity.gradients import resident
+from cwa_engine.sensitivity.metrics import Needs
+from cwa_engine.sensitivity.ranking import rank
 from cwa_engine.spec import RunSpec
 from cwa_engine.statistics import Array, bootstrap_weights, paired_delta, separation_ratio
 
@@ -123,19 +128,33 @@ def _first_non_finite(loaded: LoadedModel) -> Iterator[list[str]]:
 
 
 def _cases(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec) -> Iterator[_Case]:
-    sizes = {name: parameter.numel for name, parameter in loaded.anatomy.parameters.items()}
+    by_magnitude: tuple[TopWeight, ...] = ()
+    if "top_magnitude" in spec.controls:
+        by_magnitude = rank(loaded, resident(loaded, (), Needs.NOTHING), "magnitude", spec.largest_k).weights
     for ranking in rankings:
+        population = Population(loaded.anatomy.parameters, partial(_magnitudes, loaded), ranking.lowest, by_magnitude)
         for k in spec.topk:
             critical = critical_set(ranking.weights[:k])
             drawn = [
-                (name, seed, CONTROLS[name].draw(critical, sizes, np.random.default_rng([spec.seed + seed, k])))
+                (
+                    name,
+                    seed,
+                    CONTROLS[name].draw(critical, population, np.random.default_rng([spec.seed + (seed or 0), k])),
+                )
                 for name in spec.controls
-                for seed in range(spec.control_seeds)
+                for seed in (range(spec.control_seeds) if CONTROLS[name].is_random else [None])
             ]
             for perturbation in spec.perturbations:
                 yield _Case(ranking.metric, k, perturbation, "critical", None, critical)
                 for name, seed, weights in drawn:
-                    yield _Case(ranking.metric, k, perturbation, name, spec.seed + seed, weights)
+                    yield _Case(
+                        ranking.metric, k, perturbation, name, None if seed is None else spec.seed + seed, weights
+                    )
+
+
+def _magnitudes(loaded: LoadedModel, name: str) -> NDArray[np.float32]:
+    magnitudes: NDArray[np.float32] = loaded.model.get_parameter(name).detach().float().abs().flatten().cpu().numpy()
+    return magnitudes
 
 
 def _point(

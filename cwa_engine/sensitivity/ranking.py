@@ -14,10 +14,10 @@ from cwa_engine.sensitivity.selection import TopKSelection
 _PIECE = 1 << 20
 
 
-def rank(loaded: LoadedModel, statistics: Statistics, metric_name: str, k: int) -> Ranking:
-    """The k weights with the largest score, exactly, over all parameters."""
+def rank(loaded: LoadedModel, statistics: Statistics, metric_name: str, k: int, with_lowest: bool = False) -> Ranking:
+    """The k weights with the largest score, exactly, over all parameters; `with_lowest` also the k smallest."""
     metric = METRICS[metric_name]
-    selection = TopKSelection(k)
+    largest, smallest = TopKSelection(k), TopKSelection(k)
     for name, parameter in loaded.anatomy.parameters.items():
         weight, stats = loaded.model.get_parameter(name).detach(), statistics[name]
         row_numel = parameter.numel // parameter.shape[0]
@@ -25,14 +25,18 @@ def rank(loaded: LoadedModel, statistics: Statistics, metric_name: str, k: int) 
         for start in range(0, parameter.shape[0], step):
             stop = min(start + step, parameter.shape[0])
             scores = metric.score(weight[start:stop].float(), stats.rows(start, stop))
-            selection.offer(parameter, scores, offset=start * row_numel)
+            largest.offer(parameter, scores, offset=start * row_numel)
+            if with_lowest:
+                smallest.offer(parameter, -scores, offset=start * row_numel)
+    lowest = [(order, index, -score) for order, index, score in smallest.ranked()]
+    return Ranking(metric_name, _top_weights(loaded, largest.ranked()), _top_weights(loaded, lowest))
+
+
+def _top_weights(loaded: LoadedModel, ranked: list[tuple[int, int, float]]) -> tuple[TopWeight, ...]:
     by_order = list(loaded.anatomy.parameters.values())
-    return Ranking(
-        metric_name,
-        tuple(
-            _top_weight(loaded, place, by_order[order], flat_index, score)
-            for place, (order, flat_index, score) in enumerate(selection.ranked(), start=1)
-        ),
+    return tuple(
+        _top_weight(loaded, place, by_order[order], flat_index, score)
+        for place, (order, flat_index, score) in enumerate(ranked, start=1)
     )
 
 

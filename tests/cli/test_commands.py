@@ -50,6 +50,16 @@ def test_a_run_prints_its_findings_and_leaves_its_files(cwtool: CommandLine) -> 
     )
 
 
+def test_several_perturbations_and_controls_are_measured_in_one_run(cwtool: CommandLine) -> None:
+    asked = ["--perturb", "standard", "bit_flip", "--bit", "30", "--control", "random,bottom", "magnitude_matched"]
+    done = cwtool("run", *SHORT, *asked, "--control-seeds", "2", "--output", "out")
+    assert "magnitude_matched, mean of 2" in done.stdout
+    rows = list(csv.DictReader((cwtool.cwd / "out/perturbation.csv").open()))
+    assert {row["perturbation"] for row in rows} == {"zero", "mean", "bit_flip"}
+    assert {row["selection"] for row in rows} == {"critical", "random", "bottom", "magnitude_matched"}
+    assert "float32 has no bit 32" in cwtool("run", *SHORT, "--perturb", "bit_flip", "--bit", "32", rc=2).stderr
+
+
 def test_json_has_standard_output_to_itself(cwtool: CommandLine) -> None:
     done = cwtool("run", *SHORT, "--json")
     summary = json.loads(done.stdout)

@@ -7,12 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_engine.perturbation.controls import CONTROLS, Selection, count, critical_set
+from cwa_engine.models.anatomy import Parameter
+from cwa_engine.perturbation.controls import CONTROLS, Population, Selection, count, critical_set
 from cwa_engine.result import TopWeight
+
+RANDOM = [name for name, control in CONTROLS.items() if control.is_random]
+
+
+def population(sizes: dict[str, int]) -> Population:
+    """Parameters of ten or two rows where that is possible, vectors otherwise, with weights that grow along each."""
+    rows = {name: next(rows for rows in (10, 2, 1) if size % rows == 0) for name, size in sizes.items()}
+    shapes = {name: (rows[name], size // rows[name]) if rows[name] > 1 else (size,) for name, size in sizes.items()}
+    parameters = {
+        name: Parameter(name, i, shape, None, "other", i % 2 == 1) for i, (name, shape) in enumerate(shapes.items())
+    }
+    return Population(parameters, lambda name: np.arange(sizes[name], dtype=np.float32))
 
 
 def draw(name: str, critical: Selection, sizes: dict[str, int], seed: int = 0) -> Selection:
-    return CONTROLS[name].draw(critical, sizes, np.random.default_rng(seed))
+    return CONTROLS[name].draw(critical, population(sizes), np.random.default_rng(seed))
 
 
 @st.composite
@@ -28,7 +41,7 @@ def cases(pick: st.DrawFn) -> tuple[Selection, dict[str, int]]:
     return critical, sizes
 
 
-@given(cases(), st.sampled_from(list(CONTROLS)), st.integers(0, 5))
+@given(cases(), st.sampled_from(RANDOM), st.integers(0, 5))
 def test_a_draw_has_as_many_different_existing_weights_as_the_critical_set(
     case: tuple[Selection, dict[str, int]], name: str, seed: int
 ) -> None:
@@ -39,6 +52,29 @@ def test_a_draw_has_as_many_different_existing_weights_as_the_critical_set(
         assert len(set(indices.tolist())) == len(indices)
         assert 0 <= indices.min() <= indices.max() < sizes[parameter]
         assert indices.tolist() == sorted(indices.tolist())
+
+
+@pytest.mark.parametrize(("name", "feature"), [("same_row", 0), ("same_column", 1)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_draw_from_the_same_row_or_column_keeps_that_feature(name: str, feature: int, transposed: bool) -> None:
+    parameter = Parameter("a", 0, (6, 9), None, "other", transposed)
+    critical = {"a": np.array([3, 4, 20, 53])}
+    people = Population({"a": parameter}, lambda name: np.ones(54, dtype=np.float32))
+    drawn = CONTROLS[name].draw(critical, people, np.random.default_rng(0))
+
+    def kept(selection: Selection) -> list[int | None]:
+        return sorted(parameter.features(index)[feature] for index in selection["a"].tolist())
+
+    assert kept(drawn) == kept(critical)
+    assert not set(drawn["a"].tolist()) & set(critical["a"].tolist())
+
+
+def test_a_magnitude_matched_draw_is_from_the_largest_weights_at_other_positions() -> None:
+    critical = {"a": np.array([999, 998, 5])}
+    drawn = draw("magnitude_matched", critical, {"a": 1000})["a"]
+    assert len(drawn) == 3
+    assert drawn.min() >= 1000 - 103
+    assert not set(drawn.tolist()) & {999, 998, 5}
 
 
 @given(cases())
@@ -53,9 +89,9 @@ def test_a_matched_draw_has_as_many_of_each_parameter_and_none_of_the_critical_w
             assert not set(indices.tolist()) & set(critical[name].tolist())
 
 
-@pytest.mark.parametrize("name", list(CONTROLS))
+@pytest.mark.parametrize("name", RANDOM)
 def test_the_same_seed_draws_the_same_and_another_seed_something_else(name: str) -> None:
-    critical, sizes = {"a": np.arange(20)}, {"a": 10_000, "b": 100_000}
+    critical, sizes = {"a": np.arange(20) * 7}, {"a": 10_000, "b": 100_000}
     first, again, other = (draw(name, critical, sizes, seed) for seed in (1, 1, 2))
     assert {n: i.tolist() for n, i in first.items()} == {n: i.tolist() for n, i in again.items()}
     assert {n: i.tolist() for n, i in first.items()} != {n: i.tolist() for n, i in other.items()}

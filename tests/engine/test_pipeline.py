@@ -18,6 +18,7 @@ from cwa_engine.data.tokens import tokenize
 from cwa_engine.errors import Cancelled, InvalidInput, OutOfMemory, RunFailed, WeightsNotRestored
 from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.perturbation import damage
+from cwa_engine.perturbation.controls import CONTROLS
 from cwa_engine.perturbation.kinds import PERTURBATIONS, Perturbation
 from cwa_engine.pipeline import analyze
 from cwa_engine.result import to_plain
@@ -59,6 +60,20 @@ def test_a_planted_critical_weight_is_found_and_stands_out_from_its_controls(lla
     assert (top.parameter, top.flat_index, top.value) == ("model.norm.weight", 9, 40.0)
     separation = {s.control: s for s in result.separations}
     assert all(s.ratio is not None and abs(s.ratio) > 10 for s in separation.values())
+
+
+def test_every_control_is_measured_and_those_without_chance_once(llama: Any, data_file: Path) -> None:
+    result, _ = run(llama, spec(data_file, topk=(4,), controls=tuple(CONTROLS), control_seeds=2))
+    measured = [(point.selection, point.seed) for point in result.damage]
+    assert ("bottom", None) in measured and ("same_row", 1) in measured
+    assert len(measured) == 1 + sum(2 if control.is_random else 1 for _, control in CONTROLS.items())
+    assert {point.weights for point in result.damage} == {4}
+
+
+def test_the_bottom_control_holds_the_lowest_scores_of_all(llama: Any, data_file: Path) -> None:
+    result, _ = run(llama, spec(data_file, metrics=("magnitude",), topk=(4,), controls=("bottom",)))
+    everything = torch.cat([p.detach().abs().flatten() for p in llama.model.parameters()])
+    assert [row.score for row in result.rankings[0].lowest] == everything.sort().values[:4].tolist()
 
 
 def test_perplexity_is_exp_of_the_mean_over_all_scored_tokens(loaded: Any, data_file: Path) -> None:
