@@ -11,17 +11,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cwa_engine import __version__
-from cwa_engine.errors import Cancelled, CwaError, DaemonUnreachable, RunFailed, error_from_dict
+from cwa_engine.errors import Cancelled, CwaError, DaemonUnreachable
+from cwa_engine.models.sources import absolute_name
 from cwa_tui.console.options import SeveralValues, values, whole_numbers
+from cwa_tui.console.output import say, show, show_error
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from cwa_daemon.client import Client
 
 app = typer.Typer(
@@ -107,9 +107,10 @@ def run(
 ) -> None:
     """Rank a model's most critical weights, damage them, and compare with fair controls."""
     from cwa_engine.spec import parse_spec
+    from cwa_tui.console.following import follow, show_result
 
     fields: dict[str, Any] = {
-        "model": _model_name(model),
+        "model": absolute_name(model),
         "revision": revision,
         "dtype": dtype,
         "device": device,
@@ -138,10 +139,10 @@ def run(
     with _client() as client:
         run_id = client.submit(spec, command=shlex.join(["cwtool", *sys.argv[1:]]))
         if detach:
-            _print({"run_id": run_id} if as_json else run_id)
+            show({"run_id": run_id} if as_json else run_id)
             return
-        _follow(client, run_id, cancel_on_interrupt)
-        _print_result(client, run_id, as_json, extra=output)
+        follow(client, run_id, cancel_on_interrupt)
+        show_result(client, run_id, as_json, output)
 
 
 @app.command(rich_help_panel="Models")
@@ -154,12 +155,12 @@ def ps(as_json: Json = False) -> None:
             status = client.status()
     except DaemonUnreachable as error:
         if as_json:
-            _print({"models": [], "devices": []})
+            show({"models": [], "devices": []})
         else:
-            _say(f"no model is warm: {error.message}")
+            say(f"no model is warm: {error.message}")
         return
     shown = status.model_dump(include={"models", "devices"})
-    _print(shown if as_json else warm_models(status))
+    show(shown if as_json else warm_models(status))
 
 
 @app.command(rich_help_panel="Models")
@@ -168,20 +169,21 @@ def load(
 ) -> None:
     """Load a model, so that the first run finds it warm."""
     from cwa_engine.spec import parse_spec
+    from cwa_tui.console.following import follow
 
-    spec = parse_spec({"model": _model_name(model), "revision": revision, "dtype": dtype, "device": device})
+    spec = parse_spec({"model": absolute_name(model), "revision": revision, "dtype": dtype, "device": device})
     with _client() as client:
         run_id = client.load(spec, command=shlex.join(["cwtool", *sys.argv[1:]]))
-        _follow(client, run_id, cancel_on_interrupt=True)
-        _print({"model": model, "run_id": run_id} if as_json else f"{model} is warm")
+        follow(client, run_id, cancel_on_interrupt=True)
+        show({"model": model, "run_id": run_id} if as_json else f"{model} is warm")
 
 
 @app.command(rich_help_panel="Models")
 def unload(model: Model, as_json: Json = False) -> None:
     """Free a warm model's memory."""
     with _client(start=False) as client:
-        names = client.unload(_model_name(model))
-        _print({"unloaded": names} if as_json else f"unloaded {', '.join(names)}")
+        names = client.unload(absolute_name(model))
+        show({"unloaded": names} if as_json else f"unloaded {', '.join(names)}")
 
 
 @app.command(rich_help_panel="Models")
@@ -199,9 +201,9 @@ def models(
     cached = {name: size for name, size in cached_models(HubAccess.from_environment()) if query.lower() in name.lower()}
     known = [e for e in CATALOG if query.lower() in f"{e.name} {e.alias} {e.family}".lower()]
     if as_json:
-        _print({"guide": [dataclasses.asdict(entry) for entry in known], "on_disk_bytes": cached})
+        show({"guide": [dataclasses.asdict(entry) for entry in known], "on_disk_bytes": cached})
     else:
-        _print(catalog_table(known, cached) if known or cached else f"no model is called like '{query}'")
+        show(catalog_table(known, cached) if known or cached else f"no model is called like '{query}'")
 
 
 @app.command(rich_help_panel="Runs")
@@ -242,7 +244,7 @@ def jobs_list(
 
     with _client() as client:
         jobs = client.jobs(limit)
-    _print({"jobs": [job.model_dump() for job in jobs]} if as_json else jobs_table(jobs))
+    show({"jobs": [job.model_dump() for job in jobs]} if as_json else jobs_table(jobs))
 
 
 @jobs_app.command("show")
@@ -252,24 +254,26 @@ def jobs_show(run_id: RunId = "latest", as_json: Json = False) -> None:
 
     with _client() as client:
         job = client.job(run_id)
-    _print(job.model_dump() if as_json else job_details(job))
+    show(job.model_dump() if as_json else job_details(job))
 
 
 @jobs_app.command("cancel")
 def jobs_cancel(run_id: Annotated[str, typer.Argument(help="Run id, its beginning or its ending.")]) -> None:
     """Cancel a job; a running one ends between two batches, with the model as it was."""
+    from cwa_tui.console.following import follow
+
     with _client() as client:
         job = client.job(run_id)
         if job.ended:
-            _say(f"{job.run_id} is {job.state} already")
+            say(f"{job.run_id} is {job.state} already")
             return
         client.cancel(job.run_id)
         try:
-            _follow(client, job.run_id, cancel_on_interrupt=False, quiet=True)
+            follow(client, job.run_id, quiet=True)
         except Cancelled:
-            _print(f"{job.run_id} is cancelled")
+            show(f"{job.run_id} is cancelled")
         else:
-            _say(f"{job.run_id} was done before it could be cancelled")
+            say(f"{job.run_id} was done before it could be cancelled")
 
 
 @jobs_app.command("retry")
@@ -279,14 +283,16 @@ def jobs_retry(
     as_json: Json = False,
 ) -> None:
     """Run the same thing again, as a new job."""
+    from cwa_tui.console.following import follow, show_result
+
     with _client() as client:
         new = client.retry(run_id)
         if detach:
-            _print({"run_id": new} if as_json else new)
+            show({"run_id": new} if as_json else new)
             return
-        _follow(client, new, cancel_on_interrupt=False)
+        follow(client, new)
         if client.job(new).kind == "run":
-            _print_result(client, new, as_json)
+            show_result(client, new, as_json)
 
 
 @results_app.callback()
@@ -305,14 +311,16 @@ def results_list(
 
     with _client() as client:
         summaries = client.results(limit)
-    _print({"results": summaries} if as_json else results_table(summaries))
+    show({"results": summaries} if as_json else results_table(summaries))
 
 
 @results_app.command("show")
 def results_show(run_id: RunId = "latest", as_json: Json = False) -> None:
     """What a run found: baseline, top weights, damage, files."""
+    from cwa_tui.console.following import show_result
+
     with _client() as client:
-        _print_result(client, run_id, as_json)
+        show_result(client, run_id, as_json)
 
 
 @results_app.command("topk")
@@ -328,7 +336,7 @@ def results_topk(
 
     with _client() as client:
         name, rows = client.topk(run_id, metric, offset, limit)
-    _print({"metric": name, "weights": rows} if as_json else topk_table(name, rows))
+    show({"metric": name, "weights": rows} if as_json else topk_table(name, rows))
 
 
 @daemon_app.command("start")
@@ -336,7 +344,7 @@ def daemon_start() -> None:
     """Start the daemon in the background."""
     from cwa_daemon.client import start_daemon
 
-    _print("the daemon runs" if start_daemon() else "the daemon was running already")
+    show("the daemon runs" if start_daemon() else "the daemon was running already")
 
 
 @daemon_app.command("stop")
@@ -359,7 +367,7 @@ def daemon_status(as_json: Json = False) -> None:
 
     with _client(start=False) as client:
         status = client.status()
-    _print(status.model_dump() if as_json else tables.daemon_status(status))
+    show(status.model_dump() if as_json else tables.daemon_status(status))
 
 
 @daemon_app.command("logs")
@@ -370,7 +378,7 @@ def daemon_logs(
     from cwa_daemon.client import log_files
 
     for path in log_files():
-        _say(f"==> {path}")
+        say(f"==> {path}")
         for line in path.read_text(errors="replace").splitlines()[-lines:]:
             print(line)
 
@@ -393,7 +401,7 @@ def version(as_json: Json = False) -> None:
     except DaemonUnreachable:
         pass  # no daemon has no version, which is what is shown
     shown = f"cwtool {__version__}" + (f", daemon {daemon}" if daemon else ", no daemon runs")
-    _print({"cwtool": __version__, "daemon": daemon} if as_json else shown)
+    show({"cwtool": __version__, "daemon": daemon} if as_json else shown)
 
 
 def main() -> None:
@@ -401,19 +409,8 @@ def main() -> None:
     try:
         app()
     except CwaError as error:
-        if "--json" in sys.argv:
-            print(json.dumps({"error": error.to_dict()}))
-        else:
-            _stderr().print(f"[red]Error:[/] {_escape(error.message)}", highlight=False, soft_wrap=True)
-            if error.hint:
-                _stderr().print(f"[dim]Hint:[/]  {_escape(error.hint)}", highlight=False, soft_wrap=True)
+        show_error(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
-
-
-def _model_name(name: str) -> str:
-    """A local path made absolute, for the daemon has another working folder; every other name as it is."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
 
 
 @contextmanager
@@ -424,92 +421,18 @@ def _client(start: bool = True) -> Iterator[Client]:
         yield client
 
 
-def _follow(client: Client, run_id: str, cancel_on_interrupt: bool, quiet: bool = False) -> None:
-    """Show a job until it is done. Raises its error, or leaves it running at Ctrl-C."""
-    from cwa_tui.console.progress import progress
-
-    seen = 0
-    try:
-        with progress(_stderr(quiet)) as show:
-            for event in client.follow(run_id):
-                seen = event["seq"]
-                show(event)
-    except KeyboardInterrupt:
-        if not cancel_on_interrupt:
-            _leave(run_id)
-        _say("cancelling ...")
-        client.cancel(run_id)
-        event = list(client.follow(run_id, after_seq=seen))[-1]
-    if event["state"] != "done":
-        raise error_from_dict(event["error"]) if event["error"] else RunFailed(f"{run_id} is {event['state']}")
-
-
-def _leave(run_id: str) -> NoReturn:
-    _say(f"\n{run_id} goes on.")
-    _say(f"  to follow it:  cwtool logs -f {run_id}")
-    _say(f"  to cancel it:  cwtool jobs cancel {run_id}")
-    raise typer.Exit(130)
-
-
-def _print_result(client: Client, run_id: str, as_json: bool, extra: Path | None = None) -> None:
-    from cwa_tui.console.tables import run_report
-
-    result = client.result(run_id)
-    if as_json:
-        _print({**result.summary, "folder": str(result.folder)})
-    else:
-        folders = f"{result.folder}" + (f" and {extra}" if extra else "")
-        _print(run_report(result.summary, folders))
-        if not result.summary["damage"]:
-            _say("no damage was measured; run without --no-perturbation to see what these weights are worth")
-
-
 def _stop() -> None:
     from cwa_daemon.client import stop_daemon
 
     stopped = stop_daemon()
     if stopped is None:
-        _say("no daemon was running")
+        say("no daemon was running")
         return
     for run_id in stopped.interrupted:
-        _say(f"{run_id} was interrupted; `cwtool jobs retry {run_id}` runs it again")
+        say(f"{run_id} was interrupted; `cwtool jobs retry {run_id}` runs it again")
     if stopped.queued:
-        _say(f"{stopped.queued} queued jobs wait for the next start")
-    _print("the daemon has stopped")
-
-
-def _print(value: Any) -> None:
-    """Data on standard output: JSON for maps, text and tables as they are."""
-    if isinstance(value, dict):
-        print(json.dumps(value, indent=2))
-    elif isinstance(value, str):
-        print(value)
-    else:
-        _stdout().print(value)
-
-
-def _say(text: str) -> None:
-    """Something for the person, not for a pipe."""
-    _stderr().print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _stdout() -> Console:
-    from rich.console import Console
-
-    # Piped output is not folded to 80 columns: a weight's name stays on one line for grep.
-    return Console(width=None if sys.stdout.isatty() else 200)
-
-
-def _stderr(quiet: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True, quiet=quiet)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+        say(f"{stopped.queued} queued jobs wait for the next start")
+    show("the daemon has stopped")
 
 
 if __name__ == "__main__":

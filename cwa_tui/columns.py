@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 PADDING = 2  # cells that a table puts around each cell
+MOST_LOST = 8  # cells that may stay empty so that a name is cut between its parts
 
-Cut = Literal["start", "middle", "end"]
+Cut = Literal["start", "middle", "end", "parts"]  # parts: at the start, between the parts of a dotted name
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,10 @@ def shorten(text: str, width: int, cut: Cut) -> str:
         return text
     if width < 2 or cut == "end":
         return text[: max(0, width - 1)] + "…"
-    if cut == "start":
-        return "…" + text[-(width - 1) :]
+    if cut in ("start", "parts"):
+        kept = text[-(width - 1) :]
+        whole = kept.partition(".")[2] if cut == "parts" else ""
+        return "…" + (whole if len(kept) - len(whole) <= MOST_LOST else kept)
     tail = (width - 1) // 2
     return text[: width - 1 - tail] + "…" + text[-tail:] if tail else text[: width - 1] + "…"
 

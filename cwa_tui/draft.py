@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cwa_engine.catalog import CATALOG, CatalogModel, catalog_model
 from cwa_engine.errors import InvalidInput, near_names
+from cwa_engine.models.sources import absolute_name
 from cwa_engine.spec import RunSpec, parse_spec
 
 
@@ -30,7 +31,7 @@ class Draft:
         if not self.metrics:
             raise InvalidInput("no metric is chosen", hint="space chooses the metric under the cursor")
         fields: dict[str, object] = {
-            "model": _model_name(self.model.strip()),
+            "model": absolute_name(self.model.strip()),
             "metrics": self.metrics,
             "topk": _whole_numbers("top-k", self.topk, "10, 100"),
             "fast_perturbation": self.fast_perturbation,
@@ -79,12 +80,6 @@ def about_model(typed: str, warm: list[str]) -> str:
 def _facts(entry: CatalogModel) -> str:
     size = f"{entry.parameters_m / 1000:.1f} B" if entry.parameters_m >= 1000 else f"{entry.parameters_m:.0f} M"
     return f"{entry.name}, {size} weights, {entry.licence}{', needs HF_TOKEN' if entry.gated else ''}"
-
-
-def _model_name(name: str) -> str:
-    """A local path made absolute, for the daemon has another working folder; every other name as it is."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
 
 
 def _whole_numbers(label: str, typed: str, example: str) -> list[int]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +41,7 @@ class Parameter:
 
     @property
     def numel(self) -> int:
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     def features(self, flat_index: int) -> tuple[int, int | None]:
         """(out_feature, in_feature) of a flat index into the stored tensor; in_feature is None for vectors.

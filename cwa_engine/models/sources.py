@@ -81,6 +81,12 @@ def resolve(name: str) -> ModelSource:
     return ModelSource(name, SourceKind.HUB, name)
 
 
+def absolute_name(name: str) -> str:
+    """A local path made absolute, for a daemon has another working folder; every other name as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
+
+
 def packaged_gguf(package: str) -> Path | None:
     """The GGUF file inside an installed package, found without running the package; None where it is not installed."""
     spec = importlib.util.find_spec(package)

@@ -1,4 +1,4 @@
-"""The controls: sets of weights that a critical set is fairly compared with. numpy only, so draws do not depend on torch.
+"""The controls: sets of weights that a critical set is fairly compared with, drawn with numpy and not with torch.
 
 A selection is a map from parameter name to sorted flat indices into the stored tensor.
 """
@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from cwa_engine.models.anatomy import Parameter
 from cwa_engine.registry import Registry, first_sentence
 from cwa_engine.result import TopWeight
 
-Indices = NDArray[np.int64]
-Selection = dict[str, Indices]
+if TYPE_CHECKING:  # numpy is imported by the functions that draw: its 90 ms are not for `cwtool --help`
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Indices = NDArray[np.int64]
+
+Selection = dict[str, "Indices"]
 
 POOL_SHARE = 10  # magnitude_matched draws from ten times as many of the largest weights as it needs,
 POOL_LEAST = 100  # but from at least a hundred, so that draws differ
@@ -36,7 +39,7 @@ class Population:
         return {name: parameter.numel for name, parameter in self.parameters.items()}
 
 
-Draw = Callable[[Selection, Population, np.random.Generator], Selection]
+Draw = Callable[[Selection, Population, "np.random.Generator"], Selection]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ def control(name: str, is_random: bool = True) -> Callable[[Draw], Draw]:
 
 def critical_set(weights: Iterable[TopWeight]) -> Selection:
     """The weights of a ranking as a selection."""
+    import numpy as np
+
     by_parameter: dict[str, list[int]] = {}
     for weight in weights:
         by_parameter.setdefault(weight.parameter, []).append(weight.flat_index)
@@ -82,6 +87,8 @@ def count(selection: Selection) -> int:
 @control("random")
 def random(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
     """Uniform over all weights of the model that are not in the critical set."""
+    import numpy as np
+
     names, sizes = list(population.sizes), list(population.sizes.values())
     ends = np.cumsum(sizes)
     starts = ends - sizes
@@ -101,6 +108,8 @@ def random_matched(critical: Selection, population: Population, rng: np.random.G
 @control("magnitude_matched")
 def magnitude_matched(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
     """As many of each parameter, drawn from its largest |w| at other positions."""
+    import numpy as np
+
     drawn = {}
     for name, taken in critical.items():
         magnitudes = population.magnitudes(name)
@@ -135,6 +144,8 @@ def top_magnitude(critical: Selection, population: Population, rng: np.random.Ge
 
 
 def _same_feature(critical: Selection, population: Population, rng: np.random.Generator, of_output: bool) -> Selection:
+    import numpy as np
+
     drawn = {}
     for name, taken in critical.items():
         parameter = population.parameters[name]
@@ -152,6 +163,8 @@ def _same_feature(critical: Selection, population: Population, rng: np.random.Ge
 
 def _choose(rng: np.random.Generator, pool: Indices, taken: Indices) -> Indices:
     """As many of `pool` as there are in `taken`, sorted, without those where enough others are left."""
+    import numpy as np
+
     free = np.setdiff1d(pool, taken, assume_unique=True)
     source = free if len(free) >= len(taken) else pool
     return np.sort(rng.choice(source, len(taken), replace=False)).astype(np.int64)
@@ -162,6 +175,8 @@ def _draw(rng: np.random.Generator, size: int, wanted: int, taken: Indices) -> I
 
     Where too few others are left (a critical set of more than half a parameter) the taken ones may be drawn too.
     """
+    import numpy as np
+
     if size - len(taken) < wanted:
         taken = np.empty(0, dtype=np.int64)
     if size <= 4 * (wanted + len(taken)):  # crowded: list what is free

@@ -45,14 +45,14 @@ class NewRunScreen(ModalScreen[str | None]):
             dialog.border_subtitle = "tab next field · enter starts · escape closes"
             yield _line("model", Input(first.model, "smollm2-135m", id="model", suggester=suggester, compact=True))
             yield Static(id="about-model", markup=False)
+            yield _line("top-k", Input(first.topk, "10, 100", id="topk", compact=True))
+            yield _line("texts", Input(first.data_file, "a file; empty: built-in", id="data-file", compact=True))
+            yield _line("first texts", Input(first.eval_limit, "all", id="eval-limit", compact=True))
             with Horizontal(classes="line"):
                 yield Label("metrics")
                 with VerticalScroll(id="metrics", can_focus=False):
                     for name in METRICS:
                         yield Tick(f"{name}  {METRICS[name].formula}", name in first.metrics, id=f"metric-{name}")
-            yield _line("top-k", Input(first.topk, "10, 100", id="topk", compact=True))
-            yield _line("texts", Input(first.data_file, "a file; empty: built-in", id="data-file", compact=True))
-            yield _line("first texts", Input(first.eval_limit, "all", id="eval-limit", compact=True))
             with Horizontal(classes="line"):
                 yield Label("")
                 yield Tick("fast perturbation", first.fast_perturbation, id="fast")

@@ -44,17 +44,21 @@ class JobsTable(LiveTable):
     class Opened(Message):
         run_id: str
 
+    _followed: str | None = None  # the selected run that the cursor was put on last
+
     def show_jobs(self, store: Store, now: float) -> None:
         """The store's jobs, the cursor on the selected one."""
         self.show([_row(job, now) for job in store.jobs], nothing=_NOTHING[store.link])
-        if store.selected:
-            self.move_cursor_to(store.selected)
+        # once for each selection: the cursor may be a key press ahead of the store, and must not be called back
+        if store.selected and store.selected != self._followed and self.move_cursor_to(store.selected):
+            self._followed = store.selected
 
     @on(DataTable.RowHighlighted)
     def _select(self, event: DataTable.RowHighlighted) -> None:
         event.stop()
-        if event.row_key.value == self.cursor_key and self.cursor_key:
-            self.post_message(self.Selected(self.cursor_key))
+        if event.row_key.value:
+            self._followed = event.row_key.value
+            self.post_message(self.Selected(event.row_key.value))
 
     @on(DataTable.RowSelected)
     def _open(self, event: DataTable.RowSelected) -> None:

@@ -65,12 +65,13 @@ class LiveTable(DataTable[Text]):
         """Key of the row under the cursor."""
         return self._shown[self.cursor_row].key if 0 <= self.cursor_row < len(self._shown) else None
 
-    def move_cursor_to(self, key: str) -> None:
-        """Put the cursor on a row without telling anybody; nothing happens where there is no such row."""
+    def move_cursor_to(self, key: str) -> bool:
+        """Put the cursor on a row without telling anybody. False where there is no such row."""
         place = next((place for place, row in enumerate(self._shown) if row.key == key), None)
         if place is not None and place != self.cursor_row:
             with self.prevent(DataTable.RowHighlighted):
                 self.move_cursor(row=place, animate=False)
+        return place is not None
 
     def on_resize(self) -> None:
         self._bring_up_to_date()

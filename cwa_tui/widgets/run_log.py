@@ -21,22 +21,27 @@ class RunLog(VerticalScroll):
         super().__init__(id=id)
         self.border_title = "log"
         self._drawn: tuple[str, int] | None = None  # run id and how many lines it had said
+        self._at_end = True
 
     def compose(self) -> ComposeResult:
         yield Static(id="log-text")
 
-    def on_mount(self) -> None:
-        self.anchor()
+    def on_show(self) -> None:
+        if self._at_end:
+            self.scroll_end(animate=False)
 
     def show_run(self, run: RunState | None) -> None:
         now = (run.run_id, run.said) if run else None
         if now == self._drawn:
             return
-        if run and (self._drawn is None or self._drawn[0] != run.run_id):
-            self.anchor()
+        other = run is None or self._drawn is None or self._drawn[0] != run.run_id
+        if self.size.height:  # a hidden pane has no position; it keeps the one it had
+            self._at_end = other or self.is_vertical_scroll_end
         self._drawn = now
         lines = [_line(line) for line in run.lines] if run else []
         self.query_one("#log-text", Static).update(Text("\n").join(lines))
+        if self._at_end:
+            self.scroll_end(animate=False)
 
 
 def _line(line: LogLine) -> Text:

@@ -15,7 +15,7 @@ class TopkTable(LiveTable):
 
     COLUMNS = (
         Column("rank", "rank", 4, right=True),
-        Column("weight", "weight [out,in]", 40, most=56, cut="start"),
+        Column("weight", "weight [out,in]", 31, most=56, cut="parts"),
         Column("value", "value", 10, right=True),
         Column("score", "score", 9, right=True),
         Column("layer", "layer", 5, right=True, optional=1),

@@ -1,0 +1,50 @@
+"""Stay with a run from its first event to its result, or leave it at Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from cwa_daemon.client import Client
+from cwa_engine.errors import RunFailed, error_from_dict
+from cwa_tui.console.output import say, show, stderr
+from cwa_tui.console.progress import progress
+from cwa_tui.console.tables import run_report
+
+
+def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet: bool = False) -> None:
+    """Show a job until it is done. Raises its error; at Ctrl-C leaves it running, or cancels it where that was asked."""
+    seen = 0
+    try:
+        with progress(stderr(quiet)) as show_event:
+            for event in client.follow(run_id):
+                seen = event["seq"]
+                show_event(event)
+    except KeyboardInterrupt:
+        if not cancel_on_interrupt:
+            _leave(run_id)
+        say("cancelling ...")
+        client.cancel(run_id)
+        event = list(client.follow(run_id, after_seq=seen))[-1]
+    if event["state"] != "done":
+        raise error_from_dict(event["error"]) if event["error"] else RunFailed(f"{run_id} is {event['state']}")
+
+
+def show_result(client: Client, run_id: str, as_json: bool, output: Path | None = None) -> None:
+    """The report of a finished run, or its summary as JSON."""
+    result = client.result(run_id)
+    if as_json:
+        show({**result.summary, "folder": str(result.folder)})
+        return
+    show(run_report(result.summary, f"{result.folder} and {output}" if output else str(result.folder)))
+    if not result.summary["damage"]:
+        say("no damage was measured; run without --no-perturbation to see what these weights are worth")
+
+
+def _leave(run_id: str) -> NoReturn:
+    say(f"\n{run_id} goes on.")
+    say(f"  to follow it:  cwtool logs -f {run_id}")
+    say(f"  to cancel it:  cwtool jobs cancel {run_id}")
+    raise typer.Exit(130)

@@ -1,0 +1,269 @@
+"""A daemon made of lists: it holds what a test puts in, and clients connected to it see each change at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from cwa_daemon.protocol import (
+    TERMINAL_STATES,
+    DeviceMemory,
+    JobView,
+    StageProgress,
+    StatusView,
+    WarmModel,
+    WorkerView,
+)
+from cwa_engine.errors import CwaError, DaemonUnreachable, NotFound
+from cwa_engine.spec import RunSpec
+from cwa_tui.app import CwtoolApp
+from cwa_tui.session import Pace
+
+NOW = 1_795_460_700.0  # what the clock of every test says
+QUICK = Pace(poll_s=0.05, retry_s=0.05, patience_s=5.0, redraw_s=0.05, settle_s=0.0)
+
+
+class FakeDaemon:
+    """`submitted`, `cancelled` and `unloaded` are what clients asked for; `refuse` is raised by the next submit."""
+
+    def __init__(self) -> None:
+        self.reachable = True
+        self.connections = 0
+        self.jobs: dict[str, JobView] = {}
+        self.events: dict[str, list[dict[str, Any]]] = {}
+        self.models: list[WarmModel] = []
+        self.full_rankings: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self.submitted: list[tuple[RunSpec, str]] = []
+        self.cancelled: list[str] = []
+        self.unloaded: list[str] = []
+        self.refuse: CwaError | None = None
+        self._changed = asyncio.Event()
+
+    async def connect(self) -> FakeClient:
+        self.check()
+        self.connections += 1
+        return FakeClient(self)
+
+    def check(self) -> None:
+        if not self.reachable:
+            raise DaemonUnreachable("no daemon is running", hint="`cwtool daemon start` starts one")
+
+    def add(self, run_id: str, spec: RunSpec | None = None, kind: str = "run") -> str:
+        """A queued job, created a minute ago."""
+        spec = spec or RunSpec(model="smollm2-135m", topk=(1, 10))
+        self.jobs[run_id] = JobView(
+            run_id=run_id,
+            kind=kind,
+            state="queued",
+            model=spec.model,
+            spec=spec.model_dump(mode="json"),
+            device="cpu",
+            created=NOW - 60,
+        )
+        self.events[run_id] = []
+        self.say(run_id, "state", state="queued", error=None)
+        return run_id
+
+    def run(self, run_id: str, spec: RunSpec | None = None) -> str:
+        """The same, and it runs since 42 seconds."""
+        self.say(self.add(run_id, spec), "state", state="running", error=None)
+        return run_id
+
+    def end(self, run_id: str, state: str = "done", error: CwaError | None = None) -> None:
+        self.say(run_id, "state", state=state, error=error.to_dict() if error else None)
+
+    def say(self, run_id: str, kind: str, **fields: Any) -> None:
+        """Store an event, and let the job's view follow it as the daemon does."""
+        log, job = self.events[run_id], self.jobs[run_id]
+        log.append({"seq": len(log) + 1, "time": NOW, "kind": kind, **fields})
+        changes: dict[str, Any] = {"last_seq": len(log)}
+        if kind == "progress":
+            changes["progress"] = StageProgress(**fields)
+        if kind == "state":
+            changes |= {"state": fields["state"], "error": fields["error"]}
+            if fields["state"] == "running":
+                changes["started"] = NOW - 42
+            if fields["state"] in TERMINAL_STATES:
+                changes |= {"progress": None, "finished": NOW}
+        self.jobs[run_id] = job.model_copy(update=changes)
+        self.wake()
+
+    def progress(self, run_id: str, stage: str, done: int, total: int) -> None:
+        self.say(run_id, "progress", stage=stage, done=done, total=total, unit="sequence")
+
+    def lose(self) -> None:
+        """The daemon is gone, for those who are connected as well."""
+        self.reachable = False
+        self.wake()
+
+    def wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self) -> None:
+        await self._changed.wait()
+
+
+class FakeClient:
+    """What `AsyncClient` offers the TUI."""
+
+    def __init__(self, daemon: FakeDaemon) -> None:
+        self._daemon = daemon
+
+    async def jobs(self, limit: int = 50) -> list[JobView]:
+        self._daemon.check()
+        return list(reversed(self._daemon.jobs.values()))[:limit]
+
+    async def status(self) -> StatusView:
+        self._daemon.check()
+        states = [job.state for job in self._daemon.jobs.values()]
+        return StatusView(
+            version="0.1.0",
+            pid=4242,
+            uptime_s=100.0,
+            home="/state",
+            queued=states.count("queued"),
+            running=states.count("running"),
+            models=self._daemon.models,
+            workers=[WorkerView(device="cpu", pid=4243, state="idle")],
+            devices=[DeviceMemory(device="cpu", total_bytes=25_000_000_000, used_bytes=10_000_000_000)],
+            memory_bytes=60_000_000,
+        )
+
+    async def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[dict[str, Any]]:
+        seen = after_seq
+        while True:
+            self._daemon.check()
+            for event in self._daemon.events[run_id][seen:]:
+                seen = event["seq"]
+                yield event
+                if event["kind"] == "state" and event["state"] in TERMINAL_STATES:
+                    return
+            await self._daemon.changed()
+
+    async def topk(
+        self, run_id: str, metric: str | None = None, offset: int = 0, limit: int = 100
+    ) -> tuple[str, list[dict[str, Any]]]:
+        self._daemon.check()
+        assert metric
+        return metric, self._daemon.full_rankings[run_id, metric][offset : offset + limit]
+
+    async def submit(self, spec: RunSpec, command: str = "") -> str:
+        self._daemon.check()
+        refuse, self._daemon.refuse = self._daemon.refuse, None
+        if refuse:
+            raise refuse
+        self._daemon.submitted.append((spec, command))
+        return self._daemon.add(f"20261123-190500-{spec.model}-new{len(self._daemon.submitted)}", spec)
+
+    async def retry(self, run_id: str) -> str:
+        self._daemon.check()
+        return self._daemon.add(f"{run_id}-again", RunSpec(**self._daemon.jobs[run_id].spec))
+
+    async def cancel(self, run_id: str) -> str:
+        self._daemon.check()
+        self._daemon.cancelled.append(run_id)
+        self._daemon.end(run_id, "cancelled", CwaError("cancelled"))
+        return "cancelled"
+
+    async def unload(self, model: str) -> list[str]:
+        self._daemon.check()
+        if model not in [warm.name for warm in self._daemon.models]:
+            raise NotFound(f"{model} is not warm", hint="`cwtool ps` lists warm models")
+        self._daemon.models = [warm for warm in self._daemon.models if warm.name != model]
+        self._daemon.unloaded.append(model)
+        return [model]
+
+    async def close(self) -> None:
+        pass
+
+
+def app_on(daemon: FakeDaemon) -> CwtoolApp:
+    """The app, connected to a daemon of the test, with a clock that stands still."""
+    return CwtoolApp(daemon.connect, clock=lambda: NOW, pace=QUICK)
+
+
+async def until(condition: Callable[[], object], patience_s: float = 10.0) -> None:
+    """Let the app work until the condition holds; fails where it does not come true."""
+    async with asyncio.timeout(patience_s):
+        while not condition():  # noqa: ASYNC110  nobody tells a test what became true on screen
+            await asyncio.sleep(0.005)
+
+
+def weights(count: int, first: float = 1.0) -> list[dict[str, Any]]:
+    """A ranking as it travels."""
+    return [
+        {
+            "rank": rank,
+            "parameter": f"model.layers.{rank}.mlp.down_proj.weight",
+            "flat_index": rank,
+            "out_feature": 2533,
+            "in_feature": rank,
+            "value": -0.5,
+            "score": first / rank,
+            "layer": rank,
+            "component": "down",
+        }
+        for rank in range(1, count + 1)
+    ]
+
+
+def point(k: int, selection: str = "critical", seed: int | None = None, **fields: Any) -> dict[str, Any]:
+    """A damage point as it travels."""
+    return {
+        "metric": "grad_x_weight",
+        "k": k,
+        "perturbation": "zero",
+        "selection": selection,
+        "seed": seed,
+        "weights": k,
+        "nll": 4.76,
+        "perplexity": 116.95,
+        "delta_nll": 1.8791,
+        "delta_low": 1.7196,
+        "delta_high": 2.0126,
+        "perplexity_ratio": 6.5477,
+        "collapsed_at": None,
+    } | fields
+
+
+def warm(name: str = "smollm2-135m", dtype: str = "float32") -> WarmModel:
+    return WarmModel(
+        name=name,
+        dtype=dtype,
+        device="cpu",
+        parameters=134_515_008,
+        size_bytes=538_060_032,
+        loaded=NOW - 100,
+        last_used=NOW - 30,
+        jobs_served=3,
+    )
+
+
+BASELINE = {
+    "nll": 2.8827,
+    "perplexity": 17.86,
+    "bits_per_byte": 0.91,
+    "sequences": 2,
+    "tokens": 360,
+    "protocol": "one text a sequence",
+}
+
+
+def whole_run(daemon: FakeDaemon, run_id: str, ks: Sequence[int] = (1, 10)) -> str:
+    """A run with all its events, from queued to done."""
+    daemon.run(run_id)
+    daemon.say(run_id, "stage_started", stage="baseline")
+    daemon.say(run_id, "baseline", baseline=BASELINE)
+    daemon.say(run_id, "stage_finished", stage="baseline", seconds=12.2)
+    daemon.say(run_id, "stage_started", stage="score")
+    daemon.progress(run_id, "score", 2, 2)
+    daemon.say(run_id, "topk", metric="grad_x_weight", partial=False, weights=weights(max(ks)))
+    for k in ks:
+        daemon.say(run_id, "damage", point=point(k))
+        for seed in range(3):
+            calm = {"perplexity": 17.87, "delta_nll": 0.0001, "delta_low": -0.0002, "delta_high": 0.0003}
+            daemon.say(run_id, "damage", point=point(k, "random", seed, perplexity_ratio=1.0001, **calm))
+    daemon.end(run_id)
+    return run_id
