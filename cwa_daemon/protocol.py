@@ -255,7 +255,8 @@ def parse_request(message: dict[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"bad request: {where}: {first['msg']}") from error
+        hint = "a daemon of another version may be running: `cwtool daemon restart`"
+        raise InvalidInput(f"bad request: {where}: {first['msg']}", hint=hint) from error
 
 
 def _refuse_extension(code: int, data: bytes) -> NoReturn:

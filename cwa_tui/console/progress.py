@@ -40,6 +40,8 @@ class _Lines:
         self._last = 0.0
 
     def __call__(self, event: dict[str, Any]) -> None:
+        if event.get("error"):
+            return  # the command ends with it, and says it with its hint
         line = describe(event)
         if event["kind"] == "progress" and time.monotonic() - self._last >= PLAIN_INTERVAL_S:
             self._last = time.monotonic()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from textual.events import Paste
+from textual.events import Key, Paste
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
@@ -150,6 +150,13 @@ async def test_the_whole_form_is_seen_at_80x24_even_with_an_error(pilot: Pilot[N
     for name in ("#model", "#metrics", "#topk", "#data-file", "#eval-limit", "#fast", "#problem", "#start"):
         widget = pilot.app.screen.query_one(name)
         assert pilot.app.screen.region.contains_region(widget.region)
+
+
+async def test_what_is_typed_ahead_lands_in_the_field_it_was_meant_for(pilot: Pilot[None]) -> None:
+    for key in ("g", "tab", "7", "tab", "t"):
+        pilot.app.post_message(Key(key, key if len(key) == 1 else None))
+    fields = [pilot.app.screen.query_one(name, Input) for name in ("#model", "#topk", "#data-file")]
+    await until(lambda: [field.value for field in fields] == ["g", "7", "t"])
 
 
 async def test_arrows_move_between_fields(pilot: Pilot[None]) -> None:
