@@ -77,9 +77,15 @@ class CommandLine:
         return json.loads(self(*args, "--json", rc=rc).stdout)
 
     def start(self, *args: str) -> subprocess.Popen[str]:
-        """Start a command and go on."""
-        pipe = subprocess.PIPE
-        return subprocess.Popen([CWTOOL, *args], cwd=self.cwd, env=self.env, stdout=pipe, stderr=pipe, text=True)
+        """Start a command and go on. It hears Ctrl-C even where the tests run in the background of a script."""
+        pipe, command = subprocess.PIPE, [CWTOOL, *args]
+
+        def hear_interrupts() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+        return subprocess.Popen(
+            command, cwd=self.cwd, env=self.env, stdout=pipe, stderr=pipe, text=True, preexec_fn=hear_interrupts
+        )
 
     def client(self) -> Client:
         return Client.connect(self.settings)
