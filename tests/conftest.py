@@ -19,6 +19,11 @@ from tests.models import hub_cache
 
 CWTOOL = str(Path(sys.executable).with_name("cwtool"))
 
+# A script's background processes ignore SIGINT, and hand that down.
+HEAR_INTERRUPTS = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
 STAND_INS = {
     "gpt2": "gpt2",
     "gpt2-medium": "gpt2",
@@ -78,14 +83,8 @@ class CommandLine:
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         """Start a command and go on. It hears Ctrl-C even where the tests run in the background of a script."""
-        pipe, command = subprocess.PIPE, [CWTOOL, *args]
-
-        def hear_interrupts() -> None:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-        return subprocess.Popen(
-            command, cwd=self.cwd, env=self.env, stdout=pipe, stderr=pipe, text=True, preexec_fn=hear_interrupts
-        )
+        pipe, command = subprocess.PIPE, [sys.executable, "-c", HEAR_INTERRUPTS, CWTOOL, *args]
+        return subprocess.Popen(command, cwd=self.cwd, env=self.env, stdout=pipe, stderr=pipe, text=True)
 
     def client(self) -> Client:
         return Client.connect(self.settings)
