@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cwa_daemon.client import Client, stop_daemon
+from cwa_daemon.lifecycle import running_pid
 from cwa_daemon.settings import Settings
 from tests.models import hub_cache
 
@@ -112,9 +113,17 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def cwtool(shared_home: Path, tmp_path: Path, hub: Path) -> CommandLine:
-    """The command line with a daemon that tests share, so that its worker is warm."""
-    return CommandLine(shared_home, tmp_path, hub)
+def cwtool(shared_home: Path, tmp_path: Path, hub: Path) -> Iterator[CommandLine]:
+    """The command line with a daemon that tests share, so that its worker is warm. A test leaves no job running."""
+    command_line = CommandLine(shared_home, tmp_path, hub)
+    yield command_line
+    if not running_pid(command_line.settings):
+        return
+    with command_line.client() as client:
+        for job in client.jobs():
+            if not job.ended:
+                client.cancel(job.run_id)
+                list(client.follow(job.run_id))
 
 
 @pytest.fixture

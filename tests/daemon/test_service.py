@@ -135,7 +135,7 @@ def test_status_is_answered_while_a_run_computes(cwtool: CommandLine) -> None:
     cwtool.wait_for(run_id, "damage")
     with cwtool.client() as client:
         status = client.status()
-    assert [worker.run_id for worker in status.workers] == [run_id]
+    assert run_id in [worker.run_id for worker in status.workers]
     assert status.running == 1
     cwtool("jobs", "cancel", run_id)
 
