@@ -13,7 +13,7 @@ import torch
 
 from cwa_engine.data import corpus
 from cwa_engine.data.tokens import TokenSequence, tokenize
-from cwa_engine.errors import InvalidInput, OutOfMemory, RunFailed
+from cwa_engine.errors import InvalidInput, ModelBroken, OutOfMemory, RunFailed
 from cwa_engine.evaluation.perplexity import Evaluation, baseline_of, evaluate
 from cwa_engine.events import (
     PREVIEW_ROWS,
@@ -57,7 +57,7 @@ class Stages:
 def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResult:
     """Rank the critical weights of `loaded`, damage them, measure what follows.
 
-    Raises DataError, InvalidInput, OutOfMemory or RunFailed; whatever is raised, the weights are as before.
+    Raises DataError, InvalidInput, ModelBroken, OutOfMemory or RunFailed; whatever is raised, the weights are as before.
     """
     with _out_of_memory_named(loaded, spec):
         stages = Stages(emit)
@@ -156,6 +156,7 @@ def _sequences(
     limit = min(spec.seq_len, loaded.max_tokens or spec.seq_len)
     scoring = tokenize(loaded.tokenizer, scoring_texts, limit)
     evaluation = tokenize(loaded.tokenizer, evaluation_texts, limit)
+    _check_tokens(loaded, scoring + evaluation)
     truncated = sum(sequence.truncated for sequence in (scoring if shared else scoring + evaluation))
     if truncated:
         emit(Note(f"{truncated} of {len(texts)} texts are longer than {limit} tokens and were cut there", "warning"))
@@ -172,6 +173,17 @@ def _sequences(
         damage=len(evaluation) if spec.perturbations else 0,
     )
     return use, scoring, evaluation
+
+
+def _check_tokens(loaded: LoadedModel, sequences: Sequence[TokenSequence]) -> None:
+    """On a GPU an index beyond the embedding ends the whole process, so it is looked for before."""
+    known = loaded.model.get_input_embeddings().get_parameter("weight").shape[0]
+    largest = max(max(sequence.ids) for sequence in sequences)
+    if largest >= known:
+        raise ModelBroken(
+            f"the tokenizer of {loaded.source.name} gives token {largest}, but the model knows only {known}",
+            hint="the tokenizer belongs to another model; download or save the two together",
+        )
 
 
 def _check_topk(loaded: LoadedModel, spec: RunSpec) -> None:

@@ -16,6 +16,9 @@ from cwa_engine.sensitivity.metrics import METRICS
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
+_LEAST = {"seq_len": 2, "seed": 0, "bit": 0, "bits": 2}  # 1 for all others
+_MOST = {"bit": 63, "bits": 32, "seed": 2**32 - 1}  # and what 64 bits can hold for all others
+
 
 class RunSpec(BaseModel):
     """One run: a model, texts, metrics, how many weights, and how they are damaged. Paths are absolute."""
@@ -63,15 +66,14 @@ class RunSpec(BaseModel):
     @classmethod
     def _ascending_topk(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
         for k in sizes:
-            _at_least("--topk", k, 1)
+            _in_bounds("topk", k)
         return tuple(sorted(set(sizes)))
 
     @field_validator("eval_limit", "seq_len", "batch_size", "control_seeds", "seed", "bit", "bits")
     @classmethod
     def _in_range(cls, value: int | None, info: object) -> int | None:
-        name = info.field_name  # type: ignore[attr-defined]
         if value is not None:
-            _at_least("--" + name.replace("_", "-"), value, {"seq_len": 2, "seed": 0, "bit": 0, "bits": 2}.get(name, 1))
+            _in_bounds(info.field_name, value)  # type: ignore[attr-defined]
         return value
 
     @field_validator("device")
@@ -112,6 +114,9 @@ def _known(names: tuple[str, ...], registry: object) -> tuple[str, ...]:
     return unique
 
 
-def _at_least(option: str, value: int, least: int) -> None:
+def _in_bounds(name: str, value: int) -> None:
+    option, least, most = "--" + name.replace("_", "-"), _LEAST.get(name, 1), _MOST.get(name, 2**63 - 1)
     if value < least:
         raise InvalidInput(f"{option} {value} is too small", hint=f"give at least {least}")
+    if value > most:
+        raise InvalidInput(f"{option} {value} is too large", hint=f"give at most {most}")

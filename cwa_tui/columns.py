@@ -22,14 +22,16 @@ class Column:
     most: int = 0
     right: bool = False
     cut: Cut = "end"  # where text that is too long loses something
-    optional: int = 0  # 0 always stays; of the others the largest leaves first
+    optional: int = 0  # 0 always stays; the others are wanted in this order
 
 
 def fit(columns: Sequence[Column], room: int) -> dict[str, int]:
     """Column key -> width of the columns that fit into `room` cells, in their order."""
-    shown = list(columns)
-    while _needed(shown) > room and any(column.optional for column in shown):
-        shown.remove(max(shown, key=lambda column: column.optional))
+    chosen = [column for column in columns if not column.optional]
+    for column in sorted(columns, key=lambda column: column.optional):
+        if column.optional and _needed([*chosen, column]) <= room:
+            chosen.append(column)
+    shown = [column for column in columns if column in chosen]
     spare = max(0, room - _needed(shown))
     widths = {}
     for column in shown:

@@ -70,7 +70,10 @@ def save_tiny(family: str, folder: Path, seed: int = 0) -> Path:
 
 
 def hub_cache(cache: Path, repositories: Mapping[str, str]) -> None:
-    """A Hugging Face cache that holds `repositories` (Hub id -> family): blobs named by hash, snapshots of links, refs."""
+    """A Hugging Face cache that holds `repositories` (Hub id -> family): blobs, snapshots of links to them, refs.
+
+    As the Hub has it, blobs of weights are named by their sha256, all others by the hash that git gives them.
+    """
     for seed, (repo, family) in enumerate(repositories.items()):
         folder = cache / f"models--{repo.replace('/', '--')}"
         commit = hashlib.sha1(repo.encode()).hexdigest()
@@ -81,7 +84,8 @@ def hub_cache(cache: Path, repositories: Mapping[str, str]) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             for path in sorted(save_tiny(family, Path(scratch), seed).iterdir()):
                 content = path.read_bytes()
-                blob = blobs / hashlib.sha256(content).hexdigest()
+                git_hash = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+                blob = blobs / (hashlib.sha256(content).hexdigest() if path.suffix == ".safetensors" else git_hash)
                 blob.write_bytes(content)
                 (snapshot / path.name).symlink_to(Path("../../blobs") / blob.name)
 

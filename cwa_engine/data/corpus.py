@@ -112,12 +112,13 @@ def _json_lines(path: Path, raw: str) -> list[str]:
             continue
         try:
             content = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError):
-            content = None
-        if not isinstance(content, str) or not content.strip():
+            usable = isinstance(content, str) and content.strip() and content.encode()
+        except (ValueError, KeyError, TypeError, RecursionError):  # ValueError: also half of a surrogate pair
+            usable = False
+        if not usable:
             raise DataError(
                 f"line {number} of {path} is no JSON object with a text",
-                hint='each line looks like {"text": "..."}',
+                hint='each line looks like {"text": "..."}, in valid Unicode',
             )
         contents.append(content)
     return contents

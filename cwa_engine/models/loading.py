@@ -6,6 +6,8 @@ import functools
 import hashlib
 import json
 import shutil
+import socket
+import ssl
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +21,9 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
-    RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError
@@ -40,6 +42,8 @@ from cwa_engine.models.sources import (
     near_models,
     resolve,
 )
+
+_NO_CONNECTION = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
 
 
 @dataclass(frozen=True)
@@ -97,9 +101,13 @@ def load_model(
         torch_dtype = _torch_dtype(dtype, target)
         make_room(sum(path.stat().st_size for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES))
         load: Any = AutoModelForCausalLM.from_pretrained  # typed as if it never gave the loading info
-        model, info = load(folder, dtype=torch_dtype, output_loading_info=True, local_files_only=True)
+        # Tensors of another shape are let through here, for `_refuse_incomplete` to name them.
+        model, info = load(
+            folder, dtype=torch_dtype, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
+        )
         _refuse_incomplete(source, info)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        _refuse_empty_tokenizer(source, tokenizer)
         model.to(target).eval()
         anatomy = dissect(model)
         return LoadedModel(
@@ -166,11 +174,16 @@ def _snapshot(repo: str, revision: str | None, access: HubAccess) -> Path:
 
 
 def _has_weights(snapshot: Path) -> bool:
-    """Whether the snapshot holds weights, all shards of them where an index lists several."""
-    index = next(snapshot.glob("*.index.json"), None)
-    if index is None:
+    """Whether the snapshot holds weights, all shards of them where an index lists several.
+
+    A repository may have its weights in two formats. Of the one that was not downloaded only the index is there.
+    """
+    if any((snapshot / name).exists() for name in ("model.safetensors", "pytorch_model.bin")):
+        return True
+    indices = [json.loads(path.read_text())["weight_map"] for path in snapshot.glob("*.index.json")]
+    if not indices:
         return any(path.suffix in WEIGHT_SUFFIXES for path in snapshot.iterdir())
-    return all((snapshot / name).exists() for name in set(json.loads(index.read_text())["weight_map"].values()))
+    return any(all((snapshot / name).exists() for name in set(shards.values())) for shards in indices)
 
 
 def _remote_files(repo: str, revision: str | None, token: str | None) -> list[str]:
@@ -217,13 +230,22 @@ def _gguf_hashes(source: ModelSource) -> dict[str, str]:
 
 def _refuse_incomplete(source: ModelSource, info: dict[str, object]) -> None:
     for key, what in (("missing_keys", "has no weights for"), ("mismatched_keys", "has weights of another shape for")):
-        names = sorted(str(name) for name in info.get(key) or ())  # type: ignore[attr-defined]
+        # transformers gives names, or (name, shape in the file, shape in the model)
+        names = sorted(k if isinstance(k, str) else k[0] for k in info.get(key) or ())  # type: ignore[attr-defined]
         if names:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise ModelBroken(
                 f"{source.name} {what} {shown}",
                 hint="the files do not hold this whole architecture; download or save the model again",
             )
+
+
+def _refuse_empty_tokenizer(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Where its files are missing, transformers makes up some tokenizers, with special tokens alone."""
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise ModelBroken(
+            f"{source.name} has no tokenizer", hint="its files (tokenizer.json and others) belong into the same folder"
+        )
 
 
 @contextmanager
@@ -255,15 +277,23 @@ def _named(error: Exception, source: ModelSource, revision: str | None, access: 
         return ModelNotFound(
             f"{name} has no revision '{revision}'", hint=f"see https://huggingface.co/{source.location}"
         )
-    if caused_by(
-        LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError, HfHubHTTPError, ConnectionError
-    ):
-        where = "in the cache, and HF_HUB_OFFLINE is set" if access.offline else "in the cache or on the Hub"
+    if source.kind is SourceKind.HUB and caused_by(HFValidationError):
+        return ModelNotFound(f"there is no folder {name}, and it is no Hub id", hint="check the path")
+    if caused_by(LocalEntryNotFoundError, HfHubHTTPError, *_NO_CONNECTION):
+        if access.offline or caused_by(OfflineModeIsEnabled):
+            where = "in the cache, and HF_HUB_OFFLINE is set"
+        elif caused_by(*_NO_CONNECTION):
+            where = "in the cache, and the Hub cannot be reached"
+        elif (answer := _hub_answer(chain)) >= 429:
+            where = f"in the cache, and the Hub answered {answer}: try again later"
+        else:
+            where = "in the cache or on the Hub"
         if entry and entry.gated:
             return _gated(name, entry.name, f"is not {where}")
         near = near_models(name, access)
         hint = f"{near} `cwtool models` lists what the guide knows; a path must lead to a folder or .gguf file".strip()
-        return ModelNotFound(f"model '{name}' is not {where}", hint=hint)
+        what = f"revision '{revision}' of {name}" if revision else f"model '{name}'"
+        return ModelNotFound(f"{what} is not {where}", hint=hint)
     if source.kind is SourceKind.HUB and access.offline and caused_by(OSError, EntryNotFoundError):
         return ModelBroken(
             f"the cached copy of {name} is not complete: {_first_line(error)}", hint="load it once online"
@@ -272,6 +302,11 @@ def _named(error: Exception, source: ModelSource, revision: str | None, access: 
     if caused_by(SafetensorError):
         broken = f"a weights file of {name} is broken or truncated: {_first_line(error)}"
     return ModelBroken(broken, hint=f"check the files in {source.location}, or download the model again")
+
+
+def _hub_answer(chain: list[BaseException]) -> int:
+    """HTTP status of the Hub's refusal, 0 where it did not answer at all."""
+    return next((int(cause.response.status_code) for cause in chain if isinstance(cause, HfHubHTTPError)), 0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -65,26 +65,37 @@ def resolve(name: str) -> ModelSource:
     entry = catalog_model(name)
     if entry and entry.gguf_package and (gguf := packaged_gguf(entry.gguf_package)):
         return ModelSource(name, SourceKind.GGUF, str(gguf))
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = _existing(name)
+    if path and path.is_dir():
         return ModelSource(name, SourceKind.FOLDER, str(path.resolve()))
-    if path.is_file() and path.suffix == ".gguf":
+    if path and path.suffix == ".gguf":
         return ModelSource(name, SourceKind.GGUF, str(path.resolve()))
     if entry:
         return ModelSource(name, SourceKind.HUB, entry.name)
-    if path.is_file():
+    if path:
         raise ModelNotFound(
             f"{name} is a file, but not a GGUF file", hint="give the model's folder, a .gguf file or a Hub id"
         )
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise ModelNotFound(f"there is no folder {name}, and it is no Hub id", hint="check the path")
+        raise ModelNotFound(
+            f"there is no folder {name}, and it is no Hub id", hint="check the path and who may read it"
+        )
     return ModelSource(name, SourceKind.HUB, name)
 
 
 def absolute_name(name: str) -> str:
     """A local path made absolute, for a daemon has another working folder; every other name as it is."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
+    path = _existing(name)
+    return str(path.resolve()) if path else name
+
+
+def _existing(name: str) -> Path | None:
+    """The file or folder by that name; None where there is none, or where the name can be no path."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # a name longer than a path may be; ~user of a user that does not exist
+        return None
 
 
 def packaged_gguf(package: str) -> Path | None:
@@ -96,8 +107,9 @@ def packaged_gguf(package: str) -> Path | None:
 
 
 def near_models(name: str, access: HubAccess) -> str:
-    """`did you mean ...?` over the guide and the models already in the cache."""
-    return did_you_mean(name, known_names() + [repo for repo, _ in cached_models(access)])
+    """`did you mean ...?` over the guide and the models already in the cache; empty for a name that is one of these."""
+    known = known_names() + [repo for repo, _ in cached_models(access)]
+    return "" if name in known else did_you_mean(name, known)
 
 
 def cached_models(access: HubAccess) -> list[tuple[str, int]]:

@@ -88,12 +88,20 @@ def write_run(folder: Path, record: RunRecord) -> None:
 
 
 def copy_run(folder: Path, output: Path) -> None:
-    """Copy a run's files into the user's output folder, each whole or not at all."""
+    """Copy a run's files into the user's output folder, each whole or not at all. Raises OutputError."""
     check_output(output)
     for path in sorted(folder.iterdir()):
         scratch = output / f".{path.name}.{uuid.uuid4().hex[:8]}"
-        _write_synced(scratch, path.read_bytes())
-        scratch.replace(output / path.name)
+        try:
+            _write_synced(scratch, path.read_bytes())
+            scratch.replace(output / path.name)
+        except OSError as error:
+            raise OutputError(
+                f"{output / path.name} cannot be written: {error.strerror}",
+                hint=f"all files of the run are in {folder}",
+            ) from error
+        finally:
+            scratch.unlink(missing_ok=True)
     _sync_folder(output)
 
 

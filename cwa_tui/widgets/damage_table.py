@@ -17,12 +17,12 @@ class DamageTable(LiveTable):
     """One measured case a row, in the order measured. Metric and perturbation have columns where there are several."""
 
     COLUMNS = (
-        Column("metric", "metric", 13, most=15, optional=1),
-        Column("perturbation", "perturbation", 12, optional=3),
+        Column("metric", "metric", 8, most=15),
+        Column("perturbation", "change", 6, most=14),
         Column("k", "k", 1, right=True),  # as wide as the largest one
-        Column("selection", "selection", 16, most=18),
-        Column("perplexity", "perplexity", 10, right=True),
-        Column("delta", "Δ nats [95 % interval]", 26, most=28, cut="start"),
+        Column("selection", "selection", 16, most=19, cut="middle"),
+        Column("perplexity", "perplexity", 10, right=True, optional=1),
+        Column("delta", "Δ nats [95 % interval]", 26, most=28, cut="parts"),
         Column("ratio", "ratio", 8, right=True, optional=2),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from rich.text import Text
+from textual.geometry import Size
 
 from cwa_daemon.protocol import JobView
 from cwa_tui import format as fmt
@@ -23,6 +24,10 @@ class RunLine(QuietStatic):
         lines = [_where(run, job, now), *_findings(run), _asked(job)]
         self.set_class(run.error is not None, "-explained")
         self.say(Text("\n").join(line for line in lines if line))
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """A grid asks with the width of one column; this spans them all."""
+        return super().get_content_height(container, viewport, viewport.width - self.gutter.width)
 
 
 def _where(run: RunState, job: JobView | None, now: float) -> Text:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig
 
+from cwa_engine.models.anatomy import dissect
 from tests.engine.conftest import wrap
 from tests.models import tiny_model
 
@@ -20,49 +23,104 @@ def test_every_parameter_has_a_block_a_component_and_is_counted_once(loaded: Any
     assert [p.order for p in anatomy.parameters.values()] == list(range(len(anatomy.parameters)))
 
 
+# Every module that owns parameters; a star is the number of a block.
 COMPONENTS = {
-    "gpt2": {"transformer.wpe.weight": "embedding", "transformer.h.1.attn.c_attn.bias": "qkv",
-             "transformer.h.0.attn.c_proj.weight": "o", "transformer.h.0.mlp.c_proj.weight": "down",
-             "transformer.h.0.mlp.c_fc.weight": "up", "transformer.ln_f.bias": "norm"},
-    "neox": {"gpt_neox.embed_in.weight": "embedding", "gpt_neox.layers.0.attention.query_key_value.weight": "qkv",
-             "gpt_neox.layers.0.attention.dense.weight": "o", "gpt_neox.layers.0.mlp.dense_4h_to_h.weight": "down",
-             "gpt_neox.layers.0.mlp.dense_h_to_4h.weight": "up", "lm_head.weight": "head"},
-    "opt": {"model.decoder.layers.0.self_attn.k_proj.bias": "k", "model.decoder.layers.0.self_attn.out_proj.weight": "o",
-            "model.decoder.layers.0.fc1.weight": "up", "model.decoder.layers.0.fc2.weight": "down",
-            "model.decoder.layers.0.self_attn_layer_norm.weight": "norm", "model.decoder.project_in.weight": "embedding"},
-    "llama": {"model.layers.0.self_attn.q_proj.weight": "q", "model.layers.0.self_attn.v_proj.weight": "v",
-              "model.layers.0.mlp.gate_proj.weight": "gate", "model.layers.0.mlp.down_proj.weight": "down",
-              "model.layers.1.post_attention_layernorm.weight": "norm", "model.norm.weight": "norm"},
+    "gpt2": {
+        "transformer.wte": "embedding", "transformer.wpe": "embedding", "transformer.ln_f": "norm",
+        "transformer.h.*.ln_1": "norm", "transformer.h.*.attn.c_attn": "qkv", "transformer.h.*.attn.c_proj": "o",
+        "transformer.h.*.ln_2": "norm", "transformer.h.*.mlp.c_fc": "up", "transformer.h.*.mlp.c_proj": "down",
+    },
+    "neox": {
+        "gpt_neox.embed_in": "embedding", "gpt_neox.final_layer_norm": "norm", "lm_head": "head",
+        "gpt_neox.layers.*.input_layernorm": "norm", "gpt_neox.layers.*.post_attention_layernorm": "norm",
+        "gpt_neox.layers.*.attention.query_key_value": "qkv", "gpt_neox.layers.*.attention.dense": "o",
+        "gpt_neox.layers.*.mlp.dense_h_to_4h": "up", "gpt_neox.layers.*.mlp.dense_4h_to_h": "down",
+    },
+    "opt": {
+        "model.decoder.embed_tokens": "embedding", "model.decoder.embed_positions": "embedding",
+        "model.decoder.project_in": "embedding", "model.decoder.project_out": "head",
+        "model.decoder.final_layer_norm": "norm", "model.decoder.layers.*.self_attn.q_proj": "q",
+        "model.decoder.layers.*.self_attn.k_proj": "k", "model.decoder.layers.*.self_attn.v_proj": "v",
+        "model.decoder.layers.*.self_attn.out_proj": "o", "model.decoder.layers.*.fc1": "up",
+        "model.decoder.layers.*.self_attn_layer_norm": "norm", "model.decoder.layers.*.fc2": "down",
+        "model.decoder.layers.*.final_layer_norm": "norm",
+    },
+    "llama": {
+        "model.embed_tokens": "embedding", "model.norm": "norm", "lm_head": "head",
+        "model.layers.*.input_layernorm": "norm", "model.layers.*.post_attention_layernorm": "norm",
+        "model.layers.*.self_attn.q_proj": "q", "model.layers.*.self_attn.k_proj": "k",
+        "model.layers.*.self_attn.v_proj": "v", "model.layers.*.self_attn.o_proj": "o",
+        "model.layers.*.mlp.gate_proj": "gate", "model.layers.*.mlp.up_proj": "up",
+        "model.layers.*.mlp.down_proj": "down",
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("family", list(COMPONENTS))
-def test_components_are_named_as_the_field_names_them(family: str) -> None:
-    parameters = wrap(tiny_model(family)).anatomy.parameters
-    assert {name: parameters[name].component for name in COMPONENTS[family]} == COMPONENTS[family]
+def test_components_and_layers_are_named_as_the_field_names_them(family: str) -> None:
+    found: dict[str, str] = {}
+    for name, parameter in wrap(tiny_model(family)).anatomy.parameters.items():
+        owner = name.rpartition(".")[0]
+        digits = [int(part) for part in owner.split(".") if part.isdecimal()]
+        assert parameter.layer == (digits[0] if digits else None)
+        found[re.sub(r"\.\d+\.", ".*.", owner)] = parameter.component
+    assert found == COMPONENTS[family]
+
+
+@pytest.mark.parametrize(
+    ("config", "published"),
+    [
+        (GPT2Config(), 124_439_808),
+        (
+            GPTNeoXConfig(
+                hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=2048, vocab_size=50304
+            ),
+            70_426_624,
+        ),
+        (OPTConfig(), 125_239_296),
+        (LlamaConfig(), 6_738_415_616),
+    ],
+    ids=["gpt2", "pythia-70m", "opt-125m", "llama-2-7b"],
+)
+def test_the_number_of_weights_is_the_published_one(config: PreTrainedConfig, published: int) -> None:
+    with torch.device("meta"):  # shapes without memory
+        model = AutoModelForCausalLM.from_config(config)
+    assert dissect(model).numel == published
+
+
+def test_tied_parameters_are_named_once_under_their_first_name() -> None:
+    loaded = wrap(tiny_model("gpt2"))
+    assert loaded.model.lm_head.weight is loaded.model.transformer.wte.weight
+    assert [name for name in loaded.anatomy.parameters if "wte" in name or "lm_head" in name] == [
+        "transformer.wte.weight"
+    ]
 
 
 @pytest.mark.parametrize(
     ("family", "name"),
     [
+        ("gpt2", "transformer.h.0.attn.c_attn.weight"),
         ("gpt2", "transformer.h.0.mlp.c_fc.weight"),
+        ("gpt2", "transformer.h.1.mlp.c_proj.weight"),
         ("neox", "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"),
         ("opt", "model.decoder.layers.0.fc1.weight"),
         ("llama", "model.layers.0.mlp.up_proj.weight"),
+        ("llama", "model.layers.1.mlp.down_proj.weight"),
     ],
 )
-def test_a_weight_links_the_in_feature_to_the_out_feature_it_is_reported_with(family: str, name: str) -> None:
+def test_a_zeroed_weight_no_longer_links_the_in_feature_to_the_out_feature_it_is_reported_with(
+    family: str, name: str
+) -> None:
     loaded = wrap(tiny_model(family))
-    layer = loaded.model.get_submodule(name.removesuffix(".weight"))
-    flat_index = 5 * loaded.anatomy.parameters[name].shape[1] + 7
-    out_feature, in_feature = loaded.anatomy.parameters[name].features(flat_index)
-    assert {out_feature, in_feature} == {5, 7}
-    inputs = torch.zeros(1, 1, 32)
-    inputs[0, 0, in_feature] = 1.0
+    layer, parameter = loaded.model.get_submodule(name.removesuffix(".weight")), loaded.anatomy.parameters[name]
+    flat_index = 5 * parameter.shape[1] + 7
+    out_feature, in_feature = parameter.features(flat_index)
+    assert (out_feature, in_feature) == ((7, 5) if family == "gpt2" else (5, 7))
+    width = parameter.shape[0] if family == "gpt2" else parameter.shape[1]
+    inputs = torch.eye(width).unsqueeze(0)  # token i is nothing but input feature i
     before = layer(inputs)
-    loaded.model.get_parameter(name).data.view(-1)[flat_index] += 1.0
-    moved = (layer(inputs) - before).flatten().nonzero().flatten().tolist()
-    assert moved == [out_feature]
+    loaded.model.get_parameter(name).data.view(-1)[flat_index] = 0.0
+    assert (layer(inputs) - before)[0].nonzero().tolist() == [[in_feature, out_feature]]
 
 
 def test_a_vector_has_no_in_feature(llama: Any) -> None:

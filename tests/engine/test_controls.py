@@ -97,16 +97,43 @@ def test_the_same_seed_draws_the_same_and_another_seed_something_else(name: str)
     assert {n: i.tolist() for n, i in first.items()} != {n: i.tolist() for n, i in other.items()}
 
 
-@pytest.mark.parametrize("size", [30, 4000], ids=["crowded", "sparse"])
-def test_every_weight_outside_the_critical_set_is_drawn_equally_often(size: int) -> None:
-    critical = {"a": np.arange(5)}
-    drawn = np.concatenate(
-        [draw("random", critical, {"a": size, "b": size}, seed).get("b", []) for seed in range(4000)]
-    )
-    share = len(drawn) / (4000 * 5)
-    assert share == pytest.approx(size / (2 * size - 5), abs=0.015)
-    halves = np.histogram(drawn, bins=2, range=(0, size))[0]
-    assert halves[0] / len(drawn) == pytest.approx(0.5, abs=0.02)
+@given(cases(), st.integers(0, 5))
+def test_a_draw_from_the_whole_model_has_none_of_the_critical_weights_where_enough_others_are_left(
+    case: tuple[Selection, dict[str, int]], seed: int
+) -> None:
+    critical, sizes = case
+    drawn = draw("random", critical, sizes, seed)
+    if 2 * count(critical) <= sum(sizes.values()):
+        assert not places(drawn) & places(critical)
+
+
+def places(selection: Selection) -> set[tuple[str, int]]:
+    return {(name, index) for name, indices in selection.items() for index in indices.tolist()}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("taken", [6, 10], ids=["more than half", "all"])
+def test_a_parameter_with_too_few_other_weights_gives_as_many_all_the_same(name: str, taken: int) -> None:
+    drawn = draw(name, {"a": np.arange(taken)}, {"a": 10})
+    assert len(places(drawn)) == count(drawn) == taken
+
+
+# Crowded and sparse parameters are drawn from in two ways. Chi-square has mean f and deviation sqrt(2 f) where a draw is
+# fair, f being the degrees of freedom; drawing without replacement makes it a little smaller.
+@pytest.mark.parametrize("name", ["random", "random_matched"])
+@pytest.mark.parametrize("size", [17, 1000], ids=["crowded", "sparse"])
+def test_every_weight_outside_the_critical_set_is_drawn_equally_often(name: str, size: int) -> None:
+    sizes = {"a": size, "b": size} if name == "random" else {"a": size}
+    offset = {"a": 0, "b": size}
+    hits = np.zeros(sum(sizes.values()))
+    for seed in range(4000):
+        for parameter, indices in draw(name, {"a": np.array([0, 3, 7])}, sizes, seed).items():
+            hits[indices + offset[parameter]] += 1
+    assert hits[[0, 3, 7]].tolist() == [0, 0, 0]
+    free = np.delete(hits, [0, 3, 7])
+    expected = 4000 * 3 / len(free)
+    chi_square, freedom = ((free - expected) ** 2 / expected).sum(), len(free) - 1
+    assert abs(chi_square - freedom) < 4 * np.sqrt(2 * freedom)
 
 
 def test_a_ranking_becomes_a_selection_of_its_weights() -> None:

@@ -34,6 +34,24 @@ def test_passages_of_a_text_file_stand_between_blank_lines(tmp_path: Path) -> No
     assert load_texts(path)[1].where == "text 2 of a.txt"
 
 
+lines = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20).filter(str.strip)
+passages = st.lists(lines, min_size=1, max_size=3).map("\n".join)
+
+
+@given(
+    texts=st.lists(passages, min_size=1, max_size=5),
+    gap=st.sampled_from(["\n\n", "\n\n\n", "\n \t\n"]),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    mark=st.sampled_from(["", "\ufeff"]),
+)
+def test_passages_of_a_text_file_are_read_whatever_editor_wrote_it(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], gap: str, newline: str, mark: str
+) -> None:
+    path = tmp_path_factory.mktemp("data") / "a.txt"
+    path.write_bytes((mark + (gap.join(texts) + "\n").replace("\n", newline)).encode())
+    assert contents(path) == texts
+
+
 @given(texts=st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=5))
 def test_texts_of_a_json_lines_file_are_read_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]
@@ -41,6 +59,20 @@ def test_texts_of_a_json_lines_file_are_read_as_they_were_written(
     path = tmp_path_factory.mktemp("data") / "a.jsonl"
     path.write_text("\n".join(json.dumps({"text": text, "other": 1}) for text in texts), "utf-8")
     assert contents(path) == texts
+
+
+def test_json_lines_with_windows_line_ends_a_mark_and_blank_lines_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes('\ufeff{"text": "one\\ntwo"}\r\n\r\n{"text": "three"}\r\n'.encode())
+    assert contents(tmp_path / "a.jsonl") == ["one\ntwo", "three"]
+
+
+def test_source_code_with_windows_line_ends_is_the_same_source_code(tmp_path: Path) -> None:
+    code = "def f():\n    return 1\n\n\ndef g():\n    return 2\n"
+    (tmp_path / "unix.py").write_bytes(code.encode())
+    (tmp_path / "windows.py").write_bytes(("\ufeff" + code.replace("\n", "\r\n")).encode())
+    assert (
+        contents(tmp_path / "windows.py") == contents(tmp_path / "unix.py") == [code.replace("\n\n\n", "\n\n").strip()]
+    )
 
 
 def test_source_code_becomes_chunks_of_whole_paragraphs_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -63,6 +95,12 @@ def test_source_code_becomes_chunks_of_whole_paragraphs_and_nothing_is_lost(tmp_
         ("a.jsonl", b'{"text": "x"}\nnot json\n', "line 2"),
         ("a.jsonl", b'{"text": 7}\n', "line 1"),
         ("a.jsonl", b"[1]\n", "line 1"),
+        ("a.jsonl", b'{"text": " "}\n', "line 1"),
+        ("a.jsonl", b'{"text": "x"}\n\n{"text": "cut emoji \\ud83d"}\n', "line 3"),
+        ("a.jsonl", b"[" * 100_000, "line 1"),
+        ("a.jsonl", b"\n\n", "holds no text"),
+        ("a.py", b"\n", "holds no text"),
+        ("a.py", b"\x7fELF\x00", "is binary"),
     ],
 )
 def test_a_file_that_holds_no_texts_is_refused_with_the_place(
@@ -71,6 +109,17 @@ def test_a_file_that_holds_no_texts_is_refused_with_the_place(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=why):
         load_texts(tmp_path / name)
+
+
+def test_a_folder_is_no_data_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        load_texts(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist") as raised:
+        load_texts(tmp_path / "nowhere" / "a.txt")
+    assert raised.value.hint == f"there is no folder {tmp_path / 'nowhere'}"
 
 
 def test_a_missing_file_is_named_with_its_neighbours(tmp_path: Path) -> None:
@@ -88,6 +137,12 @@ def test_the_halves_are_disjoint_complete_and_of_equal_size(n: int) -> None:
     assert 0 <= len(scoring) - len(evaluation) <= 1
 
 
+@given(st.integers(2, 50), st.integers(1, 10))
+def test_a_text_stays_in_its_half_when_texts_are_added_behind_it(n: int, more: int) -> None:
+    before, after = split(range(n)), split(range(n + more))
+    assert all(set(few) <= set(many) for few, many in zip(before, after, strict=True))
+
+
 def test_a_single_text_is_used_for_both() -> None:
     texts = [Text("alone", "")]
     assert split(texts) == (texts, texts)
@@ -96,6 +151,15 @@ def test_a_single_text_is_used_for_both() -> None:
 def test_the_hash_of_texts_knows_their_order_and_their_borders() -> None:
     hashes = [data_sha256([Text(c, "") for c in texts]) for texts in (["ab", "c"], ["a", "bc"], ["c", "ab"], ["abc"])]
     assert len(set(hashes)) == 4
+
+
+texts_of_any_kind = st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=4)
+
+
+@given(texts_of_any_kind, texts_of_any_kind)
+def test_different_texts_have_different_hashes_and_equal_ones_the_same(one: list[str], other: list[str]) -> None:
+    first, second = (data_sha256([Text(content, "") for content in texts]) for texts in (one, other))
+    assert (first == second) == (one == other)
 
 
 def test_a_text_of_one_token_is_refused_by_name() -> None:

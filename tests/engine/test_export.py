@@ -1,27 +1,34 @@
-"""The files of a run, and the spec they carry."""
+"""The files of a run: whole or not at all, and read back as they were written."""
 
 from __future__ import annotations
 
 import csv
 import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cwa_engine.errors import InvalidInput, NotFound, OutputError
+from cwa_engine.errors import NotFound, OutputError
 from cwa_engine.pipeline import analyze
 from cwa_engine.reporting.export import (
     ModelRecord,
     RunRecord,
     check_output,
     copy_run,
+    perturbation_csv,
     read_summary,
     read_topk,
+    topk_csv,
     write_run,
 )
-from cwa_engine.result import to_plain
-from cwa_engine.spec import RunSpec, parse_spec
+from cwa_engine.result import DamagePoint, Ranking, TopWeight, to_plain
+from cwa_engine.spec import RunSpec
 
 
 @pytest.fixture
@@ -64,28 +71,96 @@ def test_numbers_read_back_as_they_were(record: RunRecord, tmp_path: Path) -> No
 
 def test_a_ranking_is_read_page_by_page(record: RunRecord, tmp_path: Path) -> None:
     write_run(tmp_path / "run", record)
-    assert [row.rank for row in read_topk(tmp_path / "run", None, 5, 10)[1]] == [6, 7]
-    with pytest.raises(NotFound, match="no ranking by 'obd'"):
+    pages = [read_topk(tmp_path / "run", None, offset, 3)[1] for offset in (0, 3, 6, 9)]
+    assert [[row.rank for row in page] for page in pages] == [[1, 2, 3], [4, 5, 6], [7], []]
+    with pytest.raises(NotFound, match="no ranking by 'obd'") as raised:
         read_topk(tmp_path / "run", "obd", 0, 10)
+    assert "grad_x_weight, magnitude" in raised.value.hint
+    (tmp_path / "run" / "topk_magnitude.csv").unlink()
+    with pytest.raises(NotFound, match=r"no topk_magnitude\.csv"):
+        read_topk(tmp_path / "run", "magnitude", 0, 10)
 
 
-def test_a_run_that_cannot_be_written_whole_is_not_there_at_all(record: RunRecord, tmp_path: Path) -> None:
-    bad = RunRecord(**{**vars(record), "started": float("nan")})  # JSON refuses it after other files are written
-    with pytest.raises(ValueError, match="JSON"):
-        write_run(tmp_path / "runs" / "run", bad)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.lists(st.tuples(finite, finite), min_size=1, max_size=4))
+def test_any_float_of_a_ranking_reads_back_as_the_same_number(
+    tmp_path_factory: pytest.TempPathFactory, numbers: list[tuple[float, float]]
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    rows = tuple(
+        TopWeight(rank, "a.weight", 7, 0, 7, value, score, None, "up") for rank, (value, score) in enumerate(numbers, 1)
+    )
+    (folder / "summary.json").write_text('{"rankings": [{"metric": "magnitude"}]}')
+    (folder / "topk_magnitude.csv").write_bytes(topk_csv(Ranking("magnitude", rows)))
+    assert tuple(read_topk(folder, None, 0, 10)[1]) == rows
+
+
+def test_a_collapsed_point_is_written_and_reads_back_as_what_it_is() -> None:
+    point = DamagePoint(
+        "obd", 1, "zero", "critical", None, 1, math.inf, math.inf, math.inf, math.nan, math.nan, math.inf, "x"
+    )
+    (row,) = csv.DictReader(perturbation_csv([point]).decode().splitlines())
+    assert (float(row["nll"]), row["seed"]) == (math.inf, "")
+    assert math.isnan(float(row["delta_low"]))
+
+
+class DiskFull:
+    """A log whose writing fails after other files are there."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield "a line"
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "bad", [{"started": math.nan}, {"log": DiskFull()}], ids=["a number that JSON has not", "a full disk"]
+)
+def test_a_run_that_cannot_be_written_whole_is_not_there_at_all(
+    record: RunRecord, tmp_path: Path, bad: dict[str, Any]
+) -> None:
+    with pytest.raises((ValueError, OSError), match=r"JSON|No space"):
+        write_run(tmp_path / "runs" / "run", replace(record, **bad))
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_the_output_folder_gets_the_same_files(record: RunRecord, tmp_path: Path) -> None:
+def test_a_run_whose_place_is_no_folder_leaves_nothing(record: RunRecord, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        write_run(tmp_path / "file" / "run", record)
+    assert [(path.name, path.read_text()) for path in tmp_path.glob("file*")] == [("file", "in the way")]
+
+
+def test_a_run_that_is_there_is_never_overwritten(record: RunRecord, tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "run", record)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "runs/run").iterdir()}
+    with pytest.raises(OSError):
+        write_run(tmp_path / "runs" / "run", record)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "runs/run").iterdir()} == before
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
+
+
+def test_the_output_folder_gets_the_same_files_and_keeps_its_own(record: RunRecord, tmp_path: Path) -> None:
     write_run(tmp_path / "run", record)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("stays")
+    (tmp_path / "out" / "summary.json").write_text("of an earlier run")
     copy_run(tmp_path / "run", tmp_path / "out")
     for path in (tmp_path / "run").iterdir():
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
     assert {p.name for p in (tmp_path / "out").iterdir()} == {p.name for p in (tmp_path / "run").iterdir()} | {
         "mine.txt"
     }
+
+
+def test_a_file_that_cannot_be_copied_is_named_and_leaves_no_half_of_itself(record: RunRecord, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", record)
+    (tmp_path / "out" / "summary.json").mkdir(parents=True)  # a folder where the file should go
+    with pytest.raises(OutputError, match=r"summary\.json cannot be written") as raised:
+        copy_run(tmp_path / "run", tmp_path / "out")
+    assert str(tmp_path / "run") in raised.value.hint
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
@@ -97,39 +172,3 @@ def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None
 def test_a_folder_without_a_summary_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         read_summary(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"metrics": ["grad_x_wieght"]}, "unknown metric"),
-        ({"controls": ["rnadom"]}, "unknown control"),
-        ({"perturbations": ["zeero"]}, "unknown perturbation"),
-        ({"topk": [0]}, "--topk 0"),
-        ({"bits": 1}, "--bits 1"),
-        ({"bit": -1}, "--bit -1"),
-        ({"noise_scale": -1.0}, "noise_scale"),
-        ({"scale_factor": float("nan")}, "scale_factor"),
-        ({"eval_limit": 0}, "--eval-limit 0"),
-        ({"seq_len": 1}, "--seq-len 1"),
-        ({"device": "gpu"}, "unknown device"),
-        ({"model": ""}, "model"),
-        ({"surprise": 1}, "surprise"),
-    ],
-)
-def test_a_spec_that_cannot_be_meant_is_refused_in_one_sentence(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidInput, match=said) as raised:
-        parse_spec({"model": "gpt2", **fields})
-    assert raised.value.hint
-
-
-def test_a_spec_is_settled_and_its_hash_does_not_know_the_output_folder() -> None:
-    spec = parse_spec({"model": "gpt2", "topk": [100, 1, 100], "metrics": ["magnitude", "magnitude"]})
-    assert (spec.topk, spec.metrics, spec.largest_k) == ((1, 100), ("magnitude",), 100)
-    assert spec.sha256() == spec.model_copy(update={"output": Path("/elsewhere")}).sha256()
-    assert spec.sha256() != spec.model_copy(update={"seed": 1}).sha256()
-
-
-def test_the_defaults_are_those_of_the_guide() -> None:
-    spec = RunSpec(model="gpt2")
-    assert (spec.metrics, spec.topk, spec.control_seeds) == (("grad_x_weight",), (100,), 3)

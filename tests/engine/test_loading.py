@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelGated, ModelNotFound
 from cwa_engine.models.loading import load_model
-from cwa_engine.models.sources import HubAccess, SourceKind, cached_models, fingerprint, resolve
-from tests.models import edit_json, save_tiny, tiny_model, truncate
+from cwa_engine.models.sources import HubAccess, SourceKind, absolute_name, cached_models, fingerprint, resolve
+from tests.models import FAMILIES, edit_json, hub_cache, save_tiny, tiny_model, truncate
 
 
 @pytest.fixture
@@ -36,11 +41,81 @@ def test_a_folder_is_loaded_with_the_weights_that_were_saved(folder: Path) -> No
     assert set(loaded.files) == {"model.safetensors", "config.json"}
 
 
-def test_a_cached_model_is_loaded_offline_by_its_hub_id_with_revision_and_file_hashes(offline: HubAccess) -> None:
+def test_a_cached_model_is_loaded_offline_by_its_hub_id_with_revision_and_file_hashes(
+    offline: HubAccess, hub: Path
+) -> None:
     loaded = load_model("EleutherAI/pythia-70m", access=offline)
-    assert loaded.revision is not None and len(loaded.revision) == 40
-    assert len(loaded.files["model.safetensors"]) == 64
+    repository = hub / "hub" / "models--EleutherAI--pythia-70m"
+    assert loaded.revision == (repository / "refs" / "main").read_text()
+    snapshot = repository / "snapshots" / loaded.revision
+    assert loaded.files == {
+        name: hashlib.sha256((snapshot / name).read_bytes()).hexdigest()
+        for name in ("config.json", "model.safetensors")
+    }
     assert max(cached_models(offline)) > ("EleutherAI/pythia-70m", 0)
+
+
+def test_the_environment_says_where_the_cache_is_and_that_the_hub_is_not_asked(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(hub))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert load_model("gpt2").source.location == "gpt2"
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path) -> Path:
+    """A cache with one model, which a test may break: its snapshot folder."""
+    hub_cache(tmp_path / "hub", {"gpt2": "gpt2"})
+    return next((tmp_path / "hub/models--gpt2/snapshots").iterdir())
+
+
+def test_a_cached_model_that_lacks_its_weights_is_called_incomplete(own_cache: Path) -> None:
+    (own_cache / "model.safetensors").unlink()
+    with pytest.raises(ModelBroken, match="the cached copy of gpt2 is not complete"):
+        load_model("gpt2", access=HubAccess(cache_dir=str(own_cache.parents[2]), offline=True))
+
+
+def test_a_revision_that_is_not_cached_is_named_and_not_the_model(own_cache: Path) -> None:
+    with pytest.raises(ModelNotFound, match="revision 'v2' of gpt2 is not in the cache") as raised:
+        load_model("gpt2", revision="v2", access=HubAccess(cache_dir=str(own_cache.parents[2]), offline=True))
+    assert "did you mean" not in raised.value.hint
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which no name is resolved; huggingface_hub does not wait before it tries again."""
+
+    def unresolved(*args: object, **options: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", unresolved)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_cached_model_needs_no_network_even_if_the_index_of_another_format_lies_beside_it(own_cache: Path) -> None:
+    index = {"weight_map": {"wte.weight": "pytorch_model-00001-of-00002.bin"}}  # whose shards are not downloaded
+    (own_cache / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    access = HubAccess(cache_dir=str(own_cache.parents[2]))
+    assert load_model("gpt2", access=access).revision == own_cache.name
+    tiny_model("gpt2").save_pretrained(own_cache, max_shard_size="20KB")
+    (own_cache / "model.safetensors").unlink(missing_ok=True)
+    assert load_model("gpt2", access=access).revision == own_cache.name
+    next(own_cache.glob("model-*.safetensors")).unlink()
+    with pytest.raises(ModelNotFound, match="the Hub cannot be reached"):
+        load_model("gpt2", access=access)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_model_is_not_called_unknown_or_broken_when_the_network_is(tmp_path: Path) -> None:
+    access = HubAccess(cache_dir=str(tmp_path))
+    with pytest.raises(ModelNotFound, match="'gtp2' is not in the cache, and the Hub cannot be reached") as raised:
+        load_model("gtp2", access=access)
+    assert "did you mean 'gpt2'" in raised.value.hint
+    with pytest.raises(ModelGated, match="the Hub cannot be reached"):
+        load_model("meta-llama/Llama-3.1-8B", access=access)
 
 
 def test_dtype_auto_is_float32_on_a_cpu_and_a_named_dtype_is_taken(folder: Path) -> None:
@@ -49,10 +124,24 @@ def test_dtype_auto_is_float32_on_a_cpu_and_a_named_dtype_is_taken(folder: Path)
     assert load_model(str(folder), dtype="bfloat16").dtype == "bfloat16"
 
 
-def test_an_unknown_model_is_named_with_its_neighbours(offline: HubAccess) -> None:
+def test_an_unknown_model_is_named_with_its_neighbours(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="'gtp2' is not in the cache") as raised:
-        load_model("gtp2", access=offline)
+        load_model("gtp2", access=HubAccess(cache_dir=str(tmp_path), offline=True))
     assert "did you mean 'gpt2'" in raised.value.hint
+
+
+def test_neighbours_are_also_looked_for_among_the_models_on_disk(tmp_path: Path) -> None:
+    hub_cache(tmp_path, {"mylab/zebrafish-7": "gpt2"})
+    with pytest.raises(ModelNotFound) as raised:
+        load_model("mylab/zebrafsh-7", access=HubAccess(cache_dir=str(tmp_path), offline=True))
+    assert "did you mean 'mylab/zebrafish-7'" in raised.value.hint
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "~nobody-by-that-name/model", "./nowhere", "a b", "a--b", "a/b/c", "x\0y"])
+def test_a_name_that_can_be_no_model_is_refused_whatever_it_looks_like(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="there is no folder"):
+        load_model(name, access=HubAccess(cache_dir=str(tmp_path), offline=True))
+    assert absolute_name(name) == name
 
 
 def test_a_gated_model_names_the_token_and_the_licence_page(offline: HubAccess) -> None:
@@ -62,38 +151,78 @@ def test_a_gated_model_names_the_token_and_the_licence_page(offline: HubAccess) 
     assert "https://huggingface.co/meta-llama/Llama-3.1-8B" in raised.value.hint
 
 
-@pytest.fixture
-def gatekeeper(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A server that answers as the Hub does for a gated repository."""
+class StandInHub(http.server.BaseHTTPRequestHandler):
+    """Answers as the Hub does for a repository of this name."""
 
-    class Refuse(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(403)
-            self.send_header("X-Error-Code", "GatedRepo")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def do_GET(self) -> None:
+        token = self.headers.get("Authorization")
+        status, code = {
+            "gated": (403 if token == "Bearer hf_wrong" else 401, "GatedRepo"),
+            "absent": (404, "RepoNotFound"),
+            "overloaded": (503, ""),
+        }[next(part for part in self.path.split("/") if part in ("gated", "absent", "overloaded"))]
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
-        do_HEAD = do_GET
+    do_HEAD = do_GET
 
-        def log_message(self, *args: object) -> None: ...
+    def log_message(self, *args: object) -> None: ...
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
-    yield address
+
+ASK = """
+import json, sys, time
+from cwa_engine.errors import CwaError
+from cwa_engine.models.loading import load_model
+from cwa_engine.models.sources import HubAccess
+time.sleep = lambda seconds: None  # huggingface_hub waits half a minute before it gives up on a 503
+answers = []
+for name, token in json.loads(sys.argv[1]):
+    try:
+        load_model(name, access=HubAccess(token=token, cache_dir=sys.argv[2]))
+    except CwaError as error:
+        answers.append(error.to_dict())
+print(json.dumps(answers))
+"""
+ASKED = [("lab/gated", None), ("lab/gated", "hf_wrong"), ("lab/absent", "hf_wrong"), ("lab/overloaded", None)]
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, str]]:
+    """What a process with HF_ENDPOINT set is told about each of `ASKED`."""
+    home = tmp_path_factory.mktemp("huggingface")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), StandInHub)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    env |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, "-c", ASK, json.dumps(ASKED), str(home / "hub")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
     server.shutdown()
     server.server_close()
+    assert done.returncode == 0, done.stderr
+    return dict(zip(ASKED, json.loads(done.stdout), strict=True))
 
 
 @pytest.mark.parametrize(("token", "why"), [(None, "needs a token"), ("hf_wrong", "not been granted to this token")])
 def test_the_hubs_own_refusal_of_a_gated_model_is_understood(
-    gatekeeper: str, tmp_path: Path, token: str | None, why: str
+    refusals: dict[Any, dict[str, str]], token: str | None, why: str
 ) -> None:
-    with pytest.raises(ModelGated, match=why) as raised:
-        load_model("someone/secret-model", access=HubAccess(token=token, cache_dir=str(tmp_path)))
-    assert "https://huggingface.co/someone/secret-model" in raised.value.hint
+    error = refusals["lab/gated", token]
+    assert error["code"] == "model_gated"
+    assert why in error["message"]
+    assert "https://huggingface.co/lab/gated" in error["hint"]
+    assert "HF_TOKEN" in error["hint"]
+    assert "hf_wrong" not in str(error)
+
+
+def test_a_repository_that_the_hub_does_not_have_is_told_from_a_hub_that_does_not_work(
+    refusals: dict[Any, dict[str, str]],
+) -> None:
+    absent, overloaded = refusals["lab/absent", "hf_wrong"], refusals["lab/overloaded", None]
+    assert (absent["code"], overloaded["code"]) == ("model_not_found", "model_not_found")
+    assert "'lab/absent' is not in the cache or on the Hub" in absent["message"]
+    assert "the Hub answered 503" in overloaded["message"]
 
 
 def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
@@ -117,7 +246,8 @@ def test_weights_that_the_files_lack_are_never_made_up(folder: Path) -> None:
 
 def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     edit_json(folder / "config.json", intermediate_size=48)
-    with pytest.raises(ModelBroken):
+    shape = r"has weights of another shape for model\.layers\.0\.mlp\.down_proj\.weight, .* and 3 more"
+    with pytest.raises(ModelBroken, match=shape):
         load_model(str(folder))
 
 
@@ -127,7 +257,20 @@ def test_a_missing_shard_is_noticed(folder: Path) -> None:
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 1
     shards[1].unlink()
+    with pytest.raises(ModelBroken, match=shards[1].name):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_without_its_tokenizer_is_refused_and_none_is_made_up(family: str, tmp_path: Path) -> None:
+    tiny_model(family).save_pretrained(tmp_path / "model")
     with pytest.raises(ModelBroken):
+        load_model(str(tmp_path / "model"))
+
+
+def test_a_folder_without_weights_is_called_broken(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelBroken, match=r"no file named model\.safetensors"):
         load_model(str(folder))
 
 

@@ -7,21 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cwa_engine.errors import InvalidInput
+from cwa_engine.errors import InvalidInput, WeightsNotRestored
 from cwa_engine.perturbation.kinds import PERTURBATIONS, Options
 from cwa_engine.perturbation.patch import patched
 from tests.engine.conftest import fingerprint
 from tests.models import tiny_model
 
 ZERO = PERTURBATIONS["zero"]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NAME = "model.layers.1.mlp.down_proj.weight"
 SELECTION = {NAME: np.array([0, 5, 2047]), "model.norm.weight": np.array([3])}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_zeroed_weights_are_zero_inside_and_come_back_bit_for_bit(dtype: torch.dtype) -> None:
     model = tiny_model("llama").to(dtype)
     before = fingerprint(model)
@@ -41,22 +42,73 @@ def test_zeroed_weights_come_back_bit_for_bit_even_if_evaluation_raises(raised: 
     assert fingerprint(model) == before
 
 
-@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=8))
-def test_any_bit_pattern_comes_back_be_it_nan_negative_zero_or_denormal(patterns: list[int]) -> None:
-    layer = torch.nn.Linear(4, 4, bias=False)
-    layer.weight.data.view(-1).view(torch.int32)[: len(patterns)] = torch.tensor(patterns).to(torch.int32)
+def stored(patterns: list[int], dtype: torch.dtype) -> torch.nn.Linear:
+    """A layer whose first weights have exactly these bits."""
+    layer = torch.nn.Linear(4, 4, bias=False).to(dtype)
+    integers = torch.int32 if dtype is torch.float32 else torch.int16
+    layer.weight.data.view(-1).view(integers)[: len(patterns)] = torch.tensor(patterns).to(integers)
+    return layer
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=8), st.sampled_from(DTYPES))
+@example([0x80000000, 0x7FC00001, 0xFFC12345, 0x7F800001, 0x7F800000, 1, 0x807FFFFF], torch.float32)
+@example([0x8000, 0x7FC1, 0xFF81, 0x7F80, 1, 0x807F], torch.bfloat16)
+@example([0x8000, 0x7E01, 0xFC01, 0x7C00, 1, 0x83FF], torch.float16)
+def test_any_bit_pattern_comes_back_be_it_nan_infinite_negative_zero_or_denormal(
+    patterns: list[int], dtype: torch.dtype
+) -> None:
+    layer = stored(patterns, dtype)
     before = fingerprint(layer)
-    with patched(layer, {"weight": np.arange(len(patterns))}, ZERO):
+    with patched(layer, {"weight": np.arange(len(patterns))}, ZERO) as receipts:
+        inside = fingerprint(layer)
+    assert fingerprint(layer) == before
+    assert inside["weight"][: len(patterns) * layer.weight.element_size()].strip(b"\0") == b""
+    assert receipts[0].unchanged == sum(pattern % 2 ** (8 * layer.weight.element_size()) == 0 for pattern in patterns)
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {NAME: np.array([0]), "model.nrom.weight": np.array([0])},
+        {NAME: np.array([0]), "model.layers.1.mlp": np.array([0])},
+        {NAME: np.array([0, 2048])},
+        {"model.norm.weight": np.array([0]), NAME: np.array([-1])},
+    ],
+    ids=["misspelt", "no parameter", "too large", "negative"],
+)
+def test_a_target_that_does_not_exist_is_an_error_before_anything_is_written(selection: dict[str, Any]) -> None:
+    model = tiny_model("llama")
+    before, versions = fingerprint(model), [p._version for p in model.parameters()]
+    with pytest.raises((AttributeError, IndexError)), patched(model, selection, ZERO):
+        pass
+    assert fingerprint(model) == before
+    assert [p._version for p in model.parameters()] == versions  # torch counts every write
+
+
+def test_a_tensor_whose_memory_is_no_vector_is_refused_rather_than_edited_in_a_copy() -> None:
+    layer = torch.nn.Linear(4, 4, bias=False)
+    layer.weight = torch.nn.Parameter(layer.weight.detach().t())
+    before = fingerprint(layer)
+    with pytest.raises(RuntimeError, match="view"), patched(layer, {"weight": np.array([1])}, ZERO):
         pass
     assert fingerprint(layer) == before
 
 
-def test_a_target_that_does_not_exist_is_an_error_and_nothing_is_written() -> None:
+def test_a_receipt_tells_old_and_new_values() -> None:
+    layer = torch.nn.Linear(2, 2, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    with patched(layer, {"weight": np.array([1, 2])}, PERTURBATIONS["sign_flip"]) as (receipt,):
+        pass
+    assert (receipt.parameter, receipt.indices.tolist()) == ("weight", [1, 2])
+    assert (receipt.old.tolist(), receipt.new.tolist(), receipt.unchanged) == ([2.0, 3.0], [-2.0, -3.0], 0)
+
+
+def test_an_edit_that_does_not_hold_is_an_error_and_the_others_are_undone() -> None:
     model = tiny_model("llama")
     before = fingerprint(model)
-    for selection in ({NAME: np.array([0]), "model.nrom.weight": np.array([0])}, {NAME: np.array([0, 10**9])}):
-        with pytest.raises((AttributeError, IndexError)), patched(model, selection, ZERO):
-            pass
+    twice = {"model.norm.weight": np.array([3]), NAME: np.array([5, 5])}  # two draws for one weight: one is lost
+    with pytest.raises(WeightsNotRestored, match=NAME), patched(model, twice, PERTURBATIONS["gaussian_noise"]):
+        pass
     assert fingerprint(model) == before
 
 
@@ -72,9 +124,6 @@ def test_an_unknown_perturbation_is_named_with_those_that_exist() -> None:
     with pytest.raises(InvalidInput, match="unknown perturbation 'zeros'") as raised:
         PERTURBATIONS["zeros"]
     assert "'zero'" in raised.value.hint
-
-
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from cwa_engine import events
 from cwa_engine.data.corpus import load_texts
 from cwa_engine.data.tokens import tokenize
-from cwa_engine.errors import Cancelled, InvalidInput, OutOfMemory, RunFailed, WeightsNotRestored
+from cwa_engine.errors import Cancelled, InvalidInput, ModelBroken, OutOfMemory, RunFailed, WeightsNotRestored
 from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.perturbation import damage
 from cwa_engine.perturbation.controls import CONTROLS
@@ -23,7 +22,8 @@ from cwa_engine.perturbation.kinds import PERTURBATIONS, Perturbation
 from cwa_engine.pipeline import analyze
 from cwa_engine.result import to_plain
 from cwa_engine.spec import RunSpec
-from tests.engine.conftest import fingerprint
+from tests.engine.conftest import fingerprint, wrap
+from tests.models import tiny_model
 
 
 def spec(data_file: Path | None, **fields: Any) -> RunSpec:
@@ -59,7 +59,12 @@ def test_a_planted_critical_weight_is_found_and_stands_out_from_its_controls(lla
     top = result.rankings[0].weights[0]
     assert (top.parameter, top.flat_index, top.value) == ("model.norm.weight", 9, 40.0)
     separation = {s.control: s for s in result.separations}
+    assert set(separation) == {"random", "random_matched"}
     assert all(s.ratio is not None and abs(s.ratio) > 10 for s in separation.values())
+    perplexity = {(point.selection, point.seed): point.perplexity for point in result.damage}
+    drawn = [value for case, value in perplexity.items() if case != ("critical", None)]
+    assert abs(perplexity["critical", None] / result.baseline.perplexity - 1) > 0.5
+    assert drawn == pytest.approx([result.baseline.perplexity] * 6, rel=0.05)
 
 
 def test_every_control_is_measured_and_those_without_chance_once(llama: Any, data_file: Path) -> None:
@@ -76,28 +81,6 @@ def test_the_bottom_control_holds_the_lowest_scores_of_all(llama: Any, data_file
     assert [row.score for row in result.rankings[0].lowest] == everything.sort().values[:4].tolist()
 
 
-def test_perplexity_is_exp_of_the_mean_over_all_scored_tokens(loaded: Any, data_file: Path) -> None:
-    result, _ = run(loaded, spec(data_file, perturbations=()))
-    total, tokens, utf8_bytes = 0.0, 0, 0
-    for text in load_texts(data_file)[1::2]:
-        ids = torch.tensor([loaded.tokenizer(text.content)["input_ids"]])
-        with torch.no_grad():
-            logits = loaded.model(input_ids=ids).logits.double().log_softmax(-1)
-        total -= float(sum(logits[0, i, ids[0, i + 1]] for i in range(ids.shape[1] - 1)))
-        tokens += ids.shape[1] - 1
-        utf8_bytes += len(text.content.encode())
-    assert result.baseline.tokens == tokens
-    assert result.baseline.perplexity == pytest.approx(math.exp(total / tokens), rel=1e-5)
-    assert result.baseline.bits_per_byte == pytest.approx(total / math.log(2) / utf8_bytes, rel=1e-5)
-
-
-def test_evaluation_keeps_the_order_of_its_sequences_whatever_the_batch(loaded: Any, data_file: Path) -> None:
-    sequences = tokenize(loaded.tokenizer, load_texts(data_file), 512)
-    single, batched = (evaluate(loaded, sequences, size) for size in (1, 3))
-    np.testing.assert_allclose(single.nll_sums, batched.nll_sums, rtol=1e-5)
-    assert single.tokens.tolist() == [len(s.ids) - 1 for s in sequences]
-
-
 def test_damage_is_the_loss_of_a_model_whose_weights_are_really_gone(llama: Any, data_file: Path) -> None:
     result, _ = run(llama, spec(data_file, topk=(3,)))
     sequences = tokenize(llama.tokenizer, load_texts(data_file)[1::2], 512)
@@ -108,16 +91,21 @@ def test_damage_is_the_loss_of_a_model_whose_weights_are_really_gone(llama: Any,
     assert critical.perplexity_ratio == pytest.approx(critical.perplexity / result.baseline.perplexity, rel=1e-9)
 
 
-def test_fast_perturbation_measures_baseline_and_damage_on_the_same_quarter(llama: Any) -> None:
-    full, _ = run(llama, spec(None, eval_limit=48, topk=(1,), control_seeds=1))
-    fast, _ = run(llama, spec(None, eval_limit=48, topk=(1,), control_seeds=1, fast_perturbation=True))
-    assert (full.baseline.sequences, fast.baseline.sequences) == (24, 6)
-    assert (full.texts.damage, fast.texts.damage) == (24, 6)
-    assert fast.rankings == full.rankings
-    few, _ = run(llama, spec(None, eval_limit=12, topk=(1,), control_seeds=1, fast_perturbation=True))
-    assert few.baseline.sequences == 4
-    very_few, _ = run(llama, spec(None, eval_limit=5, topk=(1,), control_seeds=1, fast_perturbation=True))
-    assert very_few.baseline.sequences == 2
+@pytest.mark.parametrize(("texts", "evaluated", "fast"), [(48, 24, 6), (50, 25, 7), (12, 6, 4), (5, 2, 2)])
+def test_fast_perturbation_measures_baseline_and_damage_on_the_same_quarter_of_four_at_least(
+    llama: Any, tmp_path: Path, texts: int, evaluated: int, fast: int
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n\n".join(f"Text {number} of many, and no two are alike." for number in range(texts)))
+    asked = spec(path, topk=(1,), control_seeds=1)
+    slow_run, _ = run(llama, asked)
+    fast_run, _ = run(llama, asked.model_copy(update={"fast_perturbation": True}))
+    assert (slow_run.texts.damage, fast_run.texts.damage) == (evaluated, fast)
+    assert fast_run.rankings == slow_run.rankings
+    few = evaluate(llama, tokenize(llama.tokenizer, load_texts(path)[1::2][:fast], 512))
+    assert (fast_run.baseline.nll, fast_run.baseline.sequences) == (few.nll, fast)
+    for point in fast_run.damage:
+        assert point.nll - few.nll == pytest.approx(point.delta_nll, abs=1e-12)
 
 
 def test_without_perturbation_weights_are_ranked_and_nothing_is_damaged(llama: Any, data_file: Path) -> None:
@@ -143,6 +131,13 @@ def test_more_weights_than_there_are_is_refused_with_their_number(llama: Any, da
         run(llama, spec(data_file, topk=(llama.anatomy.numel + 1,)))
 
 
+def test_a_tokenizer_that_belongs_to_another_model_is_named_before_anything_is_computed(data_file: Path) -> None:
+    model = tiny_model("llama")
+    model.resize_token_embeddings(100)
+    with pytest.raises(ModelBroken, match=r"the tokenizer of tiny gives token \d+, but the model knows only 100"):
+        run(wrap(model), spec(data_file))
+
+
 def test_all_weights_may_be_asked_for(llama: Any, data_file: Path) -> None:
     result, _ = run(llama, spec(data_file, topk=(llama.anatomy.numel,), eval_limit=2, control_seeds=1))
     places = {(w.parameter, w.flat_index) for w in result.rankings[0].weights}
@@ -152,7 +147,6 @@ def test_all_weights_may_be_asked_for(llama: Any, data_file: Path) -> None:
 def test_a_collapse_is_named_by_its_first_layer_and_never_averaged_away(
     llama: Any, data_file: Path, overflowing: str
 ) -> None:
-    before = fingerprint(llama.model)
     llama.model.model.layers[1].mlp.down_proj.weight.data.view(-1)[3] = 500.0
     before = fingerprint(llama.model)
     result, said = run(llama, spec(data_file, metrics=("magnitude",), topk=(1,), perturbations=(overflowing,)))
@@ -170,19 +164,59 @@ def test_a_baseline_that_is_not_finite_stops_the_run(llama: Any, data_file: Path
         run(llama, spec(data_file))
 
 
-@pytest.mark.parametrize("kind", ["baseline", "topk", "damage"])
-def test_a_cancel_ends_the_run_at_once_with_the_model_as_it_was(llama: Any, data_file: Path, kind: str) -> None:
+def in_stage(stage: str) -> Callable[[events.Event], bool]:
+    """Whether an event says that a batch of this stage is done."""
+    return lambda event: isinstance(event, events.Progress) and event.stage == stage and event.done > 0
+
+
+def between_two_texts(event: events.Event) -> bool:
+    """Whether the event comes while some weights are damaged: each set is measured on four texts."""
+    return isinstance(event, events.Progress) and event.stage == "perturb" and event.done % 4 > 0
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        in_stage("baseline"),
+        in_stage("score"),
+        lambda event: event.kind == "topk" and not event.partial,
+        between_two_texts,  # of the critical set
+        lambda event: between_two_texts(event) and event.done > event.total / 2,  # of a control
+        lambda event: event.kind == "damage",
+    ],
+    ids=["baseline", "scoring", "selected", "damaged", "control damaged", "measured"],
+)
+@pytest.mark.parametrize("reason", [Cancelled, KeyboardInterrupt])
+def test_a_cancel_ends_the_run_at_once_with_the_model_as_it_was(
+    llama: Any, data_file: Path, moment: Callable[[events.Event], bool], reason: type[BaseException]
+) -> None:
     before = fingerprint(llama.model)
-    heard = []
+    heard: list[bool] = []
 
     def cancel(event: events.Event) -> None:
-        heard.append(event.kind)
-        if event.kind == kind:
-            raise Cancelled("enough")
+        heard.append(moment(event))
+        if heard[-1]:
+            raise reason("enough")
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(reason):
         analyze(llama, spec(data_file), cancel)
-    assert heard[-1] == kind
+    assert heard.count(True) == 1 and heard[-1]
+    assert fingerprint(llama.model) == before
+    assert all(parameter.grad is None for parameter in llama.model.parameters())
+    result, _ = run(llama, spec(data_file, topk=(1,), eval_limit=2, control_seeds=1))  # and it is fit for the next run
+    assert result.baseline_drift == 0
+
+
+def test_weights_are_damaged_while_the_damage_is_measured(llama: Any, data_file: Path) -> None:
+    before, inside = fingerprint(llama.model), []
+
+    def listen(event: events.Event) -> None:
+        if between_two_texts(event):
+            inside.append(fingerprint(llama.model) != before)
+
+    analyze(llama, spec(data_file), listen)
+    assert len(inside) == 3 * 2 * (1 + 3 + 3)  # places between four texts; two sizes; critical and two controls
+    assert all(inside)
     assert fingerprint(llama.model) == before
 
 
@@ -216,15 +250,26 @@ def test_an_edit_that_changes_nothing_is_reported(llama: Any, data_file: Path) -
 
 
 def test_events_tell_the_stages_in_order_and_progress_only_grows(llama: Any, data_file: Path) -> None:
-    _, said = run(llama, spec(data_file))
-    started = [event["stage"] for event in said if event["kind"] == "stage_started"]
-    finished = [event["stage"] for event in said if event["kind"] == "stage_finished"]
-    assert started == finished == ["baseline", "score", "select", "perturb"]
+    result, said = run(llama, spec(data_file))
+    borders = [(event["kind"], event["stage"]) for event in said if event["kind"].startswith("stage_")]
+    stages = ["baseline", "score", "select", "perturb"]
+    assert borders == [(kind, stage) for stage in stages for kind in ("stage_started", "stage_finished")]
+    assert list(result.timings) == stages
     for stage in ("baseline", "score", "perturb"):
-        done = [event["done"] for event in said if event["kind"] == "progress" and event["stage"] == stage]
-        totals = {event["total"] for event in said if event["kind"] == "progress" and event["stage"] == stage}
-        assert done == sorted(done)
-        assert (done[0], done[-1]) == (0, *totals)
+        places = [place for place, event in enumerate(said) if event.get("stage") == stage]
+        progress = [said[place] for place in places if said[place]["kind"] == "progress"]
+        assert [said[places[0]]["kind"], said[places[-1]]["kind"]] == ["stage_started", "stage_finished"]
+        assert len({(event["total"], event["unit"]) for event in progress}) == 1
+        done = [event["done"] for event in progress]
+        assert (done, done[0], done[-1]) == (sorted(done), 0, progress[0]["total"])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_each_point_of_damage_is_told_as_soon_as_it_is_measured(llama: Any, data_file: Path, batch_size: int) -> None:
+    result, said = run(llama, spec(data_file, batch_size=batch_size))
+    told = [event["point"] for event in said if event["kind"] == "damage"]
+    assert told == to_plain(result.damage)
+    json.dumps(said, allow_nan=False)
 
 
 def test_partial_rankings_are_shown_while_scoring_and_the_last_one_is_exact(llama: Any, data_file: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from cwa_engine.statistics import bootstrap_weights, paired_delta, separation_ratio
 
@@ -19,6 +22,40 @@ def test_the_difference_is_weighted_by_tokens() -> None:
     delta, low, high = paired_delta(np.array([3.0, 99.0]), np.array([1.0, 99.0]), tokens, bootstrap_weights(2, 0))
     assert delta == pytest.approx(2 / 100)
     assert low <= delta <= high
+
+
+sums = arrays(float, 6, elements=st.floats(0, 1000))
+token_counts = arrays(float, 6, elements=st.integers(1, 500).map(float))
+
+
+@given(sums, sums, token_counts)
+def test_the_difference_is_that_of_the_plain_formula(
+    damaged: np.ndarray, intact: np.ndarray, tokens: np.ndarray
+) -> None:
+    delta, low, high = paired_delta(damaged, intact, tokens, bootstrap_weights(6, 0, 50))
+    plain = sum(damaged[i] - intact[i] for i in range(6)) / sum(tokens)
+    assert delta == pytest.approx(plain, rel=1e-9, abs=1e-9)
+    per_token = (damaged - intact) / tokens
+    rounding = 1e-9 * (1 + abs(per_token).max())
+    assert per_token.min() - rounding <= low <= high <= per_token.max() + rounding
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(10, 60))
+def test_an_interval_holds_the_difference_it_was_made_for(seed: int, n: int) -> None:
+    damaged, intact, tokens = sample(np.random.default_rng(seed), n, 0.3)
+    delta, low, high = paired_delta(damaged, intact, tokens, bootstrap_weights(n, seed, 200))
+    assert low <= delta <= high
+    assert low < high
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    assert (bootstrap_weights(7, 3) == bootstrap_weights(7, 3)).all()
+    assert (bootstrap_weights(7, 3) != bootstrap_weights(7, 4)).any()
+
+
+def test_a_single_sequence_has_an_interval_of_no_width() -> None:
+    one = np.array([2.0])
+    assert paired_delta(np.array([5.0]), one, one, bootstrap_weights(1, 0)) == (1.5, 1.5, 1.5)
 
 
 def test_a_bootstrap_resample_has_as_many_sequences_as_the_sample() -> None:
@@ -40,6 +77,27 @@ def test_the_separation_is_the_critical_change_over_the_mean_absolute_change_of_
     draws = [intact + 1.0, intact - 3.0]
     found = separation_ratio(intact + 20.0, draws, intact, tokens, bootstrap_weights(4, 0))
     assert found == pytest.approx((10.0, 10.0, 10.0))
+
+
+changes = arrays(float, 6, elements=st.floats(0.1, 50))
+
+
+@given(sums, changes, st.lists(changes, min_size=1, max_size=3), token_counts)
+def test_the_separation_is_that_of_the_plain_formula(
+    intact: np.ndarray, critical: np.ndarray, draws: list[np.ndarray], tokens: np.ndarray
+) -> None:
+    found = separation_ratio(
+        intact + critical, [intact + draw for draw in draws], intact, tokens, bootstrap_weights(6, 0, 50)
+    )
+    mean_of_draws = sum(abs(draw.sum() / tokens.sum()) for draw in draws) / len(draws)
+    assert found is not None
+    assert found[0] == pytest.approx(critical.sum() / tokens.sum() / mean_of_draws, rel=1e-6)
+
+
+def test_draws_that_move_the_loss_up_and_down_do_not_cancel() -> None:
+    tokens, intact = np.full(4, 10.0), np.full(4, 30.0)
+    found = separation_ratio(intact + 6.0, [intact + 2.0, intact - 2.0], intact, tokens, bootstrap_weights(4, 0))
+    assert found == pytest.approx((3.0, 3.0, 3.0))
 
 
 @pytest.mark.parametrize(

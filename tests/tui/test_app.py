@@ -191,6 +191,24 @@ async def test_m_shows_the_ranking_of_the_next_metric(terminal: Terminal, daemon
     assert "magnitude (2 of 2, m)" in str(terminal.find(TopkTable).border_title)
 
 
+@pytest.mark.parametrize("size", [(80, 24), (152, 40), (160, 48)])
+async def test_damage_of_several_metrics_says_which_one_each_row_is_of(
+    daemon: FakeDaemon, size: tuple[int, int]
+) -> None:
+    daemon.run(RUN, RunSpec(model="gpt2", metrics=("grad_x_weight", "grad_squared"), topk=(1000,)))
+    daemon.say(RUN, "damage", point=point(1000))
+    daemon.say(RUN, "damage", point=point(1000, metric="grad_squared"))
+    async with app_on(daemon).run_test(size=size) as pilot:
+        terminal = Terminal(pilot)
+        await until(lambda: isinstance(pilot.app.screen, MainScreen) and pilot.app.screen.query("#jobs"))
+        await terminal.press("3")
+        await until(lambda: len(terminal.damage) == 2)
+        first, second = terminal.damage
+        assert first[0].startswith("grad_x_")
+        assert second[0].startswith("grad_sq")
+        assert "+1.8791 [+1.7196, +2.0126]" in first
+
+
 async def test_the_cursor_stays_on_its_run_when_new_jobs_arrive(terminal: Terminal, daemon: FakeDaemon) -> None:
     whole_run(daemon, OTHER)
     await terminal.until(lambda: len(terminal.topk) == 10)

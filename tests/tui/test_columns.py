@@ -17,7 +17,7 @@ COLUMNS = (
 )
 
 
-def test_the_least_wanted_column_leaves_first() -> None:
+def test_of_the_columns_that_do_not_fit_the_most_wanted_stays() -> None:
     assert list(fit(COLUMNS, 100)) == ["name", "state", "layer", "age"]
     assert list(fit(COLUMNS, 31)) == ["name", "state", "layer"]
     assert list(fit(COLUMNS, 28)) == ["name", "state"]

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from textual.pilot import Pilot
 
+from cwa_tui.screens.main import MainScreen
 from cwa_tui.widgets.damage_table import DamageTable
+from cwa_tui.widgets.jobs_table import JobsTable
 from cwa_tui.widgets.topk_table import TopkTable
 from tests.tui.fake_client import BASELINE, FakeDaemon, app_on, point, until, warm, weights, whole_run
 
@@ -36,16 +38,16 @@ def half_measured() -> FakeDaemon:
     return daemon
 
 
-@pytest.mark.parametrize(("size", "keys"), [((80, 24), ["down"]), ((160, 48), ["down"])], ids=["80x24", "160x48"])
-def test_a_run_being_measured(snap_compare: Callable[..., bool], size: tuple[int, int], keys: list[str]) -> None:
+@pytest.mark.parametrize("size", [(80, 24), (160, 48)], ids=["80x24", "160x48"])
+def test_a_run_being_measured(snap_compare: Callable[..., bool], size: tuple[int, int]) -> None:
     async def select(pilot: Pilot[None]) -> None:
-        topk = pilot.app.screen.query_one(TopkTable)
-        await until(lambda: len(pilot.app.screen.query("#jobs")) == 1)
-        await until(lambda: pilot.app.screen.query_one("#jobs").has_focus)
-        await pilot.press(*keys)
-        await until(lambda: topk.row_count == 10)
+        await until(lambda: isinstance(pilot.app.screen, MainScreen) and pilot.app.screen.query("#jobs"))
+        screen = pilot.app.screen
+        await until(lambda: screen.query_one(JobsTable).row_count == 3)
+        await pilot.press("down")
+        await until(lambda: screen.query_one(TopkTable).row_count == 10)
         if size[0] == 160:
-            await until(lambda: pilot.app.screen.query_one(DamageTable).row_count == 1)
+            await until(lambda: screen.query_one(DamageTable).row_count == 1)
         await pilot.pause()
 
     assert snap_compare(app_on(half_measured()), terminal_size=size, run_before=select)
