@@ -204,7 +204,7 @@ class Jobs:
         return [name for lane in list(self._lanes.values()) for name in await lane.unload(model)]
 
     def warm_models(self) -> list[WarmModel]:
-        return [model for lane in self._lanes.values() for model in lane.models]
+        return [model for lane in self._lanes.values() for model in lane.warm_models()]
 
     def workers(self) -> list[WorkerView]:
         return [lane.view() for lane in self._lanes.values()]
@@ -236,6 +236,7 @@ class Lane:
         self._work = asyncio.Event()
         self._worker: Worker | None = None
         self._running: str | None = None  # run id
+        self._running_model = ""  # as the user wrote it
         self._ended: asyncio.Future[CwaError | None] | None = None  # of the job that runs
         self._cancel_asked = False
         self._grace: asyncio.TimerHandle | None = None  # kills a worker that does not answer a cancel
@@ -271,6 +272,9 @@ class Lane:
         self._worker.send({"op": "unload", "model": model, "request": request})
         return await self._unloads[request]
 
+    def warm_models(self) -> list[WarmModel]:
+        return [model.model_copy(update={"in_use": model.name == self._running_model}) for model in self.models]
+
     def view(self) -> WorkerView:
         pid = self._worker.pid if self._worker else None
         state = "busy" if self._running else "idle" if pid else "stopped"
@@ -297,7 +301,7 @@ class Lane:
             await self._run_job(job)
 
     async def _run_job(self, job: dict[str, Any]) -> None:
-        self._running = job["run_id"]
+        self._running, self._running_model = job["run_id"], job["spec"]["model"]
         self._ended = asyncio.get_running_loop().create_future()
         self._jobs.move(self._running, JobState.RUNNING)
         try:
@@ -321,7 +325,7 @@ class Lane:
             state, error = JobState.CANCELLED, Cancelled("cancelled; the worker did not answer and was killed")
         else:
             state = JobState.FAILED
-        run_id, self._running = self._running, None
+        run_id, self._running, self._running_model = self._running, None, ""
         self._cancel_asked, self._grace = False, None
         self._jobs.move(run_id, state, error)
 

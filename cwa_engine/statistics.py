@@ -38,7 +38,8 @@ def separation_ratio(
     """Change of NLL by the critical set over the mean absolute change by control draws, with its 95 % interval.
 
     All arrays are NLL sums per sequence [sequences]; the interval resamples sequences, the same for both sides.
-    None where the controls changed nothing, or where a loss is not finite: there is no ratio then.
+    None where the controls changed nothing, or where a loss is not finite: there is no ratio then. An end of the
+    interval is infinite where the controls changed nothing in too many resamples to bound it.
     """
     if not draws or not all(np.isfinite(side).all() for side in (critical, *draws)):
         return None
@@ -46,8 +47,10 @@ def separation_ratio(
     per_token = total @ tokens
     numerator = (total @ (critical - intact)) / per_token
     denominator = np.mean([np.abs((total @ (draw - intact)) / per_token) for draw in draws], axis=0)
-    if not (denominator > 0).all():
+    if not denominator[0] > 0:
         return None
-    ratio = numerator / denominator
-    low, high = np.percentile(ratio[1:], _LEVELS)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(denominator > 0, numerator / denominator, np.copysign(np.inf, numerator))
+    low = np.percentile(ratio[1:], _LEVELS[0], method="lower")  # no interpolation, which infinity would not survive
+    high = np.percentile(ratio[1:], _LEVELS[1], method="higher")
     return float(ratio[0]), float(low), float(high)

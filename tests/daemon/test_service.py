@@ -137,6 +137,7 @@ def test_status_is_answered_while_a_run_computes(cwtool: CommandLine) -> None:
         status = client.status()
     assert run_id in [worker.run_id for worker in status.workers]
     assert status.running == 1
+    assert [model.name for model in status.models if model.in_use] == ["gpt2"]
     cwtool("jobs", "cancel", run_id)
 
 

@@ -107,6 +107,14 @@ def test_there_is_no_ratio_without_a_finite_change_to_divide_by(draws: list[np.n
     assert separation_ratio(np.ones(3), draws, np.zeros(3), np.ones(3), bootstrap_weights(3, 0)) is None
 
 
+def test_draws_that_moved_one_sequence_alone_have_a_ratio_without_an_upper_bound() -> None:
+    draws = [np.array([2.0, 0.0, 0.0])]  # many resamples leave that sequence out
+    found = separation_ratio(np.full(3, 4.0), draws, np.zeros(3), np.ones(3), bootstrap_weights(3, 0))
+    assert found is not None
+    assert found[0] == 6.0
+    assert 0 < found[1] < 6.0 and found[2] == np.inf
+
+
 def test_a_collapsed_critical_set_has_no_ratio() -> None:
     collapsed = np.array([1.0, np.inf, 1.0])
     assert separation_ratio(collapsed, [np.ones(3)], np.zeros(3), np.ones(3), bootstrap_weights(3, 0)) is None
