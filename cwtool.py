@@ -43,6 +43,8 @@ RunId = Annotated[str, typer.Argument(help="Run id, its beginning or its ending;
 Model = Annotated[str, typer.Argument(help="Alias, Hub id, folder or .gguf file.", show_default=False)]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")]
 DType = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many, latest first.")]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the run id and return at once.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 
@@ -99,7 +101,7 @@ def run(
     ] = None,
     control_seeds: Annotated[int, typer.Option(help="Draws of each random control.")] = 3,
     seed: Annotated[int, typer.Option(help="Of control draws and bootstrap.")] = 0,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run id and return at once.")] = False,
+    detach: Detach = False,
     cancel_on_interrupt: Annotated[
         bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the run instead of leaving it.")
     ] = False,
@@ -137,7 +139,7 @@ def run(
         fields["perturbations"] = () if no_perturbation else values(perturb)
     spec = parse_spec(fields)
     with _client() as client:
-        run_id = client.submit(spec, command=shlex.join(["cwtool", *sys.argv[1:]]))
+        run_id = client.submit(spec, command=_typed())
         if detach:
             show({"run_id": run_id} if as_json else run_id)
             return
@@ -159,8 +161,7 @@ def ps(as_json: Json = False) -> None:
         else:
             say(f"no model is warm: {error.message}")
         return
-    shown = status.model_dump(include={"models", "devices"})
-    show(shown if as_json else warm_models(status))
+    show(status.model_dump(include={"models", "devices"}) if as_json else warm_models(status))
 
 
 @app.command(rich_help_panel="Models")
@@ -173,7 +174,7 @@ def load(
 
     spec = parse_spec({"model": absolute_name(model), "revision": revision, "dtype": dtype, "device": device})
     with _client() as client:
-        run_id = client.load(spec, command=shlex.join(["cwtool", *sys.argv[1:]]))
+        run_id = client.load(spec, command=_typed())
         follow(client, run_id, cancel_on_interrupt=True)
         show({"model": model, "run_id": run_id} if as_json else f"{model} is warm")
 
@@ -236,7 +237,7 @@ def jobs_default(context: typer.Context, as_json: Json = False) -> None:
 
 @jobs_app.command("list")
 def jobs_list(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many, latest first.")] = 20,
+    limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
     """The latest jobs."""
@@ -279,7 +280,7 @@ def jobs_cancel(run_id: Annotated[str, typer.Argument(help="Run id, its beginnin
 @jobs_app.command("retry")
 def jobs_retry(
     run_id: RunId = "latest",
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run id and return at once.")] = False,
+    detach: Detach = False,
     as_json: Json = False,
 ) -> None:
     """Run the same thing again, as a new job."""
@@ -303,7 +304,7 @@ def results_default(context: typer.Context, as_json: Json = False) -> None:
 
 @results_app.command("list")
 def results_list(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many, latest first.")] = 20,
+    limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
     """Finished runs."""
@@ -411,6 +412,11 @@ def main() -> None:
     except CwaError as error:
         show_error(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
+
+
+def _typed() -> str:
+    """The command line as it was typed, for the manifest."""
+    return shlex.join(["cwtool", *sys.argv[1:]])
 
 
 @contextmanager

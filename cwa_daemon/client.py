@@ -10,6 +10,7 @@ with Client.connect() as client:
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -134,7 +135,7 @@ class AsyncClient:
         """
         reply = await self._request("subscribe", run_id=run_id, after_seq=after_seq)
         number = reply["subscription"]
-        arrived = self._events.setdefault(number, asyncio.Queue())
+        arrived = self._events[number]
         try:
             while True:
                 event = await self._next_event(arrived)
@@ -217,10 +218,14 @@ class AsyncClient:
         """The one reader of the socket: replies to who asked, events to who follows."""
         while True:
             message = protocol.decode(await self._socket.recv())
-            if "subscription" in message and "event" in message:
-                # events may come before the reply that names their subscription has been looked at
-                self._events.setdefault(message["subscription"], asyncio.Queue()).put_nowait(message["event"])
-            elif (reply := self._replies.get(message["id"])) and not reply.done():
+            if "event" in message:
+                arrived = self._events.get(message["subscription"])
+                if arrived is not None:  # or its follower has left in the meantime
+                    arrived.put_nowait(message["event"])
+                continue
+            if "subscription" in message:  # its events may come before the one who asked looks at this reply
+                self._events[message["subscription"]] = asyncio.Queue()
+            if (reply := self._replies.get(message["id"])) and not reply.done():
                 reply.set_result(message)
 
     async def _next_event(self, arrived: asyncio.Queue[dict[str, Any]]) -> dict[str, Any]:
@@ -345,8 +350,7 @@ async def _next_or_none(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any]
 
 
 def _access() -> dict[str, Any]:
-    access = HubAccess.from_environment()
-    return {"token": access.token, "cache_dir": access.cache_dir, "offline": access.offline}
+    return dataclasses.asdict(HubAccess.from_environment())
 
 
 _HELLO = {"major": protocol.PROTOCOL_MAJOR, "minor": protocol.PROTOCOL_MINOR, "version": __version__}

@@ -169,7 +169,7 @@ class Jobs:
     def record(self, run_id: str, event: dict[str, Any]) -> None:
         """Store an event of a job, then tell that it is there."""
         if event["kind"] == "progress":
-            self._progress[run_id] = StageProgress(**{key: event[key] for key in ("stage", "done", "total", "unit")})
+            self._progress[run_id] = StageProgress.of(event)
         self._store.append_event(run_id, event)
         self._on_event(run_id)
 

@@ -7,6 +7,7 @@ retryable}}`. Events come unasked on a subscription: `{event: {seq, time, kind, 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 
 import msgpack
@@ -159,6 +160,11 @@ class StageProgress(Message):
     done: int
     total: int
     unit: str
+
+    @classmethod
+    def of(cls, event: Mapping[str, Any]) -> StageProgress:
+        """How far a stage is, by an event of kind "progress"."""
+        return cls(**{name: event[name] for name in cls.model_fields})
 
 
 class JobView(Message):

@@ -29,7 +29,7 @@ from cwa_engine.events import (
 from cwa_engine.models.loading import LoadedModel, is_out_of_memory
 from cwa_engine.perturbation.damage import check_restored, measure_damage
 from cwa_engine.result import Baseline, DamagePoint, Ranking, RunResult, Separation, TextUse
-from cwa_engine.sensitivity.gradients import Statistics, resident
+from cwa_engine.sensitivity.gradients import SoFar, Statistics, resident
 from cwa_engine.sensitivity.metrics import Needs, needs_of
 from cwa_engine.sensitivity.ranking import rank
 from cwa_engine.spec import RunSpec
@@ -120,13 +120,13 @@ def score(loaded: LoadedModel, sequences: Sequence[TokenSequence], spec: RunSpec
         return resident(loaded, sequences, needs, spec.batch_size)
     batches_done, next_preview = 0, 1
 
-    def after_batch(done: int, so_far: object) -> None:
+    def after_batch(done: int, so_far: SoFar) -> None:
         nonlocal batches_done, next_preview
         batches_done += 1
         emit(Progress("score", done, len(sequences), "sequence"))
         if batches_done == next_preview and done < len(sequences):
             next_preview *= 4  # a preview costs about 0.1 s on 135M weights: few of them, while all is young
-            statistics = so_far()  # type: ignore[operator]
+            statistics = so_far()
             rows = min(spec.largest_k, PREVIEW_ROWS)
             for name in spec.metrics:
                 emit(TopK(name, True, rank(loaded, statistics, name, rows).weights))

@@ -122,6 +122,14 @@ class RunResult:
     notes: tuple[str, ...] = field(default=())
 
 
+def exp(nll: float) -> float:
+    """math.exp that answers infinity where the result exceeds a float."""
+    try:
+        return math.exp(nll)
+    except OverflowError:
+        return math.inf
+
+
 def to_plain(value: Any) -> Any:
     """Dataclasses as dicts, tuples as lists, NaN and infinity as None: what JSON and the wire can hold.
 

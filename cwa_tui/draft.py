@@ -10,6 +10,7 @@ from cwa_engine.catalog import CATALOG, CatalogModel, catalog_model
 from cwa_engine.errors import InvalidInput, near_names
 from cwa_engine.models.sources import absolute_name
 from cwa_engine.spec import RunSpec, parse_spec
+from cwa_tui import format as fmt
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,7 @@ def about_model(typed: str, warm: list[str]) -> str:
 
 
 def _facts(entry: CatalogModel) -> str:
-    size = f"{entry.parameters_m / 1000:.1f} B" if entry.parameters_m >= 1000 else f"{entry.parameters_m:.0f} M"
-    return f"{entry.name}, {size} weights, {entry.licence}{', needs HF_TOKEN' if entry.gated else ''}"
+    return f"{entry.name}, {fmt.millions(entry.parameters_m)} weights, {entry.licence}{', needs HF_TOKEN' if entry.gated else ''}"
 
 
 def _whole_numbers(label: str, typed: str, example: str) -> list[int]:

@@ -18,6 +18,11 @@ def size(size_bytes: float | None) -> str:
     return f"{size_bytes:.1f} TB"
 
 
+def millions(parameters_m: float) -> str:
+    """`135 M`, `6.7 B`: parameters of a model, given in millions."""
+    return f"{parameters_m / 1000:.1f} B" if parameters_m >= 1000 else f"{parameters_m:.0f} M"
+
+
 def duration(seconds: float | None) -> str:
     """`0.31 s`, `42 s`, `3 min 05 s`, `2 h 10 min`, `3 d 4 h`."""
     if seconds is None:

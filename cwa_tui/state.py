@@ -81,7 +81,7 @@ class RunState:
             case "stage_finished":
                 self.seconds[event["stage"]] = event["seconds"]
             case "progress":
-                self.progress = StageProgress(**{name: event[name] for name in StageProgress.model_fields})
+                self.progress = StageProgress.of(event)
             case "baseline":
                 self.baseline = event["baseline"]
             case "topk":

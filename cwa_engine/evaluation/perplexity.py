@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.result import Baseline
+from cwa_engine.result import Baseline, exp
 from cwa_engine.statistics import Array
 
 PROTOCOL = "one text a sequence, the first token not scored, at most {seq_len} tokens"
@@ -34,14 +34,6 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         return exp(self.nll)
-
-
-def exp(nll: float) -> float:
-    """math.exp that answers infinity where the result exceeds a float."""
-    try:
-        return math.exp(nll)
-    except OverflowError:
-        return math.inf
 
 
 def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:

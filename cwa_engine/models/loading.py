@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import shutil
 import socket
@@ -38,6 +37,7 @@ from cwa_engine.models.sources import (
     ModelSource,
     SourceKind,
     file_hashes,
+    file_sha256,
     gguf_cache_folder,
     near_models,
     resolve,
@@ -116,7 +116,7 @@ def load_model(
             anatomy=anatomy,
             source=source,
             revision=folder.name if source.kind is SourceKind.HUB else None,
-            files=file_hashes(folder) if source.kind is not SourceKind.GGUF else _gguf_hashes(source),
+            files=_hashes(source, folder),
             device=target,
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         )
@@ -222,10 +222,12 @@ def _convert(gguf: Path, target: Path) -> None:
     AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(target)
 
 
-def _gguf_hashes(source: ModelSource) -> dict[str, str]:
-    path = Path(source.location)
-    with path.open("rb") as file:
-        return {path.name: hashlib.file_digest(file, "sha256").hexdigest()}
+def _hashes(source: ModelSource, folder: Path) -> dict[str, str]:
+    """sha256 of the files the weights came from: of a converted GGUF the original."""
+    if source.kind is SourceKind.GGUF:
+        gguf = Path(source.location)
+        return {gguf.name: file_sha256(gguf)}
+    return file_hashes(folder)
 
 
 def _refuse_incomplete(source: ModelSource, info: dict[str, object]) -> None:

@@ -144,9 +144,13 @@ def file_hashes(folder: Path) -> dict[str, str]:
         if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
             hashes[path.name] = blob
         else:
-            with path.open("rb") as file:
-                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            hashes[path.name] = file_sha256(path)
     return hashes
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(source: ModelSource) -> str:

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.errors import WeightsNotRestored
-from cwa_engine.evaluation.perplexity import Evaluation, evaluate, exp
+from cwa_engine.evaluation.perplexity import Evaluation, evaluate
 from cwa_engine.events import DamageMeasured, Emit, Note, Progress
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.perturbation.controls import CONTROLS, Population, Selection, count, critical_set
 from cwa_engine.perturbation.kinds import PERTURBATIONS
 from cwa_engine.perturbation.patch import patched
-from cwa_engine.result import DamagePoint, Ranking, Separation, TopWeight
+from cwa_engine.result import DamagePoint, Ranking, Separation, TopWeight, exp
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.ranking import rank
@@ -136,20 +136,23 @@ def _cases(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec) -> I
         for k in spec.topk:
             critical = critical_set(ranking.weights[:k])
             drawn = [
-                (
-                    name,
-                    seed,
-                    CONTROLS[name].draw(critical, population, np.random.default_rng([spec.seed + (seed or 0), k])),
-                )
+                (name, seed, _draw(name, critical, population, spec.seed if seed is None else seed, k))
                 for name in spec.controls
-                for seed in (range(spec.control_seeds) if CONTROLS[name].is_random else [None])
+                for seed in _seeds(name, spec)
             ]
             for perturbation in spec.perturbations:
                 yield _Case(ranking.metric, k, perturbation, "critical", None, critical)
                 for name, seed, weights in drawn:
-                    yield _Case(
-                        ranking.metric, k, perturbation, name, None if seed is None else spec.seed + seed, weights
-                    )
+                    yield _Case(ranking.metric, k, perturbation, name, seed, weights)
+
+
+def _seeds(control: str, spec: RunSpec) -> Sequence[int | None]:
+    """A seed for each draw; a control that is not random is measured once, without one."""
+    return range(spec.seed, spec.seed + spec.control_seeds) if CONTROLS[control].is_random else [None]
+
+
+def _draw(control: str, critical: Selection, population: Population, seed: int, k: int) -> Selection:
+    return CONTROLS[control].draw(critical, population, np.random.default_rng([seed, k]))
 
 
 def _magnitudes(loaded: LoadedModel, name: str) -> NDArray[np.float32]:

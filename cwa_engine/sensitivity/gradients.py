@@ -20,7 +20,8 @@ from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.metrics import GradientStats, Needs
 
 Statistics = dict[str, GradientStats]
-AfterBatch = Callable[[int, "Callable[[], Statistics]"], None]
+SoFar = Callable[[], Statistics]
+AfterBatch = Callable[[int, SoFar], None]
 
 
 def resident(
@@ -48,15 +49,28 @@ def resident(
     def accumulate(name: str, fresh: Tensor) -> None:
         """`fresh` is the gradient of (NLL sum of the batch) / `tokens`, and ours to keep."""
         fresh = fresh.float()
+        # A total begins with its first summand: a buffer of zeros would cost a pass over all weights.
         if Needs.FISHER in needs:
             # (dL_s/dw)^2 / sequences, L_s being the mean over the sequence's own tokens
             share = (tokens / batch[0].scored_tokens) ** 2 / len(sequences)
-            _add(fisher, name, lambda: fresh.square() * share, lambda total: total.addcmul_(fresh, fresh, value=share))
+            if name in fisher:
+                fisher[name].addcmul_(fresh, fresh, value=share)
+            else:
+                fisher[name] = fresh.square() * share
         if Needs.GRADIENT in needs:
-            _add(gradient, name, lambda: fresh, lambda total: total.add_(fresh))
+            if name in gradient:
+                gradient[name].add_(fresh)
+            else:
+                gradient[name] = fresh
 
     def so_far() -> Statistics:
-        return {name: _stats(parameter, name, needs, gradient, fisher) for name, parameter in parameters.items()}
+        return {
+            name: GradientStats(
+                _total(gradient, name, parameter) if Needs.GRADIENT in needs else None,
+                _total(fisher, name, parameter) if Needs.FISHER in needs else None,
+            )
+            for name, parameter in parameters.items()
+        }
 
     with _gradients_to(parameters, accumulate):
         for number, batch in enumerate(batches, start=1):
@@ -72,25 +86,9 @@ def resident(
     return so_far()
 
 
-def _add(totals: dict[str, Tensor], name: str, first: Callable[[], Tensor], more: Callable[[Tensor], Tensor]) -> None:
-    """Begin a total with its first summand; a buffer of zeros would cost a pass over all weights."""
-    if name in totals:
-        more(totals[name])
-    else:
-        totals[name] = first()
-
-
-def _stats(
-    parameter: Tensor, name: str, needs: Needs, gradient: dict[str, Tensor], fisher: dict[str, Tensor]
-) -> GradientStats:
+def _total(totals: dict[str, Tensor], name: str, parameter: Tensor) -> Tensor:
     """What was added up for a parameter; zeros for one that the loss does not depend on."""
-
-    def total(totals: dict[str, Tensor], need: Needs) -> Tensor | None:
-        if need not in needs:
-            return None
-        return totals[name] if name in totals else torch.zeros_like(parameter, dtype=torch.float32)
-
-    return GradientStats(total(gradient, Needs.GRADIENT), total(fisher, Needs.FISHER))
+    return totals[name] if name in totals else torch.zeros_like(parameter, dtype=torch.float32)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -14,6 +13,7 @@ from rich.text import Text
 from cwa_daemon.protocol import JobView, StatusView
 from cwa_engine.catalog import CatalogModel
 from cwa_engine.events import weight_name
+from cwa_engine.result import exp, to_plain
 from cwa_tui import format as fmt
 
 STATE_STYLES = {"done": "green", "failed": "red", "running": "cyan", "cancelled": "yellow", "interrupted": "yellow"}
@@ -49,7 +49,7 @@ def topk_table(metric: str, weights: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="left" if name in ("weight", "component") else "right", overflow="fold")
     for weight in weights:
         layer = "-" if weight["layer"] is None else str(weight["layer"])
-        figures = f"{weight['value']:.4g}", f"{weight['score']:.4g}"
+        figures = fmt.number(weight["value"]), fmt.number(weight["score"])
         table.add_row(str(weight["rank"]), weight_name(weight), *figures, layer, weight["component"])
     return table
 
@@ -87,12 +87,8 @@ def _damage(summary: dict[str, Any]) -> Table:
 
 
 def _damage_cells(base: float, delta: float, low: float, high: float) -> tuple[str, str, str, str]:
-    perplexity, ratio = _exp(base + delta), _exp(delta)
+    perplexity, ratio = to_plain(exp(base + delta)), to_plain(exp(delta))
     return fmt.perplexity(perplexity), fmt.ratio(ratio), fmt.delta(delta), fmt.interval(low, high)
-
-
-def _exp(value: float) -> float | None:
-    return math.exp(value) if value < 700 else None
 
 
 def _separation(ratio: float | None) -> str:
@@ -202,7 +198,9 @@ def _largest_damage(summary: dict[str, Any]) -> tuple[str, str, str]:
     group = max(summary["damage"], key=lambda entry: entry["k"])
     random = next((c for c in group["controls"] if c["control"] == "random"), None)
     critical = "collapsed" if group["critical"]["collapsed_at"] else fmt.ratio(group["critical"]["perplexity_ratio"])
-    control = "-" if random is None or random["control_delta"] is None else fmt.ratio(_exp(random["control_delta"]))
+    control = (
+        "-" if random is None or random["control_delta"] is None else fmt.ratio(to_plain(exp(random["control_delta"])))
+    )
     return str(group["k"]), critical, control
 
 
@@ -213,9 +211,10 @@ def catalog_table(entries: list[CatalogModel], cached: dict[str, int]) -> Render
         table.add_column(name, justify="right" if name in ("weights", "on disk") else "left", overflow="fold")
     for entry in entries:
         name = f"{entry.alias} ({entry.name})" if entry.alias else entry.name
-        weights = f"{entry.parameters_m / 1000:.1f} B" if entry.parameters_m >= 1000 else f"{entry.parameters_m:.0f} M"
         disk = fmt.size(cached[entry.name]) if entry.name in cached else "-"
-        table.add_row(name, entry.family, weights, entry.licence, "HF_TOKEN" if entry.gated else "", disk)
+        table.add_row(
+            name, entry.family, fmt.millions(entry.parameters_m), entry.licence, "HF_TOKEN" if entry.gated else "", disk
+        )
     for name in sorted(set(cached) - {entry.name for entry in entries}):
         table.add_row(name, "-", "-", "-", "", fmt.size(cached[name]))
     return table

@@ -12,7 +12,8 @@ import torch
 
 from cwa_engine.data.corpus import Text
 from cwa_engine.data.tokens import TokenSequence, tokenize
-from cwa_engine.evaluation.perplexity import baseline_of, evaluate, exp
+from cwa_engine.evaluation.perplexity import baseline_of, evaluate
+from cwa_engine.result import exp
 from tests.engine.conftest import TEXTS, wrap
 
 
