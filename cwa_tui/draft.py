@@ -79,7 +79,8 @@ def about_model(typed: str, warm: list[str]) -> str:
 
 
 def _facts(entry: CatalogModel) -> str:
-    return f"{entry.name}, {fmt.millions(entry.parameters_m)} weights, {entry.licence}{', needs HF_TOKEN' if entry.gated else ''}"
+    token = ", needs HF_TOKEN" if entry.gated else ""
+    return f"{entry.name}, {fmt.millions(entry.parameters_m)} weights, {entry.licence}{token}"
 
 
 def _whole_numbers(label: str, typed: str, example: str) -> list[int]:

@@ -212,9 +212,8 @@ def catalog_table(entries: list[CatalogModel], cached: dict[str, int]) -> Render
     for entry in entries:
         name = f"{entry.alias} ({entry.name})" if entry.alias else entry.name
         disk = fmt.size(cached[entry.name]) if entry.name in cached else "-"
-        table.add_row(
-            name, entry.family, fmt.millions(entry.parameters_m), entry.licence, "HF_TOKEN" if entry.gated else "", disk
-        )
+        weights, token = fmt.millions(entry.parameters_m), "HF_TOKEN" if entry.gated else ""
+        table.add_row(name, entry.family, weights, entry.licence, token, disk)
     for name in sorted(set(cached) - {entry.name for entry in entries}):
         table.add_row(name, "-", "-", "-", "", fmt.size(cached[name]))
     return table
