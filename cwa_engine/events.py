@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cwa_engine.result import Baseline, DamagePoint, TopWeight, to_plain
+from cwa_engine.result import Baseline, DamagePoint, TopWeight, Verdict, to_plain
 
-STAGES = ("load", "baseline", "score", "select", "perturb", "save")
 PREVIEW_ROWS = 50  # rows of a ranking that travel in an event; the whole ranking is in the run's files
 
 
@@ -78,6 +77,12 @@ class DamageMeasured(Event):
     point: DamagePoint
 
 
+@dataclass(frozen=True, slots=True)
+class VerdictReached(Event):
+    kind: ClassVar[str] = "verdict"
+    verdict: Verdict
+
+
 Emit = Callable[[Event], None]
 
 
@@ -104,7 +109,8 @@ def describe(event: Mapping[str, Any]) -> str | None:
             return f"baseline perplexity {b['perplexity']:.4f} on {b['sequences']} sequences, {b['tokens']} tokens"
         case "topk" if not event["partial"] and event["weights"]:
             first = event["weights"][0]
-            return f"{event['metric']}: rank 1 is {weight_name(first)}, score {first['score']:.4g}"
+            score = "" if first["score"] is None else f", score {first['score']:.4g}"
+            return f"{event['metric']}: rank 1 is {first['target']}{score}"
         case "damage":
             p = event["point"]
             seed = "" if p["seed"] is None else f" seed {p['seed']}"
@@ -114,13 +120,9 @@ def describe(event: Mapping[str, Any]) -> str | None:
             perplexity = "beyond a float" if p["perplexity"] is None else f"{p['perplexity']:.4f}"
             interval = f"[{p['delta_low']:+.4f}, {p['delta_high']:+.4f}]"
             return f"{case}: perplexity {perplexity}, delta {p['delta_nll']:+.4f} nats {interval}"
+        case "verdict":
+            return str(event["verdict"]["sentence"])
         case "state":
             reason = event.get("error")
             return f"{event['state']}: {reason['message']}" if reason else str(event["state"])
     return None
-
-
-def weight_name(weight: Mapping[str, Any]) -> str:
-    """`model.norm.weight[17]` or `model.layers.1.mlp.down_proj.weight[2533,7890]`, indices (out, in)."""
-    inner = "" if weight["in_feature"] is None else f",{weight['in_feature']}"
-    return f"{weight['parameter']}[{weight['out_feature']}{inner}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import resource
 import sys
@@ -9,11 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from cwa_engine.data import corpus
-from cwa_engine.data.tokens import TokenSequence, tokenize
+from cwa_engine.data.tokens import TokenSequence, pack, tokenize
 from cwa_engine.errors import InvalidInput, ModelBroken, OutOfMemory, RunFailed
+from cwa_engine.evaluation.collapse import first_non_finite_layer
 from cwa_engine.evaluation.perplexity import Evaluation, baseline_of, evaluate
 from cwa_engine.events import (
     PREVIEW_ROWS,
@@ -24,15 +27,33 @@ from cwa_engine.events import (
     StageFinished,
     StageStarted,
     TopK,
+    VerdictReached,
     ignore,
 )
 from cwa_engine.models.loading import LoadedModel, is_out_of_memory
-from cwa_engine.perturbation.damage import check_restored, measure_damage
-from cwa_engine.result import Baseline, DamagePoint, Ranking, RunResult, Separation, TextUse
+from cwa_engine.perturbation.damage import (
+    Ground,
+    Measured,
+    check_restored,
+    damage_point,
+    lay_ground,
+    measure_damage,
+    sequence_rows,
+)
+from cwa_engine.perturbation.interactions import measure_interactions
+from cwa_engine.perturbation.kinds import STORED_BITS
+from cwa_engine.perturbation.separation import separations, verdicts
+from cwa_engine.result import Baseline, Ranking, RunResult, TextUse
+from cwa_engine.sensitivity.fidelity import draw_sample, fidelities, measure_predictions
 from cwa_engine.sensitivity.gradients import SoFar, Statistics, resident
-from cwa_engine.sensitivity.metrics import Needs, needs_of
-from cwa_engine.sensitivity.ranking import rank
-from cwa_engine.spec import RunSpec
+from cwa_engine.sensitivity.hessian import hutchinson_diagonal
+from cwa_engine.sensitivity.metrics import METRICS, Needs, needs_of
+from cwa_engine.sensitivity.ranking import describe_unit, rank
+from cwa_engine.sensitivity.stability import agreements, marked, measure_stability
+from cwa_engine.spec import GIVEN, RunSpec
+from cwa_engine.structures import common_structure, find_weights, parse_target, unit_count, unit_of
+
+_UNKNOWN_SO_FAR = Needs.HESSIAN | Needs.INPUT_GRAM  # what a partial ranking cannot be made from
 
 FAST_SHARE = 4  # --fast-perturbation uses a quarter of the evaluation texts,
 FAST_LEAST = 4  # but at least four
@@ -61,8 +82,11 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
     """
     with _out_of_memory_named(loaded, spec):
         stages = Stages(emit)
-        use, scoring, evaluation = _sequences(loaded, spec, emit)
+        loaded = dataclasses.replace(loaded, anatomy=(whole := loaded.anatomy).only(spec.include, spec.exclude))
+        given = given_ranking(loaded, spec)
+        _check_bits(loaded, spec)
         _check_topk(loaded, spec)
+        use, scoring, evaluation = _sequences(loaded, spec, emit)
 
         with stages("baseline"):
             intact, baseline = measure_baseline(loaded, evaluation, spec, emit)
@@ -70,27 +94,62 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
             statistics = score(loaded, scoring, spec, emit)
         with stages("select"):
             rankings = select(loaded, statistics, spec, emit)
-        del statistics  # gradients of every parameter; the damage needs the room
+            sample = draw_sample(loaded, statistics, spec) if spec.fidelity else None
+        del statistics  # gradients of every parameter; what follows needs the room
 
-        damage: tuple[DamagePoint, ...] = ()
-        separations: tuple[Separation, ...] = ()
-        drift = None
-        if spec.perturbations:
+        result = RunResult(whole.numel, loaded.anatomy.numel, use, baseline, (*given, *rankings))
+        if spec.stability:
+            with stages("stability"):
+                result = with_stability(result, loaded, scoring, spec, emit)
+        if spec.damages or sample:
+            ground = lay_ground(loaded, evaluation, intact, result.rankings, spec)
             with stages("perturb"):
-                damage, separations = measure_damage(loaded, evaluation, intact, rankings, spec, emit)
-                drift = check_restored(loaded, evaluation, intact, spec)
+                result, measured = with_damage(result, ground, emit)
+            if spec.individually:
+                with stages("interactions"):
+                    found = measure_interactions(ground, result.rankings, measured, emit)
+                    result = dataclasses.replace(result, interactions=tuple(found))
+            if sample:
+                with stages("fidelity"):
+                    rows = measure_predictions(ground, sample, emit)
+                    scores = fidelities(rows, spec.metrics)
+                    result = dataclasses.replace(result, predictions=tuple(rows), fidelity=tuple(scores))
+            result = dataclasses.replace(result, floor=check_restored(ground))
 
-    return RunResult(
-        parameters=loaded.anatomy.numel,
-        texts=use,
-        baseline=baseline,
-        rankings=rankings,
-        damage=damage,
-        separations=separations,
-        baseline_drift=drift,
-        timings=stages.timings,
-        peak_memory_bytes=peak_memory_bytes(loaded),
+    return dataclasses.replace(result, timings=stages.timings, peak_memory_bytes=peak_memory_bytes(loaded))
+
+
+def with_stability(
+    result: RunResult, loaded: LoadedModel, sequences: Sequence[TokenSequence], spec: RunSpec, emit: Emit
+) -> RunResult:
+    """The result with the rankings of every repeat compared, and the weights marked that are in all of them."""
+
+    def score_quietly(texts: Sequence[TokenSequence]) -> Statistics:
+        return score(loaded, texts, spec, emit, stage="stability")
+
+    found = measure_stability(loaded, sequences, spec, score_quietly)
+    return dataclasses.replace(
+        result,
+        rankings=tuple(marked(r, found[r.metric]) if r.metric in found else r for r in result.rankings),
+        stability=tuple(agreements(loaded, found, spec)),
     )
+
+
+def with_damage(result: RunResult, ground: Ground, emit: Emit) -> tuple[RunResult, list[Measured]]:
+    """The result with every critical set and control measured and compared; and the measurements."""
+    measured = measure_damage(ground, result.rankings, emit)
+    rows = separations(ground, measured)
+    sentences = verdicts(ground, measured, rows)
+    for verdict in sentences:
+        emit(VerdictReached(verdict))
+    compared = dataclasses.replace(
+        result,
+        damage=tuple(damage_point(ground, entry) for entry in measured),
+        separations=tuple(rows),
+        verdicts=tuple(sentences),
+        evaluations=tuple(sequence_rows(ground.intact, measured)),
+    )
+    return compared, measured
 
 
 def measure_baseline(
@@ -104,73 +163,123 @@ def measure_baseline(
     report(0)
     intact = evaluate(loaded, sequences, spec.batch_size, report)
     if not math.isfinite(intact.nll):
+        number = int(np.flatnonzero(~np.isfinite(intact.nll_sums))[0])
+        where = first_non_finite_layer(loaded, [sequences[number]])
         raise RunFailed(
-            f"the intact model's loss is {intact.nll} on the evaluation texts",
+            f"the intact model's loss is {intact.nll_sums[number]} on evaluation sequence {number + 1} of "
+            f"{len(sequences)}, first at {where}",
             hint="float16 overflows easily; try --dtype float32 or bfloat16",
         )
-    baseline = baseline_of(intact, sequences, spec.seq_len)
+    baseline = baseline_of(intact, sequences, spec.seq_len, spec.packed)
     emit(BaselineMeasured(baseline))
     return intact, baseline
 
 
-def score(loaded: LoadedModel, sequences: Sequence[TokenSequence], spec: RunSpec, emit: Emit) -> Statistics:
-    """Gradient statistics over the scoring texts, with a partial ranking shown after 1, 4, 16 ... batches."""
+def score(
+    loaded: LoadedModel, sequences: Sequence[TokenSequence], spec: RunSpec, emit: Emit, stage: str = "score"
+) -> Statistics:
+    """What the metrics need, over the scoring texts; a partial ranking is shown after 1, 4, 16 ... batches."""
     needs = needs_of(spec.metrics)
-    if needs is Needs.NOTHING:
-        return resident(loaded, sequences, needs, spec.batch_size)
     batches_done, next_preview = 0, 1
 
     def after_batch(done: int, so_far: SoFar) -> None:
         nonlocal batches_done, next_preview
         batches_done += 1
-        emit(Progress("score", done, len(sequences), "sequence"))
-        if batches_done == next_preview and done < len(sequences):
+        emit(Progress(stage, done, len(sequences), "sequence"))
+        if stage == "score" and batches_done == next_preview and done < len(sequences):
             next_preview *= 4  # a preview costs about 0.1 s on 135M weights: few of them, while all is young
             statistics = so_far()
             rows = min(spec.largest_k, PREVIEW_ROWS)
             for name in spec.metrics:
-                emit(TopK(name, True, rank(loaded, statistics, name, rows).weights))
+                if METRICS[name].needs & _UNKNOWN_SO_FAR:
+                    continue
+                ranking = rank(loaded, statistics, name, rows, structure=spec.structure, scope=spec.scope)
+                emit(TopK(name, True, ranking.weights[:PREVIEW_ROWS]))
 
-    emit(Progress("score", 0, len(sequences), "sequence"))
-    return resident(loaded, sequences, needs, spec.batch_size, after_batch)
+    if needs is not Needs.NOTHING:
+        emit(Progress(stage, 0, len(sequences), "sequence"))
+    statistics = resident(loaded, sequences, needs, spec.batch_size, after_batch)
+    if Needs.HESSIAN in needs:
+
+        def report(done: int) -> None:
+            emit(Progress(stage, done, len(sequences), "sequence"))
+
+        diagonal = hutchinson_diagonal(loaded, sequences, spec.probes, spec.seed, report)
+        statistics = {name: dataclasses.replace(s, hessian=diagonal[name]) for name, s in statistics.items()}
+    return statistics
 
 
 def select(loaded: LoadedModel, statistics: Statistics, spec: RunSpec, emit: Emit) -> tuple[Ranking, ...]:
-    """The exact ranking of each metric over all weights."""
+    """The exact ranking of each metric over all weights or structures in view. Raises InvalidInput where there are none."""
     rankings = []
     for name in spec.metrics:
-        rankings.append(rank(loaded, statistics, name, spec.largest_k, with_lowest="bottom" in spec.controls))
+        with_lowest = "bottom" in spec.controls
+        ranking = rank(loaded, statistics, name, spec.largest_k, with_lowest, spec.structure, spec.scope)
+        if not ranking.weights:
+            only = "of linear layers " if METRICS[name].linear_only else ""
+            raise InvalidInput(
+                f"no parameter {only}in view has a {spec.structure} to rank by {name}",
+                hint="heads are in attention output projections; vectors have neither rows nor columns",
+            )
+        rankings.append(ranking)
         emit(TopK(name, False, rankings[-1].weights[:PREVIEW_ROWS]))
     return tuple(rankings)
+
+
+def given_ranking(loaded: LoadedModel, spec: RunSpec) -> tuple[Ranking, ...]:
+    """The weights given by name, in their order, as if a metric had named them; none where none are given."""
+    if not spec.weights:
+        return ()
+    parameters = loaded.anatomy.parameters
+    targets = [parse_target(text) for text in spec.weights]
+    structure = common_structure(targets, parameters)
+    units: dict[tuple[str, int], None] = {}
+    for target in targets:
+        for index in find_weights(target, parameters).tolist():
+            units[target.parameter, unit_of(parameters[target.parameter], structure, index)] = None
+    rows = [
+        describe_unit(loaded, parameters[name], structure, unit, place, None)
+        for place, (name, unit) in enumerate(units, start=1)
+    ]
+    ranked = [name for name, parameter in parameters.items() if unit_count(parameter, structure)]
+    return (Ranking(GIVEN, tuple(rows), structure=structure, parameters=tuple(ranked)),)
 
 
 def _sequences(
     loaded: LoadedModel, spec: RunSpec, emit: Emit
 ) -> tuple[TextUse, list[TokenSequence], list[TokenSequence]]:
     """Scoring and evaluation texts as tokens, and the account of which were used for what."""
-    texts = corpus.load_texts(spec.data_file, spec.eval_limit)
+    given = corpus.load_texts(spec.data_file, spec.eval_limit, spec.dataset)
+    texts = corpus.distinct(given)
+    if repeated := len(given) - len(texts):
+        emit(Note(f"{repeated} of {len(given)} texts had occurred before and were left out", "warning"))
     scoring_texts, evaluation_texts = corpus.split(texts)
     shared = len(texts) < 2
     if shared:
         emit(Note("there is only one text: weights are scored and damage is measured on the same one", "warning"))
     limit = min(spec.seq_len, loaded.max_tokens or spec.seq_len)
-    scoring = tokenize(loaded.tokenizer, scoring_texts, limit)
-    evaluation = tokenize(loaded.tokenizer, evaluation_texts, limit)
+    as_sequences = pack if spec.packed else tokenize
+    scoring = as_sequences(loaded.tokenizer, scoring_texts, limit)
+    evaluation = as_sequences(loaded.tokenizer, evaluation_texts, limit)
     _check_tokens(loaded, scoring + evaluation)
     truncated = sum(sequence.truncated for sequence in (scoring if shared else scoring + evaluation))
     if truncated:
         emit(Note(f"{truncated} of {len(texts)} texts are longer than {limit} tokens and were cut there", "warning"))
-    if spec.fast_perturbation and spec.perturbations:
+    if spec.fast_perturbation and spec.damages:
         evaluation = evaluation[: max(FAST_LEAST, math.ceil(len(evaluation) / FAST_SHARE))]
     use = TextUse(
-        source=corpus.BUILTIN if spec.data_file is None else str(spec.data_file),
-        sha256=corpus.data_sha256(texts),
+        source=spec.dataset or (corpus.BUILTIN if spec.data_file is None else str(spec.data_file)),
+        sha256=corpus.data_sha256(given),
         texts=len(texts),
-        scoring=len(scoring),
+        scoring=len(scoring_texts),
         evaluation=len(evaluation_texts),
         shared=shared,
         truncated=truncated,
-        damage=len(evaluation) if spec.perturbations else 0,
+        scoring_sha256=corpus.data_sha256(scoring_texts),
+        evaluation_sha256=corpus.data_sha256(evaluation_texts),
+        repeated=repeated,
+        packed=spec.packed,
+        damage=len(evaluation) if spec.damages else 0,
     )
     return use, scoring, evaluation
 
@@ -187,10 +296,21 @@ def _check_tokens(loaded: LoadedModel, sequences: Sequence[TokenSequence]) -> No
 
 
 def _check_topk(loaded: LoadedModel, spec: RunSpec) -> None:
-    if spec.largest_k > loaded.anatomy.numel:
+    units = sum(unit_count(parameter, spec.structure) for parameter in loaded.anatomy.parameters.values())
+    if spec.metrics and units and spec.largest_k > units:
         raise InvalidInput(
-            f"--topk {spec.largest_k} is more than the {loaded.anatomy.numel:,} weights of {spec.model}",
-            hint="a critical set is small: try 100",
+            f"--topk {spec.largest_k} is more than the {units:,} {spec.structure}s of {spec.model}"
+            + (" that are in view" if spec.include or spec.exclude else ""),
+            hint="a critical set is small: try 100" if units > 100 else f"try {min(units, 5)}",
+        )
+
+
+def _check_bits(loaded: LoadedModel, spec: RunSpec) -> None:
+    """Before anything is computed: whether the weights as stored have the bit that is to be flipped."""
+    bits = STORED_BITS[loaded.dtype]
+    if "bit_flip" in spec.perturbations and isinstance(spec.bit, int) and spec.bit >= bits:
+        raise InvalidInput(
+            f"{loaded.dtype} has no bit {spec.bit}", hint=f"its bits are 0 to {bits - 1}, {bits - 1} is the sign"
         )
 
 

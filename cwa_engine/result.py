@@ -10,29 +10,39 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TopWeight:
-    """One weight of a ranking. Feature indices are (out, in) whatever the storage order."""
+    """One weight of a ranking, or one row, column or head. Feature indices are (out, in) whatever the storage order."""
 
     rank: int
     parameter: str
-    flat_index: int
-    out_feature: int
-    in_feature: int | None  # None for one-dimensional parameters
-    value: float
-    score: float
+    flat_index: int  # of a structure's first weight
+    out_feature: int | None  # None for columns and heads
+    in_feature: int | None  # None for rows, heads and one-dimensional parameters
+    value: float  # of a structure its Euclidean norm
+    score: float | None  # None for weights that were given, not ranked
     layer: int | None  # decoder block, None outside the blocks
     component: str
+    expert: int | None  # None outside stacks of experts
+    target: str  # as `--weights` takes it
+    stable: bool | None = None  # in the top list of every repeat; None where stability was not asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The largest k weights of one metric, rank 1 first; smaller k are prefixes.
+    """The largest k units of one metric in each group of the scope; those of a smaller k are a prefix.
 
-    `lowest` are the k smallest, smallest first, where a control asked for them.
+    `lowest` are the smallest of all, smallest first, where a control asked for them. `parameters` are those that were
+    ranked, which controls are drawn from.
     """
 
     metric: str
     weights: tuple[TopWeight, ...]
     lowest: tuple[TopWeight, ...] = ()
+    structure: str = "weight"
+    parameters: tuple[str, ...] = ()
+
+    def top(self, k: int) -> tuple[TopWeight, ...]:
+        """The k best of each group."""
+        return tuple(weight for weight in self.weights if weight.rank <= k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,8 @@ class DamagePoint:
     delta_low: float
     delta_high: float
     perplexity_ratio: float
+    kl: float | None = None  # mean KL divergence from the intact model, nats per token; None where not asked for
+    top1_agreement: float | None = None  # share of tokens whose likeliest prediction is the intact model's
     collapsed_at: str | None = None
 
 
@@ -74,9 +86,12 @@ class DamagePoint:
 class Separation:
     """How far the critical set stands out from the draws of one control.
 
-    `control_delta` is the mean delta_nll of the draws with its bootstrap 95 % interval. `ratio` is delta_nll of the
-    critical set over the mean |delta_nll| of the draws, with its interval; None where the draws did not move the loss
-    at all. All are None where a draw, or for the ratio the critical set, collapsed.
+    `control_delta` is the mean delta_nll of the draws with its bootstrap 95 % interval, `worst` the largest of a draw.
+    `ratio` is delta_nll of the critical set over the mean |delta_nll| of the draws, with its interval; None where the
+    draws did not move the loss at all. All are None where a draw, or for the ratio the critical set, collapsed.
+    `p_value` is (1 + draws at least as bad) / (1 + draws), `p_holm` the same corrected for all critical sets that the run
+    compares with this control. `beyond` says whether the critical set is worse than the worst draw, with the paired
+    interval of the difference above zero.
     """
 
     metric: str
@@ -87,9 +102,113 @@ class Separation:
     control_delta: float | None
     control_low: float | None
     control_high: float | None
+    worst: float | None
     ratio: float | None
     low: float | None
     high: float | None
+    p_value: float
+    p_holm: float
+    beyond: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a critical set is distinguishable from its controls, in one plain sentence."""
+
+    metric: str
+    k: int
+    perturbation: str
+    distinguishable: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class NumericalFloor:
+    """What measuring itself changes, in nats per token: differences below this mean nothing."""
+
+    repeat: float  # the intact model measured again, after all edits
+    null_edit: float  # an edit that writes the values that are there already
+
+    @property
+    def largest(self) -> float:
+        return max(abs(self.repeat), abs(self.null_edit))
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """One unit of a critical set: damaged alone, and the set damaged without it.
+
+    `share` is what it adds to the set, delta of the set minus delta without it. Intervals are paired bootstrap 95 %.
+    `role` is "alone" where its own damage is above zero and the floor, "together" where only its share is, else "inert".
+    """
+
+    metric: str
+    k: int
+    perturbation: str
+    target: str
+    alone: float
+    alone_low: float
+    alone_high: float
+    without: float
+    share: float
+    share_low: float
+    share_high: float
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far two repeats of a ranking, by other texts, agree. `first` and `second` number the repeats from 1.
+
+    `chance` is the Jaccard index that random sets of this size would have. `spearman` is over one random sample of all
+    ranked units, not over the top alone. None for figures that are not defined.
+    """
+
+    metric: str
+    k: int
+    first: int
+    second: int
+    jaccard: float
+    chance: float
+    rbo: float
+    spearman: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One sampled unit: what each metric says of it, and the measured loss change of zeroing it alone."""
+
+    target: str
+    stratum: str
+    delta_nll: float
+    delta_low: float
+    delta_high: float
+    scores: tuple[float | None, ...]  # in the order of the run's metrics; None for what a metric does not rank
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How well a metric predicts the measured |loss change| over the sample."""
+
+    metric: str
+    units: int
+    spearman: float | None
+    top: int  # how many are compared
+    overlap: int  # of the `top` best by score among the `top` most harmful
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceNll:
+    """NLL of one sequence in one case, so that any statistic can be redone."""
+
+    metric: str
+    k: int | None
+    perturbation: str
+    selection: str  # "intact", "critical" or the name of a control
+    seed: int | None
+    sequence: int  # the first is 1
+    tokens: int
+    nll_sum: float  # nats
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +222,11 @@ class TextUse:
     evaluation: int
     shared: bool  # the same text was scored and evaluated, for there was only one
     truncated: int  # texts cut at the sequence length
-    damage: int = 0  # texts the damage is measured on; 0 where no damage was asked for
+    scoring_sha256: str = ""
+    evaluation_sha256: str = ""
+    repeated: int = 0  # texts left out because they had occurred before; so no text is on both sides
+    packed: bool = False  # texts joined and cut into windows of the sequence length
+    damage: int = 0  # sequences the damage is measured on; 0 where no damage was asked for
 
 
 @dataclass(frozen=True)
@@ -111,15 +234,21 @@ class RunResult:
     """All that a run found; `reporting.export` turns it into files."""
 
     parameters: int
+    eligible: int  # weights that --include and --exclude leave
     texts: TextUse
     baseline: Baseline
     rankings: tuple[Ranking, ...]
-    damage: tuple[DamagePoint, ...]
-    separations: tuple[Separation, ...]
-    baseline_drift: float | None  # nats between the first and the last measure of the intact model
-    timings: dict[str, float]  # stage -> seconds
-    peak_memory_bytes: int
-    notes: tuple[str, ...] = field(default=())
+    damage: tuple[DamagePoint, ...] = ()
+    separations: tuple[Separation, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    interactions: tuple[Interaction, ...] = ()
+    stability: tuple[Agreement, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+    fidelity: tuple[Fidelity, ...] = ()
+    evaluations: tuple[SequenceNll, ...] = ()
+    floor: NumericalFloor | None = None
+    timings: dict[str, float] = field(default_factory=dict)  # stage -> seconds
+    peak_memory_bytes: int = 0
 
 
 def exp(nll: float) -> float:

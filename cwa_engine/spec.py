@@ -7,16 +7,21 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from cwa_engine.errors import InvalidInput
 from cwa_engine.perturbation.controls import CONTROLS
 from cwa_engine.perturbation.kinds import PERTURBATIONS, STANDARD, Options
 from cwa_engine.sensitivity.metrics import METRICS
+from cwa_engine.structures import parse_target
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Structure = Literal["weight", "row", "column", "head"]
+Scope = Literal["global", "per_layer", "per_parameter", "per_component"]
 
-_LEAST = {"seq_len": 2, "seed": 0, "bit": 0, "bits": 2}  # 1 for all others
+GIVEN = "given"  # stands for the metric where weights are given by name
+
+_LEAST = {"seq_len": 2, "seed": 0, "bit": 0, "bits": 2, "stability": 2}  # 1 for all others
 _MOST = {"bit": 63, "bits": 32, "seed": 2**32 - 1}  # and what 64 bits can hold for all others
 
 
@@ -29,20 +34,34 @@ class RunSpec(BaseModel):
     revision: str | None = None
     dtype: DType = "auto"  # auto: as stored on an accelerator, float32 on a CPU
     device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
-    metrics: tuple[str, ...] = Field(default=("grad_x_weight",), min_length=1)
+    metrics: tuple[str, ...] = ("grad_x_weight",)  # may be empty where weights are given
     topk: tuple[int, ...] = Field(default=(100,), min_length=1)
-    data_file: Path | None = None  # None: the built-in texts
+    structure: Structure = "weight"
+    scope: Scope = "global"
+    include: tuple[str, ...] = ()  # globs on parameter or component names; empty: all
+    exclude: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()  # targets to damage as they are given, like "model.norm.weight[17]"
+    probes: int = 8  # hutchinson_diag
+    data_file: Path | None = None  # None: the dataset, or the built-in texts
+    dataset: str | None = None  # NAME[:CONFIG][:SPLIT]
     eval_limit: int | None = None  # the first N texts, None: all
     seq_len: int = 512  # tokens; longer texts are cut, and the summary says how many
+    packed: bool = False  # join the texts and cut windows of seq_len
     batch_size: int | None = None  # None: 1 on a CPU, 8 elsewhere
     perturbations: tuple[str, ...] = ("zero",)  # empty: no damage is measured; "standard" stands for several
     noise_scale: FiniteFloat = Field(default=1.0, ge=0)
     scale_factor: FiniteFloat = 2.0
-    bit: int | None = None  # None: drawn for each weight
+    bit: int | Literal["all"] | None = None  # None: drawn for each weight; "all": one after the other
     bits: int = 4
     controls: tuple[str, ...] = ("random", "random_matched")
     control_seeds: int = 3
     fast_perturbation: bool = False
+    kl: bool = False  # also KL divergence and top-1 agreement with the intact model
+    individually: bool = False  # each critical weight alone, and the set without it
+    dose: tuple[FiniteFloat, ...] = ()  # factors for the critical weights
+    position_test: bool = False
+    stability: Literal["halves"] | int | None = None  # rank again by halves of the texts, or by so many resamples
+    fidelity: int | None = None  # units per metric whose predicted loss change is measured
     seed: int = 0
     output: Path | None = None
 
@@ -69,10 +88,17 @@ class RunSpec(BaseModel):
             _in_bounds("topk", k)
         return tuple(sorted(set(sizes)))
 
-    @field_validator("eval_limit", "seq_len", "batch_size", "control_seeds", "seed", "bit", "bits")
+    @field_validator("weights")
     @classmethod
-    def _in_range(cls, value: int | None, info: object) -> int | None:
-        if value is not None:
+    def _readable_targets(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(parse_target(target).text for target in dict.fromkeys(targets))
+
+    @field_validator(
+        "eval_limit", "seq_len", "batch_size", "control_seeds", "seed", "bit", "bits", "probes", "stability", "fidelity"
+    )
+    @classmethod
+    def _in_range(cls, value: int | str | None, info: object) -> int | str | None:
+        if isinstance(value, int):
             _in_bounds(info.field_name, value)  # type: ignore[attr-defined]
         return value
 
@@ -83,10 +109,30 @@ class RunSpec(BaseModel):
             raise InvalidInput(f"unknown device '{device}'", hint="use auto, cpu, cuda, cuda:N or mps")
         return device
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunSpec:
+        if not self.metrics and not self.weights:
+            raise InvalidInput("nothing to rank and nothing to damage", hint="give --metric or --weights")
+        if self.data_file and self.dataset:
+            raise InvalidInput("--data-file and --dataset exclude each other", hint="give one of them")
+        if self.weights and "bottom" in self.controls:
+            raise InvalidInput("given weights have no lowest scores", hint="leave out --control bottom, or --weights")
+        if not self.metrics and (self.stability or self.fidelity):
+            raise InvalidInput("--stability and --fidelity need a ranking", hint="add --metric")
+        if self.bit == "all" and "bit_flip" not in self.perturbations:
+            raise InvalidInput("--bit all is for --perturb bit_flip", hint="add --perturb bit_flip")
+        return self
+
+    @property
+    def damages(self) -> bool:
+        """Whether anything is perturbed and measured."""
+        return bool(self.perturbations or self.dose or self.position_test)
+
     @property
     def perturbation_options(self) -> Options:
         """The settings of the perturbations, with the run's seed."""
-        return Options(self.noise_scale, self.scale_factor, self.bit, self.bits, self.seed)
+        bit = None if self.bit == "all" else self.bit
+        return Options(self.noise_scale, self.scale_factor, bit, self.bits, self.seed)
 
     @property
     def largest_k(self) -> int:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
+from cwa_engine.data.datasets import dataset_texts
 from cwa_engine.errors import DataError, did_you_mean
 
 T = TypeVar("T")
@@ -26,19 +27,26 @@ class Text:
     where: str
 
 
-def load_texts(data_file: Path | None, limit: int | None = None) -> list[Text]:
-    """The first `limit` texts of a file, or of the built-in passages.
+def load_texts(data_file: Path | None, limit: int | None = None, dataset: str | None = None) -> list[Text]:
+    """The first `limit` texts of a file, of a dataset, or of the built-in passages.
 
     `.txt` holds passages separated by blank lines, `.jsonl` a JSON object with a field `text` in each line; any other
     file is read as source code, in chunks of whole paragraphs. Raises DataError for what holds no text.
     """
-    if data_file is None:
+    if dataset is not None:
+        source, contents = dataset, dataset_texts(dataset, limit)
+    elif data_file is None:
         source, contents = BUILTIN, _paragraphs((files(__package__) / "passages.txt").read_text("utf-8"))
     else:
         source, contents = data_file.name, _contents(data_file)
     if not contents:
         raise DataError(f"{source} holds no text", hint=_FORMAT_HINT)
     return [Text(content, f"text {number} of {source}") for number, content in enumerate(contents[:limit], start=1)]
+
+
+def distinct(texts: Sequence[Text]) -> list[Text]:
+    """The texts without those that occurred before, so that no text can be on both sides of a split."""
+    return list({text.content.strip(): text for text in reversed(texts)}.values())[::-1]
 
 
 def split(texts: Sequence[T]) -> tuple[list[T], list[T]]:

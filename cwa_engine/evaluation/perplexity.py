@@ -17,6 +17,7 @@ from cwa_engine.result import Baseline, exp
 from cwa_engine.statistics import Array
 
 PROTOCOL = "one text a sequence, the first token not scored, at most {seq_len} tokens"
+PACKED_PROTOCOL = "texts joined and cut into windows of {seq_len} tokens, the first token of each not scored"
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ class Evaluation:
         return exp(self.nll)
 
 
-def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
-    """Summed token NLL of each sequence of a batch, differentiable, in float32 or better. [batch]
+def predictions(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> tuple[Tensor, Tensor, Tensor]:
+    """What the model predicts for every token but the first: logits [B, T-1, vocabulary], ids and mask [B, T-1].
 
-    Shorter sequences are padded on the right and masked, so padding neither scores nor is attended to.
+    In float32 or better. Shorter sequences are padded on the right and masked, so padding neither scores nor is
+    attended to.
     """
     longest = max(len(sequence.ids) for sequence in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
@@ -51,9 +53,14 @@ def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
     attention_mask = None if len(batch) == 1 else mask
     logits = loaded.model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits  # [B, T, vocabulary]
     precision = torch.promote_types(logits.dtype, torch.float32)  # half precision cannot add up a loss
-    predictions = logits[:, :-1].to(precision).flatten(0, 1)  # [B * (T-1), vocabulary]
-    token_nll = F.cross_entropy(predictions, ids[:, 1:].flatten(), reduction="none")
-    return (token_nll.view(len(batch), -1) * mask[:, 1:]).sum(dim=1)
+    return logits[:, :-1].to(precision), ids[:, 1:], mask[:, 1:]
+
+
+def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
+    """Summed token NLL of each sequence of a batch, differentiable. [batch]"""
+    logits, ids, mask = predictions(loaded, batch)
+    token_nll = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none")
+    return (token_nll.view(len(batch), -1) * mask).sum(dim=1)
 
 
 @torch.inference_mode()
@@ -75,7 +82,7 @@ def evaluate(
     )
 
 
-def baseline_of(evaluation: Evaluation, sequences: Sequence[TokenSequence], seq_len: int) -> Baseline:
+def baseline_of(evaluation: Evaluation, sequences: Sequence[TokenSequence], seq_len: int, packed: bool) -> Baseline:
     """The figures of the intact model, with the protocol they hold under."""
     utf8_bytes = sum(sequence.utf8_bytes for sequence in sequences)
     return Baseline(
@@ -84,5 +91,5 @@ def baseline_of(evaluation: Evaluation, sequences: Sequence[TokenSequence], seq_
         bits_per_byte=float(evaluation.nll_sums.sum()) / (math.log(2) * utf8_bytes),
         sequences=len(sequences),
         tokens=int(evaluation.tokens.sum()),
-        protocol=PROTOCOL.format(seq_len=seq_len),
+        protocol=(PACKED_PROTOCOL if packed else PROTOCOL).format(seq_len=seq_len),
     )

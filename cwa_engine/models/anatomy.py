@@ -2,56 +2,111 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fnmatch
 import math
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
+
+from cwa_engine.errors import InvalidInput, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
-COMPONENTS = ("embedding", "q", "k", "v", "qkv", "o", "up", "gate", "down", "norm", "head", "other")
+COMPONENTS = (
+    "embedding", "q", "k", "v", "qkv", "o", "up", "gate", "down", "norm", "head", "router", "expert", "other",
+)  # fmt: skip
 
-# The module that owns a parameter, by the last parts of its path. First match wins, so the longer names stand first.
+_ATTENTION = r"(\w*attn|\w*attention|\w*attentions\.\d+|self|mixer)"
+
+# The module that owns a parameter, by the last parts of its path. First match wins, so the narrower ones stand first.
+# A fused tensor goes by what it mostly is: keys with values are "qkv", gates with ups are "up".
 _COMPONENT_PATTERNS: tuple[tuple[str, str], ...] = (
-    (r"(wte|wpe|embed_in|embed_tokens|embed_positions|word_embeddings|project_in)$", "embedding"),
-    (r"(lm_head|embed_out|output_embeddings|project_out)$", "head"),
-    (r"(ln_\w+|\w*layer_?norm\w*|norm|norm\d|\w+_norm)$", "norm"),
-    (r"(c_attn|query_key_value|qkv_proj|Wqkv)$", "qkv"),
-    (r"(q_proj|query|q_attn)$", "q"),
-    (r"(k_proj|key)$", "k"),
-    (r"(v_proj|value)$", "v"),
-    (r"(attn|attention|self_attn|self_attention)\.(c_proj|dense|out_proj|o_proj)$", "o"),
-    (r"(gate_proj)$", "gate"),
-    (r"(up_proj|c_fc|fc1|fc_in|dense_h_to_4h)$", "up"),
-    (r"(down_proj|fc2|fc_out|dense_4h_to_h|mlp\.c_proj)$", "down"),
+    (r"(\w*norm\w*|ln(\d|_\w+)?|\w+_ln)", "norm"),
+    (r"experts(\..+)?", "expert"),
+    (r"(router(\.\w+)?|gate|shared_expert_gate|wg)", "router"),
+    (r"(wte|wpe|w|\w*embed\w*|project_in)", "embedding"),
+    (r"(lm_head|embed_out|output_embeddings|project_out|cls\.predictions\..+|\w*lm_head\.\w+)", "head"),
+    (r"(c_attn|query_key_value|w?qkv(_\w+)?|in_proj_qkv\w*|kv_\w+|kv)", "qkv"),
+    (rf"(q_\w*proj\w*|query(_proj)?|q_attn|q_lin|Wq|{_ATTENTION}\.q)", "q"),
+    (rf"(k_proj|key(_proj)?|k_lin|Wk|{_ATTENTION}\.k)", "k"),
+    (rf"(v_proj|value(_proj)?|v_lin|Wv|{_ATTENTION}\.v)", "v"),
+    (rf"({_ATTENTION}\.(c_proj|dense|out_proj|o|proj|wo|out_lin|output(\.dense)?)|o_\w*proj)", "o"),
+    (r"(gate_proj|w1)", "gate"),
+    (r"(up_proj|gate_up_proj|c_fc|fc1|fc_in|dense_h_to_4h|w3|wi|lin1|layer_1|intermediate(\.dense)?|input_linear)", "up"),
+    (r"(down_proj|fc2|fc_out|dense_4h_to_h|mlp\.c_proj|w2|wo|lin2|layer_2|output(\.dense)?|output_linear)", "down"),
 )
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a weight stands: `in_feature` is None in a vector, `expert` None in what is no stack of experts."""
+
+    expert: int | None
+    out_feature: int
+    in_feature: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Parameter:
-    """One stored tensor. `order` breaks ties of scores; `transposed` marks storage as [in, out] (GPT-2's Conv1D)."""
+    """One stored tensor. `order` breaks ties of scores; `transposed` marks storage as [in, out] (GPT-2's Conv1D).
+
+    A stack of experts is stored as [experts, out, in], or as [experts, in, out] where transposed.
+    """
 
     name: str
     order: int
     shape: tuple[int, ...]
     layer: int | None  # decoder block, None outside the blocks
     component: str
-    transposed: bool
+    transposed: bool = False
+    experts: int | None = None
+    head_size: int | None = None  # in_features of one attention head, for an attention's output projection
 
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
 
-    def features(self, flat_index: int) -> tuple[int, int | None]:
-        """(out_feature, in_feature) of a flat index into the stored tensor; in_feature is None for vectors.
+    @property
+    def matrix_shape(self) -> tuple[int, ...]:
+        """(out, in) or (in, out) as stored, or (out,); tensors of more axes are read as [out, everything else]."""
+        one = self.shape if self.experts is None else self.shape[1:]
+        return one if len(one) < 2 else (one[0], math.prod(one[1:]))
 
-        Tensors of more than two axes are read as [out, everything else].
-        """
-        if len(self.shape) == 1:
-            return flat_index, None
-        row, column = divmod(flat_index, self.numel // self.shape[0])
-        return (column, row) if self.transposed else (row, column)
+    @property
+    def is_vector(self) -> bool:
+        return len(self.matrix_shape) < 2
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the (out, in) matrix; the length of a vector."""
+        return self.matrix_shape[-1 if self.transposed else 0] if self.shape else 1
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the (out, in) matrix; 1 for a vector."""
+        return 1 if self.is_vector else self.matrix_shape[0 if self.transposed else 1]
+
+    def flat_index(self, expert: int, out_feature: int, in_feature: int) -> int:
+        """Place of a weight in the stored tensor, read as a vector."""
+        start = expert * self.out_features * self.in_features
+        if self.transposed:
+            return start + in_feature * self.out_features + out_feature
+        return start + out_feature * self.in_features + in_feature
+
+    def place(self, flat_index: int) -> Place:
+        """The reverse of `flat_index`."""
+        expert, rest = divmod(flat_index, self.out_features * self.in_features)
+        if self.transposed:
+            in_feature, out_feature = divmod(rest, self.out_features)
+        else:
+            out_feature, in_feature = divmod(rest, self.in_features)
+        return Place(
+            None if self.experts is None else expert, out_feature, None if self.is_vector else in_feature
+        )
 
 
 @dataclass(frozen=True)
@@ -66,46 +121,118 @@ class Anatomy:
     def numel(self) -> int:
         return sum(parameter.numel for parameter in self.parameters.values())
 
+    @cached_property
+    def by_order(self) -> dict[int, Parameter]:
+        """The parameters by the number that selections know them by."""
+        return {parameter.order: parameter for parameter in self.parameters.values()}
+
+    def only(self, include: Sequence[str], exclude: Sequence[str]) -> Anatomy:
+        """The parameters whose name or component matches a pattern of `include` (if any) and none of `exclude`.
+
+        Patterns are globs, like `*.mlp.*` or `down`. Raises InvalidInput for one that matches nothing, and where
+        nothing is left.
+        """
+        for option, patterns in (("--include", include), ("--exclude", exclude)):
+            for pattern in patterns:
+                if not any(_matches(parameter, pattern) for parameter in self.parameters.values()):
+                    present = dict.fromkeys(parameter.component for parameter in self.parameters.values())
+                    near = did_you_mean(pattern, [*present, *self.parameters])
+                    raise InvalidInput(
+                        f"{option} '{pattern}' matches no parameter and no component",
+                        hint=f"{near} components here: {', '.join(present)}; patterns look like '*.mlp.*'".strip(),
+                    )
+        kept = [
+            name
+            for name, parameter in self.parameters.items()
+            if (not include or any(_matches(parameter, pattern) for pattern in include))
+            and not any(_matches(parameter, pattern) for pattern in exclude)
+        ]
+        if not kept:
+            raise InvalidInput("--include and --exclude leave no parameter", hint="exclude less")
+        return self.subset(kept)
+
+    def subset(self, names: Iterable[str]) -> Anatomy:
+        """The same model with only these parameters in view."""
+        return Anatomy({name: self.parameters[name] for name in names}, self.blocks_path, self.blocks)
+
+
+def _matches(parameter: Parameter, pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (parameter.name, parameter.component))
+
 
 def component_of(module_path: str) -> str:
     """The component a module path belongs to: `model.layers.3.self_attn.o_proj` is "o"."""
     for pattern, component in _COMPONENT_PATTERNS:
-        if re.search(rf"(^|\.){pattern}", module_path):
+        if re.search(rf"(^|\.){pattern}(\.linear)?$", module_path, re.IGNORECASE):
             return component
     return "other"
 
 
 def blocks_path(model: nn.Module) -> str:
-    """Path of the decoder blocks: the outermost ModuleList of modules of one class, the longest where there are several.
+    """Path of the decoder blocks, "" where there are none.
 
-    Raises ValueError where the model has no list of modules at all.
+    The outermost list of modules in the text decoder, the longest where there are several. Towers for pictures and
+    sounds do not count.
     """
     from torch import nn
 
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    outermost = [(n, m) for n, m in lists if not any(n.startswith(other + ".") for other, _ in lists)]
-    if not outermost:
-        raise ValueError(f"{type(model).__name__} has no list of decoder blocks")
-    name: str = max(outermost, key=lambda entry: len(entry[1]))[0]
-    return name
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    for root in (decoder, model):
+        lists = [name for name, module in root.named_modules() if isinstance(module, nn.ModuleList) and len(module)]
+        textual = [name for name in lists if not re.search("vision|image|audio", name)]
+        outermost = [name for name in textual if not any(name.startswith(other + ".") for other in textual)]
+        if outermost:
+            longest = max(outermost, key=lambda name: len(root.get_submodule(name)))  # type: ignore[arg-type]
+            prefix = next(name for name, module in model.named_modules() if module is root)
+            return f"{prefix}.{longest}".strip(".")
+    return ""
 
 
 def dissect(model: nn.Module) -> Anatomy:
     """The anatomy of a loaded causal language model. Tied parameters count once, under their first name."""
-    from transformers.pytorch_utils import Conv1D
-
     path = blocks_path(model)
-    in_block = re.compile(rf"{re.escape(path)}\.(\d+)\.")
+    blocks = len(model.get_submodule(path)) if path else 0  # type: ignore[arg-type]
+    in_block = re.compile(rf"{re.escape(path)}\.(\d+)\.") if path else None
+    heads = _attention_heads(model)
     parameters = {}
     for order, (name, tensor) in enumerate(model.named_parameters(remove_duplicate=True)):
-        owner, _, leaf = name.rpartition(".")
-        block = in_block.match(name)
-        parameters[name] = Parameter(
-            name=name,
-            order=order,
-            shape=tuple(tensor.shape),
-            layer=int(block[1]) if block else None,
-            component=component_of(owner),
-            transposed=leaf == "weight" and isinstance(model.get_submodule(owner), Conv1D),
-        )
-    return Anatomy(parameters, path, len(model.get_submodule(path)))  # type: ignore[arg-type]
+        block = in_block.match(name) if in_block else None
+        parameters[name] = _parameter(model, name, tuple(tensor.shape), order, int(block[1]) if block else None, heads)
+    return Anatomy(parameters, path, blocks)
+
+
+def _parameter(
+    model: nn.Module, name: str, shape: tuple[int, ...], order: int, layer: int | None, heads: int
+) -> Parameter:
+    from transformers.pytorch_utils import Conv1D
+
+    owner_name, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(owner_name)
+    component = component_of(owner_name)
+    is_stack = "Experts" in type(owner).__name__ and (len(shape) == 3 or (len(shape) == 2 and "bias" in leaf))
+    is_transposed_stack = getattr(owner, "is_transposed", type(owner).__name__ == "Llama4TextExperts")
+    transposed = (isinstance(owner, Conv1D) and leaf == "weight") or (
+        is_stack and len(shape) == 3 and is_transposed_stack
+    )
+    parameter = Parameter(
+        name=name,
+        order=order,
+        shape=shape,
+        layer=layer,
+        component="expert" if is_stack else component,
+        transposed=transposed,
+        experts=shape[0] if is_stack else None,
+    )
+    if component == "o" and not parameter.is_vector and heads and parameter.in_features % heads == 0:
+        return dataclasses.replace(parameter, head_size=parameter.in_features // heads)
+    return parameter
+
+
+def _attention_heads(model: nn.Module) -> int:
+    """Query heads of each block, 0 where the config names no single number."""
+    config = model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
+    try:
+        heads = getattr(config, "num_attention_heads", None)
+    except AttributeError:  # blocks that differ
+        return 0
+    return heads if isinstance(heads, int) else 0

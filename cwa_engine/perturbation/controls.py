@@ -1,6 +1,7 @@
 """The controls: sets of weights that a critical set is fairly compared with, drawn with numpy and not with torch.
 
-A selection is a map from parameter name to sorted flat indices into the stored tensor.
+Whatever a run ranks (single weights, rows, columns, heads), its controls are drawn from the same kind. A selection is a
+map from parameter name to sorted numbers of units, which for single weights are flat indices into the stored tensor.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cwa_engine.errors import InvalidInput
 from cwa_engine.models.anatomy import Parameter
 from cwa_engine.registry import Registry, first_sentence
 from cwa_engine.result import TopWeight
+from cwa_engine.structures import unit_count, unit_of, unit_weights
 
 if TYPE_CHECKING:  # numpy is imported by the functions that draw: its 90 ms are not for `cwtool --help`
     import numpy as np
@@ -27,16 +30,17 @@ POOL_LEAST = 100  # but from at least a hundred, so that draws differ
 
 @dataclass(frozen=True)
 class Population:
-    """What controls are chosen from. Rankings are of the largest k asked for; smaller k are prefixes."""
+    """What controls are chosen from: the units of one structure in the parameters that were ranked."""
 
     parameters: Mapping[str, Parameter]
-    magnitudes: Callable[[str], NDArray[np.float32]]  # |w| of a parameter, flat
+    magnitudes: Callable[[str], NDArray[np.float32]]  # |w| of a parameter's units, Euclidean norms of structures
     lowest: Sequence[TopWeight] = ()  # by the metric of the critical set, lowest first
     largest_magnitudes: Sequence[TopWeight] = ()
+    structure: str = "weight"
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {name: parameter.numel for name, parameter in self.parameters.items()}
+        return {name: unit_count(parameter, self.structure) for name, parameter in self.parameters.items()}
 
 
 Draw = Callable[[Selection, Population, "np.random.Generator"], Selection]
@@ -44,11 +48,12 @@ Draw = Callable[[Selection, Population, "np.random.Generator"], Selection]
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """`draw(critical, population, rng)` chooses as many weights as `critical` has."""
+    """`draw(critical, population, rng)` chooses as many units as `critical` has."""
 
     name: str
     draw: Draw
     is_random: bool  # drawn with several seeds; the others are what they are
+    least_draws: int  # of a random control, however few were asked for
 
     @property
     def summary(self) -> str:
@@ -59,34 +64,42 @@ class Control:
 CONTROLS: Registry[Control] = Registry("control")
 
 
-def control(name: str, is_random: bool = True) -> Callable[[Draw], Draw]:
+def control(name: str, is_random: bool = True, least_draws: int = 1) -> Callable[[Draw], Draw]:
     """Register a drawing function under `name`."""
 
     def register(draw: Draw) -> Draw:
-        CONTROLS.add(name, Control(name, draw, is_random))
+        CONTROLS.add(name, Control(name, draw, is_random, least_draws))
         return draw
 
     return register
 
 
-def critical_set(weights: Iterable[TopWeight]) -> Selection:
-    """The weights of a ranking as a selection."""
+def critical_set(
+    weights: Iterable[TopWeight], parameters: Mapping[str, Parameter], structure: str = "weight"
+) -> Selection:
+    """The units of a ranking as a selection."""
     import numpy as np
 
     by_parameter: dict[str, list[int]] = {}
     for weight in weights:
-        by_parameter.setdefault(weight.parameter, []).append(weight.flat_index)
-    return {name: np.array(sorted(indices), dtype=np.int64) for name, indices in by_parameter.items()}
+        unit = unit_of(parameters[weight.parameter], structure, weight.flat_index)
+        by_parameter.setdefault(weight.parameter, []).append(unit)
+    return {name: np.array(sorted(units), dtype=np.int64) for name, units in by_parameter.items()}
 
 
 def count(selection: Selection) -> int:
-    """How many weights a selection holds."""
+    """How many units a selection holds."""
     return sum(len(indices) for indices in selection.values())
+
+
+def weights_of(selection: Selection, parameters: Mapping[str, Parameter], structure: str) -> Selection:
+    """The flat indices of all weights of the selected units."""
+    return {name: unit_weights(parameters[name], structure, units) for name, units in selection.items()}
 
 
 @control("random")
 def random(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
-    """Uniform over all weights of the model that are not in the critical set."""
+    """Uniform over all ranked weights of the model that are not in the critical set."""
     import numpy as np
 
     names, sizes = list(population.sizes), list(population.sizes.values())
@@ -105,9 +118,9 @@ def random_matched(critical: Selection, population: Population, rng: np.random.G
     return {name: _draw(rng, sizes[name], len(taken), taken) for name, taken in critical.items()}
 
 
-@control("magnitude_matched")
+@control("magnitude_matched", least_draws=50)
 def magnitude_matched(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
-    """As many of each parameter, drawn from its largest |w| at other positions."""
+    """As many of each parameter, drawn from its largest |w| at other positions, at least 50 times."""
     import numpy as np
 
     drawn = {}
@@ -122,41 +135,46 @@ def magnitude_matched(critical: Selection, population: Population, rng: np.rando
 @control("same_row")
 def same_row(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
     """For each critical weight another one with the same out_feature; a vector counts as one row."""
-    return _same_feature(critical, population, rng, of_output=True)
+    return _same_line(critical, population, rng, "row")
 
 
 @control("same_column")
 def same_column(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
     """For each critical weight another one with the same in_feature; a vector counts as one column."""
-    return _same_feature(critical, population, rng, of_output=False)
+    return _same_line(critical, population, rng, "column")
 
 
 @control("bottom", is_random=False)
 def bottom(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
     """The weights with the lowest scores of the whole model, exactly; among equal ones the first."""
-    return critical_set(population.lowest[: count(critical)])
+    return critical_set(population.lowest[: count(critical)], population.parameters, population.structure)
 
 
 @control("top_magnitude", is_random=False)
 def top_magnitude(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
-    """The weights with the largest |w| of the whole model."""
-    return critical_set(population.largest_magnitudes[: count(critical)])
+    """The weights with the largest |w| of all that were ranked."""
+    return critical_set(population.largest_magnitudes[: count(critical)], population.parameters, population.structure)
 
 
-def _same_feature(critical: Selection, population: Population, rng: np.random.Generator, of_output: bool) -> Selection:
+def _same_line(critical: Selection, population: Population, rng: np.random.Generator, line: str) -> Selection:
     import numpy as np
 
+    if population.structure != "weight":
+        raise InvalidInput(
+            f"same_{line} compares single weights, not whole {population.structure}s",
+            hint="use --control random random_matched magnitude_matched",
+        )
     drawn = {}
     for name, taken in critical.items():
         parameter = population.parameters[name]
-        if len(parameter.shape) == 1:
+        if parameter.is_vector:
             drawn[name] = _draw(rng, parameter.numel, len(taken), taken)
             continue
-        grid = np.arange(parameter.numel, dtype=np.int64).reshape(parameter.shape[0], -1)
-        stored_rows = of_output != parameter.transposed  # Conv1D stores the output along its columns
-        rows, columns = np.divmod(taken, grid.shape[1])
-        lines, places = (grid, rows) if stored_rows else (grid.T, columns)
-        chosen = [_choose(rng, lines[place], taken[places == place]) for place in np.unique(places)]
+        lines = np.array([unit_of(parameter, line, index) for index in taken.tolist()])
+        chosen = [
+            _choose(rng, unit_weights(parameter, line, np.array([number])), taken[lines == number])
+            for number in np.unique(lines)
+        ]
         drawn[name] = np.sort(np.concatenate(chosen))
     return drawn
 

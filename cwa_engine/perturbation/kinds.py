@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ from cwa_engine.registry import Registry, first_sentence
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-STANDARD = ("zero", "mean")  # what `--perturb standard` stands for: zero alone overstates
+STANDARD = ("zero", "mean", "resample")  # what `--perturb standard` stands for: zero alone overstates
+STORED_BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Options:
 class Edit:
     """What a perturbation may look at beside the chosen values."""
 
+    parameter: str
     weight: Tensor  # the whole parameter, intact
     options: Options
     generator: Generator
@@ -74,6 +76,15 @@ def zero(old: Tensor, edit: Edit) -> Tensor:
 def mean(old: Tensor, edit: Edit) -> Tensor:
     """Set each weight to the mean of its parameter."""
     return old.new_empty(old.shape).fill_(edit.weight.float().mean())
+
+
+@perturbation("resample")
+def resample(old: Tensor, edit: Edit) -> Tensor:
+    """Set each weight to the value of one drawn at random from its parameter."""
+    import torch
+
+    places = torch.randint(edit.weight.numel(), old.shape, generator=edit.generator)
+    return edit.weight.reshape(-1)[places.to(old.device)]
 
 
 @perturbation("sign_flip")
@@ -126,3 +137,8 @@ def quantize(old: Tensor, edit: Edit) -> Tensor:
     levels = 2 ** (edit.options.bits - 1) - 1
     step = edit.weight.float().abs().max() / levels
     return (old.float() / step).round() * step if float(step) else old
+
+
+def placed(values: Mapping[str, Tensor]) -> Perturbation:
+    """The perturbation that writes `values` of each parameter [n], as they are, over whatever was chosen there."""
+    return Perturbation("place", lambda old, edit: values[edit.parameter].to(old.device))

@@ -45,7 +45,7 @@ def patched(
     generator = torch.Generator().manual_seed(options.seed)
     receipts = []
     for name, indices in selection.items():
-        edit = Edit(model.get_parameter(name).detach(), options, generator)
+        edit = Edit(name, model.get_parameter(name).detach(), options, generator)
         receipts.append(_receipt(name, indices, perturbation, edit))
     try:
         for receipt in receipts:

@@ -1,11 +1,13 @@
-"""The metrics: one function each, from a weight tensor and its gradient statistics to a score of the same shape.
+"""The metrics: one function each, from a weight tensor and its statistics to a score of the same shape.
 
-g = dL/dw is the gradient of the mean token NLL over all scoring tokens; F is the mean over sequences s of (dL_s/dw)^2.
+g = dL/dw is the gradient of the mean token NLL over all scoring tokens; F is the mean over sequences s of (dL_s/dw)².
+For a linear layer y = W x + b, ‖x‖² is, for each in_feature, the mean over sequences of the sum over tokens of x².
 Imports without torch: tensors are used through their methods.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Flag, auto
@@ -20,26 +22,65 @@ if TYPE_CHECKING:
 
 
 class Needs(Flag):
-    """What a metric needs of the gradient pass."""
+    """What a metric needs of the passes over the scoring texts."""
 
     NOTHING = 0
     GRADIENT = auto()
     FISHER = auto()  # one backward per sequence
+    HESSIAN = auto()  # two more passes per probe
+    INPUTS = auto()  # what linear layers read; such a metric ranks their weights alone
+    INPUT_GRAM = auto()  # a matrix of in_features squared for each linear layer
+    OUTPUTS = auto()  # what linear layers write
+
+    @property
+    def backward(self) -> bool:
+        """Whether gradients of first order are needed."""
+        return bool(self & (Needs.GRADIENT | Needs.FISHER))
+
+    @property
+    def activations(self) -> bool:
+        """Whether what goes through linear layers is needed."""
+        return bool(self & (Needs.INPUTS | Needs.INPUT_GRAM | Needs.OUTPUTS))
+
+    @property
+    def per_sequence(self) -> bool:
+        """Whether each sequence needs a pass of its own."""
+        return Needs.FISHER in self or self.activations
 
 
 @dataclass(frozen=True, slots=True)
-class GradientStats:
-    """Accumulated statistics of one parameter, float32, shaped like the parameter; None where not asked for."""
+class WeightStats:
+    """Accumulated statistics of one parameter, float32 or better; None where not asked for.
+
+    Gradients are shaped like the parameter as it is stored. What belongs to a feature is shaped to be multiplied with
+    it: along its in axis, or its out axis, with length one along the other.
+    """
 
     gradient: Tensor | None = None  # g
     fisher: Tensor | None = None  # F
+    hessian: Tensor | None = None  # diag H
+    input_norm: Tensor | None = None  # ‖x‖ of each in_feature
+    input_max: Tensor | None = None  # max |x| of each in_feature
+    input_factor: Tensor | None = None  # d of each in_feature, see `obs`
+    output_max: Tensor | None = None  # max |y| of each out_feature
 
-    def rows(self, start: int, stop: int) -> GradientStats:
-        """The statistics of rows `start` to `stop` of the first axis, as views."""
-        return GradientStats(*(None if t is None else t[start:stop] for t in (self.gradient, self.fisher)))
+    @property
+    def is_linear(self) -> bool:
+        """Whether activations were recorded, as they are for linear layers alone."""
+        return any(t is not None for t in (self.input_norm, self.input_factor, self.input_max))
+
+    def rows(self, start: int, stop: int) -> WeightStats:
+        """The statistics of rows `start` to `stop` of the first stored axis, as views."""
+        sliced = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name, tensor in sliced.items():
+            if tensor is not None and tensor.dim() == 0:
+                sliced[name] = tensor.reshape(1)
+            elif tensor is not None and len(tensor) > 1:  # of length one: the same for all rows
+                sliced[name] = tensor[start:stop]
+        return WeightStats(**sliced)
 
 
-Score = Callable[["Tensor", GradientStats], "Tensor"]
+Score = Callable[["Tensor", WeightStats], "Tensor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +92,11 @@ class Metric:
     needs: Needs
     source: str
     score: Score
+
+    @property
+    def linear_only(self) -> bool:
+        """Whether it ranks the weights of linear layers alone."""
+        return self.needs.activations
 
     @property
     def summary(self) -> str:
@@ -72,39 +118,78 @@ def metric(name: str, formula: str, needs: Needs, source: str) -> Callable[[Scor
 
 
 def needs_of(names: tuple[str, ...]) -> Needs:
-    """What one gradient pass must collect so that all these metrics can be scored from it."""
-    return reduce(or_, (METRICS[name].needs for name in names))
+    """What must be collected so that all these metrics can be scored from it."""
+    return reduce(or_, (METRICS[name].needs for name in names), Needs.NOTHING)
 
 
 @metric("grad_x_weight", "|w g|", Needs.GRADIENT, "first-order Taylor, Molchanov et al. 2017")
-def grad_x_weight(weight: Tensor, stats: GradientStats) -> Tensor:
+def grad_x_weight(weight: Tensor, stats: WeightStats) -> Tensor:
     """First-order loss change of zeroing each weight, in nats per token. Shape of `weight`."""
     assert stats.gradient is not None
     return (weight * stats.gradient).abs_()
 
 
 @metric("grad_squared", "F", Needs.FISHER, "diagonal empirical Fisher per sequence, SqueezeLLM, Kim et al. 2023")
-def grad_squared(weight: Tensor, stats: GradientStats) -> Tensor:
+def grad_squared(weight: Tensor, stats: WeightStats) -> Tensor:
     """Mean over sequences of the squared gradient of the sequence's mean NLL. Shape of `weight`."""
     assert stats.fisher is not None
     return stats.fisher
 
 
 @metric("obd", "F w² / 2", Needs.FISHER, "LeCun et al. 1990 with the empirical Fisher for the Hessian")
-def optimal_brain_damage(weight: Tensor, stats: GradientStats) -> Tensor:
+def optimal_brain_damage(weight: Tensor, stats: WeightStats) -> Tensor:
     """Second-order loss change of zeroing each weight, in nats per token. Shape of `weight`."""
     assert stats.fisher is not None
     return stats.fisher * weight.square() / 2
 
 
 @metric("taylor", "|F w² / 2 - g w|", Needs.GRADIENT | Needs.FISHER, "both orders together, LeCun et al. 1990, eq. 1")
-def taylor(weight: Tensor, stats: GradientStats) -> Tensor:
+def taylor(weight: Tensor, stats: WeightStats) -> Tensor:
     """Loss change of zeroing each weight by both orders, in nats per token. Shape of `weight`."""
     assert stats.gradient is not None and stats.fisher is not None
     return (stats.fisher * weight.square() / 2 - stats.gradient * weight).abs_()
 
 
 @metric("magnitude", "|w|", Needs.NOTHING, "the usual pruning baseline, Han et al. 2015")
-def magnitude(weight: Tensor, stats: GradientStats) -> Tensor:
+def magnitude(weight: Tensor, stats: WeightStats) -> Tensor:
     """Absolute value of each weight, which needs no text. Shape of `weight`."""
     return weight.abs()
+
+
+@metric("hutchinson_diag", "|diag H|", Needs.HESSIAN, "Rademacher probes, Yao et al. 2020 (PyHessian), eq. 9")
+def hutchinson_diag(weight: Tensor, stats: WeightStats) -> Tensor:
+    """Absolute diagonal of the Hessian of the loss, estimated with `--probes` random signs. Shape of `weight`."""
+    assert stats.hessian is not None
+    return stats.hessian.abs()
+
+
+@metric("wanda", "|w| ‖x‖", Needs.INPUTS, "Sun et al. 2024, eq. 1")
+def wanda(weight: Tensor, stats: WeightStats) -> Tensor:
+    """Absolute value times the norm of what the weight reads; linear layers only. Shape of `weight`."""
+    assert stats.input_norm is not None
+    return weight.abs() * stats.input_norm
+
+
+@metric("gblm", "|w| ‖x‖ + |w| √F", Needs.INPUTS | Needs.FISHER, "GBLM-Pruner, Das et al. 2023, with α = 1")
+def gblm(weight: Tensor, stats: WeightStats) -> Tensor:
+    """Wanda plus the norm over sequences of the gradient, times |w|; linear layers only. Shape of `weight`."""
+    assert stats.input_norm is not None and stats.fisher is not None
+    return weight.abs() * (stats.input_norm + stats.fisher.sqrt())
+
+
+@metric("obs", "w² / d²", Needs.INPUT_GRAM, "SparseGPT, Frantar & Alistarh 2023, sections 3.2 and 3.3")
+def optimal_brain_surgeon(weight: Tensor, stats: WeightStats) -> Tensor:
+    """Squared output error after the other weights of the row make up for it; linear layers only. Shape of `weight`.
+
+    d is the diagonal of the upper Cholesky factor of the inverse of X Xᵀ, summed over all scoring tokens, with 1 % of its
+    mean diagonal added to the diagonal before.
+    """
+    assert stats.input_factor is not None
+    return (weight / stats.input_factor).square()
+
+
+@metric("super_weight", "max |x| max |y|", Needs.INPUTS | Needs.OUTPUTS, "Yu et al. 2024, section 3.1")
+def super_weight(weight: Tensor, stats: WeightStats) -> Tensor:
+    """Largest input times largest output that the weight links; linear layers only. Shape of `weight`."""
+    assert stats.input_max is not None and stats.output_max is not None
+    return (stats.input_max * stats.output_max).expand_as(weight)

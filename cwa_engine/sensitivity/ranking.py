@@ -1,56 +1,161 @@
-"""From gradient statistics to ranked weights: score every weight of the model, keep the largest."""
+"""From statistics to ranked weights: score every weight or structure of the model, keep the largest of each scope."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from cwa_engine.models.anatomy import Parameter
 from cwa_engine.models.loading import LoadedModel
+from cwa_engine.perturbation.controls import Selection
 from cwa_engine.result import Ranking, TopWeight
 from cwa_engine.sensitivity.gradients import Statistics
-from cwa_engine.sensitivity.metrics import METRICS
+from cwa_engine.sensitivity.metrics import METRICS, Metric, WeightStats
 from cwa_engine.sensitivity.selection import TopKSelection
+from cwa_engine.structures import target_name, unit_count, unit_weights
 
 # Rows are scored in pieces of about this many weights: 4 MB of float32 stays in the processor's cache, and a
 # 500-million-weight embedding needs no second copy.
 _PIECE = 1 << 20
 
+_GROUP_OF: dict[str, Callable[[Parameter], object]] = {
+    "global": lambda parameter: None,
+    "per_layer": lambda parameter: parameter.layer,
+    "per_parameter": lambda parameter: parameter.name,
+    "per_component": lambda parameter: parameter.component,
+}
 
-def rank(loaded: LoadedModel, statistics: Statistics, metric_name: str, k: int, with_lowest: bool = False) -> Ranking:
-    """The k weights with the largest score, exactly, over all parameters; `with_lowest` also the k smallest."""
-    metric = METRICS[metric_name]
-    largest, smallest = TopKSelection(k), TopKSelection(k)
-    for name, parameter in loaded.anatomy.parameters.items():
-        weight, stats = loaded.model.get_parameter(name).detach(), statistics[name]
-        row_numel = parameter.numel // parameter.shape[0]
-        step = max(1, _PIECE // row_numel)
-        for start in range(0, parameter.shape[0], step):
-            stop = min(start + step, parameter.shape[0])
-            scores = metric.score(weight[start:stop].float(), stats.rows(start, stop))
-            largest.offer(parameter, scores, offset=start * row_numel)
+
+def rank(
+    loaded: LoadedModel,
+    statistics: Statistics,
+    metric_name: str,
+    k: int,
+    with_lowest: bool = False,
+    structure: str = "weight",
+    scope: str = "global",
+) -> Ranking:
+    """The k units with the largest score, exactly, of each group that `scope` makes of the parameters.
+
+    Ranked by place within the group, then by score, so the critical set of a smaller k is a prefix. `with_lowest` also
+    keeps as many of the smallest scores of all.
+    """
+    metric, group_of = METRICS[metric_name], _GROUP_OF[scope]
+    ranked = list(rankable(loaded, statistics, metric, structure))
+    largest = {group_of(parameter): TopKSelection(k) for parameter in ranked}
+    smallest = TopKSelection(k * len(largest))
+    for parameter in ranked:
+        for offset, scores in unit_scores(loaded, parameter, statistics[parameter.name], metric, structure):
+            largest[group_of(parameter)].offer(parameter, scores, offset)
             if with_lowest:
-                smallest.offer(parameter, -scores, offset=start * row_numel)
-    lowest = [(order, index, -score) for order, index, score in smallest.ranked()]
-    return Ranking(metric_name, _top_weights(loaded, largest.ranked()), _top_weights(loaded, lowest))
-
-
-def _top_weights(loaded: LoadedModel, ranked: list[tuple[int, int, float]]) -> tuple[TopWeight, ...]:
-    by_order = list(loaded.anatomy.parameters.values())
-    return tuple(
-        _top_weight(loaded, place, by_order[order], flat_index, score)
-        for place, (order, flat_index, score) in enumerate(ranked, start=1)
+                smallest.offer(parameter, -scores, offset)
+    placed = [
+        (place, row) for selection in largest.values() for place, row in enumerate(selection.ranked(), start=1)
+    ]
+    placed.sort(key=lambda entry: (entry[0], -entry[1][2], entry[1][0], entry[1][1]))
+    least = [(order, unit, -score) for order, unit, score in smallest.ranked()]
+    return Ranking(
+        metric=metric_name,
+        weights=tuple(_top_weight(loaded, place, row, structure) for place, row in placed),
+        lowest=tuple(_top_weight(loaded, place, row, structure) for place, row in enumerate(least, start=1)),
+        structure=structure,
+        parameters=tuple(parameter.name for parameter in ranked),
     )
 
 
-def _top_weight(loaded: LoadedModel, place: int, parameter: Parameter, flat_index: int, score: float) -> TopWeight:
-    out_feature, in_feature = parameter.features(flat_index)
-    value = float(loaded.model.get_parameter(parameter.name).detach().reshape(-1)[flat_index])
+def rankable(loaded: LoadedModel, statistics: Statistics, metric: Metric, structure: str) -> Iterator[Parameter]:
+    """The parameters that have such structures, and for a metric of linear layers are the weight of one."""
+    for name, parameter in loaded.anatomy.parameters.items():
+        if unit_count(parameter, structure) and (not metric.linear_only or statistics[name].is_linear):
+            yield parameter
+
+
+def unit_scores(
+    loaded: LoadedModel, parameter: Parameter, stats: WeightStats, metric: Metric, structure: str
+) -> Iterator[tuple[int, Tensor]]:
+    """(number of the first unit, scores of the units from there on) until all units of a parameter are scored.
+
+    The score of a structure is the sum over its weights.
+    """
+    row_numel = parameter.numel // parameter.shape[0] if parameter.shape else 1
+    if structure == "weight":
+        for start, scores in _scored_rows(loaded, parameter, stats, metric):
+            yield start * row_numel, scores
+        return
+    stored_rows = (structure == "row") != parameter.transposed  # units are rows as stored; otherwise columns
+    width = parameter.matrix_shape[1]
+    totals = torch.zeros(parameter.numel // width if stored_rows else (parameter.experts or 1) * width)
+    for start, scores in _scored_rows(loaded, parameter, stats, metric):
+        lines = scores.reshape(-1, width)
+        if stored_rows:
+            first = start * row_numel // width
+            totals[first : first + len(lines)] = lines.sum(1).cpu()
+        elif parameter.experts:
+            totals.view(-1, width)[start : start + len(scores)] = scores.sum(1).cpu()
+        else:
+            totals += lines.sum(0).cpu()
+    if structure == "head":
+        totals = totals.view(-1, parameter.head_size or 1).sum(1)
+    yield 0, totals
+
+
+def scores_at(
+    loaded: LoadedModel, statistics: Statistics, metric: Metric, structure: str, units: Selection
+) -> dict[str, NDArray[np.float64]]:
+    """The scores of chosen units, in their order, of every parameter that the metric ranks."""
+    found = {}
+    for parameter in rankable(loaded, statistics, metric, structure):
+        if parameter.name in units:
+            wanted = torch.from_numpy(units[parameter.name])
+            pieces = []
+            for offset, scores in unit_scores(loaded, parameter, statistics[parameter.name], metric, structure):
+                inside = wanted[(wanted >= offset) & (wanted < offset + scores.numel())] - offset
+                pieces.append(scores.reshape(-1)[inside.to(scores.device)].double().cpu())
+            found[parameter.name] = torch.cat(pieces).numpy()
+    return found
+
+
+def _scored_rows(
+    loaded: LoadedModel, parameter: Parameter, stats: WeightStats, metric: Metric
+) -> Iterator[tuple[int, Tensor]]:
+    """(first row, scores) of the stored tensor, some rows of its first axis at a time."""
+    weight = loaded.model.get_parameter(parameter.name).detach()
+    if not parameter.shape:
+        weight = weight.reshape(1)
+    precision = torch.promote_types(weight.dtype, torch.float32)
+    step = max(1, _PIECE * len(weight) // max(1, parameter.numel))
+    for start in range(0, len(weight), step):
+        stop = min(start + step, len(weight))
+        yield start, metric.score(weight[start:stop].to(precision), stats.rows(start, stop))
+
+
+def _top_weight(loaded: LoadedModel, place: int, row: tuple[int, int, float], structure: str) -> TopWeight:
+    order, unit, score = row
+    parameter = loaded.anatomy.by_order[order]
+    return describe_unit(loaded, parameter, structure, unit, place, score)
+
+
+def describe_unit(
+    loaded: LoadedModel, parameter: Parameter, structure: str, unit: int, place: int, score: float | None
+) -> TopWeight:
+    """A unit of a parameter as a row of a ranking; the value of a structure is its Euclidean norm."""
+    indices = unit_weights(parameter, structure, np.array([unit], dtype=np.int64))
+    values = loaded.model.get_parameter(parameter.name).detach().reshape(-1)[torch.from_numpy(indices)]
+    first = int(indices[0])
+    where = parameter.place(first)
     return TopWeight(
         rank=place,
         parameter=parameter.name,
-        flat_index=flat_index,
-        out_feature=out_feature,
-        in_feature=in_feature,
-        value=value,
+        flat_index=first,
+        out_feature=None if structure in ("column", "head") else where.out_feature,
+        in_feature=None if structure in ("row", "head") else where.in_feature,
+        value=float(values[0]) if structure == "weight" else float(values.double().norm()),
         score=score,
         layer=parameter.layer,
         component=parameter.component,
+        expert=where.expert,
+        target=target_name(parameter, structure, first),
     )

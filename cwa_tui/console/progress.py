@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from cwa_engine.events import describe, weight_name
+from cwa_engine.events import describe
 
 PLAIN_INTERVAL_S = 2.0  # between two plain lines of progress
 
@@ -73,7 +73,7 @@ class _Bars:
                     self.progress.stop_task(self._tasks[event["stage"]])
             case "topk" if event["weights"] and "score" in self._tasks:
                 first = event["weights"][0]
-                self._update("score", said=f"{'so far ' if event['partial'] else ''}{weight_name(first)}")
+                self._update("score", said=f"{'so far ' if event['partial'] else ''}{first['target']}")
             case "baseline":
                 self._update("baseline", said=f"perplexity {event['baseline']['perplexity']:.2f}")
             case "damage":

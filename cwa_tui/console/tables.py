@@ -12,7 +12,6 @@ from rich.text import Text
 
 from cwa_daemon.protocol import JobView, StatusView
 from cwa_engine.catalog import CatalogModel
-from cwa_engine.events import weight_name
 from cwa_engine.result import exp, to_plain
 from cwa_tui import format as fmt
 
@@ -50,7 +49,7 @@ def topk_table(metric: str, weights: list[dict[str, Any]]) -> Table:
     for weight in weights:
         layer = "-" if weight["layer"] is None else str(weight["layer"])
         figures = fmt.number(weight["value"]), fmt.number(weight["score"])
-        table.add_row(str(weight["rank"]), weight_name(weight), *figures, layer, weight["component"])
+        table.add_row(str(weight["rank"]), weight["target"], *figures, layer, weight["component"])
     return table
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cwa_daemon.protocol import JobView
-from cwa_engine.events import weight_name
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
 from cwa_tui.state import Row, RunState, TopTable
@@ -59,7 +58,7 @@ def topk_title(metric: str | None, table: TopTable | None, metrics: list[str], j
 def _row(weight: Row) -> TableRow:
     cells = {
         "rank": str(weight["rank"]),
-        "weight": weight_name(weight),
+        "weight": weight["target"],
         "value": fmt.number(weight["value"]),
         "score": fmt.number(weight["score"]),
         "layer": "-" if weight["layer"] is None else str(weight["layer"]),

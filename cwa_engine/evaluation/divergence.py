@@ -1,0 +1,45 @@
+"""How far a damaged model's predictions are from the intact one's, whatever the right token is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from cwa_engine.data.tokens import TokenSequence, batched
+from cwa_engine.evaluation.perplexity import predictions
+from cwa_engine.models.loading import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Means over all scored tokens."""
+
+    kl: float  # of the damaged from the intact prediction, nats per token
+    top1_agreement: float  # share of tokens with the same likeliest prediction
+
+
+@torch.no_grad()
+def divergence(
+    loaded: LoadedModel,
+    sequences: Sequence[TokenSequence],
+    damaged: Callable[[], AbstractContextManager[object]],
+    batch_size: int | None = None,
+) -> Divergence:
+    """KL(intact ‖ damaged) and top-1 agreement; `damaged()` is the context in which the model is damaged.
+
+    Each batch is predicted twice, so nothing is kept: the intact predictions of 100,000 tokens would take 20 GB.
+    """
+    kl_sum, agreed, tokens = 0.0, 0, 0
+    for batch in batched(sequences, batch_size or loaded.default_batch_size):
+        intact, _, mask = predictions(loaded, batch)
+        with damaged():
+            changed, _, _ = predictions(loaded, batch)
+        scored = mask.bool()
+        before, after = intact[scored].log_softmax(-1), changed[scored].log_softmax(-1)  # [tokens, vocabulary]
+        kl_sum += float((before.exp() * (before - after)).sum(-1).double().sum())
+        agreed += int((before.argmax(-1) == after.argmax(-1)).sum())
+        tokens += int(scored.sum())
+    return Divergence(kl_sum / tokens, agreed / tokens)

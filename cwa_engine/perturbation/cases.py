@@ -1,0 +1,153 @@
+"""What is damaged and how: the critical sets of a run, their controls, and the ways in which weights are changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cwa_engine.models.loading import LoadedModel
+from cwa_engine.perturbation.controls import CONTROLS, Population, Selection, critical_set, weights_of
+from cwa_engine.perturbation.kinds import PERTURBATIONS, STORED_BITS, Options, Perturbation, placed
+from cwa_engine.result import Ranking, TopWeight
+from cwa_engine.sensitivity.gradients import resident
+from cwa_engine.sensitivity.metrics import Needs
+from cwa_engine.sensitivity.ranking import rank
+from cwa_engine.spec import GIVEN, RunSpec
+from cwa_engine.structures import unit_size
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """One way to damage weights, under the name it has in tables."""
+
+    label: str
+    perturbation: Perturbation
+    options: Options
+    has_controls: bool = True  # a dose or a bit of a sweep is compared with the others, not with controls
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of weights to damage in one way. `weights` are flat indices."""
+
+    metric: str
+    k: int
+    treatment: Treatment
+    selection: str  # "critical", the name of a control, or "elsewhere"
+    seed: int | None
+    weights: Selection
+
+    @property
+    def perturbation(self) -> str:
+        return self.treatment.label
+
+    @property
+    def group(self) -> tuple[str, int, str]:
+        """What a critical set and its controls have in common."""
+        return self.metric, self.k, self.perturbation
+
+
+def treatments(spec: RunSpec, dtype: str) -> list[Treatment]:
+    """The perturbations of a run; `--bit all` becomes one for each stored bit, `--dose` one for each factor."""
+    options = spec.perturbation_options
+    found = []
+    for name in spec.perturbations:
+        if name == "bit_flip" and spec.bit == "all":
+            for bit in range(STORED_BITS[dtype]):
+                at_bit = dataclasses.replace(options, bit=bit)
+                found.append(Treatment(f"bit_flip {bit}", PERTURBATIONS[name], at_bit, has_controls=False))
+        else:
+            found.append(Treatment(name, PERTURBATIONS[name], options))
+    for factor in spec.dose:
+        scaled = dataclasses.replace(options, scale_factor=factor)
+        found.append(Treatment(f"scale {factor:g}", PERTURBATIONS["scale"], scaled, has_controls=False))
+    return found
+
+
+def sizes(ranking: Ranking, spec: RunSpec) -> tuple[int, ...]:
+    """The k of a ranking: those asked for, or all weights that were given."""
+    return (len(ranking.weights),) if ranking.metric == GIVEN else spec.topk
+
+
+def critical_weights(loaded: LoadedModel, ranking: Ranking, weights: Sequence[TopWeight]) -> Selection:
+    """Flat indices of these units of a ranking."""
+    parameters = loaded.anatomy.parameters
+    return weights_of(critical_set(weights, parameters, ranking.structure), parameters, ranking.structure)
+
+
+def cases(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec) -> Iterator[Case]:
+    """Every metric, k and treatment: the critical set, then each draw of each control, then the position test."""
+    for ranking in rankings:
+        population = _population(loaded, ranking, spec)
+        for k in sizes(ranking, spec):
+            units = critical_set(ranking.top(k), population.parameters, ranking.structure)
+            critical = weights_of(units, population.parameters, ranking.structure)
+            drawn = []
+            for name in spec.controls:
+                for seed in _seeds(name, spec):
+                    rng = np.random.default_rng([spec.seed if seed is None else seed, k])
+                    chosen = CONTROLS[name].draw(units, population, rng)
+                    drawn.append((name, seed, weights_of(chosen, population.parameters, ranking.structure)))
+            for treatment in treatments(spec, loaded.dtype):
+                yield Case(ranking.metric, k, treatment, "critical", None, critical)
+                for name, seed, weights in drawn if treatment.has_controls else ():
+                    yield Case(ranking.metric, k, treatment, name, seed, weights)
+            if spec.position_test:
+                yield from _elsewhere(loaded, ranking.metric, k, critical, spec)
+
+
+def _elsewhere(
+    loaded: LoadedModel, metric: str, k: int, critical: Selection, spec: RunSpec
+) -> Iterator[Case]:
+    """The values of the critical weights written over others of the same parameter; the critical ones stay."""
+    values = {
+        name: loaded.model.get_parameter(name).detach().reshape(-1)[torch.from_numpy(indices)].clone()
+        for name, indices in critical.items()
+    }
+    treatment = Treatment("place", placed(values), spec.perturbation_options, has_controls=False)
+    single = Population(loaded.anatomy.parameters, magnitudes=lambda name: np.empty(0, dtype=np.float32))
+    for seed in range(spec.seed, spec.seed + spec.control_seeds):
+        positions = CONTROLS["random_matched"].draw(critical, single, np.random.default_rng([seed, k]))
+        yield Case(metric, k, treatment, "elsewhere", seed, positions)
+
+
+def _population(loaded: LoadedModel, ranking: Ranking, spec: RunSpec) -> Population:
+    by_magnitude: tuple[TopWeight, ...] = ()
+    if "top_magnitude" in spec.controls:
+        ranked = loaded.with_parameters(ranking.parameters)
+        statistics = resident(ranked, (), Needs.NOTHING)
+        by_magnitude = rank(ranked, statistics, "magnitude", len(ranking.weights), structure=ranking.structure).weights
+    return Population(
+        parameters={name: loaded.anatomy.parameters[name] for name in ranking.parameters},
+        magnitudes=partial(_magnitudes, loaded, ranking.structure),
+        lowest=ranking.lowest,
+        largest_magnitudes=by_magnitude,
+        structure=ranking.structure,
+    )
+
+
+def _magnitudes(loaded: LoadedModel, structure: str, name: str) -> NDArray[np.float32]:
+    """|w| of each weight of a parameter, the Euclidean norm of each structure. [units]"""
+    parameter, weight = loaded.anatomy.parameters[name], loaded.model.get_parameter(name).detach().float().cpu()
+    if structure == "weight":
+        return np.asarray(weight.abs().flatten().numpy())
+    stack = weight.reshape(parameter.experts or 1, *parameter.matrix_shape)  # as stored
+    matrix = stack.mT if parameter.transposed else stack  # [experts, out, in]
+    squares = matrix.square().sum(2 if structure == "row" else 1).flatten()
+    if structure == "head":
+        squares = squares.view(-1, unit_size(parameter, structure) // parameter.out_features).sum(1)
+    return np.asarray(squares.sqrt().numpy())
+
+
+def _seeds(control: str, spec: RunSpec) -> Sequence[int | None]:
+    """A seed for each draw; a control that is not random is measured once, without one."""
+    if not CONTROLS[control].is_random:
+        return [None]
+    draws = max(spec.control_seeds, CONTROLS[control].least_draws)
+    return range(spec.seed, spec.seed + draws)

@@ -1,0 +1,68 @@
+"""Interactions: what each unit of a critical set does alone, and what the set does without it.
+
+Most published super weights do nothing alone, and much together; a damage of the whole set does not tell which.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from cwa_engine.evaluation.perplexity import Evaluation
+from cwa_engine.events import Emit, Progress
+from cwa_engine.perturbation.cases import Treatment, critical_weights, sizes, treatments
+from cwa_engine.perturbation.damage import Ground, Measured, measure
+from cwa_engine.result import Interaction, Ranking, TopWeight
+
+
+def measure_interactions(
+    ground: Ground, rankings: Sequence[Ranking], measured: Sequence[Measured], emit: Emit
+) -> list[Interaction]:
+    """Each unit of every critical set that was compared with controls, damaged alone and left out."""
+    plan = [
+        (ranking, k, treatment)
+        for ranking in rankings
+        for k in sizes(ranking, ground.spec)
+        for treatment in treatments(ground.spec, ground.loaded.dtype)
+        if treatment.has_controls
+    ]
+    work = sum(2 * len(ranking.top(k)) for ranking, k, _ in plan)
+    alone: dict[tuple[str, str], Evaluation] = {}
+    found: list[Interaction] = []
+    for ranking, k, treatment in plan:
+        group = ranking.metric, k, treatment.label
+        joint = next(m.evaluation for m in measured if m.is_critical and m.case.group == group)
+        units = ranking.top(k)
+        for place, unit in enumerate(units):
+            emit(Progress("interactions", 2 * len(found), work, "measurement"))
+            key = treatment.label, unit.target
+            if key not in alone:
+                alone[key] = _damage(ground, ranking, [unit], treatment)
+            others = [*units[:place], *units[place + 1 :]]
+            without = _damage(ground, ranking, others, treatment) if others else ground.intact
+            found.append(_interaction(ground, group, unit, alone[key], without, joint))
+    emit(Progress("interactions", work, work, "measurement"))
+    return found
+
+
+def _damage(ground: Ground, ranking: Ranking, units: Sequence[TopWeight], treatment: Treatment) -> Evaluation:
+    return measure(ground, critical_weights(ground.loaded, ranking, units), treatment)[0]
+
+
+def _interaction(
+    ground: Ground,
+    group: tuple[str, int, str],
+    unit: TopWeight,
+    alone: Evaluation,
+    without: Evaluation,
+    joint: Evaluation,
+) -> Interaction:
+    own, share = ground.delta(alone), ground.delta(joint, without)
+    matters_alone, adds = _is_loss(own, ground.floor), _is_loss(share, ground.floor) and math.isfinite(without.nll)
+    role = "alone" if matters_alone else "together" if adds else "inert"
+    return Interaction(*group, unit.target, *own, ground.delta(without)[0], *share, role)
+
+
+def _is_loss(delta: tuple[float, float, float], floor: float) -> bool:
+    """Whether the whole interval lies above zero and the floor; a loss that is not finite is one."""
+    return not delta[1] <= abs(floor)

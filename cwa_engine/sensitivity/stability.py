@@ -1,0 +1,115 @@
+"""Stability: whether other texts would have named the same weights."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.errors import DataError
+from cwa_engine.models.loading import LoadedModel
+from cwa_engine.perturbation.controls import Selection
+from cwa_engine.result import Agreement, Ranking
+from cwa_engine.sensitivity.gradients import Statistics
+from cwa_engine.sensitivity.metrics import METRICS
+from cwa_engine.sensitivity.ranking import rank, rankable, scores_at
+from cwa_engine.spec import RunSpec
+from cwa_engine.statistics import Array, jaccard, jaccard_by_chance, rank_biased_overlap, spearman
+from cwa_engine.structures import unit_count
+
+SAMPLE = 100_000  # units whose scores are compared beyond the top: enough for a rank correlation to two digits
+
+
+@dataclass(frozen=True)
+class _Repeat:
+    """A metric's ranking by some of the texts, and its scores of the sampled units."""
+
+    ranking: Ranking
+    scores: Array
+
+
+def repeats(sequences: Sequence[TokenSequence], how: str | int, seed: int) -> list[list[TokenSequence]]:
+    """The texts of each repeat: two disjoint halves, or so many resamples with replacement.
+
+    Raises DataError where there are too few texts for two halves.
+    """
+    if len(sequences) < 2:
+        raise DataError("stability needs at least two scoring texts", hint="give more texts, or a larger --eval-limit")
+    if how == "halves":
+        return [list(sequences[0::2]), list(sequences[1::2])]
+    rng = np.random.default_rng(seed)
+    return [[sequences[place] for place in rng.integers(0, len(sequences), len(sequences))] for _ in range(int(how))]
+
+
+def measure_stability(
+    loaded: LoadedModel,
+    sequences: Sequence[TokenSequence],
+    spec: RunSpec,
+    score: Callable[[Sequence[TokenSequence]], Statistics],
+) -> dict[str, list[_Repeat]]:
+    """Score and rank by every repeat's texts; one repeat's statistics are in memory at a time."""
+    found: dict[str, list[_Repeat]] = {name: [] for name in spec.metrics}
+    for texts in repeats(sequences, spec.stability or "halves", spec.seed):
+        statistics = score(texts)
+        for name in spec.metrics:
+            ranking = rank(
+                loaded, statistics, name, spec.largest_k, structure=spec.structure, scope=spec.scope
+            )
+            sample = _sample(loaded, ranking, spec.seed)
+            scores = scores_at(loaded, statistics, METRICS[name], spec.structure, sample)
+            found[name].append(_Repeat(ranking, np.concatenate([scores[parameter] for parameter in sample])))
+        del statistics
+    return found
+
+
+def agreements(loaded: LoadedModel, found: dict[str, list[_Repeat]], spec: RunSpec) -> list[Agreement]:
+    """Every pair of repeats at every k."""
+    rows = []
+    for name, entries in found.items():
+        pairs = list(itertools.combinations(range(len(entries)), 2))
+        for k in spec.topk:
+            for one, other in pairs:
+                first, second = entries[one], entries[other]
+                targets = [[weight.target for weight in repeat.ranking.top(k)] for repeat in (first, second)]
+                units = sum(
+                    unit_count(loaded.anatomy.parameters[p], spec.structure) for p in first.ranking.parameters
+                )
+                rows.append(
+                    Agreement(
+                        metric=name,
+                        k=k,
+                        first=one + 1,
+                        second=other + 1,
+                        jaccard=jaccard(*targets),
+                        chance=jaccard_by_chance(len(targets[0]), units),
+                        rbo=rank_biased_overlap(*targets),
+                        spearman=spearman(first.scores, second.scores),
+                    )
+                )
+    return rows
+
+
+def marked(ranking: Ranking, entries: Sequence[_Repeat]) -> Ranking:
+    """The ranking with every unit marked that is in the list of every repeat."""
+    always = set.intersection(*({weight.target for weight in entry.ranking.weights} for entry in entries))
+    return replace(
+        ranking, weights=tuple(replace(weight, stable=weight.target in always) for weight in ranking.weights)
+    )
+
+
+def _sample(loaded: LoadedModel, ranking: Ranking, seed: int) -> Selection:
+    """The same random units of the ranked parameters for every repeat."""
+    parameters = [loaded.anatomy.parameters[name] for name in ranking.parameters]
+    counts = np.array([unit_count(parameter, ranking.structure) for parameter in parameters])
+    ends = np.cumsum(counts)
+    total = int(ends[-1])
+    rng = np.random.default_rng(seed)
+    chosen = np.unique(rng.integers(0, total, SAMPLE)) if total > SAMPLE else np.arange(total)
+    owners = np.searchsorted(ends, chosen, side="right")
+    return {
+        parameters[owner].name: (chosen[owners == owner] - (ends[owner] - counts[owner])).astype(np.int64)
+        for owner in np.unique(owners)
+    }
