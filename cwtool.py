@@ -10,15 +10,15 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cwa_engine import __version__
 from cwa_engine.errors import Cancelled, CwaError, DaemonUnreachable
 from cwa_engine.models.sources import absolute_name
-from cwa_tui.console.options import SeveralValues, values, whole_numbers
+from cwa_tui.console import run_options as opt
+from cwa_tui.console.options import SeveralValues
 from cwa_tui.console.output import say, show, show_error
 
 if TYPE_CHECKING:
@@ -48,59 +48,43 @@ Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the run id a
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 
-def _metric_help() -> str:
-    from cwa_engine.sensitivity.metrics import METRICS
-
-    return f"How to rank: {', '.join(METRICS)}; several may be given."
-
-
-def _perturb_help() -> str:
-    from cwa_engine.perturbation.kinds import PERTURBATIONS, STANDARD
-
-    return f"What is done to weights: {', '.join(PERTURBATIONS)}; standard is {' and '.join(STANDARD)}."
-
-
-def _control_help() -> str:
-    from cwa_engine.perturbation.controls import CONTROLS
-
-    return f"What the critical set is compared with: {', '.join(CONTROLS)}."
-
-
 @app.command(cls=SeveralValues, rich_help_panel="Runs")
 def run(
-    model: Annotated[str, typer.Option("--model", "-m", help="Alias, Hub id, folder or .gguf file.")],
-    metric: Annotated[list[str] | None, typer.Option(help=_metric_help(), show_default="grad_x_weight")] = None,
-    topk: Annotated[
-        list[str] | None,
-        typer.Option(help="How many weights are critical; several may be given.", show_default="100"),
-    ] = None,
-    data_file: Annotated[
-        Path | None,
-        typer.Option(help="Your own texts: .txt (blank lines between), .jsonl (field text) or source code."),
-    ] = None,
-    eval_limit: Annotated[int | None, typer.Option(help="Use the first N texts only.")] = None,
-    fast_perturbation: Annotated[
-        bool, typer.Option("--fast-perturbation", help="Measure damage on a quarter of the evaluation texts.")
-    ] = False,
-    perturb: Annotated[list[str] | None, typer.Option(help=_perturb_help(), show_default="zero")] = None,
-    noise_scale: Annotated[float, typer.Option(help="gaussian_noise: times the parameter's std.")] = 1.0,
-    scale_factor: Annotated[float, typer.Option(help="scale: the factor.")] = 2.0,
-    bit: Annotated[int | None, typer.Option(help="bit_flip: which; 0 is the lowest.", show_default="drawn")] = None,
-    bits: Annotated[int, typer.Option(help="quantize: how many.")] = 4,
-    no_perturbation: Annotated[bool, typer.Option("--no-perturbation", help="Only rank; measure no damage.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the run's files here.")] = None,
+    model: opt.Name,
+    metric: opt.Metric = None,
+    topk: opt.TopK = None,
+    structure: opt.Structure = "weight",
+    scope: opt.Scope = "global",
+    include: opt.Include = None,
+    exclude: opt.Exclude = None,
+    weights: opt.Weights = None,
+    probes: opt.Probes = 8,
+    stability: opt.Stability = None,
+    fidelity: opt.FidelityOption = None,
+    data_file: opt.DataFile = None,
+    dataset: opt.Dataset = None,
+    eval_limit: opt.EvalLimit = None,
+    seq_len: opt.SeqLen = 512,
+    packed: opt.Packed = False,
+    fast_perturbation: opt.FastPerturbation = False,
+    no_perturbation: opt.NoPerturbation = False,
+    perturb: opt.Perturb = None,
+    noise_scale: opt.NoiseScale = 1.0,
+    scale_factor: opt.ScaleFactor = 2.0,
+    bit: opt.Bit = None,
+    bits: opt.Bits = 4,
+    dose: opt.Dose = None,
+    position_test: opt.PositionTest = False,
+    individually: opt.Individually = False,
+    kl: opt.Kl = False,
+    control: opt.Control = None,
+    control_seeds: opt.ControlSeeds = 3,
+    seed: opt.Seed = 0,
+    output: opt.Output = None,
     revision: Revision = None,
     dtype: DType = "auto",
     device: Device = "auto",
-    seq_len: Annotated[int, typer.Option(help="Longest sequence in tokens; longer texts are cut.")] = 512,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Sequences at once.", show_default="1 on a CPU, 8 elsewhere")
-    ] = None,
-    control: Annotated[
-        list[str] | None, typer.Option(help=_control_help(), show_default="random random_matched")
-    ] = None,
-    control_seeds: Annotated[int, typer.Option(help="Draws of each random control.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of control draws and bootstrap.")] = 0,
+    batch_size: opt.BatchSize = "auto",
     detach: Detach = False,
     cancel_on_interrupt: Annotated[
         bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the run instead of leaving it.")
@@ -108,36 +92,11 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Rank a model's most critical weights, damage them, and compare with fair controls."""
+    given = locals()  # every option under the name it has above
     from cwa_engine.spec import parse_spec
     from cwa_tui.console.following import follow, show_result
 
-    fields: dict[str, Any] = {
-        "model": absolute_name(model),
-        "revision": revision,
-        "dtype": dtype,
-        "device": device,
-        "data_file": data_file.absolute() if data_file else None,
-        "eval_limit": eval_limit,
-        "seq_len": seq_len,
-        "batch_size": batch_size,
-        "control_seeds": control_seeds,
-        "fast_perturbation": fast_perturbation,
-        "noise_scale": noise_scale,
-        "scale_factor": scale_factor,
-        "bit": bit,
-        "bits": bits,
-        "seed": seed,
-        "output": output.absolute() if output else None,
-    }
-    if metric:
-        fields["metrics"] = values(metric)
-    if control:
-        fields["controls"] = values(control)
-    if topk:
-        fields["topk"] = whole_numbers("--topk", topk)
-    if no_perturbation or perturb:
-        fields["perturbations"] = () if no_perturbation else values(perturb)
-    spec = parse_spec(fields)
+    spec = parse_spec(opt.spec_fields(given))
     with _client() as client:
         run_id = client.submit(spec, command=_typed())
         if detach:
@@ -145,6 +104,22 @@ def run(
             return
         follow(client, run_id, cancel_on_interrupt)
         show_result(client, run_id, as_json, output)
+
+
+@app.command(rich_help_panel="Runs")
+def rerun(run_id: RunId = "latest", as_json: Json = False) -> None:
+    """Repeat a run from its manifest and say whether its tables agree, byte for byte. Exit code 1 where they do not."""
+    from cwa_tui.console.following import follow
+    from cwa_tui.console.rerun import compare, comparison, spec_of
+
+    with _client() as client:
+        first = client.result(run_id)
+        again = client.submit(spec_of(first.folder), command=_typed())
+        follow(client, again)
+        found = compare(first.folder, client.result(again).folder)
+    show(found if as_json else comparison(found))
+    if not found["agree"]:
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel="Models")
@@ -333,7 +308,7 @@ def results_topk(
     as_json: Json = False,
 ) -> None:
     """A run's ranked weights."""
-    from cwa_tui.console.tables import topk_table
+    from cwa_tui.console.report import topk_table
 
     with _client() as client:
         name, rows = client.topk(run_id, metric, offset, limit)

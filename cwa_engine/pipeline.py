@@ -43,14 +43,14 @@ from cwa_engine.perturbation.damage import (
 from cwa_engine.perturbation.interactions import measure_interactions
 from cwa_engine.perturbation.kinds import STORED_BITS
 from cwa_engine.perturbation.separation import separations, verdicts
-from cwa_engine.result import Baseline, Ranking, RunResult, TextUse
+from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult, TextUse
 from cwa_engine.sensitivity.fidelity import draw_sample, fidelities, measure_predictions
 from cwa_engine.sensitivity.gradients import SoFar, Statistics, resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
 from cwa_engine.sensitivity.metrics import METRICS, Needs, needs_of
 from cwa_engine.sensitivity.ranking import describe_unit, rank
 from cwa_engine.sensitivity.stability import agreements, marked, measure_stability
-from cwa_engine.spec import GIVEN, RunSpec
+from cwa_engine.spec import RunSpec
 from cwa_engine.structures import common_structure, find_weights, parse_target, unit_count, unit_of
 
 _UNKNOWN_SO_FAR = Needs.HESSIAN | Needs.INPUT_GRAM  # what a partial ranking cannot be made from
@@ -307,7 +307,7 @@ def _check_topk(loaded: LoadedModel, spec: RunSpec) -> None:
 
 def _check_bits(loaded: LoadedModel, spec: RunSpec) -> None:
     """Before anything is computed: whether the weights as stored have the bit that is to be flipped."""
-    bits = STORED_BITS[loaded.dtype]
+    bits = STORED_BITS.get(loaded.dtype, 0)
     if "bit_flip" in spec.perturbations and isinstance(spec.bit, int) and spec.bit >= bits:
         raise InvalidInput(
             f"{loaded.dtype} has no bit {spec.bit}", hint=f"its bits are 0 to {bits - 1}, {bits - 1} is the sign"

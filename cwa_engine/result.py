@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+GIVEN = "given"  # stands for the metric where weights are given by name
+
 
 @dataclass(frozen=True, slots=True)
 class TopWeight:
@@ -139,7 +141,8 @@ class Interaction:
     """One unit of a critical set: damaged alone, and the set damaged without it.
 
     `share` is what it adds to the set, delta of the set minus delta without it. Intervals are paired bootstrap 95 %.
-    `role` is "alone" where its own damage is above zero and the floor, "together" where only its share is, else "inert".
+    `role` is "alone" where its own damage matters (see `perturbation.interactions`), "together" where only its share
+    does, else "inert".
     """
 
     metric: str

@@ -19,8 +19,6 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Structure = Literal["weight", "row", "column", "head"]
 Scope = Literal["global", "per_layer", "per_parameter", "per_component"]
 
-GIVEN = "given"  # stands for the metric where weights are given by name
-
 _LEAST = {"seq_len": 2, "seed": 0, "bit": 0, "bits": 2, "stability": 2}  # 1 for all others
 _MOST = {"bit": 63, "bits": 32, "seed": 2**32 - 1}  # and what 64 bits can hold for all others
 

@@ -120,9 +120,7 @@ def parse_target(text: str) -> Target:
             f"'{text}' names no weight",
             hint="write it like model.layers.1.mlp.down_proj.weight[2533,7890], indices (out, in); ':' stands for all",
         )
-    indices = [
-        int(index[1]) if index[1] else slice(_number(index[2]), _number(index[3])) for index in found if index
-    ]
+    indices = [int(index[1]) if index[1] else slice(_number(index[2]), _number(index[3])) for index in found if index]
     return Target(text.strip(), match["parameter"], tuple(indices))
 
 

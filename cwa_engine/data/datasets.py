@@ -66,7 +66,9 @@ def _load(datasets: Any, path: str, config: str | None, split: str | None) -> An
 
 
 def _text_column(name: str, found: Any) -> str:
-    strings = [column for column, kind in found.features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
+    strings = [
+        column for column, kind in found.features.items() if getattr(kind, "dtype", "") in ("string", "large_string")
+    ]
     chosen = next((usual for usual in _USUAL_COLUMNS if usual in strings), strings[0] if len(strings) == 1 else None)
     if chosen is None:
         raise DataError(

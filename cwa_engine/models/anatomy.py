@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cwa_engine.errors import InvalidInput, did_you_mean
 
@@ -36,7 +36,10 @@ _COMPONENT_PATTERNS: tuple[tuple[str, str], ...] = (
     (rf"(v_proj|value(_proj)?|v_lin|Wv|{_ATTENTION}\.v)", "v"),
     (rf"({_ATTENTION}\.(c_proj|dense|out_proj|o|proj|wo|out_lin|output(\.dense)?)|o_\w*proj)", "o"),
     (r"(gate_proj|w1)", "gate"),
-    (r"(up_proj|gate_up_proj|c_fc|fc1|fc_in|dense_h_to_4h|w3|wi|lin1|layer_1|intermediate(\.dense)?|input_linear)", "up"),
+    (
+        r"(up_proj|gate_up_proj|c_fc|fc1|fc_in|dense_h_to_4h|w3|wi|lin1|layer_1|intermediate(\.dense)?|input_linear)",
+        "up",
+    ),
     (r"(down_proj|fc2|fc_out|dense_4h_to_h|mlp\.c_proj|w2|wo|lin2|layer_2|output(\.dense)?|output_linear)", "down"),
 )
 
@@ -104,9 +107,7 @@ class Parameter:
             in_feature, out_feature = divmod(rest, self.out_features)
         else:
             out_feature, in_feature = divmod(rest, self.in_features)
-        return Place(
-            None if self.experts is None else expert, out_feature, None if self.is_vector else in_feature
-        )
+        return Place(None if self.experts is None else expert, out_feature, None if self.is_vector else in_feature)
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def blocks_path(model: nn.Module) -> str:
     """
     from torch import nn
 
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    decoder: nn.Module = model.get_decoder() if hasattr(model, "get_decoder") else model  # type: ignore[operator]
     for root in (decoder, model):
         lists = [name for name, module in root.named_modules() if isinstance(module, nn.ModuleList) and len(module)]
         textual = [name for name in lists if not re.search("vision|image|audio", name)]
@@ -230,7 +231,8 @@ def _parameter(
 
 def _attention_heads(model: nn.Module) -> int:
     """Query heads of each block, 0 where the config names no single number."""
-    config = model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
+    config: Any = model.config
+    config = config.get_text_config(decoder=True)
     try:
         heads = getattr(config, "num_attention_heads", None)
     except AttributeError:  # blocks that differ

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.perturbation.controls import CONTROLS, Population, Selection, critical_set, weights_of
 from cwa_engine.perturbation.kinds import PERTURBATIONS, STORED_BITS, Options, Perturbation, placed
-from cwa_engine.result import Ranking, TopWeight
+from cwa_engine.result import GIVEN, Ranking, TopWeight
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.ranking import rank
-from cwa_engine.spec import GIVEN, RunSpec
+from cwa_engine.spec import RunSpec
 from cwa_engine.structures import unit_size
 
 
@@ -42,6 +42,7 @@ class Case:
     selection: str  # "critical", the name of a control, or "elsewhere"
     seed: int | None
     weights: Selection
+    structure: str = "weight"  # what k counts
 
     @property
     def perturbation(self) -> str:
@@ -95,16 +96,14 @@ def cases(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec) -> It
                     chosen = CONTROLS[name].draw(units, population, rng)
                     drawn.append((name, seed, weights_of(chosen, population.parameters, ranking.structure)))
             for treatment in treatments(spec, loaded.dtype):
-                yield Case(ranking.metric, k, treatment, "critical", None, critical)
+                yield Case(ranking.metric, k, treatment, "critical", None, critical, ranking.structure)
                 for name, seed, weights in drawn if treatment.has_controls else ():
                     yield Case(ranking.metric, k, treatment, name, seed, weights)
             if spec.position_test:
                 yield from _elsewhere(loaded, ranking.metric, k, critical, spec)
 
 
-def _elsewhere(
-    loaded: LoadedModel, metric: str, k: int, critical: Selection, spec: RunSpec
-) -> Iterator[Case]:
+def _elsewhere(loaded: LoadedModel, metric: str, k: int, critical: Selection, spec: RunSpec) -> Iterator[Case]:
     """The values of the critical weights written over others of the same parameter; the critical ones stay."""
     values = {
         name: loaded.model.get_parameter(name).detach().reshape(-1)[torch.from_numpy(indices)].clone()

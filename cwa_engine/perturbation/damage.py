@@ -61,7 +61,11 @@ class Measured:
 
 
 def lay_ground(
-    loaded: LoadedModel, sequences: Sequence[TokenSequence], intact: Evaluation, rankings: Sequence[Ranking], spec: RunSpec
+    loaded: LoadedModel,
+    sequences: Sequence[TokenSequence],
+    intact: Evaluation,
+    rankings: Sequence[Ranking],
+    spec: RunSpec,
 ) -> Ground:
     """Measure an edit that writes the values which are there already, and draw the bootstrap's resamples."""
     ground = Ground(loaded, sequences, intact, spec, bootstrap_weights(len(sequences), spec.seed), 0.0)

@@ -1,6 +1,7 @@
 """Interactions: what each unit of a critical set does alone, and what the set does without it.
 
-Most published super weights do nothing alone, and much together; a damage of the whole set does not tell which.
+Most published super weights do nothing alone, and much together; a damage of the whole set does not tell which. A unit
+matters where it makes a tenth of an equal share of the set's damage, and the whole interval is a loss.
 """
 
 from __future__ import annotations
@@ -58,11 +59,12 @@ def _interaction(
     joint: Evaluation,
 ) -> Interaction:
     own, share = ground.delta(alone), ground.delta(joint, without)
-    matters_alone, adds = _is_loss(own, ground.floor), _is_loss(share, ground.floor) and math.isfinite(without.nll)
+    least = max(abs(ground.floor), ground.delta(joint)[0] / (10 * group[1]) if math.isfinite(joint.nll) else 0)
+    matters_alone, adds = _is_loss(own, least), _is_loss(share, least) and math.isfinite(without.nll)
     role = "alone" if matters_alone else "together" if adds else "inert"
     return Interaction(*group, unit.target, *own, ground.delta(without)[0], *share, role)
 
 
-def _is_loss(delta: tuple[float, float, float], floor: float) -> bool:
-    """Whether the whole interval lies above zero and the floor; a loss that is not finite is one."""
-    return not delta[1] <= abs(floor)
+def _is_loss(delta: tuple[float, float, float], least: float) -> bool:
+    """Whether a loss is at least so large, and its whole interval above zero; one that is not finite is."""
+    return not (delta[0] < least or delta[1] <= 0)

@@ -1,12 +1,14 @@
 """The files of a run: written whole or not at all, read back by every client. torch-free.
 
-summary.json · manifest.json · topk_<metric>.csv · perturbation.csv · log.txt
+summary.json · manifest.json · topk_<metric>.csv · perturbation.csv · evaluation.csv · log.txt, and where asked for
+interactions.csv · stability.csv · fidelity.csv
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import importlib.metadata
 import io
 import itertools
@@ -14,10 +16,11 @@ import json
 import os
 import platform
 import shutil
+import statistics
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,18 @@ from typing import Any
 from cwa_engine import __version__
 from cwa_engine.data.corpus import split
 from cwa_engine.errors import NotFound, OutputError
-from cwa_engine.result import DamagePoint, Ranking, RunResult, Separation, TopWeight, to_plain
+from cwa_engine.result import (
+    Agreement,
+    DamagePoint,
+    Interaction,
+    Prediction,
+    RunResult,
+    Separation,
+    SequenceNll,
+    TopWeight,
+    Verdict,
+    to_plain,
+)
 from cwa_engine.spec import RunSpec
 
 TOP_IN_SUMMARY = 10
@@ -108,30 +122,41 @@ def copy_run(folder: Path, output: Path) -> None:
 def run_files(record: RunRecord) -> Iterable[tuple[str, bytes]]:
     """(file name, content) of every file of a run; the summary last, so it can tell how long the others took."""
     began = time.perf_counter()
-    for ranking in record.result.rankings:
-        yield f"topk_{ranking.metric}.csv", topk_csv(ranking)
-    if record.result.damage:
-        yield "perturbation.csv", perturbation_csv(record.result.damage)
-    yield "manifest.json", _json(manifest(record))
+    tables = dict(run_tables(record.result))
+    yield from tables.items()
+    yield "manifest.json", _json(manifest(record, tables))
     yield "log.txt", "".join(f"{line}\n" for line in record.log).encode()
     timings = {**record.result.timings, "save": time.perf_counter() - began}
     yield "summary.json", _json(summary(record, timings))
 
 
-def topk_csv(ranking: Ranking) -> bytes:
-    return _csv([f.name for f in dataclasses.fields(TopWeight)], map(_cells, ranking.weights))
+def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
+    """(file name, content) of every table. The same run gives the same bytes on the same machine."""
+    for ranking in result.rankings:
+        yield f"topk_{ranking.metric}.csv", _table(TopWeight, ranking.weights)
+    if result.damage:
+        yield "perturbation.csv", _table(DamagePoint, result.damage)
+        yield "evaluation.csv", _table(SequenceNll, result.evaluations)
+    if result.interactions:
+        yield "interactions.csv", _table(Interaction, result.interactions)
+    if result.stability:
+        yield "stability.csv", _table(Agreement, result.stability)
+    if result.predictions:
+        yield "fidelity.csv", fidelity_csv(result)
 
 
-def perturbation_csv(points: Iterable[DamagePoint]) -> bytes:
-    columns = [f.name for f in dataclasses.fields(DamagePoint) if f.name != "collapsed_at"]
-    return _csv(columns, (_cells(point)[: len(columns)] for point in points))
+def fidelity_csv(result: RunResult) -> bytes:
+    """A line for each sampled unit, with a column for each metric's score."""
+    fixed = [f.name for f in dataclasses.fields(Prediction) if f.name != "scores"]
+    columns = [*fixed, *(f"score_{fidelity.metric}" for fidelity in result.fidelity)]
+    return _csv(columns, ([*(getattr(row, name) for name in fixed), *row.scores] for row in result.predictions))
 
 
-def manifest(record: RunRecord) -> dict[str, Any]:
+def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
     """All that is needed to run this again and to know whether it was the same."""
     spec, texts = record.spec, record.result.texts
-    scored, measured = split(range(1, texts.texts + 1))  # numbers of texts, the first is 1
-    if texts.damage:
+    scored, measured = split(range(1, texts.texts + 1))  # numbers of texts that differ, the first is 1
+    if texts.damage and not texts.packed:
         measured = measured[: texts.damage]
     return {
         "run_id": record.run_id,
@@ -140,13 +165,22 @@ def manifest(record: RunRecord) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json"),
         "spec_sha256": spec.sha256(),
         "model": to_plain(record.model),
-        "data": {"source": texts.source, "sha256": texts.sha256, "scored": scored, "measured": measured},
+        "data": {
+            "source": texts.source,
+            "sha256": texts.sha256,
+            "scored": scored,
+            "scored_sha256": texts.scoring_sha256,
+            "measured": measured,
+            "measured_sha256": texts.evaluation_sha256,
+            "disjoint": not texts.shared,
+        },
         "seeds": {"seed": spec.seed, "controls": [spec.seed + i for i in range(spec.control_seeds)]},
         "versions": {
             "cwtool": __version__,
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _VERSIONED},
         },
+        "tables": {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()},
         "machine": {"platform": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }
 
@@ -158,45 +192,88 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
         "run_id": record.run_id,
         "started": record.started,
         "model": to_plain(record.model),
+        "eligible": result.eligible,
         "texts": to_plain(result.texts),
         "baseline": to_plain(result.baseline),
-        "baseline_drift": result.baseline_drift,
+        "numerical_floor": to_plain(result.floor) if result.floor else None,
         "rankings": [
-            {"metric": ranking.metric, "top": to_plain(ranking.weights[:TOP_IN_SUMMARY])} for ranking in result.rankings
+            {"metric": r.metric, "structure": r.structure, "top": to_plain(r.weights[:TOP_IN_SUMMARY])}
+            for r in result.rankings
         ],
-        "damage": _damage_groups(result.damage, result.separations),
+        "damage": _damage_groups(result.damage, result.separations, result.verdicts),
+        "interactions": to_plain(result.interactions),
+        "stability": _stability(result),
+        "fidelity": to_plain(result.fidelity),
         "timings": timings,
         "peak_memory_bytes": result.peak_memory_bytes,
     }
 
 
-def _damage_groups(points: Sequence[DamagePoint], separations: Sequence[Separation]) -> list[dict[str, Any]]:
-    """Per metric, k and perturbation: the critical set, then each control with the ratio it is beaten by."""
+def _damage_groups(
+    points: Sequence[DamagePoint], separations: Sequence[Separation], verdicts: Sequence[Verdict]
+) -> list[dict[str, Any]]:
+    """Per metric, k and perturbation: the critical set, each control with the ratio it is beaten by, the verdict.
 
-    def group(row: DamagePoint | Separation) -> tuple[str, int, str]:
+    The position test has no critical set of its own, only its draws.
+    """
+
+    def group(row: DamagePoint | Separation | Verdict) -> tuple[str, int, str]:
         return row.metric, row.k, row.perturbation
 
     groups = []
-    for key, members in itertools.groupby(points, key=group):
-        critical = next(point for point in members if point.selection == "critical")
-        controls = [to_plain(s) for s in separations if group(s) == key]
+    for key, grouped in itertools.groupby(points, key=group):
+        members = list(grouped)
+        critical = next((point for point in members if point.selection == "critical"), None)
+        verdict = next((verdict for verdict in verdicts if group(verdict) == key), None)
         groups.append(
             {
                 "metric": key[0],
                 "k": key[1],
                 "perturbation": key[2],
-                "critical": to_plain(critical),
-                "controls": [
-                    {k: v for k, v in c.items() if k not in ("metric", "k", "perturbation")} for c in controls
-                ],
+                "critical": to_plain(critical) if critical else None,
+                "controls": [_without_key(row) for row in separations if group(row) == key],
+                "elsewhere": [to_plain(point) for point in members if point.selection == "elsewhere"],
+                "distinguishable": verdict.distinguishable if verdict else None,
+                "verdict": verdict.sentence if verdict else None,
             }
         )
     return groups
 
 
+def _without_key(row: Separation) -> dict[str, Any]:
+    return {name: value for name, value in to_plain(row).items() if name not in ("metric", "k", "perturbation")}
+
+
+def _stability(result: RunResult) -> list[dict[str, Any]]:
+    """Means over all pairs of repeats, per metric and k."""
+    found = []
+    for (metric, k), rows in itertools.groupby(result.stability, key=lambda row: (row.metric, row.k)):
+        pairs = list(rows)
+        correlations = [pair.spearman for pair in pairs if pair.spearman is not None]
+        ranking = next(ranking for ranking in result.rankings if ranking.metric == metric)
+        found.append(
+            {
+                "metric": metric,
+                "k": k,
+                "pairs": len(pairs),
+                "jaccard": statistics.fmean(pair.jaccard for pair in pairs),
+                "chance": pairs[0].chance,
+                "rbo": statistics.fmean(pair.rbo for pair in pairs),
+                "spearman": statistics.fmean(correlations) if correlations else None,
+                "in_every_repeat": sum(weight.stable is True for weight in ranking.top(k)),
+            }
+        )
+    return found
+
+
 def read_summary(folder: Path) -> dict[str, Any]:
     """The summary of a run folder. Raises NotFound where there is none."""
     return dict(json.loads(_read(folder, "summary.json")))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run folder. Raises NotFound where there is none."""
+    return dict(json.loads(_read(folder, "manifest.json")))
 
 
 def read_topk(folder: Path, metric: str | None, offset: int, limit: int) -> tuple[str, list[TopWeight]]:
@@ -210,16 +287,22 @@ def read_topk(folder: Path, metric: str | None, offset: int, limit: int) -> tupl
 
 
 def _top_weight(row: dict[str, str]) -> TopWeight:
+    def whole(name: str) -> int | None:
+        return int(row[name]) if row[name] else None
+
     return TopWeight(
         rank=int(row["rank"]),
         parameter=row["parameter"],
         flat_index=int(row["flat_index"]),
-        out_feature=int(row["out_feature"]),
-        in_feature=int(row["in_feature"]) if row["in_feature"] else None,
+        out_feature=whole("out_feature"),
+        in_feature=whole("in_feature"),
         value=float(row["value"]),
-        score=float(row["score"]),
-        layer=int(row["layer"]) if row["layer"] else None,
+        score=float(row["score"]) if row["score"] else None,
+        layer=whole("layer"),
         component=row["component"],
+        expert=whole("expert"),
+        target=row["target"],
+        stable=row["stable"] == "True" if row["stable"] else None,
     )
 
 
@@ -230,8 +313,9 @@ def _read(folder: Path, name: str) -> str:
         raise NotFound(f"run {folder.name} has no {name}", hint="`cwtool results` lists finished runs") from None
 
 
-def _cells(row: TopWeight | DamagePoint) -> list[object]:
-    return [getattr(row, f.name) for f in dataclasses.fields(row)]
+def _table(kind: type, rows: Iterable[Any]) -> bytes:
+    columns = [f.name for f in dataclasses.fields(kind)]
+    return _csv(columns, ([getattr(row, name) for name in columns] for row in rows))
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:

@@ -97,7 +97,8 @@ def obs_factor(gram: Tensor) -> Tensor:
         return torch.full_like(gram.diagonal(), torch.inf)
     damped = gram.double() + damping.double() * torch.eye(len(gram), dtype=torch.double, device=gram.device)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.linalg.cholesky(inverse, upper=True).diagonal().to(gram.dtype)
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True).diagonal()
+    return factor.to(gram.dtype)
 
 
 def linear_parameters(loaded: LoadedModel) -> dict[str, nn.Module]:

@@ -52,9 +52,9 @@ def draw_sample(loaded: LoadedModel, statistics: Statistics, spec: RunSpec) -> S
         for stratum, units in levels:
             for unit in units:
                 chosen.setdefault(unit.target, (unit, stratum))
-    units = tuple(unit for unit, _ in chosen.values())
-    scores = {name: _scores(loaded, statistics, name, spec.structure, units) for name in spec.metrics}
-    return Sample(spec.structure, units, tuple(stratum for _, stratum in chosen.values()), scores)
+    sampled = tuple(unit for unit, _ in chosen.values())
+    scores = {name: _scores(loaded, statistics, name, spec.structure, sampled) for name in spec.metrics}
+    return Sample(spec.structure, sampled, tuple(stratum for _, stratum in chosen.values()), scores)
 
 
 def _anywhere(loaded: LoadedModel, ranking: Ranking, wanted: int, rng: np.random.Generator) -> list[TopWeight]:

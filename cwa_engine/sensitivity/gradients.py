@@ -36,7 +36,8 @@ def resident(
     """Gradient g of the mean token NLL over all `sequences`, Fisher F and activations, as `needs` asks, by parameter.
 
     After each batch `after_batch(sequences done, so_far)` is called; `so_far()` gives what has been added up until then,
-    divided by the final number of tokens and sequences, without what is slow to make (d of `obs`). Raises RunFailed, naming the batch, where a loss is not finite.
+    divided by the final number of tokens and sequences, without what is slow to make (d of `obs`). Raises RunFailed,
+    naming the batch, where a loss is not finite.
     """
     parameters = {name: loaded.model.get_parameter(name) for name in loaded.anatomy.parameters}
     if not (needs.backward or needs.activations):

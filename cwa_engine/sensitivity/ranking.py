@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -52,9 +53,7 @@ def rank(
             largest[group_of(parameter)].offer(parameter, scores, offset)
             if with_lowest:
                 smallest.offer(parameter, -scores, offset)
-    placed = [
-        (place, row) for selection in largest.values() for place, row in enumerate(selection.ranked(), start=1)
-    ]
+    placed = [(place, row) for selection in largest.values() for place, row in enumerate(selection.ranked(), start=1)]
     placed.sort(key=lambda entry: (entry[0], -entry[1][2], entry[1][0], entry[1][1]))
     least = [(order, unit, -score) for order, unit, score in smallest.ranked()]
     return Ranking(

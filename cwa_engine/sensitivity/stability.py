@@ -15,7 +15,7 @@ from cwa_engine.perturbation.controls import Selection
 from cwa_engine.result import Agreement, Ranking
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.metrics import METRICS
-from cwa_engine.sensitivity.ranking import rank, rankable, scores_at
+from cwa_engine.sensitivity.ranking import rank, scores_at
 from cwa_engine.spec import RunSpec
 from cwa_engine.statistics import Array, jaccard, jaccard_by_chance, rank_biased_overlap, spearman
 from cwa_engine.structures import unit_count
@@ -55,9 +55,7 @@ def measure_stability(
     for texts in repeats(sequences, spec.stability or "halves", spec.seed):
         statistics = score(texts)
         for name in spec.metrics:
-            ranking = rank(
-                loaded, statistics, name, spec.largest_k, structure=spec.structure, scope=spec.scope
-            )
+            ranking = rank(loaded, statistics, name, spec.largest_k, structure=spec.structure, scope=spec.scope)
             sample = _sample(loaded, ranking, spec.seed)
             scores = scores_at(loaded, statistics, METRICS[name], spec.structure, sample)
             found[name].append(_Repeat(ranking, np.concatenate([scores[parameter] for parameter in sample])))
@@ -73,19 +71,17 @@ def agreements(loaded: LoadedModel, found: dict[str, list[_Repeat]], spec: RunSp
         for k in spec.topk:
             for one, other in pairs:
                 first, second = entries[one], entries[other]
-                targets = [[weight.target for weight in repeat.ranking.top(k)] for repeat in (first, second)]
-                units = sum(
-                    unit_count(loaded.anatomy.parameters[p], spec.structure) for p in first.ranking.parameters
-                )
+                ours, theirs = ([weight.target for weight in r.ranking.top(k)] for r in (first, second))
+                units = sum(unit_count(loaded.anatomy.parameters[p], spec.structure) for p in first.ranking.parameters)
                 rows.append(
                     Agreement(
                         metric=name,
                         k=k,
                         first=one + 1,
                         second=other + 1,
-                        jaccard=jaccard(*targets),
-                        chance=jaccard_by_chance(len(targets[0]), units),
-                        rbo=rank_biased_overlap(*targets),
+                        jaccard=jaccard(ours, theirs),
+                        chance=jaccard_by_chance(len(ours), units),
+                        rbo=rank_biased_overlap(ours, theirs),
                         spearman=spearman(first.scores, second.scores),
                     )
                 )

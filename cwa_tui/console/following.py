@@ -11,7 +11,7 @@ from cwa_daemon.client import Client
 from cwa_engine.errors import RunFailed, error_from_dict
 from cwa_tui.console.output import say, show, stderr
 from cwa_tui.console.progress import progress
-from cwa_tui.console.tables import run_report
+from cwa_tui.console.report import run_report
 
 
 def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet: bool = False) -> None:

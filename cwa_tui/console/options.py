@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from typer.core import TyperCommand
 
 from cwa_engine.errors import InvalidInput
 
-_NUMBER = re.compile(r"-\d")
+T = TypeVar("T")
+
+_NUMBER = re.compile(r"-[\d.]")
+BARE = {"--stability": "halves", "--fidelity": "120"}  # options that may stand alone, and what they mean then
 
 
 class SeveralValues(TyperCommand):
@@ -17,7 +21,7 @@ class SeveralValues(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         repeatable = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
-        return super().parse_args(ctx, repeat_option_names(args, repeatable))
+        return super().parse_args(ctx, repeat_option_names(fill_bare(args), repeatable))
 
 
 def repeat_option_names(args: list[str], repeatable: set[str]) -> list[str]:
@@ -38,6 +42,16 @@ def repeat_option_names(args: list[str], repeatable: set[str]) -> list[str]:
     return repeated
 
 
+def fill_bare(args: list[str]) -> list[str]:
+    """`--stability` without a value as `--stability halves`."""
+    filled: list[str] = []
+    for arg, following in zip(args, [*args[1:], "--"], strict=True):
+        filled.append(arg)
+        if arg in BARE and following.startswith("-"):
+            filled.append(BARE[arg])
+    return filled
+
+
 def values(given: list[str] | None) -> list[str]:
     """All values of a repeatable option, commas taken as separators."""
     return [value for entry in given or [] for value in entry.split(",") if value]
@@ -45,9 +59,16 @@ def values(given: list[str] | None) -> list[str]:
 
 def whole_numbers(option: str, given: list[str] | None) -> list[int]:
     """The same as integers. Raises InvalidInput naming the option."""
+    return _converted(lambda value: int(value.replace("_", "")), option, given, "is no whole number", "10 100")
+
+
+def numbers(option: str, given: list[str] | None) -> list[float]:
+    """The same as numbers with fractions. Raises InvalidInput naming the option."""
+    return _converted(float, option, given, "is no number", "0 0.5 2 -1")
+
+
+def _converted(convert: Callable[[str], T], option: str, given: list[str] | None, wrong: str, example: str) -> list[T]:
     try:
-        return [int(value.replace("_", "")) for value in values(given)]
+        return [convert(value) for value in values(given)]
     except ValueError:
-        raise InvalidInput(
-            f"{option} {' '.join(given or [])} is no whole number", hint=f"like {option} 10 100"
-        ) from None
+        raise InvalidInput(f"{option} {' '.join(given or [])} {wrong}", hint=f"like {option} {example}") from None

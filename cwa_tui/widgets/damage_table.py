@@ -75,7 +75,7 @@ def _nothing(run: RunState | None, spec: Row) -> str:
         return "no run is selected"
     if not spec:
         return "this job measures no damage"
-    if not spec["perturbations"]:
+    if not (spec["perturbations"] or spec["dose"] or spec["position_test"]):
         return "no damage was asked for: this run only ranks"
     if run.ended:
         return f"the run is {run.state}, and no damage was measured before that"

@@ -1,0 +1,177 @@
+"""The options of `cwtool run`: what each is called and says of itself, and the spec they make together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cwa_engine.errors import InvalidInput
+from cwa_engine.models.sources import absolute_name
+from cwa_engine.structures import read_targets
+from cwa_tui.console.options import numbers, values, whole_numbers
+
+
+def _metric_help() -> str:
+    from cwa_engine.sensitivity.metrics import METRICS
+
+    return f"How to rank: {', '.join(METRICS)}; several may be given."
+
+
+def _perturb_help() -> str:
+    from cwa_engine.perturbation.kinds import PERTURBATIONS, STANDARD
+
+    return f"What is done to weights: {', '.join(PERTURBATIONS)}; standard is {', '.join(STANDARD)}."
+
+
+def _control_help() -> str:
+    from cwa_engine.perturbation.controls import CONTROLS
+
+    return f"What the critical set is compared with: {', '.join(CONTROLS)}."
+
+
+_RANKING, _DATA, _DAMAGE = "What is ranked", "Texts", "Damage and controls"
+
+
+def _option(*names: str, panel: str, **settings: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, **settings)
+
+
+Name = Annotated[str, typer.Option("--model", "-m", help="Alias, Hub id, folder or .gguf file.")]
+Metric = Annotated[list[str] | None, _option(help=_metric_help(), show_default="grad_x_weight", panel=_RANKING)]
+TopK = Annotated[
+    list[str] | None,
+    _option(help="How many weights are critical; several may be given.", show_default="100", panel=_RANKING),
+]
+Structure = Annotated[str, _option(help="What is ranked and damaged: weight, row, column or head.", panel=_RANKING)]
+Scope = Annotated[
+    str,
+    _option(help="Where the top k is taken: global, per_layer, per_parameter or per_component.", panel=_RANKING),
+]
+Include = Annotated[
+    list[str] | None,
+    _option(help="Only parameters or components of such names, like down or '*.mlp.*'.", panel=_RANKING),
+]
+Exclude = Annotated[list[str] | None, _option(help="No parameters or components of such names.", panel=_RANKING)]
+Weights = Annotated[
+    list[str] | None,
+    _option(
+        help="Damage these: a file of targets, a topk_*.csv, or NAME\\[out,in], where : stands for all.", panel=_RANKING
+    ),
+]
+Probes = Annotated[int, _option(help="hutchinson_diag: random probes.", panel=_RANKING)]
+Stability = Annotated[
+    str | None,
+    _option(help="Rank again by halves of the texts, or by N resamples, and compare.", metavar="[N]", panel=_RANKING),
+]
+FidelityOption = Annotated[
+    str | None,
+    _option(
+        help="Measure the loss change of N weights of all scores, and compare with what metrics predict.",
+        metavar="[N]",
+        panel=_RANKING,
+    ),
+]
+DataFile = Annotated[
+    Path | None,
+    _option(help="Your own texts: .txt (blank lines between), .jsonl (field text) or source code.", panel=_DATA),
+]
+Dataset = Annotated[
+    str | None,
+    _option(help="Texts of NAME\\[:CONFIG]\\[:SPLIT], from the Hub or a folder; needs cwtool\\[eval].", panel=_DATA),
+]
+EvalLimit = Annotated[int | None, _option(help="Use the first N texts only.", panel=_DATA)]
+SeqLen = Annotated[int, _option(help="Longest sequence in tokens; longer texts are cut.", panel=_DATA)]
+Packed = Annotated[bool, _option("--packed", help="Join the texts and cut windows of --seq-len tokens.", panel=_DATA)]
+FastPerturbation = Annotated[
+    bool,
+    _option("--fast-perturbation", help="Measure damage on a quarter of the evaluation texts.", panel=_DAMAGE),
+]
+NoPerturbation = Annotated[bool, _option("--no-perturbation", help="Only rank; measure no damage.", panel=_DAMAGE)]
+Perturb = Annotated[list[str] | None, _option(help=_perturb_help(), show_default="zero", panel=_DAMAGE)]
+NoiseScale = Annotated[float, _option(help="gaussian_noise: times the parameter's std.", panel=_DAMAGE)]
+ScaleFactor = Annotated[float, _option(help="scale: the factor.", panel=_DAMAGE)]
+Bit = Annotated[
+    str | None,
+    _option(
+        help="bit_flip: which, 0 is the lowest; all tries one after the other.", show_default="drawn", panel=_DAMAGE
+    ),
+]
+Bits = Annotated[int, _option(help="quantize: how many.", panel=_DAMAGE)]
+Dose = Annotated[
+    list[str] | None, _option(help="Also multiply the critical weights by each of these factors.", panel=_DAMAGE)
+]
+PositionTest = Annotated[
+    bool,
+    _option("--position-test", help="Also write their values elsewhere in the same parameter.", panel=_DAMAGE),
+]
+Individually = Annotated[
+    bool,
+    _option("--individually", help="Also each critical weight alone, and the set without it.", panel=_DAMAGE),
+]
+Kl = Annotated[
+    bool, _option("--kl", help="Also KL divergence and top-1 agreement with the intact model.", panel=_DAMAGE)
+]
+Control = Annotated[
+    list[str] | None, _option(help=_control_help(), show_default="random random_matched", panel=_DAMAGE)
+]
+ControlSeeds = Annotated[
+    int, _option(help="Draws of each random control; 19 or more can show p = 0.05.", panel=_DAMAGE)
+]
+Seed = Annotated[int, _option(help="Of control draws, probes, resamples and bootstrap.", panel=_DAMAGE)]
+BatchSize = Annotated[str, typer.Option(help="Sequences at once, or auto: 1 on a CPU, 8 elsewhere.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the run's files here.")]
+
+
+def spec_fields(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a RunSpec from the options as they were given, by their names in the command. Raises InvalidInput."""
+    several = {"metric": "metrics", "control": "controls", "perturb": "perturbations", "include": "include"}
+    several["exclude"] = "exclude"
+    fields = {name: given[name] for name in _AS_THEY_ARE}
+    fields |= {
+        "model": absolute_name(given["model"]),
+        "data_file": _absolute(given["data_file"]),
+        "output": _absolute(given["output"]),
+        "dataset": absolute_name(given["dataset"]) if given["dataset"] else None,
+        "batch_size": _number("--batch-size", given["batch_size"], "auto", None),
+        "bit": _number("--bit", given["bit"], "all", "all"),
+        "stability": _number("--stability", given["stability"], "halves", "halves"),
+        "fidelity": _number("--fidelity", given["fidelity"], "", None),
+        "dose": numbers("--dose", given["dose"]),
+    }
+    fields |= {field: values(given[option]) for option, field in several.items() if given[option]}
+    if given["topk"]:
+        fields["topk"] = whole_numbers("--topk", given["topk"])
+    if given["weights"]:
+        fields["weights"] = _targets(given["weights"])
+        fields.setdefault("metrics", ())
+    if given["no_perturbation"]:
+        fields["perturbations"] = ()
+    return fields
+
+
+_AS_THEY_ARE = (
+    "revision", "dtype", "device", "structure", "scope", "probes", "eval_limit", "seq_len", "packed", "control_seeds",
+    "fast_perturbation", "noise_scale", "scale_factor", "bits", "position_test", "individually", "kl", "seed",
+)  # fmt: skip
+
+
+def _targets(given: list[str]) -> list[str]:
+    """Targets as typed, and those of files."""
+    return [target for entry in given for target in ([entry] if entry.endswith("]") else read_targets(Path(entry)))]
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return path.absolute() if path else None
+
+
+def _number(option: str, given: str | None, word: str, meaning: Any) -> Any:
+    """A whole number, or what a word means. Raises InvalidInput naming the option."""
+    if given is None or given == word:
+        return meaning if given else None
+    try:
+        return int(given.replace("_", ""))
+    except ValueError:
+        also = f" or {word}" if word else ""
+        raise InvalidInput(f"{option} {given} is no whole number", hint=f"give a number{also}") from None
