@@ -92,8 +92,8 @@ class Separation:
     `ratio` is delta_nll of the critical set over the mean |delta_nll| of the draws, with its interval; None where the
     draws did not move the loss at all. All are None where a draw, or for the ratio the critical set, collapsed.
     `p_value` is (1 + draws at least as bad) / (1 + draws), `p_holm` the same corrected for all critical sets that the run
-    compares with this control. `beyond` says whether the critical set is worse than the worst draw, with the paired
-    interval of the difference above zero.
+    compares with this control. `beyond` says whether the critical set changes the loss more than the draw that changes it
+    most, with the whole paired interval of the difference.
     """
 
     metric: str

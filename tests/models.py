@@ -22,8 +22,17 @@ _SIZES: dict[str, dict[str, Any]] = {
         "word_embed_proj_dim": 16,
     },
     "llama": {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64},
+    "mixtral": {
+        "num_hidden_layers": 2,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 48,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    },
 }
-_CLASSES = {"gpt2": "GPT2", "neox": "GPTNeoX", "opt": "OPT", "llama": "Llama"}
+_CLASSES = {"gpt2": "GPT2", "neox": "GPTNeoX", "opt": "OPT", "llama": "Llama", "mixtral": "Mixtral"}
 FAMILIES = tuple(_SIZES)
 
 

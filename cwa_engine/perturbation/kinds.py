@@ -46,6 +46,7 @@ class Perturbation:
 
     name: str
     rewrite: Rewrite
+    doing: str = "changing"  # as in "zeroing the 10 weights ..."
 
     @property
     def summary(self) -> str:
@@ -56,29 +57,29 @@ class Perturbation:
 PERTURBATIONS: Registry[Perturbation] = Registry("perturbation")
 
 
-def perturbation(name: str) -> Callable[[Rewrite], Rewrite]:
+def perturbation(name: str, doing: str) -> Callable[[Rewrite], Rewrite]:
     """Register a rewriting function under `name`."""
 
     def register(rewrite: Rewrite) -> Rewrite:
-        PERTURBATIONS.add(name, Perturbation(name, rewrite))
+        PERTURBATIONS.add(name, Perturbation(name, rewrite, doing))
         return rewrite
 
     return register
 
 
-@perturbation("zero")
+@perturbation("zero", "zeroing")
 def zero(old: Tensor, edit: Edit) -> Tensor:
     """Set each weight to zero."""
     return old.new_zeros(old.shape)
 
 
-@perturbation("mean")
+@perturbation("mean", "setting to the mean")
 def mean(old: Tensor, edit: Edit) -> Tensor:
     """Set each weight to the mean of its parameter."""
     return old.new_empty(old.shape).fill_(edit.weight.float().mean())
 
 
-@perturbation("resample")
+@perturbation("resample", "resampling")
 def resample(old: Tensor, edit: Edit) -> Tensor:
     """Set each weight to the value of one drawn at random from its parameter."""
     import torch
@@ -87,19 +88,19 @@ def resample(old: Tensor, edit: Edit) -> Tensor:
     return edit.weight.reshape(-1)[places.to(old.device)]
 
 
-@perturbation("sign_flip")
+@perturbation("sign_flip", "flipping the sign of")
 def sign_flip(old: Tensor, edit: Edit) -> Tensor:
     """Turn the sign of each weight."""
     return -old
 
 
-@perturbation("scale")
+@perturbation("scale", "scaling")
 def scale(old: Tensor, edit: Edit) -> Tensor:
     """Multiply each weight by `--scale-factor`."""
     return old.float() * edit.options.scale_factor
 
 
-@perturbation("gaussian_noise")
+@perturbation("gaussian_noise", "adding noise to")
 def gaussian_noise(old: Tensor, edit: Edit) -> Tensor:
     """Add normal noise of `--noise-scale` times the standard deviation of the parameter."""
     deviation = edit.weight.float().std(correction=0) * edit.options.noise_scale
@@ -107,7 +108,7 @@ def gaussian_noise(old: Tensor, edit: Edit) -> Tensor:
     return old.float() + noise * deviation
 
 
-@perturbation("bit_flip")
+@perturbation("bit_flip", "flipping a bit of")
 def bit_flip(old: Tensor, edit: Edit) -> Tensor:
     """Flip one bit of each weight as it is stored: `--bit`, or one drawn for each weight.
 
@@ -131,7 +132,7 @@ def bit_flip(old: Tensor, edit: Edit) -> Tensor:
     return old.view(integers).bitwise_xor(masks).view(old.dtype)
 
 
-@perturbation("quantize")
+@perturbation("quantize", "quantizing")
 def quantize(old: Tensor, edit: Edit) -> Tensor:
     """Round each weight to `--bits` bits: symmetric, one step for the whole parameter."""
     levels = 2 ** (edit.options.bits - 1) - 1

@@ -10,22 +10,11 @@ import numpy as np
 from cwa_engine.perturbation.cases import Case
 from cwa_engine.perturbation.damage import Ground, Measured
 from cwa_engine.result import GIVEN, Separation, Verdict
-from cwa_engine.statistics import empirical_p, holm, paired_delta, separation_ratio
+from cwa_engine.statistics import Array, empirical_p, holm, paired_delta, separation_ratio
 
 # In nats per token, 10 % of perplexity. Models with random weights lose up to 0.04 by their top 5 to 100 (six
 # architectures, widths 32 to 128), some of it beyond every draw of a control: less than this is no proof of anything.
 LEAST_DELTA = 0.1
-
-_DONE = {
-    "zero": "zeroing",
-    "mean": "setting to the mean",
-    "resample": "resampling",
-    "sign_flip": "flipping the sign of",
-    "scale": "scaling",
-    "gaussian_noise": "adding noise to",
-    "bit_flip": "flipping a bit of",
-    "quantize": "quantizing",
-}
 
 
 def separations(ground: Ground, measured: Sequence[Measured]) -> list[Separation]:
@@ -71,13 +60,21 @@ def _separation(ground: Ground, critical: Measured, draws: Sequence[Measured]) -
 
 
 def _is_beyond(ground: Ground, critical: Measured, draws: Sequence[Measured], deltas: Sequence[float]) -> bool:
+    """Whether the critical set changes the loss more than the draw that changes it most, in either direction."""
     if not np.isfinite(deltas).all():
         return False
     if critical.collapsed_at:
         return True
-    worst = draws[int(np.argmax(deltas))]
-    _, low, _ = ground.delta(critical.evaluation, worst.evaluation)
+    strongest = draws[int(np.argmax(np.abs(deltas)))]
+    ours, theirs = _change_size(ground, critical), _change_size(ground, strongest)
+    _, low, _ = paired_delta(ours, theirs, ground.intact.tokens, ground.resamples)
     return low > 0
+
+
+def _change_size(ground: Ground, measured: Measured) -> Array:
+    """Change of the NLL sums, turned so that its total is positive. [sequences]"""
+    change = measured.evaluation.nll_sums - ground.intact.nll_sums
+    return np.asarray(change * np.sign(change.sum()))
 
 
 def verdicts(ground: Ground, measured: Sequence[Measured], rows: Sequence[Separation]) -> list[Verdict]:
@@ -94,16 +91,17 @@ def _verdict(ground: Ground, critical: Measured, against: Sequence[Separation]) 
     case = critical.case
     delta, low, high = ground.delta(critical.evaluation)
     collapsed = critical.collapsed_at is not None
-    cost = "makes the model collapse" if collapsed else f"costs {delta:+.4g} nats per token [{low:+.4g}, {high:+.4g}]"
-    found = f"{_DONE[case.perturbation]} {_set_name(case)} {cost}"
+    interval = f"{delta:+.4g} nats per token [{low:+.4g}, {high:+.4g}]"
+    effect = "makes the model collapse" if collapsed else f"{'costs' if delta > 0 else 'gains'} {interval}"
+    found = f"{case.treatment.perturbation.doing} {_set_name(case)} {effect}"
     rivals = [row.control for row in against if not row.beyond]
     if rivals:
         found += f", which a draw of {' and one of '.join(rivals)} cannot be told from"
-    elif not collapsed and delta < LEAST_DELTA:
+    elif not collapsed and abs(delta) < LEAST_DELTA:
         found += f", beyond every draw, but less than {LEAST_DELTA} (10 % of perplexity), as in untrained models too"
     else:
         found += f", beyond every draw of {' and of '.join(f'{row.control} ({_evidence(row)})' for row in against)}"
-    distinguishable = not rivals and (collapsed or delta >= LEAST_DELTA)
+    distinguishable = not rivals and (collapsed or abs(delta) >= LEAST_DELTA)
     verb = "is" if distinguishable else "is NOT"
     return Verdict(*case.group, distinguishable, f"The critical set {verb} distinguishable from its controls: {found}.")
 

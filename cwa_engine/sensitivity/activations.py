@@ -140,7 +140,7 @@ def _linear_calls(loaded: LoadedModel, take: Take) -> Iterator[None]:
     handles = [linear[name].register_forward_hook(hook_for(name)) for name in linear if name not in stacks]
     try:
         if stacks:
-            with _one_expert_at_a_time(loaded), _ExpertCalls(loaded, stacks, take):
+            with one_expert_at_a_time(loaded), _ExpertCalls(loaded, stacks, take):
                 yield
         else:
             yield
@@ -150,8 +150,8 @@ def _linear_calls(loaded: LoadedModel, take: Take) -> Iterator[None]:
 
 
 @contextmanager
-def _one_expert_at_a_time(loaded: LoadedModel) -> Iterator[None]:
-    """The plain implementation of experts, whose calls can be told apart; the fused ones hide them."""
+def one_expert_at_a_time(loaded: LoadedModel) -> Iterator[None]:
+    """The plain implementation of experts: its calls can be told apart, and it has second derivatives."""
     usual = getattr(loaded.model.config, "_experts_implementation", None)
     if usual is None:
         yield

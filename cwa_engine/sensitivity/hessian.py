@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.evaluation.perplexity import sequence_nll
 from cwa_engine.models.loading import LoadedModel
+from cwa_engine.sensitivity.activations import one_expert_at_a_time
 
 
 def hutchinson_diagonal(
@@ -32,7 +33,8 @@ def hutchinson_diagonal(
     tokens = sum(sequence.scored_tokens for sequence in sequences)
     precision = torch.promote_types(loaded.model.dtype, torch.float32)
     diagonal = {name: torch.zeros_like(p, dtype=precision) for name, p in everything.items()}
-    with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative
+    # The fused kernels of attention and experts have no second derivative.
+    with sdpa_kernel(SDPBackend.MATH), one_expert_at_a_time(loaded):
         for done, batch in enumerate(batched(sequences, 1), start=1):
             loss = sequence_nll(loaded, batch).sum() / tokens
             gradients = torch.autograd.grad(

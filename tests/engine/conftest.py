@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def wrap(model: Any) -> Any:
     )
 
 
+def doubled(model: Any) -> Any:
+    """A copy in float64, which the fused kernel of experts does not know."""
+    copied = copy.deepcopy(model).double()
+    if getattr(copied.config, "_experts_implementation", None):
+        copied.set_experts_implementation("eager")
+    return copied
+
+
 def fingerprint(model: Any) -> dict[str, bytes]:
     """All bits of all parameters."""
     import torch
@@ -48,7 +57,7 @@ def fingerprint(model: Any) -> dict[str, bytes]:
     return {name: p.detach().contiguous().view(torch.uint8).numpy().tobytes() for name, p in model.named_parameters()}
 
 
-@pytest.fixture(params=["gpt2", "neox", "opt", "llama"])
+@pytest.fixture(params=["gpt2", "neox", "opt", "llama", "mixtral"])
 def loaded(request: pytest.FixtureRequest) -> Any:
     """A small model of each architecture in turn."""
     return wrap(tiny_model(request.param))

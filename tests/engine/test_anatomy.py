@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig
 
-from cwa_engine.models.anatomy import dissect
+from cwa_engine.models.anatomy import Place, dissect
 from tests.engine.conftest import wrap
 from tests.models import tiny_model
 
@@ -114,7 +114,8 @@ def test_a_zeroed_weight_no_longer_links_the_in_feature_to_the_out_feature_it_is
     loaded = wrap(tiny_model(family))
     layer, parameter = loaded.model.get_submodule(name.removesuffix(".weight")), loaded.anatomy.parameters[name]
     flat_index = 5 * parameter.shape[1] + 7
-    out_feature, in_feature = parameter.features(flat_index)
+    place = parameter.place(flat_index)
+    out_feature, in_feature = place.out_feature, place.in_feature
     assert (out_feature, in_feature) == ((7, 5) if family == "gpt2" else (5, 7))
     width = parameter.shape[0] if family == "gpt2" else parameter.shape[1]
     inputs = torch.eye(width).unsqueeze(0)  # token i is nothing but input feature i
@@ -124,4 +125,4 @@ def test_a_zeroed_weight_no_longer_links_the_in_feature_to_the_out_feature_it_is
 
 
 def test_a_vector_has_no_in_feature(llama: Any) -> None:
-    assert llama.anatomy.parameters["model.norm.weight"].features(17) == (17, None)
+    assert llama.anatomy.parameters["model.norm.weight"].place(17) == Place(None, 17, None)

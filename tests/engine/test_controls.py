@@ -54,16 +54,16 @@ def test_a_draw_has_as_many_different_existing_weights_as_the_critical_set(
         assert indices.tolist() == sorted(indices.tolist())
 
 
-@pytest.mark.parametrize(("name", "feature"), [("same_row", 0), ("same_column", 1)])
+@pytest.mark.parametrize(("name", "feature"), [("same_row", "out_feature"), ("same_column", "in_feature")])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_a_draw_from_the_same_row_or_column_keeps_that_feature(name: str, feature: int, transposed: bool) -> None:
+def test_a_draw_from_the_same_row_or_column_keeps_that_feature(name: str, feature: str, transposed: bool) -> None:
     parameter = Parameter("a", 0, (6, 9), None, "other", transposed)
     critical = {"a": np.array([3, 4, 20, 53])}
     people = Population({"a": parameter}, lambda name: np.ones(54, dtype=np.float32))
     drawn = CONTROLS[name].draw(critical, people, np.random.default_rng(0))
 
     def kept(selection: Selection) -> list[int | None]:
-        return sorted(parameter.features(index)[feature] for index in selection["a"].tolist())
+        return sorted(getattr(parameter.place(index), feature) for index in selection["a"].tolist())
 
     assert kept(drawn) == kept(critical)
     assert not set(drawn["a"].tolist()) & set(critical["a"].tolist())
@@ -137,6 +137,11 @@ def test_every_weight_outside_the_critical_set_is_drawn_equally_often(name: str,
 
 
 def test_a_ranking_becomes_a_selection_of_its_weights() -> None:
-    ranked = [("a", 9), ("b", 1), ("a", 2)]
-    rows = [TopWeight(rank, name, index, 0, None, 0.0, 1.0, None, "other") for rank, (name, index) in enumerate(ranked)]
-    assert {name: indices.tolist() for name, indices in critical_set(rows).items()} == {"a": [2, 9], "b": [1]}
+    parameters = {name: Parameter(name, order, (10,), None, "other") for order, name in enumerate("ab")}
+    rows = [top_weight(name, index) for name, index in (("a", 9), ("b", 1), ("a", 2))]
+    found = critical_set(rows, parameters)
+    assert {name: indices.tolist() for name, indices in found.items()} == {"a": [2, 9], "b": [1]}
+
+
+def top_weight(name: str, flat_index: int) -> TopWeight:
+    return TopWeight(1, name, flat_index, flat_index, None, 0.0, 1.0, None, "other", None, f"{name}[{flat_index}]")

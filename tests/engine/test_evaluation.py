@@ -14,7 +14,7 @@ from cwa_engine.data.corpus import Text
 from cwa_engine.data.tokens import TokenSequence, tokenize
 from cwa_engine.evaluation.perplexity import baseline_of, evaluate
 from cwa_engine.result import exp
-from tests.engine.conftest import TEXTS, wrap
+from tests.engine.conftest import TEXTS, doubled, wrap
 
 
 def sequences_of(loaded: Any, max_tokens: int = 512) -> list[TokenSequence]:
@@ -38,14 +38,14 @@ def test_perplexity_is_exp_of_the_mean_over_all_scored_tokens(loaded: Any, batch
     total = sum(nll_by_hand(loaded, loaded.tokenizer(text)["input_ids"]) for text in TEXTS)
     tokens = sum(len(loaded.tokenizer(text)["input_ids"]) - 1 for text in TEXTS)
     assert measured.perplexity == pytest.approx(math.exp(total / tokens), rel=1e-5)
-    baseline = baseline_of(measured, sequences, 512)
+    baseline = baseline_of(measured, sequences, 512, packed=False)
     assert (baseline.tokens, baseline.sequences) == (tokens, len(TEXTS))
     utf8_bytes = sum(len(text.encode()) for text in TEXTS)
     assert baseline.bits_per_byte == pytest.approx(total / math.log(2) / utf8_bytes, rel=1e-5)
 
 
 def test_each_sequence_has_its_own_loss_in_the_order_it_was_given_whatever_the_batch(loaded: Any) -> None:
-    exact = wrap(copy.deepcopy(loaded.model).double())
+    exact = wrap(doubled(loaded.model))
     sequences = sequences_of(exact)
     expected = [nll_by_hand(exact, list(sequence.ids)) for sequence in sequences]
     for batch_size in (1, 3, 100):

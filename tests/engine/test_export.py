@@ -21,13 +21,12 @@ from cwa_engine.reporting.export import (
     RunRecord,
     check_output,
     copy_run,
-    perturbation_csv,
     read_summary,
     read_topk,
-    topk_csv,
+    run_tables,
     write_run,
 )
-from cwa_engine.result import DamagePoint, Ranking, TopWeight, to_plain
+from cwa_engine.result import Baseline, DamagePoint, Ranking, RunResult, TextUse, TopWeight, to_plain
 from cwa_engine.spec import RunSpec
 
 
@@ -44,13 +43,17 @@ def test_files_have_the_names_and_columns_that_were_promised(record: RunRecord, 
     folder = tmp_path / record.run_id
     write_run(folder, record)
     assert {path.name for path in folder.iterdir()} == {
-        "summary.json", "manifest.json", "perturbation.csv", "log.txt", "topk_grad_x_weight.csv", "topk_magnitude.csv",
+        "summary.json", "manifest.json", "log.txt", "perturbation.csv", "evaluation.csv",
+        "topk_grad_x_weight.csv", "topk_magnitude.csv",
     }  # fmt: skip
     head = (folder / "topk_magnitude.csv").read_text().splitlines()
-    assert head[0] == "rank,parameter,flat_index,out_feature,in_feature,value,score,layer,component"
+    assert (
+        head[0] == "rank,parameter,flat_index,out_feature,in_feature,value,score,layer,component,expert,target,stable"
+    )
     assert len(head) == 1 + 7
     assert (folder / "perturbation.csv").read_text().splitlines()[0] == (
-        "metric,k,perturbation,selection,seed,weights,nll,perplexity,delta_nll,delta_low,delta_high,perplexity_ratio"
+        "metric,k,perturbation,selection,seed,weights,nll,perplexity,delta_nll,delta_low,delta_high,perplexity_ratio,"
+        "kl,top1_agreement,collapsed_at"
     )
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["spec_sha256"] == record.spec.sha256()
@@ -81,6 +84,17 @@ def test_a_ranking_is_read_page_by_page(record: RunRecord, tmp_path: Path) -> No
         read_topk(tmp_path / "run", "magnitude", 0, 10)
 
 
+def tables_of(**found: Any) -> dict[str, bytes]:
+    """The tables of a run that found no more than this."""
+    texts = TextUse("texts.txt", "", 2, 1, 1, False, 0)
+    baseline = Baseline(1.0, math.e, 1.0, 1, 1, "")
+    return dict(
+        run_tables(
+            RunResult(**{"parameters": 1, "eligible": 1, "texts": texts, "baseline": baseline, "rankings": ()} | found)
+        )
+    )
+
+
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
@@ -90,18 +104,33 @@ def test_any_float_of_a_ranking_reads_back_as_the_same_number(
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
     rows = tuple(
-        TopWeight(rank, "a.weight", 7, 0, 7, value, score, None, "up") for rank, (value, score) in enumerate(numbers, 1)
+        TopWeight(rank, "a.weight", 7, 0, 7, value, score, None, "up", None, "a.weight[0,7]")
+        for rank, (value, score) in enumerate(numbers, 1)
     )
     (folder / "summary.json").write_text('{"rankings": [{"metric": "magnitude"}]}')
-    (folder / "topk_magnitude.csv").write_bytes(topk_csv(Ranking("magnitude", rows)))
+    (folder / "topk_magnitude.csv").write_bytes(tables_of(rankings=(Ranking("magnitude", rows),))["topk_magnitude.csv"])
     assert tuple(read_topk(folder, None, 0, 10)[1]) == rows
 
 
 def test_a_collapsed_point_is_written_and_reads_back_as_what_it_is() -> None:
     point = DamagePoint(
-        "obd", 1, "zero", "critical", None, 1, math.inf, math.inf, math.inf, math.nan, math.nan, math.inf, "x"
+        "obd",
+        1,
+        "zero",
+        "critical",
+        None,
+        1,
+        math.inf,
+        math.inf,
+        math.inf,
+        math.nan,
+        math.nan,
+        math.inf,
+        None,
+        None,
+        "x",
     )
-    (row,) = csv.DictReader(perturbation_csv([point]).decode().splitlines())
+    (row,) = csv.DictReader(tables_of(damage=(point,))["perturbation.csv"].decode().splitlines())
     assert (float(row["nll"]), row["seed"]) == (math.inf, "")
     assert math.isnan(float(row["delta_low"]))
 

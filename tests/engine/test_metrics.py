@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from cwa_engine.data.corpus import Text
 from cwa_engine.data.tokens import tokenize
@@ -18,10 +19,11 @@ from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.models.loading import load_model
 from cwa_engine.pipeline import analyze
 from cwa_engine.sensitivity.gradients import resident
+from cwa_engine.sensitivity.hessian import hutchinson_diagonal, rademacher
 from cwa_engine.sensitivity.metrics import METRICS, Needs, needs_of
 from cwa_engine.sensitivity.ranking import rank
 from cwa_engine.spec import RunSpec
-from tests.engine.conftest import TEXTS, wrap
+from tests.engine.conftest import TEXTS, doubled, wrap
 from tests.models import tiny_model
 
 Scores = dict[str, torch.Tensor]
@@ -37,7 +39,7 @@ def sequences_of(loaded: Any) -> list[Any]:
 
 def by_hand(loaded: Any, metric: str) -> Scores:
     """One sequence after the other in float64, with the loss that transformers computes from labels."""
-    model = copy.deepcopy(loaded.model).double()
+    model = doubled(loaded.model)
     parameters = dict(model.named_parameters())
     gradient = {name: torch.zeros_like(p) for name, p in parameters.items()}
     fisher = {name: torch.zeros_like(p) for name, p in parameters.items()}
@@ -62,8 +64,80 @@ def by_hand(loaded: Any, metric: str) -> Scores:
             return {
                 name: (fisher[name] * p.detach() ** 2 / 2 - first_order[name]).abs() for name, p in parameters.items()
             }
-        case _:
+        case "magnitude":
             return {name: p.detach().abs() for name, p in parameters.items()}
+    reads, writes = activations_by_hand(wrap(model))
+    scores = {}
+    for name, per_text in reads.items():  # experts and transposed weights as (expert,) out, in
+        x, y = torch.cat(per_text, -2), torch.cat(writes[name], -2)
+        weight, g_squared = as_out_in(loaded, name, parameters[name].detach()), as_out_in(loaded, name, fisher[name])
+        norm = (x.square().sum(-2, keepdim=True) / len(TEXTS)).sqrt()
+        match metric:
+            case "wanda":
+                scores[name] = weight.abs() * norm
+            case "gblm":
+                scores[name] = weight.abs() * norm + weight.abs() * g_squared.sqrt()
+            case "super_weight":
+                scores[name] = (x.abs().amax(-2)[..., None, :] * y.abs().amax(-2)[..., :, None]).expand_as(weight)
+            case "obs":
+                scores[name] = (weight / obs_d_by_hand(x)[..., None, :]).square()
+    return {name: as_stored(loaded, name, s) for name, s in scores.items()}
+
+
+def is_transposed(loaded: Any, name: str) -> bool:
+    return isinstance(loaded.model.get_submodule(name.rpartition(".")[0]), Conv1D)
+
+
+def as_out_in(loaded: Any, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.mT if is_transposed(loaded, name) else tensor
+
+
+as_stored = as_out_in  # turning twice changes nothing
+
+
+def activations_by_hand(loaded: Any) -> tuple[dict[str, list[torch.Tensor]], dict[str, list[torch.Tensor]]]:
+    """Inputs and outputs of every linear layer for each text, [tokens, features]; of experts [experts, tokens, features].
+
+    What an expert does not read is zero, which adds nothing to sums, norms and largest values.
+    """
+    names = {id(p): name for name, p in loaded.model.named_parameters()}
+    reads: dict[str, list[torch.Tensor]] = {}
+    writes: dict[str, list[torch.Tensor]] = {}
+
+    def keep(name: str, x: torch.Tensor, y: torch.Tensor) -> None:
+        reads.setdefault(name, []).append(x.detach())
+        writes.setdefault(name, []).append(y.detach())
+
+    def linear(module: Any, args: Any, output: Any) -> None:
+        keep(names[id(module.weight)], args[0].flatten(0, -2), output.flatten(0, -2))
+
+    def experts(module: Any, args: Any, output: Any) -> None:
+        hidden, chosen, _ = args
+        routed = torch.stack([hidden * (chosen == e).any(-1, keepdim=True) for e in range(module.num_experts)])
+        both = routed @ module.gate_up_proj.mT
+        gate, up = both.chunk(2, -1)
+        inner = module.act_fn(gate) * up
+        keep(names[id(module.gate_up_proj)], routed, both)
+        keep(names[id(module.down_proj)], inner, inner @ module.down_proj.mT)
+
+    for module in loaded.model.modules():
+        if isinstance(module, (torch.nn.Linear, Conv1D)):
+            module.register_forward_hook(linear)
+        elif type(module).__name__ == "MixtralExperts":
+            module.register_forward_hook(experts)
+    for ids in ids_of(loaded):
+        with torch.no_grad():
+            loaded.model(input_ids=torch.tensor([ids]))
+    return reads, writes
+
+
+def obs_d_by_hand(x: torch.Tensor) -> torch.Tensor:
+    """Without a Cholesky factor: d_j² is 1 over the j-th diagonal of the inverse of the leading block up to j."""
+    if x.dim() == 3:
+        return torch.stack([obs_d_by_hand(expert) for expert in x])
+    gram = x.T @ x
+    inverse = (gram + 0.01 * gram.diagonal().mean() * torch.eye(len(gram), dtype=x.dtype)).inverse()
+    return torch.stack([1 / inverse[: j + 1, : j + 1].inverse()[j, j] for j in range(len(gram))]).sqrt()
 
 
 def ranked_by_hand(scores: Scores, k: int) -> list[tuple[str, int, float]]:
@@ -71,7 +145,7 @@ def ranked_by_hand(scores: Scores, k: int) -> list[tuple[str, int, float]]:
     return sorted(everything, key=lambda entry: -entry[2])[:k]
 
 
-@pytest.mark.parametrize("metric", list(METRICS))
+@pytest.mark.parametrize("metric", [name for name in METRICS if name != "hutchinson_diag"])
 def test_scores_and_order_agree_with_a_plain_loop_in_double_precision(loaded: Any, metric: str) -> None:
     expected = by_hand(loaded, metric)
     statistics = resident(loaded, sequences_of(loaded), needs_of((metric,)), batch_size=3)
@@ -80,9 +154,48 @@ def test_scores_and_order_agree_with_a_plain_loop_in_double_precision(loaded: An
         assert (row.parameter, row.flat_index) == (name, index)
         assert row.score == pytest.approx(score, rel=1e-4)
     for name, parameter in loaded.anatomy.parameters.items():
+        if METRICS[metric].linear_only and name not in expected:
+            assert not statistics[name].is_linear
+            continue
         scores = METRICS[metric].score(loaded.model.get_parameter(name).detach(), statistics[name])
         assert scores.shape == parameter.shape
-        torch.testing.assert_close(scores.double(), expected[name], rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(scores.double(), expected[name], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_hutchinson_is_the_mean_over_its_probes_of_signs_times_hessian_times_signs(
+    loaded: Any, precision: torch.dtype
+) -> None:
+    exact = wrap(loaded.model if precision is torch.float32 else doubled(loaded.model)).with_parameters(
+        [name for name, p in loaded.anatomy.parameters.items() if p.is_vector][-1:]
+    )
+    sequences = sequences_of(exact)[:3]
+    (name,) = exact.anatomy.parameters
+    hessian = hessian_by_hand(exact, name, [list(sequence.ids) for sequence in sequences])
+    found = hutchinson_diagonal(exact, sequences, probes=5, seed=3)[name]
+    parameters = {name: exact.model.get_parameter(name)}
+    signs = [rademacher(parameters, 3, probe)[0].double() for probe in range(5)]
+    assert all(set(s.tolist()) <= {-1.0, 1.0} for s in signs)
+    expected = torch.stack([s * (hessian @ s) for s in signs]).mean(0)
+    assert float(hessian.abs().max()) > 1e-4
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=2e-4 * float(expected.abs().max()))
+    many = torch.stack([s * (hessian @ s) for s in (rademacher(parameters, 0, p)[0].double() for p in range(4000))])
+    largest = int(hessian.diagonal().abs().argmax())  # and the mean over many probes is the diagonal
+    spread = float(many[:, largest].std()) / 4000**0.5
+    assert float(many.mean(0)[largest]) == pytest.approx(float(hessian[largest, largest]), abs=5 * spread + 1e-12)
+
+
+def hessian_by_hand(loaded: Any, name: str, texts: list[list[int]]) -> torch.Tensor:
+    """The whole Hessian of one vector, row by row, of the loss that transformers computes from labels."""
+    model = doubled(loaded.model)
+    model.set_attn_implementation("eager")
+    weight = model.get_parameter(name)
+    tokens = sum(len(ids) - 1 for ids in texts)
+    loss = sum(
+        model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss * (len(ids) - 1) / tokens for ids in texts
+    )
+    (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
+    return torch.stack([torch.autograd.grad(g, weight, retain_graph=True)[0] for g in gradient])
 
 
 @pytest.mark.parametrize("size", [3, len(TEXTS)])
@@ -103,7 +216,9 @@ def rms_norm(module: Any, hidden: torch.Tensor) -> torch.Tensor:
 def test_the_gradient_is_the_slope_of_the_loss(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # That of transformers goes through float32, whose rounding, divided by the step, drowns the slope.
     monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaRMSNorm.forward", rms_norm)
-    exact = wrap(copy.deepcopy(loaded.model).double())
+    monkeypatch.setattr("transformers.models.mixtral.modeling_mixtral.MixtralRMSNorm.forward", rms_norm)
+    tolerance = 1e-3 if loaded.model.config.model_type == "mixtral" else 1e-5  # routers go through float32 as well
+    exact = wrap(doubled(loaded.model))
     sequences = sequences_of(exact)
     statistics = resident(exact, sequences, Needs.GRADIENT, batch_size=3)
     for name in list(exact.anatomy.parameters)[::5]:
@@ -116,7 +231,7 @@ def test_the_gradient_is_the_slope_of_the_loss(loaded: Any, monkeypatch: pytest.
                 losses.append(evaluate(exact, sequences).nll)
             flat[index] = intact
             slope = (losses[0] - losses[1]) / (2 * STEP)
-            assert float(gradient[index]) == pytest.approx(slope, rel=1e-5, abs=1e-9)
+            assert float(gradient[index]) == pytest.approx(slope, rel=tolerance, abs=1e-9)
 
 
 @pytest.mark.parametrize("piece", [1, 100, 1000])

@@ -15,8 +15,8 @@ from cwa_engine import events
 from cwa_engine.data.corpus import load_texts
 from cwa_engine.data.tokens import tokenize
 from cwa_engine.errors import Cancelled, InvalidInput, ModelBroken, OutOfMemory, RunFailed, WeightsNotRestored
+from cwa_engine.evaluation.collapse import first_non_finite_layer
 from cwa_engine.evaluation.perplexity import evaluate
-from cwa_engine.perturbation import damage
 from cwa_engine.perturbation.controls import CONTROLS
 from cwa_engine.perturbation.kinds import PERTURBATIONS, Perturbation
 from cwa_engine.pipeline import analyze
@@ -47,7 +47,7 @@ def test_every_architecture_is_analysed_and_left_as_it_was(loaded: Any, data_fil
     before = fingerprint(loaded.model)
     result, _ = run(loaded, spec(data_file, metrics=("grad_x_weight", "grad_squared", "magnitude")))
     assert fingerprint(loaded.model) == before
-    assert result.baseline_drift == 0
+    assert result.floor.largest == 0
     assert len(result.damage) == 3 * 2 * (1 + 3 + 3)
     assert all(len(ranking.weights) == 5 for ranking in result.rankings)
 
@@ -71,7 +71,8 @@ def test_every_control_is_measured_and_those_without_chance_once(llama: Any, dat
     result, _ = run(llama, spec(data_file, topk=(4,), controls=tuple(CONTROLS), control_seeds=2))
     measured = [(point.selection, point.seed) for point in result.damage]
     assert ("bottom", None) in measured and ("same_row", 1) in measured
-    assert len(measured) == 1 + sum(2 if control.is_random else 1 for _, control in CONTROLS.items())
+    draws = [max(2, control.least_draws) if control.is_random else 1 for _, control in CONTROLS.items()]
+    assert len(measured) == 1 + sum(draws)
     assert {point.weights for point in result.damage} == {4}
 
 
@@ -110,7 +111,7 @@ def test_fast_perturbation_measures_baseline_and_damage_on_the_same_quarter_of_f
 
 def test_without_perturbation_weights_are_ranked_and_nothing_is_damaged(llama: Any, data_file: Path) -> None:
     result, said = run(llama, spec(data_file, perturbations=()))
-    assert (result.damage, result.separations, result.baseline_drift, result.texts.damage) == ((), (), None, 0)
+    assert (result.damage, result.separations, result.floor, result.texts.damage) == ((), (), None, 0)
     assert "perturb" not in {event.get("stage") for event in said}
 
 
@@ -204,7 +205,7 @@ def test_a_cancel_ends_the_run_at_once_with_the_model_as_it_was(
     assert fingerprint(llama.model) == before
     assert all(parameter.grad is None for parameter in llama.model.parameters())
     result, _ = run(llama, spec(data_file, topk=(1,), eval_limit=2, control_seeds=1))  # and it is fit for the next run
-    assert result.baseline_drift == 0
+    assert result.floor.largest == 0
 
 
 def test_weights_are_damaged_while_the_damage_is_measured(llama: Any, data_file: Path) -> None:
@@ -223,7 +224,7 @@ def test_weights_are_damaged_while_the_damage_is_measured(llama: Any, data_file:
 def test_a_model_that_is_not_restored_is_noticed(llama: Any, data_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(*args: Any) -> Any:
         llama.model.model.norm.weight.data[0] += 1
-        return (), ()
+        return []
 
     monkeypatch.setattr("cwa_engine.pipeline.measure_damage", careless)
     with pytest.raises(WeightsNotRestored, match="the baseline differs"):
@@ -283,7 +284,7 @@ def test_the_first_layer_is_found_also_where_a_later_text_is_the_cause(llama: An
     sequences = tokenize(llama.tokenizer, load_texts(data_file), 512)
     only_in_last = set(sequences[-1].ids) - {token for s in sequences[:-1] for token in s.ids}
     llama.model.model.embed_tokens.weight.data[next(iter(only_in_last))] = math.nan
-    assert damage.first_non_finite_layer(llama, sequences) == "model.embed_tokens"
+    assert first_non_finite_layer(llama, sequences) == "model.embed_tokens"
 
 
 def test_every_event_of_interest_has_its_line(llama: Any, data_file: Path) -> None:

@@ -22,7 +22,7 @@ from cwa_engine.spec import RunSpec, parse_spec
         ({"topk": [5, -1]}, "--topk -1 is too small"),
         ({"topk": [2**70]}, "is too large"),
         ({"topk": []}, "topk"),
-        ({"metrics": []}, "metrics"),
+        ({"metrics": []}, "nothing to rank"),
         ({"bits": 1}, "--bits 1"),
         ({"bits": 5000}, "--bits 5000 is too large"),
         ({"bit": -1}, "--bit -1"),
