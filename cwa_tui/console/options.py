@@ -45,9 +45,9 @@ def repeat_option_names(args: list[str], repeatable: set[str]) -> list[str]:
 def fill_bare(args: list[str]) -> list[str]:
     """`--stability` without a value as `--stability halves`."""
     filled: list[str] = []
-    for arg, following in zip(args, [*args[1:], "--"], strict=True):
+    for place, arg in enumerate(args, start=1):
         filled.append(arg)
-        if arg in BARE and following.startswith("-"):
+        if arg in BARE and (place == len(args) or args[place].startswith("-")):
             filled.append(BARE[arg])
     return filled
 

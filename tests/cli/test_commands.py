@@ -41,6 +41,7 @@ def test_a_run_prints_its_findings_and_leaves_its_files(cwtool: CommandLine) -> 
         "perturbation.csv",
         "log.txt",
         "topk_grad_x_weight.csv",
+        "evaluation.csv",
         "topk_grad_squared.csv",
     }
     rows = list(csv.DictReader((cwtool.cwd / "out/deep/perturbation.csv").open()))
@@ -53,9 +54,9 @@ def test_a_run_prints_its_findings_and_leaves_its_files(cwtool: CommandLine) -> 
 def test_several_perturbations_and_controls_are_measured_in_one_run(cwtool: CommandLine) -> None:
     asked = ["--perturb", "standard", "bit_flip", "--bit", "30", "--control", "random,bottom", "magnitude_matched"]
     done = cwtool("run", *SHORT, *asked, "--control-seeds", "2", "--output", "out")
-    assert "magnitude_matched, mean of 2" in done.stdout
+    assert "magnitude_matched, mean of 50" in done.stdout
     rows = list(csv.DictReader((cwtool.cwd / "out/perturbation.csv").open()))
-    assert {row["perturbation"] for row in rows} == {"zero", "mean", "bit_flip"}
+    assert {row["perturbation"] for row in rows} == {"zero", "mean", "resample", "bit_flip"}
     assert {row["selection"] for row in rows} == {"critical", "random", "bottom", "magnitude_matched"}
     assert "float32 has no bit 32" in cwtool("run", *SHORT, "--perturb", "bit_flip", "--bit", "32", rc=2).stderr
 

@@ -204,6 +204,9 @@ def weights(count: int, first: float = 1.0) -> list[dict[str, Any]]:
             "score": first / rank,
             "layer": rank,
             "component": "down",
+            "expert": None,
+            "target": f"model.layers.{rank}.mlp.down_proj.weight[2533,{rank}]",
+            "stable": None,
         }
         for rank in range(1, count + 1)
     ]
