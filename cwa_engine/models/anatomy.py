@@ -194,7 +194,7 @@ def dissect(model: nn.Module) -> Anatomy:
     path = blocks_path(model)
     blocks = len(model.get_submodule(path)) if path else 0  # type: ignore[arg-type]
     in_block = re.compile(rf"{re.escape(path)}\.(\d+)\.") if path else None
-    heads = _attention_heads(model)
+    heads = config_number(model, "num_attention_heads") or 0
     parameters = {}
     for order, (name, tensor) in enumerate(model.named_parameters(remove_duplicate=True)):
         block = in_block.match(name) if in_block else None
@@ -229,12 +229,15 @@ def _parameter(
     return parameter
 
 
-def _attention_heads(model: nn.Module) -> int:
-    """Query heads of each block, 0 where the config names no single number."""
+def config_number(model: nn.Module, *names: str) -> int | None:
+    """The first of these whole numbers that the text model's config has; None where it has none for all blocks alike."""
     config: Any = model.config
-    config = config.get_text_config(decoder=True)
-    try:
-        heads = getattr(config, "num_attention_heads", None)
-    except AttributeError:  # blocks that differ
-        return 0
-    return heads if isinstance(heads, int) else 0
+    text_config = config.get_text_config(decoder=True)
+    for name in names:
+        try:
+            value = getattr(text_config, name, None)
+        except RuntimeError:  # blocks that differ; the config refuses to say one number for all
+            continue
+        if isinstance(value, int) and value > 0:
+            return value
+    return None

@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from cwa_engine.catalog import catalog_model
 from cwa_engine.errors import CwaError, InvalidInput, ModelBroken, ModelGated, ModelNotFound, OutOfMemory
-from cwa_engine.models.anatomy import Anatomy, dissect
+from cwa_engine.models.anatomy import Anatomy, config_number, dissect
 from cwa_engine.models.sources import (
     WEIGHT_SUFFIXES,
     HubAccess,
@@ -78,8 +78,7 @@ class LoadedModel:
     @property
     def max_tokens(self) -> int | None:
         """The longest sequence the model takes, None where its config names no limit."""
-        config = self.model.config
-        return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        return config_number(self.model, "max_position_embeddings", "n_positions")
 
 
 def load_model(

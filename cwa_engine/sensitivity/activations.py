@@ -106,7 +106,9 @@ def linear_parameters(loaded: LoadedModel) -> dict[str, nn.Module]:
     names = {id(loaded.model.get_parameter(name)): name for name in loaded.anatomy.parameters}
     found: dict[str, nn.Module] = {}
     for module in loaded.model.modules():
-        if isinstance(module, (nn.Linear, Conv1D)) and id(module.weight) in names:
+        # Subclasses that multiply in another way (in groups, say) are no linear layers in the sense of the metrics.
+        is_plain = type(module).forward in (nn.Linear.forward, Conv1D.forward)
+        if is_plain and isinstance(module.weight, Tensor) and id(module.weight) in names:
             found[names[id(module.weight)]] = module
     for name, parameter in loaded.anatomy.parameters.items():
         if parameter.experts and not parameter.is_vector:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig
 
+from cwa_engine.errors import InvalidInput
 from cwa_engine.models.anatomy import Place, dissect
+from tests.architectures import tiny_architecture
 from tests.engine.conftest import wrap
 from tests.models import tiny_model
 
@@ -122,6 +124,80 @@ def test_a_zeroed_weight_no_longer_links_the_in_feature_to_the_out_feature_it_is
     before = layer(inputs)
     loaded.model.get_parameter(name).data.view(-1)[flat_index] = 0.0
     assert (layer(inputs) - before)[0].nonzero().tolist() == [[in_feature, out_feature]]
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
+def test_a_zeroed_weight_of_an_expert_no_longer_links_its_features_in_that_expert_alone(model_type: str) -> None:
+    loaded = wrap(tiny_architecture(model_type))
+    name = "model.layers.0.mlp.experts.down_proj"
+    parameter, stack = loaded.anatomy.parameters[name], loaded.model.get_parameter(name).data
+    assert (parameter.component, parameter.experts, parameter.transposed) == ("expert", 4, model_type == "gpt_oss")
+    assert (parameter.out_features, parameter.in_features) == (32, 64)
+    flat_index = parameter.flat_index(2, 5, 7)
+    assert parameter.place(flat_index) == Place(2, 5, 7)
+
+    def product(expert: int) -> torch.Tensor:  # as the model multiplies: gpt_oss x @ W, the others x @ W.T
+        inputs = torch.eye(64)
+        return inputs @ (stack[expert] if parameter.transposed else stack[expert].mT)
+
+    before = [product(expert) for expert in range(4)]
+    stack.view(-1)[flat_index] = 0.0
+    changed = [
+        (expert, *place) for expert in range(4) for place in (product(expert) - before[expert]).nonzero().tolist()
+    ]
+    assert changed == [(2, 7, 5)]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "components"),
+    [
+        (
+            "mixtral",
+            {"mlp.gate.weight": "router", "mlp.experts.gate_up_proj": "expert", "self_attn.q_proj.weight": "q"},
+        ),
+        (
+            "gpt_oss",
+            {"mlp.router.weight": "router", "mlp.router.bias": "router", "mlp.experts.down_proj_bias": "expert"},
+        ),
+        ("phi3", {"self_attn.qkv_proj.weight": "qkv", "mlp.gate_up_proj.weight": "up"}),
+        ("qwen2_moe", {"mlp.shared_expert.down_proj.weight": "down", "mlp.shared_expert_gate.weight": "router"}),
+        ("deepseek_v3", {"self_attn.kv_b_proj.weight": "qkv", "self_attn.q_b_proj.weight": "q"}),
+    ],
+)
+def test_components_of_newer_architectures_are_named(model_type: str, components: dict[str, str]) -> None:
+    found = wrap(tiny_architecture(model_type)).anatomy.parameters
+    for ending, component in components.items():
+        named = {p.component for name, p in found.items() if name.endswith(ending)}
+        assert named == {component}
+
+
+def test_heads_are_the_columns_of_the_output_projection(loaded: Any) -> None:
+    sizes = {p.component: p.head_size for p in loaded.anatomy.parameters.values() if p.head_size}
+    assert sizes == {"o": 16}  # width 32, two heads
+
+
+def test_include_and_exclude_take_names_and_components(llama: Any) -> None:
+    anatomy = llama.anatomy
+    assert {p.component for p in anatomy.only(["down", "norm"], []).parameters.values()} == {"down", "norm"}
+    assert list(anatomy.only(["*.layers.1.*"], ["*.mlp.*", "norm"]).parameters) == [
+        f"model.layers.1.self_attn.{name}_proj.weight" for name in "qkvo"
+    ]
+    assert anatomy.only([], []) == anatomy
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "said"),
+    [
+        (["dwon"], [], "--include 'dwon' matches no"),
+        ([], ["x*"], "--exclude 'x\\*'"),
+        ([], ["*"], "leave no parameter"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_never_passed_over(
+    llama: Any, include: list[str], exclude: list[str], said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        llama.anatomy.only(include, exclude)
 
 
 def test_a_vector_has_no_in_feature(llama: Any) -> None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cwa_engine.statistics import bootstrap_weights, paired_delta, separation_ratio
+from cwa_engine.statistics import (
+    bootstrap_weights,
+    empirical_p,
+    holm,
+    jaccard,
+    jaccard_by_chance,
+    paired_delta,
+    rank_biased_overlap,
+    separation_ratio,
+    spearman,
+)
 
 
 def sample(rng: np.random.Generator, n: int, shift: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,3 +130,54 @@ def test_draws_that_moved_one_sequence_alone_have_a_ratio_without_an_upper_bound
 def test_a_collapsed_critical_set_has_no_ratio() -> None:
     collapsed = np.array([1.0, np.inf, 1.0])
     assert separation_ratio(collapsed, [np.ones(3)], np.zeros(3), np.ones(3), bootstrap_weights(3, 0)) is None
+
+
+def test_the_p_value_counts_draws_at_least_as_bad_and_a_collapse_is_worst() -> None:
+    assert empirical_p(1.0, [0.1, 0.5, 0.9]) == 1 / 4
+    assert empirical_p(0.5, [0.1, 0.5, 0.9]) == 3 / 4
+    assert empirical_p(math.nan, [0.1, 1e9]) == 1 / 3
+    assert empirical_p(0.5, [math.inf, math.nan]) == 1
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_never_below_the_raw_value_and_steps_down_from_bonferroni(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    running = 0.0
+    for step, place in enumerate(order):  # the definition, Holm 1979
+        running = max(running, min(1.0, p_values[place] * (len(p_values) - step)))
+        assert adjusted[place] == pytest.approx(running)
+        assert adjusted[place] >= p_values[place]
+
+
+def test_holm_of_a_worked_example() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_the_chance_level_is_what_random_sets_have() -> None:
+    rng = np.random.default_rng(0)
+    found = [
+        jaccard(rng.choice(200, 40, replace=False).tolist(), rng.choice(200, 40, replace=False).tolist())
+        for _ in range(3000)
+    ]
+    assert jaccard_by_chance(40, 200) == pytest.approx(float(np.mean(found)), rel=0.02)
+
+
+@given(st.permutations(range(6)), st.permutations(range(3, 9)), st.floats(0.5, 0.99))
+def test_rank_biased_overlap_is_the_sum_over_depths_of_shared_prefixes(
+    first: list[int], second: list[int], persistence: float
+) -> None:
+    agreement = [len(set(first[:d]) & set(second[:d])) / d for d in range(1, 7)]
+    inside = sum((1 - persistence) * persistence ** (d - 1) * a for d, a in enumerate(agreement, start=1))
+    expected = inside + agreement[-1] * persistence**6  # beyond the end the agreement stays as it was there
+    assert rank_biased_overlap(first, second, persistence) == pytest.approx(expected)
+    assert rank_biased_overlap(first, first, persistence) == pytest.approx(1)
+    assert rank_biased_overlap(first, [n + 100 for n in second], persistence) == 0
+
+
+def test_spearman_sees_order_alone_and_shares_ranks_among_ties() -> None:
+    values = np.array([3.0, 1.0, 2.0, 10.0])
+    assert spearman(values, np.exp(values)) == pytest.approx(1)
+    assert spearman(values, -values) == pytest.approx(-1)
+    assert spearman(np.array([1.0, 2, 2, 3]), np.array([1.0, 2, 3, 4])) == pytest.approx(0.9486832980505138)
+    assert spearman(np.ones(4), values) is None
