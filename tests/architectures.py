@@ -6,6 +6,8 @@ from typing import Any
 
 from tests.models import VOCABULARY
 
+MOST_WEIGHTS = 30_000_000
+
 # By the many names that configs have for the same things. A config takes those it knows.
 _TINY: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
@@ -82,6 +84,39 @@ def tiny_architecture(model_type: str) -> Any:
     plain |= {name: value for name, value in _SPECIAL.get(model_type, {}).items() if value is not None}
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(_shrunk(kind(**plain))).eval()
+
+
+def analyse_tiny(model_type: str) -> int:
+    """Score, select, zero and undo on a tiny model. The number of its weights; raises AssertionError where any differs after.
+
+    Raises MemoryError where its config cannot be made small.
+    """
+    import torch
+
+    from cwa_engine.pipeline import analyze
+    from cwa_engine.spec import RunSpec
+    from tests.engine.conftest import wrap
+
+    loaded = wrap(tiny_architecture(model_type))
+    if loaded.anatomy.numel > MOST_WEIGHTS:
+        raise MemoryError(f"its config cannot be made small: {loaded.anatomy.numel:,} weights")
+    before = {name: p.detach().clone() for name, p in loaded.model.named_parameters()}
+    asked = RunSpec(model="tiny", topk=(5,), eval_limit=2, seq_len=24, control_seeds=1, controls=("random",))
+    result = analyze(loaded, asked)
+    critical = result.damage[0]
+    assert len(result.rankings[0].weights) == critical.weights == 5
+    assert result.rankings[0].weights[-1].score > 0
+    assert critical.delta_nll != 0, "zeroing the top weights changed nothing"
+    for name, p in loaded.model.named_parameters():
+        assert torch.equal(p, before[name]), f"{name} is not as before"
+    return int(loaded.anatomy.numel)
+
+
+def listed(page: str) -> tuple[list[str], list[str]]:
+    """(those that pass, those that do not) of docs/architectures.md."""
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    names = [(name.strip(" `"), outcome.strip()) for name, outcome in rows]
+    return [n for n, outcome in names if outcome == "yes"], [n for n, outcome in names if outcome != "yes"]
 
 
 def _takes(config: Any, name: str) -> bool:

@@ -241,3 +241,17 @@ def config_number(model: nn.Module, *names: str) -> int | None:
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def position_table_length(model: nn.Module) -> int | None:
+    """How many positions a table of learned positions has for tokens; None without one.
+
+    Some begin after the padding index (RoBERTa), some after a fixed offset (OPT).
+    """
+    from torch import nn
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and re.search(r"(position_embeddings|embed_positions|wpe)$", name):
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - int(getattr(module, "offset", first))
+    return None

@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from cwa_engine.catalog import catalog_model
 from cwa_engine.errors import CwaError, InvalidInput, ModelBroken, ModelGated, ModelNotFound, OutOfMemory
-from cwa_engine.models.anatomy import Anatomy, config_number, dissect
+from cwa_engine.models.anatomy import Anatomy, config_number, dissect, position_table_length
 from cwa_engine.models.sources import (
     WEIGHT_SUFFIXES,
     HubAccess,
@@ -77,8 +77,10 @@ class LoadedModel:
 
     @property
     def max_tokens(self) -> int | None:
-        """The longest sequence the model takes, None where its config names no limit."""
-        return config_number(self.model, "max_position_embeddings", "n_positions")
+        """The longest sequence the model takes, None where nothing names a limit."""
+        names = "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_target_positions"
+        limits = [config_number(self.model, *names), position_table_length(self.model)]
+        return min((limit for limit in limits if limit), default=None)
 
 
 def load_model(

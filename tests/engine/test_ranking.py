@@ -32,6 +32,9 @@ def summed(loaded: Any, statistics: Any, structure: str) -> list[tuple[Any, int,
     found = []
     for name, parameter in loaded.anatomy.parameters.items():
         scores = (loaded.model.get_parameter(name).detach() * statistics[name].gradient).abs().flatten()
+        if structure == "weight":
+            found += [(parameter, index, score) for index, score in enumerate(scores.tolist())]
+            continue
         for unit in range(unit_count(parameter, structure)):
             members = torch.from_numpy(unit_weights(parameter, structure, torch.tensor([unit]).numpy()))
             found.append((parameter, unit, float(scores[members].sum())))
