@@ -148,7 +148,10 @@ def parse_spec(fields: dict[str, object]) -> RunSpec:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"{where}: {first['msg']}", hint="`cwtool run --help` lists the options") from error
+        said = f"{where}: {first['msg']}"
+        if first["type"] == "literal_error":
+            said = f"unknown {where} '{first['input']}': it is {first['ctx']['expected']}"
+        raise InvalidInput(said, hint="`cwtool run --help` lists the options") from error
 
 
 def _known(names: tuple[str, ...], registry: object) -> tuple[str, ...]:

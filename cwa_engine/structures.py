@@ -131,7 +131,11 @@ def read_targets(path: Path) -> list[str]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"weights file {path} cannot be read: {error}", hint="one target a line, as text") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise DataError(
+            f"weights file {path} cannot be read: {reason}",
+            hint="give a file with one target a line, or a target like NAME[out,in]",
+        ) from error
     header = next(csv.reader(lines[:1]), [])
     if "target" in header:
         return [row["target"] for row in csv.DictReader(lines)]

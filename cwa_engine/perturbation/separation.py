@@ -91,8 +91,10 @@ def _verdict(ground: Ground, critical: Measured, against: Sequence[Separation]) 
     case = critical.case
     delta, low, high = ground.delta(critical.evaluation)
     collapsed = critical.collapsed_at is not None
-    interval = f"{delta:+.4g} nats per token [{low:+.4g}, {high:+.4g}]"
-    effect = "makes the model collapse" if collapsed else f"{'costs' if delta > 0 else 'gains'} {interval}"
+    costs = "costs" if delta > 0 else "changes the loss by"
+    effect = f"{costs} {delta:+.4g} nats per token [{low:+.4g}, {high:+.4g}]"
+    if collapsed:
+        effect = "makes the model collapse"
     found = f"{case.treatment.perturbation.doing} {_set_name(case)} {effect}"
     rivals = [row.control for row in against if not row.beyond]
     if rivals:

@@ -25,7 +25,7 @@ def run_report(summary: dict[str, Any], folder: str) -> RenderableType:
     compared = [group for group in summary["damage"] if group["controls"]]
     sweeps = [group for group in summary["damage"] if not group["controls"]]
     if compared:
-        parts += ["", _damage(summary, compared)]
+        parts += ["", _damage(summary, compared), "", _against_controls(summary, compared)]
     if sweeps:
         parts += ["", _sweeps(sweeps)]
     if summary["interactions"]:
@@ -76,32 +76,48 @@ STABLE = "●"
 
 
 def _damage(summary: dict[str, Any], groups: list[dict[str, Any]]) -> Table:
-    """One line for the critical set and one for the draws of each control."""
-    perturbations = list(dict.fromkeys(group["perturbation"] for group in groups))
-    table = Table(title=f"damage ({', '.join(perturbations)})", **TABLE)
-    shown = ["metric"] * (len(summary["rankings"]) > 1) + ["perturbation"] * (len(perturbations) > 1)
-    for name in shown:
-        table.add_column(name)
-    table.add_column("k", justify="right")
+    """One line for the critical set and one for the mean draw of each control."""
+    table, shown = _grouped_table("damage", summary, groups)
     table.add_column("selection")
     for name in ("perplexity", "ratio", "Δ nats/token"):
         table.add_column(name, justify="right")
     table.add_column("95 % interval")
-    for name in ("worst Δ", "separation", "p"):
-        table.add_column(name, justify="right")
     base = summary["baseline"]["nll"]
     for group in groups:
-        lead = [group[name] for name in shown]
-        table.add_row(*lead, str(group["k"]), Text("critical", "bold"), *_point_cells(base, group["critical"]))
+        lead = [*(str(group[name]) for name in shown), Text("critical", "bold")]
+        table.add_row(*lead, *_point_cells(base, group["critical"]))
         for control in group["controls"]:
             damage = control["control_delta"], control["control_low"], control["control_high"]
             cells = ("collapsed", "", "", "") if damage[0] is None else _damage_cells(base, *damage)
-            name = control["control"] + (f", mean of {control['draws']}" if control["draws"] > 1 else "")
-            worst = "-" if control["worst"] is None else fmt.delta(control["worst"])
-            evidence = worst, _separation(control["ratio"]), f"{control['p_holm']:.2g}"
-            table.add_row(*[""] * len(shown), "", name, *cells, *evidence, style="dim")
+            table.add_row(*[""] * len(shown), control["control"], *cells, style="dim")
         table.add_section()
     return table
+
+
+def _against_controls(summary: dict[str, Any], groups: list[dict[str, Any]]) -> Table:
+    """How far each critical set stands out from the draws of each control."""
+    table, shown = _grouped_table("the critical set against its controls", summary, groups)
+    table.add_column("control")
+    for name in ("draws", "worst Δ", "separation", "p", "beyond all"):
+        table.add_column(name, justify="right")
+    for group in groups:
+        for number, control in enumerate(group["controls"]):
+            lead = [str(group[name]) if number == 0 else "" for name in shown]
+            worst = "collapsed" if control["worst"] is None else fmt.delta(control["worst"])
+            evidence = _separation(control["ratio"]), f"{control['p_holm']:.2g}", "yes" if control["beyond"] else "no"
+            table.add_row(*lead, control["control"], str(control["draws"]), worst, *evidence)
+        table.add_section()
+    return table
+
+
+def _grouped_table(title: str, summary: dict[str, Any], groups: list[dict[str, Any]]) -> tuple[Table, list[str]]:
+    """A table that begins with what tells the groups apart, and the names of these columns."""
+    perturbations = list(dict.fromkeys(group["perturbation"] for group in groups))
+    table = Table(title=f"{title} ({', '.join(perturbations)})", **TABLE)
+    shown = ["metric"] * (len(summary["rankings"]) > 1) + ["perturbation"] * (len(perturbations) > 1) + ["k"]
+    for name in shown:
+        table.add_column(name, justify="right" if name == "k" else "left")
+    return table, shown
 
 
 def _sweeps(groups: list[dict[str, Any]]) -> Table:
@@ -141,7 +157,9 @@ _ROLES = {"together": "only together", "alone": "alone", "inert": "no"}
 
 def _stability(rows: list[dict[str, Any]]) -> Table:
     """How far rankings by other texts agree, mean over all pairs of repeats."""
-    table = Table(title=f"stability, mean of {rows[0]['pairs']} pairs of repeats", **TABLE)
+    pairs = rows[0]["pairs"]
+    said = "two halves of the texts" if pairs == 1 else f"mean of {pairs} pairs of repeats"
+    table = Table(title=f"stability, {said}", **TABLE)
     for name in ("metric", "k", "Jaccard", "by chance", "rank-biased overlap", "Spearman", "in every repeat"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for row in rows:
@@ -181,8 +199,8 @@ def _notes(summary: dict[str, Any]) -> list[Text]:
     lines = []
     if any(group["controls"] for group in summary["damage"]):
         lines += [
-            "ratio: perplexity over the baseline's; separation: Δ of the critical set over the mean |Δ| of the draws; "
-            "p: (1 + draws at least as bad) / (1 + draws), Holm-corrected",
+            "ratio: perplexity over the baseline's; of a control the mean draw is shown. separation: Δ of the critical set "
+            "over the mean |Δ| of the draws. p: (1 + draws at least as bad) / (1 + draws), Holm-corrected",
         ]
     if floor := summary["numerical_floor"]:
         lines.append(

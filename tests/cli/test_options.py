@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwa_engine.errors import InvalidInput
-from cwa_tui.console.options import repeat_option_names, values, whole_numbers
+from cwa_tui.console.options import fill_bare, numbers, repeat_option_names, values, whole_numbers
 
 REPEATABLE = {"--metric", "--topk"}
 
@@ -49,3 +49,15 @@ def test_what_is_no_number_is_named_with_its_option() -> None:
 
 def test_empty_parts_between_commas_are_no_values() -> None:
     assert values(["a,,b", ","]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("typed", ["--stability --json", "--json --stability"])
+def test_some_options_may_stand_without_a_value(typed: str) -> None:
+    filled = fill_bare(typed.split())
+    assert filled[filled.index("--stability") + 1] == "halves"
+    assert fill_bare(["--stability", "5"]) == ["--stability", "5"]
+
+
+def test_doses_may_be_negative_and_fractions() -> None:
+    typed = repeat_option_names(["--dose", "0", "0.5", "-1", "-.25"], {"--dose"})
+    assert numbers("--dose", typed[1::2]) == [0, 0.5, -1, -0.25]
