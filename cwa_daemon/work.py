@@ -120,6 +120,9 @@ class Work:
     def _warm_model(self, spec: RunSpec, access: HubAccess, voice: Voice) -> Resident[LoadedModel]:
         source = resolve(spec.model)
         key = ModelKey(source.location, spec.revision, spec.dtype, fingerprint(source))
+        for warm in self._warm:  # a commit may be warm under the name of its branch
+            if warm.model.revision == spec.revision and warm.key._replace(revision=spec.revision) == key:
+                key = warm.key
         resident = self._warm.use(key)
         if resident:
             voice(events.Note(f"{spec.model} is warm"))

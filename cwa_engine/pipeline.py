@@ -93,11 +93,13 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
         with stages("score"):
             statistics = score(loaded, scoring, spec, emit)
         with stages("select"):
-            rankings = select(loaded, statistics, spec, emit)
+            rankings = (*given, *select(loaded, statistics, spec))
+            for ranking in rankings:
+                emit(TopK(ranking.metric, False, ranking.weights[:PREVIEW_ROWS]))
             sample = draw_sample(loaded, statistics, spec) if spec.fidelity else None
         del statistics  # gradients of every parameter; what follows needs the room
 
-        result = RunResult(whole.numel, loaded.anatomy.numel, use, baseline, (*given, *rankings))
+        result = RunResult(whole.numel, loaded.anatomy.numel, use, baseline, rankings)
         if spec.stability:
             with stages("stability"):
                 result = with_stability(result, loaded, scoring, spec, emit)
@@ -209,7 +211,7 @@ def score(
     return statistics
 
 
-def select(loaded: LoadedModel, statistics: Statistics, spec: RunSpec, emit: Emit) -> tuple[Ranking, ...]:
+def select(loaded: LoadedModel, statistics: Statistics, spec: RunSpec) -> tuple[Ranking, ...]:
     """The exact ranking of each metric over all weights or structures in view. Raises InvalidInput where there are none."""
     rankings = []
     for name in spec.metrics:
@@ -222,7 +224,6 @@ def select(loaded: LoadedModel, statistics: Statistics, spec: RunSpec, emit: Emi
                 hint="heads are in attention output projections; vectors have neither rows nor columns",
             )
         rankings.append(ranking)
-        emit(TopK(name, False, rankings[-1].weights[:PREVIEW_ROWS]))
     return tuple(rankings)
 
 
@@ -278,6 +279,7 @@ def _sequences(
         scoring_sha256=corpus.data_sha256(scoring_texts),
         evaluation_sha256=corpus.data_sha256(evaluation_texts),
         repeated=repeated,
+        overlap=corpus.overlap(scoring_texts, evaluation_texts),
         packed=spec.packed,
         damage=len(evaluation) if spec.damages else 0,
     )

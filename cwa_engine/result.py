@@ -227,7 +227,8 @@ class TextUse:
     truncated: int  # texts cut at the sequence length
     scoring_sha256: str = ""
     evaluation_sha256: str = ""
-    repeated: int = 0  # texts left out because they had occurred before; so no text is on both sides
+    repeated: int = 0  # texts left out because they had occurred before
+    overlap: int = 0  # texts on both sides, by their hashes: none, where there are two texts or more
     packed: bool = False  # texts joined and cut into windows of the sequence length
     damage: int = 0  # sequences the damage is measured on; 0 where no damage was asked for
 

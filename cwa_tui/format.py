@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 NOT_FINITE = "beyond a float"
+STABLE = "●"  # beside what is in the list of every repeat
 
 
 def size(size_bytes: float | None) -> str:

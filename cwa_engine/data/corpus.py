@@ -59,6 +59,12 @@ def split(texts: Sequence[T]) -> tuple[list[T], list[T]]:
     return list(texts[0::2]), list(texts[1::2])
 
 
+def overlap(first: Sequence[Text], second: Sequence[Text]) -> int:
+    """How many texts of one side have the hash of a text of the other, blank margins left aside."""
+    sides = [{hashlib.sha256(text.content.strip().encode()).digest() for text in side} for side in (first, second)]
+    return len(sides[0] & sides[1])
+
+
 def data_sha256(texts: Sequence[Text]) -> str:
     """Hash of all texts in order, each closed by a byte that no UTF-8 text contains."""
     digest = hashlib.sha256()

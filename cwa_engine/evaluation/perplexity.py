@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence, batched
+from cwa_engine.errors import RunFailed
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.result import Baseline, exp
 from cwa_engine.statistics import Array
@@ -61,6 +62,14 @@ def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
     logits, ids, mask = predictions(loaded, batch)
     token_nll = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none")
     return (token_nll.view(len(batch), -1) * mask).sum(dim=1)
+
+
+def non_finite_loss(loss: Tensor, batch: int, batches: int) -> RunFailed:
+    """The error that ends scoring where a loss overflows or is NaN."""
+    return RunFailed(
+        f"the loss of scoring batch {batch} of {batches} is {loss.item()}",
+        hint="float16 overflows easily; try --dtype float32, and look at that batch's texts",
+    )
 
 
 @torch.inference_mode()

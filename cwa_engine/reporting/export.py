@@ -172,7 +172,7 @@ def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
             "scored_sha256": texts.scoring_sha256,
             "measured": measured,
             "measured_sha256": texts.evaluation_sha256,
-            "disjoint": not texts.shared,
+            "overlap": texts.overlap,
         },
         "seeds": {"seed": spec.seed, "controls": [spec.seed + i for i in range(spec.control_seeds)]},
         "versions": {

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence, batched
-from cwa_engine.errors import RunFailed
-from cwa_engine.evaluation.perplexity import sequence_nll
+from cwa_engine.evaluation.perplexity import non_finite_loss, sequence_nll
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import Activations
 from cwa_engine.sensitivity.metrics import Needs, WeightStats
@@ -82,10 +81,7 @@ def resident(
         for number, batch in enumerate(batches, start=1):
             loss = sequence_nll(loaded, batch).sum() / tokens
             if not torch.isfinite(loss):
-                raise RunFailed(
-                    f"the loss of scoring batch {number} of {len(batches)} is {loss.item()}",
-                    hint="float16 overflows easily; try --dtype float32, and look at that batch's texts",
-                )
+                raise non_finite_loss(loss, number, len(batches))
             if needs.backward:
                 torch.autograd.backward(loss)
             done += len(batch)

@@ -65,14 +65,11 @@ def topk_table(metric: str, weights: list[dict[str, Any]]) -> Table:
     for weight in weights:
         layer = "-" if weight["layer"] is None else str(weight["layer"])
         figures = fmt.number(weight["value"]), "-" if weight["score"] is None else fmt.number(weight["score"])
-        target = f"{weight['target']} {STABLE}" if weight["stable"] else weight["target"]
+        target = f"{weight['target']} {fmt.STABLE}" if weight["stable"] else weight["target"]
         table.add_row(str(weight["rank"]), target, *figures, layer, weight["component"])
     if any(weight["stable"] for weight in weights):
-        table.caption = f"{STABLE} in the list of every repeat"
+        table.caption = f"{fmt.STABLE} in the list of every repeat"
     return table
-
-
-STABLE = "●"
 
 
 def _damage(summary: dict[str, Any], groups: list[dict[str, Any]]) -> Table:
@@ -84,7 +81,7 @@ def _damage(summary: dict[str, Any], groups: list[dict[str, Any]]) -> Table:
     table.add_column("95 % interval")
     base = summary["baseline"]["nll"]
     for group in groups:
-        lead = [*(str(group[name]) for name in shown), Text("critical", "bold")]
+        lead: list[str | Text] = [*(str(group[name]) for name in shown), Text("critical", "bold")]
         table.add_row(*lead, *_point_cells(base, group["critical"]))
         for control in group["controls"]:
             damage = control["control_delta"], control["control_low"], control["control_high"]

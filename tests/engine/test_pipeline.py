@@ -117,7 +117,7 @@ def test_without_perturbation_weights_are_ranked_and_nothing_is_damaged(llama: A
 
 def test_one_text_alone_is_scored_and_measured_and_that_is_said(llama: Any, data_file: Path) -> None:
     result, said = run(llama, spec(data_file, eval_limit=1))
-    assert result.texts.shared
+    assert (result.texts.shared, result.texts.overlap) == (True, 1)
     assert any("only one text" in event.get("text", "") for event in said)
 
 

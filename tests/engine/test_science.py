@@ -283,11 +283,14 @@ def test_fidelity_measures_every_sampled_weight_alone(learnt: Any, data_file: Pa
         weight[place] = 0
         assert row.delta_nll == pytest.approx(evaluate(learnt, sequences).nll - result.baseline.nll, abs=1e-9)
         weight[place] = kept
-    better, worse = result.fidelity
-    assert (better.metric, worse.metric) == ("grad_x_weight", "magnitude")
-    assert better.spearman is not None and worse.spearman is not None
-    assert better.spearman > max(0.7, worse.spearman)
-    assert better.overlap > worse.overlap
+    gradient, _ = result.fidelity
+    assert (gradient.metric, gradient.units) == ("grad_x_weight", len(result.predictions))
+    scores = np.array([row.scores[0] for row in result.predictions])
+    changes = np.array([abs(row.delta_nll) for row in result.predictions])
+    ranks = [side.argsort().argsort() for side in (scores, changes)]
+    assert gradient.spearman == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=0.01)  # few are equal
+    assert gradient.spearman > 0.6
+    assert gradient.overlap == len(set((-scores).argsort()[:20].tolist()) & set((-changes).argsort()[:20].tolist()))
     strata = {row.stratum for row in result.predictions}
     assert {"top 20 of grad_x_weight", "ranks 21 to 100 of magnitude", "all of grad_x_weight"} <= strata
 
@@ -299,7 +302,7 @@ def test_a_text_that_occurs_twice_is_never_on_both_sides(learnt: Any, tmp_path: 
     path = tmp_path / "twice.txt"
     path.write_text("\n\n".join([TEXTS[0], TEXTS[0], *TEXTS[1:4], TEXTS[1]]))
     result = analyze(learnt, spec(path, topk=(1,)))
-    assert (result.texts.texts, result.texts.repeated) == (4, 2)
+    assert (result.texts.texts, result.texts.repeated, result.texts.overlap) == (4, 2, 0)
     assert result.texts.scoring_sha256 != result.texts.evaluation_sha256
 
 
