@@ -105,8 +105,10 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
                 result = with_stability(result, loaded, scoring, spec, emit)
         if spec.damages or sample:
             ground = lay_ground(loaded, evaluation, intact, result.rankings, spec)
-            with stages("perturb"):
-                result, measured = with_damage(result, ground, emit)
+            measured: list[Measured] = []
+            if spec.damages:
+                with stages("perturb"):
+                    result, measured = with_damage(result, ground, emit)
             if spec.individually:
                 with stages("interactions"):
                     found = measure_interactions(ground, result.rankings, measured, emit)
