@@ -82,7 +82,8 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
     """
     with _out_of_memory_named(loaded, spec):
         stages = Stages(emit)
-        loaded = dataclasses.replace(loaded, anatomy=(whole := loaded.anatomy).only(spec.include, spec.exclude))
+        all_weights = loaded.anatomy.numel
+        loaded = dataclasses.replace(loaded, anatomy=loaded.anatomy.only(spec.include, spec.exclude))
         given = given_ranking(loaded, spec)
         _check_bits(loaded, spec)
         _check_topk(loaded, spec)
@@ -99,7 +100,7 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
             sample = draw_sample(loaded, statistics, spec) if spec.fidelity else None
         del statistics  # gradients of every parameter; what follows needs the room
 
-        result = RunResult(whole.numel, loaded.anatomy.numel, use, baseline, rankings)
+        result = RunResult(all_weights, loaded.anatomy.numel, use, baseline, rankings)
         if spec.stability:
             with stages("stability"):
                 result = with_stability(result, loaded, scoring, spec, emit)
