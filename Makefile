@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test lint format docs architectures clean
+.PHONY: help install demo test lint format docs bench architectures clean
 
 help:
 	@echo "make demo     find and damage the critical weights of a real 135M model"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint     ruff, mypy and the import contracts"
 	@echo "make install  make $(VENV) with everything for development"
 	@echo "make docs     write the tables in docs/ anew from the registries"
+	@echo "make bench    measure speed and memory, and write benchmarks/RESULTS.md"
 	@echo "make architectures  write docs/architectures.md anew, by trying each"
 	@echo "make clean    remove $(VENV) and caches"
 
@@ -44,6 +45,9 @@ format: install
 
 docs: install
 	$(BIN)/python docs/generate.py
+
+bench: install
+	$(BIN)/python -m benchmarks
 
 architectures: install
 	$(BIN)/python -m docs.architectures

@@ -85,6 +85,7 @@ def run(
     dtype: DType = "auto",
     device: Device = "auto",
     batch_size: opt.BatchSize = "auto",
+    gradients: opt.Gradients = "auto",
     detach: Detach = False,
     cancel_on_interrupt: Annotated[
         bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the run instead of leaving it.")

@@ -31,6 +31,7 @@ from cwa_engine.events import (
     ignore,
 )
 from cwa_engine.models.loading import LoadedModel, is_out_of_memory
+from cwa_engine.models.memory import fits_resident
 from cwa_engine.perturbation.damage import (
     Ground,
     Measured,
@@ -48,8 +49,9 @@ from cwa_engine.sensitivity.fidelity import draw_sample, fidelities, measure_pre
 from cwa_engine.sensitivity.gradients import SoFar, Statistics, resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
 from cwa_engine.sensitivity.metrics import METRICS, Needs, needs_of
-from cwa_engine.sensitivity.ranking import describe_unit, rank
+from cwa_engine.sensitivity.ranking import Ranker, describe_unit, rank
 from cwa_engine.sensitivity.stability import agreements, marked, measure_stability
+from cwa_engine.sensitivity.sweep import NotSweepable, sweep
 from cwa_engine.spec import RunSpec
 from cwa_engine.structures import common_structure, find_weights, parse_target, unit_count, unit_of
 
@@ -91,14 +93,19 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
 
         with stages("baseline"):
             intact, baseline = measure_baseline(loaded, evaluation, spec, emit)
+        sample = None
+        rankers = [_ranker(loaded, name, spec) for name in spec.metrics]
         with stages("score"):
-            statistics = score(loaded, scoring, spec, emit)
+            for statistics in score(loaded, scoring, spec, emit):  # of all weights, or of one block after the other
+                for ranker in rankers:
+                    ranker.offer(statistics)
+                if spec.fidelity:
+                    sample = draw_sample(loaded, statistics, spec)
+                del statistics  # what follows needs the room
         with stages("select"):
-            rankings = (*given, *select(loaded, statistics, spec))
+            rankings = (*given, *(_checked(ranker, spec) for ranker in rankers))
             for ranking in rankings:
                 emit(TopK(ranking.metric, False, ranking.weights[:PREVIEW_ROWS]))
-            sample = draw_sample(loaded, statistics, spec) if spec.fidelity else None
-        del statistics  # gradients of every parameter; what follows needs the room
 
         result = RunResult(all_weights, loaded.anatomy.numel, use, baseline, rankings)
         if spec.stability:
@@ -129,7 +136,7 @@ def with_stability(
 ) -> RunResult:
     """The result with the rankings of every repeat compared, and the weights marked that are in all of them."""
 
-    def score_quietly(texts: Sequence[TokenSequence]) -> Statistics:
+    def score_quietly(texts: Sequence[TokenSequence]) -> Iterator[Statistics]:
         return score(loaded, texts, spec, emit, stage="stability")
 
     found = measure_stability(loaded, sequences, spec, score_quietly)
@@ -182,9 +189,35 @@ def measure_baseline(
 
 def score(
     loaded: LoadedModel, sequences: Sequence[TokenSequence], spec: RunSpec, emit: Emit, stage: str = "score"
-) -> Statistics:
-    """What the metrics need, over the scoring texts; a partial ranking is shown after 1, 4, 16 ... batches."""
+) -> Iterator[Statistics]:
+    """What the metrics need, over the scoring texts: of all weights at once, or of one block after the other."""
     needs = needs_of(spec.metrics)
+    if sweeps(loaded, spec, needs):
+        try:
+            yield from sweep(
+                loaded,
+                sequences,
+                needs,
+                spec.batch_size,
+                lambda done, total: emit(Progress(stage, done, total, "block")),
+            )
+            return
+        except NotSweepable as reason:
+            emit(Note(f"the gradients of all weights are kept at once: {reason}", "warning"))
+    yield score_at_once(loaded, sequences, needs, spec, emit, stage)
+
+
+def sweeps(loaded: LoadedModel, spec: RunSpec, needs: Needs) -> bool:
+    """Whether gradients are made block by block: where that was asked for, or where all of them do not fit."""
+    if spec.gradients != "auto":
+        return spec.gradients == "sweep" and needs is not Needs.NOTHING
+    return not (spec.fidelity or Needs.HESSIAN in needs or fits_resident(loaded, needs))
+
+
+def score_at_once(
+    loaded: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, spec: RunSpec, emit: Emit, stage: str
+) -> Statistics:
+    """The statistics of all weights; a partial ranking is shown after 1, 4, 16 ... batches."""
     batches_done, next_preview = 0, 1
 
     def after_batch(done: int, so_far: SoFar) -> None:
@@ -214,20 +247,20 @@ def score(
     return statistics
 
 
-def select(loaded: LoadedModel, statistics: Statistics, spec: RunSpec) -> tuple[Ranking, ...]:
-    """The exact ranking of each metric over all weights or structures in view. Raises InvalidInput where there are none."""
-    rankings = []
-    for name in spec.metrics:
-        with_lowest = "bottom" in spec.controls
-        ranking = rank(loaded, statistics, name, spec.largest_k, with_lowest, spec.structure, spec.scope)
-        if not ranking.weights:
-            only = "of linear layers " if METRICS[name].linear_only else ""
-            raise InvalidInput(
-                f"no parameter {only}in view has a {spec.structure} to rank by {name}",
-                hint="heads are in attention output projections; vectors have neither rows nor columns",
-            )
-        rankings.append(ranking)
-    return tuple(rankings)
+def _ranker(loaded: LoadedModel, metric: str, spec: RunSpec) -> Ranker:
+    return Ranker(loaded, metric, spec.largest_k, "bottom" in spec.controls, spec.structure, spec.scope)
+
+
+def _checked(ranker: Ranker, spec: RunSpec) -> Ranking:
+    """The finished ranking. Raises InvalidInput where there was nothing to rank."""
+    ranking = ranker.ranking()
+    if not ranking.weights:
+        only = "of linear layers " if ranker.metric.linear_only else ""
+        raise InvalidInput(
+            f"no parameter {only}in view has a {spec.structure} to rank by {ranking.metric}",
+            hint="heads are in attention output projections; vectors have neither rows nor columns",
+        )
+    return ranking
 
 
 def given_ranking(loaded: LoadedModel, spec: RunSpec) -> tuple[Ranking, ...]:

@@ -16,6 +16,7 @@ from cwa_engine.sensitivity.metrics import METRICS
 from cwa_engine.structures import parse_target
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Gradients = Literal["auto", "resident", "sweep"]
 Structure = Literal["weight", "row", "column", "head"]
 Scope = Literal["global", "per_layer", "per_parameter", "per_component"]
 
@@ -46,6 +47,7 @@ class RunSpec(BaseModel):
     seq_len: int = 512  # tokens; longer texts are cut, and the summary says how many
     packed: bool = False  # join the texts and cut windows of seq_len
     batch_size: int | None = None  # None: 1 on a CPU, 8 elsewhere
+    gradients: Gradients = "auto"  # auto: resident where memory allows, else sweep
     perturbations: tuple[str, ...] = ("zero",)  # empty: no damage is measured; "standard" stands for several
     noise_scale: FiniteFloat = Field(default=1.0, ge=0)
     scale_factor: FiniteFloat = 2.0
@@ -117,6 +119,11 @@ class RunSpec(BaseModel):
             raise InvalidInput("given weights have no lowest scores", hint="leave out --control bottom, or --weights")
         if not self.metrics and (self.stability or self.fidelity):
             raise InvalidInput("--stability and --fidelity need a ranking", hint="add --metric")
+        if self.gradients == "sweep" and (self.fidelity or "hutchinson_diag" in self.metrics):
+            raise InvalidInput(
+                "--fidelity and hutchinson_diag need the gradients of all weights at once",
+                hint="leave out --gradients sweep",
+            )
         if self.bit == "all" and "bit_flip" not in self.perturbations:
             raise InvalidInput("--bit all is for --perturb bit_flip", hint="add --perturb bit_flip")
         return self

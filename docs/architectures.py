@@ -7,7 +7,11 @@ from pathlib import Path
 
 import transformers
 
-from tests.architectures import analyse_tiny, causal_architectures
+from cwa_engine.data.corpus import Text
+from cwa_engine.data.tokens import tokenize
+from cwa_engine.sensitivity.sweep import NotSweepable, check_sweepable
+from tests.architectures import analyse_tiny, causal_architectures, tiny_architecture
+from tests.engine.conftest import wrap
 
 PAGE = Path(__file__).with_name("architectures.md")
 _WIDEST = 110
@@ -22,25 +26,37 @@ def outcome(model_type: str) -> tuple[str, str]:
         return "no", said[:_WIDEST].replace("|", "\\|")
 
 
+def block_by_block(model_type: str) -> str:
+    """ "yes", or why the gradients of this architecture are kept all at once."""
+    loaded = wrap(tiny_architecture(model_type))
+    try:
+        check_sweepable(loaded, tokenize(loaded.tokenizer, [Text("A short text will do.", "a text")], 16))
+    except NotSweepable as reason:
+        return f"no: {reason}"
+    return "yes"
+
+
 def main() -> None:
     transformers.logging.set_verbosity_error()
     rows = []
     for model_type in causal_architectures():
         began = time.monotonic()
-        rows.append((model_type, *outcome(model_type)))
+        passes, said = outcome(model_type)
+        rows.append((model_type, passes, said, block_by_block(model_type) if passes == "yes" else ""))
         print(*rows[-1], f"{time.monotonic() - began:.1f} s", flush=True)
     passed = sum(row[1] == "yes" for row in rows)
+    swept = sum(row[3] == "yes" for row in rows)
     lines = [
         "# Architectures",
         "",
         "Made by `make architectures`; do not edit. For every model type that `AutoModelForCausalLM` of transformers",
         f"{transformers.__version__} has a class for, a tiny model is built from its config class, its weights are scored,",
         "the top five zeroed, the damage measured, and the weights put back, as `tests/engine/test_architectures.py` does.",
-        f"{passed} of {len(rows)} pass.",
+        f"{passed} of {len(rows)} pass. `--gradients sweep` can take {swept} of these block by block.",
         "",
-        "| model type | passes | weights of the tiny model, or why not |",
-        "|---|---|---|",
-        *(f"| `{name}` | {passes} | {said} |" for name, passes, said in rows),
+        "| model type | passes | weights of the tiny model, or why not | block by block |",
+        "|---|---|---|---|",
+        *(f"| `{name}` | {passes} | {said} | {parts} |" for name, passes, said, parts in rows),
         "",
     ]
     PAGE.write_text("\n".join(lines))

@@ -7,7 +7,7 @@ linear layers read and write is recorded in the same pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -23,6 +23,53 @@ from cwa_engine.sensitivity.metrics import Needs, WeightStats
 Statistics = dict[str, WeightStats]
 SoFar = Callable[[], Statistics]
 AfterBatch = Callable[[int, SoFar], None]
+
+
+class Totals:
+    """g and F of parameters, added up from their gradients of one batch after the other.
+
+    Gradients are those of (NLL sum of the batch) / (tokens of all sequences). For F a batch is one sequence.
+    """
+
+    def __init__(self, needs: Needs, sequences: Sequence[TokenSequence]) -> None:
+        self.needs = needs
+        self.tokens = sum(sequence.scored_tokens for sequence in sequences)
+        self.batch: Sequence[TokenSequence] = ()  # whose gradients come now
+        self._sequences = len(sequences)
+        self._gradient: dict[str, Tensor] = {}
+        self._fisher: dict[str, Tensor] = {}
+
+    def add(self, name: str, fresh: Tensor) -> None:
+        """Take a parameter's gradient, which is ours to keep."""
+        fresh = fresh.to(torch.promote_types(fresh.dtype, torch.float32))
+        # A total begins with its first summand: a buffer of zeros would cost a pass over all weights.
+        if Needs.FISHER in self.needs:
+            # (dL_s/dw)^2 / sequences, L_s being the mean over the sequence's own tokens
+            share = (self.tokens / self.batch[0].scored_tokens) ** 2 / self._sequences
+            if name in self._fisher:
+                self._fisher[name].addcmul_(fresh, fresh, value=share)
+            else:
+                self._fisher[name] = fresh.square() * share
+        if Needs.GRADIENT in self.needs:
+            if name in self._gradient:
+                self._gradient[name].add_(fresh)
+            else:
+                self._gradient[name] = fresh
+
+    def of(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
+        """The fields of `WeightStats` for a parameter; zeros for one that the loss does not depend on."""
+        found = {}
+        if Needs.GRADIENT in self.needs:
+            found["gradient"] = self._gradient[name] if name in self._gradient else _zeros(parameter)
+        if Needs.FISHER in self.needs:
+            found["fisher"] = self._fisher[name] if name in self._fisher else _zeros(parameter)
+        return found
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Free the totals of these parameters."""
+        for name in names:
+            self._gradient.pop(name, None)
+            self._fisher.pop(name, None)
 
 
 def resident(
@@ -41,47 +88,25 @@ def resident(
     parameters = {name: loaded.model.get_parameter(name) for name in loaded.anatomy.parameters}
     if not (needs.backward or needs.activations):
         return dict.fromkeys(parameters, WeightStats())
-    # F is a mean over sequences of squares, so each sequence needs a backward of its own.
-    batches = batched(sequences, 1 if needs.per_sequence else batch_size or loaded.default_batch_size)
+    batches = batches_for(loaded, sequences, needs, batch_size)
     activations = Activations(loaded, needs) if needs.activations else None
-    tokens = sum(sequence.scored_tokens for sequence in sequences)
-    gradient: dict[str, Tensor] = {}
-    fisher: dict[str, Tensor] = {}
+    totals = Totals(needs, sequences)
     done = 0
-
-    def accumulate(name: str, fresh: Tensor) -> None:
-        """`fresh` is the gradient of (NLL sum of the batch) / `tokens`, and ours to keep."""
-        fresh = fresh.to(torch.promote_types(fresh.dtype, torch.float32))
-        # A total begins with its first summand: a buffer of zeros would cost a pass over all weights.
-        if Needs.FISHER in needs:
-            # (dL_s/dw)^2 / sequences, L_s being the mean over the sequence's own tokens
-            share = (tokens / batch[0].scored_tokens) ** 2 / len(sequences)
-            if name in fisher:
-                fisher[name].addcmul_(fresh, fresh, value=share)
-            else:
-                fisher[name] = fresh.square() * share
-        if Needs.GRADIENT in needs:
-            if name in gradient:
-                gradient[name].add_(fresh)
-            else:
-                gradient[name] = fresh
 
     def so_far(with_factor: bool = False) -> Statistics:
         return {
             name: WeightStats(
-                gradient=_total(gradient, name, parameter) if Needs.GRADIENT in needs else None,
-                fisher=_total(fisher, name, parameter) if Needs.FISHER in needs else None,
+                **totals.of(name, parameter),
                 **(activations.fields(name, len(sequences), with_factor) if activations else {}),
             )
             for name, parameter in parameters.items()
         }
 
     record = activations.recorded() if activations else nullcontext()
-    with _gradients_to(parameters, accumulate), record, torch.set_grad_enabled(needs.backward):
+    with gradients_to(parameters, totals.add), record, torch.set_grad_enabled(needs.backward):
         for number, batch in enumerate(batches, start=1):
-            loss = sequence_nll(loaded, batch).sum() / tokens
-            if not torch.isfinite(loss):
-                raise non_finite_loss(loss, number, len(batches))
+            totals.batch = batch
+            loss = finite_loss(loaded, batch, totals.tokens, number, len(batches))
             if needs.backward:
                 torch.autograd.backward(loss)
             done += len(batch)
@@ -89,15 +114,27 @@ def resident(
     return so_far(with_factor=True)
 
 
-def _total(totals: dict[str, Tensor], name: str, parameter: Tensor) -> Tensor:
-    """What was added up for a parameter; zeros for one that the loss does not depend on."""
-    if name in totals:
-        return totals[name]
+def batches_for(
+    loaded: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, batch_size: int | None
+) -> list[list[TokenSequence]]:
+    """The batches of a scoring pass: F is a mean over sequences of squares, so for it each sequence goes alone."""
+    return batched(sequences, 1 if needs.per_sequence else batch_size or loaded.default_batch_size)
+
+
+def finite_loss(loaded: LoadedModel, batch: Sequence[TokenSequence], tokens: int, number: int, batches: int) -> Tensor:
+    """(NLL sum of the batch) / `tokens`. Raises RunFailed, naming the batch, where it is not finite."""
+    loss = sequence_nll(loaded, batch).sum() / tokens
+    if not torch.isfinite(loss):
+        raise non_finite_loss(loss, number, batches)
+    return loss
+
+
+def _zeros(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
 
 
 @contextmanager
-def _gradients_to(parameters: dict[str, torch.nn.Parameter], take: Callable[[str, Tensor], None]) -> Iterator[None]:
+def gradients_to(parameters: dict[str, torch.nn.Parameter], take: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Hand each parameter's gradient to `take` when backward has finished it, and free it at once."""
 
     def hook_for(name: str) -> Callable[[Tensor], None]:

@@ -30,45 +30,75 @@ _GROUP_OF: dict[str, Callable[[Parameter], object]] = {
 }
 
 
+class Ranker:
+    """The k units with the largest score, exactly, of each group that `scope` makes of the parameters.
+
+    Statistics may be offered all at once or block by block. Ranked by place within the group, then by score, so the
+    critical set of a smaller k is a prefix. `with_lowest` also keeps as many of the smallest scores of all.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, metric: str, k: int, with_lowest: bool = False, structure: str = "weight",
+        scope: str = "global",
+    ) -> None:  # fmt: skip
+        self.metric = METRICS[metric]
+        self._loaded, self._structure, self._group_of = loaded, structure, _GROUP_OF[scope]
+        groups = {self._group_of(parameter) for parameter in loaded.anatomy.parameters.values()}
+        self._largest = {group: TopKSelection(k) for group in groups}
+        self._smallest = TopKSelection(k * len(groups)) if with_lowest else None
+        self._ranked: list[Parameter] = []
+
+    def offer(self, statistics: Statistics) -> None:
+        """Score the parameters that these statistics are of."""
+        for parameter in rankable(self._loaded, statistics, self.metric, self._structure):
+            self._ranked.append(parameter)
+            stats = statistics[parameter.name]
+            for offset, scores in unit_scores(self._loaded, parameter, stats, self.metric, self._structure):
+                self._largest[self._group_of(parameter)].offer(parameter, scores, offset)
+                if self._smallest:
+                    self._smallest.offer(parameter, -scores, offset)
+
+    def ranking(self) -> Ranking:
+        """What is known so far."""
+        placed = [(place, row) for group in self._largest.values() for place, row in enumerate(group.ranked(), start=1)]
+        placed.sort(key=lambda entry: (entry[0], -entry[1][2], entry[1][0], entry[1][1]))
+        chosen = sum(len(group.ranked()) for group in self._largest.values())
+        least = [(order, unit, -score) for order, unit, score in (self._smallest.ranked() if self._smallest else [])]
+        return Ranking(
+            metric=self.metric.name,
+            weights=tuple(self._top_weight(place, row) for place, row in placed),
+            lowest=tuple(self._top_weight(place, row) for place, row in enumerate(least[:chosen], start=1)),
+            structure=self._structure,
+            parameters=tuple(p.name for p in sorted(self._ranked, key=lambda parameter: parameter.order)),
+        )
+
+    def _top_weight(self, place: int, row: tuple[int, int, float]) -> TopWeight:
+        order, unit, score = row
+        parameter = self._loaded.anatomy.by_order[order]
+        return describe_unit(self._loaded, parameter, self._structure, unit, place, score)
+
+
 def rank(
     loaded: LoadedModel,
     statistics: Statistics,
-    metric_name: str,
+    metric: str,
     k: int,
     with_lowest: bool = False,
     structure: str = "weight",
     scope: str = "global",
 ) -> Ranking:
-    """The k units with the largest score, exactly, of each group that `scope` makes of the parameters.
-
-    Ranked by place within the group, then by score, so the critical set of a smaller k is a prefix. `with_lowest` also
-    keeps as many of the smallest scores of all.
-    """
-    metric, group_of = METRICS[metric_name], _GROUP_OF[scope]
-    ranked = list(rankable(loaded, statistics, metric, structure))
-    largest = {group_of(parameter): TopKSelection(k) for parameter in ranked}
-    smallest = TopKSelection(k * len(largest))
-    for parameter in ranked:
-        for offset, scores in unit_scores(loaded, parameter, statistics[parameter.name], metric, structure):
-            largest[group_of(parameter)].offer(parameter, scores, offset)
-            if with_lowest:
-                smallest.offer(parameter, -scores, offset)
-    placed = [(place, row) for selection in largest.values() for place, row in enumerate(selection.ranked(), start=1)]
-    placed.sort(key=lambda entry: (entry[0], -entry[1][2], entry[1][0], entry[1][1]))
-    least = [(order, unit, -score) for order, unit, score in smallest.ranked()]
-    return Ranking(
-        metric=metric_name,
-        weights=tuple(_top_weight(loaded, place, row, structure) for place, row in placed),
-        lowest=tuple(_top_weight(loaded, place, row, structure) for place, row in enumerate(least, start=1)),
-        structure=structure,
-        parameters=tuple(parameter.name for parameter in ranked),
-    )
+    """The ranking by statistics that are all there; arguments as for `Ranker`."""
+    ranker = Ranker(loaded, metric, k, with_lowest, structure, scope)
+    ranker.offer(statistics)
+    return ranker.ranking()
 
 
 def rankable(loaded: LoadedModel, statistics: Statistics, metric: Metric, structure: str) -> Iterator[Parameter]:
-    """The parameters that have such structures, and for a metric of linear layers are the weight of one."""
+    """The parameters that have statistics and such structures, and for a metric of linear layers are one's weight."""
     for name, parameter in loaded.anatomy.parameters.items():
-        if unit_count(parameter, structure) and (not metric.linear_only or statistics[name].is_linear):
+        if name not in statistics or not unit_count(parameter, structure):
+            continue
+        if statistics[name].is_linear or not metric.linear_only:
             yield parameter
 
 
@@ -129,12 +159,6 @@ def _scored_rows(
     for start in range(0, len(weight), step):
         stop = min(start + step, len(weight))
         yield start, metric.score(weight[start:stop].to(precision), stats.rows(start, stop))
-
-
-def _top_weight(loaded: LoadedModel, place: int, row: tuple[int, int, float], structure: str) -> TopWeight:
-    order, unit, score = row
-    parameter = loaded.anatomy.by_order[order]
-    return describe_unit(loaded, parameter, structure, unit, place, score)
 
 
 def describe_unit(

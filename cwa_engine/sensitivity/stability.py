@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from cwa_engine.perturbation.controls import Selection
 from cwa_engine.result import Agreement, Ranking
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.metrics import METRICS
-from cwa_engine.sensitivity.ranking import rank, scores_at
+from cwa_engine.sensitivity.ranking import Ranker, scores_at
 from cwa_engine.spec import RunSpec
 from cwa_engine.statistics import Array, jaccard, jaccard_by_chance, rank_biased_overlap, spearman
 from cwa_engine.structures import unit_count
@@ -48,18 +48,21 @@ def measure_stability(
     loaded: LoadedModel,
     sequences: Sequence[TokenSequence],
     spec: RunSpec,
-    score: Callable[[Sequence[TokenSequence]], Statistics],
+    score: Callable[[Sequence[TokenSequence]], Iterable[Statistics]],
 ) -> dict[str, list[_Repeat]]:
     """Score and rank by every repeat's texts; one repeat's statistics are in memory at a time."""
     found: dict[str, list[_Repeat]] = {name: [] for name in spec.metrics}
+    sample = _sample(loaded, spec)
     for texts in repeats(sequences, spec.stability or "halves", spec.seed):
-        statistics = score(texts)
-        for name in spec.metrics:
-            ranking = rank(loaded, statistics, name, spec.largest_k, structure=spec.structure, scope=spec.scope)
-            sample = _sample(loaded, ranking, spec.seed)
-            scores = scores_at(loaded, statistics, METRICS[name], spec.structure, sample)
-            found[name].append(_Repeat(ranking, np.concatenate([scores[parameter] for parameter in sample])))
-        del statistics
+        rankers = {name: Ranker(loaded, name, spec.largest_k, False, spec.structure, spec.scope) for name in found}
+        scores: dict[str, dict[str, Array]] = {name: {} for name in found}
+        for statistics in score(texts):
+            for name, ranker in rankers.items():
+                ranker.offer(statistics)
+                scores[name] |= scores_at(loaded, statistics, METRICS[name], spec.structure, sample)
+        for name, ranker in rankers.items():
+            in_order = [scores[name][parameter] for parameter in sample if parameter in scores[name]]
+            found[name].append(_Repeat(ranker.ranking(), np.concatenate(in_order)))
     return found
 
 
@@ -96,13 +99,13 @@ def marked(ranking: Ranking, entries: Sequence[_Repeat]) -> Ranking:
     )
 
 
-def _sample(loaded: LoadedModel, ranking: Ranking, seed: int) -> Selection:
-    """The same random units of the ranked parameters for every repeat."""
-    parameters = [loaded.anatomy.parameters[name] for name in ranking.parameters]
-    counts = np.array([unit_count(parameter, ranking.structure) for parameter in parameters])
+def _sample(loaded: LoadedModel, spec: RunSpec) -> Selection:
+    """The same random units for every repeat."""
+    parameters = [p for p in loaded.anatomy.parameters.values() if unit_count(p, spec.structure)]
+    counts = np.array([unit_count(parameter, spec.structure) for parameter in parameters])
     ends = np.cumsum(counts)
     total = int(ends[-1])
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(spec.seed)
     chosen = np.unique(rng.integers(0, total, SAMPLE)) if total > SAMPLE else np.arange(total)
     owners = np.searchsorted(ends, chosen, side="right")
     return {

@@ -121,6 +121,9 @@ ControlSeeds = Annotated[
 ]
 Seed = Annotated[int, _option(help="Of control draws, probes, resamples and bootstrap.", panel=_DAMAGE)]
 BatchSize = Annotated[str, typer.Option(help="Sequences at once, or auto: 1 on a CPU, 8 elsewhere.")]
+Gradients = Annotated[
+    str, typer.Option(help="resident keeps those of all weights, sweep those of one block; auto goes by memory.")
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the run's files here.")]
 
 
@@ -152,8 +155,8 @@ def spec_fields(given: dict[str, Any]) -> dict[str, Any]:
 
 
 _AS_THEY_ARE = (
-    "revision", "dtype", "device", "structure", "scope", "probes", "eval_limit", "seq_len", "packed", "control_seeds",
-    "fast_perturbation", "noise_scale", "scale_factor", "bits", "position_test", "individually", "kl", "seed",
+    "revision", "dtype", "device", "gradients", "structure", "scope", "probes", "eval_limit", "seq_len", "packed",
+    "control_seeds", "fast_perturbation", "noise_scale", "scale_factor", "bits", "position_test", "individually", "kl", "seed",
 )  # fmt: skip
 
 
