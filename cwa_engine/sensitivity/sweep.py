@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,10 @@ class _Pass:
     gradient: Tensor | None = None
 
 
+class _LastBlockDone(Exception):
+    """Ends a forward pass whose head is not needed."""
+
+
 class _FirstBlockReached(Exception):
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
@@ -88,7 +92,7 @@ def sweep(
     record = activations.recorded() if activations else nullcontext()
     with record, torch.no_grad():
         for batch in batches_for(loaded, sequences, needs, batch_size):
-            passes.append(_forward(loaded, blocks, batch))
+            passes.append(_forward(loaded, blocks, batch, through_head=activations is not None))
 
     def statistics(names: Sequence[str]) -> Statistics:
         found = {
@@ -180,15 +184,20 @@ def _parameters(loaded: LoadedModel, names: Sequence[str]) -> dict[str, nn.Param
     return {name: parameter for name, parameter in named.items() if parameter.requires_grad}
 
 
-def _forward(loaded: LoadedModel, blocks: Sequence[nn.Module], batch: Sequence[TokenSequence]) -> _Pass:
+def _forward(
+    loaded: LoadedModel, blocks: Sequence[nn.Module], batch: Sequence[TokenSequence], through_head: bool
+) -> _Pass:
+    """What the blocks are called with. The head, a fifth of SmolLM2, is computed only where its activations are wanted."""
     one = _Pass(batch)
 
     def keep(index: int, call: _Call, output: Any) -> None:
         one.calls.append(call)
         last = index == len(blocks) - 1
         one.outputs.append(output if last else _with_first(output, None))
+        if last and not through_head:
+            raise _LastBlockDone
 
-    with _watched(blocks, keep):
+    with _watched(blocks, keep), suppress(_LastBlockDone):
         sequence_nll(loaded, batch)
     return one
 
