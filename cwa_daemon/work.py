@@ -11,13 +11,13 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 
 from cwa_daemon.residency import ModelKey, Residency, Resident
 from cwa_engine import events
 from cwa_engine.errors import Cancelled, CwaError, RunFailed
 from cwa_engine.models.loading import LoadedModel, load_model
+from cwa_engine.models.memory import free_bytes
 from cwa_engine.models.sources import HubAccess, fingerprint, resolve
 from cwa_engine.pipeline import Stages, analyze
 from cwa_engine.reporting.export import ModelRecord, RunRecord, copy_run, write_run
@@ -156,8 +156,7 @@ class Work:
         gc.collect()
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
-            return int(torch.cuda.mem_get_info(self.device)[0])
-        return int(psutil.virtual_memory().available)
+        return free_bytes(torch.device(self.device))
 
     def _unload(self, command: dict[str, Any]) -> None:
         names = {command["model"]}

@@ -36,7 +36,6 @@ from cwa_engine.perturbation.damage import (
     Ground,
     Measured,
     check_restored,
-    damage_point,
     lay_ground,
     measure_damage,
     sequence_rows,
@@ -151,12 +150,12 @@ def with_damage(result: RunResult, ground: Ground, emit: Emit) -> tuple[RunResul
     """The result with every critical set and control measured and compared; and the measurements."""
     measured = measure_damage(ground, result.rankings, emit)
     rows = separations(ground, measured)
-    sentences = verdicts(ground, measured, rows)
+    sentences = verdicts(measured, rows)
     for verdict in sentences:
         emit(VerdictReached(verdict))
     compared = dataclasses.replace(
         result,
-        damage=tuple(damage_point(ground, entry) for entry in measured),
+        damage=tuple(entry.point for entry in measured),
         separations=tuple(rows),
         verdicts=tuple(sentences),
         evaluations=tuple(sequence_rows(ground.intact, measured)),

@@ -97,18 +97,27 @@ def weights_of(selection: Selection, parameters: Mapping[str, Parameter], struct
     return {name: unit_weights(parameters[name], structure, units) for name, units in selection.items()}
 
 
+def by_parameter(numbers: Indices, sizes: Mapping[str, int]) -> Selection:
+    """Units that are numbered through all parameters, as a selection. `numbers` are sorted."""
+    import numpy as np
+
+    names, ends = list(sizes), np.cumsum(list(sizes.values()))
+    owners = np.searchsorted(ends, numbers, side="right")
+    return {
+        names[owner]: (numbers[owners == owner] - (ends[owner] - sizes[names[owner]])).astype(np.int64)
+        for owner in np.unique(owners)
+    }
+
+
 @control("random")
 def random(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
     """Uniform over all ranked weights of the model that are not in the critical set."""
     import numpy as np
 
-    names, sizes = list(population.sizes), list(population.sizes.values())
-    ends = np.cumsum(sizes)
-    starts = ends - sizes
-    taken = [critical[name] + starts[place] for place, name in enumerate(names) if name in critical]
-    drawn = _draw(rng, int(ends[-1]), count(critical), np.concatenate(taken))
-    owners = np.searchsorted(ends, drawn, side="right")
-    return {names[owner]: drawn[owners == owner] - starts[owner] for owner in np.unique(owners)}
+    sizes = population.sizes
+    starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
+    taken = [units + starts[name] for name, units in critical.items()]
+    return by_parameter(_draw(rng, sum(sizes.values()), count(critical), np.concatenate(taken)), sizes)
 
 
 @control("random_matched")

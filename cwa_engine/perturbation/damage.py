@@ -52,8 +52,7 @@ class Measured:
 
     case: Case
     evaluation: Evaluation
-    collapsed_at: str | None
-    divergence: Divergence | None
+    point: DamagePoint
 
     @property
     def is_critical(self) -> bool:
@@ -107,8 +106,8 @@ def measure_damage(ground: Ground, rankings: Sequence[Ranking], emit: Emit) -> l
         if unchanged == count(case.weights):
             emit(Note(f"{case.perturbation} changed none of the {unchanged} {case.selection} weights", "warning"))
         apart = _divergence(ground, case) if spec.kl else None
-        measured.append(Measured(case, damaged, collapsed_at, apart))
-        emit(DamageMeasured(damage_point(ground, measured[-1])))
+        measured.append(Measured(case, damaged, _damage_point(ground, case, damaged, collapsed_at, apart)))
+        emit(DamageMeasured(measured[-1].point))
     return measured
 
 
@@ -130,9 +129,10 @@ def check_restored(ground: Ground) -> NumericalFloor:
     return NumericalFloor(repeat=drift, null_edit=ground.floor)
 
 
-def damage_point(ground: Ground, measured: Measured) -> DamagePoint:
+def _damage_point(
+    ground: Ground, case: Case, damaged: Evaluation, collapsed_at: str | None, apart: Divergence | None
+) -> DamagePoint:
     """What is published of one case."""
-    case, damaged = measured.case, measured.evaluation
     delta, low, high = ground.delta(damaged)
     return DamagePoint(
         metric=case.metric,
@@ -147,9 +147,9 @@ def damage_point(ground: Ground, measured: Measured) -> DamagePoint:
         delta_low=low,
         delta_high=high,
         perplexity_ratio=exp(delta),
-        kl=measured.divergence.kl if measured.divergence else None,
-        top1_agreement=measured.divergence.top1_agreement if measured.divergence else None,
-        collapsed_at=measured.collapsed_at,
+        kl=apart.kl if apart else None,
+        top1_agreement=apart.top1_agreement if apart else None,
+        collapsed_at=collapsed_at,
     )
 
 

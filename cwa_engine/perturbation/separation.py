@@ -33,12 +33,12 @@ def separations(ground: Ground, measured: Sequence[Measured]) -> list[Separation
 
 def _separation(ground: Ground, critical: Measured, draws: Sequence[Measured]) -> Separation:
     intact, sums = ground.intact, [draw.evaluation.nll_sums for draw in draws]
-    deltas = [ground.delta(draw.evaluation)[0] for draw in draws]
+    deltas = [draw.point.delta_nll for draw in draws]
     delta, low, high = None, None, None
     if np.isfinite(sums).all():
         delta, low, high = paired_delta(np.mean(sums, axis=0), intact.nll_sums, intact.tokens, ground.resamples)
     ratio = separation_ratio(critical.evaluation.nll_sums, sums, intact.nll_sums, intact.tokens, ground.resamples)
-    p_value = empirical_p(ground.delta(critical.evaluation)[0], deltas)
+    p_value = empirical_p(critical.point.delta_nll, deltas)
     metric, k, perturbation = critical.case.group
     return Separation(
         metric=metric,
@@ -63,7 +63,7 @@ def _is_beyond(ground: Ground, critical: Measured, draws: Sequence[Measured], de
     """Whether the critical set changes the loss more than the draw that changes it most, in either direction."""
     if not np.isfinite(deltas).all():
         return False
-    if critical.collapsed_at:
+    if critical.point.collapsed_at:
         return True
     strongest = draws[int(np.argmax(np.abs(deltas)))]
     ours, theirs = _change_size(ground, critical), _change_size(ground, strongest)
@@ -77,20 +77,20 @@ def _change_size(ground: Ground, measured: Measured) -> Array:
     return np.asarray(change * np.sign(change.sum()))
 
 
-def verdicts(ground: Ground, measured: Sequence[Measured], rows: Sequence[Separation]) -> list[Verdict]:
+def verdicts(measured: Sequence[Measured], rows: Sequence[Separation]) -> list[Verdict]:
     """One sentence for every critical set that was compared with controls."""
     found = []
     for critical in measured:
         against = [row for row in rows if (row.metric, row.k, row.perturbation) == critical.case.group]
         if critical.is_critical and against:
-            found.append(_verdict(ground, critical, against))
+            found.append(_verdict(critical, against))
     return found
 
 
-def _verdict(ground: Ground, critical: Measured, against: Sequence[Separation]) -> Verdict:
+def _verdict(critical: Measured, against: Sequence[Separation]) -> Verdict:
     case = critical.case
-    delta, low, high = ground.delta(critical.evaluation)
-    collapsed = critical.collapsed_at is not None
+    delta, low, high = critical.point.delta_nll, critical.point.delta_low, critical.point.delta_high
+    collapsed = critical.point.collapsed_at is not None
     costs = "costs" if delta > 0 else "changes the loss by"
     effect = f"{costs} {delta:+.4g} nats per token [{low:+.4g}, {high:+.4g}]"
     if collapsed:

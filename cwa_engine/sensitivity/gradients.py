@@ -7,7 +7,7 @@ linear layers read and write is recorded in the same pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -35,7 +35,7 @@ class Totals:
         self.needs = needs
         self.tokens = sum(sequence.scored_tokens for sequence in sequences)
         self.batch: Sequence[TokenSequence] = ()  # whose gradients come now
-        self._sequences = len(sequences)
+        self.sequences = len(sequences)
         self._gradient: dict[str, Tensor] = {}
         self._fisher: dict[str, Tensor] = {}
 
@@ -45,7 +45,7 @@ class Totals:
         # A total begins with its first summand: a buffer of zeros would cost a pass over all weights.
         if Needs.FISHER in self.needs:
             # (dL_s/dw)^2 / sequences, L_s being the mean over the sequence's own tokens
-            share = (self.tokens / self.batch[0].scored_tokens) ** 2 / self._sequences
+            share = (self.tokens / self.batch[0].scored_tokens) ** 2 / self.sequences
             if name in self._fisher:
                 self._fisher[name].addcmul_(fresh, fresh, value=share)
             else:
@@ -94,13 +94,7 @@ def resident(
     done = 0
 
     def so_far(with_factor: bool = False) -> Statistics:
-        return {
-            name: WeightStats(
-                **totals.of(name, parameter),
-                **(activations.fields(name, len(sequences), with_factor) if activations else {}),
-            )
-            for name, parameter in parameters.items()
-        }
+        return statistics_of(parameters, totals, activations, with_factor)
 
     record = activations.recorded() if activations else nullcontext()
     with gradients_to(parameters, totals.add), record, torch.set_grad_enabled(needs.backward):
@@ -112,6 +106,19 @@ def resident(
             done += len(batch)
             after_batch(done, so_far)
     return so_far(with_factor=True)
+
+
+def statistics_of(
+    parameters: Mapping[str, Tensor], totals: Totals, activations: Activations | None, with_factor: bool = True
+) -> Statistics:
+    """What is known of these parameters, gradients and activations together."""
+    return {
+        name: WeightStats(
+            **totals.of(name, parameter),
+            **(activations.fields(name, totals.sequences, with_factor) if activations else {}),
+        )
+        for name, parameter in parameters.items()
+    }
 
 
 def batches_for(

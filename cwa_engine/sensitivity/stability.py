@@ -11,7 +11,7 @@ import numpy as np
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.errors import DataError
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.perturbation.controls import Selection
+from cwa_engine.perturbation.controls import Selection, by_parameter
 from cwa_engine.result import Agreement, Ranking
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.metrics import METRICS
@@ -101,14 +101,9 @@ def marked(ranking: Ranking, entries: Sequence[_Repeat]) -> Ranking:
 
 def _sample(loaded: LoadedModel, spec: RunSpec) -> Selection:
     """The same random units for every repeat."""
-    parameters = [p for p in loaded.anatomy.parameters.values() if unit_count(p, spec.structure)]
-    counts = np.array([unit_count(parameter, spec.structure) for parameter in parameters])
-    ends = np.cumsum(counts)
-    total = int(ends[-1])
+    counts = {name: unit_count(parameter, spec.structure) for name, parameter in loaded.anatomy.parameters.items()}
+    sizes = {name: units for name, units in counts.items() if units}
+    total = sum(sizes.values())
     rng = np.random.default_rng(spec.seed)
     chosen = np.unique(rng.integers(0, total, SAMPLE)) if total > SAMPLE else np.arange(total)
-    owners = np.searchsorted(ends, chosen, side="right")
-    return {
-        parameters[owner].name: (chosen[owners == owner] - (ends[owner] - counts[owner])).astype(np.int64)
-        for owner in np.unique(owners)
-    }
+    return by_parameter(chosen, sizes)

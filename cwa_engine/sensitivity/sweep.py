@@ -22,8 +22,15 @@ from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.perplexity import sequence_nll
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import Activations
-from cwa_engine.sensitivity.gradients import Statistics, Totals, batches_for, finite_loss, gradients_to
-from cwa_engine.sensitivity.metrics import Needs, WeightStats
+from cwa_engine.sensitivity.gradients import (
+    Statistics,
+    Totals,
+    batches_for,
+    finite_loss,
+    gradients_to,
+    statistics_of,
+)
+from cwa_engine.sensitivity.metrics import Needs
 
 AfterBlock = Callable[[int, int], None]
 
@@ -95,13 +102,7 @@ def sweep(
             passes.append(_forward(loaded, blocks, batch, through_head=activations is not None))
 
     def statistics(names: Sequence[str]) -> Statistics:
-        found = {
-            name: WeightStats(
-                **totals.of(name, loaded.model.get_parameter(name)),
-                **(activations.fields(name, len(sequences), with_factor=True) if activations else {}),
-            )
-            for name in names
-        }
+        found = statistics_of({name: loaded.model.get_parameter(name) for name in names}, totals, activations)
         totals.forget(names)
         return found
 
