@@ -30,6 +30,7 @@ from cwa_engine.events import (
     VerdictReached,
     ignore,
 )
+from cwa_engine.models.chain import NotAChain
 from cwa_engine.models.loading import LoadedModel, is_out_of_memory
 from cwa_engine.models.memory import fits_resident
 from cwa_engine.perturbation.damage import (
@@ -50,7 +51,7 @@ from cwa_engine.sensitivity.hessian import hutchinson_diagonal
 from cwa_engine.sensitivity.metrics import METRICS, Needs, needs_of
 from cwa_engine.sensitivity.ranking import Ranker, describe_unit, rank
 from cwa_engine.sensitivity.stability import agreements, marked, measure_stability
-from cwa_engine.sensitivity.sweep import NotSweepable, sweep
+from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
 from cwa_engine.structures import common_structure, find_weights, parse_target, unit_count, unit_of
 
@@ -201,7 +202,7 @@ def score(
                 lambda done, total: emit(Progress(stage, done, total, "block")),
             )
             return
-        except NotSweepable as reason:
+        except NotAChain as reason:
             emit(Note(f"the gradients of all weights are kept at once: {reason}", "warning"))
     yield score_at_once(loaded, sequences, needs, spec, emit, stage)
 

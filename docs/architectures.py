@@ -7,9 +7,7 @@ from pathlib import Path
 
 import transformers
 
-from cwa_engine.data.corpus import Text
-from cwa_engine.data.tokens import tokenize
-from cwa_engine.sensitivity.sweep import NotSweepable, check_sweepable
+from cwa_engine.models.chain import NotAChain, chain_of
 from tests.architectures import analyse_tiny, causal_architectures, tiny_architecture
 from tests.engine.conftest import wrap
 
@@ -30,8 +28,8 @@ def block_by_block(model_type: str) -> str:
     """ "yes", or why the gradients of this architecture are kept all at once."""
     loaded = wrap(tiny_architecture(model_type))
     try:
-        check_sweepable(loaded, tokenize(loaded.tokenizer, [Text("A short text will do.", "a text")], 16))
-    except NotSweepable as reason:
+        chain_of(loaded)
+    except NotAChain as reason:
         return f"no: {reason}"
     return "yes"
 

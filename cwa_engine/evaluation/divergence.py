@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence, batched
-from cwa_engine.evaluation.perplexity import predictions
+from cwa_engine.evaluation.perplexity import Padded, padded
+from cwa_engine.models.chain import logits_of
 from cwa_engine.models.loading import LoadedModel
 
 
@@ -34,12 +36,19 @@ def divergence(
     """
     kl_sum, agreed, tokens = 0.0, 0, 0
     for batch in batched(sequences, batch_size or loaded.default_batch_size):
-        intact, _, mask = predictions(loaded, batch)
+        texts = padded(loaded, batch)
+        scored = texts.mask[:, 1:].bool()
+        intact = _predictions(loaded, texts)
         with damaged():
-            changed, _, _ = predictions(loaded, batch)
-        scored = mask.bool()
+            changed = _predictions(loaded, texts)
         before, after = intact[scored].log_softmax(-1), changed[scored].log_softmax(-1)  # [tokens, vocabulary]
         kl_sum += float((before.exp() * (before - after)).sum(-1).double().sum())
         agreed += int((before.argmax(-1) == after.argmax(-1)).sum())
         tokens += int(scored.sum())
     return Divergence(kl_sum / tokens, agreed / tokens)
+
+
+def _predictions(loaded: LoadedModel, texts: Padded) -> Tensor:
+    """Logits for every token but the first, in float32 or better. [B, T-1, vocabulary]"""
+    logits = logits_of(loaded.model, texts.ids, texts.attention_mask)[:, :-1]
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

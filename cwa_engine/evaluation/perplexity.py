@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.errors import RunFailed
+from cwa_engine.models.anatomy import config_number
+from cwa_engine.models.chain import Chain, NotAChain, Stations, chain_of, logits_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.result import Baseline, exp
 from cwa_engine.statistics import Array
 
+LOGITS = 2**24  # made at once: 64 MiB in float32, of which there are a few copies
 PROTOCOL = "one text a sequence, the first token not scored, at most {seq_len} tokens"
 PACKED_PROTOCOL = "texts joined and cut into windows of {seq_len} tokens, the first token of each not scored"
 
@@ -38,30 +42,79 @@ class Evaluation:
         return exp(self.nll)
 
 
-def predictions(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> tuple[Tensor, Tensor, Tensor]:
-    """What the model predicts for every token but the first: logits [B, T-1, vocabulary], ids and mask [B, T-1].
+@dataclass(frozen=True)
+class Padded:
+    """A batch as tensors, shorter sequences padded on the right. ids and mask are [B, T]."""
 
-    In float32 or better. Shorter sequences are padded on the right and masked, so padding neither scores nor is
-    attended to.
-    """
+    ids: Tensor
+    mask: Tensor
+
+    @property
+    def attention_mask(self) -> Tensor | None:
+        """What the model is told of padding: nothing where there is none."""
+        return None if len(self.ids) == 1 else self.mask
+
+    def part(self, rows: slice) -> Padded:
+        """Some sequences of the batch, with their padding."""
+        return Padded(self.ids[rows], self.mask[rows])
+
+    def nll(self, logits: Tensor, start: int = 0) -> Tensor:
+        """Summed NLL of each sequence over the tokens that these logits predict, made from the tokens from `start` on.
+
+        [B] from logits [B, tokens, vocabulary]; what is said after the last token is not used.
+        """
+        stop = min(start + logits.shape[1], self.ids.shape[1] - 1)
+        ids, mask = self.ids[:, start + 1 : stop + 1], self.mask[:, start + 1 : stop + 1]
+        precision = torch.promote_types(logits.dtype, torch.float32)  # half precision cannot add up a loss
+        scored = logits[:, : stop - start].to(precision)
+        token_nll = F.cross_entropy(scored.flatten(0, 1), ids.flatten(), reduction="none")
+        return (token_nll.view(len(ids), -1) * mask).sum(dim=1)
+
+
+def padded(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Padded:
+    """The batch on the model's device."""
     longest = max(len(sequence.ids) for sequence in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, sequence in enumerate(batch):
         ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
         mask[row, : len(sequence.ids)] = 1
-    ids, mask = ids.to(loaded.device), mask.to(loaded.device)
-    attention_mask = None if len(batch) == 1 else mask
-    logits = loaded.model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits  # [B, T, vocabulary]
-    precision = torch.promote_types(logits.dtype, torch.float32)  # half precision cannot add up a loss
-    return logits[:, :-1].to(precision), ids[:, 1:], mask[:, 1:]
+    return Padded(ids.to(loaded.device), mask.to(loaded.device))
 
 
 def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
     """Summed token NLL of each sequence of a batch, differentiable. [batch]"""
-    logits, ids, mask = predictions(loaded, batch)
-    token_nll = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none")
-    return (token_nll.view(len(batch), -1) * mask).sum(dim=1)
+    texts = padded(loaded, batch)
+    return texts.nll(logits_of(loaded.model, texts.ids, texts.attention_mask))
+
+
+def pieces(loaded: LoadedModel, texts: Padded) -> list[slice]:
+    """The tokens whose logits are made together, so that a large vocabulary does not set the peak of memory."""
+    tokens, known = texts.ids.shape[1] - 1, config_number(loaded.model, "vocab_size") or 1
+    step = max(1, LOGITS // (len(texts.ids) * known))
+    return [slice(start, min(start + step, tokens)) for start in range(0, tokens, step)]
+
+
+def tail_nll(loaded: LoadedModel, chain: Chain, hidden: Tensor, stations: Stations, texts: Padded) -> Iterator[Tensor]:
+    """Parts of the NLL sums, [B] each, from what the last block gave: of as many tokens as may have logits together."""
+    blocks, some = len(chain.blocks), pieces(loaded, texts)
+    if len(some) == 1 or not chain.tail_by_token:
+        yield texts.nll(chain.logits_from(blocks, hidden, stations, texts.ids, texts.attention_mask))
+        return
+    for piece in some:
+        logits = chain.logits_from(blocks, hidden[:, piece], stations, texts.ids[:, piece], None)
+        yield texts.nll(logits, piece.start)
+
+
+def measured_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
+    """What `sequence_nll` gives, without autograd and without all logits at once where they are many. [batch]"""
+    texts = padded(loaded, batch)
+    if len(pieces(loaded, texts)) > 1:
+        with suppress(NotAChain):
+            chain = chain_of(loaded)
+            stations = chain.through(texts.ids, texts.attention_mask, keep=lambda index: False)
+            return torch.stack(list(tail_nll(loaded, chain, stations.last_hidden, stations, texts))).sum(0)
+    return texts.nll(logits_of(loaded.model, texts.ids, texts.attention_mask))
 
 
 def non_finite_loss(loss: Tensor, batch: int, batches: int) -> RunFailed:
@@ -82,7 +135,7 @@ def evaluate(
     """NLL sums in the order of `sequences`; `after_batch(done)` hears how many are measured."""
     measured: dict[int, float] = {}
     for batch in batched(sequences, batch_size or loaded.default_batch_size):
-        sums = sequence_nll(loaded, batch).double().tolist()
+        sums = measured_nll(loaded, batch).double().tolist()
         measured.update(zip(map(id, batch), sums, strict=True))
         after_batch(len(measured))
     return Evaluation(

@@ -59,6 +59,7 @@ class LoadedModel:
     files: dict[str, str]  # file name -> sha256
     device: torch.device
     dtype: str  # "float32"
+    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # what was found out about the model
 
     @property
     def default_batch_size(self) -> int:

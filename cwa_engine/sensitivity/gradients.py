@@ -1,8 +1,11 @@
-"""Gradient sources: from texts to the accumulated statistics of every parameter.
+"""Gradients: from texts to the accumulated statistics of every parameter.
 
 `resident` keeps the statistics of all parameters in memory, in float32 or better whatever the weights are, and only one
 parameter's fresh gradient beside them: a hook adds each gradient to its statistics as soon as autograd has it. What
-linear layers read and write is recorded in the same pass.
+linear layers read and write is recorded in the same pass. `sweep` is the other source.
+
+Where the blocks of a model form a chain, backward comes in three parts: the tail gives the gradient at what the last block
+gave, some tokens' logits at a time; the blocks pass it on; what comes before them gets the rest.
 """
 
 from __future__ import annotations
@@ -12,49 +15,67 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cwa_engine.data.tokens import TokenSequence, batched
-from cwa_engine.evaluation.perplexity import non_finite_loss, sequence_nll
+from cwa_engine.evaluation.perplexity import Padded, non_finite_loss, padded, pieces, sequence_nll, tail_nll
+from cwa_engine.models.chain import Chain, NotAChain, Stations, chain_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import Activations
+from cwa_engine.sensitivity.by_sequence import NotSeparable, check_separable, gradients_by_sequence
 from cwa_engine.sensitivity.metrics import Needs, WeightStats
 
 Statistics = dict[str, WeightStats]
 SoFar = Callable[[], Statistics]
 AfterBatch = Callable[[int, SoFar], None]
+Batch = Sequence[TokenSequence]
+Where = tuple[int, int]  # number of a batch from 1 on, and how many there are
 
 
 class Totals:
     """g and F of parameters, added up from their gradients of one batch after the other.
 
-    Gradients are those of (NLL sum of the batch) / (tokens of all sequences). For F a batch is one sequence.
+    Gradients are those of (NLL sum) / (tokens of all sequences): of a batch, or for F of one sequence.
     """
 
     def __init__(self, needs: Needs, sequences: Sequence[TokenSequence]) -> None:
         self.needs = needs
         self.tokens = sum(sequence.scored_tokens for sequence in sequences)
-        self.batch: Sequence[TokenSequence] = ()  # whose gradients come now
         self.sequences = len(sequences)
         self._gradient: dict[str, Tensor] = {}
         self._fisher: dict[str, Tensor] = {}
 
-    def add(self, name: str, fresh: Tensor) -> None:
-        """Take a parameter's gradient, which is ours to keep."""
+    def _share(self, sequence: TokenSequence) -> float:
+        """What makes of a squared gradient (dL_s/dw)^2 / sequences, L_s being the mean over the sequence's own tokens."""
+        return (self.tokens / sequence.scored_tokens) ** 2 / self.sequences
+
+    def add(self, name: str, fresh: Tensor, batch: Sequence[TokenSequence]) -> None:
+        """Take a parameter's gradient of a batch, which for F is one sequence. The tensor is ours to keep."""
         fresh = fresh.to(torch.promote_types(fresh.dtype, torch.float32))
         # A total begins with its first summand: a buffer of zeros would cost a pass over all weights.
         if Needs.FISHER in self.needs:
-            # (dL_s/dw)^2 / sequences, L_s being the mean over the sequence's own tokens
-            share = (self.tokens / self.batch[0].scored_tokens) ** 2 / self.sequences
+            (sequence,) = batch
             if name in self._fisher:
-                self._fisher[name].addcmul_(fresh, fresh, value=share)
+                self._fisher[name].addcmul_(fresh, fresh, value=self._share(sequence))
             else:
-                self._fisher[name] = fresh.square() * share
+                self._fisher[name] = fresh.square() * self._share(sequence)
         if Needs.GRADIENT in self.needs:
             if name in self._gradient:
                 self._gradient[name].add_(fresh)
             else:
                 self._gradient[name] = fresh
+
+    def add_rows(self, parameter: Tensor, name: str, start: int, rows: Tensor, batch: Sequence[TokenSequence]) -> None:
+        """Take the gradients of every sequence of a batch, [B, rows, ...], of some rows of a parameter's first axis."""
+        fresh = rows.to(torch.promote_types(rows.dtype, torch.float32)).flatten(1)  # [B, weights]
+        if Needs.GRADIENT in self.needs:
+            if name not in self._gradient:
+                self._gradient[name] = _zeros(parameter)
+            self._gradient[name][start : start + rows.shape[1]].view(-1).add_(fresh.sum(0))
+        if name not in self._fisher:
+            self._fisher[name] = _zeros(parameter)
+        shares = fresh.new_tensor([self._share(sequence) for sequence in batch])
+        self._fisher[name][start : start + rows.shape[1]].view(-1).addmv_(fresh.square_().T, shares)
 
     def of(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
         """The fields of `WeightStats` for a parameter; zeros for one that the loss does not depend on."""
@@ -91,21 +112,126 @@ def resident(
     batches = batches_for(loaded, sequences, needs, batch_size)
     activations = Activations(loaded, needs) if needs.activations else None
     totals = Totals(needs, sequences)
+    in_parts = _chain_for(loaded, batches, needs)
     done = 0
 
     def so_far(with_factor: bool = False) -> Statistics:
         return statistics_of(parameters, totals, activations, with_factor)
 
     record = activations.recorded() if activations else nullcontext()
-    with gradients_to(parameters, totals.add), record, torch.set_grad_enabled(needs.backward):
+    with record, torch.set_grad_enabled(needs.backward):
         for number, batch in enumerate(batches, start=1):
-            totals.batch = batch
-            loss = finite_loss(loaded, batch, totals.tokens, number, len(batches))
-            if needs.backward:
-                torch.autograd.backward(loss)
+            where = number, len(batches)
+            if in_parts:
+                _backward_in_parts(loaded, in_parts, totals, batch, where)
+            else:
+                _backward_at_once(loaded, totals, parameters, batch, where)
             done += len(batch)
             after_batch(done, so_far)
     return so_far(with_factor=True)
+
+
+def _backward_at_once(
+    loaded: LoadedModel, totals: Totals, parameters: dict[str, nn.Parameter], batch: Batch, where: Where
+) -> None:
+    with gradients_to(parameters, lambda name, fresh: totals.add(name, fresh, batch)):
+        loss = finite_loss(sequence_nll(loaded, batch), totals.tokens, where)
+        if totals.needs.backward:
+            torch.autograd.backward(loss)
+
+
+def _backward_in_parts(loaded: LoadedModel, chain: Chain, totals: Totals, batch: Batch, where: Where) -> None:
+    ends, texts = Ends(loaded, chain, totals), padded(loaded, batch)
+    with torch.no_grad():
+        start = chain.embedded(texts.ids, texts.attention_mask)
+    inside = {n: loaded.model.get_parameter(n) for n, p in loaded.anatomy.parameters.items() if p.layer is not None}
+    with block_gradients(loaded, inside, totals, batch) as plain:
+        stations = chain.through(texts.ids, texts.attention_mask, start.requires_grad_(), keep=lambda index: False)
+        gradient = ends.tail(texts, stations, batch, where)
+        torch.autograd.backward(stations.last_hidden, gradient, inputs=[start, *plain])
+    assert start.grad is not None
+    stations.hidden = stations.last_hidden.detach()
+    ends.embedding(texts, stations, batch, start.grad, where)
+
+
+class Ends:
+    """The gradients of what is outside the blocks."""
+
+    def __init__(self, loaded: LoadedModel, chain: Chain, totals: Totals) -> None:
+        self._loaded, self._chain, self._totals = loaded, chain, totals
+        parameters = {n: loaded.model.get_parameter(n) for n, p in loaded.anatomy.parameters.items() if p.layer is None}
+        outside = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+        before = {name: parameter for name, parameter in outside.items() if name in chain.before}
+        after = {name: parameter for name, parameter in outside.items() if name in chain.after}
+        # Of a parameter on both sides, as a tied embedding is, F needs both parts before they are squared: its head side
+        # is done again together with the other.
+        self._twice = {n: p for n, p in after.items() if n in before} if Needs.FISHER in totals.needs else {}
+        self._after = {name: parameter for name, parameter in after.items() if name not in self._twice}
+        self._before = before
+
+    def tail(self, texts: Padded, stations: Stations, batch: Batch, where: Where) -> Tensor:
+        """The gradient of the loss by what the last block gave; that of the tail's parameters goes to the totals."""
+        hidden = stations.last_hidden.detach()
+        gradients = []
+        for part, sequences in self._parts(texts, batch):
+            leaf = hidden[part].requires_grad_()
+            self._through_tail(texts.part(part), leaf, stations, self._after, where)
+            self._collect(self._after, sequences)
+            assert leaf.grad is not None
+            gradients.append(leaf.grad)
+        return torch.cat(gradients)
+
+    def embedding(self, texts: Padded, stations: Stations, batch: Batch, gradient: Tensor, where: Where) -> None:
+        """From the gradient at the first block's input to the parameters that it was computed by."""
+        for part, sequences in self._parts(texts, batch):
+            some = texts.part(part)
+            with torch.enable_grad():
+                hidden = self._chain.embedded(some.ids, some.attention_mask if len(texts.ids) == 1 else some.mask)
+                if hidden.requires_grad:
+                    torch.autograd.backward(hidden, gradient[part], inputs=list(self._before.values()))
+            if self._twice:
+                self._through_tail(some, stations.last_hidden[part].detach(), stations, self._twice, where)
+            self._collect({**self._before, **self._twice}, sequences)
+
+    def _parts(self, texts: Padded, batch: Batch) -> Iterator[tuple[slice, Batch]]:
+        """The whole batch, or for F one sequence after the other."""
+        if Needs.FISHER not in self._totals.needs or len(batch) == 1:
+            yield slice(None), batch
+            return
+        for row, sequence in enumerate(batch):
+            yield slice(row, row + 1), [sequence]
+
+    def _through_tail(
+        self, texts: Padded, hidden: Tensor, stations: Stations, parameters: dict[str, nn.Parameter], where: Where
+    ) -> None:
+        """Forward and backward, the logits of some tokens at a time; gradients are left in `.grad`."""
+        wanted = [tensor for tensor in (hidden, *parameters.values()) if tensor.requires_grad]
+        with torch.enable_grad():
+            for nll_sums in tail_nll(self._loaded, self._chain, hidden, stations, texts):
+                torch.autograd.backward(finite_loss(nll_sums, self._totals.tokens, where), inputs=wanted)
+
+    def _collect(self, parameters: dict[str, nn.Parameter], batch: Batch) -> None:
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                self._totals.add(name, parameter.grad, batch)
+            parameter.grad = None
+
+
+@contextmanager
+def block_gradients(
+    loaded: LoadedModel, parameters: dict[str, nn.Parameter], totals: Totals, batch: Batch
+) -> Iterator[list[nn.Parameter]]:
+    """Take the gradients of weights in blocks as backward makes them; gives those that backward is to be told of."""
+    if Needs.FISHER in totals.needs and len(batch) > 1:
+
+        def take(name: str, start: int, rows: Tensor) -> None:
+            totals.add_rows(parameters[name], name, start, rows, batch)
+
+        with gradients_by_sequence(loaded.model, parameters, len(batch), take):
+            yield []
+    else:
+        with gradients_to(parameters, lambda name, fresh: totals.add(name, fresh, batch)):
+            yield [parameter for parameter in parameters.values() if parameter.requires_grad]
 
 
 def statistics_of(
@@ -124,15 +250,44 @@ def statistics_of(
 def batches_for(
     loaded: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, batch_size: int | None
 ) -> list[list[TokenSequence]]:
-    """The batches of a scoring pass: F is a mean over sequences of squares, so for it each sequence goes alone."""
-    return batched(sequences, 1 if needs.per_sequence else batch_size or loaded.default_batch_size)
+    """The batches of a scoring pass.
+
+    Activations are recorded of one text at a time. F is a mean over sequences of squares: where the gradients of a
+    batch's sequences cannot be told apart, each sequence goes alone.
+    """
+    size = batch_size or loaded.default_batch_size
+    if needs.activations or (size > 1 and Needs.FISHER in needs and not is_separable(loaded)):
+        size = 1
+    return batched(sequences, size)
 
 
-def finite_loss(loaded: LoadedModel, batch: Sequence[TokenSequence], tokens: int, number: int, batches: int) -> Tensor:
-    """(NLL sum of the batch) / `tokens`. Raises RunFailed, naming the batch, where it is not finite."""
-    loss = sequence_nll(loaded, batch).sum() / tokens
+def is_separable(loaded: LoadedModel) -> bool:
+    """Whether the gradients of a batch's sequences can be told apart."""
+    if "separable" not in loaded.memo:
+        try:
+            check_separable(loaded)
+            loaded.memo["separable"] = True
+        except (NotAChain, NotSeparable):
+            loaded.memo["separable"] = False
+    return bool(loaded.memo["separable"])
+
+
+def _chain_for(loaded: LoadedModel, batches: Sequence[Batch], needs: Needs) -> Chain | None:
+    """The chain to go back through in parts, where that is of use: for F of batches, or where there are many logits."""
+    by_sequence = Needs.FISHER in needs and len(batches[0]) > 1
+    if needs.activations or not (by_sequence or len(pieces(loaded, padded(loaded, batches[0]))) > 1):
+        return None
+    try:
+        return chain_of(loaded)
+    except NotAChain:
+        return None
+
+
+def finite_loss(nll_sums: Tensor, tokens: int, where: Where) -> Tensor:
+    """(NLL sum of the batch) / tokens. Raises RunFailed, naming the batch by `where`, where it is not finite."""
+    loss = nll_sums.sum() / tokens
     if not torch.isfinite(loss):
-        raise non_finite_loss(loss, number, batches)
+        raise non_finite_loss(loss, *where)
     return loss
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cwa_engine.data.tokens import TokenSequence, batched
+from cwa_engine.evaluation.perplexity import sequence_nll
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import one_expert_at_a_time
 from cwa_engine.sensitivity.gradients import finite_loss
@@ -36,7 +37,7 @@ def hutchinson_diagonal(
     # The fused kernels of attention and experts have no second derivative.
     with sdpa_kernel(SDPBackend.MATH), one_expert_at_a_time(loaded):
         for done, batch in enumerate(batched(sequences, 1), start=1):
-            loss = finite_loss(loaded, batch, tokens, done, len(sequences))
+            loss = finite_loss(sequence_nll(loaded, batch), tokens, (done, len(sequences)))
             gradients = torch.autograd.grad(
                 loss, list(parameters.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )

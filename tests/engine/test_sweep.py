@@ -12,11 +12,12 @@ from cwa_engine import events
 from cwa_engine.data.corpus import Text
 from cwa_engine.data.tokens import tokenize
 from cwa_engine.errors import InvalidInput, RunFailed
+from cwa_engine.models.chain import NotAChain
 from cwa_engine.pipeline import analyze
 from cwa_engine.reporting.export import run_tables
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.metrics import Needs
-from cwa_engine.sensitivity.sweep import NotSweepable, sweep
+from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
 from tests.architectures import listed, tiny_architecture
 from tests.engine.conftest import TEXTS, fingerprint, wrap
@@ -57,7 +58,7 @@ def test_every_architecture_is_swept_exactly_or_refused_before_anything_is_given
     sequences = tokenize(loaded.tokenizer, [Text(text, "a text") for text in TEXTS[:2]], 16)
     try:
         next(sweep(loaded, sequences, Needs.GRADIENT))
-    except NotSweepable as reason:
+    except NotAChain as reason:
         assert str(reason)
         return
     assert_same(loaded, sequences, Needs.GRADIENT | Needs.FISHER, 1, tolerance=1e-3)

@@ -1,0 +1,277 @@
+"""A model as a chain: what comes before the decoder blocks, the blocks one after the other, and the tail that follows.
+
+A model is a chain where its blocks are called once each, in order, and pass on one hidden state and nothing else that
+depends on weights. Then it can be computed from any block on, from the hidden state that was kept there: its own forward
+runs, in which the blocks before do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cwa_engine.models.loading import LoadedModel
+
+
+class NotAChain(Exception):
+    """Why the blocks of a model cannot be computed one by one."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a block was called with. The hidden state is the first argument, by place or by name."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def hidden(self) -> Tensor:
+        found = self.args[0] if self.args else self.kwargs.get("hidden_states")
+        if not isinstance(found, Tensor):
+            raise NotAChain("a block is not called with a hidden state")
+        return found
+
+    @property
+    def others(self) -> list[Any]:
+        """Every argument but the hidden state."""
+        return [*self.args[1:], *(value for name, value in self.kwargs.items() if name != "hidden_states")]
+
+    def with_hidden(self, hidden: Tensor) -> Call:
+        if self.args:
+            return Call((hidden, *self.args[1:]), self.kwargs)
+        return Call((), {**self.kwargs, "hidden_states": hidden})
+
+
+@dataclass
+class Stations:
+    """What one batch met on its way: the call of every block, what else it gave, and the hidden state of the last."""
+
+    calls: list[Call] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)  # as the blocks gave them, without the hidden state
+    hidden: Tensor | None = None
+
+    @property
+    def last_hidden(self) -> Tensor:
+        assert self.hidden is not None
+        return self.hidden
+
+
+class _Enough(Exception):
+    """Ends a forward pass of which the rest is not needed."""
+
+
+def logits_of(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Tensor:
+    """The model's own forward. [B, T, vocabulary] from ids and mask [B, T]"""
+    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return logits
+
+
+class Chain:
+    """A model that can be computed from any block on."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        """Raises NotAChain; two tokens are run through the model to see."""
+        if not loaded.anatomy.blocks:
+            raise NotAChain("it has no list of decoder blocks")
+        self.model = loaded.model
+        self.blocks: list[nn.Module] = list(loaded.model.get_submodule(loaded.anatomy.blocks_path).children())
+        owners = [id(parameter) for block in self.blocks for parameter in block.parameters()]
+        if len(owners) != len(set(owners)):
+            raise NotAChain("blocks share weights")
+        with torch.inference_mode(False), torch.enable_grad():
+            ids = torch.tensor([[0, 1, 0]], device=loaded.device)
+            before = self._checked(ids)
+            stations = self.through(ids, None)
+            tail = self.logits_from(len(self.blocks), stations.last_hidden.detach(), stations, ids, None)
+            self.before, self.after = self._dependencies(before), self._dependencies(tail)
+        # Some keep tokens before sequences, or several streams of tokens.
+        self.batch_first = stations.last_hidden.shape[:2] == ids.shape
+        self.tail_by_token = self.batch_first and self._is_by_token(stations, ids, tail)
+
+    def _is_by_token(self, stations: Stations, ids: Tensor, tail: Tensor) -> bool:
+        """Whether the tail says the same of the last token without the others."""
+        with torch.inference_mode(False), torch.no_grad():
+            last = self.logits_from(len(self.blocks), stations.last_hidden[:, -1:], stations, ids[:, -1:], None)
+        return torch.allclose(last, tail[:, -1:], rtol=1e-3, atol=1e-5)
+
+    def _checked(self, ids: Tensor) -> Tensor:
+        """The first block's input, if each block takes and gives one hidden state, and all of them in order."""
+        seen: list[tuple[Call, Any]] = []
+        with _watched(self.blocks, lambda index, call, output: seen.append((call, output))):
+            logits_of(self.model, ids, None)
+        if len(seen) != len(self.blocks):
+            raise NotAChain(f"{len(self.blocks)} blocks are called {len(seen)} times")
+        for (call, output), (following, _) in zip(seen, [*seen[1:], (None, None)], strict=True):
+            if any(tensor.requires_grad for tensor in _tensors(call.others)):
+                raise NotAChain("blocks are handed more than one tensor that depends on weights")
+            if following is not None and following.hidden is not _first(output):
+                raise NotAChain("something happens between the blocks")
+        return seen[0][0].hidden
+
+    def _dependencies(self, end: Tensor) -> frozenset[str]:
+        """Names of the parameters that a tensor was computed by."""
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        if not end.requires_grad:
+            return frozenset()
+        gradients = torch.autograd.grad(end.sum(), [p for _, p in named], allow_unused=True)
+        return frozenset(name for (name, _), g in zip(named, gradients, strict=True) if g is not None)
+
+    def first_block(self, loaded: LoadedModel, names: Iterable[str]) -> int:
+        """The block from which on something changes if these parameters do; as many as there are blocks for the tail."""
+        found = len(self.blocks)
+        for name in names:
+            layer, frozen = loaded.anatomy.parameters[name].layer, not self.model.get_parameter(name).requires_grad
+            if frozen or name in self.before or (layer is None and name not in self.after):
+                return 0
+            found = min(found, len(self.blocks) if layer is None else layer)
+        return found
+
+    def through(
+        self,
+        ids: Tensor,
+        mask: Tensor | None,
+        start: Tensor | None = None,
+        keep: Callable[[int], bool] = lambda index: True,
+        with_tail: bool = False,
+    ) -> Stations:
+        """Run a batch through the blocks, from `start` in place of the first one's input where that is given.
+
+        The calls of blocks that `keep` does not ask for are left out. The tail, a fifth of SmolLM2, is computed only
+        `with_tail`.
+        """
+        stations = Stations()
+
+        def tell(index: int, call: Call, output: Any) -> None:
+            if keep(index):
+                stations.calls.append(call)
+            stations.outputs.append(_with_first(output, None))
+            if index == len(self.blocks) - 1:
+                stations.hidden = _first(output)
+                if not with_tail:
+                    raise _Enough
+
+        with _watched(self.blocks, tell), _started_with(self.blocks[0], start), suppress(_Enough):
+            logits_of(self.model, ids, mask)
+        return stations
+
+    def logits_from(self, index: int, hidden: Tensor, stations: Stations, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """The logits by the model's own forward, in which `hidden` is what block `index` takes, or the tail after all."""
+        if index == 0:
+            with _started_with(self.blocks[0], hidden):
+                return logits_of(self.model, ids, mask)
+
+        def stand_in(number: int) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                given = hidden if number == index - 1 else Call(args, kwargs).hidden
+                return _with_first(stations.outputs[number], given)
+
+            return forward
+
+        with _replaced(self.blocks[:index], stand_in):
+            return logits_of(self.model, ids, mask)
+
+    def embedded(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """The first block's input, with what it was computed by."""
+        found: list[Tensor] = []
+
+        def stop(number: int) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                found.append(Call(args, kwargs).hidden)
+                raise _Enough
+
+            return forward
+
+        with _replaced(self.blocks[:1], stop), suppress(_Enough):
+            logits_of(self.model, ids, mask)
+        return found[0]
+
+    def block(self, index: int, call: Call) -> Tensor:
+        """What one block gives."""
+        return _first(self.blocks[index](*call.args, **call.kwargs))
+
+
+def chain_of(loaded: LoadedModel) -> Chain:
+    """The model as a chain, found out once. Raises NotAChain."""
+    if "chain" not in loaded.memo:
+        try:
+            loaded.memo["chain"] = Chain(loaded)
+        except NotAChain as reason:
+            loaded.memo["chain"] = str(reason)
+    found = loaded.memo["chain"]
+    if not isinstance(found, Chain):
+        raise NotAChain(found)
+    return found
+
+
+def _first(output: Any) -> Tensor:
+    found = output[0] if isinstance(output, tuple) else output
+    if not isinstance(found, Tensor):
+        raise NotAChain("a block does not give a hidden state")
+    return found
+
+
+def _with_first(output: Any, hidden: Tensor | None) -> Any:
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from _tensors(entry)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+@contextmanager
+def _watched(blocks: Sequence[nn.Module], tell: Callable[[int, Call, Any], None]) -> Iterator[None]:
+    """Tell of every call of a block, with what it was given and gave."""
+
+    def hook_for(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            tell(index, Call(args, kwargs), output)
+
+        return hook
+
+    handles = [block.register_forward_hook(hook_for(i), with_kwargs=True) for i, block in enumerate(blocks)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _started_with(first: nn.Module, hidden: Tensor | None) -> Iterator[None]:
+    """The first block is given `hidden`, if any, whatever comes before."""
+    if hidden is None:
+        yield
+        return
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        changed = Call(args, kwargs).with_hidden(hidden)
+        return changed.args, changed.kwargs
+
+    handle = first.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _replaced(blocks: Sequence[nn.Module], forward_for: Callable[[int], Callable[..., Any]]) -> Iterator[None]:
+    """The blocks with other forwards."""
+    try:
+        for index, block in enumerate(blocks):
+            block.forward = forward_for(index)
+        yield
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)
