@@ -32,7 +32,7 @@ from cwa_engine.events import (
 )
 from cwa_engine.models.chain import NotAChain
 from cwa_engine.models.loading import LoadedModel, is_out_of_memory
-from cwa_engine.models.memory import fits_resident
+from cwa_engine.models.memory import BatchSize, fits_resident
 from cwa_engine.perturbation.damage import (
     Ground,
     Measured,
@@ -90,13 +90,16 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
         _check_bits(loaded, spec)
         _check_topk(loaded, spec)
         use, scoring, evaluation = _sequences(loaded, spec, emit)
+        batch_size = BatchSize(spec.batch_size or loaded.default_batch_size, lambda text: emit(Note(text, "warning")))
 
         with stages("baseline"):
-            intact, baseline = measure_baseline(loaded, evaluation, spec, emit)
+            intact, baseline = measure_baseline(loaded, evaluation, spec, batch_size, emit)
         sample = None
         rankers = [_ranker(loaded, name, spec) for name in spec.metrics]
         with stages("score"):
-            for statistics in score(loaded, scoring, spec, emit):  # of all weights, or of one block after the other
+            for statistics in score(
+                loaded, scoring, spec, batch_size, emit
+            ):  # of all weights, or of one block after the other
                 for ranker in rankers:
                     ranker.offer(statistics)
                 if spec.fidelity:
@@ -110,9 +113,9 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
         result = RunResult(all_weights, loaded.anatomy.numel, use, baseline, rankings)
         if spec.stability:
             with stages("stability"):
-                result = with_stability(result, loaded, scoring, spec, emit)
+                result = with_stability(result, loaded, scoring, spec, batch_size, emit)
         if spec.damages or sample:
-            ground = lay_ground(loaded, evaluation, intact, result.rankings, spec)
+            ground = lay_ground(loaded, evaluation, intact, result.rankings, spec, batch_size)
             measured: list[Measured] = []
             if spec.damages:
                 with stages("perturb"):
@@ -132,12 +135,17 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
 
 
 def with_stability(
-    result: RunResult, loaded: LoadedModel, sequences: Sequence[TokenSequence], spec: RunSpec, emit: Emit
+    result: RunResult,
+    loaded: LoadedModel,
+    sequences: Sequence[TokenSequence],
+    spec: RunSpec,
+    batch_size: BatchSize,
+    emit: Emit,
 ) -> RunResult:
     """The result with the rankings of every repeat compared, and the weights marked that are in all of them."""
 
     def score_quietly(texts: Sequence[TokenSequence]) -> Iterator[Statistics]:
-        return score(loaded, texts, spec, emit, stage="stability")
+        return score(loaded, texts, spec, batch_size, emit, stage="stability")
 
     found = measure_stability(loaded, sequences, spec, score_quietly)
     return dataclasses.replace(
@@ -165,7 +173,7 @@ def with_damage(result: RunResult, ground: Ground, emit: Emit) -> tuple[RunResul
 
 
 def measure_baseline(
-    loaded: LoadedModel, sequences: Sequence[TokenSequence], spec: RunSpec, emit: Emit
+    loaded: LoadedModel, sequences: Sequence[TokenSequence], spec: RunSpec, batch_size: BatchSize, emit: Emit
 ) -> tuple[Evaluation, Baseline]:
     """The intact model on the evaluation texts. Raises RunFailed where its loss is not finite."""
 
@@ -173,7 +181,7 @@ def measure_baseline(
         emit(Progress("baseline", done, len(sequences), "sequence"))
 
     report(0)
-    intact = evaluate(loaded, sequences, spec.batch_size, report)
+    intact = batch_size.run(lambda size: evaluate(loaded, sequences, size, report))
     if not math.isfinite(intact.nll):
         number = int(np.flatnonzero(~np.isfinite(intact.nll_sums))[0])
         where = first_non_finite_layer(loaded, [sequences[number]])
@@ -188,23 +196,31 @@ def measure_baseline(
 
 
 def score(
-    loaded: LoadedModel, sequences: Sequence[TokenSequence], spec: RunSpec, emit: Emit, stage: str = "score"
+    loaded: LoadedModel,
+    sequences: Sequence[TokenSequence],
+    spec: RunSpec,
+    batch_size: BatchSize,
+    emit: Emit,
+    stage: str = "score",
 ) -> Iterator[Statistics]:
     """What the metrics need, over the scoring texts: of all weights at once, or of one block after the other."""
     needs = needs_of(spec.metrics)
     if sweeps(loaded, spec, needs):
+
+        def begin(size: int) -> tuple[Statistics, Iterator[Statistics]]:
+            parts = sweep(loaded, sequences, needs, size, lambda d, n: emit(Progress(stage, d, n, "block")))
+            return next(parts), parts
+
         try:
-            yield from sweep(
-                loaded,
-                sequences,
-                needs,
-                spec.batch_size,
-                lambda done, total: emit(Progress(stage, done, total, "block")),
-            )
-            return
+            first, others = batch_size.run(begin)
         except NotAChain as reason:
             emit(Note(f"the gradients of all weights are kept at once: {reason}", "warning"))
-    yield score_at_once(loaded, sequences, needs, spec, emit, stage)
+        else:
+            yield first
+            del first
+            yield from others
+            return
+    yield score_at_once(loaded, sequences, needs, spec, batch_size, emit, stage)
 
 
 def sweeps(loaded: LoadedModel, spec: RunSpec, needs: Needs) -> bool:
@@ -215,7 +231,13 @@ def sweeps(loaded: LoadedModel, spec: RunSpec, needs: Needs) -> bool:
 
 
 def score_at_once(
-    loaded: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, spec: RunSpec, emit: Emit, stage: str
+    loaded: LoadedModel,
+    sequences: Sequence[TokenSequence],
+    needs: Needs,
+    spec: RunSpec,
+    batch_size: BatchSize,
+    emit: Emit,
+    stage: str,
 ) -> Statistics:
     """The statistics of all weights; a partial ranking is shown after 1, 4, 16 ... batches."""
     batches_done, next_preview = 0, 1
@@ -236,7 +258,7 @@ def score_at_once(
 
     if needs is not Needs.NOTHING:
         emit(Progress(stage, 0, len(sequences), "sequence"))
-    statistics = resident(loaded, sequences, needs, spec.batch_size, after_batch)
+    statistics = batch_size.run(lambda size: resident(loaded, sequences, needs, size, after_batch))
     if Needs.HESSIAN in needs:
 
         def report(done: int) -> None:

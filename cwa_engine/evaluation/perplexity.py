@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.errors import RunFailed
 from cwa_engine.models.anatomy import config_number
-from cwa_engine.models.chain import Chain, NotAChain, Stations, chain_of, logits_of
+from cwa_engine.models.chain import Begin, Chain, NotAChain, chain_of, logits_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.result import Baseline, exp
 from cwa_engine.statistics import Array
@@ -95,15 +95,25 @@ def pieces(loaded: LoadedModel, texts: Padded) -> list[slice]:
     return [slice(start, min(start + step, tokens)) for start in range(0, tokens, step)]
 
 
-def tail_nll(loaded: LoadedModel, chain: Chain, hidden: Tensor, stations: Stations, texts: Padded) -> Iterator[Tensor]:
+def tail_nll(loaded: LoadedModel, chain: Chain, tail: Begin, texts: Padded) -> Iterator[Tensor]:
     """Parts of the NLL sums, [B] each, from what the last block gave: of as many tokens as may have logits together."""
-    blocks, some = len(chain.blocks), pieces(loaded, texts)
+    some = pieces(loaded, texts)
     if len(some) == 1 or not chain.tail_by_token:
-        yield texts.nll(chain.logits_from(blocks, hidden, stations, texts.ids, texts.attention_mask))
+        yield texts.nll(chain.logits_from(tail, texts.ids, texts.attention_mask))
         return
     for piece in some:
-        logits = chain.logits_from(blocks, hidden[:, piece], stations, texts.ids[:, piece], None)
-        yield texts.nll(logits, piece.start)
+        part = replace(tail, hidden=tail.hidden[:, piece])
+        yield texts.nll(chain.logits_from(part, texts.ids[:, piece], None), piece.start)
+
+
+def nll_from(loaded: LoadedModel, chain: Chain, begin: Begin | None, texts: Padded) -> Tensor:
+    """NLL sums from some block, or from the tail on. [B]"""
+    if begin and begin.index == len(chain.blocks):
+        return torch.stack(list(tail_nll(loaded, chain, begin, texts))).sum(0)
+    if begin and len(pieces(loaded, texts)) == 1:
+        return texts.nll(chain.logits_from(begin, texts.ids, texts.attention_mask))
+    stations = chain.through(texts.ids, texts.attention_mask, begin, keep=lambda index: False)
+    return nll_from(loaded, chain, chain.tail(stations), texts)
 
 
 def measured_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
@@ -111,9 +121,7 @@ def measured_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
     texts = padded(loaded, batch)
     if len(pieces(loaded, texts)) > 1:
         with suppress(NotAChain):
-            chain = chain_of(loaded)
-            stations = chain.through(texts.ids, texts.attention_mask, keep=lambda index: False)
-            return torch.stack(list(tail_nll(loaded, chain, stations.last_hidden, stations, texts))).sum(0)
+            return nll_from(loaded, chain_of(loaded), None, texts)
     return texts.nll(logits_of(loaded.model, texts.ids, texts.attention_mask))
 
 
@@ -125,7 +133,6 @@ def non_finite_loss(loss: Tensor, batch: int, batches: int) -> RunFailed:
     )
 
 
-@torch.inference_mode()
 def evaluate(
     loaded: LoadedModel,
     sequences: Sequence[TokenSequence],
@@ -133,9 +140,21 @@ def evaluate(
     after_batch: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
     """NLL sums in the order of `sequences`; `after_batch(done)` hears how many are measured."""
+    batches = batched(sequences, batch_size or loaded.default_batch_size)
+    return collect(sequences, batches, lambda number: measured_nll(loaded, batches[number]), after_batch)
+
+
+@torch.inference_mode()
+def collect(
+    sequences: Sequence[TokenSequence],
+    batches: Sequence[Sequence[TokenSequence]],
+    nll_sums: Callable[[int], Tensor],
+    after_batch: Callable[[int], None],
+) -> Evaluation:
+    """The evaluation of batches, of which `nll_sums(number)` measures one. [batch]"""
     measured: dict[int, float] = {}
-    for batch in batched(sequences, batch_size or loaded.default_batch_size):
-        sums = measured_nll(loaded, batch).double().tolist()
+    for number, batch in enumerate(batches):
+        sums = nll_sums(number).double().tolist()
         measured.update(zip(map(id, batch), sums, strict=True))
         after_batch(len(measured))
     return Evaluation(

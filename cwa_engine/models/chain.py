@@ -49,9 +49,9 @@ class Call:
 
 @dataclass
 class Stations:
-    """What one batch met on its way: the call of every block, what else it gave, and the hidden state of the last."""
+    """What one batch met on its way: the calls of blocks, what else they gave, and the hidden state of the last."""
 
-    calls: list[Call] = field(default_factory=list)
+    calls: dict[int, Call] = field(default_factory=dict)
     outputs: list[Any] = field(default_factory=list)  # as the blocks gave them, without the hidden state
     hidden: Tensor | None = None
 
@@ -59,6 +59,15 @@ class Stations:
     def last_hidden(self) -> Tensor:
         assert self.hidden is not None
         return self.hidden
+
+
+@dataclass(frozen=True)
+class Begin:
+    """A batch on its way: what block `index`, or the tail after the last, is to be given."""
+
+    index: int
+    hidden: Tensor
+    outputs: Sequence[Any] = ()  # of the blocks before, as in `Stations`
 
 
 class _Enough(Exception):
@@ -87,8 +96,12 @@ class Chain:
             ids = torch.tensor([[0, 1, 0]], device=loaded.device)
             before = self._checked(ids)
             stations = self.through(ids, None)
-            tail = self.logits_from(len(self.blocks), stations.last_hidden.detach(), stations, ids, None)
-            self.before, self.after = self._dependencies(before), self._dependencies(tail)
+            tail = self.logits_from(self.tail(stations, stations.last_hidden.detach()), ids, None)
+            looked_up, used = self._gradients(before), self._gradients(tail)
+            self.before, self.after = frozenset(looked_up), frozenset(used)
+            for name in self.before & self.after:
+                if looked_up[name][2:].any():
+                    raise NotAChain(f"{name} is used on both sides of the blocks, and not to look up tokens")
         # Some keep tokens before sequences, or several streams of tokens.
         self.batch_first = stations.last_hidden.shape[:2] == ids.shape
         self.tail_by_token = self.batch_first and self._is_by_token(stations, ids, tail)
@@ -96,7 +109,7 @@ class Chain:
     def _is_by_token(self, stations: Stations, ids: Tensor, tail: Tensor) -> bool:
         """Whether the tail says the same of the last token without the others."""
         with torch.inference_mode(False), torch.no_grad():
-            last = self.logits_from(len(self.blocks), stations.last_hidden[:, -1:], stations, ids[:, -1:], None)
+            last = self.logits_from(self.tail(stations, stations.last_hidden[:, -1:]), ids[:, -1:], None)
         return torch.allclose(last, tail[:, -1:], rtol=1e-3, atol=1e-5)
 
     def _checked(self, ids: Tensor) -> Tensor:
@@ -113,13 +126,13 @@ class Chain:
                 raise NotAChain("something happens between the blocks")
         return seen[0][0].hidden
 
-    def _dependencies(self, end: Tensor) -> frozenset[str]:
-        """Names of the parameters that a tensor was computed by."""
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+    def _gradients(self, end: Tensor) -> dict[str, Tensor]:
+        """Gradients by the parameters that a tensor was computed by."""
+        named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         if not end.requires_grad:
-            return frozenset()
-        gradients = torch.autograd.grad(end.sum(), [p for _, p in named], allow_unused=True)
-        return frozenset(name for (name, _), g in zip(named, gradients, strict=True) if g is not None)
+            return {}
+        gradients = torch.autograd.grad(end.sum(), list(named.values()), allow_unused=True)
+        return {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
 
     def first_block(self, loaded: LoadedModel, names: Iterable[str]) -> int:
         """The block from which on something changes if these parameters do; as many as there are blocks for the tail."""
@@ -135,11 +148,11 @@ class Chain:
         self,
         ids: Tensor,
         mask: Tensor | None,
-        start: Tensor | None = None,
+        begin: Begin | None = None,
         keep: Callable[[int], bool] = lambda index: True,
         with_tail: bool = False,
     ) -> Stations:
-        """Run a batch through the blocks, from `start` in place of the first one's input where that is given.
+        """Run a batch through the blocks, or from some block on.
 
         The calls of blocks that `keep` does not ask for are left out. The tail, a fifth of SmolLM2, is computed only
         `with_tail`.
@@ -148,32 +161,46 @@ class Chain:
 
         def tell(index: int, call: Call, output: Any) -> None:
             if keep(index):
-                stations.calls.append(call)
+                stations.calls[index] = call
             stations.outputs.append(_with_first(output, None))
             if index == len(self.blocks) - 1:
                 stations.hidden = _first(output)
                 if not with_tail:
                     raise _Enough
 
-        with _watched(self.blocks, tell), _started_with(self.blocks[0], start), suppress(_Enough):
+        with _watched(self.blocks, tell), self._begun(begin), suppress(_Enough):
             logits_of(self.model, ids, mask)
         return stations
 
-    def logits_from(self, index: int, hidden: Tensor, stations: Stations, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """The logits by the model's own forward, in which `hidden` is what block `index` takes, or the tail after all."""
-        if index == 0:
-            with _started_with(self.blocks[0], hidden):
-                return logits_of(self.model, ids, mask)
+    def logits_from(self, begin: Begin, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """The logits by the model's own forward, from some block or from the tail on."""
+        with self._begun(begin):
+            return logits_of(self.model, ids, mask)
+
+    def tail(self, stations: Stations, hidden: Tensor | None = None) -> Begin:
+        """Where a batch is when all blocks are done, or with another hidden state in the place of theirs."""
+        return Begin(len(self.blocks), stations.last_hidden if hidden is None else hidden, stations.outputs)
+
+    @contextmanager
+    def _begun(self, begin: Begin | None) -> Iterator[None]:
+        """The blocks before do nothing, and the next is given the hidden state."""
+        if begin is None:
+            yield
+            return
+        if begin.index == 0:
+            with _started_with(self.blocks[0], begin.hidden):
+                yield
+            return
 
         def stand_in(number: int) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
-                given = hidden if number == index - 1 else Call(args, kwargs).hidden
-                return _with_first(stations.outputs[number], given)
+                given = begin.hidden if number == begin.index - 1 else Call(args, kwargs).hidden
+                return _with_first(begin.outputs[number], given)
 
             return forward
 
-        with _replaced(self.blocks[:index], stand_in):
-            return logits_of(self.model, ids, mask)
+        with _replaced(self.blocks[: begin.index], stand_in):
+            yield
 
     def embedded(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """The first block's input, with what it was computed by."""
@@ -248,11 +275,8 @@ def _watched(blocks: Sequence[nn.Module], tell: Callable[[int, Call, Any], None]
 
 
 @contextmanager
-def _started_with(first: nn.Module, hidden: Tensor | None) -> Iterator[None]:
-    """The first block is given `hidden`, if any, whatever comes before."""
-    if hidden is None:
-        yield
-        return
+def _started_with(first: nn.Module, hidden: Tensor) -> Iterator[None]:
+    """The first block is given `hidden`, whatever comes before."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         changed = Call(args, kwargs).with_hidden(hidden)

@@ -1,12 +1,18 @@
-"""Memory: what gradient statistics need, and what a device has left."""
+"""Memory: what gradient statistics need, what a device has left, and what to do when it runs out."""
 
 from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import TypeVar
 
 import psutil
 import torch
 
-from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.loading import LoadedModel, is_out_of_memory
 from cwa_engine.sensitivity.metrics import Needs
+
+T = TypeVar("T")
 
 SHARE = 0.8  # of what is free may be filled with statistics; activations and the other processes need the rest
 
@@ -27,3 +33,25 @@ def free_bytes(device: torch.device) -> int:
 def fits_resident(loaded: LoadedModel, needs: Needs) -> bool:
     """Whether the statistics of all weights can be kept at once."""
     return statistics_bytes(loaded, needs) <= SHARE * free_bytes(loaded.device)
+
+
+class BatchSize:
+    """How many sequences go at once; halved where memory runs out, for all that follows."""
+
+    def __init__(self, size: int, say: Callable[[str], None] = lambda text: None) -> None:
+        self.size = size
+        self._say = say
+
+    def run(self, work: Callable[[int], T]) -> T:
+        """Do work with as many sequences at once as memory allows; what ran out of memory is begun anew."""
+        while True:
+            try:
+                return work(self.size)
+            except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+                if self.size == 1 or not is_out_of_memory(error):
+                    raise
+            self.size //= 2  # out here the error is gone, and with it all that its frames held
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self._say(f"out of memory with {2 * self.size} sequences at once: going on with {self.size}")

@@ -15,8 +15,11 @@ from cwa_engine.errors import WeightsNotRestored
 from cwa_engine.evaluation.collapse import first_non_finite_layer
 from cwa_engine.evaluation.divergence import Divergence, divergence
 from cwa_engine.evaluation.perplexity import Evaluation, evaluate
+from cwa_engine.evaluation.resume import KeptStates, keep_states
 from cwa_engine.events import DamageMeasured, Emit, Note, Progress
-from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.chain import NotAChain
+from cwa_engine.models.loading import LoadedModel, is_out_of_memory
+from cwa_engine.models.memory import BatchSize
 from cwa_engine.perturbation.cases import Case, Treatment, cases
 from cwa_engine.perturbation.controls import Selection, count
 from cwa_engine.perturbation.kinds import Perturbation
@@ -37,8 +40,21 @@ class Ground:
     sequences: Sequence[TokenSequence]
     intact: Evaluation
     spec: RunSpec
+    batch_size: BatchSize
     resamples: Array  # [resamples, sequences]
-    floor: float  # nats per token that an edit which changes nothing makes
+    kept: KeptStates | None  # None where the model has to be computed whole
+    floor: float = 0.0  # nats per token that an edit which changes nothing makes
+
+    def evaluate(self, changed: Iterable[str], report: Callable[[int], None] = lambda done: None) -> Evaluation:
+        """The model as it is now, these parameters being the only ones that are not intact."""
+        kept = self.kept
+        if kept and len(kept.batches[0]) <= self.batch_size.size:
+            try:
+                return kept.evaluate(changed, report)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+        return self.batch_size.run(lambda size: evaluate(self.loaded, self.sequences, size, report))
 
     def delta(self, damaged: Evaluation, reference: Evaluation | None = None) -> tuple[float, float, float]:
         """Paired change of NLL against the intact model or another measurement, with its 95 % interval."""
@@ -65,13 +81,19 @@ def lay_ground(
     intact: Evaluation,
     rankings: Sequence[Ranking],
     spec: RunSpec,
+    batch_size: BatchSize,
 ) -> Ground:
-    """Measure an edit that writes the values which are there already, and draw the bootstrap's resamples."""
-    ground = Ground(loaded, sequences, intact, spec, bootstrap_weights(len(sequences), spec.seed), 0.0)
+    """Keep what damage can be measured from, measure an edit that writes the values which are there already, and draw the
+    bootstrap's resamples."""
+    try:
+        kept = batch_size.run(lambda size: keep_states(loaded, sequences, size))
+    except NotAChain:
+        kept = None
+    ground = Ground(loaded, sequences, intact, spec, batch_size, bootstrap_weights(len(sequences), spec.seed), kept)
     first = rankings[0].weights[:1]
     null = {weight.parameter: np.array([weight.flat_index]) for weight in first}
     with patched(loaded.model, null, UNCHANGED):
-        again = evaluate(loaded, sequences, spec.batch_size)
+        again = ground.evaluate(null)
     return dataclasses.replace(ground, floor=again.nll - intact.nll)
 
 
@@ -84,7 +106,7 @@ def measure(
     """
     loaded, sequences = ground.loaded, ground.sequences
     with patched(loaded.model, weights, treatment.perturbation, treatment.options) as receipts:
-        damaged = evaluate(loaded, sequences, ground.spec.batch_size, report)
+        damaged = ground.evaluate(weights, report)
         collapsed_at = None if math.isfinite(damaged.nll) else first_non_finite_layer(loaded, sequences)
     return damaged, collapsed_at, receipts
 
@@ -115,12 +137,13 @@ def _divergence(ground: Ground, case: Case) -> Divergence:
     def damaged() -> AbstractContextManager[object]:
         return patched(ground.loaded.model, case.weights, case.treatment.perturbation, case.treatment.options)
 
-    return divergence(ground.loaded, ground.sequences, damaged, ground.spec.batch_size)
+    return ground.batch_size.run(lambda size: divergence(ground.loaded, ground.sequences, damaged, size))
 
 
 def check_restored(ground: Ground) -> NumericalFloor:
     """Measure the intact model again. Raises WeightsNotRestored where it differs beyond rounding."""
-    drift = evaluate(ground.loaded, ground.sequences, ground.spec.batch_size).nll - ground.intact.nll
+    again = ground.batch_size.run(lambda size: evaluate(ground.loaded, ground.sequences, size))
+    drift = again.nll - ground.intact.nll
     if not abs(drift) <= DRIFT_LIMIT:
         raise WeightsNotRestored(
             f"after all edits were undone the baseline differs by {drift:.3g} nats per token",

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from cwa_engine.models.chain import Chain, chain_of
+from cwa_engine.models.chain import Begin, Chain, chain_of
 from cwa_engine.models.loading import LoadedModel
+
+CACHED = 2**18  # numbers made at once: 1 MiB of float32 stays in the cache of a CPU's core
+LARGE = 2**26  # the same on a GPU, which wants few and large pieces
 
 # (parameter, first row of its stored first axis, gradients of the rows from there on by sequence [B, rows, ...])
 TakeRows = Callable[[str, int, Tensor], None]
@@ -38,7 +41,7 @@ def check_separable(loaded: LoadedModel) -> Chain:
     with torch.no_grad(), gradients_by_sequence(loaded.model, named, 2, lambda name, start, rows: None) as called:
         start = chain.embedded(ids, torch.ones_like(ids))
         with torch.enable_grad():
-            chain.through(ids, torch.ones_like(ids), start.requires_grad_())
+            chain.through(ids, torch.ones_like(ids), Begin(0, start.requires_grad_()))
     for module, shapes in called.items():
         if len(shapes) != 1 or any(shape[0] not in (2, 6) for shape in shapes[0]):
             raise NotSeparable(f"a {type(module).__name__} is not called once with all tokens in order")
@@ -117,8 +120,7 @@ def _linear(names: dict[str, str], inputs: Tensor, delta: Tensor, batch: int, tr
     )  # [B, T, features]
     if "weight" in names:
         rows, columns = (read, back) if transposed else (back, read)
-        # 1 MiB of float32 stays in the cache of a CPU's core; a GPU wants few and large pieces.
-        fits = 2**18 if inputs.device.type == "cpu" else 2**26
+        fits = CACHED if inputs.device.type == "cpu" else LARGE
         step = max(1, fits // (batch * columns.shape[-1]))
         for start in range(0, rows.shape[-1], step):
             take(names["weight"], start, rows[..., start : start + step].mT @ columns)

@@ -10,6 +10,7 @@ gave, some tokens' logits at a time; the blocks pass it on; what comes before th
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.evaluation.perplexity import Padded, non_finite_loss, padded, pieces, sequence_nll, tail_nll
-from cwa_engine.models.chain import Chain, NotAChain, Stations, chain_of
+from cwa_engine.models.chain import Begin, Chain, NotAChain, Stations, chain_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import Activations
 from cwa_engine.sensitivity.by_sequence import NotSeparable, check_separable, gradients_by_sequence
@@ -76,6 +77,15 @@ class Totals:
             self._fisher[name] = _zeros(parameter)
         shares = fresh.new_tensor([self._share(sequence) for sequence in batch])
         self._fisher[name][start : start + rows.shape[1]].view(-1).addmv_(fresh.square_().T, shares)
+
+    def join(self, name: str, rows: Tensor, first: Tensor, second: Tensor, sequence: TokenSequence) -> None:
+        """Take the second part of a sequence's gradient in some rows, where its `first` has been added already."""
+        precision = torch.promote_types(first.dtype, torch.float32)
+        first, second = first.to(precision), second.to(precision)
+        if Needs.FISHER in self.needs:  # (first + second)^2 - first^2
+            self._fisher[name].index_add_(0, rows, second * (2 * first + second), alpha=self._share(sequence))
+        if Needs.GRADIENT in self.needs:
+            self._gradient[name].index_add_(0, rows, second)
 
     def of(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
         """The fields of `WeightStats` for a parameter; zeros for one that the loss does not depend on."""
@@ -146,12 +156,12 @@ def _backward_in_parts(loaded: LoadedModel, chain: Chain, totals: Totals, batch:
         start = chain.embedded(texts.ids, texts.attention_mask)
     inside = {n: loaded.model.get_parameter(n) for n, p in loaded.anatomy.parameters.items() if p.layer is not None}
     with block_gradients(loaded, inside, totals, batch) as plain:
-        stations = chain.through(texts.ids, texts.attention_mask, start.requires_grad_(), keep=lambda index: False)
+        begin = Begin(0, start.requires_grad_())
+        stations = chain.through(texts.ids, texts.attention_mask, begin, keep=lambda index: False)
         gradient = ends.tail(texts, stations, batch, where)
         torch.autograd.backward(stations.last_hidden, gradient, inputs=[start, *plain])
     assert start.grad is not None
-    stations.hidden = stations.last_hidden.detach()
-    ends.embedding(texts, stations, batch, start.grad, where)
+    ends.embedding(texts, batch, start.grad)
 
 
 class Ends:
@@ -161,37 +171,51 @@ class Ends:
         self._loaded, self._chain, self._totals = loaded, chain, totals
         parameters = {n: loaded.model.get_parameter(n) for n, p in loaded.anatomy.parameters.items() if p.layer is None}
         outside = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
-        before = {name: parameter for name, parameter in outside.items() if name in chain.before}
-        after = {name: parameter for name, parameter in outside.items() if name in chain.after}
-        # Of a parameter on both sides, as a tied embedding is, F needs both parts before they are squared: its head side
-        # is done again together with the other.
-        self._twice = {n: p for n, p in after.items() if n in before} if Needs.FISHER in totals.needs else {}
-        self._after = {name: parameter for name, parameter in after.items() if name not in self._twice}
-        self._before = before
+        self._before = {name: parameter for name, parameter in outside.items() if name in chain.before}
+        self._after = {name: parameter for name, parameter in outside.items() if name in chain.after}
+        # Of a tied embedding F needs both parts of a sequence's gradient before they are squared. Its first part is for
+        # the sequence's own tokens alone: those rows of the other part are kept until then.
+        both = (name for name in self._before if name in self._after) if Needs.FISHER in totals.needs else ()
+        self._kept: dict[str, deque[Tensor]] = {name: deque() for name in both}  # of the sequences in order
 
     def tail(self, texts: Padded, stations: Stations, batch: Batch, where: Where) -> Tensor:
         """The gradient of the loss by what the last block gave; that of the tail's parameters goes to the totals."""
         hidden = stations.last_hidden.detach()
         gradients = []
         for part, sequences in self._parts(texts, batch):
-            leaf = hidden[part].requires_grad_()
-            self._through_tail(texts.part(part), leaf, stations, self._after, where)
-            self._collect(self._after, sequences)
+            leaf, some = hidden[part].requires_grad_(), texts.part(part)
+            self._through_tail(some, leaf, stations, where)
+            for name, parameter in self._after.items():
+                if parameter.grad is None:
+                    continue
+                if name in self._kept:
+                    self._kept[name].append(parameter.grad[torch.unique(some.ids)])
+                self._totals.add(name, parameter.grad, sequences)
+                parameter.grad = None
             assert leaf.grad is not None
             gradients.append(leaf.grad)
         return torch.cat(gradients)
 
-    def embedding(self, texts: Padded, stations: Stations, batch: Batch, gradient: Tensor, where: Where) -> None:
+    def embedding(self, texts: Padded, batch: Batch, gradient: Tensor) -> None:
         """From the gradient at the first block's input to the parameters that it was computed by."""
+        if not self._before:
+            return
         for part, sequences in self._parts(texts, batch):
             some = texts.part(part)
             with torch.enable_grad():
-                hidden = self._chain.embedded(some.ids, some.attention_mask if len(texts.ids) == 1 else some.mask)
-                if hidden.requires_grad:
-                    torch.autograd.backward(hidden, gradient[part], inputs=list(self._before.values()))
-            if self._twice:
-                self._through_tail(some, stations.last_hidden[part].detach(), stations, self._twice, where)
-            self._collect({**self._before, **self._twice}, sequences)
+                hidden = self._chain.embedded(some.ids, some.mask if len(batch) > 1 else None)
+            if hidden.requires_grad:
+                torch.autograd.backward(hidden, gradient[part], inputs=list(self._before.values()))
+            for name, parameter in self._before.items():
+                if parameter.grad is None:
+                    continue
+                if name in self._kept:
+                    rows = torch.unique(some.ids)
+                    first, second = self._kept[name].popleft(), parameter.grad[rows]
+                    self._totals.join(name, rows, first, second, sequences[0])
+                else:
+                    self._totals.add(name, parameter.grad, sequences)
+                parameter.grad = None
 
     def _parts(self, texts: Padded, batch: Batch) -> Iterator[tuple[slice, Batch]]:
         """The whole batch, or for F one sequence after the other."""
@@ -201,20 +225,12 @@ class Ends:
         for row, sequence in enumerate(batch):
             yield slice(row, row + 1), [sequence]
 
-    def _through_tail(
-        self, texts: Padded, hidden: Tensor, stations: Stations, parameters: dict[str, nn.Parameter], where: Where
-    ) -> None:
+    def _through_tail(self, texts: Padded, hidden: Tensor, stations: Stations, where: Where) -> None:
         """Forward and backward, the logits of some tokens at a time; gradients are left in `.grad`."""
-        wanted = [tensor for tensor in (hidden, *parameters.values()) if tensor.requires_grad]
+        wanted = [hidden, *self._after.values()]
         with torch.enable_grad():
-            for nll_sums in tail_nll(self._loaded, self._chain, hidden, stations, texts):
+            for nll_sums in tail_nll(self._loaded, self._chain, self._chain.tail(stations, hidden), texts):
                 torch.autograd.backward(finite_loss(nll_sums, self._totals.tokens, where), inputs=wanted)
-
-    def _collect(self, parameters: dict[str, nn.Parameter], batch: Batch) -> None:
-        for name, parameter in parameters.items():
-            if parameter.grad is not None:
-                self._totals.add(name, parameter.grad, batch)
-            parameter.grad = None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.perplexity import Padded, padded
-from cwa_engine.models.chain import Call, Chain, Stations, chain_of
+from cwa_engine.models.chain import Chain, Stations, chain_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import Activations
 from cwa_engine.sensitivity.gradients import (
@@ -93,7 +93,7 @@ def sweep(
         yield statistics(names)
         after_block(1 + blocks - index, blocks + 2)
     for one in passes:
-        ends.embedding(one.texts, one.stations, one.batch, one.come_down, one.where)
+        ends.embedding(one.texts, one.batch, one.come_down)
     after_block(blocks + 2, blocks + 2)
     yield statistics(by_block.get(None, []))
 
@@ -109,7 +109,7 @@ def _through_block(
     loaded: LoadedModel, chain: Chain, index: int, names: Sequence[str], totals: Totals, one: _Pass
 ) -> Tensor:
     """The gradient of a block's input, which is not kept any longer; those of its parameters go to the totals."""
-    call: Call = one.stations.calls.pop()
+    call = one.stations.calls.pop(index)
     leaf = call.hidden.detach().requires_grad_()
     parameters = {name: loaded.model.get_parameter(name) for name in names}
     with block_gradients(loaded, parameters, totals, one.batch) as plain:
