@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -45,6 +45,9 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the
 DType = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many, latest first.")]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the run id and return at once.")]
+CancelOnInterrupt = Annotated[
+    bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the run instead of leaving it.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 
@@ -59,6 +62,8 @@ def run(
     exclude: opt.Exclude = None,
     weights: opt.Weights = None,
     probes: opt.Probes = 8,
+    candidates: opt.Candidates = 1000,
+    critical_set: opt.CriticalSet = None,
     stability: opt.Stability = None,
     fidelity: opt.FidelityOption = None,
     data_file: opt.DataFile = None,
@@ -87,24 +92,42 @@ def run(
     batch_size: opt.BatchSize = "auto",
     gradients: opt.Gradients = "auto",
     detach: Detach = False,
-    cancel_on_interrupt: Annotated[
-        bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the run instead of leaving it.")
-    ] = False,
+    cancel_on_interrupt: CancelOnInterrupt = False,
     as_json: Json = False,
 ) -> None:
     """Rank a model's most critical weights, damage them, and compare with fair controls."""
-    given = locals()  # every option under the name it has above
-    from cwa_engine.spec import parse_spec
-    from cwa_tui.console.following import follow, show_result
+    _submit(opt.spec_fields(locals()), detach, cancel_on_interrupt, as_json)  # every option under its name above
 
-    spec = parse_spec(opt.spec_fields(given))
-    with _client() as client:
-        run_id = client.submit(spec, command=_typed())
-        if detach:
-            show({"run_id": run_id} if as_json else run_id)
-            return
-        follow(client, run_id, cancel_on_interrupt)
-        show_result(client, run_id, as_json, output)
+
+@app.command(cls=SeveralValues, rich_help_panel="Runs")
+def ablate(
+    model: opt.Name,
+    metric: opt.Proposers = None,
+    topk: opt.ExactTopK = None,
+    candidates: opt.Candidates = 1000,
+    critical_set: opt.CriticalSet = 10.0,
+    include: opt.Include = None,
+    exclude: opt.Exclude = None,
+    data_file: opt.DataFile = None,
+    dataset: opt.Dataset = None,
+    eval_limit: opt.EvalLimit = None,
+    seq_len: opt.SeqLen = 512,
+    packed: opt.Packed = False,
+    seed: opt.Seed = 0,
+    output: opt.Output = None,
+    revision: Revision = None,
+    dtype: DType = "auto",
+    device: Device = "auto",
+    batch_size: opt.BatchSize = "auto",
+    gradients: opt.Gradients = "auto",
+    detach: Detach = False,
+    cancel_on_interrupt: CancelOnInterrupt = False,
+    as_json: Json = False,
+) -> None:
+    """Zero single weights, one at a time, and rank them by what that costs; then seek the smallest set that breaks the
+    model."""
+    topk = topk or ["20"]
+    _submit(opt.ablation_fields(locals()), detach, cancel_on_interrupt, as_json)
 
 
 @app.command(rich_help_panel="Runs")
@@ -388,6 +411,21 @@ def main() -> None:
     except CwaError as error:
         show_error(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
+
+
+def _submit(fields: dict[str, Any], detach: bool, cancel_on_interrupt: bool, as_json: bool) -> None:
+    """Submit a run, and stay with it unless it is to be left alone."""
+    from cwa_engine.spec import parse_spec
+    from cwa_tui.console.following import follow, show_result
+
+    spec = parse_spec(fields)
+    with _client() as client:
+        run_id = client.submit(spec, command=_typed())
+        if detach:
+            show({"run_id": run_id} if as_json else run_id)
+            return
+        follow(client, run_id, cancel_on_interrupt)
+        show_result(client, run_id, as_json, spec.output)
 
 
 def _typed() -> str:

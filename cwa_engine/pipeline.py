@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,9 +34,9 @@ from cwa_engine.events import (
 from cwa_engine.models.chain import NotAChain
 from cwa_engine.models.loading import LoadedModel, is_out_of_memory
 from cwa_engine.models.memory import BatchSize, fits_resident
+from cwa_engine.perturbation.ablation import Ablated, ablate, find_critical_set, propose
 from cwa_engine.perturbation.damage import (
     Ground,
-    Measured,
     check_restored,
     lay_ground,
     measure_damage,
@@ -45,10 +46,10 @@ from cwa_engine.perturbation.interactions import measure_interactions
 from cwa_engine.perturbation.kinds import STORED_BITS
 from cwa_engine.perturbation.separation import separations, verdicts
 from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult, TextUse
-from cwa_engine.sensitivity.fidelity import draw_sample, fidelities, measure_predictions
+from cwa_engine.sensitivity.fidelity import Sample, draw_sample, fidelities, measure_predictions
 from cwa_engine.sensitivity.gradients import SoFar, Statistics, resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
-from cwa_engine.sensitivity.metrics import METRICS, Needs, needs_of
+from cwa_engine.sensitivity.metrics import ABLATION, METRICS, Needs, needs_of
 from cwa_engine.sensitivity.ranking import Ranker, describe_unit, rank
 from cwa_engine.sensitivity.stability import agreements, marked, measure_stability
 from cwa_engine.sensitivity.sweep import sweep
@@ -77,13 +78,23 @@ class Stages:
         self.emit(StageFinished(name, self.timings[name]))
 
 
+@dataclass(frozen=True)
+class Run:
+    """What every stage of a run needs."""
+
+    loaded: LoadedModel
+    spec: RunSpec
+    emit: Emit
+    stages: Stages
+    batch_size: BatchSize
+
+
 def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResult:
     """Rank the critical weights of `loaded`, damage them, measure what follows.
 
     Raises DataError, InvalidInput, ModelBroken, OutOfMemory or RunFailed; whatever is raised, the weights are as before.
     """
     with _out_of_memory_named(loaded, spec):
-        stages = Stages(emit)
         all_weights = loaded.anatomy.numel
         loaded = dataclasses.replace(loaded, anatomy=loaded.anatomy.only(spec.include, spec.exclude))
         given = given_ranking(loaded, spec)
@@ -91,136 +102,140 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
         _check_topk(loaded, spec)
         use, scoring, evaluation = _sequences(loaded, spec, emit)
         batch_size = BatchSize(spec.batch_size or loaded.default_batch_size, lambda text: emit(Note(text, "warning")))
+        run = Run(loaded, spec, emit, Stages(emit), batch_size)
 
-        with stages("baseline"):
-            intact, baseline = measure_baseline(loaded, evaluation, spec, batch_size, emit)
-        sample = None
-        rankers = [_ranker(loaded, name, spec) for name in spec.metrics]
-        with stages("score"):
-            for statistics in score(
-                loaded, scoring, spec, batch_size, emit
-            ):  # of all weights, or of one block after the other
-                for ranker in rankers:
-                    ranker.offer(statistics)
-                if spec.fidelity:
-                    sample = draw_sample(loaded, statistics, spec)
-                del statistics  # what follows needs the room
-        with stages("select"):
-            rankings = (*given, *(_checked(ranker, spec) for ranker in rankers))
-            for ranking in rankings:
-                emit(TopK(ranking.metric, False, ranking.weights[:PREVIEW_ROWS]))
-
+        with run.stages("baseline"):
+            intact, baseline = measure_baseline(run, evaluation)
+        scored, sample = scored_rankings(run, scoring)
+        by_metric = {ranking.metric: shortened(ranking, spec.largest_k) for ranking in scored}
+        rankings = (*given, *(by_metric[name] for name in spec.metrics if name in by_metric))
+        for ranking in rankings:
+            emit(TopK(ranking.metric, False, ranking.weights[:PREVIEW_ROWS]))
         result = RunResult(all_weights, loaded.anatomy.numel, use, baseline, rankings)
+        ablated = None
+        if ABLATION in spec.metrics:
+            with run.stages("ablate"):
+                ablated = ablate(loaded, scoring, propose(scored, spec.candidates), spec.largest_k, spec.seed, emit)
+            result = with_ablation(result, ablated)
         if spec.stability:
-            with stages("stability"):
-                result = with_stability(result, loaded, scoring, spec, batch_size, emit)
-        if spec.damages or sample:
+            with run.stages("stability"):
+                result = with_stability(run, result, scoring)
+        if spec.damages or sample or spec.critical_set:
             ground = lay_ground(loaded, evaluation, intact, result.rankings, spec, batch_size)
-            measured: list[Measured] = []
             if spec.damages:
-                with stages("perturb"):
-                    result, measured = with_damage(result, ground, emit)
-            if spec.individually:
-                with stages("interactions"):
-                    found = measure_interactions(ground, result.rankings, measured, emit)
-                    result = dataclasses.replace(result, interactions=tuple(found))
+                result = with_damage(run, result, ground)
+            if ablated and spec.critical_set:
+                with run.stages("critical set"):
+                    found = find_critical_set(ground, scoring, ablated.finalists, spec.critical_set, emit)
+                    result = dataclasses.replace(result, critical_set=found)
             if sample:
-                with stages("fidelity"):
-                    rows = measure_predictions(ground, sample, emit)
-                    scores = fidelities(rows, spec.metrics)
-                    result = dataclasses.replace(result, predictions=tuple(rows), fidelity=tuple(scores))
+                with run.stages("fidelity"):
+                    result = with_fidelity(run, result, ground, sample)
             result = dataclasses.replace(result, floor=check_restored(ground))
 
-    return dataclasses.replace(result, timings=stages.timings, peak_memory_bytes=peak_memory_bytes(loaded))
+    return dataclasses.replace(result, timings=run.stages.timings, peak_memory_bytes=peak_memory_bytes(loaded))
 
 
-def with_stability(
-    result: RunResult,
-    loaded: LoadedModel,
-    sequences: Sequence[TokenSequence],
-    spec: RunSpec,
-    batch_size: BatchSize,
-    emit: Emit,
-) -> RunResult:
+def scored_rankings(run: Run, sequences: Sequence[TokenSequence]) -> tuple[list[Ranking], Sample | None]:
+    """The rankings by scores, as long as anybody needs them; and the sample for fidelity where it is asked for."""
+    spec, sample = run.spec, None
+    rankers = [_ranker(run.loaded, name, spec) for name in spec.scored_metrics]
+    with run.stages("score"):
+        for statistics in score(run, sequences):  # of all weights, or of one block after the other
+            for ranker in rankers:
+                ranker.offer(statistics)
+            if spec.fidelity:
+                sample = draw_sample(run.loaded, statistics, spec)
+            del statistics  # what follows needs the room
+    with run.stages("select"):
+        return [_checked(ranker, spec) for ranker in rankers], sample
+
+
+def with_ablation(result: RunResult, ablated: Ablated) -> RunResult:
+    """The result with the exact ranking beside those by scores."""
+    rankings = (*result.rankings, ablated.ranking)
+    return dataclasses.replace(result, rankings=rankings, ablations=ablated.rows, ablation_cost=ablated.cost)
+
+
+def with_stability(run: Run, result: RunResult, sequences: Sequence[TokenSequence]) -> RunResult:
     """The result with the rankings of every repeat compared, and the weights marked that are in all of them."""
-
-    def score_quietly(texts: Sequence[TokenSequence]) -> Iterator[Statistics]:
-        return score(loaded, texts, spec, batch_size, emit, stage="stability")
-
-    found = measure_stability(loaded, sequences, spec, score_quietly)
+    found = measure_stability(run.loaded, sequences, run.spec, lambda texts: score(run, texts, stage="stability"))
     return dataclasses.replace(
         result,
         rankings=tuple(marked(r, found[r.metric]) if r.metric in found else r for r in result.rankings),
-        stability=tuple(agreements(loaded, found, spec)),
+        stability=tuple(agreements(run.loaded, found, run.spec)),
     )
 
 
-def with_damage(result: RunResult, ground: Ground, emit: Emit) -> tuple[RunResult, list[Measured]]:
-    """The result with every critical set and control measured and compared; and the measurements."""
-    measured = measure_damage(ground, result.rankings, emit)
-    rows = separations(ground, measured)
-    sentences = verdicts(measured, rows)
-    for verdict in sentences:
-        emit(VerdictReached(verdict))
-    compared = dataclasses.replace(
+def with_damage(run: Run, result: RunResult, ground: Ground) -> RunResult:
+    """The result with every critical set and control measured and compared, and where asked for each weight alone."""
+    with run.stages("perturb"):
+        measured = measure_damage(ground, result.rankings, run.emit)
+        rows = separations(ground, measured)
+        sentences = verdicts(measured, rows)
+        for verdict in sentences:
+            run.emit(VerdictReached(verdict))
+    result = dataclasses.replace(
         result,
         damage=tuple(entry.point for entry in measured),
         separations=tuple(rows),
         verdicts=tuple(sentences),
         evaluations=tuple(sequence_rows(ground.intact, measured)),
     )
-    return compared, measured
+    if run.spec.individually:
+        with run.stages("interactions"):
+            found = measure_interactions(ground, result.rankings, measured, run.emit)
+            result = dataclasses.replace(result, interactions=tuple(found))
+    return result
 
 
-def measure_baseline(
-    loaded: LoadedModel, sequences: Sequence[TokenSequence], spec: RunSpec, batch_size: BatchSize, emit: Emit
-) -> tuple[Evaluation, Baseline]:
+def with_fidelity(run: Run, result: RunResult, ground: Ground, sample: Sample) -> RunResult:
+    """The result with what the metrics foretold compared with what was measured."""
+    rows = measure_predictions(ground, sample, run.emit)
+    scores = fidelities(rows, run.spec.scored_metrics)
+    return dataclasses.replace(result, predictions=tuple(rows), fidelity=tuple(scores))
+
+
+def measure_baseline(run: Run, sequences: Sequence[TokenSequence]) -> tuple[Evaluation, Baseline]:
     """The intact model on the evaluation texts. Raises RunFailed where its loss is not finite."""
 
     def report(done: int) -> None:
-        emit(Progress("baseline", done, len(sequences), "sequence"))
+        run.emit(Progress("baseline", done, len(sequences), "sequence"))
 
     report(0)
-    intact = batch_size.run(lambda size: evaluate(loaded, sequences, size, report))
+    intact = run.batch_size.run(lambda size: evaluate(run.loaded, sequences, size, report))
     if not math.isfinite(intact.nll):
         number = int(np.flatnonzero(~np.isfinite(intact.nll_sums))[0])
-        where = first_non_finite_layer(loaded, [sequences[number]])
+        where = first_non_finite_layer(run.loaded, [sequences[number]])
         raise RunFailed(
             f"the intact model's loss is {intact.nll_sums[number]} on evaluation sequence {number + 1} of "
             f"{len(sequences)}, first at {where}",
             hint="float16 overflows easily; try --dtype float32 or bfloat16",
         )
-    baseline = baseline_of(intact, sequences, spec.seq_len, spec.packed)
-    emit(BaselineMeasured(baseline))
+    baseline = baseline_of(intact, sequences, run.spec.seq_len, run.spec.packed)
+    run.emit(BaselineMeasured(baseline))
     return intact, baseline
 
 
-def score(
-    loaded: LoadedModel,
-    sequences: Sequence[TokenSequence],
-    spec: RunSpec,
-    batch_size: BatchSize,
-    emit: Emit,
-    stage: str = "score",
-) -> Iterator[Statistics]:
+def score(run: Run, sequences: Sequence[TokenSequence], stage: str = "score") -> Iterator[Statistics]:
     """What the metrics need, over the scoring texts: of all weights at once, or of one block after the other."""
-    needs = needs_of(spec.metrics)
-    if sweeps(loaded, spec, needs):
+    needs = needs_of(run.spec.scored_metrics)
+    if sweeps(run.loaded, run.spec, needs):
 
         def begin(size: int) -> tuple[Statistics, Iterator[Statistics]]:
-            parts = sweep(loaded, sequences, needs, size, lambda d, n: emit(Progress(stage, d, n, "block")))
+            parts = sweep(run.loaded, sequences, needs, size, lambda d, n: run.emit(Progress(stage, d, n, "block")))
             return next(parts), parts
 
         try:
-            first, others = batch_size.run(begin)
+            first, others = run.batch_size.run(begin)
         except NotAChain as reason:
-            emit(Note(f"the gradients of all weights are kept at once: {reason}", "warning"))
+            run.emit(Note(f"the gradients of all weights are kept at once: {reason}", "warning"))
         else:
             yield first
             del first
             yield from others
             return
-    yield score_at_once(loaded, sequences, needs, spec, batch_size, emit, stage)
+    yield score_at_once(run, sequences, needs, stage)
 
 
 def sweeps(loaded: LoadedModel, spec: RunSpec, needs: Needs) -> bool:
@@ -230,47 +245,45 @@ def sweeps(loaded: LoadedModel, spec: RunSpec, needs: Needs) -> bool:
     return not (spec.fidelity or Needs.HESSIAN in needs or fits_resident(loaded, needs))
 
 
-def score_at_once(
-    loaded: LoadedModel,
-    sequences: Sequence[TokenSequence],
-    needs: Needs,
-    spec: RunSpec,
-    batch_size: BatchSize,
-    emit: Emit,
-    stage: str,
-) -> Statistics:
+def score_at_once(run: Run, sequences: Sequence[TokenSequence], needs: Needs, stage: str) -> Statistics:
     """The statistics of all weights; a partial ranking is shown after 1, 4, 16 ... batches."""
     batches_done, next_preview = 0, 1
 
     def after_batch(done: int, so_far: SoFar) -> None:
         nonlocal batches_done, next_preview
         batches_done += 1
-        emit(Progress(stage, done, len(sequences), "sequence"))
+        run.emit(Progress(stage, done, len(sequences), "sequence"))
         if stage == "score" and batches_done == next_preview and done < len(sequences):
             next_preview *= 4  # a preview costs about 0.1 s on 135M weights: few of them, while all is young
             statistics = so_far()
-            rows = min(spec.largest_k, PREVIEW_ROWS)
-            for name in spec.metrics:
+            rows = min(run.spec.largest_k, PREVIEW_ROWS)
+            for name in run.spec.scored_metrics:
                 if METRICS[name].needs & _UNKNOWN_SO_FAR:
                     continue
-                ranking = rank(loaded, statistics, name, rows, structure=spec.structure, scope=spec.scope)
-                emit(TopK(name, True, ranking.weights[:PREVIEW_ROWS]))
+                ranking = rank(run.loaded, statistics, name, rows, structure=run.spec.structure, scope=run.spec.scope)
+                run.emit(TopK(name, True, ranking.weights[:PREVIEW_ROWS]))
 
     if needs is not Needs.NOTHING:
-        emit(Progress(stage, 0, len(sequences), "sequence"))
-    statistics = batch_size.run(lambda size: resident(loaded, sequences, needs, size, after_batch))
+        run.emit(Progress(stage, 0, len(sequences), "sequence"))
+    statistics = run.batch_size.run(lambda size: resident(run.loaded, sequences, needs, size, after_batch))
     if Needs.HESSIAN in needs:
 
         def report(done: int) -> None:
-            emit(Progress(stage, done, len(sequences), "sequence"))
+            run.emit(Progress(stage, done, len(sequences), "sequence"))
 
-        diagonal = hutchinson_diagonal(loaded, sequences, spec.probes, spec.seed, report)
+        diagonal = hutchinson_diagonal(run.loaded, sequences, run.spec.probes, run.spec.seed, report)
         statistics = {name: dataclasses.replace(s, hessian=diagonal[name]) for name, s in statistics.items()}
     return statistics
 
 
 def _ranker(loaded: LoadedModel, metric: str, spec: RunSpec) -> Ranker:
-    return Ranker(loaded, metric, spec.largest_k, "bottom" in spec.controls, spec.structure, spec.scope)
+    k = max(spec.largest_k, spec.candidates) if ABLATION in spec.metrics else spec.largest_k
+    return Ranker(loaded, metric, min(k, loaded.anatomy.numel), "bottom" in spec.controls, spec.structure, spec.scope)
+
+
+def shortened(ranking: Ranking, k: int) -> Ranking:
+    """The ranking down to place k, where more was wanted for other purposes."""
+    return dataclasses.replace(ranking, weights=ranking.top(k))
 
 
 def _checked(ranker: Ranker, spec: RunSpec) -> Ranking:

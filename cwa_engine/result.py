@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -201,6 +202,69 @@ class Fidelity:
 
 
 @dataclass(frozen=True, slots=True)
+class Ablation:
+    """One candidate: the measured change of the scoring texts' loss when it alone is zeroed, with its 95 % interval.
+
+    A candidate that was dropped was measured on some of the texts, and its figures are of those. `exact` marks those that
+    were measured on all.
+    """
+
+    place: int  # among the candidates, the most harmful is 1
+    target: str
+    delta_nll: float  # nats per token; infinite where the model collapsed
+    delta_low: float
+    delta_high: float
+    texts: int
+    tokens: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AblationRound:
+    """How many candidates were measured on how many texts, those of the rounds before included."""
+
+    texts: int
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class AblationCost:
+    """What the exact ranking took, in forward passes over all scoring texts."""
+
+    candidates: int
+    texts: int
+    rounds: tuple[AblationRound, ...]
+    spent: float
+    naive: float  # one pass for each candidate, and one for the intact model
+
+
+@dataclass(frozen=True, slots=True)
+class CriticalSetStep:
+    """A set of the critical set's search: the weights of the steps so far, all zeroed together.
+
+    `scoring_ratio` is the perplexity ratio on the scoring texts, which chose the weights; the other figures are of the
+    evaluation texts.
+    """
+
+    size: int
+    target: str  # which this step added
+    scoring_ratio: float
+    delta_nll: float
+    delta_low: float
+    delta_high: float
+    perplexity_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class CriticalSet:
+    """The smallest set found whose zeroing multiplies perplexity by `factor`; not `reached` where no set found does."""
+
+    factor: float
+    reached: bool
+    steps: tuple[CriticalSetStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SequenceNll:
     """NLL of one sequence in one case, so that any statistic can be redone."""
 
@@ -249,10 +313,23 @@ class RunResult:
     stability: tuple[Agreement, ...] = ()
     predictions: tuple[Prediction, ...] = ()
     fidelity: tuple[Fidelity, ...] = ()
+    ablations: tuple[Ablation, ...] = ()
+    ablation_cost: AblationCost | None = None
+    critical_set: CriticalSet | None = None
     evaluations: tuple[SequenceNll, ...] = ()
     floor: NumericalFloor | None = None
     timings: dict[str, float] = field(default_factory=dict)  # stage -> seconds
     peak_memory_bytes: int = 0
+
+
+def cost_sentence(cost: Mapping[str, Any]) -> str:
+    """What an exact ranking took, by the fields of `AblationCost`."""
+    rounds = ", ".join(f"{entry['candidates']:,} on {entry['texts']}" for entry in cost["rounds"])
+    return (
+        f"the exact ranking of {cost['candidates']:,} candidates took the work of {cost['spent']:,.1f} forward passes over "
+        f"the {cost['texts']} scoring texts; one by one it takes {cost['naive']:,.0f}, {cost['naive'] / cost['spent']:.1f} "
+        f"times as many (candidates on texts: {rounds})"
+    )
 
 
 def exp(nll: float) -> float:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from cwa_engine.errors import InvalidInput
 from cwa_engine.perturbation.controls import CONTROLS
 from cwa_engine.perturbation.kinds import PERTURBATIONS, STANDARD, Options
-from cwa_engine.sensitivity.metrics import METRICS
+from cwa_engine.sensitivity.metrics import ABLATION, METRICS
 from cwa_engine.structures import parse_target
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -20,6 +20,7 @@ Gradients = Literal["auto", "resident", "sweep"]
 Structure = Literal["weight", "row", "column", "head"]
 Scope = Literal["global", "per_layer", "per_parameter", "per_component"]
 
+PROPOSERS = ("grad_x_weight", "taylor")  # name the candidates of ablation where nobody does
 _LEAST = {"seq_len": 2, "seed": 0, "bit": 0, "bits": 2, "stability": 2}  # 1 for all others
 _MOST = {"bit": 63, "bits": 32, "seed": 2**32 - 1}  # and what 64 bits can hold for all others
 
@@ -41,6 +42,8 @@ class RunSpec(BaseModel):
     exclude: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()  # targets to damage as they are given, like "model.norm.weight[17]"
     probes: int = 8  # hutchinson_diag
+    candidates: int = 1000  # ablation: how many weights are measured one by one
+    critical_set: FiniteFloat | None = Field(default=None, gt=1)  # ablation: factor of perplexity a set is sought for
     data_file: Path | None = None  # None: the dataset, or the built-in texts
     dataset: str | None = None  # NAME[:CONFIG][:SPLIT]
     eval_limit: int | None = None  # the first N texts, None: all
@@ -94,8 +97,9 @@ class RunSpec(BaseModel):
         return tuple(parse_target(target).text for target in dict.fromkeys(targets))
 
     @field_validator(
-        "eval_limit", "seq_len", "batch_size", "control_seeds", "seed", "bit", "bits", "probes", "stability", "fidelity"
-    )
+        "eval_limit", "seq_len", "batch_size", "control_seeds", "seed", "bit", "bits", "probes", "stability", "fidelity",
+        "candidates",
+    )  # fmt: skip
     @classmethod
     def _in_range(cls, value: int | str | None, info: object) -> int | str | None:
         if isinstance(value, int):
@@ -117,8 +121,12 @@ class RunSpec(BaseModel):
             raise InvalidInput("--data-file and --dataset exclude each other", hint="give one of them")
         if self.weights and "bottom" in self.controls:
             raise InvalidInput("given weights have no lowest scores", hint="leave out --control bottom, or --weights")
-        if not self.metrics and (self.stability or self.fidelity):
-            raise InvalidInput("--stability and --fidelity need a ranking", hint="add --metric")
+        if ABLATION in self.metrics:
+            self._fits_ablation()
+        elif self.critical_set:
+            raise InvalidInput("--critical-set needs single weights that were measured", hint="add --metric ablation")
+        if self.metrics in ((), (ABLATION,)) and (self.stability or self.fidelity):
+            raise InvalidInput("--stability and --fidelity need a metric that gives scores", hint="add --metric")
         if self.gradients == "sweep" and (self.fidelity or "hutchinson_diag" in self.metrics):
             raise InvalidInput(
                 "--fidelity and hutchinson_diag need the gradients of all weights at once",
@@ -127,6 +135,24 @@ class RunSpec(BaseModel):
         if self.bit == "all" and "bit_flip" not in self.perturbations:
             raise InvalidInput("--bit all is for --perturb bit_flip", hint="add --perturb bit_flip")
         return self
+
+    def _fits_ablation(self) -> None:
+        if self.structure != "weight" or self.scope != "global":
+            raise InvalidInput(
+                "ablation ranks single weights of all together", hint="leave out --structure and --scope"
+            )
+        if "bottom" in self.controls:
+            raise InvalidInput("of the weights that are not measured the lowest is not known", hint="leave out bottom")
+        if self.largest_k > self.candidates:
+            raise InvalidInput(
+                f"--topk {self.largest_k} is more than the {self.candidates} candidates", hint="raise --candidates"
+            )
+
+    @property
+    def scored_metrics(self) -> tuple[str, ...]:
+        """The metrics that are scored from statistics; where only ablation is asked for, those that name its candidates."""
+        scored = tuple(name for name in self.metrics if name != ABLATION)
+        return scored or (PROPOSERS if self.metrics else ())
 
     @property
     def damages(self) -> bool:

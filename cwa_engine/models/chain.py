@@ -99,9 +99,14 @@ class Chain:
             tail = self.logits_from(self.tail(stations, stations.last_hidden.detach()), ids, None)
             looked_up, used = self._gradients(before), self._gradients(tail)
             self.before, self.after = frozenset(looked_up), frozenset(used)
-            for name in self.before & self.after:
-                if looked_up[name][2:].any():
-                    raise NotAChain(f"{name} is used on both sides of the blocks, and not to look up tokens")
+            tokens = self.model.get_input_embeddings().weight
+            self.lookups = frozenset(
+                name
+                for name, gradient in looked_up.items()
+                if self.model.get_parameter(name) is tokens and not gradient[2:].any()
+            )
+            if others := (self.before & self.after) - self.lookups:
+                raise NotAChain(f"{min(others)} is used on both sides of the blocks, and not to look up tokens")
         # Some keep tokens before sequences, or several streams of tokens.
         self.batch_first = stations.last_hidden.shape[:2] == ids.shape
         self.tail_by_token = self.batch_first and self._is_by_token(stations, ids, tail)

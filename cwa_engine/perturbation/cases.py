@@ -32,6 +32,9 @@ class Treatment:
     has_controls: bool = True  # a dose or a bit of a sweep is compared with the others, not with controls
 
 
+ZERO = Treatment("zero", PERTURBATIONS["zero"], Options())
+
+
 @dataclass(frozen=True)
 class Case:
     """One set of weights to damage in one way. `weights` are flat indices."""

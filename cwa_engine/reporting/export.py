@@ -1,7 +1,7 @@
 """The files of a run: written whole or not at all, read back by every client. torch-free.
 
 summary.json · manifest.json · topk_<metric>.csv · perturbation.csv · evaluation.csv · log.txt, and where asked for
-interactions.csv · stability.csv · fidelity.csv
+interactions.csv · stability.csv · fidelity.csv · ablation.csv · critical_set.csv
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from cwa_engine import __version__
 from cwa_engine.data.corpus import split
 from cwa_engine.errors import NotFound, OutputError
 from cwa_engine.result import (
+    Ablation,
     Agreement,
+    CriticalSetStep,
     DamagePoint,
     Interaction,
     Prediction,
@@ -143,6 +145,10 @@ def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
         yield "stability.csv", _table(Agreement, result.stability)
     if result.predictions:
         yield "fidelity.csv", fidelity_csv(result)
+    if result.ablations:
+        yield "ablation.csv", _table(Ablation, result.ablations)
+    if result.critical_set:
+        yield "critical_set.csv", _table(CriticalSetStep, result.critical_set.steps)
 
 
 def fidelity_csv(result: RunResult) -> bytes:
@@ -204,6 +210,8 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
         "interactions": to_plain(result.interactions),
         "stability": _stability(result),
         "fidelity": to_plain(result.fidelity),
+        "ablation": to_plain(result.ablation_cost) if result.ablation_cost else None,
+        "critical_set": to_plain(result.critical_set) if result.critical_set else None,
         "timings": timings,
         "peak_memory_bytes": result.peak_memory_bytes,
     }

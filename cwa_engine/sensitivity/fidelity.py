@@ -9,10 +9,9 @@ import numpy as np
 
 from cwa_engine.events import Emit, Progress
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.perturbation.cases import Treatment, critical_weights
+from cwa_engine.perturbation.cases import ZERO, critical_weights
 from cwa_engine.perturbation.controls import CONTROLS, Population, critical_set
 from cwa_engine.perturbation.damage import Ground, measure
-from cwa_engine.perturbation.kinds import PERTURBATIONS, Options
 from cwa_engine.result import Fidelity, Prediction, Ranking, TopWeight
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.metrics import METRICS
@@ -23,7 +22,6 @@ from cwa_engine.structures import unit_of
 
 TOP = 20  # of each metric are all measured, and compared with the most harmful
 STRATA = (100, 1_000, 10_000)  # ranks up to which the sample goes on; a last stratum is of all weights
-ZERO = Treatment("zero", PERTURBATIONS["zero"], Options())
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def draw_sample(loaded: LoadedModel, statistics: Statistics, spec: RunSpec) -> S
     """For each metric its top 20, and as many more as `spec.fidelity` asks for, in equal parts from lower strata."""
     chosen: dict[str, tuple[TopWeight, str]] = {}
     rng = np.random.default_rng(spec.seed)
-    for name in spec.metrics:
+    for name in spec.scored_metrics:
         ranking = rank(loaded, statistics, name, STRATA[-1], structure=spec.structure)
         share = max(0, (spec.fidelity or 0) - TOP) // (len(STRATA) + 1)
         levels = [("top 20 of " + name, list(ranking.weights[:TOP]))]
@@ -53,7 +51,7 @@ def draw_sample(loaded: LoadedModel, statistics: Statistics, spec: RunSpec) -> S
             for unit in units:
                 chosen.setdefault(unit.target, (unit, stratum))
     sampled = tuple(unit for unit, _ in chosen.values())
-    scores = {name: _scores(loaded, statistics, name, spec.structure, sampled) for name in spec.metrics}
+    scores = {name: _scores(loaded, statistics, name, spec.structure, sampled) for name in spec.scored_metrics}
     return Sample(spec.structure, sampled, tuple(stratum for _, stratum in chosen.values()), scores)
 
 

@@ -85,33 +85,33 @@ Score = Callable[["Tensor", WeightStats], "Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A scoring rule. `score` takes float32 weights and works on any block of rows of a parameter."""
+    """A scoring rule. `score` takes float32 weights and works on any block of rows of a parameter.
+
+    `summary` is what help texts and tables say of it.
+    """
 
     name: str
     formula: str
     needs: Needs
     source: str
-    score: Score
+    summary: str
+    score: Score | None  # None where weights are measured one by one, see `perturbation.ablation`
 
     @property
     def linear_only(self) -> bool:
         """Whether it ranks the weights of linear layers alone."""
         return self.needs.activations
 
-    @property
-    def summary(self) -> str:
-        """What help texts and tables say of it."""
-        return first_sentence(self.score)
-
 
 METRICS: Registry[Metric] = Registry("metric")
+ABLATION = "ablation"
 
 
 def metric(name: str, formula: str, needs: Needs, source: str) -> Callable[[Score], Score]:
     """Register a scoring function under `name`."""
 
     def register(score: Score) -> Score:
-        METRICS.add(name, Metric(name, formula, needs, source, score))
+        METRICS.add(name, Metric(name, formula, needs, source, first_sentence(score), score))
         return score
 
     return register
@@ -193,3 +193,16 @@ def super_weight(weight: Tensor, stats: WeightStats) -> Tensor:
     """Largest input times largest output that the weight links; linear layers only. Shape of `weight`."""
     assert stats.input_max is not None and stats.output_max is not None
     return (stats.input_max * stats.output_max).expand_as(weight)
+
+
+METRICS.add(
+    ABLATION,
+    Metric(
+        ABLATION,
+        "L(w = 0) - L",
+        Needs.NOTHING,
+        "exact",
+        "Measured loss change of zeroing each weight alone, in nats per token, for the best `--candidates` of other metrics",
+        score=None,
+    ),
+)

@@ -158,6 +158,7 @@ def _scored_rows(
     step = max(1, _PIECE * len(weight) // max(1, parameter.numel))
     for start in range(0, len(weight), step):
         stop = min(start + step, len(weight))
+        assert metric.score is not None
         yield start, metric.score(weight[start:stop].to(precision), stats.rows(start, stop))
 
 

@@ -51,7 +51,7 @@ def measure_stability(
     score: Callable[[Sequence[TokenSequence]], Iterable[Statistics]],
 ) -> dict[str, list[_Repeat]]:
     """Score and rank by every repeat's texts; one repeat's statistics are in memory at a time."""
-    found: dict[str, list[_Repeat]] = {name: [] for name in spec.metrics}
+    found: dict[str, list[_Repeat]] = {name: [] for name in spec.scored_metrics}
     sample = _sample(loaded, spec)
     for texts in repeats(sequences, spec.stability or "halves", spec.seed):
         rankers = {name: Ranker(loaded, name, spec.largest_k, False, spec.structure, spec.scope) for name in found}

@@ -39,7 +39,7 @@ def show_result(client: Client, run_id: str, as_json: bool, output: Path | None 
         show({**result.summary, "folder": str(result.folder)})
         return
     show(run_report(result.summary, f"{result.folder} and {output}" if output else str(result.folder)))
-    if not result.summary["damage"]:
+    if not result.summary["damage"] and not result.summary["ablation"]:
         say("no damage was measured; run without --no-perturbation to see what these weights are worth")
 
 

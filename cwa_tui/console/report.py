@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cwa_engine.result import GIVEN, exp, to_plain
+from cwa_engine.result import GIVEN, cost_sentence, exp, to_plain
 from cwa_tui import format as fmt
 from cwa_tui.console.tables import TABLE
 
@@ -32,6 +32,10 @@ def run_report(summary: dict[str, Any], folder: str) -> RenderableType:
         parts += ["", _interactions(summary["interactions"])]
     if summary["fidelity"]:
         parts += ["", _fidelity(summary["fidelity"])]
+    if summary["critical_set"]:
+        parts += ["", _critical_set(summary["critical_set"])]
+    if summary["ablation"]:
+        parts += ["", Text(cost_sentence(summary["ablation"]), style="dim")]
     if summary["damage"]:
         parts += ["", *_notes(summary)]
     sentences = [
@@ -174,6 +178,22 @@ def _fidelity(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         spearman = "-" if row["spearman"] is None else f"{row['spearman']:.3f}"
         table.add_row(row["metric"], str(row["units"]), spearman, f"{row['overlap']} of {row['top']}")
+    return table
+
+
+def _critical_set(found: dict[str, Any]) -> Table:
+    """The weights of the smallest set found, one after the other, and what they do together."""
+    few = "smallest set found that multiplies" if found["reached"] else "no set found multiplies"
+    table = Table(title=f"{few} perplexity by {found['factor']:g}", **TABLE)
+    for name in ("weights", "with", "ratio, scoring texts", "ratio, others", "Δ nats/token", "95 % interval"):
+        table.add_column(name, justify="left" if name in ("with", "95 % interval") else "right", overflow="fold")
+    for step in found["steps"]:
+        ratios = fmt.ratio(step["scoring_ratio"]), fmt.ratio(step["perplexity_ratio"])
+        if step["delta_nll"] is None:
+            damage = fmt.NOT_FINITE, ""
+        else:
+            damage = fmt.delta(step["delta_nll"]), fmt.interval(step["delta_low"], step["delta_high"])
+        table.add_row(str(step["size"]), step["target"], *ratios, *damage)
     return table
 
 

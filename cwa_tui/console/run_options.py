@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from cwa_engine.errors import InvalidInput
 from cwa_engine.models.sources import absolute_name
+from cwa_engine.sensitivity.metrics import ABLATION
 from cwa_engine.structures import read_targets
 from cwa_tui.console.options import numbers, values, whole_numbers
 
@@ -44,6 +46,14 @@ TopK = Annotated[
     list[str] | None,
     _option(help="How many weights are critical; several may be given.", show_default="100", panel=_RANKING),
 ]
+Proposers = Annotated[
+    list[str] | None,
+    _option(help="Metrics whose best weights are the candidates.", show_default="grad_x_weight taylor", panel=_RANKING),
+]
+ExactTopK = Annotated[
+    list[str] | None,
+    _option(help="How many of the most harmful are wanted for certain.", show_default="20", panel=_RANKING),
+]
 Structure = Annotated[str, _option(help="What is ranked and damaged: weight, row, column or head.", panel=_RANKING)]
 Scope = Annotated[
     str,
@@ -61,6 +71,11 @@ Weights = Annotated[
     ),
 ]
 Probes = Annotated[int, _option(help="hutchinson_diag: random probes.", panel=_RANKING)]
+Candidates = Annotated[int, _option(help="ablation: how many weights are measured one by one.", panel=_RANKING)]
+CriticalSet = Annotated[
+    float | None,
+    _option(help="ablation: seek the smallest set that multiplies perplexity by this; 0: none.", panel=_RANKING),
+]
 Stability = Annotated[
     str | None,
     _option(help="Rank again by halves of the texts, or by N resamples, and compare.", metavar="[N]", panel=_RANKING),
@@ -131,32 +146,31 @@ def spec_fields(given: dict[str, Any]) -> dict[str, Any]:
     """The fields of a RunSpec from the options as they were given, by their names in the command. Raises InvalidInput."""
     several = {"metric": "metrics", "control": "controls", "perturb": "perturbations", "include": "include"}
     several["exclude"] = "exclude"
-    fields = {name: given[name] for name in _AS_THEY_ARE}
-    fields |= {
-        "model": absolute_name(given["model"]),
-        "data_file": _absolute(given["data_file"]),
-        "output": _absolute(given["output"]),
-        "dataset": absolute_name(given["dataset"]) if given["dataset"] else None,
-        "batch_size": _number("--batch-size", given["batch_size"], "auto", None),
-        "bit": _number("--bit", given["bit"], "all", "all"),
-        "stability": _number("--stability", given["stability"], "halves", "halves"),
-        "fidelity": _number("--fidelity", given["fidelity"], "", None),
-        "dose": numbers("--dose", given["dose"]),
-    }
-    fields |= {field: values(given[option]) for option, field in several.items() if given[option]}
+    fields = {name: given[name] for name in _AS_THEY_ARE if name in given}
+    fields |= {name: convert(given[name]) for name, convert in _CONVERTED.items() if name in given}
+    fields |= {field: values(given[option]) for option, field in several.items() if given.get(option)}
     if given["topk"]:
         fields["topk"] = whole_numbers("--topk", given["topk"])
-    if given["weights"]:
+    if given.get("weights"):
         fields["weights"] = _targets(given["weights"])
         fields.setdefault("metrics", ())
-    if given["no_perturbation"]:
+    if given.get("no_perturbation"):
         fields["perturbations"] = ()
     return fields
 
 
+def ablation_fields(given: dict[str, Any]) -> dict[str, Any]:
+    """The same for `cwtool ablate`: the metrics name the candidates, and no further damage is measured."""
+    fields = spec_fields(given)
+    metrics = [name for name in fields.get("metrics", ()) if name != ABLATION]
+    critical_set = given["critical_set"] or None
+    return {**fields, "metrics": (*metrics, ABLATION), "perturbations": (), "critical_set": critical_set}
+
+
 _AS_THEY_ARE = (
     "revision", "dtype", "device", "gradients", "structure", "scope", "probes", "eval_limit", "seq_len", "packed",
-    "control_seeds", "fast_perturbation", "noise_scale", "scale_factor", "bits", "position_test", "individually", "kl", "seed",
+    "control_seeds", "candidates", "critical_set", "fast_perturbation", "noise_scale", "scale_factor", "bits",
+    "position_test", "individually", "kl", "seed",
 )  # fmt: skip
 
 
@@ -178,3 +192,16 @@ def _number(option: str, given: str | None, word: str, meaning: Any) -> Any:
     except ValueError:
         also = f" or {word}" if word else ""
         raise InvalidInput(f"{option} {given} is no whole number", hint=f"give a number{also}") from None
+
+
+_CONVERTED: dict[str, Callable[[Any], Any]] = {
+    "model": absolute_name,
+    "data_file": _absolute,
+    "output": _absolute,
+    "dataset": lambda name: absolute_name(name) if name else None,
+    "batch_size": lambda given: _number("--batch-size", given, "auto", None),
+    "bit": lambda given: _number("--bit", given, "all", "all"),
+    "stability": lambda given: _number("--stability", given, "halves", "halves"),
+    "fidelity": lambda given: _number("--fidelity", given, "", None),
+    "dose": lambda given: numbers("--dose", given),
+}
