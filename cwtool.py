@@ -130,6 +130,32 @@ def ablate(
     _submit(opt.ablation_fields(locals()), detach, cancel_on_interrupt, as_json)
 
 
+@app.command(cls=SeveralValues, rich_help_panel="Models")
+def plan(
+    model: opt.Name,
+    metric: opt.Metric = None,
+    topk: opt.TopK = None,
+    data_file: opt.DataFile = None,
+    dataset: opt.Dataset = None,
+    eval_limit: opt.EvalLimit = None,
+    seq_len: opt.SeqLen = 512,
+    packed: opt.Packed = False,
+    revision: Revision = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """What a run needs at each dtype, whether it fits the device in view, and the command line for it; loads no weights."""
+    given = locals()
+    from cwa_engine.spec import parse_spec
+    from cwa_tui.console.following import planned
+    from cwa_tui.console.plan import plan_report
+
+    spec = parse_spec(opt.spec_fields(given))
+    with _client() as client:
+        found = planned(client, client.plan(spec, command=_typed()))
+    show(found if as_json else plan_report(found))
+
+
 @app.command(rich_help_panel="Runs")
 def rerun(run_id: RunId = "latest", as_json: Json = False) -> None:
     """Repeat a run from its manifest and say whether its tables agree, byte for byte. Exit code 1 where they do not."""

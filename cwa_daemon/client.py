@@ -110,6 +110,10 @@ class AsyncClient:
         """Queue the loading of `spec.model` and give the job's run id."""
         return await self._submit("load", spec, command)
 
+    async def plan(self, spec: RunSpec, command: str = "") -> str:
+        """Queue the planning of a run and give the job's run id; the plan is in its event of kind "plan"."""
+        return await self._submit("plan", spec, command)
+
     async def retry(self, run_id: str) -> str:
         """Queue an ended run again, and give the new run id."""
         reply = await self._request("retry", run_id=run_id, client_key=uuid.uuid4().hex, access=_access())
@@ -274,6 +278,9 @@ class Client:
 
     def load(self, spec: RunSpec, command: str = "") -> str:
         return self._run(self._client.load(spec, command))
+
+    def plan(self, spec: RunSpec, command: str = "") -> str:
+        return self._run(self._client.plan(spec, command))
 
     def retry(self, run_id: str) -> str:
         return self._run(self._client.retry(run_id))

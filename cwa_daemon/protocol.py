@@ -50,10 +50,10 @@ class Hello(Request):
 
 
 class Submit(Request):
-    """Queue a run, or with kind "load" only the loading of its model. The same client key never queues twice."""
+    """Queue a run, or only the loading of its model, or only the planning. The same client key never queues twice."""
 
     op: Literal["submit"] = "submit"
-    kind: Literal["run", "load"] = "run"
+    kind: Literal["run", "load", "plan"] = "run"
     spec: RunSpec
     client_key: str = Field(min_length=8, max_length=64)
     command: str = Field(default="", max_length=20_000)

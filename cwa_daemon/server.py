@@ -323,7 +323,7 @@ def _finished(server: Server, part: str) -> Any:
         return server.settings.runs / done[0]["run_id"]
     job = server.jobs.find(part)
     if job["state"] != JobState.DONE or job["kind"] != "run":
-        what = "only loaded a model" if job["kind"] == "load" else f"is {job['state']}"
+        what = f"is {job['state']}" if job["kind"] == "run" else f"was only to {job['kind']}"
         hint = job["error"]["message"] if job["error"] else f"`cwtool logs -f {job['run_id']}` follows it"
         raise NotFound(f"{job['run_id']} has no result: it {what}", hint=hint)
     return server.settings.runs / job["run_id"]

@@ -19,8 +19,10 @@ from cwa_engine.errors import Cancelled, CwaError, RunFailed
 from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.models.memory import free_bytes
 from cwa_engine.models.sources import HubAccess, fingerprint, resolve
-from cwa_engine.pipeline import Stages, analyze
+from cwa_engine.pipeline import analyze
+from cwa_engine.planning import plan
 from cwa_engine.reporting.export import ModelRecord, RunRecord, copy_run, write_run
+from cwa_engine.run import Stages
 from cwa_engine.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -93,6 +95,9 @@ class Work:
 
     def _do_job(self, command: dict[str, Any], voice: Voice) -> None:
         spec = RunSpec.model_validate(command["spec"])
+        if command["kind"] == "plan":
+            voice(events.Planned(plan(spec, HubAccess(**command["access"]), self.device)))
+            return
         started = time.time()
         stages = Stages(voice)
         with stages("load"):

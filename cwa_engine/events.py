@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cwa_engine.result import Baseline, DamagePoint, TopWeight, Verdict, to_plain
+from cwa_engine.result import Baseline, DamagePoint, Plan, TopWeight, Verdict, to_plain
 
 PREVIEW_ROWS = 50  # rows of a ranking that travel in an event; the whole ranking is in the run's files
 
@@ -81,6 +81,12 @@ class DamageMeasured(Event):
 class VerdictReached(Event):
     kind: ClassVar[str] = "verdict"
     verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Planned(Event):
+    kind: ClassVar[str] = "plan"
+    plan: Plan
 
 
 Emit = Callable[[Event], None]

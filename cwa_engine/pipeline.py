@@ -6,17 +6,15 @@ import dataclasses
 import math
 import resource
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from cwa_engine.data import corpus
-from cwa_engine.data.tokens import TokenSequence, pack, tokenize
-from cwa_engine.errors import InvalidInput, ModelBroken, OutOfMemory, RunFailed
+from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.data.use import use_texts
+from cwa_engine.errors import InvalidInput, OutOfMemory, RunFailed
 from cwa_engine.evaluation.collapse import first_non_finite_layer
 from cwa_engine.evaluation.perplexity import Evaluation, baseline_of, evaluate
 from cwa_engine.events import (
@@ -25,15 +23,12 @@ from cwa_engine.events import (
     Emit,
     Note,
     Progress,
-    StageFinished,
-    StageStarted,
     TopK,
     VerdictReached,
     ignore,
 )
-from cwa_engine.models.chain import NotAChain
 from cwa_engine.models.loading import LoadedModel, is_out_of_memory
-from cwa_engine.models.memory import BatchSize, fits_resident
+from cwa_engine.models.memory import BatchSize
 from cwa_engine.perturbation.ablation import Ablated, ablate, find_critical_set, propose
 from cwa_engine.perturbation.damage import (
     Ground,
@@ -45,48 +40,16 @@ from cwa_engine.perturbation.damage import (
 from cwa_engine.perturbation.interactions import measure_interactions
 from cwa_engine.perturbation.kinds import STORED_BITS
 from cwa_engine.perturbation.separation import separations, verdicts
-from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult, TextUse
+from cwa_engine.planning import choose
+from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult
+from cwa_engine.run import Run, Stages
 from cwa_engine.sensitivity.fidelity import Sample, draw_sample, fidelities, measure_predictions
-from cwa_engine.sensitivity.gradients import SoFar, Statistics, resident
-from cwa_engine.sensitivity.hessian import hutchinson_diagonal
-from cwa_engine.sensitivity.metrics import ABLATION, METRICS, Needs, needs_of
-from cwa_engine.sensitivity.ranking import Ranker, describe_unit, rank
+from cwa_engine.sensitivity.metrics import ABLATION
+from cwa_engine.sensitivity.ranking import Ranker, describe_unit
+from cwa_engine.sensitivity.scoring import score
 from cwa_engine.sensitivity.stability import agreements, marked, measure_stability
-from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
 from cwa_engine.structures import common_structure, find_weights, parse_target, unit_count, unit_of
-
-_UNKNOWN_SO_FAR = Needs.HESSIAN | Needs.INPUT_GRAM  # what a partial ranking cannot be made from
-
-FAST_SHARE = 4  # --fast-perturbation uses a quarter of the evaluation texts,
-FAST_LEAST = 4  # but at least four
-
-
-class Stages:
-    """Times the stages of a run and says when each begins and ends."""
-
-    def __init__(self, emit: Emit) -> None:
-        self.emit = emit
-        self.timings: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        self.emit(StageStarted(name))
-        began = time.perf_counter()
-        yield
-        self.timings[name] = time.perf_counter() - began
-        self.emit(StageFinished(name, self.timings[name]))
-
-
-@dataclass(frozen=True)
-class Run:
-    """What every stage of a run needs."""
-
-    loaded: LoadedModel
-    spec: RunSpec
-    emit: Emit
-    stages: Stages
-    batch_size: BatchSize
 
 
 def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResult:
@@ -100,9 +63,12 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
         given = given_ranking(loaded, spec)
         _check_bits(loaded, spec)
         _check_topk(loaded, spec)
-        use, scoring, evaluation = _sequences(loaded, spec, emit)
-        batch_size = BatchSize(spec.batch_size or loaded.default_batch_size, lambda text: emit(Note(text, "warning")))
-        run = Run(loaded, spec, emit, Stages(emit), batch_size)
+        use, scoring, evaluation = use_texts(loaded, spec, emit)
+        choice = choose(loaded, spec, scoring)
+        if choice.why:
+            emit(Note(choice.why, choice.level))
+        batch_size = BatchSize(choice.batch_size, lambda text: emit(Note(text, "warning")))
+        run = Run(loaded, spec, emit, Stages(emit), batch_size, choice.gradients)
 
         with run.stages("baseline"):
             intact, baseline = measure_baseline(run, evaluation)
@@ -133,7 +99,13 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
                     result = with_fidelity(run, result, ground, sample)
             result = dataclasses.replace(result, floor=check_restored(ground))
 
-    return dataclasses.replace(result, timings=run.stages.timings, peak_memory_bytes=peak_memory_bytes(loaded))
+    return dataclasses.replace(
+        result,
+        gradients=run.gradients,
+        batch_size=batch_size.size,
+        timings=run.stages.timings,
+        peak_memory_bytes=peak_memory_bytes(loaded),
+    )
 
 
 def scored_rankings(run: Run, sequences: Sequence[TokenSequence]) -> tuple[list[Ranking], Sample | None]:
@@ -217,65 +189,6 @@ def measure_baseline(run: Run, sequences: Sequence[TokenSequence]) -> tuple[Eval
     return intact, baseline
 
 
-def score(run: Run, sequences: Sequence[TokenSequence], stage: str = "score") -> Iterator[Statistics]:
-    """What the metrics need, over the scoring texts: of all weights at once, or of one block after the other."""
-    needs = needs_of(run.spec.scored_metrics)
-    if sweeps(run.loaded, run.spec, needs):
-
-        def begin(size: int) -> tuple[Statistics, Iterator[Statistics]]:
-            parts = sweep(run.loaded, sequences, needs, size, lambda d, n: run.emit(Progress(stage, d, n, "block")))
-            return next(parts), parts
-
-        try:
-            first, others = run.batch_size.run(begin)
-        except NotAChain as reason:
-            run.emit(Note(f"the gradients of all weights are kept at once: {reason}", "warning"))
-        else:
-            yield first
-            del first
-            yield from others
-            return
-    yield score_at_once(run, sequences, needs, stage)
-
-
-def sweeps(loaded: LoadedModel, spec: RunSpec, needs: Needs) -> bool:
-    """Whether gradients are made block by block: where that was asked for, or where all of them do not fit."""
-    if spec.gradients != "auto":
-        return spec.gradients == "sweep" and needs is not Needs.NOTHING
-    return not (spec.fidelity or Needs.HESSIAN in needs or fits_resident(loaded, needs))
-
-
-def score_at_once(run: Run, sequences: Sequence[TokenSequence], needs: Needs, stage: str) -> Statistics:
-    """The statistics of all weights; a partial ranking is shown after 1, 4, 16 ... batches."""
-    batches_done, next_preview = 0, 1
-
-    def after_batch(done: int, so_far: SoFar) -> None:
-        nonlocal batches_done, next_preview
-        batches_done += 1
-        run.emit(Progress(stage, done, len(sequences), "sequence"))
-        if stage == "score" and batches_done == next_preview and done < len(sequences):
-            next_preview *= 4  # a preview costs about 0.1 s on 135M weights: few of them, while all is young
-            statistics = so_far()
-            rows = min(run.spec.largest_k, PREVIEW_ROWS)
-            for name in run.spec.scored_metrics:
-                if METRICS[name].needs & _UNKNOWN_SO_FAR:
-                    continue
-                ranking = rank(run.loaded, statistics, name, rows, structure=run.spec.structure, scope=run.spec.scope)
-                run.emit(TopK(name, True, ranking.weights[:PREVIEW_ROWS]))
-
-    if needs is not Needs.NOTHING:
-        run.emit(Progress(stage, 0, len(sequences), "sequence"))
-    statistics = run.batch_size.run(lambda size: resident(run.loaded, sequences, needs, size, after_batch))
-    if Needs.HESSIAN in needs:
-
-        def report(done: int) -> None:
-            run.emit(Progress(stage, done, len(sequences), "sequence"))
-
-        diagonal = hutchinson_diagonal(run.loaded, sequences, run.spec.probes, run.spec.seed, report)
-        statistics = {name: dataclasses.replace(s, hessian=diagonal[name]) for name, s in statistics.items()}
-    return statistics
-
-
 def _ranker(loaded: LoadedModel, metric: str, spec: RunSpec) -> Ranker:
     k = max(spec.largest_k, spec.candidates) if ABLATION in spec.metrics else spec.largest_k
     return Ranker(loaded, metric, min(k, loaded.anatomy.numel), "bottom" in spec.controls, spec.structure, spec.scope)
@@ -315,57 +228,6 @@ def given_ranking(loaded: LoadedModel, spec: RunSpec) -> tuple[Ranking, ...]:
     ]
     ranked = [name for name, parameter in parameters.items() if unit_count(parameter, structure)]
     return (Ranking(GIVEN, tuple(rows), structure=structure, parameters=tuple(ranked)),)
-
-
-def _sequences(
-    loaded: LoadedModel, spec: RunSpec, emit: Emit
-) -> tuple[TextUse, list[TokenSequence], list[TokenSequence]]:
-    """Scoring and evaluation texts as tokens, and the account of which were used for what."""
-    given = corpus.load_texts(spec.data_file, spec.eval_limit, spec.dataset)
-    texts = corpus.distinct(given)
-    if repeated := len(given) - len(texts):
-        emit(Note(f"{repeated} of {len(given)} texts had occurred before and were left out", "warning"))
-    scoring_texts, evaluation_texts = corpus.split(texts)
-    shared = len(texts) < 2
-    if shared:
-        emit(Note("there is only one text: weights are scored and damage is measured on the same one", "warning"))
-    limit = min(spec.seq_len, loaded.max_tokens or spec.seq_len)
-    as_sequences = pack if spec.packed else tokenize
-    scoring = as_sequences(loaded.tokenizer, scoring_texts, limit)
-    evaluation = as_sequences(loaded.tokenizer, evaluation_texts, limit)
-    _check_tokens(loaded, scoring + evaluation)
-    truncated = sum(sequence.truncated for sequence in (scoring if shared else scoring + evaluation))
-    if truncated:
-        emit(Note(f"{truncated} of {len(texts)} texts are longer than {limit} tokens and were cut there", "warning"))
-    if spec.fast_perturbation and spec.damages:
-        evaluation = evaluation[: max(FAST_LEAST, math.ceil(len(evaluation) / FAST_SHARE))]
-    use = TextUse(
-        source=spec.dataset or (corpus.BUILTIN if spec.data_file is None else str(spec.data_file)),
-        sha256=corpus.data_sha256(given),
-        texts=len(texts),
-        scoring=len(scoring_texts),
-        evaluation=len(evaluation_texts),
-        shared=shared,
-        truncated=truncated,
-        scoring_sha256=corpus.data_sha256(scoring_texts),
-        evaluation_sha256=corpus.data_sha256(evaluation_texts),
-        repeated=repeated,
-        overlap=corpus.overlap(scoring_texts, evaluation_texts),
-        packed=spec.packed,
-        damage=len(evaluation) if spec.damages else 0,
-    )
-    return use, scoring, evaluation
-
-
-def _check_tokens(loaded: LoadedModel, sequences: Sequence[TokenSequence]) -> None:
-    """On a GPU an index beyond the embedding ends the whole process, so it is looked for before."""
-    known = loaded.model.get_input_embeddings().get_parameter("weight").shape[0]
-    largest = max(max(sequence.ids) for sequence in sequences)
-    if largest >= known:
-        raise ModelBroken(
-            f"the tokenizer of {loaded.source.name} gives token {largest}, but the model knows only {known}",
-            hint="the tokenizer belongs to another model; download or save the two together",
-        )
 
 
 def _check_topk(loaded: LoadedModel, spec: RunSpec) -> None:

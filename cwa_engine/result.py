@@ -221,7 +221,10 @@ class Ablation:
 
 @dataclass(frozen=True, slots=True)
 class AblationRound:
-    """How many candidates were measured on how many texts, those of the rounds before included."""
+    """How many candidates were measured on how many texts, those of the rounds before included.
+
+    A weight of the token embedding may have been measured on one text more, see `perturbation.ablation`.
+    """
 
     texts: int
     candidates: int
@@ -297,6 +300,36 @@ class TextUse:
     damage: int = 0  # sequences the damage is measured on; 0 where no damage was asked for
 
 
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """What one way of scoring needs, in bytes."""
+
+    dtype: str
+    gradients: str  # "resident" or "sweep"
+    weights_bytes: int
+    working_bytes: int  # beside the weights, at the peak, with `batch_size` sequences at once
+    total_bytes: int  # of the whole process on a CPU; of the weights and the work on an accelerator
+    batch_size: int
+    fits: bool
+    simulated: bool  # False where the model cannot be run without weights, and the figures are rough
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will need on the device in view, and the command line for it."""
+
+    model: str
+    parameters: int
+    device: str
+    free_bytes: int
+    sequences: int  # that are scored
+    longest: int  # tokens of the longest of them
+    metrics: tuple[str, ...]
+    rows: tuple[PlanRow, ...]
+    command: str | None  # None where nothing fits
+    why: str
+
+
 @dataclass(frozen=True)
 class RunResult:
     """All that a run found; `reporting.export` turns it into files."""
@@ -318,6 +351,8 @@ class RunResult:
     critical_set: CriticalSet | None = None
     evaluations: tuple[SequenceNll, ...] = ()
     floor: NumericalFloor | None = None
+    gradients: str = "resident"  # the source that was used
+    batch_size: int = 1  # sequences at once, after whatever halving there was
     timings: dict[str, float] = field(default_factory=dict)  # stage -> seconds
     peak_memory_bytes: int = 0
 

@@ -14,7 +14,8 @@ from cwa_engine.models.chain import Begin, Chain, Stations, chain_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.memory import free_bytes
 
-SHARE = 0.1  # of free memory may be filled with hidden states
+SHARE = 0.1  # of free memory may be filled with hidden states,
+WEIGHTS_SHARE = 0.5  # but no more than this share of the weights' own size
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,12 @@ def keep_states(loaded: LoadedModel, sequences: Sequence[TokenSequence], batch_s
 
 def _affordable(loaded: LoadedModel, chain: Chain, largest: Padded, batches: int) -> tuple[int, ...]:
     """As many evenly spaced blocks as there is memory to keep the inputs of."""
-    hidden = chain.embedded(largest.ids, largest.attention_mask)
-    each = hidden.nbytes * batches
-    allowed = max(1, int(SHARE * free_bytes(loaded.device)) // each)
+    each = chain.embedded(largest.ids, largest.attention_mask).nbytes * batches
+    allowed = max(1, allowed_bytes(loaded) // each)
     step = -(-len(chain.blocks) // allowed)
     return tuple(range(0, len(chain.blocks), step))
+
+
+def allowed_bytes(loaded: LoadedModel) -> int:
+    """How much may be kept."""
+    return int(min(SHARE * free_bytes(loaded.device), WEIGHTS_SHARE * loaded.size_bytes))

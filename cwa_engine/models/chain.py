@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from cwa_engine.models.loading import LoadedModel
 
@@ -74,6 +75,11 @@ class _Enough(Exception):
     """Ends a forward pass of which the rest is not needed."""
 
 
+def has_no_values(tensor: Tensor) -> bool:
+    """Whether a tensor has a shape and a size but no memory, as in a plan."""
+    return isinstance(tensor, FakeTensor)
+
+
 def logits_of(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Tensor:
     """The model's own forward. [B, T, vocabulary] from ids and mask [B, T]"""
     logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
@@ -103,7 +109,7 @@ class Chain:
             self.lookups = frozenset(
                 name
                 for name, gradient in looked_up.items()
-                if self.model.get_parameter(name) is tokens and not gradient[2:].any()
+                if self.model.get_parameter(name) is tokens and (has_no_values(gradient) or not gradient[2:].any())
             )
             if others := (self.before & self.after) - self.lookups:
                 raise NotAChain(f"{min(others)} is used on both sides of the blocks, and not to look up tokens")
@@ -112,7 +118,9 @@ class Chain:
         self.tail_by_token = self.batch_first and self._is_by_token(stations, ids, tail)
 
     def _is_by_token(self, stations: Stations, ids: Tensor, tail: Tensor) -> bool:
-        """Whether the tail says the same of the last token without the others."""
+        """Whether the tail says the same of the last token without the others; without weights it is taken to."""
+        if has_no_values(tail):
+            return True
         with torch.inference_mode(False), torch.no_grad():
             last = self.logits_from(self.tail(stations, stations.last_hidden[:, -1:]), ids[:, -1:], None)
         return torch.allclose(last, tail[:, -1:], rtol=1e-3, atol=1e-5)

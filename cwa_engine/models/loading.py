@@ -44,6 +44,7 @@ from cwa_engine.models.sources import (
     resolve,
 )
 
+_CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 _NO_CONNECTION = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
 
 
@@ -129,6 +130,31 @@ def load_model(
         )
 
 
+def config_folder(name: str, revision: str | None, access: HubAccess) -> tuple[ModelSource, Path, dict[str, Any]]:
+    """Where a model's config and tokenizer are, and the options to read them with; no weights are read or downloaded.
+
+    Raises what `load_model` raises.
+    """
+    source = resolve(name)
+    with _named_failures(source, revision, access):
+        if source.kind is SourceKind.HUB:
+            fetch = functools.partial(snapshot_download, source.location, revision=revision, cache_dir=access.cache_dir)
+            try:
+                folder = Path(fetch(local_files_only=True))
+            except LocalEntryNotFoundError:
+                if access.offline:
+                    raise
+                folder = Path(fetch(token=access.token, allow_patterns=_CONFIG_PATTERNS))
+            return source, folder, {"local_files_only": True}
+        if source.kind is SourceKind.GGUF:
+            gguf = Path(source.location)
+            converted = gguf_cache_folder(gguf)
+            if converted.is_dir():
+                return source, converted, {}
+            return source, gguf.parent, {"gguf_file": gguf.name}
+        return source, _local_folder(source, revision, access, lambda text: None), {}
+
+
 def torch_device(device: str) -> torch.device:
     """The device, or InvalidInput where this machine lacks it."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -164,7 +190,6 @@ def _local_folder(source: ModelSource, revision: str | None, access: HubAccess, 
 
 def _snapshot(repo: str, revision: str | None, access: HubAccess) -> Path:
     """The repository's snapshot in the cache, downloaded first where the Hub can be reached."""
-    patterns = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
     fetch: Callable[..., str] = functools.partial(
         snapshot_download, repo, revision=revision, cache_dir=access.cache_dir, token=access.token
     )
@@ -177,7 +202,7 @@ def _snapshot(repo: str, revision: str | None, access: HubAccess) -> Path:
             raise
     listing = _remote_files(repo, revision, access.token)
     weights = "*.safetensors" if any(name.endswith(".safetensors") for name in listing) else "*.bin"
-    return Path(fetch(allow_patterns=[*patterns, weights]))
+    return Path(fetch(allow_patterns=[*_CONFIG_PATTERNS, weights]))
 
 
 def _has_weights(snapshot: Path) -> bool:

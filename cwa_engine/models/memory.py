@@ -9,12 +9,13 @@ from typing import TypeVar
 import psutil
 import torch
 
+from cwa_engine.evaluation.perplexity import LOGITS
 from cwa_engine.models.loading import LoadedModel, is_out_of_memory
 from cwa_engine.sensitivity.metrics import Needs
 
 T = TypeVar("T")
 
-SHARE = 0.8  # of what is free may be filled with statistics; activations and the other processes need the rest
+IMPORTED_BYTES = int(psutil.Process().memory_info().rss)  # of this process with its libraries and without a model
 
 
 def statistics_bytes(loaded: LoadedModel, needs: Needs) -> int:
@@ -30,9 +31,16 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def fits_resident(loaded: LoadedModel, needs: Needs) -> bool:
-    """Whether the statistics of all weights can be kept at once."""
-    return statistics_bytes(loaded, needs) <= SHARE * free_bytes(loaded.device)
+def rough_bytes(loaded: LoadedModel, needs: Needs, source: str, tokens: int) -> int:
+    """About what scoring takes beside the weights, without trying: more than it does, for most models."""
+    blocks = max(1, loaded.anatomy.blocks) if source == "sweep" else 1
+    return statistics_bytes(loaded, needs) // blocks + activation_bytes(loaded, tokens) // blocks
+
+
+def activation_bytes(loaded: LoadedModel, tokens: int) -> int:
+    """About what autograd keeps of so many tokens: twice what every matrix reads and writes, and some copies of logits."""
+    features = sum(p.in_features + p.out_features for p in loaded.anatomy.parameters.values() if not p.is_vector)
+    return 4 * (2 * features * tokens + 4 * LOGITS)
 
 
 class BatchSize:

@@ -3,9 +3,10 @@
 Candidates race (successive halving, Karnin et al. 2013, with a rule that says how many go on). All are measured on a few
 texts, drawn at random; those that will not be among the top k are dropped, the others go on to twice as many texts, until
 all texts are measured. What a candidate does in all texts is foretold by its mean so far, with an error of Student's t of
-three degrees of freedom for the texts not yet seen; its standard deviation is not believed to be smaller, by its mean, than
-that of the candidates ahead. A candidate's chance is the share of a thousand draws in which it is among the top k. In all
-rounds together those are dropped whose chances add up to at most 1 %: the true top k are kept with a probability of 99 %.
+three degrees of freedom for the texts not yet seen; its standard deviation, by its mean, is not believed to be smaller than
+that of nine in ten of the candidates ahead. A candidate's chance is the share of a thousand draws in which it is among the
+top k. In all rounds together those are dropped whose chances add up to at most 1 %: the true top k are kept with a
+probability of 99 %.
 
 A weight of the token embedding does most in texts in which its token occurs. Those and the others are two kinds of texts;
 of each a share is measured, and each is foretold by itself.
@@ -13,6 +14,7 @@ of each a share is measured, and each is foretold by itself.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -50,8 +52,9 @@ from cwa_engine.statistics import Array, bootstrap_weights, paired_delta
 
 LOSS = 0.01  # of one of the top k, at most, in all rounds together
 DRAWS = 1000
-FREEDOM = 3  # of Student's t: heavy tails, for the first rounds see four texts
-FIRST_TEXTS = 4
+FREEDOM = 3  # of Student's t: heavy tails, for the first rounds see few texts
+FIRST_TEXTS = 6
+SPREAD = 0.9  # quantile of the relative spread of the candidates ahead that is taken for all
 POOL = 50  # of the most harmful single weights, from which a critical set is put together
 TOLERANCE = 1e-3  # of the NLL: how far a weight that counts as zero may be from one that was written as zero
 
@@ -138,11 +141,11 @@ def _rows(
     finalists = sorted(raced.finalists, key=lambda place: -total[place])
     dropped = sorted(set(range(len(candidates))) - set(finalists), key=lambda p: -_mean(change[p], tokens))
     found = []
-    resamples = {r.texts: bootstrap_weights(r.texts, seed) for r in raced.rounds}
+    resamples = functools.cache(lambda texts: bootstrap_weights(texts, seed))
     for number, place in enumerate([*finalists, *dropped], start=1):
         seen = ~np.isnan(change[place])
         intact = np.zeros(int(seen.sum()))
-        delta = paired_delta(change[place][seen], intact, tokens[seen], resamples[len(intact)])
+        delta = paired_delta(change[place][seen], intact, tokens[seen], resamples(len(intact)))
         found.append(
             Ablation(number, candidates[place].target, *delta, len(intact), int(tokens[seen].sum()), bool(seen.all()))
         )
@@ -268,11 +271,11 @@ def _goals(texts: int) -> list[int]:
 
 
 def _first_of_each_kind(reached: Flags, order: Indices, share: float) -> Flags:
-    """Of the texts that a candidate reaches, and of those it does not, this share, two at least, the first in `order`."""
+    """Of the texts that a candidate reaches, and of those it does not, this share, one at least, the first in `order`."""
     wanted = np.zeros_like(reached)
     for kind in (reached, ~reached):
         place = kind[:, order].cumsum(1)[:, np.argsort(order)]  # of each text among those of its kind
-        wanted |= kind & (place <= np.maximum(2, np.ceil(share * kind.sum(1, keepdims=True))))
+        wanted |= kind & (place <= np.maximum(1, np.ceil(share * kind.sum(1, keepdims=True))))
     return wanted
 
 
@@ -310,10 +313,10 @@ def _moments(change: Array, seen: Indices) -> tuple[Array, Array]:
 
 
 def _relative_spread(mean: Array, deviation: Array, k: int) -> float:
-    """Standard deviation over mean, the median of the candidates that are ahead."""
+    """Standard deviation over mean of the candidates that are ahead, a high quantile: some act on few texts alone."""
     ahead = np.argsort(-mean)[: 2 * k]
     ahead = ahead[np.isfinite(mean[ahead]) & (mean[ahead] > 0)]
-    return float(np.median(deviation[ahead] / mean[ahead])) if len(ahead) else 1.0
+    return float(np.quantile(deviation[ahead] / mean[ahead], SPREAD)) if len(ahead) else 1.0
 
 
 def survivors(chance: Array, k: int, allowed: float) -> Indices:

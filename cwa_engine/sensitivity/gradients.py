@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.evaluation.perplexity import Padded, non_finite_loss, padded, pieces, sequence_nll, tail_nll
-from cwa_engine.models.chain import Begin, Chain, NotAChain, Stations, chain_of
+from cwa_engine.models.chain import Begin, Chain, NotAChain, Stations, chain_of, has_no_values
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import Activations
 from cwa_engine.sensitivity.by_sequence import NotSeparable, check_separable, gradients_by_sequence
@@ -189,7 +189,7 @@ class Ends:
                 if parameter.grad is None:
                     continue
                 if name in self._kept:
-                    self._kept[name].append(parameter.grad[torch.unique(some.ids)])
+                    self._kept[name].append(parameter.grad[_rows(sequences[0], parameter)])
                 self._totals.add(name, parameter.grad, sequences)
                 parameter.grad = None
             assert leaf.grad is not None
@@ -210,7 +210,7 @@ class Ends:
                 if parameter.grad is None:
                     continue
                 if name in self._kept:
-                    rows = torch.unique(some.ids)
+                    rows = _rows(sequences[0], parameter)
                     first, second = self._kept[name].popleft(), parameter.grad[rows]
                     self._totals.join(name, rows, first, second, sequences[0])
                 else:
@@ -231,6 +231,11 @@ class Ends:
         with torch.enable_grad():
             for nll_sums in tail_nll(self._loaded, self._chain, self._chain.tail(stations, hidden), texts):
                 torch.autograd.backward(finite_loss(nll_sums, self._totals.tokens, where), inputs=wanted)
+
+
+def _rows(sequence: TokenSequence, embedding: Tensor) -> Tensor:
+    """The rows of the embedding that a sequence looks up."""
+    return torch.tensor(sorted(set(sequence.ids)), device=embedding.device)
 
 
 @contextmanager
@@ -302,7 +307,7 @@ def _chain_for(loaded: LoadedModel, batches: Sequence[Batch], needs: Needs) -> C
 def finite_loss(nll_sums: Tensor, tokens: int, where: Where) -> Tensor:
     """(NLL sum of the batch) / tokens. Raises RunFailed, naming the batch by `where`, where it is not finite."""
     loss = nll_sums.sum() / tokens
-    if not torch.isfinite(loss):
+    if not has_no_values(loss) and not torch.isfinite(loss):
         raise non_finite_loss(loss, *where)
     return loss
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -30,6 +30,12 @@ def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet
         event = list(client.follow(run_id, after_seq=seen))[-1]
     if event["state"] != "done":
         raise error_from_dict(event["error"]) if event["error"] else RunFailed(f"{run_id} is {event['state']}")
+
+
+def planned(client: Client, run_id: str) -> dict[str, Any]:
+    """The plan that a job made, when it is done. Raises its error."""
+    follow(client, run_id, cancel_on_interrupt=True, quiet=True)
+    return next(dict(event["plan"]) for event in client.follow(run_id) if event["kind"] == "plan")
 
 
 def show_result(client: Client, run_id: str, as_json: bool, output: Path | None = None) -> None:

@@ -1,0 +1,93 @@
+"""A model without its weights: tensors that have a shape and no memory, run to see how much would live at once."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from cwa_engine.models.anatomy import dissect
+from cwa_engine.models.loading import LoadedModel, config_folder
+from cwa_engine.models.sources import HubAccess, ModelSource
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of tensors that are made meanwhile and live; `peak` is the most there were at once."""
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        """`known` tensors were there before, so views of them are nothing new."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._known and key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.live -= self._sizes.pop(key, 0)
+
+
+def sketch_model(name: str, revision: str | None, dtype: torch.dtype | None, access: HubAccess) -> LoadedModel:
+    """The model as its config has it, with its tokenizer, and no weights read. Raises what `load_model` raises.
+
+    `dtype` None is the one its weights are stored in.
+    """
+    source, folder, options = config_folder(name, revision, access)
+    config = AutoConfig.from_pretrained(folder, **options)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    return sketch(source, config, tokenizer, dtype or getattr(config, "dtype", None) or torch.float32)
+
+
+def sketch(
+    source: ModelSource, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+) -> LoadedModel:
+    """A model of this config whose tensors have no memory."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        make: Any = AutoModelForCausalLM.from_config
+        model = make(config, dtype=dtype).eval()
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        anatomy=dissect(model),
+        source=source,
+        revision=None,
+        files={},
+        device=torch.device("cpu"),
+        dtype=str(dtype).removeprefix("torch."),
+        memo={"mode": mode},
+    )
+
+
+def model_is_sketch(loaded: LoadedModel) -> bool:
+    """Whether this model has no weights."""
+    return "mode" in loaded.memo
+
+
+def peak_bytes(sketched: LoadedModel, work: Callable[[], object]) -> int:
+    """The most bytes beside the weights that would live at once during a piece of work."""
+    own = [*sketched.model.parameters(), *sketched.model.buffers()]
+    with sketched.memo["mode"], LiveBytes(own) as counted:
+        work()
+    return int(counted.peak)

@@ -1,0 +1,217 @@
+"""What a run will need, and how it should be done: by what the memory in view allows, not by a model's name.
+
+Nothing is loaded. The model is made from its config with tensors that have no memory, the two longest batches are scored
+with it, and the bytes that live at once are counted.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cwa_engine.data.tokens import TokenSequence, batched
+from cwa_engine.data.use import use_texts
+from cwa_engine.evaluation.resume import allowed_bytes
+from cwa_engine.events import ignore
+from cwa_engine.models.chain import NotAChain, chain_of
+from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.memory import IMPORTED_BYTES, free_bytes, rough_bytes
+from cwa_engine.models.sketch import model_is_sketch, peak_bytes, sketch, sketch_model
+from cwa_engine.models.sources import HubAccess
+from cwa_engine.result import Plan, PlanRow
+from cwa_engine.sensitivity.gradients import resident
+from cwa_engine.sensitivity.metrics import Needs, needs_of
+from cwa_engine.sensitivity.sweep import sweep
+from cwa_engine.spec import RunSpec
+
+SHARE = 0.8  # of what is free may be planned for,
+SURE = 0.5  # and where rough figures are less than this, nothing need be counted
+MOST_AT_ONCE = 64  # sequences
+OVERHEAD = 1.1  # what allocators and kernels need beside the tensors, by measurement
+SOURCES = ("resident", "sweep")
+
+
+def plan(spec: RunSpec, access: HubAccess, device: str) -> Plan:
+    """What `spec` needs at each dtype and by each source of gradients, and which of it fits the device.
+
+    Raises what loading the model or reading the texts raises.
+    """
+    free = free_bytes(torch.device(device))
+    full = sketch_model(spec.model, spec.revision, torch.float32, access)
+    _, scoring, evaluation = use_texts(full, spec, ignore)
+    task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, free)
+    rows = [task.row(full, source) for source in SOURCES]
+    half = sketch_model(spec.model, spec.revision, torch.bfloat16, access)
+    rows += [task.row(half, source) for source in SOURCES]
+    usual = "float32" if device == "cpu" else _stored_dtype(spec, access)
+    command, why = _recommended(spec, rows, usual, free)
+    return Plan(
+        model=spec.model,
+        parameters=full.anatomy.numel,
+        device=device,
+        free_bytes=free,
+        sequences=len(scoring),
+        longest=max(len(sequence.ids) for sequence in scoring),
+        metrics=spec.scored_metrics,
+        rows=tuple(rows),
+        command=command,
+        why=why,
+    )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The work that is planned, and where."""
+
+    scoring: Sequence[TokenSequence]
+    evaluation: Sequence[TokenSequence]
+    needs: Needs
+    device: str
+    free: int
+
+    def row(self, model: LoadedModel, source: str) -> PlanRow:
+        """What scoring takes with as many sequences at once as fit."""
+        room = int(SHARE * self.free) - model.size_bytes
+        size, working, simulated = batch_that_fits(model, self.scoring, self.needs, source, self.device, room)
+        working = max(working, self._kept(model))
+        total = model.size_bytes + working + (IMPORTED_BYTES if self.device == "cpu" else 0)
+        return PlanRow(model.dtype, source, model.size_bytes, working, total, size, working <= room, simulated)
+
+    def _kept(self, model: LoadedModel) -> int:
+        """Of hidden states, while damage is measured."""
+        return min(allowed_bytes(model), _hidden_bytes(model, self.evaluation))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a run scores, and why."""
+
+    gradients: str
+    batch_size: int
+    why: str
+    level: str = "info"
+
+
+def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence]) -> Choice:
+    """The source of gradients and the batch size: as asked for, else by the memory that is free now."""
+    needs = needs_of(spec.scored_metrics)
+    source, why, level = _source(loaded, spec, needs, sequences)
+    if spec.batch_size or not needs.backward:
+        return Choice(source, spec.batch_size or loaded.default_batch_size, why, level)
+    size, _, _ = batch_that_fits(
+        loaded, sequences, needs, source, loaded.device.type, int(SHARE * free_bytes(loaded.device))
+    )
+    return Choice(source, size, why, level)
+
+
+def _source(
+    loaded: LoadedModel, spec: RunSpec, needs: Needs, sequences: Sequence[TokenSequence]
+) -> tuple[str, str, str]:
+    """(source, why, level of the note)"""
+    if not needs.backward or spec.fidelity or Needs.HESSIAN in needs:
+        return "resident", "", "info"
+    if spec.gradients == "resident":
+        return "resident", "the gradients of all weights are kept at once, as asked", "info"
+    if spec.gradients == "auto":
+        free, size = free_bytes(loaded.device), spec.batch_size or 1
+        needed = rough_bytes(loaded, needs, "resident", size * max(len(s.ids) for s in sequences))
+        if needed > SURE * free:
+            needed, _ = working_bytes(loaded, sequences, needs, "resident", size)
+        if needed <= SHARE * free:
+            return "resident", f"the gradients of all weights fit at once: {_gb(needed)} of {_gb(free)} free", "info"
+        why = f"the gradients of one block after the other: all need {_gb(needed)}, {_gb(free)} are free"
+    else:
+        why = "the gradients of one block after the other, as asked"
+    try:
+        chain_of(loaded)
+    except NotAChain as reason:
+        return "resident", f"the gradients of all weights are kept at once: {reason}", "warning"
+    return "sweep", why, "info"
+
+
+def batch_that_fits(
+    model: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, device: str, room: int
+) -> tuple[int, int, bool]:
+    """(sequences at once, bytes they need beside the weights, whether these were counted) for `room` bytes."""
+    if device == "cpu" and not model_is_sketch(model):  # where one at a time is fastest, so nothing need be counted
+        return 1, 0, False
+    one, simulated = working_bytes(model, sequences, needs, source, 1)
+    if device == "cpu":
+        return 1, one, simulated
+    some = min(8, len(sequences))
+    eight, _ = working_bytes(model, sequences, needs, source, some)
+    each = max(1, (eight - one) // max(1, some - 1))
+    size = max(1, min(MOST_AT_ONCE, len(sequences), 1 + (room - one) // each))
+    return size, one + (size - 1) * each, simulated
+
+
+def working_bytes(
+    model: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, size: int
+) -> tuple[int, bool]:
+    """Bytes beside the weights at the peak of scoring, and whether they were counted by running a sketch of the model."""
+    longest = [sequence for batch in batched(sequences, size)[:2] for sequence in batch]
+
+    def score() -> None:
+        if source == "resident":
+            resident(model, longest, needs, size)
+            return
+        for part in sweep(model, longest, needs, size):
+            del part
+
+    if not model_is_sketch(model):
+        model = sketch(model.source, model.model.config, model.tokenizer, model.model.dtype)
+    try:
+        counted = peak_bytes(model, score)
+    except RuntimeError:  # what goes where depends on values, as with experts
+        return rough_bytes(model, needs, source, size * len(longest[0].ids)), False
+    if source == "sweep":  # keeps what the blocks were given for all batches, of which two were run
+        counted += _hidden_bytes(model, sequences) - _hidden_bytes(model, longest)
+    return int(OVERHEAD * counted), True
+
+
+def _hidden_bytes(model: LoadedModel, sequences: Sequence[TokenSequence]) -> int:
+    """Of the hidden states that all blocks are given."""
+    embedding = model.model.get_input_embeddings().get_parameter("weight")
+    tokens = sum(len(sequence.ids) for sequence in sequences)
+    return tokens * embedding.shape[1] * embedding.element_size() * model.anatomy.blocks
+
+
+def _stored_dtype(spec: RunSpec, access: HubAccess) -> str:
+    """The dtype that an accelerator takes a model in."""
+    return sketch_model(spec.model, spec.revision, None, access).dtype
+
+
+def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) -> tuple[str | None, str]:
+    """The command line for the most that fits, and why."""
+    at = {(row.dtype, row.gradients): row for row in rows}
+    usual = usual if (usual, "resident") in at else "bfloat16"  # float16 takes as much
+    tiers = [
+        ((usual, "resident"), (), "all gradients fit at once"),
+        ((usual, "sweep"), ("--gradients", "sweep", "--fast-perturbation"), "the gradients of one block fit"),
+        (("bfloat16", "resident"), ("--dtype", "bfloat16"), "all gradients fit at once in bfloat16"),
+        (
+            ("bfloat16", "sweep"),
+            ("--dtype", "bfloat16", "--gradients", "sweep", "--fast-perturbation"),
+            "the gradients of one block fit in bfloat16",
+        ),
+    ]
+    for key, flags, why in tiers:
+        if at[key].fits:
+            return _command(spec, flags), f"{why}: {_gb(at[key].weights_bytes + at[key].working_bytes)} of {_gb(free)}"
+    return None, f"nothing fits: {_gb(free)} are free"
+
+
+def _command(spec: RunSpec, flags: Sequence[str]) -> str:
+    given = ["--metric", *spec.metrics, "--topk", *map(str, spec.topk)]
+    given += ["--data-file", str(spec.data_file)] if spec.data_file else []
+    given += ["--dataset", spec.dataset] if spec.dataset else []
+    given += ["--eval-limit", str(spec.eval_limit)] if spec.eval_limit else []
+    given += ["--seq-len", str(spec.seq_len)] if spec.seq_len != RunSpec.model_fields["seq_len"].default else []
+    return shlex.join(["cwtool", "run", "--model", spec.model, *given, *flags])
+
+
+def _gb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f} GB"

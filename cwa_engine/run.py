@@ -1,0 +1,41 @@
+"""What every stage of a run needs, and how long each took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cwa_engine.events import Emit, StageFinished, StageStarted
+from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.memory import BatchSize
+from cwa_engine.spec import RunSpec
+
+
+class Stages:
+    """Times the stages of a run and says when each begins and ends."""
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit = emit
+        self.timings: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self.emit(StageStarted(name))
+        began = time.perf_counter()
+        yield
+        self.timings[name] = time.perf_counter() - began
+        self.emit(StageFinished(name, self.timings[name]))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage of a run needs."""
+
+    loaded: LoadedModel
+    spec: RunSpec
+    emit: Emit
+    stages: Stages
+    batch_size: BatchSize
+    gradients: str  # "resident" or "sweep"

@@ -1,0 +1,35 @@
+"""The plan of a run as people read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cwa_tui import format as fmt
+from cwa_tui.console.tables import TABLE
+
+_GRADIENTS = {"resident": "of all weights", "sweep": "of one block"}
+
+
+def plan_report(plan: dict[str, Any]) -> RenderableType:
+    """What every way of scoring needs, and the one that is recommended."""
+    head = Text(
+        f"{plan['model']} · {plan['parameters']:,} weights · {plan['sequences']} texts to score, "
+        f"the longest of {plan['longest']} tokens · {', '.join(plan['metrics'])}\n"
+        f"{plan['device']}: {fmt.size(plan['free_bytes'])} free"
+    )
+    table = Table(title="memory", **TABLE)
+    for name in ("dtype", "gradients at once", "weights", "work", "peak", "batch", "fits"):
+        table.add_column(name, justify="left" if name in ("dtype", "gradients at once", "fits") else "right")
+    for row in plan["rows"]:
+        dtype = "bfloat16, float16" if row["dtype"] == "bfloat16" else row["dtype"]
+        sizes = (fmt.size(row[name]) for name in ("weights_bytes", "working_bytes", "total_bytes"))
+        fits = Text("yes", "green") if row["fits"] else Text("no", "red")
+        table.add_row(dtype, _GRADIENTS[row["gradients"]], *sizes, str(row["batch_size"]), fits)
+    if not all(row["simulated"] for row in plan["rows"]):
+        table.caption = "roughly: what goes where in this model depends on its weights"
+    command = Text(plan["command"], "bold", overflow="fold") if plan["command"] else Text("no command", "bold red")
+    return Group(head, "", table, "", Text(plan["why"]), command)
