@@ -11,11 +11,12 @@ M = TypeVar("M")
 
 
 class ModelKey(NamedTuple):
-    """The same model in another dtype or revision, or with changed files, is another entry."""
+    """The same model in another dtype or revision, placed otherwise, or with changed files, is another entry."""
 
     location: str
     revision: str | None
     dtype: str
+    offload: str
     fingerprint: str
 
 

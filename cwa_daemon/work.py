@@ -124,7 +124,7 @@ class Work:
 
     def _warm_model(self, spec: RunSpec, access: HubAccess, voice: Voice) -> Resident[LoadedModel]:
         source = resolve(spec.model)
-        key = ModelKey(source.location, spec.revision, spec.dtype, fingerprint(source))
+        key = ModelKey(source.location, spec.revision, spec.dtype, spec.offload, fingerprint(source))
         for warm in self._warm:  # a commit may be warm under the name of its branch
             if warm.model.revision == spec.revision and warm.key._replace(revision=spec.revision) == key:
                 key = warm.key
@@ -142,6 +142,7 @@ class Work:
             spec.revision,
             spec.dtype,
             self.device,
+            spec.offload == "cpu",
             access,
             say=lambda text: voice(events.Note(text)),
             make_room=lambda size_bytes: self._make_room(size_bytes, voice),

@@ -10,15 +10,17 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.data.use import use_texts
+from cwa_engine.errors import InvalidInput
 from cwa_engine.evaluation.resume import allowed_bytes
 from cwa_engine.events import ignore
 from cwa_engine.models.chain import NotAChain, chain_of
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.models.memory import IMPORTED_BYTES, free_bytes, rough_bytes
+from cwa_engine.models.memory import free_bytes, rough_bytes
 from cwa_engine.models.sketch import model_is_sketch, peak_bytes, sketch, sketch_model
 from cwa_engine.models.sources import HubAccess
 from cwa_engine.result import Plan, PlanRow
@@ -30,7 +32,9 @@ from cwa_engine.spec import RunSpec
 SHARE = 0.8  # of what is free may be planned for,
 SURE = 0.5  # and where rough figures are less than this, nothing need be counted
 MOST_AT_ONCE = 64  # sequences
-OVERHEAD = 1.1  # what allocators and kernels need beside the tensors, by measurement
+OVERHEAD = 1.15  # what allocators need beside the tensors,
+KERNELS_BYTES = 80_000_000  # and what kernels keep for themselves: both by measurement, see benchmarks/RESULTS.md
+IMPORTED_BYTES = int(psutil.Process().memory_info().rss)  # of this process with its libraries and without a model
 SOURCES = ("resident", "sweep")
 
 
@@ -77,7 +81,7 @@ class _Task:
         room = int(SHARE * self.free) - model.size_bytes
         size, working, simulated = batch_that_fits(model, self.scoring, self.needs, source, self.device, room)
         working = max(working, self._kept(model))
-        total = model.size_bytes + working + (IMPORTED_BYTES if self.device == "cpu" else 0)
+        total = model.size_bytes + working + (IMPORTED_BYTES + KERNELS_BYTES if self.device == "cpu" else 0)
         return PlanRow(model.dtype, source, model.size_bytes, working, total, size, working <= room, simulated)
 
     def _kept(self, model: LoadedModel) -> int:
@@ -115,6 +119,8 @@ def _source(
         return "resident", "", "info"
     if spec.gradients == "resident":
         return "resident", "the gradients of all weights are kept at once, as asked", "info"
+    if spec.offload == "cpu":
+        return _swept(loaded, "blocks stay in CPU memory and come to the device one at a time, as asked", spec)
     if spec.gradients == "auto":
         free, size = free_bytes(loaded.device), spec.batch_size or 1
         needed = rough_bytes(loaded, needs, "resident", size * max(len(s.ids) for s in sequences))
@@ -125,9 +131,17 @@ def _source(
         why = f"the gradients of one block after the other: all need {_gb(needed)}, {_gb(free)} are free"
     else:
         why = "the gradients of one block after the other, as asked"
+    return _swept(loaded, why, spec)
+
+
+def _swept(loaded: LoadedModel, why: str, spec: RunSpec) -> tuple[str, str, str]:
     try:
         chain_of(loaded)
     except NotAChain as reason:
+        if spec.offload == "cpu":
+            raise InvalidInput(
+                f"{spec.model} cannot be analysed block by block: {reason}", hint="leave out --offload"
+            ) from reason
         return "resident", f"the gradients of all weights are kept at once: {reason}", "warning"
     return "sweep", why, "info"
 

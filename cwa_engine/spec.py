@@ -17,10 +17,12 @@ from cwa_engine.structures import parse_target
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Gradients = Literal["auto", "resident", "sweep"]
+Offload = Literal["none", "cpu"]
 Structure = Literal["weight", "row", "column", "head"]
 Scope = Literal["global", "per_layer", "per_parameter", "per_component"]
 
 PROPOSERS = ("grad_x_weight", "taylor")  # name the candidates of ablation where nobody does
+_ONE_BLOCK = {"gradients": "sweep", "offload": "cpu"}  # options with which no two blocks have gradients at once
 _LEAST = {"seq_len": 2, "seed": 0, "bit": 0, "bits": 2, "stability": 2}  # 1 for all others
 _MOST = {"bit": 63, "bits": 32, "seed": 2**32 - 1}  # and what 64 bits can hold for all others
 
@@ -51,6 +53,7 @@ class RunSpec(BaseModel):
     packed: bool = False  # join the texts and cut windows of seq_len
     batch_size: int | None = None  # None: 1 on a CPU, 8 elsewhere
     gradients: Gradients = "auto"  # auto: resident where memory allows, else sweep
+    offload: Offload = "none"  # cpu: blocks live in CPU memory and come to the device one at a time
     perturbations: tuple[str, ...] = ("zero",)  # empty: no damage is measured; "standard" stands for several
     noise_scale: FiniteFloat = Field(default=1.0, ge=0)
     scale_factor: FiniteFloat = 2.0
@@ -127,11 +130,14 @@ class RunSpec(BaseModel):
             raise InvalidInput("--critical-set needs single weights that were measured", hint="add --metric ablation")
         if self.metrics in ((), (ABLATION,)) and (self.stability or self.fidelity):
             raise InvalidInput("--stability and --fidelity need a metric that gives scores", hint="add --metric")
-        if self.gradients == "sweep" and (self.fidelity or "hutchinson_diag" in self.metrics):
+        one_block = next((o for o, on in _ONE_BLOCK.items() if getattr(self, o) == on), None)
+        if one_block and (self.fidelity or "hutchinson_diag" in self.metrics):
             raise InvalidInput(
                 "--fidelity and hutchinson_diag need the gradients of all weights at once",
-                hint="leave out --gradients sweep",
+                hint=f"leave out --{one_block} {_ONE_BLOCK[one_block]}",
             )
+        if self.offload == "cpu" and self.gradients == "resident":
+            raise InvalidInput("with --offload cpu there is one block at a time", hint="leave out --gradients resident")
         if self.bit == "all" and "bit_flip" not in self.perturbations:
             raise InvalidInput("--bit all is for --perturb bit_flip", hint="add --perturb bit_flip")
         return self

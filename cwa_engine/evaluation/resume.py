@@ -46,7 +46,7 @@ class KeptStates:
         if first == len(self.chain.blocks):
             return self.chain.tail(stations)
         block = max(block for block in self.blocks if block <= first)
-        return Begin(block, self.hidden[number][block], stations.outputs) if block else None
+        return Begin(block, self.chain.fetched(self.hidden[number][block]), stations.outputs) if block else None
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ runs, in which the blocks before do nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +93,7 @@ class Chain:
         """Raises NotAChain; two tokens are run through the model to see."""
         if not loaded.anatomy.blocks:
             raise NotAChain("it has no list of decoder blocks")
-        self.model = loaded.model
+        self.model, self._offload = loaded.model, loaded.offload
         self.blocks: list[nn.Module] = list(loaded.model.get_submodule(loaded.anatomy.blocks_path).children())
         owners = [id(parameter) for block in self.blocks for parameter in block.parameters()]
         if len(owners) != len(set(owners)):
@@ -101,7 +101,8 @@ class Chain:
         with torch.inference_mode(False), torch.enable_grad():
             ids = torch.tensor([[0, 1, 0]], device=loaded.device)
             before = self._checked(ids)
-            stations = self.through(ids, None)
+            with torch.no_grad():
+                stations = self.through(ids, None)
             tail = self.logits_from(self.tail(stations, stations.last_hidden.detach()), ids, None)
             looked_up, used = self._gradients(before), self._gradients(tail)
             self.before, self.after = frozenset(looked_up), frozenset(used)
@@ -128,7 +129,15 @@ class Chain:
     def _checked(self, ids: Tensor) -> Tensor:
         """The first block's input, if each block takes and gives one hidden state, and all of them in order."""
         seen: list[tuple[Call, Any]] = []
-        with _watched(self.blocks, lambda index, call, output: seen.append((call, output))):
+
+        def tell(index: int, call: Call, output: Any) -> Any:
+            cut = _with_first(
+                output, _first(output).detach().requires_grad_()
+            )  # no block is kept for the sake of autograd
+            seen.append((call, cut))
+            return cut
+
+        with _watched(self.blocks, tell):
             logits_of(self.model, ids, None)
         if len(seen) != len(self.blocks):
             raise NotAChain(f"{len(self.blocks)} blocks are called {len(seen)} times")
@@ -174,7 +183,7 @@ class Chain:
 
         def tell(index: int, call: Call, output: Any) -> None:
             if keep(index):
-                stations.calls[index] = call
+                stations.calls[index] = call.with_hidden(self.kept(call.hidden))
             stations.outputs.append(_with_first(output, None))
             if index == len(self.blocks) - 1:
                 stations.hidden = _first(output)
@@ -230,6 +239,18 @@ class Chain:
             logits_of(self.model, ids, mask)
         return found[0]
 
+    def kept(self, hidden: Tensor) -> Tensor:
+        """A hidden state where it may stay for long: in CPU memory if blocks are there."""
+        return self._offload.to_host(hidden) if self._offload else hidden
+
+    def fetched(self, hidden: Tensor) -> Tensor:
+        """A kept hidden state where it can be computed with."""
+        return self._offload.to_device(hidden) if self._offload else hidden
+
+    def held(self, index: int) -> AbstractContextManager[None]:
+        """A block stays on the device meanwhile, and its weights with it."""
+        return self._offload.held(self.blocks[index]) if self._offload else nullcontext()
+
     def block(self, index: int, call: Call) -> Tensor:
         """What one block gives."""
         return _first(self.blocks[index](*call.args, **call.kwargs))
@@ -270,12 +291,12 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _watched(blocks: Sequence[nn.Module], tell: Callable[[int, Call, Any], None]) -> Iterator[None]:
-    """Tell of every call of a block, with what it was given and gave."""
+def _watched(blocks: Sequence[nn.Module], tell: Callable[[int, Call, Any], Any]) -> Iterator[None]:
+    """Tell of every call of a block, with what it was given and gave; what `tell` gives, if anything, is given instead."""
 
-    def hook_for(index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            tell(index, Call(args, kwargs), output)
+    def hook_for(index: int) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            return tell(index, Call(args, kwargs), output)
 
         return hook
 

@@ -32,6 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from cwa_engine.catalog import catalog_model
 from cwa_engine.errors import CwaError, InvalidInput, ModelBroken, ModelGated, ModelNotFound, OutOfMemory
 from cwa_engine.models.anatomy import Anatomy, config_number, dissect, position_table_length
+from cwa_engine.models.offload import Offload
 from cwa_engine.models.sources import (
     WEIGHT_SUFFIXES,
     HubAccess,
@@ -60,6 +61,7 @@ class LoadedModel:
     files: dict[str, str]  # file name -> sha256
     device: torch.device
     dtype: str  # "float32"
+    offload: Offload | None = field(default=None, repr=False)  # where blocks live in CPU memory
     memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # what was found out about the model
 
     @property
@@ -90,6 +92,7 @@ def load_model(
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "cpu",
+    offload: bool = False,
     access: HubAccess | None = None,
     say: Callable[[str], None] = lambda text: None,
     make_room: Callable[[int], None] = lambda size_bytes: None,
@@ -97,6 +100,8 @@ def load_model(
     """Load a model by alias, Hub id, local folder or GGUF file.
 
     `say` hears what takes long; `make_room` is told the size of the weights files just before they are read.
+
+    With `offload` the decoder blocks stay in CPU memory and come to the device one at a time.
 
     `dtype` "auto" keeps the stored dtype on an accelerator and uses float32 on a CPU. Raises ModelNotFound, ModelGated,
     ModelBroken or OutOfMemory. Weights that the files lack are never made up: a model that misses some is broken.
@@ -116,8 +121,13 @@ def load_model(
         _refuse_incomplete(source, info)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         _refuse_empty_tokenizer(source, tokenizer)
-        model.to(target).eval()
+        model.eval()
         anatomy = dissect(model)
+        offloaded = None
+        if offload:
+            offloaded = Offload(model, list(model.get_submodule(anatomy.blocks_path).children()), target)
+        else:
+            model.to(target)
         return LoadedModel(
             model=model,
             tokenizer=tokenizer,
@@ -127,6 +137,7 @@ def load_model(
             files=_hashes(source, folder),
             device=target,
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+            offload=offloaded,
         )
 
 

@@ -15,8 +15,6 @@ from cwa_engine.sensitivity.metrics import Needs
 
 T = TypeVar("T")
 
-IMPORTED_BYTES = int(psutil.Process().memory_info().rss)  # of this process with its libraries and without a model
-
 
 def statistics_bytes(loaded: LoadedModel, needs: Needs) -> int:
     """Bytes of g, F and diag H of all weights in view, in float32."""

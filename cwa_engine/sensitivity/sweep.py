@@ -88,9 +88,10 @@ def sweep(
     after_block(1, blocks + 2)
     for index in reversed(range(blocks)):
         names = by_block.get(index, [])
-        for one in passes:
-            one.gradient = _through_block(loaded, chain, index, names, totals, one)
-        yield statistics(names)
+        with chain.held(index):
+            for one in passes:
+                one.gradient = _through_block(loaded, chain, index, names, totals, one)
+            yield statistics(names)
         after_block(1 + blocks - index, blocks + 2)
     for one in passes:
         ends.embedding(one.texts, one.batch, one.come_down)
@@ -110,7 +111,7 @@ def _through_block(
 ) -> Tensor:
     """The gradient of a block's input, which is not kept any longer; those of its parameters go to the totals."""
     call = one.stations.calls.pop(index)
-    leaf = call.hidden.detach().requires_grad_()
+    leaf = chain.fetched(call.hidden).detach().requires_grad_()
     parameters = {name: loaded.model.get_parameter(name) for name in names}
     with block_gradients(loaded, parameters, totals, one.batch) as plain:
         output = chain.block(index, call.with_hidden(leaf))

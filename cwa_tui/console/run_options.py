@@ -139,6 +139,9 @@ BatchSize = Annotated[str, typer.Option(help="Sequences at once, or auto: 1 on a
 Gradients = Annotated[
     str, typer.Option(help="resident keeps those of all weights, sweep those of one block; auto goes by memory.")
 ]
+Offload = Annotated[
+    str, typer.Option(help="cpu keeps blocks in CPU memory, for models larger than the device; none does not.")
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the run's files here.")]
 
 
@@ -168,7 +171,7 @@ def ablation_fields(given: dict[str, Any]) -> dict[str, Any]:
 
 
 _AS_THEY_ARE = (
-    "revision", "dtype", "device", "gradients", "structure", "scope", "probes", "eval_limit", "seq_len", "packed",
+    "revision", "dtype", "device", "gradients", "offload", "structure", "scope", "probes", "eval_limit", "seq_len", "packed",
     "control_seeds", "candidates", "critical_set", "fast_perturbation", "noise_scale", "scale_factor", "bits",
     "position_test", "individually", "kl", "seed",
 )  # fmt: skip

@@ -138,14 +138,14 @@ class TestJobs:
 
 
 def resident(name: str) -> Resident[str]:
-    return Resident(ModelKey(name, None, "auto", ""), name, model=name)
+    return Resident(ModelKey(name, None, "auto", "none", ""), name, model=name)
 
 
 def test_the_least_recently_used_model_makes_room_first() -> None:
     warm: Residency[str] = Residency()
     for name in ("a", "b", "c"):
         warm.add(resident(name))
-    warm.use(ModelKey("a", None, "auto", ""))
+    warm.use(ModelKey("a", None, "auto", "none", ""))
     free = iter([10, 20, 30, 40])
     dropped = warm.make_room(30, lambda: next(free))
     assert [r.name for r in dropped] == ["b", "c"]
@@ -161,6 +161,6 @@ def test_nothing_is_dropped_while_there_is_room() -> None:
 def test_another_dtype_is_another_model_and_unload_drops_both() -> None:
     warm: Residency[str] = Residency()
     warm.add(resident("a"))
-    warm.add(Resident(ModelKey("a", None, "bfloat16", ""), "a", model="a16"))
-    assert warm.use(ModelKey("a", None, "float16", "")) is None
+    warm.add(Resident(ModelKey("a", None, "bfloat16", "none", ""), "a", model="a16"))
+    assert warm.use(ModelKey("a", None, "float16", "none", "")) is None
     assert len(warm.drop({"a"})) == 2

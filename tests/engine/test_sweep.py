@@ -116,7 +116,7 @@ def test_memory_decides_where_nobody_does(llama: Any, data_file: Path, monkeypat
     asked = RunSpec(model="tiny", data_file=data_file, topk=(2,), perturbations=())
     for free, unit in ((1 << 40, "sequence"), (1000, "block")):
         said: list[dict[str, Any]] = []
-        monkeypatch.setattr("cwa_engine.models.memory.free_bytes", lambda device, free=free: free)
+        monkeypatch.setattr("cwa_engine.planning.free_bytes", lambda device, free=free: free)
         analyze(llama, asked, lambda event, said=said: said.append(events.to_dict(event)))
         assert {e["unit"] for e in said if e["kind"] == "progress" and e["stage"] == "score"} == {unit}
 

@@ -1,0 +1,134 @@
+"""What a run needs is told before anything is loaded, and a run does what its plan says."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cwa_engine import events, planning
+from cwa_engine.errors import ModelNotFound
+from cwa_engine.models.loading import load_model
+from cwa_engine.models.sketch import LiveBytes, sketch, sketch_model
+from cwa_engine.models.sources import HubAccess
+from cwa_engine.pipeline import analyze
+from cwa_engine.planning import choose, plan, working_bytes
+from cwa_engine.sensitivity.gradients import resident
+from cwa_engine.sensitivity.metrics import Needs
+from cwa_engine.sensitivity.sweep import sweep
+from cwa_engine.spec import RunSpec
+from tests.architectures import tiny_architecture
+from tests.engine.conftest import wrap
+from tests.engine.test_evaluation import sequences_of
+from tests.models import hub_cache, save_tiny
+
+ACCESS = HubAccess()
+
+
+def test_a_sketch_is_the_model_without_its_memory(loaded: Any) -> None:
+    sketched = sketch(loaded.source, loaded.model.config, loaded.tokenizer, torch.float32)
+    assert sketched.anatomy == loaded.anatomy
+    assert sketched.size_bytes == loaded.size_bytes
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "llama"])
+@pytest.mark.parametrize("needs", [Needs.GRADIENT, Needs.GRADIENT | Needs.FISHER | Needs.INPUTS])
+@pytest.mark.parametrize("source", planning.SOURCES)
+def test_the_bytes_of_a_sketch_are_those_of_the_model(family: str, needs: Needs, source: str) -> None:
+    loaded = wrap(tiny_architecture(family))
+    sequences = sequences_of(loaded)[:2]
+    foretold, simulated = working_bytes(loaded, sequences, needs, source, 1)
+    gc.collect()
+    with LiveBytes([*loaded.model.parameters(), *loaded.model.buffers()]) as real:
+        if source == "resident":
+            resident(loaded, sequences, needs, 1)
+        else:
+            list(map(len, sweep(loaded, sequences, needs, 1)))
+    assert simulated
+    assert foretold == pytest.approx(planning.OVERHEAD * real.peak, rel=0.15)
+
+
+def test_a_model_whose_paths_depend_on_values_is_planned_roughly(tmp_path: Path) -> None:
+    folder = save_tiny("mixtral", tmp_path / "model")
+    found = plan(RunSpec(model=str(folder), topk=(3,), eval_limit=4), ACCESS, "cpu")
+    assert found.rows[0].working_bytes > 4 * found.parameters
+    assert {row.dtype for row in found.rows} == {"float32", "bfloat16"}
+
+
+def test_half_the_precision_has_half_the_weights_and_one_block_needs_less_than_all(tmp_path: Path) -> None:
+    folder = save_tiny("llama", tmp_path / "model")
+    found = plan(RunSpec(model=str(folder), topk=(3,)), ACCESS, "cpu")
+    at = {(row.dtype, row.gradients): row for row in found.rows}
+    assert at["float32", "resident"].weights_bytes == 2 * at["bfloat16", "resident"].weights_bytes
+    assert found.parameters == load_model(str(folder)).anatomy.numel
+    assert (found.sequences, found.device) == (66, "cpu")
+    assert found.command == f"cwtool run --model {folder} --metric grad_x_weight --topk 3"
+
+
+@pytest.mark.parametrize(
+    ("fits", "flags"),
+    [
+        ({"float32 resident"}, ""),
+        ({"float32 sweep", "bfloat16 resident"}, " --gradients sweep --fast-perturbation"),
+        ({"bfloat16 resident"}, " --dtype bfloat16"),
+        ({"bfloat16 sweep"}, " --dtype bfloat16 --gradients sweep --fast-perturbation"),
+        (set(), None),
+    ],
+)
+def test_the_command_is_for_the_most_that_fits(fits: set[str], flags: str | None) -> None:
+    rows = [
+        planning.PlanRow(dtype, source, 1, 1, 2, 1, f"{dtype} {source}" in fits, True)
+        for dtype in ("float32", "bfloat16")
+        for source in planning.SOURCES
+    ]
+    command, why = planning._recommended(RunSpec(model="gpt2", topk=(5,)), rows, "float32", 10)
+    assert command == (None if flags is None else f"cwtool run --model gpt2 --metric grad_x_weight --topk 5{flags}")
+    assert why
+
+
+def test_an_accelerator_gets_as_many_sequences_at_once_as_fit(llama: Any) -> None:
+    sequences, needs = sequences_of(llama), Needs.GRADIENT
+    one, _ = working_bytes(llama, sequences, needs, "resident", 1)
+    sizes = [planning.batch_that_fits(llama, sequences, needs, "resident", "cuda", room)[0] for room in (one, 1 << 40)]
+    assert sizes == [1, len(sequences)]
+    four, _ = working_bytes(llama, sequences, needs, "resident", 4)
+    size, needed, _ = planning.batch_that_fits(llama, sequences, needs, "resident", "cuda", four)
+    assert 2 <= size <= 6 and needed <= four
+
+
+@pytest.mark.parametrize(
+    ("free", "fields", "gradients", "said"),
+    [
+        (1 << 40, {}, "resident", "all weights fit at once"),
+        (1000, {}, "sweep", "one block after the other: all need"),
+        (1000, {"gradients": "resident"}, "resident", "as asked"),
+        (1 << 40, {"gradients": "sweep"}, "sweep", "as asked"),
+    ],
+)
+def test_a_run_says_what_it_chose_and_why(
+    llama: Any, data_file: Path, monkeypatch: pytest.MonkeyPatch, free: int, fields: Any, gradients: str, said: str
+) -> None:
+    monkeypatch.setattr(planning, "free_bytes", lambda device: free)
+    asked = RunSpec(model="tiny", data_file=data_file, topk=(2,), perturbations=(), **fields)
+    notes: list[Any] = []
+    result = analyze(llama, asked, lambda event: notes.append(events.to_dict(event)))
+    assert (result.gradients, result.batch_size) == (gradients, 1)
+    assert any(said in note.get("text", "") for note in notes)
+
+
+def test_nothing_is_chosen_where_no_gradients_are_needed(llama: Any) -> None:
+    assert choose(llama, RunSpec(model="tiny", metrics=("magnitude",)), sequences_of(llama)).why == ""
+
+
+def test_a_plan_needs_no_weights_on_disk(tmp_path: Path) -> None:
+    hub_cache(tmp_path, {"tiny/llama": "llama"})
+    for path in tmp_path.rglob("*.safetensors"):
+        path.resolve().unlink(missing_ok=True)
+        path.unlink()
+    access = HubAccess(cache_dir=str(tmp_path), offline=True)
+    assert sketch_model("tiny/llama", None, torch.float32, access).anatomy.numel > 10_000
+    with pytest.raises(ModelNotFound):
+        sketch_model("tiny/lama", None, torch.float32, access)
