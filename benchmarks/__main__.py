@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cases
+from benchmarks import cases, service
 from benchmarks.measure import in_a_process_of_its_own, ratio_in_turns, spread
 from cwa_engine.sensitivity.metrics import Needs
 
@@ -51,37 +52,154 @@ def sweep_memory() -> str:
     return ", ".join(found)
 
 
+def fisher() -> str:
+    model = cases.smollm2()
+    ratio = ratio_in_turns(
+        lambda: cases.fisher_of_batches(model, 8), lambda: cases.forward_and_backward(model, 8), ROUNDS
+    )
+    return f"x{ratio}"
+
+
 def selection() -> str:
-    cases.scores()
-    ratio = ratio_in_turns(cases.selected_by_concatenation, cases.selected_streaming, ROUNDS)
+    cases.scores(cases.MANY)
+    ratio = ratio_in_turns(
+        lambda: cases.selected_by_concatenation(cases.MANY), lambda: cases.selected_streaming(cases.MANY), ROUNDS
+    )
     ours, plain = (in_a_process_of_its_own(name) for name in ("streaming", "concatenation"))
     return f"{ratio} times faster; {ours / MB:,.0f} MB against {plain / MB:,.0f} MB"
 
 
+def ablation() -> str:
+    spent, naive, right = cases.exact_top(candidates=200, k=20, texts=24, tokens=32)
+    return f"{naive / spent:.1f} times fewer forward passes ({spent:.1f} for {naive:.0f}), {right} of 20 right"
+
+
+def damage() -> str:
+    resumed, whole = cases.damage_ground()
+    ratio = ratio_in_turns(lambda: cases.damage_curve(whole), lambda: cases.damage_curve(resumed), ROUNDS)
+    return f"{ratio} times faster with it"
+
+
+def warmth() -> str:
+    cold, warm, ratio = service.cold_over_warm(ROUNDS)
+    return f"x{ratio} (cold {cold} s, warm {warm} s)"
+
+
+def talk() -> str:
+    return f"{service.round_trips()} ms; {service.replayed_events():,.0f} events a second to one client"
+
+
+def followers() -> str:
+    return f"x{service.subscribers_over_none(2 * ROUNDS)}"
+
+
 def start_up() -> str:
-    cwtool = str(Path(sys.executable).with_name("cwtool"))
     times = []
     for _ in range(2 * ROUNDS):
         began = time.perf_counter()
-        subprocess.run([cwtool, "--help"], capture_output=True, check=True)
+        subprocess.run([service.CWTOOL, "--help"], capture_output=True, check=True)
         times.append(time.perf_counter() - began)
     return f"{spread(times)} s"
+
+
+# width, inner width, blocks: about so many weights, in millions
+SIZES = {10: (256, 704, 12), 30: (384, 1024, 16), 100: (640, 1728, 20), 300: (1024, 2752, 24), 1000: (2048, 5632, 19)}
+MANY_TEXTS = (2, 8, 32)
+
+
+def growth() -> list[tuple[str, ...]]:
+    """(a) to (d) by size of the model, each ratio once after a round that does not count."""
+    rows = []
+    for width, inner, blocks in SIZES.values():
+        model = cases.llama(
+            hidden_size=width, intermediate_size=inner, num_hidden_layers=blocks, num_attention_heads=width // 64
+        )
+        ratios = [
+            ratio_in_turns(lambda m=model: cases.ranked_at_once(m), lambda m=model: cases.forward_and_backward(m), 1),
+            ratio_in_turns(lambda m=model: cases.ranked_by_sweep(m), lambda m=model: cases.ranked_at_once(m), 1),
+            ratio_in_turns(
+                lambda m=model: cases.fisher_of_batches(m, 2), lambda m=model: cases.forward_and_backward(m, 2), 1
+            ),
+        ]
+        exact = model[0].anatomy.numel
+        del model
+        gc.collect()
+        tensors = max(1, exact // (1536 * 576))
+        cases.scores(tensors)
+        chosen = ratio_in_turns(
+            lambda n=tensors: cases.selected_by_concatenation(n), lambda n=tensors: cases.selected_streaming(n), 1
+        )
+        cases.scores.cache_clear()
+        rows.append(
+            (f"{exact / 1e6:,.0f}M", *(f"x{ratio.median:.2f}" for ratio in ratios), f"{chosen.median:.1f} times")
+        )
+        print("growth", *rows[-1], sep=" · ", flush=True)
+    return rows
+
+
+def growth_with_texts() -> list[tuple[str, ...]]:
+    """(a) to (c) by the number of texts, on SmolLM2."""
+    rows = []
+    for texts in MANY_TEXTS:
+        model = cases.smollm2(texts)
+        ratios = [
+            ratio_in_turns(lambda m=model: cases.ranked_at_once(m), lambda m=model: cases.forward_and_backward(m), 1),
+            ratio_in_turns(lambda m=model: cases.ranked_by_sweep(m), lambda m=model: cases.ranked_at_once(m), 1),
+            ratio_in_turns(
+                lambda m=model: cases.fisher_of_batches(m, 2), lambda m=model: cases.forward_and_backward(m, 2), 1
+            ),
+        ]
+        rows.append((str(texts), *(f"x{ratio.median:.2f}" for ratio in ratios)))
+        print("texts", *rows[-1], sep=" · ", flush=True)
+    return rows
 
 
 BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("(a)", "score and select over forward and backward alone, SmolLM2-135M", "at most 1.08", overhead),
     ("(b)", "sweep over resident, time", "at most 1.35", sweep_time),
     ("(b)", "sweep over resident, peak memory above the weights", "at most 0.6 and 0.25", sweep_memory),
+    ("(c)", "F of batches of 8 over plain backward of batches of 8", "at most 1.3", fisher),
     ("(d)", "streaming selection against concatenate-and-topk, 108M scores", "at least 8", selection),
+    ("(e)", "exact top 20 of 200 candidates, 24 texts of 32 tokens, against one at a time", "19 of 20", ablation),
+    ("(f)", "damage from the first changed block on, single weights all over the model", "", damage),
+    ("(g)", "first progress of a run, cold process over warm", "at least 15", warmth),
+    ("(h)", "request and reply", "at most 1.5 ms", talk),
+    ("(h)", "a run with 50 subscribers over one with none", "at most 1.03", followers),
     ("(i)", "cwtool --help", "at most 0.4 s", start_up),
 )
 
 
+GROWTH: tuple[tuple[str, Callable[[], list[tuple[str, ...]]], tuple[str, ...]], ...] = (
+    (
+        f"Growth with the model: LLaMAs with random weights, {cases.FEW} texts of {cases.TOKENS} tokens",
+        growth,
+        ("weights", "(a) score and select", "(b) sweep", "(c) F of batches of 2", "(d) selection"),
+    ),
+    (
+        f"Growth with the texts: SmolLM2-135M, {cases.TOKENS} tokens each",
+        growth_with_texts,
+        ("texts", "(a) score and select", "(b) sweep", "(c) F of batches of 2"),
+    ),
+)
+
+
 def main() -> None:
+    """Measure all, or only those whose letters are given (`growth` for the curves); the others stay as they were."""
+    asked = sys.argv[1:]
+    before = RESULTS.read_text() if RESULTS.is_file() else ""
     rows = []
     for letter, what, goal, benchmark in BENCHMARKS:
-        rows.append((letter, what, goal, benchmark()))
-        print(*rows[-1], sep=" · ", flush=True)
+        lead = f"| {letter} | {what} | {goal} | "
+        known = next((line for line in before.splitlines() if line.startswith(lead)), None)
+        rows.append(known if known and asked and letter.strip("()") not in asked else f"{lead}{benchmark()} |")
+        print(rows[-1], flush=True)
+    curves = []
+    for title, measure, columns in GROWTH:
+        known = before.partition(f"## {title}\n")[2].partition("\n## ")[0].strip()
+        if not known or not asked or "growth" in asked:
+            table = [columns, ("---",) * len(columns), *measure()]
+            known = "\n".join(f"| {' | '.join(row)} |" for row in table)
+        curves += [f"## {title}", "", known, ""]
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     lines = [
         "# Results of the benchmarks",
@@ -91,8 +209,9 @@ def main() -> None:
         "",
         "| | what | goal | measured |",
         "|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *rows,
         "",
+        *curves,
     ]
     RESULTS.write_text("\n".join(lines))
 

@@ -2,46 +2,64 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.measure import peak_above
 from cwa_engine.data import corpus
-from cwa_engine.data.tokens import TokenSequence, tokenize
-from cwa_engine.evaluation.perplexity import sequence_nll
+from cwa_engine.data.tokens import TokenSequence, batched, tokenize
+from cwa_engine.evaluation.perplexity import evaluate, sequence_nll
 from cwa_engine.models.anatomy import Parameter, dissect
 from cwa_engine.models.loading import LoadedModel, load_model
+from cwa_engine.models.memory import BatchSize
 from cwa_engine.models.sources import ModelSource, SourceKind
+from cwa_engine.perturbation.ablation import ablate, propose
+from cwa_engine.perturbation.cases import ZERO
+from cwa_engine.perturbation.copies import Zeroed
+from cwa_engine.perturbation.damage import Ground, lay_ground, measure
+from cwa_engine.perturbation.single_zeros import SingleZeros
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.metrics import Needs
-from cwa_engine.sensitivity.ranking import Ranker
+from cwa_engine.sensitivity.ranking import Ranker, rank
 from cwa_engine.sensitivity.selection import TopKSelection
 from cwa_engine.sensitivity.sweep import sweep
+from cwa_engine.spec import RunSpec
 
 TEXTS, FEW, TOKENS, K = 8, 2, 128, 100
+MANY = 122  # tensors of scores: 108 million
+
+Model = tuple[LoadedModel, Sequence[TokenSequence]]
 
 
 @functools.cache
-def smollm2() -> tuple[LoadedModel, list[TokenSequence]]:
-    """The real SmolLM2-135M and eight passages."""
-    loaded = load_model("smollm2-135m")
-    return loaded, tokenize(loaded.tokenizer, corpus.load_texts(None, TEXTS), TOKENS)
+def _smollm2() -> LoadedModel:
+    return load_model("smollm2-135m")
+
+
+def smollm2(texts: int = TEXTS) -> Model:
+    """The real SmolLM2-135M and some passages."""
+    loaded = _smollm2()
+    return loaded, tokenize(loaded.tokenizer, corpus.load_texts(None, texts), TOKENS)
 
 
 @functools.cache
-def wide() -> tuple[LoadedModel, list[TokenSequence]]:
+def wide() -> Model:
     """A LLaMA of 12 blocks, 350M random weights and a vocabulary of 2,000."""
+    return llama(hidden_size=1536, intermediate_size=4096, num_hidden_layers=12, num_attention_heads=16)
+
+
+def llama(**sizes: int) -> Model:
+    """A LLaMA of these sizes with random weights and few tokens, and two random texts."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    config = LlamaConfig(
-        num_hidden_layers=12, hidden_size=1536, intermediate_size=4096, num_attention_heads=16, vocab_size=2000
-    )
     torch.manual_seed(0)
-    model: Any = AutoModelForCausalLM.from_config(config).eval()
+    model: Any = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=2000, **sizes)).eval()
     loaded = LoadedModel(
         model=model,
         tokenizer=None,  # type: ignore[arg-type]  # its texts are random tokens
@@ -56,14 +74,11 @@ def wide() -> tuple[LoadedModel, list[TokenSequence]]:
     return loaded, [TokenSequence(tuple(row), TOKENS, False) for row in ids]
 
 
-Model = tuple[LoadedModel, Sequence[TokenSequence]]
-
-
-def forward_and_backward(model: Model) -> None:
+def forward_and_backward(model: Model, size: int = 1) -> None:
     """What no ranking by gradients can do without."""
     loaded, sequences = model
-    for sequence in sequences:
-        sequence_nll(loaded, [sequence]).sum().backward()
+    for batch in batched(sequences, size):
+        sequence_nll(loaded, batch).sum().backward()
     loaded.model.zero_grad()
 
 
@@ -83,22 +98,66 @@ def ranked_by_sweep(model: Model) -> None:
     ranker.ranking()
 
 
+def fisher_of_batches(model: Model, size: int) -> None:
+    loaded, sequences = model
+    resident(loaded, sequences, Needs.FISHER, size)
+
+
 @functools.cache
-def scores() -> list[torch.Tensor]:
-    """108 million scores in tensors of a model's sizes."""
+def scores(tensors: int) -> list[torch.Tensor]:
+    """Scores in tensors of a model's sizes."""
     generator = torch.Generator().manual_seed(0)
-    return [torch.rand(1536, 576, generator=generator) for _ in range(122)]
+    return [torch.rand(1536, 576, generator=generator) for _ in range(tensors)]
 
 
-def selected_streaming() -> None:
+def selected_streaming(tensors: int) -> None:
     selection = TopKSelection(K)
-    for order, tensor in enumerate(scores()):
+    for order, tensor in enumerate(scores(tensors)):
         selection.offer(Parameter(str(order), order, tuple(tensor.shape), None, "other"), tensor)
     selection.ranked()
 
 
-def selected_by_concatenation() -> None:
-    torch.cat([tensor.flatten() for tensor in scores()]).topk(K)
+def selected_by_concatenation(tensors: int) -> None:
+    torch.cat([tensor.flatten() for tensor in scores(tensors)]).topk(K)
+
+
+@functools.cache
+def damage_ground() -> tuple[Ground, Ground]:
+    """Where damage is measured on SmolLM2: from the first changed block, and always whole."""
+    loaded, sequences = smollm2()
+    spec = RunSpec(model="smollm2-135m", topk=(1,))
+    intact = evaluate(loaded, sequences, 1)
+    ground = lay_ground(
+        loaded,
+        sequences,
+        intact,
+        [rank(loaded, resident(loaded, (), Needs.NOTHING), "magnitude", 1)],
+        spec,
+        BatchSize(1),
+    )
+    return ground, dataclasses.replace(ground, kept=None)
+
+
+def damage_curve(ground: Ground) -> None:
+    """One weight of every fifth block zeroed, and one of the final norm."""
+    names = [f"model.layers.{block}.mlp.down_proj.weight" for block in range(0, 30, 5)] + ["model.norm.weight"]
+    for name in names:
+        measure(ground, {name: np.array([7])}, ZERO)
+
+
+def exact_top(candidates: int, k: int, texts: int, tokens: int) -> tuple[float, float, int]:
+    """(forward passes over the texts, those that one at a time takes, how many of the true top k are right)."""
+    loaded, _ = smollm2()
+    sequences = tokenize(loaded.tokenizer, corpus.load_texts(None, texts), tokens)
+    statistics = resident(loaded, sequences, Needs.GRADIENT | Needs.FISHER)
+    units = propose([rank(loaded, statistics, name, candidates) for name in ("grad_x_weight", "taylor")], candidates)
+    del statistics
+    found = ablate(loaded, sequences, units, k, seed=0)
+    zeros = SingleZeros(loaded, sequences)
+    weights = [Zeroed(loaded.anatomy.parameters[unit.parameter], unit.flat_index) for unit in units]
+    cost = sum(zeros.nll(weights, number) for number in range(len(sequences)))  # tests: equal to one at a time
+    true = {units[place].target for place in np.argsort(-cost)[:k]}
+    return found.cost.spent, found.cost.naive, len(true & {row.target for row in found.rows[:k]})
 
 
 MEMORY: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
@@ -107,8 +166,8 @@ MEMORY: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
     "smollm2-sweep": (lambda: sequence_of(smollm2), lambda: ranked_by_sweep(smollm2())),
     "wide-resident": (lambda: sequence_of(wide), lambda: ranked_at_once(wide())),
     "wide-sweep": (lambda: sequence_of(wide), lambda: ranked_by_sweep(wide())),
-    "streaming": (scores, selected_streaming),
-    "concatenation": (scores, selected_by_concatenation),
+    "streaming": (lambda: scores(MANY), lambda: selected_streaming(MANY)),
+    "concatenation": (lambda: scores(MANY), lambda: selected_by_concatenation(MANY)),
 }
 
 

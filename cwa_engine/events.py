@@ -126,6 +126,8 @@ def describe(event: Mapping[str, Any]) -> str | None:
             perplexity = "beyond a float" if p["perplexity"] is None else f"{p['perplexity']:.4f}"
             interval = f"[{p['delta_low']:+.4f}, {p['delta_high']:+.4f}]"
             return f"{case}: perplexity {perplexity}, delta {p['delta_nll']:+.4f} nats {interval}"
+        case "plan":
+            return f"{event['plan']['why']}: {event['plan']['command'] or 'no command'}"
         case "verdict":
             return str(event["verdict"]["sentence"])
         case "state":

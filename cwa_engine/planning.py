@@ -47,9 +47,8 @@ def plan(spec: RunSpec, access: HubAccess, device: str) -> Plan:
     full = sketch_model(spec.model, spec.revision, torch.float32, access)
     _, scoring, evaluation = use_texts(full, spec, ignore)
     task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, free)
-    rows = [task.row(full, source) for source in SOURCES]
-    half = sketch_model(spec.model, spec.revision, torch.bfloat16, access)
-    rows += [task.row(half, source) for source in SOURCES]
+    rows = task.rows(full)
+    rows += task.rows(sketch_model(spec.model, spec.revision, torch.bfloat16, access))
     usual = "float32" if device == "cpu" else _stored_dtype(spec, access)
     command, why = _recommended(spec, rows, usual, free)
     return Plan(
@@ -75,6 +74,22 @@ class _Task:
     needs: Needs
     device: str
     free: int
+
+    def rows(self, model: LoadedModel) -> list[PlanRow]:
+        """Every way of scoring a model in this dtype; with a CPU there is nowhere else to keep blocks."""
+        found = [self.row(model, source) for source in SOURCES]
+        return found if self.device == "cpu" else [*found, self.offloaded(model)]
+
+    def offloaded(self, model: LoadedModel) -> PlanRow:
+        """What stays on the device, and one block at a time beside it."""
+        blocks: dict[int | None, int] = {}
+        for parameter in model.anatomy.parameters.values():
+            blocks[parameter.layer] = blocks.get(parameter.layer, 0) + parameter.numel * model.model.dtype.itemsize
+        weights = blocks.pop(None, 0) + max(blocks.values(), default=0)
+        working, simulated = working_bytes(model, self.scoring, self.needs, "sweep", 1)
+        working = max(0, working - _hidden_bytes(model, self.scoring))  # which are in CPU memory
+        fits = weights + working <= SHARE * self.free
+        return PlanRow(model.dtype, "offload", weights, working, weights + working, 1, fits, simulated)
 
     def row(self, model: LoadedModel, source: str) -> PlanRow:
         """What scoring takes with as many sequences at once as fit."""
@@ -212,10 +227,15 @@ def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) 
             "the gradients of one block fit in bfloat16",
         ),
     ]
-    for key, flags, why in tiers:
-        if at[key].fits:
+    discovery = ("--offload", "cpu", "--eval-limit", "10", "--no-perturbation")
+    offloaded = [
+        ((usual, "offload"), discovery, "one block at a time fits"),
+        (("bfloat16", "offload"), ("--dtype", "bfloat16", *discovery), "one block at a time fits in bfloat16"),
+    ]
+    for key, flags, why in [*tiers, *offloaded]:
+        if key in at and at[key].fits:
             return _command(spec, flags), f"{why}: {_gb(at[key].weights_bytes + at[key].working_bytes)} of {_gb(free)}"
-    return None, f"nothing fits: {_gb(free)} are free"
+    return None, f"nothing fits: {_gb(free)} are free; a shorter --seq-len or a device with more memory helps"
 
 
 def _command(spec: RunSpec, flags: Sequence[str]) -> str:

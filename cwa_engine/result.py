@@ -305,7 +305,7 @@ class PlanRow:
     """What one way of scoring needs, in bytes."""
 
     dtype: str
-    gradients: str  # "resident" or "sweep"
+    gradients: str  # "resident", "sweep", or "offload" for the sweep with blocks in CPU memory
     weights_bytes: int
     working_bytes: int  # beside the weights, at the peak, with `batch_size` sequences at once
     total_bytes: int  # of the whole process on a CPU; of the weights and the work on an accelerator

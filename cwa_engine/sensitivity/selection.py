@@ -12,6 +12,8 @@ from torch import Tensor
 from cwa_engine.errors import RunFailed
 from cwa_engine.models.anatomy import Parameter
 
+ROW = 1024  # scores that are passed over together where the largest of them is too small
+
 
 class TopKSelection:
     """Offer scores tensor by tensor; `ranked` gives the k largest, largest first."""
@@ -35,7 +37,8 @@ class TopKSelection:
         flat = scores.reshape(-1)
         if not len(flat):
             return
-        best = float(flat.max())  # NaN propagates through max
+        largest = _row_maxima(flat)
+        best = float(largest.max())  # NaN propagates through max
         if not (abs(best) < float("inf")):
             raise RunFailed(
                 f"a score of {parameter.name} is {best}: the gradient is not finite",
@@ -43,7 +46,7 @@ class TopKSelection:
             )
         if best < self.threshold:
             return
-        indices = (flat >= self.threshold).nonzero().squeeze(1) if len(self._scores) == self.k else None
+        indices = _reaching(flat, largest, self.threshold) if len(self._scores) == self.k else None
         values = flat if indices is None else flat[indices]
         chosen = _first_largest(values, self.k)
         indices = chosen if indices is None else indices[chosen]
@@ -62,6 +65,21 @@ class TopKSelection:
     def ranked(self) -> list[tuple[int, int, float]]:
         """(parameter order, flat index, score), largest score first."""
         return list(zip(self._orders.tolist(), self._indices.tolist(), self._scores.tolist(), strict=True))
+
+
+def _row_maxima(flat: Tensor) -> Tensor:
+    """The largest of every ROW scores, and of what is left over at the end."""
+    whole = len(flat) // ROW * ROW
+    maxima = flat[:whole].view(-1, ROW).amax(1)
+    return maxima if whole == len(flat) else torch.cat([maxima, flat[whole:].max().view(1)])
+
+
+def _reaching(flat: Tensor, largest: Tensor, threshold: float) -> Tensor:
+    """Ascending places of the scores that are not below the threshold; only rows whose largest is are looked at."""
+    rows = (largest >= threshold).nonzero()  # [rows, 1]
+    places = (rows * ROW + torch.arange(ROW, device=flat.device)).flatten()
+    places = places[places < len(flat)]
+    return places[flat[places] >= threshold]
 
 
 def _first_largest(values: Tensor, k: int) -> Tensor:

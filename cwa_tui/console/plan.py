@@ -11,7 +11,11 @@ from rich.text import Text
 from cwa_tui import format as fmt
 from cwa_tui.console.tables import TABLE
 
-_GRADIENTS = {"resident": "of all weights", "sweep": "of one block"}
+_GRADIENTS = {
+    "resident": "of all weights",
+    "sweep": "of one block",
+    "offload": "of one block, the others in CPU memory",
+}
 
 
 def plan_report(plan: dict[str, Any]) -> RenderableType:

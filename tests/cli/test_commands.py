@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,7 +25,9 @@ def test_help_imports_neither_torch_nor_anything_else_that_is_slow() -> None:
         assert f"| {heavy}\n" not in imported.replace("  ", "")
 
 
-@pytest.mark.parametrize("command", ["run", "jobs", "results", "daemon", "logs", "load", "models", "ps"])
+@pytest.mark.parametrize(
+    "command", ["run", "ablate", "plan", "jobs", "results", "daemon", "logs", "load", "models", "ps"]
+)
 def test_every_command_explains_itself(cwtool: CommandLine, command: str) -> None:
     assert "Usage: cwtool" in cwtool(command, "--help").stdout
 
@@ -50,6 +53,40 @@ def test_a_run_prints_its_findings_and_leaves_its_files(cwtool: CommandLine) -> 
     assert [row["rank"] for row in csv.DictReader((cwtool.cwd / "out/deep/topk_grad_squared.csv").open())] == list(
         "12345"
     )
+
+
+def test_ablate_prints_the_exact_ranking_what_it_took_and_the_smallest_set(cwtool: CommandLine) -> None:
+    few = ["--eval-limit", "16", "--candidates", "30", "--topk", "3"]
+    done = cwtool("ablate", "--model", "gpt2", *few, "--critical-set", "1.001", "--output", "out")
+    for said in (
+        "critical weights by ablation",
+        "the exact ranking of 30 candidates",
+        "multiplies perplexity by 1.001",
+    ):
+        assert said in " ".join(done.stdout.split())
+    rows = list(csv.DictReader((cwtool.cwd / "out/ablation.csv").open()))
+    top = list(csv.DictReader((cwtool.cwd / "out/topk_ablation.csv").open()))
+    assert len(rows) == 30 and [row["target"] for row in rows[:3]] == [row["target"] for row in top]
+    assert (cwtool.cwd / "out/critical_set.csv").is_file()
+    without = cwtool.json("ablate", "--model", "gpt2", *few, "--critical-set", "0", "--metric", "magnitude")
+    assert without["critical_set"] is None
+    assert [ranking["metric"] for ranking in without["rankings"]] == ["magnitude", "ablation"]
+    assert without["ablation"]["spent"] < without["ablation"]["naive"] == 31
+    assert "20 candidates" in cwtool("ablate", "--model", "gpt2", "--candidates", "20", "--topk", "30", rc=2).stderr
+
+
+def test_plan_tells_what_is_needed_and_the_command_it_gives_works(cwtool: CommandLine) -> None:
+    asked = ["plan", "--model", "gpt2", "--topk", "5", "--eval-limit", "4"]
+    found = cwtool.json(*asked)
+    assert [(row["dtype"], row["gradients"]) for row in found["rows"]] == [
+        ("float32", "resident"), ("float32", "sweep"), ("bfloat16", "resident"), ("bfloat16", "sweep"),
+    ]  # fmt: skip
+    assert found["device"] == "cpu" and all(row["fits"] and row["simulated"] for row in found["rows"])
+    said = " ".join(cwtool(*asked).stdout.split())
+    assert found["command"] in said and "all gradients fit at once" in said
+    cwtool(*shlex.split(found["command"])[1:])
+    assert "gpt2-medium" in cwtool("plan", "--model", "gpt2-med", rc=6).stderr
+    assert "was only to plan" in cwtool("results", "show", cwtool.json("jobs")["jobs"][1]["run_id"], rc=6).stderr
 
 
 def test_questions_beyond_damage_each_have_their_table_and_their_file(cwtool: CommandLine) -> None:

@@ -75,6 +75,7 @@ def test_half_the_precision_has_half_the_weights_and_one_block_needs_less_than_a
         ({"float32 sweep", "bfloat16 resident"}, " --gradients sweep --fast-perturbation"),
         ({"bfloat16 resident"}, " --dtype bfloat16"),
         ({"bfloat16 sweep"}, " --dtype bfloat16 --gradients sweep --fast-perturbation"),
+        ({"float32 offload"}, " --offload cpu --eval-limit 10 --no-perturbation"),
         (set(), None),
     ],
 )
@@ -82,7 +83,7 @@ def test_the_command_is_for_the_most_that_fits(fits: set[str], flags: str | None
     rows = [
         planning.PlanRow(dtype, source, 1, 1, 2, 1, f"{dtype} {source}" in fits, True)
         for dtype in ("float32", "bfloat16")
-        for source in planning.SOURCES
+        for source in (*planning.SOURCES, "offload")
     ]
     command, why = planning._recommended(RunSpec(model="gpt2", topk=(5,)), rows, "float32", 10)
     assert command == (None if flags is None else f"cwtool run --model gpt2 --metric grad_x_weight --topk 5{flags}")
@@ -97,6 +98,19 @@ def test_an_accelerator_gets_as_many_sequences_at_once_as_fit(llama: Any) -> Non
     four, _ = working_bytes(llama, sequences, needs, "resident", 4)
     size, needed, _ = planning.batch_that_fits(llama, sequences, needs, "resident", "cuda", four)
     assert 2 <= size <= 6 and needed <= four
+
+
+def test_a_model_that_is_larger_than_the_accelerator_is_planned_with_its_blocks_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny("llama", tmp_path / "model")
+    whole = plan(RunSpec(model=str(folder), topk=(3,), eval_limit=4), ACCESS, "cpu").rows[0]
+    monkeypatch.setattr(planning, "free_bytes", lambda device: 1 << 40)
+    rows = {row.gradients: row for row in plan(RunSpec(model=str(folder), eval_limit=4), ACCESS, "cuda:0").rows[:3]}
+    assert list(rows) == ["resident", "sweep", "offload"]
+    assert rows["offload"].weights_bytes < whole.weights_bytes
+    assert rows["offload"].total_bytes < rows["sweep"].total_bytes
+    assert rows["resident"].batch_size > 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from unittest import mock
 
 import pytest
 import torch
@@ -28,9 +29,9 @@ any_values = st.floats(0, 1e6, width=32)
 tensors_of_scores = st.lists(st.lists(few_values, max_size=30) | st.lists(any_values, max_size=30), max_size=6)
 
 
-@given(tensors_of_scores, st.integers(1, 50), st.integers(1, 7), st.randoms(use_true_random=False))
+@given(tensors_of_scores, st.integers(1, 50), st.integers(1, 7), st.integers(1, 9), st.randoms(use_true_random=False))
 def test_the_k_largest_are_those_of_a_full_sort_in_whatever_order_and_pieces_they_come(
-    tensors: list[list[float]], k: int, piece: int, shuffle: random.Random
+    tensors: list[list[float]], k: int, piece: int, row: int, shuffle: random.Random
 ) -> None:
     offers = [
         (order, start, scores[start : start + piece])
@@ -39,8 +40,9 @@ def test_the_k_largest_are_those_of_a_full_sort_in_whatever_order_and_pieces_the
     ]
     shuffle.shuffle(offers)
     selection = TopKSelection(k)
-    for order, start, scores in offers:
-        selection.offer(parameter(order, len(tensors[order])), torch.tensor(scores), offset=start)
+    with mock.patch("cwa_engine.sensitivity.selection.ROW", row):
+        for order, start, scores in offers:
+            selection.offer(parameter(order, len(tensors[order])), torch.tensor(scores), offset=start)
     assert selection.ranked() == sort_everything(tensors, k)
 
 
