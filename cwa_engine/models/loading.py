@@ -62,7 +62,7 @@ class LoadedModel:
     device: torch.device
     dtype: str  # "float32"
     offload: Offload | None = field(default=None, repr=False)  # where blocks live in CPU memory
-    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # what was found out about the model
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # what was found out about the model
 
     @property
     def default_batch_size(self) -> int:

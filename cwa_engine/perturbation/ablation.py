@@ -95,9 +95,18 @@ def ablate(
     The best k are measured again with the weight written as zero: theirs are the figures that are published. Raises
     RunFailed where these differ from those of the race.
     """
-    zeros = SingleZeros(loaded, sequences)
+    reached = [0, 1]
+
+    def tick() -> None:
+        emit(Progress("ablate", reached[0], reached[1], "text"))
+
+    def report(done: int, total: int) -> None:
+        reached[:] = done, total
+        tick()
+
+    zeros = SingleZeros(loaded, sequences, tick)
     weights = [_zeroed(loaded, unit) for unit in candidates]
-    raced = race(zeros, weights, k, seed, lambda done, total: emit(Progress("ablate", done, total, "text")))
+    raced = race(zeros, weights, k, seed, report)
     change = raced.change.copy()
     for place in raced.finalists[:k]:
         change[place] = _checked(zeros, weights[place], candidates[place].target, raced.change[place])
@@ -190,13 +199,17 @@ def smallest_set(
     Greedy: every step adds the weight of `pool` that then costs most, by a race for one. A weight without which the set
     still reaches the factor is left out at the end. Where the pool is not enough, all of it is given.
     """
-    intact = SingleZeros(loaded, sequences)
     chosen: list[TopWeight] = []
     ratios: list[float] = []
+
+    def tick() -> None:
+        emit(Progress("critical set", len(chosen), len(pool), "weight"))
+
+    intact = SingleZeros(loaded, sequences, tick)
     while len(chosen) < len(pool) and (not ratios or ratios[-1] < factor):
         left = [unit for unit in pool if unit not in chosen]
         with _zeroed_together(loaded, chosen):
-            zeros = SingleZeros(loaded, sequences)
+            zeros = SingleZeros(loaded, sequences, tick)
             raced = race(zeros, [_zeroed(loaded, unit) for unit in left], 1, seed)
         best = raced.finalists[0]
         chosen.append(left[best])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,8 +30,11 @@ class SingleZeros:
     block counts as the part of the matrices that it goes through.
     """
 
-    def __init__(self, loaded: LoadedModel, sequences: Sequence[TokenSequence]) -> None:
-        self._loaded = loaded
+    def __init__(
+        self, loaded: LoadedModel, sequences: Sequence[TokenSequence], tick: Callable[[], None] = lambda: None
+    ) -> None:
+        """`tick` is called after every forward pass: what it raises ends the measuring."""
+        self._loaded, self._tick = loaded, tick
         try:
             self._kept: KeptStates | None = keep_states(loaded, sequences, 1)
         except NotAChain:
@@ -104,6 +107,7 @@ class SingleZeros:
     @torch.inference_mode()
     def _nll(self, number: int, begin: Begin | None = None, copies: int = 1) -> Array:
         """NLL sums of copies of a text by the model as it is. [copies]"""
+        self._tick()
         text = self.texts[number]
         self.spent += copies * self._shares[begin.index if begin else 0] * len(text.ids) / self._all_tokens
         if not self._kept:

@@ -283,14 +283,15 @@ def batches_for(
 
 
 def is_separable(loaded: LoadedModel) -> bool:
-    """Whether the gradients of a batch's sequences can be told apart."""
-    if "separable" not in loaded.memo:
+    """Whether the gradients of a batch's sequences by the parameters in view can be told apart; found out once."""
+    question = "separable", tuple(loaded.anatomy.parameters)
+    if question not in loaded.memo:
         try:
             check_separable(loaded)
-            loaded.memo["separable"] = True
+            loaded.memo[question] = True
         except (NotAChain, NotSeparable):
-            loaded.memo["separable"] = False
-    return bool(loaded.memo["separable"])
+            loaded.memo[question] = False
+    return bool(loaded.memo[question])
 
 
 def _chain_for(loaded: LoadedModel, batches: Sequence[Batch], needs: Needs) -> Chain | None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cwa_engine import events
-from cwa_engine.errors import InvalidInput, RunFailed
+from cwa_engine.errors import Cancelled, InvalidInput, RunFailed
 from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.perturbation import ablation
 from cwa_engine.perturbation.ablation import ablate, chances, propose, smallest_set, survivors
@@ -238,6 +238,28 @@ def test_a_run_by_ablation_writes_what_it_found_and_leaves_the_weights_alone(lea
     assert fingerprint(learnt.model) == before
     again = analyze(learnt, asked)
     assert dict(run_tables(again)) == dict(run_tables(result))
+
+
+@pytest.mark.parametrize("stage", ["ablate", "critical set"])
+def test_a_cancelled_ablation_ends_at_once_and_leaves_the_weights_alone(
+    learnt: Any, data_file: Path, stage: str
+) -> None:
+    before, seen = fingerprint(learnt.model), []
+
+    def cancel(event: Any) -> None:
+        if event.kind == "progress" and event.stage == stage:
+            seen.append(event)
+            if len(seen) == 40:
+                raise Cancelled("the run was cancelled")
+
+    asked = RunSpec(
+        model="tiny", data_file=data_file, metrics=("ablation",), topk=(5,), candidates=30, critical_set=1e6
+    )
+    with pytest.raises(Cancelled):
+        analyze(learnt, asked, cancel)
+    assert len(seen) == 40
+    assert fingerprint(learnt.model) == before
+    assert not any(module._forward_hooks for module in learnt.model.modules())
 
 
 def test_ablation_alone_takes_its_candidates_from_two_metrics_that_are_not_reported(

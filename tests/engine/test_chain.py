@@ -137,6 +137,17 @@ def assert_same_statistics(found: Any, expected: Any, tolerance: float = 1e-4) -
             torch.testing.assert_close(getattr(found[name], field), right, rtol=tolerance, atol=least)
 
 
+def test_what_is_in_view_decides_whether_sequences_can_be_told_apart() -> None:
+    mixtral = wrap(tiny_architecture("mixtral"))
+    attention = mixtral.with_parameters([n for n, p in mixtral.anatomy.parameters.items() if p.component in ("q", "o")])
+    sequences = sequences_of(mixtral)
+    assert {len(batch) for batch in gradients.batches_for(attention, sequences, BOTH, 4)} == {4}
+    assert {len(batch) for batch in gradients.batches_for(mixtral, sequences, BOTH, 4)} == {1}
+    whole = resident(mixtral, sequences, BOTH, 1)
+    found = resident(attention, sequences, BOTH, 4)
+    assert_same_statistics(found, {name: whole[name] for name in found})
+
+
 # Logits in pieces
 
 
