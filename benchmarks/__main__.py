@@ -104,35 +104,25 @@ def start_up() -> str:
 
 # width, inner width, blocks: about so many weights, in millions
 SIZES = {10: (256, 704, 12), 30: (384, 1024, 16), 100: (640, 1728, 20), 300: (1024, 2752, 24), 1000: (2048, 5632, 19)}
-MANY_TEXTS = (2, 8, 32)
+MANY_TEXTS = (1, 3, 9)
 
 
 def growth() -> list[tuple[str, ...]]:
-    """(a) to (d) by size of the model, each ratio once after a round that does not count."""
+    """(a) to (d) by size of the model."""
     rows = []
     for width, inner, blocks in SIZES.values():
         model = cases.llama(
             hidden_size=width, intermediate_size=inner, num_hidden_layers=blocks, num_attention_heads=width // 64
         )
-        ratios = [
-            ratio_in_turns(lambda m=model: cases.ranked_at_once(m), lambda m=model: cases.forward_and_backward(m), 1),
-            ratio_in_turns(lambda m=model: cases.ranked_by_sweep(m), lambda m=model: cases.ranked_at_once(m), 1),
-            ratio_in_turns(
-                lambda m=model: cases.fisher_of_batches(m, 2), lambda m=model: cases.forward_and_backward(m, 2), 1
-            ),
-        ]
-        exact = model[0].anatomy.numel
+        ratios, weights = growing_ratios(model), model[0].anatomy.numel
         del model
         gc.collect()
-        tensors = max(1, exact // (1536 * 576))
-        cases.scores(tensors)
+        tensors = max(1, weights // (1536 * 576))
         chosen = ratio_in_turns(
             lambda n=tensors: cases.selected_by_concatenation(n), lambda n=tensors: cases.selected_streaming(n), 1
         )
         cases.scores.cache_clear()
-        rows.append(
-            (f"{exact / 1e6:,.0f}M", *(f"x{ratio.median:.2f}" for ratio in ratios), f"{chosen.median:.1f} times")
-        )
+        rows.append((f"{weights / 1e6:,.0f}M", *ratios, f"{chosen.median:.1f} times"))
         print("growth", *rows[-1], sep=" · ", flush=True)
     return rows
 
@@ -141,17 +131,19 @@ def growth_with_texts() -> list[tuple[str, ...]]:
     """(a) to (c) by the number of texts, on SmolLM2."""
     rows = []
     for texts in MANY_TEXTS:
-        model = cases.smollm2(texts)
-        ratios = [
-            ratio_in_turns(lambda m=model: cases.ranked_at_once(m), lambda m=model: cases.forward_and_backward(m), 1),
-            ratio_in_turns(lambda m=model: cases.ranked_by_sweep(m), lambda m=model: cases.ranked_at_once(m), 1),
-            ratio_in_turns(
-                lambda m=model: cases.fisher_of_batches(m, 2), lambda m=model: cases.forward_and_backward(m, 2), 1
-            ),
-        ]
-        rows.append((str(texts), *(f"x{ratio.median:.2f}" for ratio in ratios)))
+        rows.append((str(texts), *growing_ratios(cases.smollm2(texts))))
         print("texts", *rows[-1], sep=" · ", flush=True)
     return rows
+
+
+def growing_ratios(model: cases.Model) -> list[str]:
+    """(a), (b) and (c), each once after a round that does not count."""
+    pairs = [
+        (lambda: cases.ranked_at_once(model), lambda: cases.forward_and_backward(model)),
+        (lambda: cases.ranked_by_sweep(model), lambda: cases.ranked_at_once(model)),
+        (lambda: cases.fisher_of_batches(model, 2), lambda: cases.forward_and_backward(model, 2)),
+    ]
+    return [f"x{ratio_in_turns(ours, plain, 1).median:.2f}" for ours, plain in pairs]
 
 
 BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (

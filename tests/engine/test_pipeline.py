@@ -237,7 +237,7 @@ def test_running_out_of_memory_says_what_to_change(
     def greedy(*args: Any) -> Any:
         return torch.empty(2**60)  # what torch itself raises, not an imitation
 
-    monkeypatch.setattr("cwa_engine.pipeline.resident", greedy)
+    monkeypatch.setattr("cwa_engine.sensitivity.scoring.resident", greedy)
     with pytest.raises(OutOfMemory) as raised:
         run(llama, spec(data_file, batch_size=8))
     assert "--batch-size 4" in raised.value.hint
