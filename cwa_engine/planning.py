@@ -6,9 +6,9 @@ with it, and the bytes that live at once are counted.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -19,15 +19,15 @@ from cwa_engine.errors import InvalidInput
 from cwa_engine.evaluation.resume import allowed_bytes
 from cwa_engine.events import ignore
 from cwa_engine.models.chain import NotAChain, chain_of
-from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.loading import LoadedModel, blueprint
 from cwa_engine.models.memory import free_bytes, rough_bytes
-from cwa_engine.models.sketch import model_is_sketch, peak_bytes, sketch, sketch_model
+from cwa_engine.models.sketch import model_is_sketch, peak_bytes, sketch
 from cwa_engine.models.sources import HubAccess
 from cwa_engine.result import Plan, PlanRow
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.metrics import Needs, needs_of
 from cwa_engine.sensitivity.sweep import sweep
-from cwa_engine.spec import RunSpec
+from cwa_engine.spec import RunSpec, command_of
 
 SHARE = 0.8  # of what is free may be planned for,
 SURE = 0.5  # and where rough figures are less than this, nothing need be counted
@@ -44,13 +44,14 @@ def plan(spec: RunSpec, access: HubAccess, device: str) -> Plan:
     Raises what loading the model or reading the texts raises.
     """
     free = free_bytes(torch.device(device))
-    full = sketch_model(spec.model, spec.revision, torch.float32, access)
+    source, config, tokenizer = blueprint(spec.model, spec.revision, access)
+    stored = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
+    full = sketch(source, config, tokenizer, torch.float32)
     _, scoring, evaluation = use_texts(full, spec, ignore)
     task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, free)
     rows = task.rows(full)
-    rows += task.rows(sketch_model(spec.model, spec.revision, torch.bfloat16, access))
-    usual = "float32" if device == "cpu" else _stored_dtype(spec, access)
-    command, why = _recommended(spec, rows, usual, free)
+    rows += task.rows(sketch(source, config, tokenizer, torch.bfloat16))
+    command, why = _recommended(spec, rows, "float32" if device == "cpu" else stored, free)
     return Plan(
         model=spec.model,
         parameters=full.anatomy.numel,
@@ -118,7 +119,7 @@ def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence
     """The source of gradients and the batch size: as asked for, else by the memory that is free now."""
     needs = needs_of(spec.scored_metrics)
     source, why, level = _source(loaded, spec, needs, sequences)
-    if spec.batch_size or not needs.backward:
+    if spec.batch_size or not needs.backward or loaded.device.type == "cpu":
         return Choice(source, spec.batch_size or loaded.default_batch_size, why, level)
     size, _, _ = batch_that_fits(
         loaded, sequences, needs, source, loaded.device.type, int(SHARE * free_bytes(loaded.device))
@@ -165,10 +166,8 @@ def batch_that_fits(
     model: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, device: str, room: int
 ) -> tuple[int, int, bool]:
     """(sequences at once, bytes they need beside the weights, whether these were counted) for `room` bytes."""
-    if device == "cpu" and not model_is_sketch(model):  # where one at a time is fastest, so nothing need be counted
-        return 1, 0, False
     one, simulated = working_bytes(model, sequences, needs, source, 1)
-    if device == "cpu":
+    if device == "cpu":  # where one at a time is fastest
         return 1, one, simulated
     some = min(8, len(sequences))
     eight, _ = working_bytes(model, sequences, needs, source, some)
@@ -208,43 +207,26 @@ def _hidden_bytes(model: LoadedModel, sequences: Sequence[TokenSequence]) -> int
     return tokens * embedding.shape[1] * embedding.element_size() * model.anatomy.blocks
 
 
-def _stored_dtype(spec: RunSpec, access: HubAccess) -> str:
-    """The dtype that an accelerator takes a model in."""
-    return sketch_model(spec.model, spec.revision, None, access).dtype
-
-
 def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) -> tuple[str | None, str]:
     """The command line for the most that fits, and why."""
     at = {(row.dtype, row.gradients): row for row in rows}
     usual = usual if (usual, "resident") in at else "bfloat16"  # float16 takes as much
-    tiers = [
-        ((usual, "resident"), (), "all gradients fit at once"),
-        ((usual, "sweep"), ("--gradients", "sweep", "--fast-perturbation"), "the gradients of one block fit"),
-        (("bfloat16", "resident"), ("--dtype", "bfloat16"), "all gradients fit at once in bfloat16"),
-        (
-            ("bfloat16", "sweep"),
-            ("--dtype", "bfloat16", "--gradients", "sweep", "--fast-perturbation"),
-            "the gradients of one block fit in bfloat16",
-        ),
-    ]
-    discovery = ("--offload", "cpu", "--eval-limit", "10", "--no-perturbation")
-    offloaded = [
+    swept = {"gradients": "sweep", "fast_perturbation": True}
+    discovery = {"offload": "cpu", "eval_limit": min(10, spec.eval_limit or 10), "perturbations": ()}
+    half = {"dtype": "bfloat16"}
+    tiers: list[tuple[tuple[str, str], dict[str, Any], str]] = [
+        ((usual, "resident"), {}, "all gradients fit at once"),
+        ((usual, "sweep"), swept, "the gradients of one block fit"),
+        (("bfloat16", "resident"), half, "all gradients fit at once in bfloat16"),
+        (("bfloat16", "sweep"), half | swept, "the gradients of one block fit in bfloat16"),
         ((usual, "offload"), discovery, "one block at a time fits"),
-        (("bfloat16", "offload"), ("--dtype", "bfloat16", *discovery), "one block at a time fits in bfloat16"),
+        (("bfloat16", "offload"), half | discovery, "one block at a time fits in bfloat16"),
     ]
-    for key, flags, why in [*tiers, *offloaded]:
+    for key, fields, why in tiers:
         if key in at and at[key].fits:
-            return _command(spec, flags), f"{why}: {_gb(at[key].weights_bytes + at[key].working_bytes)} of {_gb(free)}"
+            needed = at[key].weights_bytes + at[key].working_bytes
+            return command_of(spec.model_copy(update=fields)), f"{why}: {_gb(needed)} of {_gb(free)}"
     return None, f"nothing fits: {_gb(free)} are free; a shorter --seq-len or a device with more memory helps"
-
-
-def _command(spec: RunSpec, flags: Sequence[str]) -> str:
-    given = ["--metric", *spec.metrics, "--topk", *map(str, spec.topk)]
-    given += ["--data-file", str(spec.data_file)] if spec.data_file else []
-    given += ["--dataset", spec.dataset] if spec.dataset else []
-    given += ["--eval-limit", str(spec.eval_limit)] if spec.eval_limit else []
-    given += ["--seq-len", str(spec.seq_len)] if spec.seq_len != RunSpec.model_fields["seq_len"].default else []
-    return shlex.join(["cwtool", "run", "--model", spec.model, *given, *flags])
 
 
 def _gb(size_bytes: int) -> str:

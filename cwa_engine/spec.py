@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -51,7 +52,7 @@ class RunSpec(BaseModel):
     eval_limit: int | None = None  # the first N texts, None: all
     seq_len: int = 512  # tokens; longer texts are cut, and the summary says how many
     packed: bool = False  # join the texts and cut windows of seq_len
-    batch_size: int | None = None  # None: 1 on a CPU, 8 elsewhere
+    batch_size: int | None = None  # None: 1 on a CPU, as many as fit elsewhere
     gradients: Gradients = "auto"  # auto: resident where memory allows, else sweep
     offload: Offload = "none"  # cpu: blocks live in CPU memory and come to the device one at a time
     perturbations: tuple[str, ...] = ("zero",)  # empty: no damage is measured; "standard" stands for several
@@ -191,6 +192,23 @@ def parse_spec(fields: dict[str, object]) -> RunSpec:
         if first["type"] == "literal_error":
             said = f"unknown {where} '{first['input']}': it is {first['ctx']['expected']}"
         raise InvalidInput(said, hint="`cwtool run --help` lists the options") from error
+
+
+def command_of(spec: RunSpec) -> str:
+    """The `cwtool run` command line that asks for the same, as far as forms and plans go."""
+    words = ["cwtool", "run", "--model", spec.model, "--metric", *spec.metrics, "--topk", *map(str, spec.topk)]
+    for name in _IN_COMMANDS:
+        value, usual = getattr(spec, name), RunSpec.model_fields[name].default
+        if value != usual:
+            option = "--" + name.replace("_", "-")
+            words += [option] if value is True else [option, str(value)]
+    return shlex.join(words if spec.perturbations else [*words, "--no-perturbation"])
+
+
+_IN_COMMANDS = (
+    "data_file", "dataset", "revision", "seq_len", "packed", "dtype", "gradients", "offload", "eval_limit",
+    "fast_perturbation",
+)  # fmt: skip
 
 
 def _known(names: tuple[str, ...], registry: object) -> tuple[str, ...]:

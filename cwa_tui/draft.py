@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,20 +43,6 @@ class Draft:
         if self.no_perturbation:
             fields["perturbations"] = ()
         return parse_spec(fields)
-
-
-def command_of(spec: RunSpec) -> str:
-    """The `cwtool run` command line that asks for the same, as far as the form goes."""
-    words = ["cwtool", "run", "--model", spec.model, "--metric", *spec.metrics, "--topk", *map(str, spec.topk)]
-    if spec.data_file:
-        words += ["--data-file", str(spec.data_file)]
-    if spec.eval_limit:
-        words += ["--eval-limit", str(spec.eval_limit)]
-    if spec.fast_perturbation:
-        words.append("--fast-perturbation")
-    if not spec.perturbations:
-        words.append("--no-perturbation")
-    return shlex.join(words)
 
 
 def model_names(warm: list[str]) -> list[str]:

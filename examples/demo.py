@@ -34,14 +34,17 @@ def main() -> None:
 
 
 def first_progress(command: list[str]) -> tuple[float, list[str]]:
-    """Run a command in full view; seconds from its start to the first progress of its baseline, and what was noted."""
+    """Run a command in full view; seconds from its start to the first progress of its baseline, and what was noted until
+    the model was there."""
     print(f"\n$ cwtool {' '.join(command)}", flush=True)
     began = time.time()
     cwtool(*command)
     run_id = json.loads(read("jobs", "list", "--limit", "1", "--json"))["jobs"][0]["run_id"]
     events = [json.loads(line) for line in read("logs", run_id, "--json").splitlines()]
     first = next(event for event in events if event["kind"] == "progress" and event["stage"] == "baseline")
-    return first["time"] - began, [event["text"] for event in events if event["kind"] == "note"]
+    loaded = next(event for event in events if event["kind"] == "stage_finished" and event["stage"] == "load")
+    notes = [event["text"] for event in events if event["kind"] == "note" and event["seq"] < loaded["seq"]]
+    return first["time"] - began, notes
 
 
 def cwtool(*args: str) -> None:

@@ -107,13 +107,12 @@ def tail_nll(loaded: LoadedModel, chain: Chain, tail: Begin, texts: Padded) -> I
 
 
 def nll_from(loaded: LoadedModel, chain: Chain, begin: Begin | None, texts: Padded) -> Tensor:
-    """NLL sums from some block, or from the tail on. [B]"""
-    if begin and begin.index == len(chain.blocks):
-        return torch.stack(list(tail_nll(loaded, chain, begin, texts))).sum(0)
-    if begin and len(pieces(loaded, texts)) == 1:
+    """NLL sums from some block, from the tail, or from the beginning on. [B]"""
+    if len(pieces(loaded, texts)) == 1:
         return texts.nll(chain.logits_from(begin, texts.ids, texts.attention_mask))
-    stations = chain.through(texts.ids, texts.attention_mask, begin, keep=lambda index: False)
-    return nll_from(loaded, chain, chain.tail(stations), texts)
+    if begin is None or begin.index < len(chain.blocks):
+        begin = chain.tail(chain.through(texts.ids, texts.attention_mask, begin, keep=lambda index: False))
+    return torch.stack(list(tail_nll(loaded, chain, begin, texts))).sum(0)
 
 
 def measured_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:

@@ -194,7 +194,7 @@ class Chain:
             logits_of(self.model, ids, mask)
         return stations
 
-    def logits_from(self, begin: Begin, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def logits_from(self, begin: Begin | None, ids: Tensor, mask: Tensor | None) -> Tensor:
         """The logits by the model's own forward, from some block or from the tail on."""
         with self._begun(begin):
             return logits_of(self.model, ids, mask)

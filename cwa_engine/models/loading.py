@@ -27,7 +27,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from cwa_engine.catalog import catalog_model
 from cwa_engine.errors import CwaError, InvalidInput, ModelBroken, ModelGated, ModelNotFound, OutOfMemory
@@ -66,7 +73,7 @@ class LoadedModel:
 
     @property
     def default_batch_size(self) -> int:
-        """Sequences at once where nobody says how many."""
+        """Sequences at once where neither a user nor a plan says how many."""
         # One at a time is fastest on a CPU: 8 sequences of SmolLM2-135M took 4.2 s singly, 7.2 s padded to one batch.
         return 1 if self.device.type == "cpu" else 8
 
@@ -141,29 +148,24 @@ def load_model(
         )
 
 
-def config_folder(name: str, revision: str | None, access: HubAccess) -> tuple[ModelSource, Path, dict[str, Any]]:
-    """Where a model's config and tokenizer are, and the options to read them with; no weights are read or downloaded.
-
-    Raises what `load_model` raises.
-    """
+def blueprint(
+    name: str, revision: str | None, access: HubAccess
+) -> tuple[ModelSource, PretrainedConfig, PreTrainedTokenizerBase]:
+    """What a model can be sketched from; no weights are read or downloaded. Raises what `load_model` raises."""
     source = resolve(name)
+    options: dict[str, Any] = {"local_files_only": True}
     with _named_failures(source, revision, access):
+        gguf = Path(source.location)
         if source.kind is SourceKind.HUB:
-            fetch = functools.partial(snapshot_download, source.location, revision=revision, cache_dir=access.cache_dir)
-            try:
-                folder = Path(fetch(local_files_only=True))
-            except LocalEntryNotFoundError:
-                if access.offline:
-                    raise
-                folder = Path(fetch(token=access.token, allow_patterns=_CONFIG_PATTERNS))
-            return source, folder, {"local_files_only": True}
-        if source.kind is SourceKind.GGUF:
-            gguf = Path(source.location)
-            converted = gguf_cache_folder(gguf)
-            if converted.is_dir():
-                return source, converted, {}
-            return source, gguf.parent, {"gguf_file": gguf.name}
-        return source, _local_folder(source, revision, access, lambda text: None), {}
+            folder = _snapshot(source.location, revision, access, with_weights=False)
+        elif source.kind is SourceKind.GGUF and not gguf_cache_folder(gguf).is_dir():
+            folder, options["gguf_file"] = gguf.parent, gguf.name
+        else:
+            folder = _local_folder(source, revision, access, lambda text: None)
+        config = AutoConfig.from_pretrained(folder, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        _refuse_empty_tokenizer(source, tokenizer)
+        return source, config, tokenizer
 
 
 def torch_device(device: str) -> torch.device:
@@ -199,18 +201,20 @@ def _local_folder(source: ModelSource, revision: str | None, access: HubAccess, 
             return _snapshot(source.location, revision, access)
 
 
-def _snapshot(repo: str, revision: str | None, access: HubAccess) -> Path:
+def _snapshot(repo: str, revision: str | None, access: HubAccess, with_weights: bool = True) -> Path:
     """The repository's snapshot in the cache, downloaded first where the Hub can be reached."""
     fetch: Callable[..., str] = functools.partial(
         snapshot_download, repo, revision=revision, cache_dir=access.cache_dir, token=access.token
     )
     try:  # what is complete in the cache needs no network
         snapshot = Path(fetch(local_files_only=True))
-        if _has_weights(snapshot) or access.offline:
+        if access.offline or not with_weights or _has_weights(snapshot):
             return snapshot
     except LocalEntryNotFoundError:
         if access.offline:
             raise
+    if not with_weights:
+        return Path(fetch(allow_patterns=_CONFIG_PATTERNS))
     listing = _remote_files(repo, revision, access.token)
     weights = "*.safetensors" if any(name.endswith(".safetensors") for name in listing) else "*.bin"
     return Path(fetch(allow_patterns=[*_CONFIG_PATTERNS, weights]))

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
 from cwa_engine.models.anatomy import dissect
-from cwa_engine.models.loading import LoadedModel, config_folder
-from cwa_engine.models.sources import HubAccess, ModelSource
+from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.sources import ModelSource
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -46,17 +46,6 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _gone(self, key: int) -> None:
         self.live -= self._sizes.pop(key, 0)
-
-
-def sketch_model(name: str, revision: str | None, dtype: torch.dtype | None, access: HubAccess) -> LoadedModel:
-    """The model as its config has it, with its tokenizer, and no weights read. Raises what `load_model` raises.
-
-    `dtype` None is the one its weights are stored in.
-    """
-    source, folder, options = config_folder(name, revision, access)
-    config = AutoConfig.from_pretrained(folder, **options)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    return sketch(source, config, tokenizer, dtype or getattr(config, "dtype", None) or torch.float32)
 
 
 def sketch(

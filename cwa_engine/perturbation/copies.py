@@ -33,21 +33,29 @@ class Zeroed:
     flat_index: int
 
 
-def owners_of(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
-    """The modules that hold a parameter, several where it is tied, and what they call it."""
-    wanted = model.get_parameter(name)
-    return [(module, leaf) for module in model.modules() for leaf, own in module._parameters.items() if own is wanted]
+Owners = dict[str, list[tuple[nn.Module, str]]]
+
+
+def owners_of(model: nn.Module) -> Owners:
+    """The modules that hold each parameter, several where it is tied, and what they call it."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    owners: Owners = {}
+    for module in model.modules():
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(names[id(parameter)], []).append((module, leaf))
+    return owners
 
 
 @contextmanager
-def zeroed_in_copies(model: nn.Module, weights: Sequence[Zeroed]) -> Iterator[None]:
+def zeroed_in_copies(owners: Owners, weights: Sequence[Zeroed]) -> Iterator[None]:
     """In row c of every batch that passes meanwhile, `weights[c]` counts as zero.
 
     Raises NotCopyable, at the latest on exit, where a weight's module is not called with one tensor of all copies in order.
     """
     changes: dict[nn.Module, list[tuple[int, str, Zeroed]]] = {}
     for row, weight in enumerate(weights):
-        for module, leaf in owners_of(model, weight.parameter.name):
+        for module, leaf in owners[weight.parameter.name]:
             changes.setdefault(module, []).append((row, leaf, weight))
 
     uncalled = set(changes)

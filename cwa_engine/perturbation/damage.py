@@ -18,7 +18,7 @@ from cwa_engine.evaluation.perplexity import Evaluation, evaluate
 from cwa_engine.evaluation.resume import KeptStates, keep_states
 from cwa_engine.events import DamageMeasured, Emit, Note, Progress
 from cwa_engine.models.chain import NotAChain
-from cwa_engine.models.loading import LoadedModel, is_out_of_memory
+from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.memory import BatchSize
 from cwa_engine.perturbation.cases import Case, Treatment, cases
 from cwa_engine.perturbation.controls import Selection, count
@@ -47,14 +47,13 @@ class Ground:
 
     def evaluate(self, changed: Iterable[str], report: Callable[[int], None] = lambda done: None) -> Evaluation:
         """The model as it is now, these parameters being the only ones that are not intact."""
-        kept = self.kept
-        if kept and len(kept.batches[0]) <= self.batch_size.size:
-            try:
-                return kept.evaluate(changed, report)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-        return self.batch_size.run(lambda size: evaluate(self.loaded, self.sequences, size, report))
+
+        def measured(size: int) -> Evaluation:
+            if self.kept and len(self.kept.batches[0]) <= size:
+                return self.kept.evaluate(changed, report)
+            return evaluate(self.loaded, self.sequences, size, report)
+
+        return self.batch_size.run(measured)
 
     def delta(self, damaged: Evaluation, reference: Evaluation | None = None) -> tuple[float, float, float]:
         """Paired change of NLL against the intact model or another measurement, with its 95 % interval."""
@@ -83,17 +82,17 @@ def lay_ground(
     spec: RunSpec,
     batch_size: BatchSize,
 ) -> Ground:
-    """Keep what damage can be measured from, measure an edit that writes the values which are there already, and draw the
-    bootstrap's resamples."""
-    try:
-        kept = batch_size.run(lambda size: keep_states(loaded, sequences, size))
-    except NotAChain:
-        kept = None
-    ground = Ground(loaded, sequences, intact, spec, batch_size, bootstrap_weights(len(sequences), spec.seed), kept)
+    """Measure an edit that writes the values which are there already, keep what damage can be measured from on the way, and
+    draw the bootstrap's resamples."""
     first = rankings[0].weights[:1]
     null = {weight.parameter: np.array([weight.flat_index]) for weight in first}
     with patched(loaded.model, null, UNCHANGED):
-        again = ground.evaluate(null)
+        try:
+            kept = batch_size.run(lambda size: keep_states(loaded, sequences, size))
+        except NotAChain:
+            kept = None
+        ground = Ground(loaded, sequences, intact, spec, batch_size, bootstrap_weights(len(sequences), spec.seed), kept)
+        again = ground.evaluate(())
     return dataclasses.replace(ground, floor=again.nll - intact.nll)
 
 

@@ -13,7 +13,7 @@ from cwa_engine.evaluation.perplexity import Padded, measured_nll, nll_from
 from cwa_engine.evaluation.resume import KeptStates, keep_states
 from cwa_engine.models.chain import Begin, Chain, NotAChain
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.perturbation.copies import NotCopyable, Zeroed, zeroed_in_copies
+from cwa_engine.perturbation.copies import NotCopyable, Zeroed, owners_of, zeroed_in_copies
 from cwa_engine.perturbation.kinds import PERTURBATIONS
 from cwa_engine.perturbation.patch import patched
 from cwa_engine.statistics import Array
@@ -43,9 +43,11 @@ class SingleZeros:
         self._all_tokens = sum(len(text.ids) for text in self.texts)
         self.tokens = np.array([text.scored_tokens for text in self.texts], dtype=np.float64)
         self._shares = _shares(loaded, self._kept.chain) if self._kept else [1.0]
+        self._owners = owners_of(loaded.model)
         self._not_copyable: set[str] = set()
-        self.spent = 1.0 if self._kept else 0.0  # what was kept took a pass
-        self.intact = np.array([self._nll(number).item() for number in range(len(self.texts))])
+        self.spent = 1 - self._shares[-1]  # what was kept took all but the tail
+        tail = len(self._kept.chain.blocks) if self._kept else 0
+        self.intact = np.array([self._nll(n, self._begin(n, tail)).item() for n in range(len(self.texts))])
 
     def nll(self, weights: Sequence[Zeroed], number: int) -> Array:
         """NLL sums of a text, each with one of these weights zeroed. [weights]"""
@@ -57,9 +59,9 @@ class SingleZeros:
                 groups.setdefault((first, weight.parameter.name in self._not_copyable), []).append(place)
         most = max(1, TOKENS.get(self._loaded.device.type, TOKENS_ELSEWHERE) // len(self.texts[number].ids))
         for (first, one_by_one), places in groups.items():
-            begin = self._kept.begin(number, first) if self._kept else None
-            for start in range(0, len(places), 1 if one_by_one else most):
-                some = places[start : start + (1 if one_by_one else most)]
+            begin, step = self._begin(number, first), 1 if one_by_one else most
+            for start in range(0, len(places), step):
+                some = places[start : start + step]
                 found[some] = self._measure([weights[place] for place in some], number, begin)
         return found
 
@@ -76,9 +78,12 @@ class SingleZeros:
         for number in range(len(self.texts)):
             first = self._first_block(weight, number)
             if first is not None:
-                begin = self._kept.begin(number, first) if self._kept else None
-                found[number] = self._alone(weight, number, begin).item()
+                found[number] = self._alone(weight, number, self._begin(number, first)).item()
         return found
+
+    def _begin(self, number: int, first: int) -> Begin | None:
+        """Where a text begins if nothing changes before block `first`; None for a whole forward pass."""
+        return self._kept.begin(number, first) if self._kept else None
 
     def _first_block(self, weight: Zeroed, number: int) -> int | None:
         """Where a weight begins to change what the model makes of a text; None where it does not."""
@@ -93,7 +98,7 @@ class SingleZeros:
         """Each weight in a copy of the text where that can be, else one after the other. [weights]"""
         if self._kept and self._not_copyable.isdisjoint(weight.parameter.name for weight in weights):
             try:
-                with zeroed_in_copies(self._loaded.model, weights):
+                with zeroed_in_copies(self._owners, weights):
                     return self._nll(number, begin, len(weights))
             except NotCopyable as refused:
                 self._not_copyable |= refused.parameters
@@ -105,7 +110,7 @@ class SingleZeros:
             return self._nll(number, begin)
 
     @torch.inference_mode()
-    def _nll(self, number: int, begin: Begin | None = None, copies: int = 1) -> Array:
+    def _nll(self, number: int, begin: Begin | None, copies: int = 1) -> Array:
         """NLL sums of copies of a text by the model as it is. [copies]"""
         self._tick()
         text = self.texts[number]

@@ -52,7 +52,7 @@ class Totals:
 
     def add(self, name: str, fresh: Tensor, batch: Sequence[TokenSequence]) -> None:
         """Take a parameter's gradient of a batch, which for F is one sequence. The tensor is ours to keep."""
-        fresh = fresh.to(torch.promote_types(fresh.dtype, torch.float32))
+        fresh = _precise(fresh)
         # A total begins with its first summand: a buffer of zeros would cost a pass over all weights.
         if Needs.FISHER in self.needs:
             (sequence,) = batch
@@ -68,7 +68,7 @@ class Totals:
 
     def add_rows(self, parameter: Tensor, name: str, start: int, rows: Tensor, batch: Sequence[TokenSequence]) -> None:
         """Take the gradients of every sequence of a batch, [B, rows, ...], of some rows of a parameter's first axis."""
-        fresh = rows.to(torch.promote_types(rows.dtype, torch.float32)).flatten(1)  # [B, weights]
+        fresh = _precise(rows).flatten(1)  # [B, weights]
         if Needs.GRADIENT in self.needs:
             if name not in self._gradient:
                 self._gradient[name] = _zeros(parameter)
@@ -80,8 +80,7 @@ class Totals:
 
     def join(self, name: str, rows: Tensor, first: Tensor, second: Tensor, sequence: TokenSequence) -> None:
         """Take the second part of a sequence's gradient in some rows, where its `first` has been added already."""
-        precision = torch.promote_types(first.dtype, torch.float32)
-        first, second = first.to(precision), second.to(precision)
+        first, second = _precise(first), _precise(second)
         if Needs.FISHER in self.needs:  # (first + second)^2 - first^2
             self._fisher[name].index_add_(0, rows, second * (2 * first + second), alpha=self._share(sequence))
         if Needs.GRADIENT in self.needs:
@@ -122,7 +121,8 @@ def resident(
     batches = batches_for(loaded, sequences, needs, batch_size)
     activations = Activations(loaded, needs) if needs.activations else None
     totals = Totals(needs, sequences)
-    in_parts = _chain_for(loaded, batches, needs)
+    chain = _chain_for(loaded, batches, needs)
+    ends = Ends(loaded, chain, totals) if chain else None
     done = 0
 
     def so_far(with_factor: bool = False) -> Statistics:
@@ -132,8 +132,8 @@ def resident(
     with record, torch.set_grad_enabled(needs.backward):
         for number, batch in enumerate(batches, start=1):
             where = number, len(batches)
-            if in_parts:
-                _backward_in_parts(loaded, in_parts, totals, batch, where)
+            if chain and ends:
+                _backward_in_parts(loaded, chain, ends, totals, batch, where)
             else:
                 _backward_at_once(loaded, totals, parameters, batch, where)
             done += len(batch)
@@ -150,8 +150,10 @@ def _backward_at_once(
             torch.autograd.backward(loss)
 
 
-def _backward_in_parts(loaded: LoadedModel, chain: Chain, totals: Totals, batch: Batch, where: Where) -> None:
-    ends, texts = Ends(loaded, chain, totals), padded(loaded, batch)
+def _backward_in_parts(
+    loaded: LoadedModel, chain: Chain, ends: Ends, totals: Totals, batch: Batch, where: Where
+) -> None:
+    texts = padded(loaded, batch)
     with torch.no_grad():
         start = chain.embedded(texts.ids, texts.attention_mask)
     inside = {n: loaded.model.get_parameter(n) for n, p in loaded.anatomy.parameters.items() if p.layer is not None}
@@ -311,6 +313,11 @@ def finite_loss(nll_sums: Tensor, tokens: int, where: Where) -> Tensor:
     if not has_no_values(loss) and not torch.isfinite(loss):
         raise non_finite_loss(loss, *where)
     return loss
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    """In float32 or better."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _zeros(parameter: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ ControlSeeds = Annotated[
     int, _option(help="Draws of each random control; 19 or more can show p = 0.05.", panel=_DAMAGE)
 ]
 Seed = Annotated[int, _option(help="Of control draws, probes, resamples and bootstrap.", panel=_DAMAGE)]
-BatchSize = Annotated[str, typer.Option(help="Sequences at once, or auto: 1 on a CPU, 8 elsewhere.")]
+BatchSize = Annotated[str, typer.Option(help="Sequences at once, or auto: 1 on a CPU, as many as fit elsewhere.")]
 Gradients = Annotated[
     str, typer.Option(help="resident keeps those of all weights, sweep those of one block; auto goes by memory.")
 ]
@@ -166,13 +166,12 @@ def ablation_fields(given: dict[str, Any]) -> dict[str, Any]:
     """The same for `cwtool ablate`: the metrics name the candidates, and no further damage is measured."""
     fields = spec_fields(given)
     metrics = [name for name in fields.get("metrics", ()) if name != ABLATION]
-    critical_set = given["critical_set"] or None
-    return {**fields, "metrics": (*metrics, ABLATION), "perturbations": (), "critical_set": critical_set}
+    return {**fields, "metrics": (*metrics, ABLATION), "perturbations": ()}
 
 
 _AS_THEY_ARE = (
     "revision", "dtype", "device", "gradients", "offload", "structure", "scope", "probes", "eval_limit", "seq_len", "packed",
-    "control_seeds", "candidates", "critical_set", "fast_perturbation", "noise_scale", "scale_factor", "bits",
+    "control_seeds", "candidates", "fast_perturbation", "noise_scale", "scale_factor", "bits",
     "position_test", "individually", "kl", "seed",
 )  # fmt: skip
 
@@ -206,5 +205,6 @@ _CONVERTED: dict[str, Callable[[Any], Any]] = {
     "bit": lambda given: _number("--bit", given, "all", "all"),
     "stability": lambda given: _number("--stability", given, "halves", "halves"),
     "fidelity": lambda given: _number("--fidelity", given, "", None),
+    "critical_set": lambda given: given or None,
     "dose": lambda given: numbers("--dose", given),
 }

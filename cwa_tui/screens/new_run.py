@@ -16,8 +16,8 @@ from textual.widgets import Button, Input, Label, Static
 
 from cwa_engine.errors import CwaError
 from cwa_engine.sensitivity.metrics import METRICS
-from cwa_engine.spec import RunSpec
-from cwa_tui.draft import Draft, about_model, command_of, model_names
+from cwa_engine.spec import RunSpec, command_of
+from cwa_tui.draft import Draft, about_model, model_names
 from cwa_tui.widgets.tick import Tick
 
 Submit = Callable[[RunSpec, str], Awaitable[str]]

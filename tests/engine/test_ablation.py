@@ -17,7 +17,7 @@ from cwa_engine.errors import Cancelled, InvalidInput, RunFailed
 from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.perturbation import ablation
 from cwa_engine.perturbation.ablation import ablate, chances, propose, smallest_set, survivors
-from cwa_engine.perturbation.copies import Zeroed, zeroed_in_copies
+from cwa_engine.perturbation.copies import Zeroed, owners_of, zeroed_in_copies
 from cwa_engine.perturbation.kinds import PERTURBATIONS
 from cwa_engine.perturbation.patch import patched
 from cwa_engine.perturbation.single_zeros import SingleZeros
@@ -94,7 +94,7 @@ def test_zeros_in_copies_stand_beside_what_is_damaged_already(llama: Any) -> Non
 
 def test_copies_end_with_the_hooks_that_made_them(llama: Any) -> None:
     weights = some_weights(llama)[:3]
-    with pytest.raises(KeyboardInterrupt), zeroed_in_copies(llama.model, weights):
+    with pytest.raises(KeyboardInterrupt), zeroed_in_copies(owners_of(llama.model), weights):
         raise KeyboardInterrupt
     assert not any(module._forward_hooks for module in llama.model.modules())
 

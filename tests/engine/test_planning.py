@@ -11,8 +11,8 @@ import torch
 
 from cwa_engine import events, planning
 from cwa_engine.errors import ModelNotFound
-from cwa_engine.models.loading import load_model
-from cwa_engine.models.sketch import LiveBytes, sketch, sketch_model
+from cwa_engine.models.loading import blueprint, load_model
+from cwa_engine.models.sketch import LiveBytes, sketch
 from cwa_engine.models.sources import HubAccess
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import choose, plan, working_bytes
@@ -143,6 +143,6 @@ def test_a_plan_needs_no_weights_on_disk(tmp_path: Path) -> None:
         path.resolve().unlink(missing_ok=True)
         path.unlink()
     access = HubAccess(cache_dir=str(tmp_path), offline=True)
-    assert sketch_model("tiny/llama", None, torch.float32, access).anatomy.numel > 10_000
+    assert sketch(*blueprint("tiny/llama", None, access), torch.float32).anatomy.numel > 10_000
     with pytest.raises(ModelNotFound):
-        sketch_model("tiny/lama", None, torch.float32, access)
+        blueprint("tiny/lama", None, access)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cwa_engine.errors import InvalidInput
-from cwa_engine.spec import RunSpec
-from cwa_tui.draft import Draft, about_model, command_of, model_names
+from cwa_engine.spec import RunSpec, command_of
+from cwa_tui.draft import Draft, about_model, model_names
 
 DRAFT = Draft(model=" gpt2 ", topk="10 100, 1000", eval_limit="32")
 
