@@ -30,8 +30,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python examples/demo.py
 
+# Two processes with one thread each: the models of the tests are too small for more.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: install
 	$(BIN)/ruff check .

@@ -48,6 +48,8 @@ Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the run id a
 CancelOnInterrupt = Annotated[
     bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the run instead of leaving it.")
 ]
+SomeOrAll = Annotated[str | None, typer.Argument(help="Run id, its beginning or its ending; all if left out.")]
+WhenIdle = Annotated[bool, typer.Option("--when-idle", help="Wait until nothing runs; what is queued waits.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 
@@ -92,12 +94,17 @@ def run(
     batch_size: opt.BatchSize = "auto",
     gradients: opt.Gradients = "auto",
     offload: opt.Offload = "none",
+    priority: opt.Priority = 0,
+    after: opt.After = None,
+    keep_alive: opt.KeepAlive = None,
+    wait_for_memory: opt.WaitForMemory = False,
     detach: Detach = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
     as_json: Json = False,
 ) -> None:
     """Rank a model's most critical weights, damage them, and compare with fair controls."""
-    _submit(opt.spec_fields(locals()), detach, cancel_on_interrupt, as_json)  # every option under its name above
+    given = locals()  # every option under its name above
+    _submit(opt.spec_fields(given), opt.job_options(given), detach, cancel_on_interrupt, as_json)
 
 
 @app.command(cls=SeveralValues, rich_help_panel="Runs")
@@ -122,6 +129,10 @@ def ablate(
     batch_size: opt.BatchSize = "auto",
     gradients: opt.Gradients = "auto",
     offload: opt.Offload = "none",
+    priority: opt.Priority = 0,
+    after: opt.After = None,
+    keep_alive: opt.KeepAlive = None,
+    wait_for_memory: opt.WaitForMemory = False,
     detach: Detach = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
     as_json: Json = False,
@@ -129,7 +140,8 @@ def ablate(
     """Zero single weights, one at a time, and rank them by what that costs; then seek the smallest set that breaks the
     model."""
     topk = topk or ["20"]
-    _submit(opt.ablation_fields(locals()), detach, cancel_on_interrupt, as_json)
+    given = locals()
+    _submit(opt.ablation_fields(given), opt.job_options(given), detach, cancel_on_interrupt, as_json)
 
 
 @app.command(cls=SeveralValues, rich_help_panel="Models")
@@ -193,15 +205,24 @@ def ps(as_json: Json = False) -> None:
 
 @app.command(rich_help_panel="Models")
 def load(
-    model: Model, revision: Revision = None, dtype: DType = "auto", device: Device = "auto", as_json: Json = False
+    model: Model,
+    revision: Revision = None,
+    dtype: DType = "auto",
+    device: Device = "auto",
+    pin: Annotated[bool, typer.Option("--pin", help="Keep it until `cwtool unload`.")] = False,
+    keep_alive: opt.KeepAlive = None,
+    wait_for_memory: opt.WaitForMemory = False,
+    as_json: Json = False,
 ) -> None:
     """Load a model, so that the first run finds it warm."""
+    given = locals()
+    from cwa_daemon.protocol import JobOptions
     from cwa_engine.spec import parse_spec
     from cwa_tui.console.following import follow
 
     spec = parse_spec({"model": absolute_name(model), "revision": revision, "dtype": dtype, "device": device})
     with _client() as client:
-        run_id = client.load(spec, command=_typed())
+        run_id = client.load(spec, _typed(), JobOptions(**opt.job_options(given)))
         follow(client, run_id, cancel_on_interrupt=True)
         show({"model": model, "run_id": run_id} if as_json else f"{model} is warm")
 
@@ -265,13 +286,16 @@ def jobs_default(context: typer.Context, as_json: Json = False) -> None:
 @jobs_app.command("list")
 def jobs_list(
     limit: Limit = 20,
+    offset: Annotated[int, typer.Option(min=0, help="How many to skip.")] = 0,
+    state: Annotated[str | None, typer.Option(help="Only queued, paused, running, done, failed ... ones.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only models whose name contains this.")] = None,
     as_json: Json = False,
 ) -> None:
     """The latest jobs."""
     from cwa_tui.console.tables import jobs_table
 
     with _client() as client:
-        jobs = client.jobs(limit)
+        jobs = client.jobs(limit, offset, state=state, model=model)
     show({"jobs": [job.model_dump() for job in jobs]} if as_json else jobs_table(jobs))
 
 
@@ -302,6 +326,42 @@ def jobs_cancel(run_id: Annotated[str, typer.Argument(help="Run id, its beginnin
             show(f"{job.run_id} is cancelled")
         else:
             say(f"{job.run_id} was done before it could be cancelled")
+
+
+@jobs_app.command("pause")
+def jobs_pause(run_id: SomeOrAll = None) -> None:
+    """Keep a queued job, or all of them, from being begun; what runs goes on."""
+    with _client() as client:
+        _list_moved("paused", client.pause(run_id))
+
+
+@jobs_app.command("resume")
+def jobs_resume(run_id: SomeOrAll = None) -> None:
+    """Let a paused job, or all of them, take its turn again."""
+    with _client() as client:
+        _list_moved("queued again", client.resume(run_id))
+
+
+@jobs_app.command("prune")
+def jobs_prune(
+    older_than: Annotated[str, typer.Option(help="How long ago they ended: 30d, 12h, 0.")] = "30d",
+    with_results: Annotated[
+        bool, typer.Option("--with-results", help="Also remove finished runs and their files.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Forget jobs that ended long ago; of finished runs only what they said on the way, unless --with-results."""
+    from cwa_engine.durations import seconds
+
+    with _client() as client:
+        pruned = client.prune(seconds(older_than), with_results, dry_run)
+    if as_json:
+        show(pruned.model_dump())
+        return
+    would = "would be " if dry_run else ""
+    runs = f"{len(pruned.runs)} finished runs" if with_results else f"events of {len(pruned.runs)} finished runs"
+    show(f"{len(pruned.jobs)} jobs without a result and {runs} {would}removed")
 
 
 @jobs_app.command("retry")
@@ -376,15 +436,15 @@ def daemon_start() -> None:
 
 
 @daemon_app.command("stop")
-def daemon_stop() -> None:
+def daemon_stop(when_idle: WhenIdle = False) -> None:
     """Stop the daemon. What runs is interrupted and can be retried; what is queued waits for the next start."""
-    _stop()
+    _stop(when_idle)
 
 
 @daemon_app.command("restart")
-def daemon_restart() -> None:
+def daemon_restart(when_idle: WhenIdle = False) -> None:
     """Stop the daemon and start it again; warm models are loaded afresh when they are needed."""
-    _stop()
+    _stop(when_idle)
     daemon_start()
 
 
@@ -441,14 +501,17 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _submit(fields: dict[str, Any], detach: bool, cancel_on_interrupt: bool, as_json: bool) -> None:
+def _submit(
+    fields: dict[str, Any], options: dict[str, Any], detach: bool, cancel_on_interrupt: bool, as_json: bool
+) -> None:
     """Submit a run, and stay with it unless it is to be left alone."""
+    from cwa_daemon.protocol import JobOptions
     from cwa_engine.spec import parse_spec
     from cwa_tui.console.following import follow, show_result
 
     spec = parse_spec(fields)
     with _client() as client:
-        run_id = client.submit(spec, command=_typed())
+        run_id = client.submit(spec, _typed(), JobOptions(**options))
         if detach:
             show({"run_id": run_id} if as_json else run_id)
             return
@@ -469,10 +532,16 @@ def _client(start: bool = True) -> Iterator[Client]:
         yield client
 
 
-def _stop() -> None:
+def _list_moved(what: str, run_ids: list[str]) -> None:
+    for run_id in run_ids:
+        show(run_id)
+    say(f"{len(run_ids)} {what}")
+
+
+def _stop(when_idle: bool) -> None:
     from cwa_daemon.client import stop_daemon
 
-    stopped = stop_daemon()
+    stopped = stop_daemon(timeout_s=None if when_idle else 30.0, when_idle=when_idle)
     if stopped is None:
         say("no daemon was running")
         return

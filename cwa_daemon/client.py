@@ -23,7 +23,7 @@ import zmq
 import zmq.asyncio
 
 from cwa_daemon import lifecycle, protocol
-from cwa_daemon.protocol import JobView, StatusView
+from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
 from cwa_engine import __version__
 from cwa_engine.data.corpus import load_texts
@@ -96,7 +96,7 @@ class AsyncClient:
 
     # runs
 
-    async def submit(self, spec: RunSpec, command: str = "") -> str:
+    async def submit(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         """Queue a run and give its run id. What can be refused without a model is refused here, before anything is queued.
 
         Raises DataError for texts that cannot be used and OutputError for a folder that cannot be written.
@@ -104,11 +104,11 @@ class AsyncClient:
         load_texts(spec.data_file, spec.eval_limit)
         if spec.output:
             check_output(spec.output)
-        return await self._submit("run", spec, command)
+        return await self._submit("run", spec, command, options)
 
-    async def load(self, spec: RunSpec, command: str = "") -> str:
+    async def load(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         """Queue the loading of `spec.model` and give the job's run id."""
-        return await self._submit("load", spec, command)
+        return await self._submit("load", spec, command, options)
 
     async def plan(self, spec: RunSpec, command: str = "") -> str:
         """Queue the planning of a run and give the job's run id; the plan is in its event of kind "plan"."""
@@ -127,9 +127,30 @@ class AsyncClient:
         """A job by run id, by an unambiguous part of it, or "latest". Raises NotFound."""
         return JobView.model_validate((await self._request("job", run_id=run_id))["job"])
 
-    async def jobs(self, limit: int = 50) -> list[JobView]:
-        """The latest jobs, latest first."""
-        return [JobView.model_validate(job) for job in (await self._request("jobs", limit=limit))["jobs"]]
+    async def jobs(
+        self,
+        limit: int = 50,
+        offset: int = 0,
+        state: str | None = None,
+        kind: str | None = None,
+        model: str | None = None,
+    ) -> list[JobView]:
+        """The latest jobs, latest first, after the first `offset`; `model` is a part of the model's name."""
+        reply = await self._request("jobs", limit=limit, offset=offset, state=state, kind=kind, model=model)
+        return [JobView.model_validate(job) for job in reply["jobs"]]
+
+    async def pause(self, run_id: str | None = None) -> list[str]:
+        """Keep a queued job, or all of them, from being begun; gives their run ids."""
+        return list((await self._request("pause", run_id=run_id))["run_ids"])
+
+    async def resume(self, run_id: str | None = None) -> list[str]:
+        """Let a paused job, or all of them, take its turn again; gives their run ids."""
+        return list((await self._request("resume", run_id=run_id))["run_ids"])
+
+    async def prune(self, older_than_s: float, with_results: bool = False, dry_run: bool = False) -> Pruned:
+        """Forget jobs that ended so long ago; of finished runs only the events, unless `with_results`."""
+        reply = await self._request("prune", older_than_s=older_than_s, with_results=with_results, dry_run=dry_run)
+        return Pruned(**{name: reply[name] for name in Pruned.model_fields})
 
     async def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[dict[str, Any]]:
         """The job's events after number `after_seq`: those that were, then those to come, until the job has ended.
@@ -174,18 +195,22 @@ class AsyncClient:
         """The daemon, its warm models, workers and memory."""
         return StatusView.model_validate((await self._request("status"))["status"])
 
+    async def telemetry(self) -> list[Sample]:
+        """What devices and processes used in the last minutes, oldest first."""
+        return [Sample.model_validate(sample) for sample in (await self._request("telemetry"))["samples"]]
+
     async def unload(self, model: str) -> list[str]:
         """Drop a warm model; gives the names that were dropped. Raises NotFound where it is not warm."""
         return list((await self._request("unload", model=model))["names"])
 
-    async def shutdown(self) -> Stopped:
-        """Ask the daemon to stop; `Client.stop_daemon` also waits until it is gone."""
-        reply = await self._request("shutdown")
+    async def shutdown(self, when_idle: bool = False) -> Stopped:
+        """Ask the daemon to stop, if asked only when nothing runs; `stop_daemon` also waits until it is gone."""
+        reply = await self._request("shutdown", when_idle=when_idle)
         return Stopped(reply["pid"], reply["interrupted"], reply["queued"])
 
     # the wire
 
-    async def _submit(self, kind: str, spec: RunSpec, command: str) -> str:
+    async def _submit(self, kind: str, spec: RunSpec, command: str, options: JobOptions | None = None) -> str:
         reply = await self._request(
             "submit",
             kind=kind,
@@ -193,6 +218,7 @@ class AsyncClient:
             client_key=uuid.uuid4().hex,
             command=command,
             access=_access(),
+            options=(options or JobOptions()).model_dump(),
         )
         return str(reply["run_id"])
 
@@ -273,11 +299,11 @@ class Client:
     def daemon_version(self) -> str:
         return self._client.daemon_version
 
-    def submit(self, spec: RunSpec, command: str = "") -> str:
-        return self._run(self._client.submit(spec, command))
+    def submit(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
+        return self._run(self._client.submit(spec, command, options))
 
-    def load(self, spec: RunSpec, command: str = "") -> str:
-        return self._run(self._client.load(spec, command))
+    def load(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
+        return self._run(self._client.load(spec, command, options))
 
     def plan(self, spec: RunSpec, command: str = "") -> str:
         return self._run(self._client.plan(spec, command))
@@ -291,8 +317,27 @@ class Client:
     def job(self, run_id: str) -> JobView:
         return self._run(self._client.job(run_id))
 
-    def jobs(self, limit: int = 50) -> list[JobView]:
-        return self._run(self._client.jobs(limit))
+    def jobs(
+        self,
+        limit: int = 50,
+        offset: int = 0,
+        state: str | None = None,
+        kind: str | None = None,
+        model: str | None = None,
+    ) -> list[JobView]:
+        return self._run(self._client.jobs(limit, offset, state, kind, model))
+
+    def pause(self, run_id: str | None = None) -> list[str]:
+        return self._run(self._client.pause(run_id))
+
+    def resume(self, run_id: str | None = None) -> list[str]:
+        return self._run(self._client.resume(run_id))
+
+    def prune(self, older_than_s: float, with_results: bool = False, dry_run: bool = False) -> Pruned:
+        return self._run(self._client.prune(older_than_s, with_results, dry_run))
+
+    def telemetry(self) -> list[Sample]:
+        return self._run(self._client.telemetry())
 
     def follow(self, run_id: str, after_seq: int = 0) -> Iterator[dict[str, Any]]:
         """Events as `AsyncClient.follow` gives them. A Ctrl-C raises KeyboardInterrupt here; the connection stays usable."""
@@ -326,8 +371,10 @@ def start_daemon(settings: Settings | None = None) -> bool:
     return lifecycle.start(settings or Settings())
 
 
-def stop_daemon(settings: Settings | None = None, timeout_s: float = 30.0) -> Stopped | None:
-    """Stop the daemon and wait until its process is gone; None where none ran."""
+def stop_daemon(
+    settings: Settings | None = None, timeout_s: float | None = 30.0, when_idle: bool = False
+) -> Stopped | None:
+    """Stop the daemon, if asked only when nothing runs, and wait until its process is gone; None where none ran."""
     settings = settings or Settings()
     if not lifecycle.running_pid(settings):
         return None
@@ -335,14 +382,14 @@ def stop_daemon(settings: Settings | None = None, timeout_s: float = 30.0) -> St
     async def shutdown() -> Stopped:
         client = await AsyncClient.connect(settings, start=False)
         try:
-            return await client.shutdown()
+            return await client.shutdown(when_idle)
         finally:
             await client.close()
 
     stopped = asyncio.run(shutdown())
     if not lifecycle.wait_until_gone(stopped.pid, timeout_s):
         raise DaemonUnreachable(
-            f"the daemon (pid {stopped.pid}) has not stopped in {timeout_s:.0f} s", hint=f"kill {stopped.pid}"
+            f"the daemon (pid {stopped.pid}) has not stopped in {timeout_s} s", hint=f"kill {stopped.pid}"
         )
     return stopped
 

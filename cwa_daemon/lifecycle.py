@@ -20,6 +20,7 @@ ALREADY = "another daemon has this state folder"
 @contextmanager
 def hold_lock(settings: Settings) -> Iterator[None]:
     """Be the only daemon of a state folder. The system releases the lock however the process ends."""
+    settings.lock_file.touch(mode=0o600)
     with settings.lock_file.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,7 +75,7 @@ def start(settings: Settings) -> bool:
     raise DaemonNotStartable(f"the daemon cannot start: {message}", hint=hint or f"see {settings.daemon_log}")
 
 
-def wait_until_gone(pid: int, timeout_s: float) -> bool:
+def wait_until_gone(pid: int, timeout_s: float | None) -> bool:
     """Whether the process ended within the time."""
     try:
         process = psutil.Process(pid)

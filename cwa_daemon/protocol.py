@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 
 import msgpack
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from cwa_engine import __version__
+from cwa_engine import __version__, durations
 from cwa_engine.errors import InvalidInput
 from cwa_engine.spec import RunSpec
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 0
+PROTOCOL_MINOR = 1
 MAX_MESSAGE_BYTES = 16 * 2**20
 MAX_DEPTH = 16
 CREDIT = 64  # events a subscriber may have received without acknowledging them
@@ -42,6 +42,24 @@ class Access(Message):
     offline: bool = False
 
 
+class JobOptions(Message):
+    """How a job is to be run. Nothing here changes what it finds."""
+
+    priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
+    after: str | None = Field(default=None, max_length=200)  # run id of a job that must be done before
+    wait_for_memory: bool = False  # stay queued until the model fits
+    no_cache: bool = False  # score anew even where the scores are known
+    keep_alive: str | None = Field(default=None, max_length=20)  # 30m, 0, forever; None: the daemon's setting
+    pin: bool = False  # never unload the model by itself
+
+    @field_validator("keep_alive")
+    @classmethod
+    def _span_of_time(cls, text: str | None) -> str | None:
+        if text is not None:
+            durations.seconds(text)
+        return text
+
+
 class Hello(Request):
     op: Literal["hello"] = "hello"
     major: int = PROTOCOL_MAJOR
@@ -58,6 +76,7 @@ class Submit(Request):
     client_key: str = Field(min_length=8, max_length=64)
     command: str = Field(default="", max_length=20_000)
     access: Access = Access()
+    options: JobOptions = JobOptions()
 
 
 class Retry(Request):
@@ -80,8 +99,33 @@ class GetJob(Request):
 
 
 class ListJobs(Request):
+    """The latest jobs, latest first, from `offset` on; `model` is a part of the model's name."""
+
     op: Literal["jobs"] = "jobs"
     limit: int = Field(default=50, ge=1, le=1000)
+    offset: int = Field(default=0, ge=0, lt=2**31)
+    state: str | None = None
+    kind: str | None = None
+    model: str | None = None
+
+
+class Pause(Request):
+    """Keep a queued job, or without a run id all of them, from being begun."""
+
+    op: Literal["pause"] = "pause"
+    run_id: str | None = None
+
+
+class Resume(Request):
+    op: Literal["resume"] = "resume"
+    run_id: str | None = None
+
+
+class Prune(Request):
+    op: Literal["prune"] = "prune"
+    older_than_s: float = Field(ge=0)
+    with_results: bool = False
+    dry_run: bool = False
 
 
 class Subscribe(Request):
@@ -131,7 +175,16 @@ class GetTopK(Request):
 
 
 class Shutdown(Request):
+    """Stop; with `when_idle` what runs may end before."""
+
     op: Literal["shutdown"] = "shutdown"
+    when_idle: bool = False
+
+
+class GetTelemetry(Request):
+    """What devices and processes used in the last minutes."""
+
+    op: Literal["telemetry"] = "telemetry"
 
 
 AnyRequest = Annotated[
@@ -141,6 +194,9 @@ AnyRequest = Annotated[
     | Cancel
     | GetJob
     | ListJobs
+    | Pause
+    | Resume
+    | Prune
     | Subscribe
     | Acknowledge
     | Unsubscribe
@@ -149,6 +205,7 @@ AnyRequest = Annotated[
     | ListResults
     | GetResult
     | GetTopK
+    | GetTelemetry
     | Shutdown,
     Field(discriminator="op"),
 ]
@@ -181,6 +238,8 @@ class JobView(Message):
     finished: float | None = None
     error: dict[str, Any] | None = None
     retry_of: str | None = None
+    priority: int = 0
+    after: str | None = None  # run id of the job that must be done before
     progress: StageProgress | None = None
     folder: str | None = None  # where the files are, once the run is done
     last_seq: int = 0
@@ -188,6 +247,14 @@ class JobView(Message):
     @property
     def ended(self) -> bool:
         return self.state in TERMINAL_STATES
+
+
+class Pruned(Message):
+    """What was removed, or would be: jobs without a result, finished runs (or only their events), and how many events."""
+
+    jobs: list[str]
+    runs: list[str]
+    events: int
 
 
 class WarmModel(Message):
@@ -202,6 +269,8 @@ class WarmModel(Message):
     loaded: float
     last_used: float
     jobs_served: int
+    expires: float | None = None  # None: never by itself
+    pinned: bool = False
     in_use: bool = False
 
 
@@ -214,9 +283,22 @@ class WorkerView(Message):
 
 
 class DeviceMemory(Message):
+    """A device now. `others_bytes` is what processes that are not the daemon's use; None where a figure is not to be had."""
+
     device: str
     total_bytes: int
     used_bytes: int
+    others_bytes: int | None = None
+    utilisation: float | None = None  # 0 to 1
+    temperature_c: float | None = None
+
+
+class Sample(Message):
+    """Telemetry at one moment."""
+
+    time: float
+    devices: list[DeviceMemory]
+    processes_bytes: int  # resident memory of the daemon and its workers
 
 
 class StatusView(Message):
@@ -226,6 +308,9 @@ class StatusView(Message):
     home: str
     queued: int
     running: int
+    paused: int = 0
+    disk_full: bool = False
+    versions: dict[str, str] = Field(default_factory=dict)  # of the libraries that the workers use
     models: list[WarmModel]
     workers: list[WorkerView]
     devices: list[DeviceMemory]

@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from typing import Any
@@ -22,31 +23,19 @@ import zmq
 import zmq.asyncio
 
 from cwa_daemon import protocol, telemetry
-from cwa_daemon.jobs import Jobs, JobState
+from cwa_daemon.handlers import HANDLERS, Reply
+from cwa_daemon.jobs import Jobs
 from cwa_daemon.lifecycle import hold_lock
 from cwa_daemon.security import check_peer, private_folder
 from cwa_daemon.settings import Settings
 from cwa_daemon.store import Store
 from cwa_engine import __version__
-from cwa_engine.errors import CwaError, DaemonNotStartable, InvalidInput, NotFound, RunFailed, VersionMismatch
-from cwa_engine.reporting.export import read_summary, read_topk
-from cwa_engine.result import to_plain
+from cwa_engine.errors import CwaError, DaemonNotStartable, InvalidInput, RunFailed, VersionMismatch
 
 log = logging.getLogger(__name__)
 
-Reply = dict[str, Any]
-Handler = Callable[["Server", bytes, Any], Awaitable[Reply | None]]
-HANDLERS: dict[type[protocol.Request], Handler] = {}
-
-
-def handles(request: type[protocol.Request]) -> Callable[[Handler], Handler]:
-    """Register the one handler of a request."""
-
-    def register(handler: Handler) -> Handler:
-        HANDLERS[request] = handler
-        return handler
-
-    return register
+TICK_S = 1.0
+HISTORY = 300  # samples of telemetry, one a tick
 
 
 @dataclass
@@ -68,9 +57,12 @@ class Server:
         self.store = Store(settings.database)
         self.jobs = Jobs(self.store, settings, self._on_event)
         self.stopping = asyncio.Event()
+        self.draining: asyncio.Task[None] | None = None  # until what runs has ended
+        self.history: deque[protocol.Sample] = deque(maxlen=HISTORY)
         self.subscriptions: dict[int, Subscription] = {}
         self._next_subscription = 1
         self._greeted: dict[bytes, None] = {}
+        self._inode: int | None = None  # of the socket's file
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # or messages to a full or gone client vanish in silence
@@ -91,12 +83,14 @@ class Server:
             ) from error
         finally:
             os.umask(before)
+        self._inode = self.settings.socket.stat().st_ino
 
     async def serve(self) -> None:
         """Answer until asked to stop, then end the workers and close."""
         self.jobs.recover()
-        receiver = asyncio.create_task(self._receive())
+        receiver, ticker = asyncio.create_task(self._receive()), asyncio.create_task(self._tick())
         await self.stopping.wait()
+        ticker.cancel()
         await self.jobs.stop()
         receiver.cancel()
         self._socket.close()
@@ -105,6 +99,28 @@ class Server:
             self.settings.runtime_dir.rmdir()
         self._context.term()
         self.store.close()
+
+    async def _tick(self) -> None:
+        """Once a second: look after jobs and the socket, and sample memory."""
+        while True:
+            try:
+                self.jobs.tick()
+                self._bind_again()
+                pids = [os.getpid(), *(worker.pid for worker in self.jobs.workers() if worker.pid)]
+                self.history.append(telemetry.sample(pids))
+            except Exception:  # one bad second must not be the last one looked after
+                log.exception("a tick failed")
+            await asyncio.sleep(TICK_S)
+
+    def _bind_again(self) -> None:
+        """Where the socket was removed, as the system does with a runtime folder at the last logout, make it anew."""
+        inode = self.settings.socket.stat().st_ino if self.settings.socket.exists() else None
+        if inode == self._inode:
+            return
+        log.warning("the socket %s is gone: binding again", self.settings.socket)
+        with contextlib.suppress(zmq.ZMQError):  # its file is gone, and ZeroMQ may mind
+            self._socket.unbind(f"ipc://{self.settings.socket}")
+        self.bind()
 
     async def _receive(self) -> None:
         tasks: set[asyncio.Task[None]] = set()
@@ -132,7 +148,7 @@ class Server:
             defect = RunFailed(f"the daemon failed: {error}", hint=f"see {self.settings.daemon_log}")
             reply = {"ok": False, "error": defect.to_dict()}
         if reply is not None:
-            self._send(identity, {"id": request_id, **reply})
+            self.send(identity, {"id": request_id, **reply})
 
     async def _handle(self, identity: bytes, message: dict[str, Any]) -> Reply | None:
         if message.get("op") == "hello":
@@ -156,7 +172,7 @@ class Server:
             del self._greeted[next(iter(self._greeted))]
         return {"ok": True, "major": protocol.PROTOCOL_MAJOR, "minor": protocol.PROTOCOL_MINOR, "version": __version__}
 
-    def _send(self, identity: bytes, message: dict[str, Any]) -> bool:
+    def send(self, identity: bytes, message: dict[str, Any]) -> bool:
         """Send without waiting. False for a client that is gone or whose buffer is full."""
         sent: Any = self._socket.send_multipart([identity, protocol.encode(message)], zmq.DONTWAIT)
         error = sent.exception()  # with DONTWAIT the future is done at once
@@ -196,137 +212,9 @@ class Server:
             return
         for event in self.store.events(subscription.run_id, subscription.sent, credit):
             message = {"subscription": number, "run_id": subscription.run_id, "event": event}
-            if not self._send(subscription.identity, message):
+            if not self.send(subscription.identity, message):
                 return  # lagging or gone; the next acknowledgement or event tries again
             subscription.sent = event["seq"]
-
-
-@handles(protocol.Submit)
-async def submit(server: Server, identity: bytes, request: protocol.Submit) -> Reply:
-    spec = request.spec
-    device = telemetry.default_device() if spec.device == "auto" else "cuda:0" if spec.device == "cuda" else spec.device
-    run_id = server.jobs.submit(
-        request.kind,
-        spec.model_dump(mode="json"),
-        device,
-        request.client_key,
-        request.command,
-        request.access.model_dump(),
-    )
-    return {"run_id": run_id}
-
-
-@handles(protocol.Retry)
-async def retry(server: Server, identity: bytes, request: protocol.Retry) -> Reply:
-    return {"run_id": server.jobs.retry(request.run_id, request.client_key, request.access.model_dump())}
-
-
-@handles(protocol.Cancel)
-async def cancel(server: Server, identity: bytes, request: protocol.Cancel) -> Reply:
-    job = server.jobs.find(request.run_id)
-    return {"run_id": job["run_id"], "before": job["state"], "state": server.jobs.cancel(job["run_id"])}
-
-
-@handles(protocol.GetJob)
-async def get_job(server: Server, identity: bytes, request: protocol.GetJob) -> Reply:
-    return {"job": server.jobs.view(server.jobs.find(request.run_id)).model_dump()}
-
-
-@handles(protocol.ListJobs)
-async def list_jobs(server: Server, identity: bytes, request: protocol.ListJobs) -> Reply:
-    return {"jobs": [server.jobs.view(job).model_dump() for job in server.store.jobs(limit=request.limit)]}
-
-
-@handles(protocol.Subscribe)
-async def subscribe(server: Server, identity: bytes, request: protocol.Subscribe) -> Reply | None:
-    run_id = server.jobs.find(request.run_id)["run_id"]
-    number = server.subscribe(identity, run_id, request.after_seq)
-    server._send(identity, {"id": request.id, "ok": True, "subscription": number, "run_id": run_id})
-    server.pump(number)  # after the reply, so that the client knows whose events these are
-    return None
-
-
-@handles(protocol.Acknowledge)
-async def acknowledge(server: Server, identity: bytes, request: protocol.Acknowledge) -> None:
-    subscription = server.subscriptions.get(request.subscription)
-    if subscription and subscription.identity == identity:
-        subscription.acknowledged = max(subscription.acknowledged, min(request.seq, subscription.sent))
-        server.pump(request.subscription)
-
-
-@handles(protocol.Unsubscribe)
-async def unsubscribe(server: Server, identity: bytes, request: protocol.Unsubscribe) -> Reply:
-    subscription = server.subscriptions.get(request.subscription)
-    if subscription and subscription.identity == identity:
-        del server.subscriptions[request.subscription]
-    return {}
-
-
-@handles(protocol.GetStatus)
-async def status(server: Server, identity: bytes, request: protocol.GetStatus) -> Reply:
-    view = protocol.StatusView(
-        version=__version__,
-        pid=os.getpid(),
-        uptime_s=time.time() - server.started,
-        home=str(server.settings.home),
-        queued=server.jobs.count(JobState.QUEUED),
-        running=server.jobs.count(JobState.RUNNING),
-        models=server.jobs.warm_models(),
-        workers=server.jobs.workers(),
-        devices=telemetry.devices(),
-        memory_bytes=telemetry.process_memory(os.getpid()) or 0,
-    )
-    return {"status": view.model_dump()}
-
-
-@handles(protocol.Unload)
-async def unload(server: Server, identity: bytes, request: protocol.Unload) -> Reply:
-    names = await server.jobs.unload(request.model)
-    if not names:
-        raise NotFound(f"{request.model} is not warm", hint="`cwtool ps` lists warm models")
-    return {"names": names}
-
-
-@handles(protocol.ListResults)
-async def list_results(server: Server, identity: bytes, request: protocol.ListResults) -> Reply:
-    done = server.store.jobs(limit=request.limit, state=JobState.DONE, kind="run")
-    folders = [server.settings.runs / job["run_id"] for job in done]
-    return {"results": [read_summary(folder) for folder in folders if folder.is_dir()]}
-
-
-@handles(protocol.GetResult)
-async def get_result(server: Server, identity: bytes, request: protocol.GetResult) -> Reply:
-    folder = _finished(server, request.run_id)
-    return {"folder": str(folder), "summary": read_summary(folder)}
-
-
-@handles(protocol.GetTopK)
-async def get_topk(server: Server, identity: bytes, request: protocol.GetTopK) -> Reply:
-    folder = _finished(server, request.run_id)
-    metric, rows = read_topk(folder, request.metric, request.offset, request.limit)
-    return {"run_id": folder.name, "metric": metric, "rows": to_plain(rows)}
-
-
-@handles(protocol.Shutdown)
-async def shutdown(server: Server, identity: bytes, request: protocol.Shutdown) -> Reply:
-    running = [worker.run_id for worker in server.jobs.workers() if worker.run_id]
-    asyncio.get_running_loop().call_soon(server.stopping.set)
-    return {"pid": os.getpid(), "interrupted": running, "queued": server.jobs.count(JobState.QUEUED)}
-
-
-def _finished(server: Server, part: str) -> Any:
-    """The folder of a finished run; "latest" is the last one that finished."""
-    if part == "latest":
-        done = server.store.jobs(limit=1, state=JobState.DONE, kind="run")
-        if not done:
-            raise NotFound("no run has finished yet", hint="`cwtool jobs` shows what runs")
-        return server.settings.runs / done[0]["run_id"]
-    job = server.jobs.find(part)
-    if job["state"] != JobState.DONE or job["kind"] != "run":
-        what = f"is {job['state']}" if job["kind"] == "run" else f"was only to {job['kind']}"
-        hint = job["error"]["message"] if job["error"] else f"`cwtool logs -f {job['run_id']}` follows it"
-        raise NotFound(f"{job['run_id']} has no result: it {what}", hint=hint)
-    return server.settings.runs / job["run_id"]
 
 
 async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:

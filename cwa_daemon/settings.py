@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import platformdirs
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from cwa_engine import durations
 
 CONFIG_FILE = Path(platformdirs.user_config_dir("cwtool")) / "config.toml"
 
@@ -22,7 +26,16 @@ class Settings(BaseSettings):
     start_timeout_s: float = 20.0  # for the daemon to answer after it was started
     request_timeout_s: float = 10.0  # for a reply; the daemon answers within milliseconds unless it hangs
     cancel_grace_s: float = 10.0  # for a worker to stop between two batches before it is killed
-    max_queue: int = 1000  # queued jobs
+    max_queue: int = 1000  # jobs that wait
+    worker_silence_s: float = 60.0  # without a heartbeat, before a worker counts as hung and is killed
+    keep_alive: str = "30m"  # how long a model stays warm after its last use: 30m, 0, forever
+    memory_budget_gb: float | None = (
+        None  # for warm models, per device; None: what is free at first use less the reserve
+    )
+    memory_reserve_gb: float = 1.0  # left free on each device
+    cache_gb: float = 1.0  # for scores that are kept between runs
+    trust_remote_code: bool = False  # run code that comes with a model
+    keep_events: str = "30d"  # of ended jobs; their results stay
 
     @classmethod
     def settings_customise_sources(
@@ -34,6 +47,24 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator("keep_alive", "keep_events")
+    @classmethod
+    def _span_of_time(cls, text: str) -> str:
+        durations.seconds(text)
+        return text
+
+    def limits(self) -> dict[str, Any]:
+        """What a worker must know of these."""
+        keep_alive_s = durations.seconds(self.keep_alive)
+        return {
+            "keep_alive_s": None if math.isinf(keep_alive_s) else keep_alive_s,
+            "budget_bytes": None if self.memory_budget_gb is None else int(self.memory_budget_gb * 1e9),
+            "reserve_bytes": int(self.memory_reserve_gb * 1e9),
+            "cache_folder": str(self.home / "cache"),
+            "cache_bytes": int(self.cache_gb * 1e9),
+            "trust_remote_code": self.trust_remote_code,
+        }
 
     @property
     def runs(self) -> Path:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cwa_engine.errors import DaemonNotStartable
+from cwa_engine.errors import DaemonNotStartable, StateNotWritten
 
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
+# What brings a database from each version to the next; a released script is never changed again.
+_MIGRATIONS = (
+    """
 CREATE TABLE jobs (
     number     INTEGER PRIMARY KEY AUTOINCREMENT,
     run_id     TEXT NOT NULL UNIQUE,
@@ -37,13 +37,26 @@ CREATE TABLE events (
     body   TEXT NOT NULL,
     PRIMARY KEY (run_id, seq)
 ) WITHOUT ROWID;
-"""
+""",
+    """
+ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN after_run TEXT;
+ALTER TABLE jobs ADD COLUMN passed_over INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN options TEXT NOT NULL DEFAULT '{}';
+CREATE INDEX jobs_by_predecessor ON jobs (after_run) WHERE after_run IS NOT NULL;
+""",
+)
+SCHEMA_VERSION = len(_MIGRATIONS)
+BALLAST_BYTES = 4 * 2**20  # given up when the disk is full, so that what happens can still be written down
 
 
 class Store:
     """One connection, used by the control process's only thread. Each call is a transaction of well under 1 ms."""
 
     def __init__(self, database: Path) -> None:
+        self._ballast = database.with_name("ballast")
+        self.disk_full = False
+        database.touch(mode=0o600)  # its journal takes the same mode
         try:
             self._db = sqlite3.connect(database, isolation_level=None)
             self._db.row_factory = sqlite3.Row
@@ -51,37 +64,69 @@ class Store:
             self._db.execute(
                 "PRAGMA synchronous = NORMAL"
             )  # a killed process loses nothing; a power cut at most a moment
-            self._create_or_check(database)
+            self._db.execute("PRAGMA busy_timeout = 5000")  # milliseconds; somebody may look with sqlite3
+            self._bring_up_to_date(database)
+        except sqlite3.OperationalError as error:
+            raise DaemonNotStartable(
+                f"the job database {database} cannot be opened: {error}",
+                hint="another program may hold it, or the disk may be full; `cwtool doctor` looks",
+            ) from error
         except sqlite3.DatabaseError as error:
             raise DaemonNotStartable(
-                f"the job database {database} cannot be used: {error}",
-                hint=f"move it aside (mv {database} {database}.damaged) and start again; run folders are not touched",
+                f"the job database {database} is damaged: {error}",
+                hint="`cwtool doctor --repair` sets it aside and finds your finished runs again",
             ) from error
+        self.restore_ballast()
 
-    def _create_or_check(self, database: Path) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
+    def _bring_up_to_date(self, database: Path) -> None:
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
             raise DaemonNotStartable(
-                f"{database} was written by another version of cwtool (schema {version}, here {SCHEMA_VERSION})",
+                f"{database} was written by a newer version of cwtool (schema {version}, here {SCHEMA_VERSION})",
                 hint="use that version, or set CWTOOL_HOME to another folder",
             )
+        for step, script in enumerate(_MIGRATIONS[version:], start=version + 1):
+            self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {step}; COMMIT;")
 
     def close(self) -> None:
         self._db.close()
+
+    def restore_ballast(self) -> None:
+        """Lay by some disk space, where there is space again."""
+        if self._ballast.exists() and not self.disk_full:
+            return
+        try:
+            self._ballast.write_bytes(bytes(BALLAST_BYTES))
+            self.disk_full = False
+        except OSError:
+            self._ballast.unlink(missing_ok=True)
+            self.disk_full = True
+
+    def _write(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Execute what changes the database, on a full disk with the ballast's room. Raises StateNotWritten."""
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if not _is_full(error):
+                raise StateNotWritten(f"the job database cannot be written: {error}", hint=_DISK_HINT) from error
+        self.disk_full = True
+        self._ballast.unlink(missing_ok=True)
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            raise StateNotWritten(f"the job database cannot be written: {error}", hint=_DISK_HINT) from error
 
     # jobs
 
     def add_job(self, **columns: Any) -> None:
         names = ", ".join(columns)
         places = ", ".join("?" for _ in columns)
-        self._db.execute(f"INSERT INTO jobs ({names}) VALUES ({places})", [_column(v) for v in columns.values()])
+        self._write(f"INSERT INTO jobs ({names}) VALUES ({places})", [_column(v) for v in columns.values()])
 
     def update_job(self, run_id: str, **columns: Any) -> None:
         assignments = ", ".join(f"{name} = ?" for name in columns)
         values = [_column(value) for value in columns.values()]
-        self._db.execute(f"UPDATE jobs SET {assignments} WHERE run_id = ?", [*values, run_id])
+        self._write(f"UPDATE jobs SET {assignments} WHERE run_id = ?", [*values, run_id])
 
     def job(self, run_id: str) -> dict[str, Any] | None:
         return _job(self._db.execute("SELECT * FROM jobs WHERE run_id = ?", [run_id]).fetchone())
@@ -98,20 +143,52 @@ class Store:
         )
         return [job for row in rows if (job := _job(row))]
 
-    def jobs(self, limit: int = 50, state: str | None = None, kind: str | None = None) -> list[dict[str, Any]]:
-        """The latest jobs, latest first."""
+    def jobs(
+        self,
+        limit: int = 50,
+        state: str | None = None,
+        kind: str | None = None,
+        model: str | None = None,
+        offset: int = 0,
+    ) -> list[dict[str, Any]]:
+        """The latest jobs, latest first, after the first `offset`; `model` is a part of the model's name."""
         rows = self._db.execute(
-            "SELECT * FROM jobs WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR kind = ?2) ORDER BY number DESC LIMIT ?3",
-            [state, kind, limit],
+            "SELECT * FROM jobs WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR kind = ?2)"
+            " AND (?3 IS NULL OR instr(lower(spec ->> 'model'), lower(?3)) > 0)"
+            " ORDER BY number DESC LIMIT ?4 OFFSET ?5",
+            [state, kind, model, limit, offset],
         )
         return [job for row in rows if (job := _job(row))]
 
-    def next_queued(self, device: str) -> dict[str, Any] | None:
-        """The job that has waited longest for this device."""
-        row = self._db.execute(
-            "SELECT * FROM jobs WHERE state = 'queued' AND device = ? ORDER BY number LIMIT 1", [device]
-        ).fetchone()
-        return _job(row)
+    def runnable(self, device: str, limit: int = 100) -> list[dict[str, Any]]:
+        """Queued jobs of a device that wait for no other job, in the order they are due."""
+        rows = self._db.execute(
+            "SELECT * FROM jobs WHERE state = 'queued' AND device = ? AND (after_run IS NULL OR EXISTS"
+            " (SELECT 1 FROM jobs AS before WHERE before.run_id = jobs.after_run AND before.state = 'done'))"
+            " ORDER BY priority DESC, number LIMIT ?",
+            [device, limit],
+        )
+        return [job for row in rows if (job := _job(row))]
+
+    def waiting_for(self, run_id: str) -> list[dict[str, Any]]:
+        """Jobs that are to begin when this one is done."""
+        rows = self._db.execute(
+            "SELECT * FROM jobs WHERE after_run = ? AND state IN ('queued', 'paused') ORDER BY number", [run_id]
+        )
+        return [job for row in rows if (job := _job(row))]
+
+    def ended_before(self, moment: float) -> list[dict[str, Any]]:
+        """Jobs that ended before `moment`, seconds since the epoch; oldest first."""
+        rows = self._db.execute("SELECT * FROM jobs WHERE finished < ? ORDER BY number", [moment])
+        return [job for row in rows if (job := _job(row))]
+
+    def remove_job(self, run_id: str) -> None:
+        self._write("DELETE FROM jobs WHERE run_id = ?", [run_id])
+
+    def remove_events(self, run_id: str, but_the_last: bool = False) -> int:
+        """Forget what a job has said, if asked but for its last event; gives how many events that were."""
+        last = self.last_seq(run_id) if but_the_last else 2**62
+        return len(self._write("DELETE FROM events WHERE run_id = ? AND seq < ? RETURNING 1", [run_id, last]))
 
     def devices_with_queued_jobs(self) -> list[str]:
         return [row[0] for row in self._db.execute("SELECT DISTINCT device FROM jobs WHERE state = 'queued'")]
@@ -123,11 +200,11 @@ class Store:
 
     def append_event(self, run_id: str, event: dict[str, Any]) -> int:
         """Store an event under the next number of its job, and return that number; the first is 1."""
-        row = self._db.execute(
+        rows = self._write(
             "INSERT INTO events SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3 FROM events WHERE run_id = ?1 RETURNING seq",
             [run_id, time.time(), json.dumps(event, allow_nan=False)],
-        ).fetchone()
-        return int(row[0])
+        )
+        return int(rows[0][0])
 
     def events(self, run_id: str, after_seq: int, limit: int) -> Iterator[dict[str, Any]]:
         """The next `limit` events after number `after_seq`, in order."""
@@ -143,6 +220,13 @@ class Store:
         return int(row[0])
 
 
+_DISK_HINT = "make room on the disk of the state folder; `cwtool doctor` tells how full it is"
+
+
+def _is_full(error: sqlite3.OperationalError) -> bool:
+    return error.sqlite_errorname in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR")
+
+
 def _column(value: Any) -> Any:
     return json.dumps(value, allow_nan=False) if isinstance(value, dict) else value
 
@@ -152,5 +236,6 @@ def _job(row: sqlite3.Row | None) -> dict[str, Any] | None:
         return None
     job = dict(row)
     job["spec"] = json.loads(job["spec"])
+    job["options"] = json.loads(job["options"])
     job["error"] = json.loads(job["error"]) if job["error"] else None
     return job

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import psutil
 
-from cwa_daemon.protocol import DeviceMemory
+from cwa_daemon.protocol import DeviceMemory, Sample
+
+T = TypeVar("T")
 
 
 def process_memory(pid: int | None) -> int | None:
@@ -19,23 +25,62 @@ def process_memory(pid: int | None) -> int | None:
         return None
 
 
-def devices() -> list[DeviceMemory]:
-    """The CPU and every visible NVIDIA device with their memory."""
+def sample(pids: list[int]) -> Sample:
+    """Devices now, and the memory of the daemon's processes together."""
+    memory = sum(process_memory(pid) or 0 for pid in pids)
+    return Sample(time=time.time(), devices=devices(pids), processes_bytes=memory)
+
+
+def devices(pids: list[int]) -> list[DeviceMemory]:
+    """The CPU and every visible NVIDIA device; `pids` are the processes whose memory is the daemon's own."""
     memory = psutil.virtual_memory()
-    found = [DeviceMemory(device="cpu", total_bytes=memory.total, used_bytes=memory.total - memory.available)]
-    for place, (total, used) in enumerate(_nvidia_memory()):
-        found.append(DeviceMemory(device=f"cuda:{place}", total_bytes=total, used_bytes=used))
+    used = memory.total - memory.available
+    own = sum(process_memory(pid) or 0 for pid in pids)
+    found = [
+        DeviceMemory(
+            device="cpu",
+            total_bytes=memory.total,
+            used_bytes=used,
+            others_bytes=max(0, used - own),
+            utilisation=psutil.cpu_percent() / 100,  # since the last time it was asked
+        )
+    ]
+    for place, gpu in enumerate(_nvidia()):
+        others = (
+            None if gpu.by_process is None else sum(size for pid, size in gpu.by_process.items() if pid not in pids)
+        )
+        found.append(
+            DeviceMemory(
+                device=f"cuda:{place}",
+                total_bytes=gpu.total,
+                used_bytes=gpu.used,
+                others_bytes=others,
+                utilisation=gpu.utilisation,
+                temperature_c=gpu.temperature,
+            )
+        )
     return found
 
 
 def default_device() -> str:
     """Where a run with device "auto" goes: the NVIDIA device with most free memory, else the CPU."""
-    free = [total - used for total, used in _nvidia_memory()]
+    free = [gpu.total - gpu.used for gpu in _nvidia()]
     return f"cuda:{free.index(max(free))}" if free else "cpu"
 
 
-def _nvidia_memory() -> list[tuple[int, int]]:
-    """(total, used) bytes of the devices that CUDA_VISIBLE_DEVICES shows, in CUDA's numbering."""
+@dataclass(frozen=True, slots=True)
+class _Nvidia:
+    """A device as NVML sees it; None for what it does not tell."""
+
+    total: int
+    used: int
+    by_process: dict[int, int] | None  # process id -> bytes
+    utilisation: float | None
+    temperature: float | None
+
+
+def _nvidia() -> list[_Nvidia]:
+    """The devices that CUDA_VISIBLE_DEVICES shows, in CUDA's numbering."""
     import pynvml
 
     try:
@@ -48,10 +93,29 @@ def _nvidia_memory() -> list[tuple[int, int]]:
             handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         else:
             handles = [_handle(name.strip()) for name in visible.split(",") if name.strip() not in ("", "-1")]
-        memories = [pynvml.nvmlDeviceGetMemoryInfo(handle) for handle in handles]
-        return [(int(memory.total), int(memory.used)) for memory in memories]
+        return [_look_at(handle) for handle in handles]
     finally:
         pynvml.nvmlShutdown()
+
+
+def _look_at(handle: object) -> _Nvidia:
+    import pynvml
+
+    def told(ask: Callable[[], T]) -> T | None:
+        try:
+            return ask()
+        except pynvml.NVMLError:  # not every device tells everything
+            return None
+
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    processes = told(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    return _Nvidia(
+        total=int(memory.total),
+        used=int(memory.used),
+        by_process=None if processes is None else {p.pid: int(p.usedGpuMemory or 0) for p in processes},
+        utilisation=told(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100),
+        temperature=told(lambda: float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))),
+    )
 
 
 def _handle(name: str) -> object:

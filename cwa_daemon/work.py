@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import math
+import os
 import platform
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -14,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cwa_daemon.residency import ModelKey, Residency, Resident
-from cwa_engine import events
-from cwa_engine.errors import Cancelled, CwaError, RunFailed
+from cwa_engine import durations, events
+from cwa_engine.errors import Cancelled, CwaError, OutOfMemory, OutputError, RunFailed
+from cwa_engine.models.checksum import checksum
 from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.models.memory import free_bytes
 from cwa_engine.models.sources import HubAccess, fingerprint, resolve
@@ -28,21 +32,24 @@ from cwa_engine.spec import RunSpec
 if TYPE_CHECKING:
     from cwa_daemon.worker import Inbox, Outbox
 
+SAVE_AGAIN_S = 2.0  # between two attempts to save what the disk did not take
+DEVICE_LOST = 70  # exit code of a worker whose device can no longer be trusted
 PROGRESS_INTERVAL_S = 0.1  # no eye and no log needs progress more often than ten times a second
 
 
 class Voice:
     """The `emit` of one run: sends events on, keeps the log's lines, and ends the run where it was cancelled."""
 
-    def __init__(self, run_id: str, inbox: Inbox, outbox: Outbox) -> None:
+    def __init__(self, run_id: str, inbox: Inbox, outbox: Outbox, deaf: bool = False) -> None:
         self.run_id = run_id
+        self._deaf = deaf  # to a cancel, for what is said after one
         self.log: list[str] = []
         self._inbox = inbox
         self._outbox = outbox
         self._last_progress = ("", 0.0)
 
     def __call__(self, event: events.Event) -> None:
-        if self._inbox.is_cancelled(self.run_id):
+        if self._inbox.is_cancelled(self.run_id) and not self._deaf:
             raise Cancelled("the run was cancelled")
         if isinstance(event, events.Progress) and not self._is_due(event):
             return
@@ -68,6 +75,20 @@ class Work:
         self._inbox = inbox
         self._outbox = outbox
         self._warm: Residency[LoadedModel] = Residency()
+        self._used: Resident[LoadedModel] | None = None  # by the job that runs
+        self._budget_bytes: float | None = None  # found out when the first model is loaded
+
+    def seconds_to_next_expiry(self) -> float | None:
+        """How long to wait for a command before `expire` has something to do; None for as long as it takes."""
+        wait_s = self._warm.next_expiry - time.time()
+        return None if math.isinf(wait_s) else max(0.0, wait_s)
+
+    def expire(self) -> None:
+        """Unload what was not used for longer than it was to be kept."""
+        for resident in self._warm.expire(time.time()):
+            print(f"unloaded {resident.name}: not used for {resident.keep_alive_s:.0f} s", flush=True)  # into the log
+        self._free_bytes()
+        self._say_models()
 
     def obey(self, command: dict[str, Any]) -> None:
         match command["op"]:
@@ -80,49 +101,99 @@ class Work:
         """Run a job and say how it ended; no error of a job ends the worker."""
         run_id = command["run_id"]
         error: CwaError | None = None
+        self._used = None
+        device_lost = False
         try:
             self._do_job(command, Voice(run_id, self._inbox, self._outbox))
         except CwaError as named:
             error = named
         except Exception as unexpected:
             traceback.print_exc()  # into the worker's log
+            device_lost = is_device_error(unexpected)
             error = RunFailed(
                 f"{type(unexpected).__name__}: {str(unexpected).splitlines()[0] if str(unexpected) else 'no message'}",
                 hint="this is a defect of cwtool or of a library; the traceback is in the worker's log (`cwtool daemon logs`)",
             )
+        if isinstance(error, OutOfMemory) and self._used:
+            device_lost = not breathes(self._used.model)
+        if error and self._used and not device_lost:
+            self._verify(self._used, Voice(run_id, self._inbox, self._outbox, deaf=True))
+        self._expire_at_once(self._used)
         self._say_models()
         self._outbox.send(type="finished", run_id=run_id, error=error.to_dict() if error else None)
+        if device_lost:  # nothing computed on this device by this process can be trusted any more
+            print("the device failed: this worker ends, and another takes its place", file=sys.stderr, flush=True)
+            os._exit(DEVICE_LOST)
 
     def _do_job(self, command: dict[str, Any], voice: Voice) -> None:
-        spec = RunSpec.model_validate(command["spec"])
+        spec, options, limits = RunSpec.model_validate(command["spec"]), command["options"], command["limits"]
+        access = HubAccess(**command["access"])
         if command["kind"] == "plan":
-            voice(events.Planned(plan(spec, HubAccess(**command["access"]), self.device)))
+            voice(events.Planned(plan(spec, access, self.device, limits["trust_remote_code"])))
             return
         started = time.time()
         stages = Stages(voice)
         with stages("load"):
-            resident = self._warm_model(spec, HubAccess(**command["access"]), voice)
+            resident = self._used = self._warm_model(spec, access, limits, voice)
+            resident.pinned |= options["pin"]
+            keep_alive_s = durations.seconds(options["keep_alive"]) if options["keep_alive"] else limits["keep_alive_s"]
+            resident.keep_alive_s = math.inf if keep_alive_s is None else keep_alive_s
         if command["kind"] == "load":
             return
         resident.jobs_served += 1
         result = analyze(resident.model, spec, voice)
+        resident.last_used = time.time()
         result = dataclasses.replace(result, timings={**stages.timings, **result.timings})
+        record = RunRecord(
+            run_id=command["run_id"],
+            spec=spec,
+            command=command["command"],
+            model=model_record(resident.model),
+            result=result,
+            started=started,
+            log=voice.log,
+        )
         with stages("save"):
-            record = RunRecord(
-                run_id=command["run_id"],
-                spec=spec,
-                command=command["command"],
-                model=model_record(resident.model),
-                result=result,
-                started=started,
-                log=voice.log,
-            )
-            folder = Path(command["folder"])
-            write_run(folder, record)
-            if spec.output:
-                copy_run(folder, spec.output)
+            self._save(record, Path(command["folder"]), voice)
 
-    def _warm_model(self, spec: RunSpec, access: HubAccess, voice: Voice) -> Resident[LoadedModel]:
+    def _save(self, record: RunRecord, folder: Path, voice: Voice) -> None:
+        """Write the run's files. Where the disk does not take them, keep the result and try again until cancelled."""
+        said = ""
+        while True:
+            try:
+                if not folder.is_dir():
+                    write_run(folder, record)
+                if record.spec.output:
+                    copy_run(folder, record.spec.output)
+                return
+            except (OSError, OutputError) as error:
+                reason = str(error)
+            if reason != said:
+                voice(
+                    events.Note(
+                        f"cannot save: {reason}; the result is kept, and saved when that is mended "
+                        f"(`cwtool jobs cancel {record.run_id}` discards it)",
+                        "warning",
+                    )
+                )
+                said = reason
+            if self._inbox.wait_for_cancel(record.run_id, SAVE_AGAIN_S):
+                raise Cancelled("cancelled while its result could not be saved; the result is discarded")
+
+    def _verify(self, resident: Resident[LoadedModel], voice: Voice) -> None:
+        """After a run that did not end well: whether the warm model's weights are those that were loaded."""
+        if checksum(resident.model.model) != resident.checksum:
+            self._warm.remove(resident)
+            voice(events.Note(f"{resident.name} is unloaded: its weights are not as they were loaded", "warning"))
+
+    def _expire_at_once(self, used: Resident[LoadedModel] | None) -> None:
+        if used and used.keep_alive_s == 0:
+            self._warm.expire(time.time())
+            self._free_bytes()
+
+    def _warm_model(
+        self, spec: RunSpec, access: HubAccess, limits: dict[str, Any], voice: Voice
+    ) -> Resident[LoadedModel]:
         source = resolve(spec.model)
         key = ModelKey(source.location, spec.revision, spec.dtype, spec.offload, fingerprint(source))
         for warm in self._warm:  # a commit may be warm under the name of its branch
@@ -136,7 +207,14 @@ class Work:
         if stale:
             voice(events.Note(f"{spec.model} is loaded again: its files have changed"))
             self._warm.drop({source.location})
-        voice(events.Progress("load", 0, 1, "model"))
+        elif others := [r for r in self._warm if r.key.location == key.location]:
+            voice(events.Note(f"{spec.model} is loaded: {_difference(key, others[-1].key)}"))
+        sizes: list[int] = []
+
+        def make_room(size_bytes: int) -> None:
+            sizes.append(size_bytes)
+            self._make_room(spec.model, size_bytes, limits, voice)
+
         loaded = load_model(
             spec.model,
             spec.revision,
@@ -145,18 +223,26 @@ class Work:
             spec.offload == "cpu",
             access,
             say=lambda text: voice(events.Note(text)),
-            make_room=lambda size_bytes: self._make_room(size_bytes, voice),
+            make_room=make_room,
+            read=lambda done, total: voice(events.Progress("load", done, total, "byte")),
+            trust_remote_code=limits["trust_remote_code"],
         )
-        voice(events.Progress("load", 1, 1, "model"))
-        resident = Resident(key, spec.model, loaded)
+        resident = Resident(key, spec.model, loaded, loaded.size_bytes, checksum=checksum(loaded.model))
         self._warm.add(resident)
         self._say_models()
         return resident
 
-    def _make_room(self, size_bytes: int, voice: Voice) -> None:
-        """Drop least recently used models until the new one fits with its gradients, about its own size again."""
-        for dropped in self._warm.make_room(2 * size_bytes, self._free_bytes):
-            voice(events.Note(f"unloaded {dropped.name} to make room"))
+    def _make_room(self, name: str, size_bytes: int, limits: dict[str, Any], voice: Voice) -> None:
+        """Drop least recently used models until the new one fits. Raises DoesNotFit where that is not enough."""
+
+        def free() -> int:
+            return self._free_bytes() - int(limits["reserve_bytes"])
+
+        if self._budget_bytes is None:
+            self._budget_bytes = limits["budget_bytes"] or math.inf
+        for dropped in self._warm.make_room(name, size_bytes, self._budget_bytes, free):
+            used = f"last used {time.time() - dropped.last_used:.0f} s ago"
+            voice(events.Note(f"unloaded {dropped.name} ({used}) to make room for {name}"))
 
     def _free_bytes(self) -> int:
         gc.collect()
@@ -183,14 +269,44 @@ class Work:
                     "dtype": resident.model.dtype,
                     "device": str(resident.model.device),
                     "parameters": resident.model.anatomy.numel,
-                    "size_bytes": resident.model.size_bytes,
+                    "size_bytes": resident.size_bytes,
                     "loaded": resident.loaded,
                     "last_used": resident.last_used,
                     "jobs_served": resident.jobs_served,
+                    "expires": None if math.isinf(resident.expires) else resident.expires,
+                    "pinned": resident.pinned,
                 }
                 for resident in self._warm
             ],
         )
+
+
+def _difference(asked: ModelKey, warm: ModelKey) -> str:
+    """Why a warm copy does not serve: "dtype float16 asked, auto is warm"."""
+    pairs = [
+        f"{name} {getattr(asked, name) or 'default'} asked, {getattr(warm, name) or 'default'} is warm"
+        for name in ("revision", "dtype", "offload")
+        if getattr(asked, name) != getattr(warm, name)
+    ]
+    return "; ".join(pairs) or "its files have changed"
+
+
+def is_device_error(error: BaseException) -> bool:
+    """Whether an accelerator failed otherwise than by lack of memory: its context is of no use any more."""
+    return isinstance(error, torch.AcceleratorError)
+
+
+@torch.no_grad()
+def breathes(loaded: LoadedModel) -> bool:
+    """Whether a model still computes something after memory ran out: one token, forward."""
+    gc.collect()
+    if loaded.device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        token = torch.zeros(1, 1, dtype=torch.long, device=loaded.device)
+        return bool(torch.isfinite(loaded.model(input_ids=token, use_cache=False).logits).all())
+    except (RuntimeError, MemoryError):
+        return False
 
 
 def model_record(loaded: LoadedModel) -> ModelRecord:

@@ -7,9 +7,12 @@ it prints goes to its log. Its standard input is also its death pipe: when the c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import msgpack
 from cwa_engine.errors import WorkerDied
 
 LOG_TAIL_LINES = 5
+LOG_BYTES = 5 * 2**20  # of a worker's log, before it is set aside
 
 
 class Worker:
@@ -37,13 +41,22 @@ class Worker:
         self._on_death = on_death
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._last_heard = time.monotonic()
+        self._killed_because = ""
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process and self._process.returncode is None else None
 
+    @property
+    def silence_s(self) -> float:
+        """Seconds since anything was heard; a worker that computes still gives its heartbeat."""
+        return time.monotonic() - self._last_heard
+
     async def start(self) -> None:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        self.rotate_log()
+        self._last_heard = time.monotonic()
         with self.log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -64,9 +77,18 @@ class Worker:
         if not self._process.stdin.is_closing():
             self._process.stdin.write(msgpack.packb(command))
 
-    def kill(self) -> None:
+    def kill(self, because: str = "") -> None:
+        """End the worker at once; `because` is what `on_death` hears."""
         if self.pid:
+            self._killed_because = because
             os.kill(self.pid, signal.SIGKILL)
+
+    def rotate_log(self) -> None:
+        """Set a long log aside. The worker appends to the same file, so it is copied and emptied, not renamed."""
+        with contextlib.suppress(OSError):  # there is none yet, or the disk is full: a log is not worth a worker
+            if self.log_file.stat().st_size > LOG_BYTES:
+                shutil.copyfile(self.log_file, self.log_file.with_suffix(".log.1"))
+                os.truncate(self.log_file, 0)
 
     async def stop(self, grace_s: float) -> None:
         """End the worker: close its input, and kill it where that is not enough."""
@@ -82,11 +104,13 @@ class Worker:
         assert self._process and self._process.stdout
         unpacker = msgpack.Unpacker(max_buffer_size=256 * 2**20)
         while chunk := await self._process.stdout.read(2**16):
+            self._last_heard = time.monotonic()
             unpacker.feed(chunk)
             for message in unpacker:
                 self._on_message(message)
         code = await self._process.wait()
-        self._on_death(WorkerDied(_how_it_ended(self.device, code), hint=_log_hint(self.log_file)))
+        because = self._killed_because or _how_it_ended(self.device, code)
+        self._on_death(WorkerDied(because, hint=_log_hint(self.log_file)))
 
 
 def _how_it_ended(device: str, code: int) -> str:

@@ -9,12 +9,14 @@ CwaError                      exit 1
 ├── ModelGated                4    the licence must be accepted first
 ├── ModelBroken               1    files that are no whole model
 ├── OutOfMemory               7
+│   └── DoesNotFit            7    refused before loading: too large for what is free
 ├── RunFailed                 1
 │   ├── WeightsNotRestored    1    an edit could not be verified or undone
 │   └── WorkerDied            1    the computing process ended
 ├── Cancelled                 9
 ├── DaemonUnreachable         3
 │   └── DaemonNotStartable    3
+├── StateNotWritten           1    the disk of the state folder is full or broken
 ├── Refused                   4    not allowed to speak to this daemon
 ├── VersionMismatch           5
 ├── QueueFull                 8
@@ -75,6 +77,10 @@ class OutOfMemory(CwaError):
     code, exit_code = "out_of_memory", 7
 
 
+class DoesNotFit(OutOfMemory):
+    code, retryable = "does_not_fit", True
+
+
 class RunFailed(CwaError):
     code = "run_failed"
 
@@ -97,6 +103,10 @@ class DaemonUnreachable(CwaError):
 
 class DaemonNotStartable(DaemonUnreachable):
     code, retryable = "daemon_not_startable", False
+
+
+class StateNotWritten(CwaError):
+    code, retryable = "state_not_written", True
 
 
 class Refused(CwaError):

@@ -38,13 +38,13 @@ IMPORTED_BYTES = int(psutil.Process().memory_info().rss)  # of this process with
 SOURCES = ("resident", "sweep")
 
 
-def plan(spec: RunSpec, access: HubAccess, device: str) -> Plan:
+def plan(spec: RunSpec, access: HubAccess, device: str, trust_remote_code: bool = False) -> Plan:
     """What `spec` needs at each dtype and by each source of gradients, and which of it fits the device.
 
     Raises what loading the model or reading the texts raises.
     """
     free = free_bytes(torch.device(device))
-    source, config, tokenizer = blueprint(spec.model, spec.revision, access)
+    source, config, tokenizer = blueprint(spec.model, spec.revision, access, trust_remote_code)
     stored = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
     full = sketch(source, config, tokenizer, torch.float32)
     _, scoring, evaluation = use_texts(full, spec, ignore)

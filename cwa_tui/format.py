@@ -19,6 +19,11 @@ def size(size_bytes: float | None) -> str:
     return f"{size_bytes:.1f} TB"
 
 
+def counted(done: int, total: int, unit: str) -> str:
+    """`3/40`, and of bytes `12.0 MB/270.1 MB`."""
+    return f"{size(done)}/{size(total)}" if unit == "byte" else f"{done}/{total}"
+
+
 def millions(parameters_m: float) -> str:
     """`135 M`, `6.7 B`: parameters of a model, given in millions."""
     return f"{parameters_m / 1000:.1f} B" if parameters_m >= 1000 else f"{parameters_m:.0f} M"

@@ -9,7 +9,7 @@ import shutil
 import socket
 import ssl
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from cwa_engine.catalog import catalog_model
 from cwa_engine.errors import CwaError, InvalidInput, ModelBroken, ModelGated, ModelNotFound, OutOfMemory
@@ -51,6 +52,7 @@ from cwa_engine.models.sources import (
     near_models,
     resolve,
 )
+from cwa_engine.models.stored import StoredTensor, stored_tensors
 
 _CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 _NO_CONNECTION = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
@@ -103,10 +105,13 @@ def load_model(
     access: HubAccess | None = None,
     say: Callable[[str], None] = lambda text: None,
     make_room: Callable[[int], None] = lambda size_bytes: None,
+    read: Callable[[int, int], None] = lambda done_bytes, total_bytes: None,
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a model by alias, Hub id, local folder or GGUF file.
 
-    `say` hears what takes long; `make_room` is told the size of the weights files just before they are read.
+    `say` hears what takes long; `make_room` is told what the weights will take, in bytes, just before they are read;
+    `read` hears how many bytes of them have been read.
 
     With `offload` the decoder blocks stay in CPU memory and come to the device one at a time.
 
@@ -119,14 +124,17 @@ def load_model(
     with _named_failures(source, revision, access):
         folder = _local_folder(source, revision, access, say)
         torch_dtype = _torch_dtype(dtype, target)
-        make_room(sum(path.stat().st_size for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES))
+        tensors = stored_tensors(folder)
+        make_room(sum(tensor.loaded_bytes(torch_dtype) for tensor in tensors.values()))
         load: Any = AutoModelForCausalLM.from_pretrained  # typed as if it never gave the loading info
-        # Tensors of another shape are let through here, for `_refuse_incomplete` to name them.
-        model, info = load(
-            folder, dtype=torch_dtype, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
-        )
+        local = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+        with _reading(tensors, read):
+            # Tensors of another shape are let through here, for `_refuse_incomplete` to name them.
+            model, info = load(
+                folder, dtype=torch_dtype, output_loading_info=True, ignore_mismatched_sizes=True, **local
+            )
         _refuse_incomplete(source, info)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
         _refuse_empty_tokenizer(source, tokenizer)
         model.eval()
         anatomy = dissect(model)
@@ -149,11 +157,11 @@ def load_model(
 
 
 def blueprint(
-    name: str, revision: str | None, access: HubAccess
+    name: str, revision: str | None, access: HubAccess, trust_remote_code: bool = False
 ) -> tuple[ModelSource, PretrainedConfig, PreTrainedTokenizerBase]:
     """What a model can be sketched from; no weights are read or downloaded. Raises what `load_model` raises."""
     source = resolve(name)
-    options: dict[str, Any] = {"local_files_only": True}
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     with _named_failures(source, revision, access):
         gguf = Path(source.location)
         if source.kind is SourceKind.HUB:
@@ -166,6 +174,33 @@ def blueprint(
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         _refuse_empty_tokenizer(source, tokenizer)
         return source, config, tokenizer
+
+
+@contextmanager
+def _reading(tensors: Mapping[str, StoredTensor], read: Callable[[int, int], None]) -> Iterator[None]:
+    """Tell how many bytes have been read, each time transformers goes on to the next parameter."""
+    total = sum(tensor.size_bytes for tensor in tensors.values())
+
+    def hook(factory: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if options.get("desc") != "Loading weights" or not args:
+            return factory(*args, **options)
+        return counted(args[0])
+
+    def counted(parameters: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        done = 0
+        for name, mapping in parameters:
+            read(done, total)
+            yield name, mapping
+            # A checkpoint of the bare decoder lacks the first part of the names.
+            tensor = tensors.get(name) or tensors.get(name.partition(".")[2])
+            done += tensor.size_bytes if tensor else 0
+        read(total, total)
+
+    before = transformers_logging.set_tqdm_hook(hook)
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(before)
 
 
 def torch_device(device: str) -> torch.device:
@@ -346,6 +381,11 @@ def _named(error: Exception, source: ModelSource, revision: str | None, access: 
     if source.kind is SourceKind.HUB and access.offline and caused_by(OSError, EntryNotFoundError):
         return ModelBroken(
             f"the cached copy of {name} is not complete: {_first_line(error)}", hint="load it once online"
+        )
+    if "trust_remote_code" in str(error):
+        return ModelBroken(
+            f"{name} comes with its own code, which is not run",
+            hint="if you trust it, the daemon's owner may set trust_remote_code = true in config.toml and restart it",
         )
     broken = f"{name} cannot be loaded: {_first_line(error)}"
     if caused_by(SafetensorError):

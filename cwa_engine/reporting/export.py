@@ -103,6 +103,14 @@ def write_run(folder: Path, record: RunRecord) -> None:
         raise
 
 
+def remove_leftovers(runs: Path) -> list[str]:
+    """Remove what a process that was killed left half written or half removed among run folders; gives the names."""
+    left = [path for path in runs.glob(".*") if path.is_dir()] if runs.is_dir() else []
+    for path in left:
+        shutil.rmtree(path)
+    return [path.name for path in left]
+
+
 def copy_run(folder: Path, output: Path) -> None:
     """Copy a run's files into the user's output folder, each whole or not at all. Raises OutputError."""
     check_output(output)
@@ -184,11 +192,16 @@ def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
         "versions": {
             "cwtool": __version__,
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _VERSIONED},
+            **library_versions(),
         },
         "tables": {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()},
         "machine": {"platform": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that a result may depend on."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
 def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:

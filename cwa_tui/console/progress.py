@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from cwa_engine.events import describe
+from cwa_tui import format as fmt
 
 PLAIN_INTERVAL_S = 2.0  # between two plain lines of progress
 
@@ -45,7 +46,8 @@ class _Lines:
         line = describe(event)
         if event["kind"] == "progress" and time.monotonic() - self._last >= PLAIN_INTERVAL_S:
             self._last = time.monotonic()
-            line = f"{event['stage']} {event['done']}/{event['total']} {event['unit']}s"
+            line = f"{event['stage']} {fmt.counted(event['done'], event['total'], event['unit'])} {event['unit']}s"
+            line = line.removesuffix(" bytes")  # these carry their own unit
         if line:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -57,7 +59,7 @@ class _Bars:
         self.progress = Progress(
             TextColumn("{task.description:<8}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[counted]}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[said]}", markup=False),
             console=console,
@@ -67,7 +69,8 @@ class _Bars:
     def __call__(self, event: dict[str, Any]) -> None:
         match event["kind"]:
             case "progress":
-                self._update(event["stage"], completed=event["done"], total=event["total"])
+                counted = fmt.counted(event["done"], event["total"], event["unit"])
+                self._update(event["stage"], completed=event["done"], total=event["total"], counted=counted)
             case "stage_finished":
                 if event["stage"] in self._tasks:
                     self.progress.stop_task(self._tasks[event["stage"]])
@@ -88,5 +91,5 @@ class _Bars:
 
     def _update(self, stage: str, **fields: Any) -> None:
         if stage not in self._tasks:
-            self._tasks[stage] = self.progress.add_task(stage, total=None, said="")
+            self._tasks[stage] = self.progress.add_task(stage, total=None, said="", counted="")
         self.progress.update(self._tasks[stage], **fields)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cwa_engine import durations
 from cwa_engine.errors import InvalidInput
 from cwa_engine.models.sources import absolute_name
 from cwa_engine.sensitivity.metrics import ABLATION
@@ -33,7 +34,7 @@ def _control_help() -> str:
     return f"What the critical set is compared with: {', '.join(CONTROLS)}."
 
 
-_RANKING, _DATA, _DAMAGE = "What is ranked", "Texts", "Damage and controls"
+_RANKING, _DATA, _DAMAGE, _QUEUE = "What is ranked", "Texts", "Damage and controls", "Queue and memory"
 
 
 def _option(*names: str, panel: str, **settings: Any) -> Any:
@@ -144,6 +145,16 @@ Offload = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the run's files here.")]
 
+Priority = Annotated[int, _option(min=-100, max=100, help="Higher goes first; the default is 0.", panel=_QUEUE)]
+After = Annotated[str | None, _option(help="Begin only when this run is done.", metavar="RUN_ID", panel=_QUEUE)]
+KeepAlive = Annotated[
+    str | None,
+    _option(help="How long the model stays warm after its last use: 30m, 0, forever.", panel=_QUEUE),
+]
+WaitForMemory = Annotated[
+    bool, _option("--wait-for-memory", help="Stay queued until the model fits, instead of failing.", panel=_QUEUE)
+]
+
 
 def spec_fields(given: dict[str, Any]) -> dict[str, Any]:
     """The fields of a RunSpec from the options as they were given, by their names in the command. Raises InvalidInput."""
@@ -160,6 +171,14 @@ def spec_fields(given: dict[str, Any]) -> dict[str, Any]:
     if given.get("no_perturbation"):
         fields["perturbations"] = ()
     return fields
+
+
+def job_options(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of JobOptions from the options as they were given. Raises InvalidInput."""
+    if given.get("keep_alive"):
+        durations.seconds(given["keep_alive"])
+    names = ("priority", "after", "keep_alive", "wait_for_memory", "pin", "no_cache")
+    return {name: given[name] for name in names if name in given}
 
 
 def ablation_fields(given: dict[str, Any]) -> dict[str, Any]:

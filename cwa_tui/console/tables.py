@@ -10,12 +10,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cwa_daemon.protocol import JobView, StatusView
+from cwa_daemon.protocol import DeviceMemory, JobView, StatusView, WarmModel
 from cwa_engine.catalog import CatalogModel
 from cwa_engine.result import exp, to_plain
 from cwa_tui import format as fmt
 
-STATE_STYLES = {"done": "green", "failed": "red", "running": "cyan", "cancelled": "yellow", "interrupted": "yellow"}
+STATE_STYLES = {
+    "done": "green",
+    "failed": "red",
+    "running": "cyan",
+    "paused": "magenta",
+    "cancelled": "yellow",
+    "interrupted": "yellow",
+}
 
 
 def jobs_table(jobs: list[JobView], now: float | None = None) -> RenderableType:
@@ -46,6 +53,8 @@ def job_details(job: JobView) -> RenderableType:
         "started": _moment(job.started),
         "finished": _moment(job.finished),
         "retry of": job.retry_of,
+        "after": job.after,
+        "priority": job.priority or None,
         "files": job.folder,
         "error": job.error["message"] if job.error else None,
         "hint": job.error["hint"] if job.error else None,
@@ -63,18 +72,26 @@ def warm_models(status: StatusView) -> RenderableType:
         shown: RenderableType = Text("no model is warm")
     else:
         table = Table(**TABLE)
-        for name in ("model", "revision", "dtype", "device", "size", "jobs", "last used"):
+        for name in ("model", "revision", "dtype", "device", "size", "jobs", "last used", "expires"):
             table.add_column(name, justify="right" if name in ("size", "jobs") else "left", overflow="fold")
         for m in status.models:
             revision = (m.revision or "-")[:12]
             used = fmt.ago(m.last_used)
-            table.add_row(m.name, revision, m.dtype, m.device, fmt.size(m.size_bytes), str(m.jobs_served), used)
+            row = m.name, revision, m.dtype, m.device, fmt.size(m.size_bytes), str(m.jobs_served)
+            table.add_row(*row, "in use" if m.in_use else used, _expiry(m))
         shown = table
-    memory = [
-        Text(f"{d.device}: {fmt.size(d.used_bytes)} of {fmt.size(d.total_bytes)} used", style="dim")
-        for d in status.devices
-    ]
-    return Group(shown, *memory)
+    return Group(shown, *(Text(_memory(device), style="dim") for device in status.devices))
+
+
+def _expiry(model: WarmModel) -> str:
+    if model.pinned:
+        return "pinned"
+    return "never" if model.expires is None else f"in {fmt.duration(max(0.0, model.expires - time.time()))}"
+
+
+def _memory(device: DeviceMemory) -> str:
+    others = "" if device.others_bytes is None else f", {fmt.size(device.others_bytes)} of it by others"
+    return f"{device.device}: {fmt.size(device.used_bytes)} of {fmt.size(device.total_bytes)} used{others}"
 
 
 def daemon_status(status: StatusView) -> RenderableType:
@@ -82,7 +99,8 @@ def daemon_status(status: StatusView) -> RenderableType:
     lines = [
         f"cwtool {status.version}, pid {status.pid}, up {fmt.duration(status.uptime_s)}, {fmt.size(status.memory_bytes)}",
         f"state folder {status.home}",
-        f"{status.running} running, {status.queued} queued, {len(status.models)} warm",
+        f"{status.running} running, {status.queued} queued, {status.paused} paused, {len(status.models)} warm",
+        *(["the disk is full: progress is not kept, results wait for room"] if status.disk_full else []),
         *(
             f"worker {w.device}: {w.state}{f' with {w.run_id}' if w.run_id else ''}, pid {w.pid}, {fmt.size(w.memory_bytes)}"
             for w in status.workers

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
+import shutil
+import sqlite3
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cwa_daemon.jobs import MOVES, Jobs, JobState, new_run_id
+from cwa_daemon import queue
+from cwa_daemon.jobs import Jobs, new_run_id
+from cwa_daemon.protocol import JobOptions
 from cwa_daemon.residency import ModelKey, Residency, Resident
 from cwa_daemon.settings import Settings
+from cwa_daemon.states import MOVES, JobState
 from cwa_daemon.store import SCHEMA_VERSION, Store
-from cwa_engine.errors import DaemonNotStartable, InvalidInput, NotFound, QueueFull
+from cwa_engine.errors import DaemonNotStartable, DoesNotFit, InvalidInput, NotFound, QueueFull
 from cwa_engine.spec import RunSpec
 
 
@@ -45,9 +55,9 @@ def test_the_queue_of_a_device_is_first_in_first_out(store: Store) -> None:
     add(store, "first")
     add(store, "second")
     add(store, "elsewhere", device="cuda:0")
-    assert [job["run_id"] for job in [store.next_queued("cpu")] if job] == ["first"]
+    assert [job["run_id"] for job in store.runnable("cpu")] == ["first", "second"]
     store.update_job("first", state="done")
-    assert [job["run_id"] for job in [store.next_queued("cpu")] if job] == ["second"]
+    assert [job["run_id"] for job in store.runnable("cpu")] == ["second"]
     assert sorted(store.devices_with_queued_jobs()) == ["cpu", "cuda:0"]
 
 
@@ -56,17 +66,48 @@ def test_a_store_of_another_schema_is_refused_and_left_as_it_is(tmp_path: Path) 
     store._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     store.close()
     before = (tmp_path / "jobs.sqlite").read_bytes()
-    with pytest.raises(DaemonNotStartable, match="another version"):
+    with pytest.raises(DaemonNotStartable, match="newer version"):
         Store(tmp_path / "jobs.sqlite")
     assert (tmp_path / "jobs.sqlite").read_bytes() == before
 
 
 def test_a_damaged_store_is_named_and_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "jobs.sqlite").write_bytes(b"not a database" * 100)
-    with pytest.raises(DaemonNotStartable, match="cannot be used") as raised:
+    with pytest.raises(DaemonNotStartable, match="is damaged") as raised:
         Store(tmp_path / "jobs.sqlite")
-    assert "move it aside" in raised.value.hint
+    assert "cwtool doctor --repair" in raised.value.hint
     assert (tmp_path / "jobs.sqlite").read_bytes() == b"not a database" * 100
+
+
+RELEASES = sorted((Path(__file__).parent / "databases").glob("schema-*.sqlite"))
+
+
+@pytest.mark.parametrize("frozen", RELEASES, ids=lambda path: path.stem)
+def test_a_database_of_every_earlier_schema_is_brought_up_to_date_and_keeps_its_jobs(
+    frozen: Path, tmp_path: Path
+) -> None:
+    shutil.copy(frozen, tmp_path / "jobs.sqlite")
+    before = sqlite3.connect(frozen).execute("SELECT run_id, state FROM jobs ORDER BY number DESC").fetchall()
+    store = Store(tmp_path / "jobs.sqlite")
+    assert [(job["run_id"], job["state"]) for job in store.jobs()] == before
+    assert [job["run_id"] for job in store.runnable("cpu")] == [run_id for run_id, state in before if state == "queued"]
+    assert all(list(store.events(run_id, 0, 100)) for run_id, _ in before)
+    store.close()
+    Store(tmp_path / "jobs.sqlite").close()  # once more changes nothing
+
+
+def test_there_is_a_frozen_database_of_every_earlier_schema() -> None:
+    assert [path.stem for path in RELEASES] == [f"schema-{number}" for number in range(1, SCHEMA_VERSION)]
+
+
+def test_jobs_are_paged_and_filtered_by_state_kind_and_part_of_a_models_name(store: Store) -> None:
+    for number in range(5):
+        add(store, f"run{number}", state="done" if number % 2 else "queued")
+    add(store, "other", kind="load", spec=RunSpec(model="EleutherAI/pythia-70m").model_dump(mode="json"))
+    assert [job["run_id"] for job in store.jobs(limit=2, offset=1)] == ["run4", "run3"]
+    assert [job["run_id"] for job in store.jobs(state="done")] == ["run3", "run1"]
+    assert [job["run_id"] for job in store.jobs(kind="load")] == ["other"]
+    assert [job["run_id"] for job in store.jobs(model="PYTHIA")] == ["other"]
 
 
 def test_an_ended_job_never_moves_again() -> None:
@@ -98,8 +139,9 @@ class TestJobs:
         monkeypatch.setattr("cwa_daemon.jobs.Lane", QuietLane)
         return Jobs(store, Settings(home=tmp_path, max_queue=3), on_event=lambda run_id: None)
 
-    def submit(self, jobs: Jobs, key: str) -> str:
-        return jobs.submit("run", RunSpec(model="gpt2").model_dump(mode="json"), "cpu", key, "cwtool run", {})
+    def submit(self, jobs: Jobs, key: str, **options: Any) -> str:
+        spec = RunSpec(model="gpt2").model_dump(mode="json")
+        return jobs.submit("run", spec, "cpu", key, "cwtool run", {}, JobOptions(**options))
 
     def test_the_same_client_key_never_queues_twice(self, jobs: Jobs, store: Store) -> None:
         assert self.submit(jobs, "key") == self.submit(jobs, "key")
@@ -130,32 +172,164 @@ class TestJobs:
 
     def test_a_hub_token_is_in_memory_alone(self, jobs: Jobs, tmp_path: Path) -> None:
         spec = RunSpec(model="gpt2").model_dump(mode="json")
-        run_id = jobs.submit("run", spec, "cpu", "key", "", {"token": "hf_secret"})
+        run_id = jobs.submit("run", spec, "cpu", "key", "", {"token": "hf_secret"}, JobOptions())
         assert jobs.command_for(jobs.find(run_id))["access"]["token"] == "hf_secret"
         jobs.cancel(run_id)
-        assert jobs.command_for(jobs.find(run_id))["access"] == {}
-        assert all(b"hf_secret" not in path.read_bytes() for path in tmp_path.iterdir())
+        assert jobs.command_for(jobs.find(run_id))["access"]["token"] is None
+        assert all(b"hf_secret" not in path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+
+    def test_a_higher_priority_goes_first_and_a_successor_waits(self, jobs: Jobs, store: Store) -> None:
+        first = self.submit(jobs, "a")
+        successor = self.submit(jobs, "b", after=first, priority=5)
+        urgent = self.submit(jobs, "c", priority=1)
+        assert [job["run_id"] for job in store.runnable("cpu")] == [urgent, first]
+        store.update_job(first, state="done")
+        assert [job["run_id"] for job in store.runnable("cpu")] == [successor, urgent]
+
+    def test_who_was_to_follow_a_job_that_is_cancelled_is_cancelled_and_told_why(self, jobs: Jobs) -> None:
+        first = self.submit(jobs, "a")
+        second = self.submit(jobs, "b", after=first)
+        third = self.submit(jobs, "c", after=second)
+        jobs.cancel(first)
+        assert [jobs.find(run_id)["state"] for run_id in (second, third)] == ["cancelled", "cancelled"]
+        assert first in jobs.find(second)["error"]["message"]
+        with pytest.raises(InvalidInput, match="nothing can wait"):
+            self.submit(jobs, "d", after=first)
+
+    def test_a_paused_job_keeps_its_place_and_is_not_due(self, jobs: Jobs, store: Store) -> None:
+        first, second = self.submit(jobs, "a"), self.submit(jobs, "b")
+        assert jobs.pause(first[-4:]) == [first]
+        assert [job["run_id"] for job in store.runnable("cpu")] == [second]
+        with pytest.raises(InvalidInput, match="is paused, not queued"):
+            jobs.pause(first)
+        assert jobs.pause(None) == [second]
+        assert sorted(jobs.resume(None)) == sorted([first, second])
+        assert [job["run_id"] for job in store.runnable("cpu")] == [first, second]
+
+    def test_a_run_whose_folder_is_whole_is_done(
+        self, jobs: Jobs, store: Store, tmp_path: Path
+    ) -> None:
+        add(store, "20260101-000000-gpt2-abcd", state="running")
+        (tmp_path / "runs" / "20260101-000000-gpt2-abcd").mkdir(parents=True)
+        (tmp_path / "runs" / ".20260101-000000-gpt2-efgh.12345678").mkdir()
+        jobs.recover()
+        assert jobs.find("20260101-000000-gpt2-abcd")["state"] == "done"
+        assert [path.name for path in (tmp_path / "runs").iterdir()] == ["20260101-000000-gpt2-abcd"]
+
+    def test_prune_forgets_what_has_no_result_and_only_the_events_of_what_has(
+        self, jobs: Jobs, store: Store, tmp_path: Path
+    ) -> None:
+        for run_id, state in (("done", "done"), ("failed", "failed"), ("recent", "failed")):
+            add(store, run_id, state=state, finished=time.time() - (5 if run_id == "recent" else 500))
+            for _ in range(3):
+                store.append_event(run_id, {"kind": "state", "state": state})
+        queued = self.submit(jobs, "a")
+        (tmp_path / "runs" / "done").mkdir(parents=True)
+        told = jobs.prune(100, with_results=False, dry_run=True)
+        assert (told.jobs, told.runs, told.events) == (["failed"], ["done"], 0)
+        assert jobs.prune(100, with_results=False, dry_run=False).events == 5
+        assert [job["run_id"] for job in store.jobs()] == [queued, "recent", "done"]
+        assert store.last_seq("done") == 3  # a follower still hears how it ended
+        assert jobs.prune(100, with_results=True, dry_run=False).runs == ["done"]
+        assert list((tmp_path / "runs").iterdir()) == []
 
 
-def resident(name: str) -> Resident[str]:
-    return Resident(ModelKey(name, None, "auto", "none", ""), name, model=name)
+def due_job(name: str, priority: int, passed_over: int) -> dict[str, object]:
+    return {"run_id": name, "priority": priority, "passed_over": passed_over}
+
+
+queues = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6), st.booleans()), min_size=1, max_size=8)
+
+
+@given(queues)
+def test_a_warm_model_goes_first_only_among_equals_and_only_so_often(rows: list[tuple[int, int, bool]]) -> None:
+    rows.sort(key=lambda row: -row[0])
+    due = [due_job(str(number), row[0], row[1]) for number, row in enumerate(rows)]
+    warm = {str(number) for number, row in enumerate(rows) if row[2]}
+    chosen = queue.choose_next(due, lambda job: job["run_id"] in warm)
+    assert chosen is not None
+    assert chosen["priority"] == due[0]["priority"]
+    if chosen is not due[0]:
+        assert chosen["run_id"] in warm and "0" not in warm and due[0]["passed_over"] < queue.PATIENCE
+    elif "0" not in warm and due[0]["passed_over"] < queue.PATIENCE:
+        assert not [job for job in due if job["run_id"] in warm and job["priority"] == due[0]["priority"]]
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_nobody_starves_while_others_with_a_warm_model_keep_coming(arrivals: list[bool]) -> None:
+    cold = due_job("cold", 0, 0)
+    overtakers = 0
+    for _ in arrivals:
+        chosen = queue.choose_next([cold, due_job("warm", 0, 0)], lambda job: job["run_id"] == "warm")
+        if chosen is cold:
+            break
+        cold["passed_over"] += 1  # type: ignore[operator]
+        overtakers += 1
+    assert overtakers <= queue.PATIENCE
+
+
+def resident(name: str, size_bytes: int = 10, **fields: object) -> Resident[str]:
+    return Resident(ModelKey(name, None, "auto", "none", ""), name, name, size_bytes, **fields)  # type: ignore[arg-type]
+
+
+class Warm:
+    """Residency over a device of so many bytes, which models in it use up."""
+
+    def __init__(self, device_bytes: int, *residents: Resident[str]) -> None:
+        self.models: Residency[str] = Residency()
+        self.device_bytes = device_bytes
+        for one in residents:
+            self.models.add(one)
+
+    def make_room(self, needed_bytes: int, budget_bytes: float = math.inf) -> list[str]:
+        free = lambda: self.device_bytes - self.models.size_bytes  # noqa: E731
+        return [r.name for r in self.models.make_room("new", needed_bytes, budget_bytes, free)]
+
+    @property
+    def names(self) -> list[str]:
+        return [r.name for r in self.models]
 
 
 def test_the_least_recently_used_model_makes_room_first() -> None:
-    warm: Residency[str] = Residency()
-    for name in ("a", "b", "c"):
-        warm.add(resident(name))
-    warm.use(ModelKey("a", None, "auto", "none", ""))
-    free = iter([10, 20, 30, 40])
-    dropped = warm.make_room(30, lambda: next(free))
-    assert [r.name for r in dropped] == ["b", "c"]
-    assert [r.name for r in warm] == ["a"]
+    warm = Warm(40, resident("a"), resident("b"), resident("c"))
+    warm.models.use(ModelKey("a", None, "auto", "none", ""))
+    assert warm.make_room(30) == ["b", "c"]
+    assert warm.names == ["a"]
 
 
 def test_nothing_is_dropped_while_there_is_room() -> None:
-    warm: Residency[str] = Residency()
-    warm.add(resident("a"))
-    assert warm.make_room(30, lambda: 30) == []
+    assert Warm(40, resident("a")).make_room(30) == []
+
+
+def test_a_budget_holds_where_the_device_has_more() -> None:
+    warm = Warm(1000, resident("a"), resident("b"))
+    assert warm.make_room(10, budget_bytes=25) == ["a"]
+
+
+def test_a_pinned_model_stays_and_is_named_where_it_is_in_the_way() -> None:
+    warm = Warm(40, resident("kept", pinned=True), resident("b"))
+    assert warm.make_room(25) == ["b"]
+    with pytest.raises(DoesNotFit, match="does not fit") as raised:
+        warm.make_room(35)
+    assert "cwtool unload` could free kept" in raised.value.hint
+
+
+def test_nothing_is_dropped_for_a_model_that_would_not_fit_even_then() -> None:
+    warm = Warm(40, resident("a"), resident("b"))
+    with pytest.raises(DoesNotFit):
+        warm.make_room(41)
+    assert warm.names == ["a", "b"]
+
+
+def test_a_model_expires_when_it_was_not_used_for_so_long_and_a_pinned_one_never() -> None:
+    warm = Warm(
+        40, resident("brief", keep_alive_s=60.0), resident("pinned", keep_alive_s=60.0, pinned=True), resident("kept")
+    )
+    now = time.time()
+    assert [r.name for r in warm.models.expire(now + 59)] == []
+    assert warm.models.next_expiry == pytest.approx(now + 60, abs=5)
+    assert [r.name for r in warm.models.expire(now + 66)] == ["brief"]
+    assert warm.models.next_expiry == math.inf
 
 
 def test_another_dtype_is_another_model_and_unload_drops_both() -> None:

@@ -1,0 +1,201 @@
+"""A lane: one device with its worker process and its warm models, where one job runs after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from cwa_daemon.protocol import WarmModel, WorkerView
+from cwa_daemon.settings import Settings
+from cwa_daemon.states import JobState
+from cwa_daemon.telemetry import process_memory
+from cwa_daemon.workers import Worker
+from cwa_engine.errors import Cancelled, CwaError, InvalidInput, WorkerDied, error_from_dict
+
+if TYPE_CHECKING:
+    from cwa_daemon.jobs import Jobs
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 5.0  # before a job that waits for memory is tried again
+
+
+class Lane:
+    """One device: its worker process, its warm models, and the job that runs there now."""
+
+    def __init__(self, device: str, jobs: Jobs, settings: Settings) -> None:
+        self.device = device
+        self.models: list[WarmModel] = []
+        self._jobs = jobs
+        self._settings = settings
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._worker: Worker | None = None
+        self._running: dict[str, Any] | None = None  # the job
+        self._ended: asyncio.Future[CwaError | None] | None = None  # of the job that runs
+        self._cancel_asked = False
+        self._grace: asyncio.TimerHandle | None = None  # kills a worker that does not answer a cancel
+        self._not_before: dict[str, float] = {}  # run id -> when a job that waits for memory is tried again
+        self._requests = itertools.count(1)
+        self._unloads: dict[int, asyncio.Future[list[str]]] = {}
+        self._draining = False
+        self._stopping = False
+        self._task = asyncio.create_task(self._run())
+
+    @property
+    def run_id(self) -> str | None:
+        """The job that runs now."""
+        return self._running["run_id"] if self._running else None
+
+    def wake(self) -> None:
+        self._work.set()
+
+    def is_warm(self, job: dict[str, Any]) -> bool:
+        """Whether a job finds its model in memory, as far as names tell; only the worker knows for certain."""
+        return any(model.name == job["spec"]["model"] for model in self.models)
+
+    def must_wait(self, run_id: str) -> bool:
+        """Whether a job has just been told that its model does not fit."""
+        return time.monotonic() < self._not_before.get(run_id, 0.0)
+
+    def cancel(self, run_id: str) -> None:
+        """Ask the worker to stop its run between two batches, and kill it where it does not within the grace time."""
+        if run_id == self.run_id and not self._cancel_asked:
+            self._cancel_asked = True
+            if self._worker and self._worker.pid:
+                self._pass_on_cancel(self._worker)
+
+    def _pass_on_cancel(self, worker: Worker) -> None:
+        worker.send({"op": "cancel", "run_id": self.run_id})
+        self._grace = asyncio.get_running_loop().call_later(self._settings.cancel_grace_s, worker.kill)
+
+    def check_health(self) -> None:
+        """Kill a worker of which nothing has been heard for too long; its heartbeat does not depend on its work."""
+        worker = self._worker
+        if worker and worker.pid and worker.silence_s > self._settings.worker_silence_s:
+            worker.kill(f"the worker of {self.device} hung: nothing was heard of it for {worker.silence_s:.0f} s")
+
+    async def unload(self, model: str) -> list[str]:
+        """Ask the worker to drop a model. Raises InvalidInput while a run is under way, for it may be in use."""
+        if not self._worker or not self._worker.pid:
+            return []
+        if self._running:
+            raise InvalidInput(
+                f"{self.device} is busy with {self.run_id}", hint="unload when it has ended, or cancel it first"
+            )
+        request = next(self._requests)
+        self._unloads[request] = asyncio.get_running_loop().create_future()
+        self._worker.send({"op": "unload", "model": model, "request": request})
+        return await self._unloads[request]
+
+    def warm_models(self) -> list[WarmModel]:
+        used = self._running["spec"]["model"] if self._running else None
+        return [model.model_copy(update={"in_use": model.name == used}) for model in self.models]
+
+    def view(self) -> WorkerView:
+        pid = self._worker.pid if self._worker else None
+        state = "busy" if self._running else "idle" if pid else "stopped"
+        return WorkerView(
+            device=self.device, pid=pid, state=state, run_id=self.run_id, memory_bytes=process_memory(pid)
+        )
+
+    async def drain(self) -> None:
+        """Begin nothing more, and wait until what runs has ended."""
+        self._draining = True
+        await self._idle.wait()
+
+    async def stop(self) -> None:
+        self._stopping = True
+        self._task.cancel()
+        if self._worker:
+            await self._worker.stop(grace_s=1.0)
+        if run_id := self.run_id:
+            reason = CwaError("the daemon was stopped", hint=f"`cwtool jobs retry {run_id}` runs it again")
+            self._jobs.move(run_id, JobState.INTERRUPTED, reason)
+
+    async def _run(self) -> None:
+        while True:
+            job = None if self._draining else self._jobs.next_due(self.device, self)
+            if job is None:
+                self._work.clear()
+                await self._work.wait()
+                continue
+            self._idle.clear()
+            await self._run_job(job)
+            self._idle.set()
+
+    async def _run_job(self, job: dict[str, Any]) -> None:
+        self._running = job
+        self._ended = asyncio.get_running_loop().create_future()
+        self._jobs.move(job["run_id"], JobState.RUNNING)
+        try:
+            worker = await self._ready_worker(job["run_id"])
+        except OSError as failure:  # no memory or no processes left
+            self._ended.set_result(
+                WorkerDied(f"no worker can be started: {failure}", hint="free some memory and retry")
+            )
+        else:
+            worker.send(self._jobs.command_for(job))
+            if self._cancel_asked:  # while the worker was starting
+                self._pass_on_cancel(worker)
+        error = await self._ended
+        if self._grace:
+            self._grace.cancel()
+        state, reason = self._outcome(job, error)
+        self._running, self._cancel_asked, self._grace = None, False, None
+        if state is JobState.QUEUED:
+            self._look_again_later(job["run_id"])
+        self._jobs.move(job["run_id"], state, reason)
+
+    def _outcome(self, job: dict[str, Any], error: CwaError | None) -> tuple[JobState, CwaError | None]:
+        """The state that a job goes to, and why."""
+        if error is None:
+            return JobState.DONE, None
+        if isinstance(error, Cancelled):
+            return JobState.CANCELLED, error
+        if self._cancel_asked and isinstance(error, WorkerDied):
+            return JobState.CANCELLED, Cancelled("cancelled; the worker did not answer and was killed")
+        if error.code == "does_not_fit" and job["options"].get("wait_for_memory") and not self._cancel_asked:
+            self._jobs.note(job["run_id"], f"waiting for memory: {error.message}")
+            return JobState.QUEUED, None
+        return JobState.FAILED, error
+
+    def _look_again_later(self, run_id: str) -> None:
+        self._not_before[run_id] = time.monotonic() + LOOK_AGAIN_S
+        asyncio.get_running_loop().call_later(LOOK_AGAIN_S + 0.05, self.wake)
+
+    async def _ready_worker(self, run_id: str) -> Worker:
+        """The device's worker, started where there is none."""
+        if self._worker is None or self._worker.pid is None:
+            self._jobs.note(run_id, f"starting a worker for {self.device}")
+            log_file = self._settings.logs / f"worker-{self.device.replace(':', '-')}.log"
+            worker = Worker(self.device, log_file, self._heard, self._died)
+            await worker.start()
+            self._worker = worker
+        return self._worker
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        match message["type"]:
+            case "event":
+                self._jobs.record(message["run_id"], message["event"])
+            case "models":
+                self.models = [WarmModel(**model) for model in message["models"]]
+            case "unloaded":
+                self._unloads.pop(message["request"]).set_result(message["names"])
+            case "finished" if self._ended and not self._ended.done():
+                self._ended.set_result(error_from_dict(message["error"]) if message["error"] else None)
+
+    def _died(self, error: WorkerDied) -> None:
+        self.models = []
+        for waiting in self._unloads.values():
+            waiting.set_result([])
+        self._unloads.clear()
+        if self._stopping:
+            return
+        log.warning("%s", error.message)
+        if self._ended and not self._ended.done():
+            self._ended.set_result(error)
