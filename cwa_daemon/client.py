@@ -27,7 +27,7 @@ from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
 from cwa_engine import __version__
 from cwa_engine.data.corpus import load_texts
-from cwa_engine.errors import DaemonUnreachable, error_from_dict
+from cwa_engine.errors import DaemonUnreachable, NotGreeted, error_from_dict
 from cwa_engine.models.sources import HubAccess
 from cwa_engine.reporting.export import check_output
 from cwa_engine.spec import RunSpec
@@ -60,6 +60,7 @@ class AsyncClient:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.daemon_version = ""
+        self._greetings = 0  # one more each time a daemon began anew behind the same socket
         self._ids = itertools.count(1)
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._events: dict[int, asyncio.Queue[dict[str, Any]]] = {}
@@ -81,12 +82,16 @@ class AsyncClient:
         client._socket.connect(f"ipc://{settings.socket}")
         client._receiver = asyncio.create_task(client._receive())
         try:
-            hello = await client._request("hello", timeout_s=settings.start_timeout_s, **_HELLO)
+            await client._greet(settings.start_timeout_s)
         except BaseException:
             await client.close()
             raise
-        client.daemon_version = hello["version"]
         return client
+
+    async def _greet(self, timeout_s: float) -> None:
+        hello = await self._ask("hello", timeout_s, **_HELLO)
+        self.daemon_version = hello["version"]
+        self._greetings += 1
 
     async def close(self) -> None:
         if self._receiver:
@@ -96,15 +101,19 @@ class AsyncClient:
 
     # runs
 
-    async def submit(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
+    async def submit(
+        self, spec: RunSpec, command: str = "", options: JobOptions | None = None, client_key: str | None = None
+    ) -> str:
         """Queue a run and give its run id. What can be refused without a model is refused here, before anything is queued.
+
+        Who is not sure whether a submission arrived may repeat it with the same `client_key`: it runs once.
 
         Raises DataError for texts that cannot be used and OutputError for a folder that cannot be written.
         """
         load_texts(spec.data_file, spec.eval_limit)
         if spec.output:
             check_output(spec.output)
-        return await self._submit("run", spec, command, options)
+        return await self._submit("run", spec, command, options, client_key)
 
     async def load(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         """Queue the loading of `spec.model` and give the job's run id."""
@@ -158,20 +167,28 @@ class AsyncClient:
         Each is a map with `seq`, `time`, `kind` and the fields of that kind of event (`cwa_engine.events`), or of kind
         "state" with `state` and `error`. Raises DaemonUnreachable where the daemon goes away.
         """
-        reply = await self._request("subscribe", run_id=run_id, after_seq=after_seq)
-        number = reply["subscription"]
-        arrived = self._events[number]
+        seen, number = after_seq, None
         try:
             while True:
-                event = await self._next_event(arrived)
-                await self._send("acknowledge", subscription=number, seq=event["seq"])
+                if number is None:
+                    reply = await self._request("subscribe", run_id=run_id, after_seq=seen)
+                    number, greetings = reply["subscription"], self._greetings
+                event = await self._next_event(self._events[number])
+                if event is None:
+                    if greetings != self._greetings:  # another daemon, which knows the events but not who follows
+                        self._events.pop(number, None)
+                        number = None
+                    continue
+                seen = event["seq"]
+                await self._send("acknowledge", subscription=number, seq=seen)
                 yield event
                 if event["kind"] == "state" and event["state"] in protocol.TERMINAL_STATES:
                     return
         finally:
-            self._events.pop(number, None)
-            if not self._socket.closed:
-                await self._send("unsubscribe", subscription=number)
+            if number is not None:
+                self._events.pop(number, None)
+                if not self._socket.closed:
+                    await self._send("unsubscribe", subscription=number)
 
     # results and state
 
@@ -210,12 +227,19 @@ class AsyncClient:
 
     # the wire
 
-    async def _submit(self, kind: str, spec: RunSpec, command: str, options: JobOptions | None = None) -> str:
+    async def _submit(
+        self,
+        kind: str,
+        spec: RunSpec,
+        command: str,
+        options: JobOptions | None = None,
+        client_key: str | None = None,
+    ) -> str:
         reply = await self._request(
             "submit",
             kind=kind,
             spec=spec.model_dump(mode="json"),
-            client_key=uuid.uuid4().hex,
+            client_key=client_key or uuid.uuid4().hex,
             command=command,
             access=_access(),
             options=(options or JobOptions()).model_dump(),
@@ -223,7 +247,17 @@ class AsyncClient:
         return str(reply["run_id"])
 
     async def _request(self, op: str, timeout_s: float | None = None, **fields: Any) -> dict[str, Any]:
-        """Send a request and wait for its reply. Raises the error the daemon answers, or DaemonUnreachable."""
+        """Send a request and wait for its reply. Raises the error the daemon answers, or DaemonUnreachable.
+
+        A daemon that was started anew is greeted, and asked again: it has refused without doing anything.
+        """
+        try:
+            return await self._ask(op, timeout_s, **fields)
+        except NotGreeted:
+            await self._greet(timeout_s or self.settings.request_timeout_s)
+            return await self._ask(op, timeout_s, **fields)
+
+    async def _ask(self, op: str, timeout_s: float | None = None, **fields: Any) -> dict[str, Any]:
         request_id = next(self._ids)
         reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
         try:
@@ -258,12 +292,13 @@ class AsyncClient:
             if (reply := self._replies.get(message["id"])) and not reply.done():
                 reply.set_result(message)
 
-    async def _next_event(self, arrived: asyncio.Queue[dict[str, Any]]) -> dict[str, Any]:
-        while True:
-            try:
-                return await asyncio.wait_for(arrived.get(), _SILENCE_S)
-            except TimeoutError:
-                await self.status()  # raises DaemonUnreachable where nobody is there
+    async def _next_event(self, arrived: asyncio.Queue[dict[str, Any]]) -> dict[str, Any] | None:
+        """The next event; None after a silence, with the daemon there. Raises DaemonUnreachable where nobody is."""
+        try:
+            return await asyncio.wait_for(arrived.get(), _SILENCE_S)
+        except TimeoutError:
+            await self.status()
+            return None
 
 
 class Client:

@@ -30,7 +30,7 @@ from cwa_daemon.security import check_peer, private_folder
 from cwa_daemon.settings import Settings
 from cwa_daemon.store import Store
 from cwa_engine import __version__
-from cwa_engine.errors import CwaError, DaemonNotStartable, InvalidInput, RunFailed, VersionMismatch
+from cwa_engine.errors import CwaError, DaemonNotStartable, NotGreeted, RunFailed, VersionMismatch
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class Server:
         if message.get("op") == "hello":
             return self._greet(identity, message)
         if identity not in self._greeted:
-            raise InvalidInput("a connection begins with hello")
+            raise NotGreeted("a connection begins with hello")
         request = protocol.parse_request(message)
         reply = await HANDLERS[type(request)](self, identity, request)
         return None if reply is None else {"ok": True, **reply}

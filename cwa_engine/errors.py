@@ -2,6 +2,7 @@
 
 CwaError                      exit 1
 ├── InvalidInput              2    a request that cannot be meant: unknown metric, --topk 0
+│   ├── NotGreeted            2    the daemon does not know this connection: it began anew
 │   ├── DataError             2    texts that cannot be scored
 │   └── OutputError           2    a folder that cannot be written
 ├── NotFound                  6    no such run, no such warm model
@@ -47,6 +48,10 @@ class CwaError(Exception):
 
 class InvalidInput(CwaError):
     code, exit_code = "invalid_input", 2
+
+
+class NotGreeted(InvalidInput):
+    code, retryable = "not_greeted", True
 
 
 class DataError(InvalidInput):

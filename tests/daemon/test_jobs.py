@@ -206,9 +206,7 @@ class TestJobs:
         assert sorted(jobs.resume(None)) == sorted([first, second])
         assert [job["run_id"] for job in store.runnable("cpu")] == [first, second]
 
-    def test_a_run_whose_folder_is_whole_is_done(
-        self, jobs: Jobs, store: Store, tmp_path: Path
-    ) -> None:
+    def test_a_run_whose_folder_is_whole_is_done(self, jobs: Jobs, store: Store, tmp_path: Path) -> None:
         add(store, "20260101-000000-gpt2-abcd", state="running")
         (tmp_path / "runs" / "20260101-000000-gpt2-abcd").mkdir(parents=True)
         (tmp_path / "runs" / ".20260101-000000-gpt2-efgh.12345678").mkdir()
