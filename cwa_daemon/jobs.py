@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ from cwa_engine.reporting.export import copy_run, remove_leftovers
 
 log = logging.getLogger(__name__)
 
+MOST_UNWRITTEN = 10_000  # events kept in memory while the disk is full
 _ID_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # nothing that reads as another letter
 
 
@@ -51,6 +53,7 @@ class Jobs:
         self._lanes: dict[str, Lane] = {}
         self._tokens: dict[str, str] = {}  # Hub tokens of waiting jobs; in memory only
         self._progress: dict[str, StageProgress] = {}
+        self._unwritten_events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MOST_UNWRITTEN)
         self._unwritten: dict[str, tuple[JobState, CwaError | None]] = {}  # ends that the full disk did not take
 
     # from submission to end
@@ -205,10 +208,14 @@ class Jobs:
             self._progress[run_id] = StageProgress.of(event)
             if self._store.disk_full:
                 return
+        if self._unwritten_events:  # in their order, or not at all
+            self._unwritten_events.append((run_id, event))
+            return
         try:
             self._store.append_event(run_id, event)
         except StateNotWritten as trouble:
-            log.error("%s: an event was lost: %s", run_id, trouble.message)
+            log.error("%s: an event waits for room: %s", run_id, trouble.message)
+            self._unwritten_events.append((run_id, event))
             return
         self._on_event(run_id)
 
@@ -221,6 +228,9 @@ class Jobs:
             lane.check_health()
         if self._store.disk_full:
             self._store.restore_ballast()
+        events, self._unwritten_events = list(self._unwritten_events), deque(maxlen=MOST_UNWRITTEN)
+        for run_id, event in events:
+            self.record(run_id, event)
         unwritten, self._unwritten = self._unwritten, {}
         for run_id, (state, error) in unwritten.items():
             self.move(run_id, state, error)

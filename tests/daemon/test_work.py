@@ -1,0 +1,126 @@
+"""What a worker does with its warm models when a job does not end well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cwa_daemon.settings import Settings
+from cwa_daemon.work import Work
+from cwa_engine.errors import Cancelled
+from cwa_engine.models.checksum import checksum
+from cwa_engine.spec import RunSpec
+from tests.models import tiny_model
+
+
+class Inbox:
+    """Nothing is cancelled until it is."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def is_cancelled(self, run_id: str) -> bool:
+        return self.cancelled
+
+    def wait_for_cancel(self, run_id: str, timeout_s: float) -> bool:
+        return self.cancelled
+
+
+class Outbox:
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+
+    def send(self, **message: Any) -> None:
+        self.messages.append(message)
+
+    def notes(self) -> str:
+        events = [message["event"] for message in self.messages if message["type"] == "event"]
+        return " | ".join(event["text"] for event in events if event["kind"] == "note")
+
+    def last_error(self) -> Any:
+        return [message for message in self.messages if message["type"] == "finished"][-1]["error"]
+
+
+@pytest.fixture
+def worker(hub: Path, tmp_path: Path) -> tuple[Work, Inbox, Outbox, Callable[..., None]]:
+    inbox, outbox = Inbox(), Outbox()
+    work = Work("cpu", inbox, outbox)  # type: ignore[arg-type]
+
+    def run(**fields: Any) -> None:
+        spec = RunSpec(model="gpt2", eval_limit=4, **{"topk": (3,), "control_seeds": 1, **fields})
+        number = len(outbox.messages)
+        work.obey(
+            {
+                "op": "job",
+                "kind": "run",
+                "run_id": f"run-{number}",
+                "spec": spec.model_dump(mode="json"),
+                "command": "",
+                "options": {"pin": False, "keep_alive": None, "no_cache": False},
+                "access": {"token": None, "cache_dir": str(hub / "hub"), "offline": True},
+                "folder": str(tmp_path / "runs" / f"run-{number}"),
+                "limits": Settings(home=tmp_path).limits(),
+            }
+        )
+
+    return work, inbox, outbox, run
+
+
+def test_weights_that_are_not_as_they_were_loaded_are_found_after_a_failed_run_and_loaded_again(worker: Any) -> None:
+    work, _, outbox, run = worker
+    run()
+    resident = next(iter(work._warm))
+    with torch.no_grad():
+        resident.model.model.get_parameter("transformer.wte.weight").view(-1)[7] += 0.25
+    run(topk=(10**9,))
+    assert outbox.last_error()["code"] == "invalid_input"
+    assert "its weights are not as they were loaded" in outbox.notes()
+    assert list(work._warm) == []
+    run()
+    assert outbox.last_error() is None
+
+
+def test_a_failed_run_that_changed_nothing_leaves_the_model_warm(worker: Any) -> None:
+    work, _, outbox, run = worker
+    run()
+    run(topk=(10**9,))
+    run()
+    assert [resident.jobs_served for resident in work._warm] == [3]
+    assert "not as they were" not in outbox.notes()
+
+
+def test_a_result_that_cannot_be_saved_is_discarded_when_its_run_is_cancelled(worker: Any, tmp_path: Path) -> None:
+    _, inbox, outbox, run = worker
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    send = outbox.send
+
+    def cancel_when_told(**message: Any) -> None:
+        send(**message)
+        if "cannot save" in str(message):
+            inbox.cancelled = True
+
+    outbox.send = cancel_when_told
+    run()
+    assert outbox.last_error()["code"] == Cancelled.code
+    assert "the result is kept" in outbox.notes()
+
+
+def test_any_one_weight_that_changes_changes_the_checksum_and_so_do_two_that_change_places() -> None:
+    model = tiny_model("llama")
+    before = checksum(model)
+    weight = model.get_parameter("model.layers.0.mlp.up_proj.weight").detach().view(-1)
+    for dtype in (torch.float32, torch.bfloat16):
+        model.to(dtype)
+        before = checksum(model)
+        weight = model.get_parameter("model.layers.0.mlp.up_proj.weight").detach().view(-1)
+        old = weight[5].clone()
+        weight[5] = -old
+        assert checksum(model) != before
+        weight[5] = old
+        assert checksum(model) == before
+        weight[[5, 6]] = weight[[6, 5]]
+        assert checksum(model) != before
