@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -469,6 +470,46 @@ def daemon_logs(
         say(f"==> {path}")
         for line in path.read_text(errors="replace").splitlines()[-lines:]:
             print(line)
+
+
+@daemon_app.command("install-service")
+def daemon_install_service(
+    only_print: Annotated[bool, typer.Option("--print", help="Only show the unit.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a unit that differs.")] = False,
+) -> None:
+    """Write a systemd user unit, so that the daemon is there after every boot."""
+    from cwa_daemon.client import install_service, service_text
+
+    if only_print:
+        show(service_text().rstrip())
+        return
+    path, commands = install_service(force)
+    show(f"wrote {path}")
+    say("next:\n" + "\n".join(f"  {command}" for command in commands))
+
+
+@app.command(rich_help_panel="Service")
+def doctor(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Set a damaged job database aside and find finished runs again.")
+    ] = False,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Write the findings and logs to this zip file, without secrets.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Whether everything is as it should be on this machine. Exit code 1 where it is not."""
+    from cwa_daemon.client import examine
+    from cwa_tui.console.doctor import checks_table
+
+    found = examine(repair=repair, bundle=bundle)
+    for sentence in found["repaired"]:
+        say(sentence)
+    show(found if as_json else checks_table(found["checks"]))
+    if bundle:
+        say(f"wrote {bundle}")
+    if any(check["state"] == "problem" for check in found["checks"]):
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel="Service")

@@ -434,6 +434,32 @@ def log_files(settings: Settings | None = None) -> list[Path]:
     return sorted((settings or Settings()).logs.glob("*.log"))
 
 
+def examine(settings: Settings | None = None, repair: bool = False, bundle: Path | None = None) -> dict[str, Any]:
+    """What `cwtool doctor` finds: `checks`, and what a repair has `repaired` before. Raises InvalidInput where it cannot."""
+    from cwa_daemon import doctor, reindex
+
+    settings = settings or Settings()
+    repaired = reindex.repair(settings) if repair else []
+    checks = doctor.examine(settings)
+    if bundle:
+        doctor.write_bundle(settings, checks, bundle)
+    return {"repaired": repaired, "checks": [dataclasses.asdict(check) for check in checks]}
+
+
+def install_service(force: bool) -> tuple[Path, tuple[str, ...]]:
+    """Write the systemd user unit; gives its file and the commands to type next. Raises OutputError."""
+    from cwa_daemon import service_unit
+
+    return service_unit.install(Settings(), force), service_unit.NEXT
+
+
+def service_text() -> str:
+    """The systemd user unit as it would be written."""
+    from cwa_daemon import service_unit
+
+    return service_unit.unit_text(Settings())
+
+
 async def _next_or_none(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
     return await anext(events, None)
 

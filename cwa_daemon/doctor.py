@@ -1,0 +1,196 @@
+"""Whether everything is as it should be on this machine, what to do where it is not, and a bundle to send to others."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+import zmq
+
+from cwa_daemon import telemetry
+from cwa_daemon.lifecycle import running_pid
+from cwa_daemon.reindex import damage
+from cwa_daemon.settings import CONFIG_FILE, Settings
+from cwa_engine import __version__
+from cwa_engine.models.sources import HubAccess, cached_models
+
+LITTLE_DISK_BYTES = 2e9
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+_PACKAGES = ("torch", "transformers", "safetensors", "pyzmq", "msgpack", "pydantic", "textual", "typer")
+# torch is asked in a process of its own: this one answers in a moment, and a broken CUDA cannot end it.
+_ASK_TORCH = (
+    "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.is_available(), torch.cuda.device_count())"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at: `state` is ok, warning or problem; `advice` is what to do."""
+
+    name: str
+    state: str
+    found: str
+    advice: str = ""
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Every check, in reading order."""
+    return [check for look in _CHECKS for check in look(settings)]
+
+
+def write_bundle(settings: Settings, checks: list[Check], target: Path) -> None:
+    """A zip with the checks, the logs and the settings; what is secret or personal is blacked out."""
+    report = {"cwtool": __version__, "checks": [{n: getattr(c, n) for n in c.__slots__} for c in checks]}
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as bundle:
+        bundle.writestr("report.json", redact(json.dumps(report, indent=2)))
+        for path in [*sorted(settings.logs.glob("*.log*")), CONFIG_FILE]:
+            if path.is_file():
+                bundle.writestr(path.name, redact(path.read_text(errors="replace")))
+
+
+def redact(text: str) -> str:
+    """The text without tokens, without values of secret variables, and without the user's name and home."""
+    for name, value in os.environ.items():
+        if re.search(r"TOKEN|KEY|SECRET|PASSWORD", name) and len(value) >= 6:
+            text = text.replace(value, "[redacted]")
+    text = re.sub(r"\b(hf|sk|ghp)_[A-Za-z0-9]{4,}", "[redacted]", text)
+    text = re.sub(r"(?i)(authorization\W{1,4}).*", r"\1[redacted]", text)
+    text = re.sub(r"(?i)(token|password|secret)(\W{1,4})\S+", r"\1\2[redacted]", text)
+    text = text.replace(str(Path.home()), "~")
+    return re.sub(rf"\b{re.escape(getpass.getuser())}\b", "[user]", text)
+
+
+def _versions(settings: Settings) -> Iterator[Check]:
+    yield Check("python", OK, f"{platform.python_version()} on {platform.platform()}")
+    yield Check("packages", OK, ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES))
+
+
+def _torch(settings: Settings) -> Iterator[Check]:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=120, check=True
+        )
+    except (subprocess.SubprocessError, OSError) as error:
+        yield Check("torch", PROBLEM, f"it cannot be imported: {error}", "install torch anew")
+        return
+    version, cuda, available, count = done.stdout.split()
+    devices = [device for device in telemetry.devices([]) if device.device != "cpu"]
+    found = f"torch {version}, CUDA {cuda}, {count} devices"
+    if devices and available == "False":
+        yield Check("torch", PROBLEM, f"{found}, but the driver shows {len(devices)}", "install a CUDA build of torch")
+    else:
+        yield Check("torch", OK, found)
+    for device in devices:
+        yield Check(
+            "device", OK, f"{device.device}: {device.used_bytes / 1e9:.1f} of {device.total_bytes / 1e9:.1f} GB used"
+        )
+
+
+def _hub(settings: Settings) -> Iterator[Check]:
+    access = HubAccess.from_environment()
+    models = cached_models(access)
+    size = sum(size for _, size in models) / 1e9
+    token = "a token is set" if access.token else "no token is set"
+    offline = ", HF_HUB_OFFLINE is set" if access.offline else ""
+    found = f"{access.cache}: {len(models)} models, {size:.1f} GB; {token}{offline}"
+    nearest = next(folder for folder in (access.cache, *access.cache.parents) if folder.exists())
+    if os.access(nearest, os.W_OK):
+        yield Check("Hugging Face cache", OK, found)
+    else:
+        yield Check("Hugging Face cache", WARNING, f"{found}; it cannot be written", "set HF_HOME to a folder of yours")
+
+
+def _disk(settings: Settings) -> Iterator[Check]:
+    for name, folder in (("state folder", settings.home), ("cache", Path(platformdirs.user_cache_dir("cwtool")))):
+        nearest = next(f for f in (folder, *folder.parents) if f.exists())
+        free = shutil.disk_usage(nearest).free
+        state = OK if free >= LITTLE_DISK_BYTES else WARNING
+        advice = "" if state == OK else "make room, or set CWTOOL_HOME or CWTOOL_CACHE_DIR to another disk"
+        yield Check(f"disk of the {name}", state, f"{free / 1e9:.1f} GB free at {folder}", advice)
+
+
+def _permissions(settings: Settings) -> Iterator[Check]:
+    for folder in (settings.home, settings.runtime_dir):
+        if not folder.exists():
+            continue
+        found = folder.lstat()
+        mode = stat.S_IMODE(found.st_mode)
+        if found.st_uid != os.getuid():
+            yield Check(
+                "owner", PROBLEM, f"{folder} belongs to uid {found.st_uid}", "set CWTOOL_HOME to a folder of yours"
+            )
+        elif mode & 0o077:
+            yield Check("permissions", WARNING, f"{folder} has mode {mode:o}", f"chmod 700 {folder}")
+        else:
+            yield Check("permissions", OK, f"{folder} is for you alone")
+
+
+def _socket(settings: Settings) -> Iterator[Check]:
+    length = len(str(settings.socket))
+    fits = length <= zmq.IPC_PATH_MAX_LEN
+    advice = "" if fits else "set XDG_RUNTIME_DIR to a short path"
+    found = f"{settings.socket} has {length} of {zmq.IPC_PATH_MAX_LEN} characters"
+    yield Check("socket path", OK if fits else PROBLEM, found, advice)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    lingering = Path("/var/lib/systemd/linger") / getpass.getuser()
+    if runtime and settings.socket.is_relative_to(runtime) and not lingering.exists():
+        yield Check(
+            "lingering",
+            WARNING,
+            f"{runtime} goes away at your last logout, and processes may be ended then",
+            "`loginctl enable-linger` keeps both; the daemon makes its socket anew in any case",
+        )
+
+
+def _daemon(settings: Settings) -> Iterator[Check]:
+    pid = running_pid(settings)
+    if not pid:
+        yield Check("daemon", OK, "none runs; the first command that needs one starts it")
+        return
+    from cwa_daemon.client import Client
+    from cwa_engine.errors import CwaError
+
+    try:
+        with Client.connect(settings, start=False) as client:
+            version = client.daemon_version
+    except CwaError as error:
+        yield Check("daemon", PROBLEM, f"pid {pid} does not answer: {error.message}", "`cwtool daemon restart`")
+        return
+    if version == __version__:
+        yield Check("daemon", OK, f"pid {pid}, version {version}")
+    else:
+        advice = "`cwtool daemon restart --when-idle`"
+        yield Check("daemon", WARNING, f"pid {pid} is version {version}, this is {__version__}", advice)
+
+
+def _database(settings: Settings) -> Iterator[Check]:
+    if not settings.database.exists():
+        yield Check("job database", OK, "there is none yet")
+    elif found := damage(settings.database):
+        yield Check("job database", PROBLEM, f"{settings.database} is damaged: {found}", "`cwtool doctor --repair`")
+    else:
+        yield Check("job database", OK, f"{settings.database}, {settings.database.stat().st_size / 1e6:.1f} MB")
+
+
+def _leftovers(settings: Settings) -> Iterator[Check]:
+    left = [path.name for path in settings.runs.glob(".*")] if settings.runs.is_dir() else []
+    if left and not running_pid(settings):
+        yield Check("leftovers", WARNING, f"{len(left)} half-written run folders", "`cwtool doctor --repair`")
+
+
+_CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
+    _versions, _torch, _hub, _disk, _permissions, _socket, _daemon, _database, _leftovers,
+)  # fmt: skip

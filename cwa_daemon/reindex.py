@@ -1,0 +1,89 @@
+"""From run folders back to the job database: what is published is in the folders, the database only lists it."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from cwa_daemon.lifecycle import running_pid
+from cwa_daemon.settings import Settings
+from cwa_daemon.states import JobState
+from cwa_daemon.store import Store
+from cwa_engine.errors import CwaError, InvalidInput, NotFound
+from cwa_engine.reporting.export import read_manifest, read_summary, remove_leftovers
+
+
+def repair(settings: Settings) -> list[str]:
+    """Set a damaged database aside, list finished runs anew, remove leftovers; gives what was done, in sentences.
+
+    Raises InvalidInput while a daemon runs.
+    """
+    if pid := running_pid(settings):
+        raise InvalidInput(f"the daemon (pid {pid}) uses these files", hint="`cwtool daemon stop`, then repair")
+    done = []
+    if settings.database.exists() and damage(settings.database):
+        aside = settings.database.with_name(f"{settings.database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+        for ending in ("", "-wal", "-shm"):
+            part = settings.database.with_name(settings.database.name + ending)
+            if part.exists():
+                shutil.move(part, aside.with_name(aside.name + ending))
+        done.append(f"the damaged database was set aside as {aside}")
+    if left := remove_leftovers(settings.runs):
+        done.append(f"removed {len(left)} half-written run folders")
+    store = Store(settings.database)
+    found, unreadable = reindex(store, settings.runs)
+    store.close()
+    if found:
+        done.append(f"found {found} finished runs again")
+    done += [f"{folder} could not be read, and was left alone" for folder in unreadable]
+    return done
+
+
+def damage(database: Path) -> str:
+    """What SQLite finds wrong with a database file, empty for a sound one; the file is only read."""
+    try:
+        connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+        try:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            connection.execute("SELECT count(*) FROM jobs").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return "" if found == "ok" else str(found)
+
+
+def reindex(store: Store, runs: Path) -> tuple[int, list[str]]:
+    """Add every finished run that the database does not list; gives how many, and the folders that are no whole runs."""
+    unreadable, rows = [], []
+    for folder in sorted(runs.iterdir()) if runs.is_dir() else []:
+        if not folder.is_dir() or store.job(folder.name):
+            continue
+        try:
+            rows.append(_row(folder))
+        except (CwaError, NotFound, KeyError, ValueError):
+            unreadable.append(folder.name)
+    for row in sorted(rows, key=lambda row: row["created"]):
+        store.add_job(**row)
+        store.append_event(row["run_id"], {"kind": "state", "state": JobState.DONE, "error": None})
+    return len(rows), unreadable
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    manifest, summary = read_manifest(folder), read_summary(folder)
+    started = float(manifest["started"])
+    return {
+        "run_id": folder.name,
+        "kind": "run",
+        "state": JobState.DONE,
+        "spec": manifest["spec"],
+        "command": manifest["command"],
+        "device": manifest["model"]["device"],
+        "client_key": f"reindexed-{folder.name}",
+        "created": started,
+        "started": started,
+        "finished": started + sum(summary["timings"].values()),
+    }

@@ -1,0 +1,57 @@
+"""A systemd user unit, for a daemon that is there after every boot."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from cwa_daemon.settings import Settings
+from cwa_engine.errors import OutputError
+
+NEXT = (
+    "systemctl --user daemon-reload && systemctl --user enable --now cwtool",
+    "loginctl enable-linger    # so that it goes on when you log out",
+)
+
+
+def unit_file() -> Path:
+    """Where systemd looks for a user's units."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user" / "cwtool.service"
+
+
+def unit_text(settings: Settings) -> str:
+    """The unit: this interpreter, this state folder."""
+    return f"""[Unit]
+Description=cwtool: holds language models warm and serves analyses
+
+[Service]
+ExecStart={_quoted(sys.executable)} -m cwa_daemon.server
+Environment={_quoted(f"CWTOOL_HOME={settings.home.absolute()}")}
+Restart=on-failure
+RestartSec=2
+KillMode=mixed
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def install(settings: Settings, force: bool) -> Path:
+    """Write the unit file. Raises OutputError where another one is there, unless `force`."""
+    target, text = unit_file(), unit_text(settings)
+    if target.exists() and target.read_text() != text and not force:
+        raise OutputError(
+            f"{target} is there already, and differs", hint="--force replaces it; --print shows the new one"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_suffix(".new")
+    scratch.write_text(text)
+    scratch.replace(target)
+    return target
+
+
+def _quoted(word: str) -> str:
+    """A word as systemd reads it: quoted, with % and $ taken as they are."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"'
