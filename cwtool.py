@@ -99,6 +99,7 @@ def run(
     after: opt.After = None,
     keep_alive: opt.KeepAlive = None,
     wait_for_memory: opt.WaitForMemory = False,
+    no_cache: opt.NoCache = False,
     detach: Detach = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
     as_json: Json = False,
@@ -134,6 +135,7 @@ def ablate(
     after: opt.After = None,
     keep_alive: opt.KeepAlive = None,
     wait_for_memory: opt.WaitForMemory = False,
+    no_cache: opt.NoCache = False,
     detach: Detach = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
     as_json: Json = False,
@@ -174,12 +176,13 @@ def plan(
 @app.command(rich_help_panel="Runs")
 def rerun(run_id: RunId = "latest", as_json: Json = False) -> None:
     """Repeat a run from its manifest and say whether its tables agree, byte for byte. Exit code 1 where they do not."""
+    from cwa_daemon.protocol import JobOptions
     from cwa_tui.console.following import follow
     from cwa_tui.console.rerun import compare, comparison, spec_of
 
     with _client() as client:
         first = client.result(run_id)
-        again = client.submit(spec_of(first.folder), command=_typed())
+        again = client.submit(spec_of(first.folder), _typed(), JobOptions(no_cache=True))
         follow(client, again)
         found = compare(first.folder, client.result(again).folder)
     show(found if as_json else comparison(found))

@@ -27,6 +27,7 @@ from cwa_engine.pipeline import analyze
 from cwa_engine.planning import plan
 from cwa_engine.reporting.export import ModelRecord, RunRecord, copy_run, write_run
 from cwa_engine.run import Stages
+from cwa_engine.score_cache import ScoreCache
 from cwa_engine.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -141,7 +142,8 @@ class Work:
         if command["kind"] == "load":
             return
         resident.jobs_served += 1
-        result = analyze(resident.model, spec, voice)
+        cache = ScoreCache(Path(limits["cache_folder"]), limits["cache_bytes"], command["run_id"])
+        result = analyze(resident.model, spec, voice, None if options["no_cache"] else cache)
         resident.last_used = time.time()
         result = dataclasses.replace(result, timings={**stages.timings, **result.timings})
         record = RunRecord(

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -43,6 +43,7 @@ from cwa_engine.perturbation.separation import separations, verdicts
 from cwa_engine.planning import choose
 from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult
 from cwa_engine.run import Run, Stages
+from cwa_engine.score_cache import DEPTH, Kept, ScoreCache, score_key
 from cwa_engine.sensitivity.fidelity import Sample, draw_sample, fidelities, measure_predictions
 from cwa_engine.sensitivity.metrics import ABLATION
 from cwa_engine.sensitivity.ranking import Ranker, describe_unit
@@ -52,8 +53,8 @@ from cwa_engine.spec import RunSpec
 from cwa_engine.structures import common_structure, find_weights, parse_target, unit_count, unit_of
 
 
-def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResult:
-    """Rank the critical weights of `loaded`, damage them, measure what follows.
+def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: ScoreCache | None = None) -> RunResult:
+    """Rank the critical weights of `loaded`, damage them, measure what follows. What is in `cache` is not scored again.
 
     Raises DataError, InvalidInput, ModelBroken, OutOfMemory or RunFailed; whatever is raised, the weights are as before.
     """
@@ -72,7 +73,7 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
 
         with run.stages("baseline"):
             intact, baseline = measure_baseline(run, evaluation)
-        scored, sample = scored_rankings(run, scoring)
+        scored, sample, scores_from = scored_rankings(run, scoring, cache)
         by_metric = {ranking.metric: shortened(ranking, spec.largest_k) for ranking in scored}
         rankings = (*given, *(by_metric[name] for name in spec.metrics if name in by_metric))
         for ranking in rankings:
@@ -102,25 +103,62 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore) -> RunResul
     return dataclasses.replace(
         result,
         gradients=run.gradients,
+        scores_from=scores_from,
         batch_size=batch_size.size,
         timings=run.stages.timings,
         peak_memory_bytes=peak_memory_bytes(loaded),
     )
 
 
-def scored_rankings(run: Run, sequences: Sequence[TokenSequence]) -> tuple[list[Ranking], Sample | None]:
-    """The rankings by scores, as long as anybody needs them; and the sample for fidelity where it is asked for."""
+def scored_rankings(
+    run: Run, sequences: Sequence[TokenSequence], cache: ScoreCache | None
+) -> tuple[list[Ranking], Sample | None, dict[str, str]]:
+    """The rankings by scores, the sample for fidelity where it is asked for, and which metric was scored by which run."""
     spec, sample = run.spec, None
-    rankers = [_ranker(run.loaded, name, spec) for name in spec.scored_metrics]
-    with run.stages("score"):
-        for statistics in score(run, sequences):  # of all weights, or of one block after the other
-            for ranker in rankers:
-                ranker.offer(statistics)
-            if spec.fidelity:
-                sample = draw_sample(run.loaded, statistics, spec)
-            del statistics  # what follows needs the room
-    with run.stages("select"):
-        return [_checked(ranker, spec) for ranker in rankers], sample
+    wanted = max(spec.largest_k, spec.candidates) if ABLATION in spec.metrics else spec.largest_k
+    keys = {name: score_key(run, sequences, name) for name in spec.scored_metrics} if cache else {}
+    known = _known(run, keys, wanted, cache) if cache and not spec.fidelity else {}  # a sample is drawn from statistics
+    found = {name: kept.ranking for name, kept in known.items()}
+    missing = tuple(name for name in spec.scored_metrics if name not in known)
+    depth = min(max(wanted, DEPTH if cache else 0), run.loaded.anatomy.numel)
+    if missing:
+        rankers = [_ranker(run.loaded, name, depth, spec) for name in missing]
+        only = dataclasses.replace(run, spec=spec.model_copy(update={"metrics": missing}))
+        with run.stages("score"):
+            for statistics in score(only, sequences):  # of all weights, or of one block after the other
+                for ranker in rankers:
+                    ranker.offer(statistics)
+                if spec.fidelity:
+                    sample = draw_sample(run.loaded, statistics, spec)
+                del statistics  # what follows needs the room
+        with run.stages("select"):
+            found |= {ranker.metric.name: _checked(ranker, spec) for ranker in rankers}
+        if cache:
+            _keep(run, {keys[name]: found[name] for name in missing}, depth, cache)
+    rankings = [shortened(found[name], wanted) for name in spec.scored_metrics]
+    return rankings, sample, {name: kept.run_id for name, kept in known.items()}
+
+
+def _known(run: Run, keys: Mapping[str, str], depth: int, cache: ScoreCache) -> dict[str, Kept]:
+    """The rankings that an earlier run has made of the same inputs; says so."""
+    needed = min(depth, run.loaded.anatomy.numel)
+    entries = {name: cache.get(key, needed, "bottom" in run.spec.controls) for name, key in keys.items()}
+    known = {name: kept for name, kept in entries.items() if kept}
+    for name, kept in known.items():
+        run.emit(
+            Note(
+                f"{name}: scores are those of {kept.run_id} (same model, texts and code); --no-cache computes them anew"
+            )
+        )
+    return known
+
+
+def _keep(run: Run, rankings: Mapping[str, Ranking], depth: int, cache: ScoreCache) -> None:
+    try:
+        for key, ranking in rankings.items():
+            cache.put(key, ranking, depth)
+    except OSError as error:
+        run.emit(Note(f"scores cannot be kept for the next run: {error}", "warning"))
 
 
 def with_ablation(result: RunResult, ablated: Ablated) -> RunResult:
@@ -189,14 +227,14 @@ def measure_baseline(run: Run, sequences: Sequence[TokenSequence]) -> tuple[Eval
     return intact, baseline
 
 
-def _ranker(loaded: LoadedModel, metric: str, spec: RunSpec) -> Ranker:
-    k = max(spec.largest_k, spec.candidates) if ABLATION in spec.metrics else spec.largest_k
-    return Ranker(loaded, metric, min(k, loaded.anatomy.numel), "bottom" in spec.controls, spec.structure, spec.scope)
+def _ranker(loaded: LoadedModel, metric: str, k: int, spec: RunSpec) -> Ranker:
+    return Ranker(loaded, metric, k, "bottom" in spec.controls, spec.structure, spec.scope)
 
 
 def shortened(ranking: Ranking, k: int) -> Ranking:
     """The ranking down to place k, where more was wanted for other purposes."""
-    return dataclasses.replace(ranking, weights=ranking.top(k))
+    weights = ranking.top(k)
+    return dataclasses.replace(ranking, weights=weights, lowest=ranking.lowest[: len(weights)])
 
 
 def _checked(ranker: Ranker, spec: RunSpec) -> Ranking:

@@ -352,6 +352,7 @@ class RunResult:
     evaluations: tuple[SequenceNll, ...] = ()
     floor: NumericalFloor | None = None
     gradients: str = "resident"  # the source that was used
+    scores_from: dict[str, str] = field(default_factory=dict)  # metric -> run that scored it; empty where this one did
     batch_size: int = 1  # sequences at once, after whatever halving there was
     timings: dict[str, float] = field(default_factory=dict)  # stage -> seconds
     peak_memory_bytes: int = 0

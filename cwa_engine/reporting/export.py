@@ -226,6 +226,7 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
         "ablation": to_plain(result.ablation_cost) if result.ablation_cost else None,
         "critical_set": to_plain(result.critical_set) if result.critical_set else None,
         "gradients": result.gradients,
+        "scores_from": result.scores_from,
         "batch_size": result.batch_size,
         "timings": timings,
         "peak_memory_bytes": result.peak_memory_bytes,

@@ -155,6 +155,10 @@ WaitForMemory = Annotated[
     bool, _option("--wait-for-memory", help="Stay queued until the model fits, instead of failing.", panel=_QUEUE)
 ]
 
+NoCache = Annotated[
+    bool, _option("--no-cache", help="Score anew even where an earlier run has these scores.", panel=_QUEUE)
+]
+
 
 def spec_fields(given: dict[str, Any]) -> dict[str, Any]:
     """The fields of a RunSpec from the options as they were given, by their names in the command. Raises InvalidInput."""
