@@ -6,6 +6,7 @@ Imports that cost more than a few milliseconds stand inside the commands that ne
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from cwa_engine import __version__
 from cwa_engine.errors import Cancelled, CwaError, DaemonUnreachable
 from cwa_engine.models.sources import absolute_name
 from cwa_tui.console import run_options as opt
+from cwa_tui.console.keys import hosts_app, keys_app
 from cwa_tui.console.options import SeveralValues
 from cwa_tui.console.output import say, show, show_error
 
@@ -35,6 +37,8 @@ app = typer.Typer(
 jobs_app = typer.Typer(help="Runs that wait, run or have ended.", invoke_without_command=True)
 results_app = typer.Typer(help="What finished runs found.", invoke_without_command=True)
 daemon_app = typer.Typer(help="The service that holds models warm; the first command that needs it starts it.")
+daemon_app.add_typer(keys_app, name="keys")
+daemon_app.add_typer(hosts_app, name="hosts")
 app.add_typer(jobs_app, name="jobs", rich_help_panel="Runs")
 app.add_typer(results_app, name="results", rich_help_panel="Runs")
 app.add_typer(daemon_app, name="daemon", rich_help_panel="Service", no_args_is_help=True)
@@ -50,8 +54,21 @@ CancelOnInterrupt = Annotated[
     bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the run instead of leaving it.")
 ]
 SomeOrAll = Annotated[str | None, typer.Argument(help="Run id, its beginning or its ending; all if left out.")]
+Listen = Annotated[
+    str | None, typer.Option(help="Also take connections from allowed keys at tcp://HOST:PORT.", show_default=False)
+]
 WhenIdle = Annotated[bool, typer.Option("--when-idle", help="Wait until nothing runs; what is queued waits.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+@app.callback()
+def choose_host(
+    host: Annotated[
+        str | None, typer.Option(help="A daemon on another machine, by its name in `daemon hosts`.")
+    ] = None,
+) -> None:
+    if host:
+        os.environ["CWTOOL_HOST"] = host
 
 
 @app.command(cls=SeveralValues, rich_help_panel="Runs")
@@ -432,11 +449,11 @@ def results_topk(
 
 
 @daemon_app.command("start")
-def daemon_start() -> None:
+def daemon_start(listen: Listen = None) -> None:
     """Start the daemon in the background."""
     from cwa_daemon.client import start_daemon
 
-    show("the daemon runs" if start_daemon() else "the daemon was running already")
+    show("the daemon runs" if start_daemon(listen=listen) else "the daemon was running already")
 
 
 @daemon_app.command("stop")
@@ -446,10 +463,10 @@ def daemon_stop(when_idle: WhenIdle = False) -> None:
 
 
 @daemon_app.command("restart")
-def daemon_restart(when_idle: WhenIdle = False) -> None:
+def daemon_restart(when_idle: WhenIdle = False, listen: Listen = None) -> None:
     """Stop the daemon and start it again; warm models are loaded afresh when they are needed."""
     _stop(when_idle)
-    daemon_start()
+    daemon_start(listen)
 
 
 @daemon_app.command("status")

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import zmq
 import zmq.asyncio
 
-from cwa_daemon import lifecycle, protocol
+from cwa_daemon import doors, keys, lifecycle, protocol
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
 from cwa_engine import __version__
@@ -74,19 +74,41 @@ class AsyncClient:
     async def connect(cls, settings: Settings | None = None, start: bool = True) -> AsyncClient:
         """Connect, starting a daemon where there is none. With `start=False` that raises DaemonUnreachable instead."""
         settings = settings or Settings()
+        if settings.host:
+            return await cls._connect_to_host(settings, settings.host)
         if start:
             await asyncio.to_thread(lifecycle.start, settings)
         elif not lifecycle.running_pid(settings):
             raise DaemonUnreachable("no daemon is running", hint="`cwtool daemon start` starts one")
         client = cls(settings)
         client._socket.connect(f"ipc://{settings.socket}")
-        client._receiver = asyncio.create_task(client._receive())
+        return await client._opened()
+
+    @classmethod
+    async def _connect_to_host(cls, settings: Settings, name: str) -> AsyncClient:
+        """A daemon on another machine is never started from here; and who is not allowed there hears nothing at all."""
+        client = cls(settings)
         try:
-            await client._greet(settings.start_timeout_s)
+            doors.connect_to_host(client._socket, settings, name)
+            return await client._opened()
+        except DaemonUnreachable:
+            raise DaemonUnreachable(
+                f"the daemon of {name} did not answer",
+                hint="does it listen (`cwtool daemon start --listen ...`), and is your key allowed there? "
+                f"`cwtool daemon keys allow NAME {keys.own_pair(settings).public}`",
+            ) from None
         except BaseException:
             await client.close()
             raise
-        return client
+
+    async def _opened(self) -> AsyncClient:
+        self._receiver = asyncio.create_task(self._receive())
+        try:
+            await self._greet(self.settings.start_timeout_s)
+        except BaseException:
+            await self.close()
+            raise
+        return self
 
     async def _greet(self, timeout_s: float) -> None:
         hello = await self._ask("hello", timeout_s, **_HELLO)
@@ -401,9 +423,13 @@ class Client:
         return self._runner.run(work)
 
 
-def start_daemon(settings: Settings | None = None) -> bool:
-    """Start a daemon and wait until it answers; False where one ran already. Raises DaemonNotStartable."""
-    return lifecycle.start(settings or Settings())
+def start_daemon(settings: Settings | None = None, listen: str | None = None) -> bool:
+    """Start a daemon and wait until it answers; False where one ran already. Raises DaemonNotStartable.
+
+    With `listen`, tcp://HOST:PORT, it also takes connections from other machines.
+    """
+    settings = settings or Settings()
+    return lifecycle.start(settings.model_copy(update={"listen": listen}) if listen else settings)
 
 
 def stop_daemon(
@@ -411,7 +437,7 @@ def stop_daemon(
 ) -> Stopped | None:
     """Stop the daemon, if asked only when nothing runs, and wait until its process is gone; None where none ran."""
     settings = settings or Settings()
-    if not lifecycle.running_pid(settings):
+    if not settings.host and not lifecycle.running_pid(settings):
         return None
 
     async def shutdown() -> Stopped:

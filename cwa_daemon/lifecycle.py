@@ -59,7 +59,11 @@ def start(settings: Settings) -> bool:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env={**os.environ, "CWTOOL_HOME": str(settings.home.absolute())},
+            env={
+                **os.environ,
+                "CWTOOL_HOME": str(settings.home.absolute()),
+                **({"CWTOOL_LISTEN": settings.listen} if settings.listen else {}),
+            },
             cwd="/",
         )
         os.close(writer)

@@ -7,7 +7,6 @@ and then follows. A subscriber that does not acknowledge falls behind alone.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -23,14 +22,15 @@ import zmq
 import zmq.asyncio
 
 from cwa_daemon import protocol, telemetry
+from cwa_daemon.doors import Door, LocalDoor, RemoteDoor
 from cwa_daemon.handlers import HANDLERS, Reply
 from cwa_daemon.jobs import Jobs
 from cwa_daemon.lifecycle import hold_lock
-from cwa_daemon.security import check_peer, private_folder
+from cwa_daemon.security import private_folder
 from cwa_daemon.settings import Settings
 from cwa_daemon.store import Store
 from cwa_engine import __version__
-from cwa_engine.errors import CwaError, DaemonNotStartable, NotGreeted, RunFailed, VersionMismatch
+from cwa_engine.errors import CwaError, NotGreeted, Refused, RunFailed, VersionMismatch
 
 log = logging.getLogger(__name__)
 
@@ -62,41 +62,31 @@ class Server:
         self.subscriptions: dict[int, Subscription] = {}
         self._next_subscription = 1
         self._greeted: dict[bytes, None] = {}
-        self._inode: int | None = None  # of the socket's file
         self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # or messages to a full or gone client vanish in silence
-        self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_MESSAGE_BYTES)
-        self._socket.setsockopt(zmq.LINGER, 1000)
+        self.doors: dict[bytes, Door] = {}
 
-    def bind(self) -> None:
-        """Open the socket, readable for this user alone. The lock is held: a second bind would silently steal it."""
-        private_folder(self.settings.runtime_dir.parent)
-        private_folder(self.settings.runtime_dir)
-        self.settings.socket.unlink(missing_ok=True)
-        before = os.umask(0o077)
-        try:
-            self._socket.bind(f"ipc://{self.settings.socket}")
-        except zmq.ZMQError as error:
-            raise DaemonNotStartable(
-                f"no socket can be made at {self.settings.socket}: {error}", hint="set XDG_RUNTIME_DIR to a short path"
-            ) from error
-        finally:
-            os.umask(before)
-        self._inode = self.settings.socket.stat().st_ino
+    def open_doors(self) -> None:
+        """Begin to listen. The lock is held."""
+        doors: list[Door] = []
+        if self.settings.listen:
+            doors.append(RemoteDoor(self._context, self.settings, self.settings.listen))
+        doors.append(LocalDoor(self._context, self.settings))
+        for door in doors:
+            door.open()
+            self.doors[door.tag] = door
 
     async def serve(self) -> None:
         """Answer until asked to stop, then end the workers and close."""
         self.jobs.recover()
-        receiver, ticker = asyncio.create_task(self._receive()), asyncio.create_task(self._tick())
+        receivers = [asyncio.create_task(self._receive(door)) for door in self.doors.values()]
+        ticker = asyncio.create_task(self._tick())
         await self.stopping.wait()
         ticker.cancel()
         await self.jobs.stop()
-        receiver.cancel()
-        self._socket.close()
-        self.settings.socket.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # a file of somebody else's in it, and the folder stays
-            self.settings.runtime_dir.rmdir()
+        for receiver in receivers:
+            receiver.cancel()
+        for door in self.doors.values():
+            door.close()
         self._context.term()
         self.store.close()
 
@@ -105,43 +95,35 @@ class Server:
         while True:
             try:
                 self.jobs.tick()
-                self._bind_again()
+                for door in self.doors.values():
+                    door.look_after()
                 pids = [os.getpid(), *(worker.pid for worker in self.jobs.workers() if worker.pid)]
                 self.history.append(telemetry.sample(pids))
             except Exception:  # one bad second must not be the last one looked after
                 log.exception("a tick failed")
             await asyncio.sleep(TICK_S)
 
-    def _bind_again(self) -> None:
-        """Where the socket was removed, as the system does with a runtime folder at the last logout, make it anew."""
-        inode = self.settings.socket.stat().st_ino if self.settings.socket.exists() else None
-        if inode == self._inode:
-            return
-        log.warning("the socket %s is gone: binding again", self.settings.socket)
-        with contextlib.suppress(zmq.ZMQError):  # its file is gone, and ZeroMQ may mind
-            self._socket.unbind(f"ipc://{self.settings.socket}")
-        self.bind()
-
-    async def _receive(self) -> None:
+    async def _receive(self, door: Door) -> None:
         tasks: set[asyncio.Task[None]] = set()
         while True:
-            frames = await self._socket.recv_multipart(copy=False)
+            frames = await door.socket.recv_multipart(copy=False)
             if len(frames) != 2:
                 continue
-            identity, payload = frames[0].bytes, frames[1]
-            task = asyncio.create_task(self._answer(identity, payload.bytes, str(payload.get("Peer-Address"))))
+            task = asyncio.create_task(self._answer(door, door.tag + frames[0].bytes, frames[1]))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-    async def _answer(self, identity: bytes, frame: bytes, peer: str) -> None:
+    async def _answer(self, door: Door, identity: bytes, frame: zmq.Frame) -> None:
         """One request to its handler; whatever is wrong with it, the client hears and the daemon lives."""
         request_id = None
         try:
-            check_peer(peer)
-            message = protocol.decode(frame)
+            message = protocol.decode(frame.bytes)
             request_id = message.get("id")
+            door.check(frame)
             reply = await self._handle(identity, message)
         except CwaError as error:
+            if isinstance(error, Refused):
+                self._forget(identity)  # nor is it told of events any more
             reply = {"ok": False, "error": error.to_dict()}
         except Exception as error:
             log.exception("a request failed")
@@ -174,7 +156,8 @@ class Server:
 
     def send(self, identity: bytes, message: dict[str, Any]) -> bool:
         """Send without waiting. False for a client that is gone or whose buffer is full."""
-        sent: Any = self._socket.send_multipart([identity, protocol.encode(message)], zmq.DONTWAIT)
+        socket = self.doors[identity[:1]].socket
+        sent: Any = socket.send_multipart([identity[1:], protocol.encode(message)], zmq.DONTWAIT)
         error = sent.exception()  # with DONTWAIT the future is done at once
         if isinstance(error, zmq.Again):
             return False
@@ -222,7 +205,7 @@ async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, server.stopping.set)
-    server.bind()
+    server.open_doors()
     ready("")
     log.info("cwtool %s serves %s", __version__, settings.home)
     await server.serve()

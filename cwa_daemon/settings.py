@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     )
     memory_reserve_gb: float = 1.0  # left free on each device
     cache_gb: float = 1.0  # for scores that are kept between runs
+    listen: str | None = None  # tcp://HOST:PORT, for clients on other machines whose keys are allowed
+    host: str | None = None  # of a client: the name of a daemon on another machine
     trust_remote_code: bool = False  # run code that comes with a model
     keep_events: str = "30d"  # of ended jobs; their results stay
 

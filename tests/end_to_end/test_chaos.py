@@ -21,7 +21,7 @@ from cwa_engine.errors import CwaError, DaemonUnreachable
 from cwa_engine.spec import RunSpec
 from tests.conftest import CommandLine
 
-JOBS, KILLS = (int(number) for number in os.environ.get("CWTOOL_CHAOS", "30 6").split())
+JOBS, KILLS = (int(number) for number in os.environ.get("CWTOOL_CHAOS", "20 4").split())
 CLIENTS = 10
 SPECS = [
     RunSpec(model=model, topk=(k,), metrics=(metric,), eval_limit=4, control_seeds=2)

@@ -1,0 +1,143 @@
+"""The doors of the daemon: a socket in a private folder, and on request one that takes encrypted connections by TCP."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from typing import Any
+
+import zmq
+import zmq.asyncio
+from zmq.auth.asyncio import AsyncioAuthenticator
+
+from cwa_daemon import keys, protocol
+from cwa_daemon.security import check_peer, private_folder
+from cwa_daemon.settings import Settings
+from cwa_engine.errors import CwaError, DaemonNotStartable, Refused
+
+log = logging.getLogger(__name__)
+
+ZAP_DOMAIN = "cwtool"
+
+
+class Door:
+    """A ROUTER socket. `tag` is one byte that tells its clients' identities from those of other doors."""
+
+    tag = b""
+
+    def __init__(self, context: zmq.asyncio.Context, settings: Settings) -> None:
+        self.settings = settings
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # or messages to a full or gone client vanish in silence
+        self.socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_MESSAGE_BYTES)
+        self.socket.setsockopt(zmq.LINGER, 1000)
+
+    def open(self) -> None:
+        """Begin to listen. Raises DaemonNotStartable."""
+        raise NotImplementedError
+
+    def check(self, frame: zmq.Frame) -> None:
+        """Raise Refused for a message from somebody who may not speak."""
+        raise NotImplementedError
+
+    def look_after(self) -> None:
+        """Called once a second."""
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class LocalDoor(Door):
+    """For this user's processes on this machine."""
+
+    tag = b"l"
+
+    def open(self) -> None:
+        """The lock is held: a second bind on the same path would silently steal it."""
+        private_folder(self.settings.runtime_dir.parent)
+        private_folder(self.settings.runtime_dir)
+        self.settings.socket.unlink(missing_ok=True)
+        before = os.umask(0o077)
+        try:
+            self.socket.bind(f"ipc://{self.settings.socket}")
+        except zmq.ZMQError as error:
+            raise DaemonNotStartable(
+                f"no socket can be made at {self.settings.socket}: {error}", hint="set XDG_RUNTIME_DIR to a short path"
+            ) from error
+        finally:
+            os.umask(before)
+        self._inode = self.settings.socket.stat().st_ino
+
+    def check(self, frame: zmq.Frame) -> None:
+        check_peer(str(frame.get("Peer-Address")))
+
+    def look_after(self) -> None:
+        """Where the socket was removed, as the system does with a runtime folder at the last logout, make it anew."""
+        inode = self.settings.socket.stat().st_ino if self.settings.socket.exists() else None
+        if inode == self._inode:
+            return
+        log.warning("the socket %s is gone: binding again", self.settings.socket)
+        with contextlib.suppress(zmq.ZMQError):  # its file is gone, and ZeroMQ may mind
+            self.socket.unbind(f"ipc://{self.settings.socket}")
+        self.open()
+
+    def close(self) -> None:
+        super().close()
+        self.settings.socket.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file of somebody else's in it, and the folder stays
+            self.settings.runtime_dir.rmdir()
+
+
+class RemoteDoor(Door):
+    """For clients elsewhere whose public key is allowed; everything is encrypted. Nobody comes in without a key."""
+
+    tag = b"r"
+
+    def __init__(self, context: zmq.asyncio.Context, settings: Settings, address: str) -> None:
+        super().__init__(context, settings)
+        self.address = address
+        # It must answer before the socket listens: until a policy exists, ZeroMQ lets everybody in.
+        self._authenticator = AsyncioAuthenticator(context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback(domain=ZAP_DOMAIN, credentials_provider=self)
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether a client with this public key may connect; the authenticator asks at each handshake."""
+        return key.decode() in keys.allowed(self.settings).values()
+
+    def open(self) -> None:
+        keys.check_address(self.address)
+        try:
+            own = keys.own_pair(self.settings)
+        except CwaError as error:
+            raise DaemonNotStartable(f"to listen at {self.address} keys are needed", hint=error.hint) from error
+        self.socket.setsockopt(zmq.CURVE_SERVER, 1)
+        self.socket.setsockopt(zmq.CURVE_PUBLICKEY, own.public.encode())
+        self.socket.setsockopt(zmq.CURVE_SECRETKEY, own.secret.encode())
+        self.socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN.encode())
+        try:
+            self.socket.bind(self.address)
+        except zmq.ZMQError as error:
+            raise DaemonNotStartable(
+                f"nothing can listen at {self.address}: {error}", hint="another port may be free"
+            ) from error
+        log.info("listening at %s", self.address)
+
+    def check(self, frame: zmq.Frame) -> None:
+        """With each message, so that who is revoked is out at once, and not at the next handshake."""
+        if not self.callback(ZAP_DOMAIN, str(frame.get("User-Id")).encode()):
+            raise Refused("this key is not allowed here any more", hint="`cwtool daemon keys allow` on that machine")
+
+    def close(self) -> None:
+        super().close()
+        self._authenticator.stop()
+
+
+def connect_to_host(socket: Any, settings: Settings, name: str) -> None:
+    """Connect a client's socket to a daemon on another machine. Raises NotFound for an unknown host, or without keys."""
+    host, own = keys.find_host(settings, name), keys.own_pair(settings)
+    socket.setsockopt(zmq.CURVE_SERVERKEY, host.public.encode())
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, own.public.encode())
+    socket.setsockopt(zmq.CURVE_SECRETKEY, own.secret.encode())
+    socket.connect(host.address)
