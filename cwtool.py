@@ -157,8 +157,7 @@ def ablate(
     cancel_on_interrupt: CancelOnInterrupt = False,
     as_json: Json = False,
 ) -> None:
-    """Zero single weights, one at a time, and rank them by what that costs; then seek the smallest set that breaks the
-    model."""
+    """Zero single weights one by one and rank them by what it costs; then seek the smallest set that breaks the model."""
     topk = topk or ["20"]
     given = locals()
     _submit(opt.ablation_fields(given), opt.job_options(given), detach, cancel_on_interrupt, as_json)

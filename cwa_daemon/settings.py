@@ -37,7 +37,6 @@ class Settings(BaseSettings):
     listen: str | None = None  # tcp://HOST:PORT, for clients on other machines whose keys are allowed
     host: str | None = None  # of a client: the name of a daemon on another machine
     trust_remote_code: bool = False  # run code that comes with a model
-    keep_events: str = "30d"  # of ended jobs; their results stay
 
     @classmethod
     def settings_customise_sources(
@@ -50,7 +49,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
-    @field_validator("keep_alive", "keep_events")
+    @field_validator("keep_alive")
     @classmethod
     def _span_of_time(cls, text: str) -> str:
         durations.seconds(text)
