@@ -589,6 +589,11 @@ def _client(start: bool = True) -> Iterator[Client]:
     from cwa_daemon.client import Client
 
     with Client.connect(start=start) as client:
+        if client.daemon_version != __version__:
+            say(
+                f"the daemon is cwtool {client.daemon_version}, this is {__version__}; "
+                "`cwtool daemon restart --when-idle` brings them together"
+            )
         yield client
 
 

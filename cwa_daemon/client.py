@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import zmq
 import zmq.asyncio
 
-from cwa_daemon import doors, keys, lifecycle, protocol
+from cwa_daemon import lifecycle, protocol
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
 from cwa_engine import __version__
@@ -87,9 +87,11 @@ class AsyncClient:
     @classmethod
     async def _connect_to_host(cls, settings: Settings, name: str) -> AsyncClient:
         """A daemon on another machine is never started from here; and who is not allowed there hears nothing at all."""
+        from cwa_daemon import keys  # only these connections need keys, and each import is a wait
+
         client = cls(settings)
         try:
-            doors.connect_to_host(client._socket, settings, name)
+            keys.connect_to_host(client._socket, settings, name)
             return await client._opened()
         except DaemonUnreachable:
             raise DaemonUnreachable(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from typing import Any
 
 import zmq
 import zmq.asyncio
@@ -132,12 +131,3 @@ class RemoteDoor(Door):
     def close(self) -> None:
         super().close()
         self._authenticator.stop()
-
-
-def connect_to_host(socket: Any, settings: Settings, name: str) -> None:
-    """Connect a client's socket to a daemon on another machine. Raises NotFound for an unknown host, or without keys."""
-    host, own = keys.find_host(settings, name), keys.own_pair(settings)
-    socket.setsockopt(zmq.CURVE_SERVERKEY, host.public.encode())
-    socket.setsockopt(zmq.CURVE_PUBLICKEY, own.public.encode())
-    socket.setsockopt(zmq.CURVE_SECRETKEY, own.secret.encode())
-    socket.connect(host.address)

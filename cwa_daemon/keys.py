@@ -11,6 +11,7 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import zmq
 import zmq.utils.z85
@@ -100,6 +101,15 @@ def find_host(settings: Settings, name: str) -> Host:
         hint = did_you_mean(name, known) or f"`cwtool daemon hosts add {name} tcp://HOST:PORT ITS_PUBLIC_KEY`"
         raise NotFound(f"no host is called '{name}'", hint=hint)
     return known[name]
+
+
+def connect_to_host(socket: Any, settings: Settings, name: str) -> None:
+    """Connect a client's socket to a daemon on another machine. Raises NotFound for an unknown host, or without keys."""
+    host, own = find_host(settings, name), own_pair(settings)
+    socket.setsockopt(zmq.CURVE_SERVERKEY, host.public.encode())
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, own.public.encode())
+    socket.setsockopt(zmq.CURVE_SECRETKEY, own.secret.encode())
+    socket.connect(host.address)
 
 
 def check_address(address: str) -> None:

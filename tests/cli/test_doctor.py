@@ -46,8 +46,8 @@ def test_a_damaged_database_is_named_set_aside_and_the_runs_are_found_again(
 
     said = cwtool("doctor", "--repair").stderr
     assert "was set aside" in said and "found 1 finished runs again" in said
-    aside = next(cwtool.home.glob("jobs.sqlite.damaged-*"))
-    assert aside.read_bytes() == spoilt
+    aside = [path.read_bytes() for path in cwtool.home.glob("jobs.sqlite.damaged-*")]  # with its journal, if it had one
+    assert spoilt in aside
     assert [row["run_id"] for row in cwtool.json("results")["results"]] == [run["run_id"]]
     assert cwtool.json("results", "show")["damage"] == run["damage"]
     assert cwtool.json("jobs", "show", run["run_id"])["spec"]["topk"] == [5]

@@ -164,6 +164,28 @@ async def test_many_clients_may_ask_at_once(cwtool: CommandLine) -> None:
         await client.close()
 
 
+async def test_fifty_followers_and_ten_submitters_at_once_all_hear_the_same(cwtool: CommandLine) -> None:
+    run_id = (await asyncio.to_thread(cwtool, "run", *SHORT, "--control-seeds", "20", "--detach")).stdout.strip()
+    clients = await asyncio.gather(*(AsyncClient.connect(cwtool.settings) for _ in range(60)))
+
+    async def follow(client: AsyncClient) -> list[int]:
+        return [event["seq"] async for event in client.follow(run_id)]
+
+    async def submit(client: AsyncClient, number: int) -> str:
+        return await client.submit(SPEC, client_key=f"submitter-{number}")
+
+    heard, submitted = await asyncio.gather(
+        asyncio.gather(*(follow(client) for client in clients[:50])),
+        asyncio.gather(*(submit(client, number) for number, client in enumerate(clients[50:]))),
+    )
+    assert all(seqs == list(range(1, len(heard[0]) + 1)) for seqs in heard)
+    assert len(set(submitted)) == 10
+    for run in submitted:
+        await clients[0].cancel(run)
+    for client in clients:
+        await client.close()
+
+
 def test_a_second_daemon_on_the_same_folder_refuses_and_the_first_goes_on(cwtool: CommandLine) -> None:
     start_daemon(cwtool.settings)
     inode = cwtool.settings.socket.stat().st_ino
@@ -238,6 +260,64 @@ def test_a_daemon_that_goes_away_is_noticed_by_its_followers(own_cwtool: Command
         own_cwtool.kill(client.status().pid)
         with pytest.raises(DaemonUnreachable):
             list(events)
+
+
+def test_a_daemon_of_another_version_is_named_with_the_command_that_mends_it(own_cwtool: CommandLine) -> None:
+    settings = own_cwtool.settings
+    private_folder(settings.home)
+    private_folder(settings.runtime_dir.parent)
+    private_folder(settings.runtime_dir)
+    old = "import sys, zmq, msgpack; from cwa_daemon.lifecycle import hold_lock; from cwa_daemon.settings import Settings\n"
+    old += "s = zmq.Context().socket(zmq.ROUTER); s.bind(sys.argv[1])\n"
+    old += "with hold_lock(Settings()):\n  print('ready', flush=True)\n  while True:\n"
+    old += "    who, frame = s.recv_multipart(); ask = msgpack.unpackb(frame)\n"
+    old += "    s.send_multipart([who, msgpack.packb({'id': ask['id'], 'ok': True, 'version': '0.0.9', 'jobs': []})])\n"
+    command = [sys.executable, "-c", old, f"ipc://{settings.socket}"]
+    with subprocess.Popen(command, env=own_cwtool.env, stdout=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stdout and daemon.stdout.readline() == "ready\n"
+        said = own_cwtool("jobs").stderr
+        daemon.kill()
+    assert "the daemon is cwtool 0.0.9" in said and "cwtool daemon restart --when-idle" in said
+    settings.socket.unlink()
+
+
+def test_a_restart_when_idle_lets_what_runs_end_and_keeps_what_waits(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    first = cwtool("run", *SHORT, "--control-seeds", "40", "--detach").stdout.strip()
+    cwtool.wait_for(first, "baseline")
+    second = cwtool("run", *SHORT, "--detach").stdout.strip()
+    before = cwtool.json("daemon", "status")["pid"]
+    cwtool("daemon", "restart", "--when-idle")
+    assert cwtool.json("jobs", "show", first)["state"] == "done"
+    assert cwtool.json("daemon", "status")["pid"] != before
+    assert cwtool("logs", "-f", second).stdout.rstrip().endswith("done")
+
+
+def test_a_follower_goes_on_with_the_daemon_that_was_started_anew_without_a_gap_or_a_repeat(
+    own_cwtool: CommandLine,
+) -> None:
+    cwtool = own_cwtool
+    running = cwtool("run", *LONG, "--detach").stdout.strip()
+    waiting = cwtool("run", *SHORT, "--detach").stdout.strip()
+    cwtool.wait_for(running, "damage")
+    with cwtool.client() as client:
+        events = client.follow(waiting)
+        seen = [next(events)["seq"]]
+        cwtool.kill(client.status().pid)
+        cwtool("daemon", "start")
+        seen += [event["seq"] for event in events]
+    assert seen == list(range(1, len(seen) + 1))
+    assert cwtool.json("jobs", "show", waiting)["state"] == "done"
+
+
+async def test_telemetry_is_kept_as_a_short_history(own_cwtool: CommandLine) -> None:
+    client = await AsyncClient.connect(own_cwtool.settings)
+    while len(samples := await client.telemetry()) < 2:  # one is taken each second
+        pass
+    await client.close()
+    assert samples[0].time < samples[1].time
+    assert samples[0].devices[0].device == "cpu"
+    assert samples[0].processes_bytes > 10_000_000
 
 
 @pytest.mark.parametrize(("source", "expected"), [("flag", 1), ("environment", 2), ("file", 3), ("default", 1000)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 import torch
 
 from cwa_daemon.settings import Settings
-from cwa_daemon.work import Work
-from cwa_engine.errors import Cancelled
+from cwa_daemon.work import DEVICE_LOST, Work
+from cwa_engine.errors import Cancelled, OutOfMemory
 from cwa_engine.models.checksum import checksum
 from cwa_engine.spec import RunSpec
 from tests.models import tiny_model
@@ -124,3 +125,50 @@ def test_any_one_weight_that_changes_changes_the_checksum_and_so_do_two_that_cha
         assert checksum(model) == before
         weight[[5, 6]] = weight[[6, 5]]
         assert checksum(model) != before
+
+
+class Ended(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("breathes", [True, False])
+def test_after_memory_ran_out_the_worker_goes_on_only_if_the_model_still_computes(
+    worker: Any, monkeypatch: pytest.MonkeyPatch, breathes: bool
+) -> None:
+    work, _, outbox, run = worker
+    run()
+
+    def exhausted(*args: object) -> None:
+        raise OutOfMemory("out of memory")
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr("cwa_daemon.work.analyze", exhausted)
+    monkeypatch.setattr("cwa_daemon.work.os._exit", end)
+    if breathes:
+        run()
+    else:
+        with torch.no_grad():
+            next(iter(work._warm)).model.model.get_parameter("transformer.ln_f.weight").fill_(math.nan)
+        with pytest.raises(Ended):
+            run()
+    assert outbox.last_error()["code"] == "out_of_memory"  # the client hears before the process ends
+
+
+def test_a_device_that_fails_takes_its_worker_with_it_after_the_client_has_heard(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, outbox, run = worker
+
+    def failing(*args: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr("cwa_daemon.work.analyze", failing)
+    monkeypatch.setattr("cwa_daemon.work.os._exit", end)
+    with pytest.raises(Ended, match=str(DEVICE_LOST)):
+        run()
+    assert "illegal memory access" in outbox.last_error()["message"]

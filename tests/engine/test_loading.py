@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelGated, ModelNotFound
 from cwa_engine.models.loading import load_model
 from cwa_engine.models.sources import HubAccess, SourceKind, absolute_name, cached_models, fingerprint, resolve
+from cwa_engine.models.stored import stored_tensors
 from tests.models import FAMILIES, edit_json, hub_cache, save_tiny, tiny_model, truncate
 
 
@@ -318,3 +319,47 @@ def test_an_alias_without_its_package_is_the_hub_id(monkeypatch: pytest.MonkeyPa
 
 def test_a_token_is_never_shown() -> None:
     assert "hf_secret" not in repr(HubAccess(token="hf_secret"))
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    save_tiny("gpt2", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "of-its-own", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    with pytest.raises(ModelBroken, match="comes with its own code, which is not run"):
+        load_model(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+class Malicious:
+    """Unpickled, it leaves a trace."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.trace), "w")
+
+
+def test_a_pickle_checkpoint_cannot_run_anything(tmp_path: Path) -> None:
+    save_tiny("gpt2", tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"transformer.wte.weight": Malicious(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelBroken):
+        load_model(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_reading_of_weights_is_told_in_bytes_up_to_all_of_them(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    told: list[tuple[int, int]] = []
+    needed: list[int] = []
+    loaded = load_model(
+        str(tmp_path), dtype="bfloat16", read=lambda done, total: told.append((done, total)), make_room=needed.append
+    )
+    assert told == sorted(told) and len(told) > 5
+    total = sum(tensor.size_bytes for tensor in stored_tensors(tmp_path).values())
+    assert told[-1] == (total, total)
+    assert needed == [total // 2]  # stored in float32, wanted in half of that
+    assert loaded.size_bytes == needed[0]
