@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
 
 from benchmarks import cases, service
@@ -107,10 +108,16 @@ SIZES = {10: (256, 704, 12), 30: (384, 1024, 16), 100: (640, 1728, 20), 300: (10
 MANY_TEXTS = (1, 3, 9)
 
 
+BYTES_PER_WEIGHT = 28  # weights, g, F and its parts, and what concatenate-and-topk takes of 4 bytes each, and indices
+
+
 def growth() -> list[tuple[str, ...]]:
     """(a) to (d) by size of the model."""
     rows = []
-    for width, inner, blocks in SIZES.values():
+    for millions, (width, inner, blocks) in SIZES.items():
+        if millions * 1e6 * BYTES_PER_WEIGHT > psutil.virtual_memory().available:
+            rows.append((f"{millions:,}M", *4 * ("more than this machine's memory",)))
+            continue
         model = cases.llama(
             hidden_size=width, intermediate_size=inner, num_hidden_layers=blocks, num_attention_heads=width // 64
         )
