@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def _checked_key(public: str) -> str:
     try:
         if len(public) == 40 and len(zmq.utils.z85.decode(public)) == 32:
             return public
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, struct.error):
         pass
     raise InvalidInput(
         "that is no public key", hint="`cwtool daemon keys` on the other machine shows it: 40 characters"

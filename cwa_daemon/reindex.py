@@ -15,6 +15,8 @@ from cwa_daemon.store import Store
 from cwa_engine.errors import CwaError, InvalidInput, NotFound
 from cwa_engine.reporting.export import read_manifest, read_summary, remove_leftovers
 
+_NOT_DAMAGE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY")
+
 
 def repair(settings: Settings) -> list[str]:
     """Set a damaged database aside, list finished runs anew, remove leftovers; gives what was done, in sentences.
@@ -52,7 +54,8 @@ def damage(database: Path) -> str:
         finally:
             connection.close()
     except sqlite3.DatabaseError as error:
-        return str(error)
+        busy = error.sqlite_errorname.startswith(_NOT_DAMAGE)  # a sound database is never set aside
+        return "" if busy else str(error)
     return "" if found == "ok" else str(found)
 
 

@@ -101,7 +101,7 @@ def test_a_name_cannot_lead_out_of_the_folder_of_keys(tmp_path: Path, name: str)
         keys.allow(Settings(home=tmp_path), name, keys.make_pair(Settings(home=tmp_path), force=True).public)
 
 
-@pytest.mark.parametrize("public", ["", "x", "ü" * 40, " " * 40, "x" * 41])
+@pytest.mark.parametrize("public", ["", "x", "#" * 40, "ü" * 40, " " * 40, "x" * 41])
 def test_what_is_no_key_is_not_allowed(tmp_path: Path, public: str) -> None:
     with pytest.raises(InvalidInput, match="no public key"):
         keys.allow(Settings(home=tmp_path), "ann", public)
