@@ -77,9 +77,7 @@ class LocalDoor(Door):
         if inode == self._inode:
             return
         log.warning("the socket %s is gone: binding again", self.settings.socket)
-        with contextlib.suppress(zmq.ZMQError):  # its file is gone, and ZeroMQ may mind
-            self.socket.unbind(f"ipc://{self.settings.socket}")
-        self.open()
+        self.open()  # without unbinding, which would end the connections there are
 
     def close(self) -> None:
         super().close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import secrets
@@ -10,6 +11,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from cwa_daemon import queue
@@ -43,6 +45,12 @@ def new_run_id(model: str) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{tail}"
 
 
+def options_of(job: dict[str, Any]) -> JobOptions:
+    """How a job is to be run; a job of an earlier schema has no options, and takes the usual ones."""
+    kept = {name: value for name, value in job["options"].items() if name != "access"}
+    return JobOptions(priority=job["priority"], **kept)
+
+
 class Jobs:
     """All jobs of a daemon. `on_event(run_id)` is called after an event of that job was stored."""
 
@@ -54,7 +62,7 @@ class Jobs:
         self._tokens: dict[str, str] = {}  # Hub tokens of waiting jobs; in memory only
         self._progress: dict[str, StageProgress] = {}
         self._unwritten_events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MOST_UNWRITTEN)
-        self._unwritten: dict[str, tuple[JobState, CwaError | None]] = {}  # ends that the full disk did not take
+        self._unwritten: list[tuple[str, JobState, CwaError | None]] = []  # moves that the full disk did not take
 
     # from submission to end
 
@@ -78,7 +86,7 @@ class Jobs:
         error: CwaError | None = None
         if output := job["spec"]["output"]:
             try:
-                copy_run(self._settings.runs / job["run_id"], output)
+                copy_run(self._settings.runs / job["run_id"], Path(output))
             except OutputError as failure:
                 error = failure
         self.move(job["run_id"], JobState.FAILED if error else JobState.DONE, error)
@@ -132,11 +140,8 @@ class Jobs:
     def retry(self, run_id: str, client_key: str, access: dict[str, Any]) -> str:
         """Queue the same spec again as a new job."""
         job = self.find(run_id)
-        options = JobOptions(
-            priority=job["priority"], **{name: v for name, v in job["options"].items() if name != "access"}
-        )
         return self.submit(
-            job["kind"], job["spec"], job["device"], client_key, job["command"], access, options, job["run_id"]
+            job["kind"], job["spec"], job["device"], client_key, job["command"], access, options_of(job), job["run_id"]
         )
 
     def cancel(self, run_id: str) -> str:
@@ -172,18 +177,22 @@ class Jobs:
 
     def move(self, run_id: str, state: JobState, error: CwaError | None = None) -> None:
         """Bring a job into another state, once: the row and its event. A move that is not allowed is a defect."""
-        before = JobState(self.find(run_id)["state"])
+        unwritten = [moved for waiting, moved, _ in self._unwritten if waiting == run_id]
+        before = unwritten[-1] if unwritten else JobState(self.find(run_id)["state"])
         if state not in MOVES[before]:
             raise RuntimeError(f"{run_id} cannot go from {before} to {state}")
         body = error.to_dict() if error else None
         moments = {"started": time.time()} if state is JobState.RUNNING else {}
         if state in TERMINAL_STATES:
             moments = {"finished": time.time()}
+        if unwritten:  # one after the other
+            self._unwritten.append((run_id, state, error))
+            return
         try:
             self._store.update_job(run_id, state=state, error=body, **moments)
         except StateNotWritten as trouble:
             log.error("%s is %s, which cannot be written down yet: %s", run_id, state, trouble.message)
-            self._unwritten[run_id] = (state, error)
+            self._unwritten.append((run_id, state, error))
             return
         log.info("%s %s%s", run_id, state, f": {error.message}" if error else "")
         if state in TERMINAL_STATES:
@@ -231,8 +240,8 @@ class Jobs:
         events, self._unwritten_events = list(self._unwritten_events), deque(maxlen=MOST_UNWRITTEN)
         for run_id, event in events:
             self.record(run_id, event)
-        unwritten, self._unwritten = self._unwritten, {}
-        for run_id, (state, error) in unwritten.items():
+        unwritten, self._unwritten = self._unwritten, []
+        for run_id, state, error in unwritten:
             self.move(run_id, state, error)
 
     # what clients see
@@ -309,10 +318,13 @@ class Jobs:
 
     def next_due(self, device: str, lane: Lane) -> dict[str, Any] | None:
         """The job that a free lane is to run now; what a later one overtakes because its model is warm is counted."""
-        due = [job for job in self._store.runnable(device) if not lane.must_wait(job["run_id"])]
+        begun = {run_id for run_id, _, _ in self._unwritten}  # though the database says they are queued
+        runnable = self._store.runnable(device)
+        due = [job for job in runnable if job["run_id"] not in begun and not lane.must_wait(job["run_id"])]
         chosen = queue.choose_next(due, lane.is_warm)
         if chosen and chosen is not due[0]:
-            self._store.update_job(due[0]["run_id"], passed_over=due[0]["passed_over"] + 1)
+            with contextlib.suppress(StateNotWritten):  # on a full disk it may be overtaken once more
+                self._store.update_job(due[0]["run_id"], passed_over=due[0]["passed_over"] + 1)
             self.note(chosen["run_id"], f"goes before {due[0]['run_id']}, because its model is warm")
         return chosen
 
@@ -324,7 +336,7 @@ class Jobs:
             "run_id": job["run_id"],
             "spec": job["spec"],
             "command": job["command"],
-            "options": {name: value for name, value in job["options"].items() if name != "access"},
+            "options": options_of(job).model_dump(),
             "access": {**job["options"].get("access", {}), "token": self._tokens.get(job["run_id"])},
             "folder": str(self._settings.runs / job["run_id"]),
             "limits": self._settings.limits(),

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cwa_daemon.lifecycle import running_pid
+from cwa_daemon.lifecycle import hold_lock, running_pid
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
 from cwa_daemon.store import Store
-from cwa_engine.errors import CwaError, InvalidInput, NotFound
+from cwa_engine.errors import CwaError, InvalidInput
 from cwa_engine.reporting.export import read_manifest, read_summary, remove_leftovers
 
 _NOT_DAMAGE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY")
@@ -25,6 +25,11 @@ def repair(settings: Settings) -> list[str]:
     """
     if pid := running_pid(settings):
         raise InvalidInput(f"the daemon (pid {pid}) uses these files", hint="`cwtool daemon stop`, then repair")
+    with hold_lock(settings):
+        return _repair(settings)
+
+
+def _repair(settings: Settings) -> list[str]:
     done = []
     if settings.database.exists() and damage(settings.database):
         aside = settings.database.with_name(f"{settings.database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -47,7 +52,7 @@ def repair(settings: Settings) -> list[str]:
 def damage(database: Path) -> str:
     """What SQLite finds wrong with a database file, empty for a sound one; the file is only read."""
     try:
-        connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
         try:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             connection.execute("SELECT count(*) FROM jobs").fetchone()
@@ -67,7 +72,7 @@ def reindex(store: Store, runs: Path) -> tuple[int, list[str]]:
             continue
         try:
             rows.append(_row(folder))
-        except (CwaError, NotFound, KeyError, ValueError):
+        except (CwaError, KeyError, ValueError):
             unreadable.append(folder.name)
     for row in sorted(rows, key=lambda row: row["created"]):
         store.add_job(**row)

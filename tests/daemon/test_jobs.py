@@ -21,7 +21,7 @@ from cwa_daemon.residency import ModelKey, Residency, Resident
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import MOVES, JobState
 from cwa_daemon.store import SCHEMA_VERSION, Store
-from cwa_engine.errors import DaemonNotStartable, DoesNotFit, InvalidInput, NotFound, QueueFull
+from cwa_engine.errors import DaemonNotStartable, DoesNotFit, InvalidInput, NotFound, QueueFull, StateNotWritten
 from cwa_engine.spec import RunSpec
 
 
@@ -130,6 +130,14 @@ class QuietLane:
 
     def wake(self) -> None: ...
 
+    def check_health(self) -> None: ...
+
+    def must_wait(self, run_id: str) -> bool:
+        return False
+
+    def is_warm(self, job: dict[str, Any]) -> bool:
+        return False
+
 
 class TestJobs:
     """The queue's rules."""
@@ -213,6 +221,45 @@ class TestJobs:
         jobs.recover()
         assert jobs.find("20260101-000000-gpt2-abcd")["state"] == "done"
         assert [path.name for path in (tmp_path / "runs").iterdir()] == ["20260101-000000-gpt2-abcd"]
+
+    def test_a_run_that_was_saved_but_not_copied_to_its_output_is_copied_and_done(
+        self, jobs: Jobs, store: Store, tmp_path: Path
+    ) -> None:
+        spec = RunSpec(model="gpt2", output=tmp_path / "mine").model_dump(mode="json")
+        add(store, "20260101-000000-gpt2-abcd", state="running", spec=spec)
+        folder = tmp_path / "runs" / "20260101-000000-gpt2-abcd"
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text("{}")
+        jobs.recover()
+        assert jobs.find("20260101-000000-gpt2-abcd")["state"] == "done"
+        assert (tmp_path / "mine" / "summary.json").read_text() == "{}"
+
+    def test_states_that_a_full_disk_does_not_take_are_written_in_their_order_and_nothing_is_begun_twice(
+        self, jobs: Jobs, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run_id = self.submit(jobs, "a")
+
+        def full(*args: object, **columns: object) -> None:
+            raise StateNotWritten("database or disk is full")
+
+        with monkeypatch.context() as disk:
+            disk.setattr(store, "update_job", full)
+            jobs.move(run_id, JobState.RUNNING)
+            jobs.move(run_id, JobState.DONE)
+            assert jobs.next_due("cpu", QuietLane()) is None  # type: ignore[arg-type]
+        assert jobs.find(run_id)["state"] == "queued"
+        jobs.tick()
+        assert jobs.find(run_id)["state"] == "done"
+        states = [event["state"] for event in store.events(run_id, 0, 10)]
+        assert states == ["queued", "running", "done"]
+
+    @pytest.mark.parametrize("frozen", RELEASES, ids=lambda path: path.stem)
+    def test_a_queued_job_of_an_earlier_release_can_be_run(self, tmp_path: Path, frozen: Path) -> None:
+        shutil.copy(frozen, tmp_path / "jobs.sqlite")
+        store = Store(tmp_path / "jobs.sqlite")
+        jobs = Jobs(store, Settings(home=tmp_path), on_event=lambda run_id: None)
+        (job,) = store.runnable("cpu")
+        assert jobs.command_for(job)["options"] == JobOptions().model_dump()
 
     def test_prune_forgets_what_has_no_result_and_only_the_events_of_what_has(
         self, jobs: Jobs, store: Store, tmp_path: Path

@@ -49,10 +49,14 @@ def test_a_worker_that_crashes_is_named_with_its_signal_and_the_end_of_its_log(o
 def test_a_socket_that_was_removed_is_made_again(own_cwtool: CommandLine) -> None:
     cwtool = own_cwtool
     pid = _started(cwtool)
+    connected = Raw(cwtool.settings)
+    connected.hello()
     shutil.rmtree(cwtool.settings.runtime_dir)
     deadline = time.monotonic() + 10
     while not cwtool.settings.socket.exists():
         assert time.monotonic() < deadline, "the daemon did not bind again"
+    assert connected.ask(id=1, op="status")["ok"]  # who was connected stays so
+    connected.close()
     assert stat.S_IMODE(cwtool.settings.runtime_dir.stat().st_mode) == 0o700
     assert cwtool.json("daemon", "status")["pid"] == pid
 
