@@ -21,7 +21,7 @@ from cwa_engine.errors import Cancelled, CwaError, DaemonUnreachable
 from cwa_engine.models.sources import absolute_name
 from cwa_tui.console import run_options as opt
 from cwa_tui.console.keys import hosts_app, keys_app
-from cwa_tui.console.options import SeveralValues
+from cwa_tui.console.options import Json, SeveralValues
 from cwa_tui.console.output import say, show, show_error
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ app.add_typer(jobs_app, name="jobs", rich_help_panel="Runs")
 app.add_typer(results_app, name="results", rich_help_panel="Runs")
 app.add_typer(daemon_app, name="daemon", rich_help_panel="Service", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 RunId = Annotated[str, typer.Argument(help="Run id, its beginning or its ending; the latest one if left out.")]
 Model = Annotated[str, typer.Argument(help="Alias, Hub id, folder or .gguf file.", show_default=False)]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")]

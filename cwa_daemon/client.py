@@ -89,19 +89,18 @@ class AsyncClient:
         """A daemon on another machine is never started from here; and who is not allowed there hears nothing at all."""
         from cwa_daemon import keys  # only these connections need keys, and each import is a wait
 
+        host, own = keys.find_host(settings, name), keys.own_pair(settings)
         client = cls(settings)
+        keys.secure(client._socket, host, own)
+        client._socket.connect(host.address)
         try:
-            keys.connect_to_host(client._socket, settings, name)
             return await client._opened()
         except DaemonUnreachable:
             raise DaemonUnreachable(
                 f"the daemon of {name} did not answer",
                 hint="does it listen (`cwtool daemon start --listen ...`), and is your key allowed there? "
-                f"`cwtool daemon keys allow NAME {keys.own_pair(settings).public}`",
+                f"`cwtool daemon keys allow NAME {own.public}`",
             ) from None
-        except BaseException:
-            await client.close()
-            raise
 
     async def _opened(self) -> AsyncClient:
         self._receiver = asyncio.create_task(self._receive())
@@ -149,7 +148,7 @@ class AsyncClient:
 
     async def retry(self, run_id: str) -> str:
         """Queue an ended run again, and give the new run id."""
-        reply = await self._request("retry", run_id=run_id, client_key=uuid.uuid4().hex, access=_access())
+        reply = await self._request("retry", run_id=run_id, client_key=uuid.uuid4().hex, access=self._access())
         return str(reply["run_id"])
 
     async def cancel(self, run_id: str) -> str:
@@ -265,10 +264,15 @@ class AsyncClient:
             spec=spec.model_dump(mode="json"),
             client_key=client_key or uuid.uuid4().hex,
             command=command,
-            access=_access(),
+            access=self._access(),
             options=(options or JobOptions()).model_dump(),
         )
         return str(reply["run_id"])
+
+    def _access(self) -> dict[str, Any]:
+        """How to reach the Hub, as this shell has it; another machine has its own cache."""
+        access = HubAccess.from_environment()
+        return {"token": access.token} if self.settings.host else dataclasses.asdict(access)
 
     async def _request(self, op: str, timeout_s: float | None = None, **fields: Any) -> dict[str, Any]:
         """Send a request and wait for its reply. Raises the error the daemon answers, or DaemonUnreachable.
@@ -490,10 +494,6 @@ def service_text() -> str:
 
 async def _next_or_none(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
     return await anext(events, None)
-
-
-def _access() -> dict[str, Any]:
-    return dataclasses.asdict(HubAccess.from_environment())
 
 
 _HELLO = {"major": protocol.PROTOCOL_MAJOR, "minor": protocol.PROTOCOL_MINOR, "version": __version__}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import importlib.metadata
 import json
@@ -26,6 +27,7 @@ from cwa_daemon.reindex import damage
 from cwa_daemon.settings import CONFIG_FILE, Settings
 from cwa_engine import __version__
 from cwa_engine.models.sources import HubAccess, cached_models
+from cwa_engine.reporting.export import leftovers
 
 LITTLE_DISK_BYTES = 2e9
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -53,7 +55,7 @@ def examine(settings: Settings) -> list[Check]:
 
 def write_bundle(settings: Settings, checks: list[Check], target: Path) -> None:
     """A zip with the checks, the logs and the settings; what is secret or personal is blacked out."""
-    report = {"cwtool": __version__, "checks": [{n: getattr(c, n) for n in c.__slots__} for c in checks]}
+    report = {"cwtool": __version__, "checks": [dataclasses.asdict(check) for check in checks]}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as bundle:
         bundle.writestr("report.json", redact(json.dumps(report, indent=2)))
         for path in [*sorted(settings.logs.glob("*.log*")), CONFIG_FILE]:
@@ -87,7 +89,7 @@ def _torch(settings: Settings) -> Iterator[Check]:
         yield Check("torch", PROBLEM, f"it cannot be imported: {error}", "install torch anew")
         return
     version, cuda, available, count = done.stdout.split()
-    devices = [device for device in telemetry.devices([]) if device.device != "cpu"]
+    devices = [device for device in telemetry.sample([]).devices if device.device != "cpu"]
     found = f"torch {version}, CUDA {cuda}, {count} devices"
     if devices and available == "False":
         yield Check("torch", PROBLEM, f"{found}, but the driver shows {len(devices)}", "install a CUDA build of torch")
@@ -106,8 +108,7 @@ def _hub(settings: Settings) -> Iterator[Check]:
     token = "a token is set" if access.token else "no token is set"
     offline = ", HF_HUB_OFFLINE is set" if access.offline else ""
     found = f"{access.cache}: {len(models)} models, {size:.1f} GB; {token}{offline}"
-    nearest = next(folder for folder in (access.cache, *access.cache.parents) if folder.exists())
-    if os.access(nearest, os.W_OK):
+    if os.access(_nearest(access.cache), os.W_OK):
         yield Check("Hugging Face cache", OK, found)
     else:
         yield Check("Hugging Face cache", WARNING, f"{found}; it cannot be written", "set HF_HOME to a folder of yours")
@@ -115,11 +116,15 @@ def _hub(settings: Settings) -> Iterator[Check]:
 
 def _disk(settings: Settings) -> Iterator[Check]:
     for name, folder in (("state folder", settings.home), ("cache", Path(platformdirs.user_cache_dir("cwtool")))):
-        nearest = next(f for f in (folder, *folder.parents) if f.exists())
-        free = shutil.disk_usage(nearest).free
+        free = shutil.disk_usage(_nearest(folder)).free
         state = OK if free >= LITTLE_DISK_BYTES else WARNING
         advice = "" if state == OK else "make room, or set CWTOOL_HOME or CWTOOL_CACHE_DIR to another disk"
         yield Check(f"disk of the {name}", state, f"{free / 1e9:.1f} GB free at {folder}", advice)
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or where it is not made yet the one it will be made in."""
+    return next(known for known in (folder, *folder.parents) if known.exists())
 
 
 def _permissions(settings: Settings) -> Iterator[Check]:
@@ -186,7 +191,7 @@ def _database(settings: Settings) -> Iterator[Check]:
 
 
 def _leftovers(settings: Settings) -> Iterator[Check]:
-    left = [path.name for path in settings.runs.glob(".*")] if settings.runs.is_dir() else []
+    left = leftovers(settings.runs)
     if left and not running_pid(settings):
         yield Check("leftovers", WARNING, f"{len(left)} half-written run folders", "`cwtool doctor --repair`")
 

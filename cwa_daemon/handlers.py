@@ -125,7 +125,7 @@ async def status(server: Server, identity: bytes, request: protocol.GetStatus) -
         versions=library_versions(),
         models=server.jobs.warm_models(),
         workers=server.jobs.workers(),
-        devices=telemetry.devices([worker.pid for worker in server.jobs.workers() if worker.pid]),
+        devices=server.sample().devices,
         memory_bytes=telemetry.process_memory(os.getpid()) or 0,
     )
     return {"status": view.model_dump()}

@@ -30,7 +30,7 @@ from cwa_engine.errors import (
     StateNotWritten,
     did_you_mean,
 )
-from cwa_engine.reporting.export import copy_run, remove_leftovers
+from cwa_engine.reporting.export import copy_run, leftovers
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,8 @@ class Jobs:
 
     def recover(self) -> None:
         """After a start: what ran when the last daemon ended is interrupted, or done if its files are whole; the queue runs."""
-        remove_leftovers(self._settings.runs)
+        for path in leftovers(self._settings.runs):
+            shutil.rmtree(path)
         for job in self._store.jobs(limit=10_000, state=JobState.RUNNING):
             if job["kind"] == "run" and (self._settings.runs / job["run_id"]).is_dir():
                 self._finish_saved(job)
@@ -287,6 +288,9 @@ class Jobs:
 
     def warm_models(self) -> list[WarmModel]:
         return [model for lane in self._lanes.values() for model in lane.warm_models()]
+
+    def worker_pids(self) -> list[int]:
+        return [pid for lane in self._lanes.values() if (pid := lane.pid)]
 
     def workers(self) -> list[WorkerView]:
         return [lane.view() for lane in self._lanes.values()]

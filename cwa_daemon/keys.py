@@ -1,17 +1,16 @@
 """Keys for connections from other machines: whose, who may come in, and which daemons this client knows.
 
-Plain files in `<state folder>/keys` and `hosts.json`, for their owner alone. Public keys are 40 characters, as ZeroMQ
-writes them (Z85, RFC 32 of ZeroMQ); the connections are encrypted and authenticated by CurveZMQ (RFC 26).
+Three JSON files in the state folder, for their owner alone: `keys.json`, `allowed.json`, `hosts.json`. Public keys are 40
+characters, as ZeroMQ writes them (Z85, RFC 32 of ZeroMQ); the connections are encrypted and authenticated by CurveZMQ
+(RFC 26).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import zmq
@@ -20,6 +19,9 @@ import zmq.utils.z85
 from cwa_daemon.security import private_folder
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import InvalidInput, NotFound, did_you_mean
+from cwa_engine.files import write_whole
+
+_OWN, _ALLOWED, _HOSTS = "keys.json", "allowed.json", "hosts.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,39 +42,42 @@ class Host:
 
 def make_pair(settings: Settings, force: bool) -> Pair:
     """Make this user's keys. Raises InvalidInput where there are some, unless `force`."""
-    if _own(settings).exists() and not force:
+    if _read(settings, _OWN) and not force:
         raise InvalidInput(
             "there are keys already", hint="`cwtool daemon keys` shows the public one; --force makes new ones"
         )
-    public, secret = (key.decode() for key in zmq.curve_keypair())
-    _write(settings, _own(settings), json.dumps({"public": public, "secret": secret}))
-    return Pair(public, secret)
+    public, secret = zmq.curve_keypair()
+    while public.startswith(b"-"):  # which a command line takes for an option
+        public, secret = zmq.curve_keypair()
+    pair = Pair(public.decode(), secret.decode())
+    _write(settings, _OWN, asdict(pair))
+    return pair
 
 
 def own_pair(settings: Settings) -> Pair:
     """This user's keys. Raises NotFound where there are none."""
-    try:
-        return Pair(**json.loads(_own(settings).read_text()))
-    except FileNotFoundError:
-        raise NotFound("you have no keys", hint="`cwtool daemon keys new` makes them") from None
+    own = _read(settings, _OWN)
+    if not own:
+        raise NotFound("you have no keys", hint="`cwtool daemon keys new` makes them")
+    return Pair(**own)
 
 
 def allow(settings: Settings, name: str, public: str) -> None:
     """Let whoever has the secret to this public key connect. Raises InvalidInput for no such key, or no such name."""
-    _write(settings, _allowed(settings) / f"{_checked_name(name)}.key", _checked_key(public))
+    _write(settings, _ALLOWED, {**allowed(settings), _checked_name(name): _checked_key(public)})
 
 
 def revoke(settings: Settings, name: str) -> None:
     """Shut a client out, from its next message on. Raises NotFound."""
-    path = _allowed(settings) / f"{_checked_name(name)}.key"
-    if not path.exists():
-        raise NotFound(f"no key is allowed as '{name}'", hint=did_you_mean(name, allowed(settings)))
-    path.unlink()
+    known = allowed(settings)
+    if name not in known:
+        raise NotFound(f"no key is allowed as '{name}'", hint=did_you_mean(name, known))
+    _write(settings, _ALLOWED, {other: public for other, public in known.items() if other != name})
 
 
 def allowed(settings: Settings) -> dict[str, str]:
     """Name -> public key of every client that may connect."""
-    return {path.stem: path.read_text().strip() for path in sorted(_allowed(settings).glob("*.key"))}
+    return _read(settings, _ALLOWED)
 
 
 def add_host(settings: Settings, name: str, address: str, public: str) -> None:
@@ -89,10 +94,7 @@ def remove_host(settings: Settings, name: str) -> None:
 
 def hosts(settings: Settings) -> dict[str, Host]:
     """The daemons this client knows."""
-    try:
-        return {name: Host(**host) for name, host in json.loads(_hosts(settings).read_text()).items()}
-    except FileNotFoundError:
-        return {}
+    return {name: Host(**host) for name, host in _read(settings, _HOSTS).items()}
 
 
 def find_host(settings: Settings, name: str) -> Host:
@@ -104,13 +106,11 @@ def find_host(settings: Settings, name: str) -> Host:
     return known[name]
 
 
-def connect_to_host(socket: Any, settings: Settings, name: str) -> None:
-    """Connect a client's socket to a daemon on another machine. Raises NotFound for an unknown host, or without keys."""
-    host, own = find_host(settings, name), own_pair(settings)
+def secure(socket: Any, host: Host, own: Pair) -> None:
+    """Make a client's socket speak to this daemon alone, as this user."""
     socket.setsockopt(zmq.CURVE_SERVERKEY, host.public.encode())
     socket.setsockopt(zmq.CURVE_PUBLICKEY, own.public.encode())
     socket.setsockopt(zmq.CURVE_SECRETKEY, own.secret.encode())
-    socket.connect(host.address)
 
 
 def check_address(address: str) -> None:
@@ -136,28 +136,19 @@ def _checked_key(public: str) -> str:
     )
 
 
-def _own(settings: Settings) -> Path:
-    return settings.home / "keys" / "own.json"
+def _read(settings: Settings, name: str) -> dict[str, Any]:
+    """The map in a file of the state folder, empty where there is none."""
+    try:
+        return dict(json.loads((settings.home / name).read_text()))
+    except FileNotFoundError:
+        return {}
 
 
-def _allowed(settings: Settings) -> Path:
-    return settings.home / "keys" / "allowed"
-
-
-def _hosts(settings: Settings) -> Path:
-    return settings.home / "hosts.json"
+def _write(settings: Settings, name: str, content: dict[str, Any]) -> None:
+    """Write a file whole, for its owner alone: whoever reads it in this moment gets the one before."""
+    private_folder(settings.home)
+    write_whole(settings.home / name, json.dumps(content, indent=2).encode(), mode=0o600)
 
 
 def _write_hosts(settings: Settings, known: dict[str, Host]) -> None:
-    _write(settings, _hosts(settings), json.dumps({name: asdict(host) for name, host in known.items()}, indent=2))
-
-
-def _write(settings: Settings, path: Path, text: str) -> None:
-    """Write a file whole, for its owner alone."""
-    for folder in (settings.home, path.parent.parent, path.parent):
-        if folder.is_relative_to(settings.home):
-            private_folder(folder)
-    scratch = path.with_name(f".{path.name}.new")
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    scratch.replace(path)
+    _write(settings, _HOSTS, {name: asdict(host) for name, host in known.items()})

@@ -13,7 +13,7 @@ from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
 from cwa_daemon.telemetry import process_memory
 from cwa_daemon.workers import Worker
-from cwa_engine.errors import Cancelled, CwaError, InvalidInput, WorkerDied, error_from_dict
+from cwa_engine.errors import Cancelled, CwaError, DoesNotFit, InvalidInput, WorkerDied, error_from_dict
 
 if TYPE_CHECKING:
     from cwa_daemon.jobs import Jobs
@@ -50,6 +50,11 @@ class Lane:
     def run_id(self) -> str | None:
         """The job that runs now."""
         return self._running["run_id"] if self._running else None
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process; None where none runs."""
+        return self._worker.pid if self._worker else None
 
     def wake(self) -> None:
         self._work.set()
@@ -97,7 +102,7 @@ class Lane:
         return [model.model_copy(update={"in_use": model.name == used}) for model in self.models]
 
     def view(self) -> WorkerView:
-        pid = self._worker.pid if self._worker else None
+        pid = self.pid
         state = "busy" if self._running else "idle" if pid else "stopped"
         return WorkerView(
             device=self.device, pid=pid, state=state, run_id=self.run_id, memory_bytes=process_memory(pid)
@@ -159,7 +164,7 @@ class Lane:
             return JobState.CANCELLED, error
         if self._cancel_asked and isinstance(error, WorkerDied):
             return JobState.CANCELLED, Cancelled("cancelled; the worker did not answer and was killed")
-        if error.code == "does_not_fit" and job["options"].get("wait_for_memory") and not self._cancel_asked:
+        if isinstance(error, DoesNotFit) and job["options"].get("wait_for_memory") and not self._cancel_asked:
             self._jobs.note(job["run_id"], f"waiting for memory: {error.message}")
             return JobState.QUEUED, None
         return JobState.FAILED, error

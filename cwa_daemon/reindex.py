@@ -13,7 +13,7 @@ from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
 from cwa_daemon.store import Store
 from cwa_engine.errors import CwaError, InvalidInput
-from cwa_engine.reporting.export import read_manifest, read_summary, remove_leftovers
+from cwa_engine.reporting.export import leftovers, read_manifest, read_summary
 
 _NOT_DAMAGE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY")
 
@@ -38,7 +38,9 @@ def _repair(settings: Settings) -> list[str]:
             if part.exists():
                 shutil.move(part, aside.with_name(aside.name + ending))
         done.append(f"the damaged database was set aside as {aside}")
-    if left := remove_leftovers(settings.runs):
+    if left := leftovers(settings.runs):
+        for path in left:
+            shutil.rmtree(path)
         done.append(f"removed {len(left)} half-written run folders")
     store = Store(settings.database)
     found, unreadable = reindex(store, settings.runs)

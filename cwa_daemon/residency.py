@@ -77,14 +77,17 @@ class Residency(Generic[M]):
         """
         going = [resident for resident in self if not resident.pinned]
         could_free = sum(resident.size_bytes for resident in going)
-        budget_left = budget_bytes - self.size_bytes
-        if needed_bytes > min(free_bytes(), budget_left) + could_free:
+
+        def room() -> float:
+            return min(free_bytes(), budget_bytes - self.size_bytes)
+
+        if needed_bytes > room() + could_free:
             raise self._does_not_fit(name, needed_bytes, budget_bytes, free_bytes())
         dropped = []
-        while going and (needed_bytes > budget_bytes - self.size_bytes or needed_bytes > free_bytes()):
+        while going and needed_bytes > room():
             dropped.append(going.pop(0))
             self.remove(dropped[-1])
-        if needed_bytes > free_bytes():  # others took it in the meantime
+        if needed_bytes > room():  # others took it in the meantime
             raise self._does_not_fit(name, needed_bytes, budget_bytes, free_bytes())
         return dropped
 

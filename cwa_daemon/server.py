@@ -97,11 +97,14 @@ class Server:
                 self.jobs.tick()
                 for door in self.doors.values():
                     door.look_after()
-                pids = [os.getpid(), *(worker.pid for worker in self.jobs.workers() if worker.pid)]
-                self.history.append(telemetry.sample(pids))
+                self.history.append(self.sample())
             except Exception:  # one bad second must not be the last one looked after
                 log.exception("a tick failed")
             await asyncio.sleep(TICK_S)
+
+    def sample(self) -> protocol.Sample:
+        """What devices and the daemon's processes use now."""
+        return telemetry.sample([os.getpid(), *self.jobs.worker_pids()])
 
     async def _receive(self, door: Door) -> None:
         tasks: set[asyncio.Task[None]] = set()

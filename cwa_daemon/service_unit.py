@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import OutputError
+from cwa_engine.files import write_whole
 
 NEXT = (
     "systemctl --user daemon-reload && systemctl --user enable --now cwtool",
@@ -45,9 +46,7 @@ def install(settings: Settings, force: bool) -> Path:
             f"{target} is there already, and differs", hint="--force replaces it; --print shows the new one"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_suffix(".new")
-    scratch.write_text(text)
-    scratch.replace(target)
+    write_whole(target, text.encode())
     return target
 
 

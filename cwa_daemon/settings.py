@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,7 @@ class Settings(BaseSettings):
     max_queue: int = 1000  # jobs that wait
     worker_silence_s: float = 60.0  # without a heartbeat, before a worker counts as hung and is killed
     keep_alive: str = "30m"  # how long a model stays warm after its last use: 30m, 0, forever
-    memory_budget_gb: float | None = (
-        None  # for warm models, per device; None: what is free at first use less the reserve
-    )
+    memory_budget_gb: float | None = None  # for the warm models of a device; None: what is free less the reserve
     memory_reserve_gb: float = 1.0  # left free on each device
     cache_gb: float = 1.0  # for scores that are kept between runs
     listen: str | None = None  # tcp://HOST:PORT, for clients on other machines whose keys are allowed
@@ -57,9 +54,8 @@ class Settings(BaseSettings):
 
     def limits(self) -> dict[str, Any]:
         """What a worker must know of these."""
-        keep_alive_s = durations.seconds(self.keep_alive)
         return {
-            "keep_alive_s": None if math.isinf(keep_alive_s) else keep_alive_s,
+            "keep_alive": self.keep_alive,
             "budget_bytes": None if self.memory_budget_gb is None else int(self.memory_budget_gb * 1e9),
             "reserve_bytes": int(self.memory_reserve_gb * 1e9),
             "cache_folder": str(self.home / "cache"),

@@ -26,16 +26,14 @@ def process_memory(pid: int | None) -> int | None:
 
 
 def sample(pids: list[int]) -> Sample:
-    """Devices now, and the memory of the daemon's processes together."""
-    memory = sum(process_memory(pid) or 0 for pid in pids)
-    return Sample(time=time.time(), devices=devices(pids), processes_bytes=memory)
+    """The CPU and every visible NVIDIA device now; `pids` are the daemon's own processes."""
+    own = sum(process_memory(pid) or 0 for pid in pids)
+    return Sample(time=time.time(), devices=_devices(pids, own), processes_bytes=own)
 
 
-def devices(pids: list[int]) -> list[DeviceMemory]:
-    """The CPU and every visible NVIDIA device; `pids` are the processes whose memory is the daemon's own."""
+def _devices(pids: list[int], own: int) -> list[DeviceMemory]:
     memory = psutil.virtual_memory()
     used = memory.total - memory.available
-    own = sum(process_memory(pid) or 0 for pid in pids)
     found = [
         DeviceMemory(
             device="cpu",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import math
 import os
 import platform
@@ -21,7 +20,7 @@ from cwa_engine import durations, events
 from cwa_engine.errors import Cancelled, CwaError, OutOfMemory, OutputError, RunFailed
 from cwa_engine.models.checksum import checksum
 from cwa_engine.models.loading import LoadedModel, load_model
-from cwa_engine.models.memory import free_bytes
+from cwa_engine.models.memory import free_bytes, release
 from cwa_engine.models.sources import HubAccess, fingerprint, resolve
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import plan
@@ -77,7 +76,6 @@ class Work:
         self._outbox = outbox
         self._warm: Residency[LoadedModel] = Residency()
         self._used: Resident[LoadedModel] | None = None  # by the job that runs
-        self._budget_bytes: float | None = None  # found out when the first model is loaded
 
     def seconds_to_next_expiry(self) -> float | None:
         """How long to wait for a command before `expire` has something to do; None for as long as it takes."""
@@ -86,9 +84,11 @@ class Work:
 
     def expire(self) -> None:
         """Unload what was not used for longer than it was to be kept."""
-        for resident in self._warm.expire(time.time()):
+        expired = self._warm.expire(time.time())
+        for resident in expired:
             print(f"unloaded {resident.name}: not used for {resident.keep_alive_s:.0f} s", flush=True)  # into the log
-        self._free_bytes()
+        if expired:
+            release()
         self._say_models()
 
     def obey(self, command: dict[str, Any]) -> None:
@@ -119,8 +119,7 @@ class Work:
             device_lost = not breathes(self._used.model)
         if error and self._used and not device_lost:
             self._verify(self._used, Voice(run_id, self._inbox, self._outbox, deaf=True))
-        self._expire_at_once(self._used)
-        self._say_models()
+        self.expire()
         self._outbox.send(type="finished", run_id=run_id, error=error.to_dict() if error else None)
         if device_lost:  # nothing computed on this device by this process can be trusted any more
             print("the device failed: this worker ends, and another takes its place", file=sys.stderr, flush=True)
@@ -137,8 +136,7 @@ class Work:
         with stages("load"):
             resident = self._used = self._warm_model(spec, access, limits, voice)
             resident.pinned |= options["pin"]
-            keep_alive_s = durations.seconds(options["keep_alive"]) if options["keep_alive"] else limits["keep_alive_s"]
-            resident.keep_alive_s = math.inf if keep_alive_s is None else keep_alive_s
+            resident.keep_alive_s = durations.seconds(options["keep_alive"] or limits["keep_alive"])
         if command["kind"] == "load":
             return
         resident.jobs_served += 1
@@ -188,11 +186,6 @@ class Work:
             self._warm.remove(resident)
             voice(events.Note(f"{resident.name} is unloaded: its weights are not as they were loaded", "warning"))
 
-    def _expire_at_once(self, used: Resident[LoadedModel] | None) -> None:
-        if used and used.keep_alive_s == 0:
-            self._warm.expire(time.time())
-            self._free_bytes()
-
     def _warm_model(
         self, spec: RunSpec, access: HubAccess, limits: dict[str, Any], voice: Voice
     ) -> Resident[LoadedModel]:
@@ -211,12 +204,6 @@ class Work:
             self._warm.drop({source.location})
         elif others := [r for r in self._warm if r.key.location == key.location]:
             voice(events.Note(f"{spec.model} is loaded: {_difference(key, others[-1].key)}"))
-        sizes: list[int] = []
-
-        def make_room(size_bytes: int) -> None:
-            sizes.append(size_bytes)
-            self._make_room(spec.model, size_bytes, limits, voice)
-
         loaded = load_model(
             spec.model,
             spec.revision,
@@ -225,7 +212,7 @@ class Work:
             spec.offload == "cpu",
             access,
             say=lambda text: voice(events.Note(text)),
-            make_room=make_room,
+            make_room=lambda size_bytes: self._make_room(spec.model, size_bytes, limits, voice),
             read=lambda done, total: voice(events.Progress("load", done, total, "byte")),
             trust_remote_code=limits["trust_remote_code"],
         )
@@ -240,16 +227,12 @@ class Work:
         def free() -> int:
             return self._free_bytes() - int(limits["reserve_bytes"])
 
-        if self._budget_bytes is None:
-            self._budget_bytes = limits["budget_bytes"] or math.inf
-        for dropped in self._warm.make_room(name, size_bytes, self._budget_bytes, free):
+        for dropped in self._warm.make_room(name, size_bytes, limits["budget_bytes"] or math.inf, free):
             used = f"last used {time.time() - dropped.last_used:.0f} s ago"
             voice(events.Note(f"unloaded {dropped.name} ({used}) to make room for {name}"))
 
     def _free_bytes(self) -> int:
-        gc.collect()
-        if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        release()
         return free_bytes(torch.device(self.device))
 
     def _unload(self, command: dict[str, Any]) -> None:
@@ -257,7 +240,7 @@ class Work:
         with contextlib.suppress(CwaError):  # no model may exist by that name now, but a warm one still carry it
             names.add(resolve(command["model"]).location)
         dropped = [resident.name for resident in self._warm.drop(names)]
-        self._free_bytes()  # gives the memory back before the word does
+        release()  # the memory comes back before the word does
         self._say_models()
         self._outbox.send(type="unloaded", request=command["request"], names=dropped)
 
@@ -285,12 +268,12 @@ class Work:
 
 def _difference(asked: ModelKey, warm: ModelKey) -> str:
     """Why a warm copy does not serve: "dtype float16 asked, auto is warm"."""
-    pairs = [
+    differences = [
         f"{name} {getattr(asked, name) or 'default'} asked, {getattr(warm, name) or 'default'} is warm"
         for name in ("revision", "dtype", "offload")
         if getattr(asked, name) != getattr(warm, name)
     ]
-    return "; ".join(pairs) or "its files have changed"
+    return "; ".join(differences)
 
 
 def is_device_error(error: BaseException) -> bool:
@@ -301,9 +284,7 @@ def is_device_error(error: BaseException) -> bool:
 @torch.no_grad()
 def breathes(loaded: LoadedModel) -> bool:
     """Whether a model still computes something after memory ran out: one token, forward."""
-    gc.collect()
-    if loaded.device.type == "cuda":
-        torch.cuda.empty_cache()
+    release()
     try:
         token = torch.zeros(1, 1, dtype=torch.long, device=loaded.device)
         return bool(torch.isfinite(loaded.model(input_ids=token, use_cache=False).logits).all())

@@ -43,7 +43,7 @@ from cwa_engine.perturbation.separation import separations, verdicts
 from cwa_engine.planning import choose
 from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult
 from cwa_engine.run import Run, Stages
-from cwa_engine.score_cache import DEPTH, Kept, ScoreCache, score_key
+from cwa_engine.score_cache import DEPTH, Kept, ScoreCache, score_keys
 from cwa_engine.sensitivity.fidelity import Sample, draw_sample, fidelities, measure_predictions
 from cwa_engine.sensitivity.metrics import ABLATION
 from cwa_engine.sensitivity.ranking import Ranker, describe_unit
@@ -115,13 +115,14 @@ def scored_rankings(
 ) -> tuple[list[Ranking], Sample | None, dict[str, str]]:
     """The rankings by scores, the sample for fidelity where it is asked for, and which metric was scored by which run."""
     spec, sample = run.spec, None
-    wanted = max(spec.largest_k, spec.candidates) if ABLATION in spec.metrics else spec.largest_k
-    keys = {name: score_key(run, sequences, name) for name in spec.scored_metrics} if cache else {}
+    most = run.loaded.anatomy.numel
+    wanted = min(most, max(spec.largest_k, spec.candidates) if ABLATION in spec.metrics else spec.largest_k)
+    keys = score_keys(run, sequences) if cache else {}
     known = _known(run, keys, wanted, cache) if cache and not spec.fidelity else {}  # a sample is drawn from statistics
     found = {name: kept.ranking for name, kept in known.items()}
     missing = tuple(name for name in spec.scored_metrics if name not in known)
-    depth = min(max(wanted, DEPTH if cache else 0), run.loaded.anatomy.numel)
     if missing:
+        depth = min(most, max(wanted, DEPTH)) if cache else wanted
         rankers = [_ranker(run.loaded, name, depth, spec) for name in missing]
         only = dataclasses.replace(run, spec=spec.model_copy(update={"metrics": missing}))
         with run.stages("score"):
@@ -141,8 +142,7 @@ def scored_rankings(
 
 def _known(run: Run, keys: Mapping[str, str], depth: int, cache: ScoreCache) -> dict[str, Kept]:
     """The rankings that an earlier run has made of the same inputs; says so."""
-    needed = min(depth, run.loaded.anatomy.numel)
-    entries = {name: cache.get(key, needed, "bottom" in run.spec.controls) for name, key in keys.items()}
+    entries = {name: cache.get(key, depth, "bottom" in run.spec.controls) for name, key in keys.items()}
     known = {name: kept for name, kept in entries.items() if kept}
     for name, kept in known.items():
         run.emit(

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import transformers
 
 from cwa_engine import __version__
 from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.files import write_whole
 from cwa_engine.result import Ranking, TopWeight
 from cwa_engine.run import Run
 
@@ -66,14 +66,8 @@ class ScoreCache:
     def put(self, key: str, ranking: Ranking, depth: int) -> None:
         """Keep a ranking, and drop what exceeds the limit. Raises OSError where the folder cannot be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        scratch = self.folder / f".{uuid.uuid4().hex}"
-        try:
-            scratch.write_text(
-                json.dumps({"run_id": self.run_id, "depth": depth, "ranking": dataclasses.asdict(ranking)})
-            )
-            scratch.replace(self._path(key))
-        finally:
-            scratch.unlink(missing_ok=True)
+        entry = {"run_id": self.run_id, "depth": depth, "ranking": dataclasses.asdict(ranking)}
+        write_whole(self._path(key), json.dumps(entry).encode())
         self._evict()
 
     def _evict(self) -> None:
@@ -89,18 +83,19 @@ class ScoreCache:
         return self.folder / f"{key}.json"
 
 
-def score_key(run: Run, sequences: Sequence[TokenSequence], metric: str) -> str:
-    """A hash of all that the scores of a metric depend on, to the last bit; how many are selected is no part of it."""
+def score_keys(run: Run, sequences: Sequence[TokenSequence]) -> dict[str, str]:
+    """Metric -> a hash of all that its scores depend on, to the last bit; how many are selected is no part of it."""
     loaded, spec = run.loaded, run.spec
     inputs: dict[str, Any] = {
         "model": [loaded.source.location, loaded.revision, sorted(loaded.files.items()), loaded.dtype],
         "device": [loaded.device.type, run.gradients, run.batch_size.size, torch.get_num_threads()],
         "texts": [hashlib.sha256(repr(sequence.ids).encode()).hexdigest() for sequence in sequences],
-        "metric": [metric, spec.seed, spec.probes],
+        "chance": [spec.seed, spec.probes],
         "units": [spec.structure, spec.scope, spec.include, spec.exclude],
         "code": [__version__, code_sha256(), torch.__version__, transformers.__version__],
     }
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    shared = json.dumps(inputs, sort_keys=True)
+    return {name: hashlib.sha256(f"{name} {shared}".encode()).hexdigest() for name in spec.scored_metrics}
 
 
 @functools.cache

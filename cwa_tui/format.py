@@ -108,9 +108,9 @@ def bar(part: float, whole: float, width: int) -> str:
     return "█" * full + "░" * (width - full)
 
 
-def progress(stage: str, done: int, total: int, width: int, widest_bar: int = 8) -> str:
+def progress(stage: str, done: int, total: int, width: int, unit: str = "", widest_bar: int = 8) -> str:
     """`score 3/8 ███░░░░░` in at most `width` cells; the bar is as long as there is room."""
-    said = f"{stage} {done}/{total}"
+    said = f"{stage} {counted(done, total, unit)}"
     room = min(widest_bar, width - len(said) - 1)
     return f"{said} {bar(done, total, room)}" if room >= 2 else said[:width]
 

@@ -29,6 +29,13 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def release() -> None:
+    """Give back what nothing refers to any more, to the device as well."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def rough_bytes(loaded: LoadedModel, needs: Needs, source: str, tokens: int) -> int:
     """About what scoring takes beside the weights, without trying: more than it does, for most models."""
     blocks = max(1, loaded.anatomy.blocks) if source == "sweep" else 1
@@ -57,7 +64,5 @@ class BatchSize:
                 if self.size == 1 or not is_out_of_memory(error):
                     raise
             self.size //= 2  # out here the error is gone, and with it all that its frames held
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release()
             self._say(f"out of memory with {2 * self.size} sequences at once: going on with {self.size}")

@@ -17,7 +17,6 @@ import os
 import platform
 import shutil
 import statistics
-import sys
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from typing import Any
 from cwa_engine import __version__
 from cwa_engine.data.corpus import split
 from cwa_engine.errors import NotFound, OutputError
+from cwa_engine.files import sync_folder, write_synced, write_whole
 from cwa_engine.result import (
     Ablation,
     Agreement,
@@ -95,38 +95,31 @@ def write_run(folder: Path, record: RunRecord) -> None:
     scratch.mkdir(parents=True)
     try:
         for name, content in run_files(record):
-            _write_synced(scratch / name, content)
+            write_synced(scratch / name, content)
         scratch.rename(folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
 
 
-def remove_leftovers(runs: Path) -> list[str]:
-    """Remove what a process that was killed left half written or half removed among run folders; gives the names."""
-    left = [path for path in runs.glob(".*") if path.is_dir()] if runs.is_dir() else []
-    for path in left:
-        shutil.rmtree(path)
-    return [path.name for path in left]
+def leftovers(runs: Path) -> list[Path]:
+    """What a process that was killed left half written or half removed among run folders."""
+    return [path for path in runs.glob(".*") if path.is_dir()]
 
 
 def copy_run(folder: Path, output: Path) -> None:
     """Copy a run's files into the user's output folder, each whole or not at all. Raises OutputError."""
     check_output(output)
     for path in sorted(folder.iterdir()):
-        scratch = output / f".{path.name}.{uuid.uuid4().hex[:8]}"
         try:
-            _write_synced(scratch, path.read_bytes())
-            scratch.replace(output / path.name)
+            write_whole(output / path.name, path.read_bytes())
         except OSError as error:
             raise OutputError(
                 f"{output / path.name} cannot be written: {error.strerror}",
                 hint=f"all files of the run are in {folder}",
             ) from error
-        finally:
-            scratch.unlink(missing_ok=True)
-    _sync_folder(output)
+    sync_folder(output)
 
 
 def run_files(record: RunRecord) -> Iterable[tuple[str, bytes]]:
@@ -352,20 +345,3 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
 
 def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

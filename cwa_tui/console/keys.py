@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from cwa_tui.console.options import Json
 from cwa_tui.console.output import say, show
 
 keys_app = typer.Typer(help="Keys for connections from other machines.", invoke_without_command=True)
 hosts_app = typer.Typer(help="Daemons on other machines, for `cwtool --host NAME`.", invoke_without_command=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 Name = Annotated[str, typer.Argument(help="Whose it is.")]
 PublicKey = Annotated[str, typer.Argument(help="40 characters, as `cwtool daemon keys` shows them.")]
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import typer
 from typer.core import TyperCommand
 
 from cwa_engine.errors import InvalidInput
 
 T = TypeVar("T")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 
 _NUMBER = re.compile(r"-[\d.]")
 BARE = {"--stability": "halves", "--fidelity": "120"}  # options that may stand alone, and what they mean then

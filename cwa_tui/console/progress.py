@@ -46,8 +46,8 @@ class _Lines:
         line = describe(event)
         if event["kind"] == "progress" and time.monotonic() - self._last >= PLAIN_INTERVAL_S:
             self._last = time.monotonic()
-            line = f"{event['stage']} {fmt.counted(event['done'], event['total'], event['unit'])} {event['unit']}s"
-            line = line.removesuffix(" bytes")  # these carry their own unit
+            units = "" if event["unit"] == "byte" else f" {event['unit']}s"
+            line = f"{event['stage']} {fmt.counted(event['done'], event['total'], event['unit'])}{units}"
         if line:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 

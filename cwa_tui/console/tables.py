@@ -34,7 +34,8 @@ def jobs_table(jobs: list[JobView], now: float | None = None) -> RenderableType:
         table.add_column(name, no_wrap=name == "run id", overflow="fold")
     for job in jobs:
         took = (job.finished or now or time.time()) - job.started if job.started else None
-        done = f"{job.progress.stage} {job.progress.done}/{job.progress.total}" if job.progress else ""
+        at = job.progress
+        done = f"{at.stage} {fmt.counted(at.done, at.total, at.unit)}" if at else ""
         state = Text(job.state, STATE_STYLES.get(job.state, ""))
         said = Text(job.error["message"] if job.error else done)
         table.add_row(job.run_id, job.kind, state, said, fmt.ago(job.created, now), fmt.duration(took))

@@ -72,7 +72,8 @@ def job_progress(job: JobView) -> str:
     if job.error:
         return str(job.error["message"])
     if job.progress:
-        return fmt.progress(job.progress.stage, job.progress.done, job.progress.total, PROGRESS_CELLS)
+        at = job.progress
+        return fmt.progress(at.stage, at.done, at.total, PROGRESS_CELLS, at.unit)
     if job.state == "running":
         return "starting"
     if job.state == "queued":

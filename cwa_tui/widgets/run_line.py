@@ -34,7 +34,8 @@ def _where(run: RunState, job: JobView | None, now: float) -> Text:
     state = run.state or (job.state if job else "")
     said = Text.assemble((run.run_id, "bold"), "  ", (state, STATE_STYLES.get(state, "")))
     if not run.ended and run.progress:
-        said.append(f"  {fmt.progress(run.progress.stage, run.progress.done, run.progress.total, 24)}")
+        at = run.progress
+        said.append(f"  {fmt.progress(at.stage, at.done, at.total, 24, at.unit)}")
     elif not run.ended and run.stage:
         said.append(f"  {run.stage} ...")
     if job and job.started:

@@ -120,6 +120,12 @@ def test_keys_are_files_for_their_owner_alone_and_are_not_replaced_by_accident(t
     assert pair.secret not in repr(keys.hosts(settings))
 
 
+def test_a_public_key_never_looks_like_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter([(b"-" + b"a" * 39, b"b" * 40), (b"c" * 40, b"d" * 40)])
+    monkeypatch.setattr(zmq, "curve_keypair", lambda: next(drawn))
+    assert keys.make_pair(Settings(home=tmp_path), force=False).public == "c" * 40
+
+
 def test_an_unknown_host_or_key_is_named_with_what_is_near(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     keys.add_host(settings, "gpu-box", "tcp://box:5571", keys.make_pair(settings, force=False).public)

@@ -71,6 +71,7 @@ def test_progress_gives_up_its_bar_before_its_numbers() -> None:
     assert fmt.progress("score", 3, 8, 20) == "score 3/8 ███░░░░░"
     assert fmt.progress("perturb", 1024, 3584, 20) == "perturb 1024/3584 █░"
     assert fmt.progress("perturb", 10240, 35840, 20) == "perturb 10240/35840"
+    assert fmt.progress("load", 12_000_000, 538_060_032, 24, "byte") == "load 12.0 MB/538.1 MB ░░"
 
 
 @given(st.floats(-99_999, 99_999))
