@@ -27,13 +27,23 @@ def process_memory(pid: int | None) -> int | None:
 
 def sample(pids: list[int]) -> Sample:
     """The CPU and every visible NVIDIA device now; `pids` are the daemon's own processes."""
-    own = sum(process_memory(pid) or 0 for pid in pids)
-    return Sample(time=time.time(), devices=_devices(pids, own), processes_bytes=own)
+    resident = sum(process_memory(pid) or 0 for pid in pids)
+    return Sample(time=time.time(), devices=_devices(pids), processes_bytes=resident)
 
 
-def _devices(pids: list[int], own: int) -> list[DeviceMemory]:
+def _private_memory(pid: int) -> int:
+    """Memory of a process alone in bytes: without the pages of files, which the machine counts as available."""
+    try:
+        info = psutil.Process(pid).memory_info()
+        return int(info.rss - getattr(info, "shared", 0))
+    except psutil.Error:
+        return 0
+
+
+def _devices(pids: list[int]) -> list[DeviceMemory]:
     memory = psutil.virtual_memory()
     used = memory.total - memory.available
+    own = sum(_private_memory(pid) for pid in pids)
     found = [
         DeviceMemory(
             device="cpu",
