@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,11 @@ from cwa_daemon.settings import Settings
 from cwa_engine.errors import DaemonNotStartable
 
 ALREADY = "another daemon has this state folder"
+LOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length (0: to the end), pid
+
+
+def _lock(kind: int) -> bytes:
+    return struct.pack(LOCK, kind, os.SEEK_SET, 0, 0, 0)
 
 
 @contextmanager
@@ -23,7 +29,7 @@ def hold_lock(settings: Settings) -> Iterator[None]:
     settings.lock_file.touch(mode=0o600)
     with settings.lock_file.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
         except BlockingIOError:
             raise DaemonNotStartable(ALREADY, hint="`cwtool daemon status` shows it") from None
         file.truncate(0)
@@ -33,17 +39,17 @@ def hold_lock(settings: Settings) -> Iterator[None]:
 
 
 def running_pid(settings: Settings) -> int | None:
-    """Process id of the daemon that holds the lock, None where nobody does."""
+    """Process id of the daemon that holds the lock, None where nobody does.
+
+    Asks without taking the lock: a question must not be what keeps a daemon from starting.
+    """
     try:
         file = settings.lock_file.open("r")
     except OSError:  # no state folder, or none of ours; a start would say which
         return None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return int(file.read() or 0) or None
-    return None
+        kind, *_ = struct.unpack(LOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK)))
+        return None if kind == fcntl.F_UNLCK else int(file.read() or 0) or None
 
 
 def start(settings: Settings) -> bool:

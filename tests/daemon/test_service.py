@@ -8,6 +8,8 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import zmq.asyncio
 
 from cwa_daemon import protocol, telemetry
 from cwa_daemon.client import AsyncClient, Client, start_daemon
+from cwa_daemon.lifecycle import hold_lock, running_pid
 from cwa_daemon.security import check_peer, private_folder
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import (
@@ -211,6 +214,28 @@ def test_clients_that_start_a_daemon_in_the_same_moment_share_one(own_cwtool: Co
         assert process.returncode == 0, said
     daemons = [p for p in psutil.process_iter(["cmdline", "environ"]) if _is_daemon_of(p, own_cwtool.home)]
     assert len(daemons) == 1
+
+
+def test_asking_whether_a_daemon_runs_never_keeps_one_from_starting(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    asked, stop = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            running_pid(settings)
+            asked.set()
+
+    with ThreadPoolExecutor() as threads:
+        asking = threads.submit(ask)
+        try:
+            asked.wait()
+            for _ in range(2_000):
+                with hold_lock(settings):
+                    assert running_pid(settings) == os.getpid()
+                assert running_pid(settings) is None
+        finally:
+            stop.set()
+        asking.result()
 
 
 def test_socket_and_folders_are_for_their_owner_alone(cwtool: CommandLine) -> None:
