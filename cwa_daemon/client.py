@@ -203,7 +203,8 @@ class AsyncClient:
                         number = None
                     continue
                 seen = event["seq"]
-                await self._send("acknowledge", subscription=number, seq=seen)
+                if seen % protocol.ACKNOWLEDGE_EVERY == 0:
+                    await self._send("acknowledge", subscription=number, seq=seen)
                 yield event
                 if event["kind"] == "state" and event["state"] in protocol.TERMINAL_STATES:
                     return

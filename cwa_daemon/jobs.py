@@ -52,9 +52,9 @@ def options_of(job: dict[str, Any]) -> JobOptions:
 
 
 class Jobs:
-    """All jobs of a daemon. `on_event(run_id)` is called after an event of that job was stored."""
+    """All jobs of a daemon. `on_event(run_id, event)` is called after an event of that job was stored."""
 
-    def __init__(self, store: Store, settings: Settings, on_event: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, settings: Settings, on_event: Callable[[str, dict[str, Any]], None]) -> None:
         self._store = store
         self._settings = settings
         self._on_event = on_event
@@ -222,12 +222,12 @@ class Jobs:
             self._unwritten_events.append((run_id, event))
             return
         try:
-            self._store.append_event(run_id, event)
+            stored = self._store.append_event(run_id, event)
         except StateNotWritten as trouble:
             log.error("%s: an event waits for room: %s", run_id, trouble.message)
             self._unwritten_events.append((run_id, event))
             return
-        self._on_event(run_id)
+        self._on_event(run_id, stored)
 
     def note(self, run_id: str, text: str, level: str = "info") -> None:
         self.record(run_id, {"kind": "note", "text": text, "level": level})

@@ -22,6 +22,7 @@ PROTOCOL_MINOR = 1
 MAX_MESSAGE_BYTES = 16 * 2**20
 MAX_DEPTH = 16
 CREDIT = 64  # events a subscriber may have received without acknowledging them
+ACKNOWLEDGE_EVERY = 16  # events; each acknowledgement is a message to answer for a daemon with many followers
 
 TERMINAL_STATES = frozenset({"done", "failed", "cancelled", "interrupted"})
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from typing import Any
@@ -183,20 +183,24 @@ class Server:
         self.subscriptions[number] = Subscription(identity, run_id, after_seq, after_seq)
         return number
 
-    def _on_event(self, run_id: str) -> None:
+    def _on_event(self, run_id: str, event: dict[str, Any]) -> None:
         for number, subscription in list(self.subscriptions.items()):
             if subscription.run_id == run_id:
-                self.pump(number)
+                self.pump(number, event)
 
-    def pump(self, number: int) -> None:
-        """Send a subscriber what it has not had, as far as its credit goes."""
+    def pump(self, number: int, newest: dict[str, Any] | None = None) -> None:
+        """Send a subscriber what it has not had, as far as its credit goes; the store is not asked for the `newest`."""
         subscription = self.subscriptions.get(number)
         if subscription is None:
             return
         credit = protocol.CREDIT - (subscription.sent - subscription.acknowledged)
         if credit <= 0:
             return
-        for event in self.store.events(subscription.run_id, subscription.sent, credit):
+        if newest and newest["seq"] == subscription.sent + 1:
+            events: Iterable[dict[str, Any]] = [newest]
+        else:
+            events = self.store.events(subscription.run_id, subscription.sent, credit)
+        for event in events:
             message = {"subscription": number, "run_id": subscription.run_id, "event": event}
             if not self.send(subscription.identity, message):
                 return  # lagging or gone; the next acknowledgement or event tries again

@@ -198,13 +198,14 @@ class Store:
 
     # events
 
-    def append_event(self, run_id: str, event: dict[str, Any]) -> int:
-        """Store an event under the next number of its job, and return that number; the first is 1."""
+    def append_event(self, run_id: str, event: dict[str, Any]) -> dict[str, Any]:
+        """Store an event under the next number of its job, the first being 1; gives it as `events` will."""
+        now = time.time()
         rows = self._write(
             "INSERT INTO events SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3 FROM events WHERE run_id = ?1 RETURNING seq",
-            [run_id, time.time(), json.dumps(event, allow_nan=False)],
+            [run_id, now, json.dumps(event, allow_nan=False)],
         )
-        return int(rows[0][0])
+        return {"seq": rows[0][0], "time": now, **event}
 
     def events(self, run_id: str, after_seq: int, limit: int) -> Iterator[dict[str, Any]]:
         """The next `limit` events after number `after_seq`, in order."""

@@ -44,9 +44,10 @@ def add(store: Store, run_id: str, **columns: object) -> None:
 
 
 def test_events_are_numbered_from_one_without_gaps_and_replayed_from_any_point(store: Store) -> None:
-    numbers = [store.append_event("a", {"kind": "note", "text": str(i), "level": "info"}) for i in range(5)]
+    stored = [store.append_event("a", {"kind": "note", "text": str(i), "level": "info"}) for i in range(5)]
     store.append_event("b", {"kind": "note", "text": "another job's", "level": "info"})
-    assert numbers == [1, 2, 3, 4, 5]
+    assert [event["seq"] for event in stored] == [1, 2, 3, 4, 5]
+    assert list(store.events("a", after_seq=0, limit=9)) == stored
     assert [event["text"] for event in store.events("a", after_seq=2, limit=2)] == ["2", "3"]
     assert store.last_seq("b") == 1
 
@@ -145,7 +146,7 @@ class TestJobs:
     @pytest.fixture
     def jobs(self, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Jobs:
         monkeypatch.setattr("cwa_daemon.jobs.Lane", QuietLane)
-        return Jobs(store, Settings(home=tmp_path, max_queue=3), on_event=lambda run_id: None)
+        return Jobs(store, Settings(home=tmp_path, max_queue=3), on_event=lambda run_id, event: None)
 
     def submit(self, jobs: Jobs, key: str, **options: Any) -> str:
         spec = RunSpec(model="gpt2").model_dump(mode="json")
@@ -257,7 +258,7 @@ class TestJobs:
     def test_a_queued_job_of_an_earlier_release_can_be_run(self, tmp_path: Path, frozen: Path) -> None:
         shutil.copy(frozen, tmp_path / "jobs.sqlite")
         store = Store(tmp_path / "jobs.sqlite")
-        jobs = Jobs(store, Settings(home=tmp_path), on_event=lambda run_id: None)
+        jobs = Jobs(store, Settings(home=tmp_path), on_event=lambda run_id, event: None)
         (job,) = store.runnable("cpu")
         assert jobs.command_for(job)["options"] == JobOptions().model_dump()
 
