@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from benchmarks.measure import peak_above
 from cwa_engine.data import corpus
@@ -24,14 +29,19 @@ from cwa_engine.perturbation.cases import ZERO
 from cwa_engine.perturbation.copies import Zeroed
 from cwa_engine.perturbation.damage import Ground, lay_ground, measure
 from cwa_engine.perturbation.single_zeros import SingleZeros
+from cwa_engine.reporting.export import ModelRecord, RunRecord, read_summary, write_run
+from cwa_engine.result import Baseline, RunResult, TextUse
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.ranking import Ranker, rank
 from cwa_engine.sensitivity.selection import TopKSelection
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
+from cwa_tui.console.report import run_report
 
 TEXTS, FEW, TOKENS, K = 8, 2, 128, 100
+NO_TEXTS = TextUse("", "", 0, 0, 0, False, 0)
+NO_BASELINE = Baseline(1.0, 2.7, 1.0, 0, 0, "")
 MANY = 122  # tensors of scores: 108 million
 
 Model = tuple[LoadedModel, Sequence[TokenSequence]]
@@ -87,6 +97,20 @@ def ranked_at_once(model: Model, needs: Needs = Needs.GRADIENT, metric: str = "g
     ranker = Ranker(loaded, metric, K)
     ranker.offer(resident(loaded, sequences, needs))
     ranker.ranking()
+
+
+def ranked_and_written(model: Model, needs: Needs, metric: str) -> None:
+    """From texts to the files of a run and the report that is printed of them, without what the damage is measured by."""
+    loaded, sequences = model
+    spec = RunSpec(model="smollm2-135m", metrics=(metric,), topk=(K,), perturbations=())
+    ranking = rank(loaded, resident(loaded, sequences, needs), metric, K)
+    numel = loaded.anatomy.numel
+    result = RunResult(numel, numel, NO_TEXTS, NO_BASELINE, (ranking,))
+    source = ModelRecord("smollm2-135m", "", "gguf", None, {}, "float32", "cpu", "", numel)
+    with tempfile.TemporaryDirectory() as home:
+        folder = Path(home) / "run"
+        write_run(folder, RunRecord("run", spec, "", source, result, time.time(), ()))
+        Console(file=io.StringIO()).print(run_report(read_summary(folder), str(folder)))
 
 
 def ranked_by_sweep(model: Model) -> None:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from benchmarks.measure import Spread, spread
 from cwa_daemon.client import AsyncClient, Client, stop_daemon
@@ -78,36 +80,45 @@ def replayed_events() -> float:
         return 10 * events / (time.perf_counter() - began)
 
 
-def subscribers_over_none(rounds: int) -> Spread:
-    """Time of a run that fifty clients follow over one that nobody follows."""
-    ratios = []
+def subscribers_over_none(rounds: int) -> tuple[Spread, Spread]:
+    """Time of a run that fifty clients follow over one that nobody follows, and what they take of the processor."""
+    ratios, shares = [], []
     with own_daemon() as settings:
         _run_followed_by(settings, 0)
         for number in range(rounds):
             followers = (SUBSCRIBERS, 0) if number % 2 else (0, SUBSCRIBERS)
-            times = {count: _run_followed_by(settings, count) for count in followers}
-            ratios.append(times[SUBSCRIBERS] / times[0])
-    return spread(ratios)
+            runs = {count: _run_followed_by(settings, count) for count in followers}
+            seconds, busy = runs[SUBSCRIBERS]
+            ratios.append(seconds / runs[0][0])
+            shares.append((busy - runs[0][1]) / (seconds * (os.cpu_count() or 1)))
+    return spread(ratios), spread(shares)
 
 
-def _run_followed_by(settings: Settings, followers: int) -> float:
-    """Seconds that a run took in its worker."""
+def _run_followed_by(settings: Settings, followers: int) -> tuple[float, float]:
+    """Seconds that a run took in its worker, and processor seconds of the daemon and of these clients from first to last."""
 
     async def follow(client: AsyncClient, run_id: str) -> None:
         async for _ in client.follow(run_id):
             pass
 
-    async def work() -> float:
+    async def work() -> tuple[float, float]:
         clients = [await AsyncClient.connect(settings) for _ in range(followers + 1)]
+        processes = psutil.Process(), psutil.Process((await clients[0].status()).pid)
+        before = _processor_seconds(processes)
         run_id = await clients[0].submit(_many_events())
         await asyncio.gather(*(follow(client, run_id) for client in clients[1:]), follow(clients[0], run_id))
+        busy = _processor_seconds(processes) - before
         job = await clients[0].job(run_id)
         for client in clients:
             await client.close()
         assert job.finished and job.started
-        return job.finished - job.started
+        return job.finished - job.started, busy
 
     return asyncio.run(work())
+
+
+def _processor_seconds(processes: Iterable[psutil.Process]) -> float:
+    return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
 
 
 def _many_events() -> RunSpec:
