@@ -566,7 +566,6 @@ def _submit(
     """Submit a run, and stay with it unless it is to be left alone."""
     from cwa_daemon.protocol import JobOptions
     from cwa_engine.spec import parse_spec
-    from cwa_tui.console.following import follow, show_result
 
     spec = parse_spec(fields)
     with _client() as client:
@@ -574,6 +573,8 @@ def _submit(
         if detach:
             show({"run_id": run_id} if as_json else run_id)
             return
+        from cwa_tui.console.following import follow, show_result  # in the time in which the run begins
+
         follow(client, run_id, cancel_on_interrupt)
         show_result(client, run_id, as_json, spec.output)
 

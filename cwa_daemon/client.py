@@ -28,8 +28,8 @@ from cwa_daemon.settings import Settings
 from cwa_engine import __version__
 from cwa_engine.data.corpus import load_texts
 from cwa_engine.errors import DaemonUnreachable, NotGreeted, error_from_dict
+from cwa_engine.files import check_output
 from cwa_engine.models.sources import HubAccess
-from cwa_engine.reporting.export import check_output
 from cwa_engine.spec import RunSpec
 
 T = TypeVar("T")

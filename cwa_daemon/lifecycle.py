@@ -10,8 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
-
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import DaemonNotStartable
 
@@ -87,6 +85,8 @@ def start(settings: Settings) -> bool:
 
 def wait_until_gone(pid: int, timeout_s: float | None) -> bool:
     """Whether the process ended within the time."""
+    import psutil  # only who stops a daemon waits for it
+
     try:
         process = psutil.Process(pid)
     except psutil.NoSuchProcess:

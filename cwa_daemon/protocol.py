@@ -28,7 +28,7 @@ TERMINAL_STATES = frozenset({"done", "failed", "cancelled", "interrupted"})
 
 
 class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)  # a client that starts needs few of these
 
 
 class Request(Message):
@@ -210,7 +210,7 @@ AnyRequest = Annotated[
     | Shutdown,
     Field(discriminator="op"),
 ]
-_REQUEST: TypeAdapter[Any] = TypeAdapter(AnyRequest)
+_REQUEST: TypeAdapter[Any] = TypeAdapter(AnyRequest, config=ConfigDict(defer_build=True))
 
 
 class StageProgress(Message):

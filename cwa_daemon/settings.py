@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import platformdirs
-from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cwa_engine import durations
+from cwa_engine.errors import InvalidInput
 
 CONFIG_FILE = Path(platformdirs.user_config_dir("cwtool")) / "config.toml"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings of daemon and clients; `CWTOOL_HOME=/data/cwtool` sets `home`, and so on."""
 
-    model_config = SettingsConfigDict(env_prefix="CWTOOL_", toml_file=CONFIG_FILE, extra="ignore")
+    model_config = ConfigDict(extra="ignore")
 
     home: Path = Field(default_factory=lambda: Path(platformdirs.user_state_dir("cwtool")))
     start_timeout_s: float = 20.0  # for the daemon to answer after it was started
@@ -35,16 +37,17 @@ class Settings(BaseSettings):
     host: str | None = None  # of a client: the name of a daemon on another machine
     trust_remote_code: bool = False  # run code that comes with a model
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+    def __init__(self, **given: Any) -> None:
+        """What is `given`, then the environment, then the config file. Raises InvalidInput, naming the setting."""
+        try:
+            super().__init__(**{**_config_file(), **_environment(type(self).model_fields), **given})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = first["loc"][0]
+            raise InvalidInput(
+                f"setting {name} is {first['input']!r}: {first['msg']}",
+                hint=f"it is read from CWTOOL_{str(name).upper()} and {CONFIG_FILE}",
+            ) from error
 
     @field_validator("keep_alive")
     @classmethod
@@ -95,6 +98,19 @@ class Settings(BaseSettings):
     @property
     def socket(self) -> Path:
         return self.runtime_dir / "daemon.sock"
+
+
+def _config_file() -> dict[str, Any]:
+    try:
+        return tomllib.loads(CONFIG_FILE.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"cannot read {CONFIG_FILE}: {error}", hint="mend it, or move it away") from error
+
+
+def _environment(names: Iterable[str]) -> dict[str, str]:
+    return {name: os.environ[key] for name in names if (key := f"CWTOOL_{name.upper()}") in os.environ}
 
 
 def _runtime_root() -> Path:

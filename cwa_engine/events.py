@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from cwa_engine.result import Baseline, DamagePoint, Plan, TopWeight, Verdict, to_plain
+if TYPE_CHECKING:  # a client that follows a run sees maps only, and need not wait for these
+    from cwa_engine.result import Baseline, DamagePoint, Plan, TopWeight, Verdict
 
 PREVIEW_ROWS = 50  # rows of a ranking that travel in an event; the whole ranking is in the run's files
 
@@ -98,6 +99,8 @@ def ignore(event: Event) -> None:
 
 def to_dict(event: Event) -> dict[str, Any]:
     """A map of plain values with the event's kind."""
+    from cwa_engine.result import to_plain
+
     return {"kind": event.kind, **to_plain(event)}
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all. torch-free."""
+"""Files that are there whole or not at all, and folders that can be written. torch-free."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ import os
 import sys
 import uuid
 from pathlib import Path
+
+from cwa_engine.errors import OutputError
+
+
+def check_output(folder: Path) -> None:
+    """Create an output folder and prove that it can be written. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".cwtool-{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"output folder {folder} cannot be written: {error.strerror}", hint="give --output a folder you may write"
+        ) from error
 
 
 def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from cwa_engine.errors import InvalidInput
 from cwa_engine.models.anatomy import Parameter
 from cwa_engine.registry import Registry, first_sentence
-from cwa_engine.result import TopWeight
 from cwa_engine.structures import unit_count, unit_of, unit_weights
 
 if TYPE_CHECKING:  # numpy is imported by the functions that draw: its 90 ms are not for `cwtool --help`
     import numpy as np
     from numpy.typing import NDArray
+
+    from cwa_engine.result import TopWeight
 
     Indices = NDArray[np.int64]
 

@@ -27,7 +27,7 @@ from typing import Any
 from cwa_engine import __version__
 from cwa_engine.data.corpus import split
 from cwa_engine.errors import NotFound, OutputError
-from cwa_engine.files import sync_folder, write_synced, write_whole
+from cwa_engine.files import check_output, sync_folder, write_synced, write_whole
 from cwa_engine.result import (
     Ablation,
     Agreement,
@@ -74,19 +74,6 @@ class RunRecord:
     result: RunResult
     started: float  # seconds since the epoch
     log: Sequence[str]
-
-
-def check_output(folder: Path) -> None:
-    """Create an output folder and prove that it can be written. Raises OutputError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".cwtool-{uuid.uuid4().hex}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"output folder {folder} cannot be written: {error.strerror}", hint="give --output a folder you may write"
-        ) from error
 
 
 def write_run(folder: Path, record: RunRecord) -> None:

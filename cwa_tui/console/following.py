@@ -11,7 +11,6 @@ from cwa_daemon.client import Client
 from cwa_engine.errors import RunFailed, error_from_dict
 from cwa_tui.console.output import say, show, stderr
 from cwa_tui.console.progress import progress
-from cwa_tui.console.report import run_report
 
 
 def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet: bool = False) -> None:
@@ -40,6 +39,8 @@ def planned(client: Client, run_id: str) -> dict[str, Any]:
 
 def show_result(client: Client, run_id: str, as_json: bool, output: Path | None = None) -> None:
     """The report of a finished run, or its summary as JSON."""
+    from cwa_tui.console.report import run_report  # here, so that a run that begins does not wait for it
+
     result = client.result(run_id)
     if as_json:
         show({**result.summary, "folder": str(result.folder)})

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from cwa_engine.events import describe
 from cwa_tui import format as fmt
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 PLAIN_INTERVAL_S = 2.0  # between two plain lines of progress
 
@@ -56,6 +58,8 @@ class _Bars:
     """A bar for each stage that counts; beside it what is known so far."""
 
     def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # not for plain lines
+
         self.progress = Progress(
             TextColumn("{task.description:<8}"),
             BarColumn(bar_width=24),

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwa_engine.errors import NotFound, OutputError
+from cwa_engine.files import check_output
 from cwa_engine.pipeline import analyze
 from cwa_engine.reporting.export import (
     ModelRecord,
     RunRecord,
-    check_output,
     copy_run,
     read_summary,
     read_topk,
