@@ -81,7 +81,10 @@ class Lane:
     def check_health(self) -> None:
         """Kill a worker of which nothing has been heard for too long; its heartbeat does not depend on its work."""
         worker = self._worker
-        if worker and worker.pid and worker.silence_s > self._settings.worker_silence_s:
+        if worker is None or worker.pid is None:
+            return
+        worker.rotate_log()
+        if worker.silence_s > self._settings.worker_silence_s:
             worker.kill(f"the worker of {self.device} hung: nothing was heard of it for {worker.silence_s:.0f} s")
 
     async def unload(self, model: str) -> list[str]:

@@ -138,7 +138,8 @@ class Store:
         """Jobs whose run id begins or ends with `part`, latest first."""
         escaped = part.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         rows = self._db.execute(
-            "SELECT * FROM jobs WHERE run_id LIKE ? ESCAPE '\\' OR run_id LIKE ? ESCAPE '\\' ORDER BY number DESC LIMIT 20",
+            "SELECT * FROM jobs WHERE run_id LIKE ? ESCAPE '\\' OR run_id LIKE ? ESCAPE '\\'"
+            " ORDER BY created DESC, number DESC LIMIT 20",
             [f"{escaped}%", f"%{escaped}"],
         )
         return [job for row in rows if (job := _job(row))]
@@ -155,7 +156,7 @@ class Store:
         rows = self._db.execute(
             "SELECT * FROM jobs WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR kind = ?2)"
             " AND (?3 IS NULL OR instr(lower(spec ->> 'model'), lower(?3)) > 0)"
-            " ORDER BY number DESC LIMIT ?4 OFFSET ?5",
+            " ORDER BY created DESC, number DESC LIMIT ?4 OFFSET ?5",  # a run found again by a repair is not the latest
             [state, kind, model, limit, offset],
         )
         return [job for row in rows if (job := _job(row))]

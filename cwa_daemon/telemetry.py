@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -87,23 +89,32 @@ class _Nvidia:
     temperature: float | None
 
 
-def _nvidia() -> list[_Nvidia]:
-    """The devices that CUDA_VISIBLE_DEVICES shows, in CUDA's numbering."""
+@functools.cache
+def _has_nvml() -> bool:
+    """Whether NVML is there; it stays open, for without a client the driver may begin anew each time it is asked."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:  # no driver: no NVIDIA devices
+        return False
+    return True
+
+
+def _nvidia() -> list[_Nvidia]:
+    """The devices that CUDA_VISIBLE_DEVICES shows, in CUDA's numbering; like CUDA, none from the first that is not there."""
+    if not _has_nvml():
         return []
-    try:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is None:
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        else:
-            handles = [_handle(name.strip()) for name in visible.split(",") if name.strip() not in ("", "-1")]
-        return [_look_at(handle) for handle in handles]
-    finally:
-        pynvml.nvmlShutdown()
+    import pynvml
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = []
+    for name in map(str, itertools.count()) if visible is None else visible.split(","):
+        try:
+            found.append(_look_at(_handle(name.strip())))
+        except (pynvml.NVMLError, ValueError):  # no such device, or one that has fallen off the bus
+            break
+    return found
 
 
 def _look_at(handle: object) -> _Nvidia:

@@ -55,7 +55,6 @@ class Worker:
 
     async def start(self) -> None:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        self.rotate_log()
         self._last_heard = time.monotonic()
         with self.log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -67,7 +66,8 @@ class Worker:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C in the terminal that started the daemon is not for workers
-                env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+                # cuda:0 is the device that NVML and nvidia-smi call 0; CUDA by itself puts the fastest first.
+                env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
             )
         self._reader = asyncio.create_task(self._read())
 

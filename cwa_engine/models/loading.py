@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 import shutil
 import socket
 import ssl
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -40,9 +37,9 @@ from transformers.utils import logging as transformers_logging
 from cwa_engine.catalog import catalog_model
 from cwa_engine.errors import CwaError, InvalidInput, ModelBroken, ModelGated, ModelNotFound, OutOfMemory
 from cwa_engine.models.anatomy import Anatomy, config_number, dissect, position_table_length
+from cwa_engine.models.download import Read, snapshot, snapshot_without_weights
 from cwa_engine.models.offload import Offload
 from cwa_engine.models.sources import (
-    WEIGHT_SUFFIXES,
     HubAccess,
     ModelSource,
     SourceKind,
@@ -54,7 +51,6 @@ from cwa_engine.models.sources import (
 )
 from cwa_engine.models.stored import StoredTensor, stored_tensors
 
-_CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 _NO_CONNECTION = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
 
 
@@ -105,13 +101,13 @@ def load_model(
     access: HubAccess | None = None,
     say: Callable[[str], None] = lambda text: None,
     make_room: Callable[[int], None] = lambda size_bytes: None,
-    read: Callable[[int, int], None] = lambda done_bytes, total_bytes: None,
+    read: Read = lambda done_bytes, total_bytes: None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a model by alias, Hub id, local folder or GGUF file.
 
     `say` hears what takes long; `make_room` is told what the weights will take, in bytes, just before they are read;
-    `read` hears how many bytes of them have been read.
+    `read` hears how many bytes of them have been downloaded, then how many have been read.
 
     With `offload` the decoder blocks stay in CPU memory and come to the device one at a time.
 
@@ -122,7 +118,7 @@ def load_model(
     source = resolve(name)
     target = torch_device(device)
     with _named_failures(source, revision, access):
-        folder = _local_folder(source, revision, access, say)
+        folder = _local_folder(source, revision, access, say, read)
         torch_dtype = _torch_dtype(dtype, target)
         tensors = stored_tensors(folder)
         make_room(sum(tensor.loaded_bytes(torch_dtype) for tensor in tensors.values()))
@@ -165,11 +161,11 @@ def blueprint(
     with _named_failures(source, revision, access):
         gguf = Path(source.location)
         if source.kind is SourceKind.HUB:
-            folder = _snapshot(source.location, revision, access, with_weights=False)
+            folder = snapshot_without_weights(source.location, revision, access)
         elif source.kind is SourceKind.GGUF and not gguf_cache_folder(gguf).is_dir():
             folder, options["gguf_file"] = gguf.parent, gguf.name
         else:
-            folder = _local_folder(source, revision, access, lambda text: None)
+            folder = _local_folder(source, revision, access)
         config = AutoConfig.from_pretrained(folder, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         _refuse_empty_tokenizer(source, tokenizer)
@@ -177,7 +173,7 @@ def blueprint(
 
 
 @contextmanager
-def _reading(tensors: Mapping[str, StoredTensor], read: Callable[[int, int], None]) -> Iterator[None]:
+def _reading(tensors: Mapping[str, StoredTensor], read: Read) -> Iterator[None]:
     """Tell how many bytes have been read, each time transformers goes on to the next parameter."""
     total = sum(tensor.size_bytes for tensor in tensors.values())
 
@@ -220,7 +216,13 @@ def _torch_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     return chosen
 
 
-def _local_folder(source: ModelSource, revision: str | None, access: HubAccess, say: Callable[[str], None]) -> Path:
+def _local_folder(
+    source: ModelSource,
+    revision: str | None,
+    access: HubAccess,
+    say: Callable[[str], None] = lambda text: None,
+    read: Read = lambda done_bytes, total_bytes: None,
+) -> Path:
     """The folder with config, tokenizer and weights: the user's own, a Hub snapshot, or a converted GGUF."""
     match source.kind:
         case SourceKind.FOLDER:
@@ -233,43 +235,7 @@ def _local_folder(source: ModelSource, revision: str | None, access: HubAccess, 
         case SourceKind.GGUF:
             return _converted(Path(source.location), say)
         case SourceKind.HUB:
-            return _snapshot(source.location, revision, access)
-
-
-def _snapshot(repo: str, revision: str | None, access: HubAccess, with_weights: bool = True) -> Path:
-    """The repository's snapshot in the cache, downloaded first where the Hub can be reached."""
-    fetch: Callable[..., str] = functools.partial(
-        snapshot_download, repo, revision=revision, cache_dir=access.cache_dir, token=access.token
-    )
-    try:  # what is complete in the cache needs no network
-        snapshot = Path(fetch(local_files_only=True))
-        if access.offline or not with_weights or _has_weights(snapshot):
-            return snapshot
-    except LocalEntryNotFoundError:
-        if access.offline:
-            raise
-    if not with_weights:
-        return Path(fetch(allow_patterns=_CONFIG_PATTERNS))
-    listing = _remote_files(repo, revision, access.token)
-    weights = "*.safetensors" if any(name.endswith(".safetensors") for name in listing) else "*.bin"
-    return Path(fetch(allow_patterns=[*_CONFIG_PATTERNS, weights]))
-
-
-def _has_weights(snapshot: Path) -> bool:
-    """Whether the snapshot holds weights, all shards of them where an index lists several.
-
-    A repository may have its weights in two formats. Of the one that was not downloaded only the index is there.
-    """
-    if any((snapshot / name).exists() for name in ("model.safetensors", "pytorch_model.bin")):
-        return True
-    indices = [json.loads(path.read_text())["weight_map"] for path in snapshot.glob("*.index.json")]
-    if not indices:
-        return any(path.suffix in WEIGHT_SUFFIXES for path in snapshot.iterdir())
-    return any(all((snapshot / name).exists() for name in set(shards.values())) for shards in indices)
-
-
-def _remote_files(repo: str, revision: str | None, token: str | None) -> list[str]:
-    return list(HfApi(token=token).list_repo_files(repo, revision=revision))
+            return snapshot(source.location, revision, access, say, read)
 
 
 def _converted(gguf: Path, say: Callable[[str], None]) -> Path:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import zipfile
@@ -53,6 +55,17 @@ def test_a_damaged_database_is_named_set_aside_and_the_runs_are_found_again(
     assert cwtool.json("jobs", "show", run["run_id"])["spec"]["topk"] == [5]
     cwtool("daemon", "stop")
     assert "found" not in cwtool("doctor", "--repair").stderr  # nothing is listed twice
+
+
+def test_a_run_found_again_is_not_taken_for_the_latest(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    first, second = (cwtool.json("run", *SHORT)["run_id"] for _ in range(2))
+    cwtool("daemon", "stop")
+    with contextlib.closing(sqlite3.connect(cwtool.settings.database)) as database, database:
+        database.execute("DELETE FROM jobs WHERE run_id = ?", [first])
+    assert "found 1 finished runs again" in cwtool("doctor", "--repair").stderr
+    assert [job["run_id"] for job in cwtool.json("jobs", "list")["jobs"]] == [second, first]
+    assert cwtool.json("results", "show")["run_id"] == second
 
 
 def test_nothing_is_repaired_under_a_daemon_that_runs(own_cwtool: CommandLine) -> None:

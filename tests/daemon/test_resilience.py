@@ -46,6 +46,23 @@ def test_a_worker_that_crashes_is_named_with_its_signal_and_the_end_of_its_log(o
     assert "worker-cpu.log" in cwtool.json("jobs", "show", run_id)["error"]["hint"]
 
 
+def test_a_long_log_is_set_aside_while_its_worker_goes_on(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    cwtool("run", *SHORT)
+    worker = cwtool.worker_pid()
+    log = cwtool.settings.logs / "worker-cpu.log"
+    lines = b"a warning of a library\n" * 300_000
+    with log.open("ab") as file:
+        file.write(lines)
+    aside = log.with_suffix(".log.1")
+    deadline = time.monotonic() + 10
+    while not (aside.exists() and log.stat().st_size == 0):
+        assert time.monotonic() < deadline, "the log was not set aside"
+    assert aside.read_bytes().endswith(lines)
+    cwtool("run", *SHORT)
+    assert cwtool.worker_pid() == worker
+
+
 def test_a_socket_that_was_removed_is_made_again(own_cwtool: CommandLine) -> None:
     cwtool = own_cwtool
     pid = _started(cwtool)

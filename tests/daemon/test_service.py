@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import mmap
 import os
 import stat
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from cwa_daemon import protocol, telemetry
+from cwa_daemon import protocol
 from cwa_daemon.client import AsyncClient, Client, start_daemon
 from cwa_daemon.lifecycle import hold_lock, running_pid
 from cwa_daemon.security import check_peer, private_folder
@@ -334,30 +333,6 @@ def test_a_follower_goes_on_with_the_daemon_that_was_started_anew_without_a_gap_
         seen += [event["seq"] for event in events]
     assert seen == list(range(1, len(seen) + 1))
     assert cwtool.json("jobs", "show", waiting)["state"] == "done"
-
-
-def test_memory_of_files_is_not_taken_for_the_daemons_own_and_so_hides_what_others_use(tmp_path: Path) -> None:
-    file = tmp_path / "weights"
-    file.write_bytes(bytes(200_000_000))
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-        assert pages.find(b"x") == -1  # reads all of it
-        resident = psutil.Process().memory_info()
-        seen = telemetry.sample([os.getpid()])
-        assert seen.processes_bytes > 200_000_000
-        cpu = seen.devices[0]
-        assert cpu.others_bytes is not None
-        private = cpu.used_bytes - cpu.others_bytes
-    assert private == pytest.approx(resident.rss - resident.shared, abs=20_000_000)
-
-
-async def test_telemetry_is_kept_as_a_short_history(own_cwtool: CommandLine) -> None:
-    client = await AsyncClient.connect(own_cwtool.settings)
-    while len(samples := await client.telemetry()) < 2:  # one is taken each second
-        pass
-    await client.close()
-    assert samples[0].time < samples[1].time
-    assert samples[0].devices[0].device == "cpu"
-    assert samples[0].processes_bytes > 10_000_000
 
 
 @pytest.mark.parametrize(("source", "expected"), [("flag", 1), ("environment", 2), ("file", 3), ("default", 1000)])

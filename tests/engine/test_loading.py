@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
-import os
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from cwa_engine.models.loading import load_model
 from cwa_engine.models.sources import HubAccess, SourceKind, absolute_name, cached_models, fingerprint, resolve
 from cwa_engine.models.stored import stored_tensors
 from tests.models import FAMILIES, edit_json, hub_cache, save_tiny, tiny_model, truncate
+from tests.stand_in_hub import COMMIT, stand_in_hub
 
 
 @pytest.fixture
@@ -152,26 +150,6 @@ def test_a_gated_model_names_the_token_and_the_licence_page(offline: HubAccess) 
     assert "https://huggingface.co/meta-llama/Llama-3.1-8B" in raised.value.hint
 
 
-class StandInHub(http.server.BaseHTTPRequestHandler):
-    """Answers as the Hub does for a repository of this name."""
-
-    def do_GET(self) -> None:
-        token = self.headers.get("Authorization")
-        status, code = {
-            "gated": (403 if token == "Bearer hf_wrong" else 401, "GatedRepo"),
-            "absent": (404, "RepoNotFound"),
-            "overloaded": (503, ""),
-        }[next(part for part in self.path.split("/") if part in ("gated", "absent", "overloaded"))]
-        self.send_response(status)
-        self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_HEAD = do_GET
-
-    def log_message(self, *args: object) -> None: ...
-
-
 ASK = """
 import json, sys, time
 from cwa_engine.errors import CwaError
@@ -193,16 +171,55 @@ ASKED = [("lab/gated", None), ("lab/gated", "hf_wrong"), ("lab/absent", "hf_wron
 def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, str]]:
     """What a process with HF_ENDPOINT set is told about each of `ASKED`."""
     home = tmp_path_factory.mktemp("huggingface")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), StandInHub)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    env |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
-    command = [sys.executable, "-c", ASK, json.dumps(ASKED), str(home / "hub")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
-    server.shutdown()
-    server.server_close()
+    with stand_in_hub(home) as env:
+        command = [sys.executable, "-c", ASK, json.dumps(ASKED), str(home / "hub")]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return dict(zip(ASKED, json.loads(done.stdout), strict=True))
+
+
+LOAD = """
+import json
+from cwa_engine.models.loading import load_model
+said, read = [], []
+first = load_model("lab/present", say=said.append, read=lambda done, total: read.append((done, total)))
+again = load_model("lab/present", say=said.append)  # from the cache
+print(json.dumps([first.revision, again.revision, said, read]))
+"""
+
+
+def test_a_model_is_downloaded_once_and_its_bytes_are_counted_as_they_come(folder: Path, tmp_path: Path) -> None:
+    with stand_in_hub(tmp_path / "home", folder) as env:
+        done = subprocess.run([sys.executable, "-c", LOAD], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, again, said, read = json.loads(done.stdout)
+    assert first == again == COMMIT
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    weights = sum(tensor.size_bytes for tensor in stored_tensors(folder).values())
+    assert said == [f"downloading lab/present: {len(list(folder.iterdir()))} files, {size / 1e6:.1f} MB"]
+    came, kept = ([done for done, total in read if total == whole] for whole in (size, weights))
+    assert (came, kept) == (sorted(came), sorted(kept))
+    assert (came[-1], kept[-1]) == (size, weights)
+    assert len(came) + len(kept) == len(read)
+
+
+CANCEL = """
+from cwa_engine.errors import Cancelled
+from cwa_engine.models.loading import load_model
+def read(done, total):
+    raise Cancelled("enough")
+try:
+    load_model("lab/present", read=read)
+except Cancelled as error:
+    print(error, load_model("lab/present").revision)
+"""
+
+
+def test_a_download_ends_when_it_is_cancelled_and_the_next_one_is_whole(folder: Path, tmp_path: Path) -> None:
+    with stand_in_hub(tmp_path / "home", folder) as env:
+        command = [sys.executable, "-c", CANCEL]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["enough", COMMIT], done.stderr
 
 
 @pytest.mark.parametrize(("token", "why"), [(None, "needs a token"), ("hf_wrong", "not been granted to this token")])
