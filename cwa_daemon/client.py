@@ -324,7 +324,8 @@ class AsyncClient:
     async def _next_event(self, arrived: asyncio.Queue[dict[str, Any]]) -> dict[str, Any] | None:
         """The next event; None after a silence, with the daemon there. Raises DaemonUnreachable where nobody is."""
         try:
-            return await asyncio.wait_for(arrived.get(), _SILENCE_S)
+            async with asyncio.timeout(_SILENCE_S):  # `wait_for` would make a task for each event
+                return await arrived.get()
         except TimeoutError:
             await self.status()
             return None
