@@ -204,8 +204,8 @@ def main() -> None:
     lines = [
         "# Results of the benchmarks",
         "",
-        f"Made by `make bench`; do not edit. {machine}. Medians (least to most) of {ROUNDS} rounds or more; {cases.TEXTS} texts of",
-        f"up to {cases.TOKENS} tokens with SmolLM2, {cases.FEW} with the 350M model, which has random weights.",
+        f"Made by `make bench`; do not edit. {machine}. Medians (least to most) of {ROUNDS} rounds or more;",
+        f"{cases.TEXTS} texts of up to {cases.TOKENS} tokens with SmolLM2, {cases.FEW} with the 350M model, which has random weights.",
         "",
         "| | what | goal | measured |",
         "|---|---|---|---|",
