@@ -122,7 +122,7 @@ async def status(server: Server, identity: bytes, request: protocol.GetStatus) -
         running=server.store.count(JobState.RUNNING),
         paused=server.store.count(JobState.PAUSED),
         disk_full=server.store.disk_full,
-        versions=library_versions(),
+        versions=dict(library_versions()),
         models=server.jobs.warm_models(),
         workers=server.jobs.workers(),
         devices=server.sample().devices,

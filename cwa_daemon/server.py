@@ -31,6 +31,7 @@ from cwa_daemon.settings import Settings
 from cwa_daemon.store import Store
 from cwa_engine import __version__
 from cwa_engine.errors import CwaError, NotGreeted, Refused, RunFailed, VersionMismatch
+from cwa_engine.reporting.export import library_versions
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.started = time.time()
+        library_versions()  # those it began with: to read them takes longer than to answer who asks
         self.store = Store(settings.database)
         self.jobs = Jobs(self.store, settings, self._on_event)
         self.stopping = asyncio.Event()

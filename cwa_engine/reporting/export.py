@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -179,8 +180,9 @@ def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
     }
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that a result may depend on."""
+@functools.cache
+def library_versions() -> Mapping[str, str]:
+    """Versions of the libraries that a result may depend on, as they were when this process first asked."""
     return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
