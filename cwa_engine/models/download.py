@@ -23,13 +23,9 @@ Read = Callable[[int, int], None]  # hears how many bytes of how many have come
 def snapshot(repo: str, revision: str | None, access: HubAccess, say: Callable[[str], None], read: Read) -> Path:
     """The folder with config, tokenizer and weights. Raises what huggingface_hub raises."""
     fetch = _fetch(repo, revision, access)
-    try:  # what is complete in the cache needs no network
-        folder = Path(fetch(local_files_only=True))
-        if access.offline or _has_weights(folder):
-            return folder
-    except LocalEntryNotFoundError:
-        if access.offline:
-            raise
+    folder = _cached(fetch, access)
+    if folder and (access.offline or _has_weights(folder)):
+        return folder
     names = HfApi(token=access.token).list_repo_files(repo, revision=revision)
     weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "*.bin"
     wanted = [*_CONFIG_PATTERNS, weights]
@@ -42,16 +38,21 @@ def snapshot(repo: str, revision: str | None, access: HubAccess, say: Callable[[
 def snapshot_without_weights(repo: str, revision: str | None, access: HubAccess) -> Path:
     """The same folder, of which only config and tokenizer need be there."""
     fetch = _fetch(repo, revision, access)
+    return _cached(fetch, access) or Path(fetch(allow_patterns=_CONFIG_PATTERNS))
+
+
+def _fetch(repo: str, revision: str | None, access: HubAccess) -> Callable[..., Any]:
+    return functools.partial(snapshot_download, repo, revision=revision, cache_dir=access.cache_dir, token=access.token)
+
+
+def _cached(fetch: Callable[..., Any], access: HubAccess) -> Path | None:
+    """What the cache has, which needs no network; None for nothing. Raises LocalEntryNotFoundError for that offline."""
     try:
         return Path(fetch(local_files_only=True))
     except LocalEntryNotFoundError:
         if access.offline:
             raise
-    return Path(fetch(allow_patterns=_CONFIG_PATTERNS))
-
-
-def _fetch(repo: str, revision: str | None, access: HubAccess) -> Callable[..., Any]:
-    return functools.partial(snapshot_download, repo, revision=revision, cache_dir=access.cache_dir, token=access.token)
+        return None
 
 
 def _has_weights(folder: Path) -> bool:
