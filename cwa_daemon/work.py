@@ -305,4 +305,5 @@ def model_record(loaded: LoadedModel) -> ModelRecord:
         device=str(loaded.device),
         device_name=torch.cuda.get_device_name(loaded.device) if cuda else platform.processor() or platform.machine(),
         parameters=loaded.anatomy.numel,
+        notes=loaded.notes,
     )

@@ -59,6 +59,8 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: Scor
     Raises DataError, InvalidInput, ModelBroken, OutOfMemory or RunFailed; whatever is raised, the weights are as before.
     """
     with _out_of_memory_named(loaded, spec):
+        for note in loaded.notes:  # a warm model says them again: they belong to every result
+            emit(Note(note, "warning"))
         all_weights = loaded.anatomy.numel
         loaded = dataclasses.replace(loaded, anatomy=loaded.anatomy.only(spec.include, spec.exclude))
         given = given_ranking(loaded, spec)

@@ -66,6 +66,7 @@ class LoadedModel:
     files: dict[str, str]  # file name -> sha256
     device: torch.device
     dtype: str  # "float32"
+    notes: tuple[str, ...] = ()  # what a reader of results must know of how it was loaded
     offload: Offload | None = field(default=None, repr=False)  # where blocks live in CPU memory
     memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # what was found out about the model
 

@@ -62,6 +62,7 @@ class ModelRecord:
     device: str
     device_name: str
     parameters: int
+    notes: tuple[str, ...] = ()  # what was mended or left out when it was loaded
 
 
 @dataclass(frozen=True)
