@@ -50,6 +50,7 @@ from cwa_engine.models.sources import (
     resolve,
 )
 from cwa_engine.models.stored import StoredTensor, stored_tensors
+from cwa_engine.models.tokenizer import load_tokenizer
 
 _NO_CONNECTION = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
 
@@ -131,8 +132,7 @@ def load_model(
                 folder, dtype=torch_dtype, output_loading_info=True, ignore_mismatched_sizes=True, **local
             )
         _refuse_incomplete(source, info)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        _refuse_empty_tokenizer(source, tokenizer)
+        tokenizer, notes = load_tokenizer(source, folder, **local)
         model.eval()
         anatomy = dissect(model)
         offloaded = None
@@ -149,6 +149,7 @@ def load_model(
             files=_hashes(source, folder),
             device=target,
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+            notes=notes,
             offload=offloaded,
         )
 
@@ -168,8 +169,7 @@ def blueprint(
         else:
             folder = _local_folder(source, revision, access)
         config = AutoConfig.from_pretrained(folder, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        _refuse_empty_tokenizer(source, tokenizer)
+        tokenizer, _ = load_tokenizer(source, folder, **options)
         return source, config, tokenizer
 
 
@@ -289,14 +289,6 @@ def _refuse_incomplete(source: ModelSource, info: dict[str, object]) -> None:
                 f"{source.name} {what} {shown}",
                 hint="the files do not hold this whole architecture; download or save the model again",
             )
-
-
-def _refuse_empty_tokenizer(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Where its files are missing, transformers makes up some tokenizers, with special tokens alone."""
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
-        raise ModelBroken(
-            f"{source.name} has no tokenizer", hint="its files (tokenizer.json and others) belong into the same folder"
-        )
 
 
 @contextmanager
