@@ -7,6 +7,7 @@ all tokens add up to the text. What a tokenizer leaves out between tokens (blank
 from __future__ import annotations
 
 import functools
+import math
 import re
 from array import array
 from bisect import bisect_left
@@ -57,7 +58,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
         found = backend.encode(text, add_special_tokens=False)
     finally:
         backend.post_processor = processor
-    return Encoded(found.ids, _byte_ends(text, found))
+    return Encoded(found.ids, _byte_ends(text, found, backend))
 
 
 def encode_start(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> tuple[Encoded, bool]:
@@ -66,7 +67,7 @@ def encode_start(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> t
     Of a long text only a beginning is tokenized, twice: up to some length, and up to more than twice that. Where the first
     `count` tokens agree they are those of the whole text; where they do not, both lengths are doubled, up to the whole.
     """
-    length = -(-CHARACTERS_A_TOKEN * count // ROUND) * ROUND
+    length = math.ceil(CHARACTERS_A_TOKEN * count / ROUND) * ROUND
     while 2 * length + 1 < len(text):
         short, long = encode(tokenizer, text[:length]), encode(tokenizer, text[: 2 * length + 1])
         if len(short.ids) >= count < len(long.ids) and short.ids[:count] == long.ids[:count]:
@@ -104,7 +105,8 @@ def encode_long(tokenizer: PreTrainedTokenizerBase, text: str, stride: int = STR
             ids, ends = array("I", piece.ids), places
         read_bytes += len(text[read:upto].encode())
         read = upto
-    numbers = list(range(max(ids, default=0) + 1))  # one object for each token: 8 bytes a place in windows instead of 36
+    # One object for each number: a place in a window then takes 8 bytes instead of 36.
+    numbers = list(range(max(ids, default=0) + 1))
     return Encoded([numbers[token] for token in ids], ends)
 
 
@@ -123,7 +125,7 @@ def _join(ids: array[int], ends: array[int], more: Sequence[int], places: array[
     return True
 
 
-def _byte_ends(text: str, found: Any) -> list[int]:
+def _byte_ends(text: str, found: Any, backend: Any) -> list[int]:
     """Byte ends from the characters each token stands for. Tokens that share characters divide their bytes.
 
     They share in proportion to the bytes they spell: exactly where the tokenizer does not change the text.
@@ -137,7 +139,8 @@ def _byte_ends(text: str, found: Any) -> list[int]:
     ends: list[int] = bounds[stops].tolist()
     shared = (offsets[1:, 0] < stops[:-1]).nonzero()[0].tolist()  # tokens that end within the next one
     if shared:
-        _divide(ends, shared, found.tokens)
+        byte_level = "ByteLevel(" in f"{backend.normalizer} {backend.pre_tokenizer}"
+        _divide(ends, shared, found.tokens, byte_level)
     return ends
 
 
@@ -150,7 +153,7 @@ def _byte_bounds(text: str) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
-def _divide(ends: list[int], shared: Sequence[int], tokens: Sequence[str]) -> None:
+def _divide(ends: list[int], shared: Sequence[int], tokens: Sequence[str], byte_level: bool) -> None:
     """Set the ends of `shared` tokens, each of which shares characters with the next, within the bytes of their run."""
     place = 0
     while place < len(shared):
@@ -159,21 +162,21 @@ def _divide(ends: list[int], shared: Sequence[int], tokens: Sequence[str]) -> No
             last, place = last + 1, place + 1
         begin = ends[first - 1] if first else 0
         size = ends[last] - begin
-        spelled = list(accumulate(_spelled_bytes(token) for token in tokens[first : last + 1]))
+        spelled = list(accumulate(_spelled_bytes(token, byte_level) for token in tokens[first : last + 1]))
         for index in range(first, last):
             ends[index] = begin + size * spelled[index - first] // max(spelled[-1], 1)
 
 
-_BYTE_ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())  # one character for each byte, as byte-level BPE has it
+_BYTE_ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
 
 
 @functools.lru_cache(maxsize=2**16)
-def _spelled_bytes(token: str) -> int:
-    """How many bytes a token spells: of a byte that stands for itself, in a byte-level alphabet, or as text."""
+def _spelled_bytes(token: str, byte_level: bool) -> int:
+    """How many bytes a token spells: in an alphabet that has a character for each byte, as a byte's name, or as text."""
+    if byte_level and _BYTE_ALPHABET.issuperset(token):
+        return len(token)
     if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
         return 1
-    if _BYTE_ALPHABET.issuperset(token):
-        return len(token)
     return len(token.replace("▁", " ").encode())
 
 

@@ -23,7 +23,7 @@ class Prefix:
     ids: tuple[int, ...] = ()
     text: str = ""  # "<s>"; empty for none
 
-    def of(self, ids: Sequence[int], start: int = 0) -> int:
+    def length_at(self, ids: Sequence[int], start: int) -> int:
         """How many of the tokens from `start` on are the prefix already: a text that begins with it has it once."""
         length = len(self.ids)
         return length if self.ids == tuple(ids[start : start + length]) else 0

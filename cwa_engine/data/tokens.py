@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cwa_engine.data.corpus import Text
@@ -43,7 +43,7 @@ def tokenize(
     for text in texts:
         encoded, more = encode_start(tokenizer, text.content, max_tokens)
         sequence, used = _window(encoded, 0, max_tokens, prefix)
-        sequences.append(TokenSequence(*sequence, more or used < len(encoded.ids), len(prefix.ids) or 1))
+        sequences.append(replace(sequence, truncated=more or used < len(encoded.ids)))
     return sequences
 
 
@@ -59,9 +59,9 @@ def pack(
     encoded = encode_long(tokenizer, "\n\n".join(text.content for text in texts))
     sequences, start = [], 0
     while start < len(encoded.ids):
-        (ids, utf8_bytes), start = _window(encoded, start, window, prefix)
-        if len(ids) == window:
-            sequences.append(TokenSequence(ids, utf8_bytes, False, len(prefix.ids) or 1))
+        sequence, start = _window(encoded, start, window, prefix)
+        if len(sequence.ids) == window:
+            sequences.append(sequence)
     if not sequences:
         most = len(encoded.ids) + len(prefix.ids)
         raise DataError(
@@ -84,10 +84,14 @@ def _check_room(size: int, prefix: Prefix) -> None:
         )
 
 
-def _window(encoded: Encoded, start: int, size: int, prefix: Prefix) -> tuple[tuple[tuple[int, ...], int | None], int]:
-    """((tokens, bytes of those that are scored), where the next window begins) of at most `size` tokens."""
-    first = start + prefix.of(encoded.ids, start)
+def _window(encoded: Encoded, start: int, size: int, prefix: Prefix) -> tuple[TokenSequence, int]:
+    """A sequence of at most `size` tokens, prefix included, from a text's token `start` on, and where the next one begins."""
+    first = start + prefix.length_at(encoded.ids, start)
     stop = min(first + size - len(prefix.ids), len(encoded.ids))
-    scored = first if prefix.ids else min(first + 1, stop)
-    ids = (*prefix.ids, *encoded.ids[first:stop])
-    return (ids, encoded.utf8_bytes(scored, stop) if scored < stop else 0), stop
+    scored = first if prefix.ids else first + 1
+    return TokenSequence(
+        ids=(*prefix.ids, *encoded.ids[first:stop]),
+        utf8_bytes=encoded.utf8_bytes(scored, stop) if scored < stop else 0,
+        truncated=False,
+        unscored=len(prefix.ids) or 1,
+    ), stop

@@ -75,8 +75,9 @@ def use_texts(
 
 def _windows(loaded: LoadedModel, texts: Sequence[Text], limit: int, prefix: Prefix) -> _Halves:
     scoring, evaluation = corpus.split(texts)
-    sequences = pack(loaded.tokenizer, scoring, limit, prefix), pack(loaded.tokenizer, evaluation, limit, prefix)
-    return _Halves((scoring, evaluation), sequences)
+    windows = pack(loaded.tokenizer, scoring, limit, prefix)
+    others = windows if scoring == evaluation else pack(loaded.tokenizer, evaluation, limit, prefix)
+    return _Halves((scoring, evaluation), (windows, others))
 
 
 def _one_by_one(loaded: LoadedModel, texts: Sequence[Text], limit: int, prefix: Prefix, emit: Emit) -> _Halves:
@@ -106,7 +107,7 @@ def _too_short(texts: Sequence[Text], sequences: Sequence[TokenSequence], emit: 
     if len(short) == len(texts):
         raise DataError(
             f"no text is long enough to score: {example}",
-            hint="a text needs two tokens, so that one can be predicted, or one with --bos always",
+            hint="a text needs at least two tokens, so that one can be predicted; with --bos always one is enough",
         )
     emit(Note(f"{len(short)} of {len(texts)} texts are too short to score and were left out: {example}", "warning"))
     return tuple(short)

@@ -86,7 +86,9 @@ def _as_described(
     try:
         picked = AutoTokenizer.from_pretrained(folder, **options)
         notes += _difference(picked, described, file)
-        names |= picked.special_tokens_map
+        names |= {
+            name: token for name, token in picked.special_tokens_map.items() if described.token_to_id(token) is not None
+        }
     except Exception as error:  # a class that does not fit the file fails in any way
         if file != STORED or "trust_remote_code" in str(error):
             raise
@@ -162,13 +164,16 @@ def _add_numbered_tokens(
     numbered = {content: (int(number), AddedToken(content)) for content, number in listed.items()}
     for number, fields in config.get("added_tokens_decoder", {}).items():
         numbered[fields["content"]] = int(number), AddedToken(**fields)
+    lacking = {content: entry for content, entry in numbered.items() if described.token_to_id(content) is None}
+    if not lacking:
+        return []
+    following = max(described.get_vocab().values(), default=-1) + 1
     added, left_out = [], []
-    for content, (number, token) in sorted(numbered.items(), key=lambda entry: entry[1][0]):
-        if described.token_to_id(content) is not None:
-            continue
-        if number == max(described.get_vocab().values(), default=-1) + 1:
+    for content, (number, token) in sorted(lacking.items(), key=lambda entry: entry[1][0]):
+        if number == following:
             described.add_tokens([token])
             added.append(content)
+            following += 1
         else:
             left_out.append(content)
     said = (f"tokens of other files added to {file}", added), (f"tokens that {file} has no place for", left_out)

@@ -77,7 +77,8 @@ def _installed(module: str) -> bool:
 def sentencepiece_tokenizer(source: ModelSource, path: Path, sample: Sequence[str]) -> tuple[Tokenizer, dict[str, str]]:
     """The tokenizer that gives sentencepiece's own tokens, compared with it on a sample, and its special tokens' names.
 
-    Raises ModelBroken for a model that is broken, or whose rules cannot be followed exactly.
+    Of two ways to split that score alike, as in a row of dashes, the other one may be taken. Raises ModelBroken for a model
+    that is broken, or whose rules cannot be followed exactly.
     """
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
