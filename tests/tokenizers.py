@@ -45,7 +45,9 @@ def byte_level(
         show_progress=False,
     )
     tokenizer.train_from_iterator(training_texts(), trainer)
-    tokenizer.post_processor = _template("<|begin|>", tokenizer) if bos else processors.ByteLevel(trim_offsets=trim)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
+    if bos:
+        tokenizer.post_processor = processors.Sequence([tokenizer.post_processor, _template("<|begin|>", tokenizer)])
     return tokenizer
 
 
@@ -99,10 +101,9 @@ def _template(bos: str, tokenizer: Tokenizer) -> Any:
 
 KINDS: dict[str, Callable[[], Tokenizer]] = {
     "gpt2": byte_level,
-    "trimmed": lambda: byte_level(trim=True),
     "prefix space": lambda: byte_level(prefix_space=True),
     "single digits": lambda: byte_level(pre_tokenizers.Digits(individual_digits=True)),
-    "llama3": lambda: byte_level(pre_tokenizers.Split(Regex(LLAMA3_WORDS), "isolated"), bos=True),
+    "llama3": lambda: byte_level(pre_tokenizers.Split(Regex(LLAMA3_WORDS), "isolated"), trim=True, bos=True),
     "lower case": lambda: byte_level(normalizer=normalizers.Lowercase()),
     "nfkc": lambda: byte_level(normalizer=normalizers.NFKC()),
     "no accents": lambda: byte_level(normalizer=normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])),

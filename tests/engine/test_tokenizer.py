@@ -108,6 +108,14 @@ def test_special_tokens_have_their_names_and_none_is_made_up(tmp_path: Path) -> 
     assert len(tokenizer) == SIZE
 
 
+def test_a_word_of_the_vocabulary_that_is_named_special_is_still_split_as_the_file_says(tmp_path: Path) -> None:
+    folder = tokenizer_folder(tmp_path, "gpt2", "gpt2", eos_token="er")
+    tokenizer, _ = load(folder)
+    stored = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert tokenizer.eos_token_id == stored.token_to_id("er")
+    assert tokenizer("wonders in thunderer")["input_ids"] == stored.encode("wonders in thunderer").ids
+
+
 def test_class_defaults_name_special_tokens_where_no_config_does(tmp_path: Path) -> None:
     tokenizer, _ = load(tokenizer_folder(tmp_path, "gpt2", "gpt2"))
     assert tokenizer.bos_token == "<|endoftext|>"
