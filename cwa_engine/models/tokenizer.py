@@ -28,6 +28,7 @@ from cwa_engine.models.vocabulary_file import (
 
 STORED = "tokenizer.json"
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+VOCABULARIES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json")
 # What tokenizers disagree on: digits, contractions, accents, scripts, signs, blanks, newlines, letter case, code.
 AWKWARD = (
     "In 1987, 12345 and 3.14159; 67,890.5 km² cost €1_000.",
@@ -114,6 +115,12 @@ def _by_class(
             f"the tokenizer of {source.name} needs a package that is not installed: {str(error).strip().splitlines()[0]}",
             hint=f"install it, or put a {STORED} into the folder",
         ) from error
+    except (TypeError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise
+        there = [name for name in VOCABULARIES if (folder / name).is_file()]
+        what = f"none of {' and '.join(there)}" if there else "none, for there are no files of one"
+        raise _no_tokenizer(source, f"transformers makes {what}") from error
     names = [name for name in tokenizer.vocab_files_names.values() if name]
     if names and not vocabulary and not any((folder / name).is_file() for name in (*names, "tekken.json")):
         raise _no_tokenizer(source, f"{type(tokenizer).__name__} reads {', '.join(names)}")
@@ -161,9 +168,15 @@ def _add_numbered_tokens(
 ) -> list[str]:
     """Add the tokens that other files number and the vocabulary lacks, where their number is the next one."""
     listed = _read_json(source, folder / "added_tokens.json")
-    numbered = {content: (int(number), AddedToken(content)) for content, number in listed.items()}
-    for number, fields in config.get("added_tokens_decoder", {}).items():
-        numbered[fields["content"]] = int(number), AddedToken(**fields)
+    try:
+        numbered = {content: (int(number), AddedToken(content)) for content, number in listed.items()}
+        for number, fields in config.get("added_tokens_decoder", {}).items():
+            numbered[fields["content"]] = int(number), AddedToken(**fields)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelBroken(
+            f"the added tokens of {source.name} are not listed as transformers lists them: {error}",
+            hint="added_tokens.json has numbers by token, added_tokens_decoder of tokenizer_config.json tokens by number",
+        ) from error
     lacking = {content: entry for content, entry in numbered.items() if described.token_to_id(content) is None}
     if not lacking:
         return []
@@ -233,4 +246,6 @@ def _read_json(source: ModelSource, path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ModelBroken(f"{path.name} of {source.name} is no JSON: {error}", hint="download it again") from error
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        raise ModelBroken(f"{path.name} of {source.name} is no JSON object", hint="download it again")
+    return found

@@ -172,7 +172,24 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "gpt_neox", "gemma", "bert", "xglm", "xlnet", "t5", "qwen2"])
+@pytest.mark.parametrize("config", [[], {"added_tokens_decoder": {"5": "x"}}, {"added_tokens_decoder": {"x": {}}}])
+def test_a_config_of_another_shape_is_named(tmp_path: Path, config: Any) -> None:
+    folder = tokenizer_folder(tmp_path, "gpt2", "gpt2")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelBroken, match=r"tokenizer_config.json of tiny|added tokens of tiny"):
+        load(folder)
+
+
+def test_files_that_do_not_say_how_texts_are_split_are_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0}))
+    with pytest.raises(ModelBroken, match=r"tiny has no tokenizer: transformers makes none of vocab.json"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "model_type", ["llama", "falcon", "gpt2", "gpt_neox", "gemma", "bert", "xglm", "xlnet", "t5", "qwen2"]
+)
 def test_a_folder_without_tokenizer_files_is_refused_even_where_transformers_makes_one_up(
     tmp_path: Path, model_type: str
 ) -> None:
