@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.evaluation.perplexity import Padded, padded
-from cwa_engine.models.chain import logits_of
+from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.errors import RunFailed
 from cwa_engine.models.anatomy import config_number
-from cwa_engine.models.chain import Begin, Chain, NotAChain, chain_of, logits_of
+from cwa_engine.models.chain import Begin, Chain, NotAChain, chain_of
+from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.result import Baseline, exp
 from cwa_engine.statistics import Array

@@ -243,6 +243,13 @@ def config_number(model: nn.Module, *names: str) -> int | None:
     return None
 
 
+def longest_sequence(model: nn.Module) -> int | None:
+    """How many tokens a sequence may have, None where nothing names a limit."""
+    names = "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_target_positions"
+    limits = [config_number(model, *names), position_table_length(model)]
+    return min((limit for limit in limits if limit), default=None)
+
+
 def position_table_length(model: nn.Module) -> int | None:
     """How many positions a table of learned positions has for tokens; None without one.
 
