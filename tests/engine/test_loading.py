@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelGated, ModelNotFound
+from cwa_engine.models.checkpoint import stored_tensors
 from cwa_engine.models.loading import load_model
 from cwa_engine.models.sources import HubAccess, SourceKind, absolute_name, cached_models, fingerprint, resolve
-from cwa_engine.models.checkpoint import stored_tensors
 from tests.models import FAMILIES, edit_json, hub_cache, save_tiny, tiny_model, truncate
 from tests.stand_in_hub import COMMIT, stand_in_hub
 
