@@ -12,6 +12,7 @@ import io
 import os
 import select
 import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable
@@ -57,14 +58,14 @@ def prepare(spec: RunSpec, to_another_machine: bool, most_bytes: int) -> Handove
     if lasting and not to_another_machine:
         load_texts(path, checked, column=spec.text_column, name=spec.data_name)
         return None
-    shown = "standard input" if path == STDIN else str(path) if lasting else f"pipe {path}"
+    shown = "standard input" if path == STDIN else f"pipe {path}" if path.is_fifo() else str(path)
     with textfile.open_regular(path) if lasting else _open_pipe(path, shown) as source:
         copying = _Copying(source, shown, most_bytes)
         with io.BufferedReader(copying, textfile.PIECE_BYTES) as file:
             file_texts(file, shown, spec.eval_limit or checked, spec.text_column)
             while spec.eval_limit is None and file.read(PIECE_BYTES):
                 pass
-    name = shown if path == STDIN else path.name.encode()[-MOST_NAME:].decode(errors="ignore")
+    name = "standard-input" if path == STDIN else path.name.encode()[-MOST_NAME:].decode(errors="ignore")
     return Handover(copying.copy, copying.digest.hexdigest(), copying.size_bytes, name, shown)
 
 
@@ -117,6 +118,8 @@ def _is_lasting(path: Path) -> bool:
 
 def _open_pipe(path: Path, shown: str) -> IO[bytes]:
     """Not by `sys.stdin`, whose lock a thread that waits for a pipe would hold when the program ends."""
+    if path == STDIN and sys.stdin is None:  # its number may be another open file's by now
+        raise DataError("standard input is closed", hint="give a pipe or a file")
     try:
         return open(os.dup(0) if path == STDIN else path, "rb", buffering=0)  # noqa: PTH123  # of a number as well
     except OSError as error:

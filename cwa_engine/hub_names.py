@@ -83,7 +83,8 @@ def _of_address(address: str, kind: Kind) -> HubName:
 
 def _hosts() -> tuple[str, ...]:
     """Where the Hub is, also the mirror that HF_ENDPOINT names."""
-    return (*_HOSTS, urlsplit(os.environ.get("HF_ENDPOINT") or "").netloc)
+    mirror = os.environ.get("HF_ENDPOINT")
+    return (*_HOSTS, urlsplit(mirror).netloc) if mirror else _HOSTS
 
 
 def _hint(kind: Kind) -> str:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from cwa_engine.data.columns import usual_column
-from cwa_engine.data.json_texts import parse_json
+from cwa_engine.data.json_texts import is_cut, parse_json
 from cwa_engine.data.tables import delimiter_of
 from cwa_engine.data.textfile import PIECE_BYTES, encoding_of
 
@@ -64,16 +64,19 @@ def looks_like(head: bytes, column: str | None) -> str | None:
 
 
 def _json_kind(text: str, lines: Sequence[str], whole: bool) -> str | None:
-    values = [_parsed(line) for line in lines[:2]]
-    if values and all(isinstance(value, dict) for value in values):
+    if lines and all(isinstance(_parsed(line), dict) for line in lines[:2]):
         return JSON_LINES
-    try:
-        json.loads(text)
-    except json.JSONDecodeError as error:
-        cut = error.msg.startswith("Unterminated") or error.pos > len(text) - 16
-        return JSON if cut and not whole else None
-    except (ValueError, RecursionError):
-        return None
+    at = 0
+    while rest := text[at:].lstrip():
+        try:
+            value, end = json.JSONDecoder().raw_decode(rest)
+        except json.JSONDecodeError as error:
+            return JSON if is_cut(error, rest) and not whole else None
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(value, (dict, list)):
+            return None
+        at = len(text) - len(rest) + end
     return JSON
 
 

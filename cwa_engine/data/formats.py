@@ -134,7 +134,7 @@ def _ending(name: str) -> str:
 def _refuse_ending(name: str, ending: str) -> None:
     for endings, kind, hint in _REFUSED:
         if ending in endings.split():
-            raise DataError(f"data file {name} is {kind}", hint=hint)
+            raise DataError(f"{name} is {kind}", hint=hint)
 
 
 def _binary_format(file: TextFile, by_ending: Format | None, kind: str) -> Format:
@@ -145,4 +145,4 @@ def _binary_format(file: TextFile, by_ending: Format | None, kind: str) -> Forma
             file.say(f"{file.name} is read as {form.name}, by its content")
         return form
     hint = f"rename it to {form.usual_ending}" if form else "give texts as .txt, .jsonl, .csv or .parquet"
-    raise DataError(f"data file {file.name} is binary: it looks like {kind}", hint=hint)
+    raise DataError(f"{file.name} is binary: it looks like {kind}", hint=hint)

@@ -15,7 +15,7 @@ from cwa_engine.errors import DataError
 Row = tuple[str, Any]  # where it is, for messages: "line 3", and what it is
 
 _LINE_HINT = 'each line looks like {"text": "..."}'
-_NEAR_THE_END = 16  # characters; an error of JSON that is cut short is reported there
+_NEAR_THE_END = 16  # characters: an error in JSON that is cut short is found there
 
 
 def json_line_texts(file: TextFile) -> Iterator[str]:
@@ -38,6 +38,11 @@ def json_texts(file: TextFile) -> Iterator[str]:
 def parse_json(text: str) -> Any:
     """One JSON value. Raises ValueError for what is none, or has a key twice; RecursionError for one nested too deep."""
     return _DECODER.decode(text)
+
+
+def is_cut(error: json.JSONDecodeError, text: str) -> bool:
+    """Whether JSON may only have been cut short where `text` ends."""
+    return error.msg.startswith("Unterminated") or error.pos > len(text) - _NEAR_THE_END
 
 
 def _line_rows(file: TextFile) -> Iterator[Row]:
@@ -152,8 +157,7 @@ class _JsonStream:
             try:
                 value, end = _DECODER.raw_decode(self._buffer, self._at)
             except json.JSONDecodeError as error:
-                cut = error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - _NEAR_THE_END
-                if not (cut and self._read_more()):
+                if not (is_cut(error, self._buffer) and self._read_more()):
                     raise self._error(error.msg, error.pos) from error
             except (ValueError, RecursionError) as error:
                 raise self._error(_reason(error), self._at) from error

@@ -89,7 +89,7 @@ def _arrow_cells(file: TextFile, batches: Callable[[TextFile], Iterator[Any]]) -
                 yield f"'{column}' in row {row}", cell
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or ["?"])[0]
-        raise DataError(f"data file {file.name} is damaged after row {row}: {reason}", hint="get it anew") from error
+        raise DataError(f"{file.name} is damaged after row {row}: {reason}", hint="get it anew") from error
 
 
 def _parquet_batches(file: TextFile) -> Iterator[Any]:

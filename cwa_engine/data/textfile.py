@@ -98,7 +98,7 @@ def text_pieces(file: TextFile) -> Iterator[str]:
             raise _undecodable(file.name, encoding, error, line, byte) from error
         if "\0" in text:
             line += text.count("\n", 0, text.index("\0"))
-            raise DataError(f"data file {file.name} is binary: there is a NUL in line {line}", hint=_nul_hint(file))
+            raise DataError(f"{file.name} is binary: there is a NUL in line {line}", hint=_nul_hint(file))
         yield text
         line += text.count("\n")
 
@@ -155,7 +155,7 @@ def _guarded(name: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"data file {name} cannot be read: {error}", hint="it may be damaged or cut short") from error
+        raise DataError(f"{name} cannot be read: {error}", hint="it may be damaged or cut short") from error
 
 
 def _undecodable(name: str, encoding: str, error: UnicodeDecodeError, line: int, byte_after: int) -> DataError:
@@ -164,7 +164,7 @@ def _undecodable(name: str, encoding: str, error: UnicodeDecodeError, line: int,
     line += len(re.findall(r"\r\n?|\n", good))
     byte = byte_after - len(error.object) + error.start
     return DataError(
-        f"data file {name} is not {encoding.removesuffix('-sig').upper()}: "
+        f"{name} is not {encoding.removesuffix('-sig').upper()}: "
         f"line {line}, byte {byte:,} of the file (0x{error.object[error.start]:02x})",
         hint="if it is Latin-1 or Windows-1252, `iconv -f WINDOWS-1252 -t UTF-8` converts it",
     )

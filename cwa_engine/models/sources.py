@@ -88,12 +88,16 @@ def resolve(name: str) -> ModelSource:
 
 
 def absolute_name(name: str) -> str:
-    """A local path made absolute, for a daemon has another working folder; every other name as it is."""
+    """What can only be a path, and what is one here, made absolute, for a daemon has another working folder.
+
+    Every other name is as it is. Raises InvalidInput for what looks like a path and can be none.
+    """
     path = _existing(name)
     if path:
         return str(path.resolve())
-    only_a_path = name.startswith((".", "~")) or (not is_address(name) and read_hub_name(name, "model") is None)
-    return str(user_path(name, "the model")) if name.strip() and only_a_path else name
+    name = name.strip()
+    is_name = not name or is_address(name) or read_hub_name(name, "model")
+    return name if is_name else str(user_path(name, "the model"))
 
 
 def name_and_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:

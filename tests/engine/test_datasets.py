@@ -124,13 +124,16 @@ def test_rows_without_a_text_are_left_out_and_counted_and_another_column_may_be_
     rows = {"text": ["one", None, "", "two"], "summary": ["1", "2", "3", "4"], "label": [1, 2, 3, 4]}
     datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "saved")
     said: list[Event] = []
-    assert [text.content for text in load_texts(None, None, str(tmp_path / "saved"), emit=said.append)] == ["one", "two"]
+    assert [text.content for text in load_texts(None, None, str(tmp_path / "saved"), emit=said.append)] == [
+        "one",
+        "two",
+    ]
     assert said == [Note(f"2 of 4 rows of {tmp_path / 'saved'} have no text and were left out", "warning")]
     assert [text.content for text in load_texts(None, 2, str(tmp_path / "saved"), "summary")] == ["1", "2"]
     with pytest.raises(DataError, match="has no column 'sumary', but: text, summary, label") as raised:
         load_texts(None, 2, str(tmp_path / "saved"), "sumary")
     assert "did you mean 'summary'?" in raised.value.hint
-    with pytest.raises(DataError, match="column 'label' of .* holds no texts"):
+    with pytest.raises(DataError, match=r"column 'label' of .* holds no texts"):
         load_texts(None, 2, str(tmp_path / "saved"), "label")
 
 
