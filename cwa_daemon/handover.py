@@ -13,7 +13,6 @@ import os
 import select
 import stat
 import sys
-import tempfile
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -130,7 +129,10 @@ class _Copying(io.RawIOBase):
     """What is read of a source, with a copy of it."""
 
     def __init__(self, source: Any, name: str, most_bytes: int) -> None:
+        import tempfile  # most clients have no pipe to read, and need not wait for it
+
         self.copy = tempfile.TemporaryFile()  # noqa: SIM115  # `send` closes it
+        self._folder = tempfile.gettempdir()
         self.digest = hashlib.sha256()
         self.size_bytes = 0
         self._source = source
@@ -167,6 +169,6 @@ class _Copying(io.RawIOBase):
             self.copy.write(piece)
         except OSError as error:
             raise DataError(
-                f"{self._name} cannot be copied to {tempfile.gettempdir()}: {error.strerror}",
+                f"{self._name} cannot be copied to {self._folder}: {error.strerror}",
                 hint="make room there, or set TMPDIR to another folder",
             ) from error

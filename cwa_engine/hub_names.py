@@ -6,7 +6,6 @@ import os
 import re
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import unquote, urlsplit
 
 from cwa_engine.errors import InvalidInput
 
@@ -54,6 +53,8 @@ def read_hub_name(name: str, kind: Kind) -> HubName | None:
 
 
 def _of_address(address: str, kind: Kind) -> HubName:
+    from urllib.parse import unquote, urlsplit  # few names are addresses
+
     scheme, _, rest = address.rpartition("://")
     url = urlsplit(f"//{rest}")
     parts = [unquote(part) for part in url.path.split("/") if part]
@@ -84,7 +85,7 @@ def _of_address(address: str, kind: Kind) -> HubName:
 def _hosts() -> tuple[str, ...]:
     """Where the Hub is, also the mirror that HF_ENDPOINT names."""
     mirror = os.environ.get("HF_ENDPOINT")
-    return (*_HOSTS, urlsplit(mirror).netloc) if mirror else _HOSTS
+    return (*_HOSTS, mirror.rpartition("://")[2].strip("/")) if mirror else _HOSTS
 
 
 def _hint(kind: Kind) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import gzip
 import importlib
 import io
 import itertools
-import lzma
 import re
 import stat
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,11 +147,18 @@ def import_pyarrow(what_for: str, module: str = "pyarrow") -> Any:
 
 
 def _guarded(name: str, read: Callable[[], T]) -> T:
-    """What `read` gives; each library that unpacks has its own way to say that a file is damaged."""
     try:
         return read()
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+    except _reading_errors() as error:
         raise DataError(f"{name} cannot be read: {error}", hint="it may be damaged or cut short") from error
+
+
+def _reading_errors() -> tuple[type[Exception], ...]:
+    """What reading raises: each module that unpacks has its own way to say that a file is damaged."""
+    import lzma
+    import zlib
+
+    return OSError, EOFError, ValueError, zlib.error, lzma.LZMAError
 
 
 def _undecodable(name: str, encoding: str, error: UnicodeDecodeError, line: int, byte_after: int) -> DataError:
@@ -187,9 +190,10 @@ def _open_zstd(file: BinaryIO) -> Any:
         return import_pyarrow("to read what zstd has compressed").CompressedInputStream(file, "zstd")
 
 
-_COMPRESSED: dict[bytes, Callable[..., Any]] = {  # by the first bytes of a file
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\0": lzma.open,
+# By the first bytes of a file. A client that starts should not wait for modules that it may not need.
+_COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": lambda file: importlib.import_module("gzip").open(file),
+    b"BZh": lambda file: importlib.import_module("bz2").open(file),
+    b"\xfd7zXZ\0": lambda file: importlib.import_module("lzma").open(file),
     b"\x28\xb5\x2f\xfd": _open_zstd,
 }

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from cwa_engine import durations
-from cwa_engine.data.datasets import absolute_dataset
 from cwa_engine.errors import InvalidInput
 from cwa_engine.files import user_path
 from cwa_engine.models.sources import absolute_name
@@ -224,6 +223,12 @@ def _file(option: str, given: str) -> Path:
     return _STDIN if given == STANDARD_INPUT else user_path(given, option)
 
 
+def _dataset(given: str) -> str:
+    from cwa_engine.data.datasets import absolute_dataset  # who asks for help need not wait for it
+
+    return absolute_dataset(given)
+
+
 def _number(option: str, given: str | None, word: str, meaning: Any) -> Any:
     """A whole number, or what a word means. Raises InvalidInput naming the option."""
     if given is None or given == word:
@@ -239,7 +244,7 @@ _CONVERTED: dict[str, Callable[[Any], Any]] = {
     "model": absolute_name,
     "data_file": lambda given: None if given is None else _file("--data-file", given),
     "output": lambda given: None if given is None else user_path(given, "--output"),
-    "dataset": lambda given: None if given is None else absolute_dataset(given),
+    "dataset": lambda given: None if given is None else _dataset(given),
     "batch_size": lambda given: _number("--batch-size", given, "auto", None),
     "bit": lambda given: _number("--bit", given, "all", "all"),
     "stability": lambda given: _number("--stability", given, "halves", "halves"),
