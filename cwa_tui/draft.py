@@ -55,7 +55,7 @@ def model_names(warm: list[str]) -> list[str]:
 
 def about_model(typed: str, warm: list[str]) -> str:
     """One line on what the guide knows of a name that is being typed."""
-    name = typed.strip().lower()
+    name = typed.strip().lower().partition("@")[0].rstrip("/")
     if not name:
         return f"warm: {', '.join(warm)}" if warm else "an alias, a Hub id, a folder or a .gguf file"
     if exact := catalog_model(name):

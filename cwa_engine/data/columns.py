@@ -46,6 +46,9 @@ def choose_column(
     chosen = asked or usual_column(textual)
     if chosen is None and or_the_only_one and len(textual) == 1:
         (chosen,) = textual
+    if chosen is None and not textual:
+        hint = "a column of lists, objects or bytes is to be made one of strings first"
+        raise DataError(f"{name} has no column of strings, but: {there}", hint=hint)
     if chosen is None:
         usual = ", ".join(USUAL_COLUMNS[:3])
         raise DataError(

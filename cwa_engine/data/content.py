@@ -90,8 +90,9 @@ def _parsed(line: str) -> object:
 def _table_kind(lines: Sequence[str], column: str | None) -> str | None:
     if len(lines) < 2:
         return None
+    delimiter = delimiter_of(lines[0], ",;\t|")
     try:
-        rows = [row for row in csv.reader(lines, delimiter=delimiter_of(lines[0], ",;\t|")) if row]
+        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
     except csv.Error:
         return None
     header = [name.strip() for name in rows[0]]
@@ -99,4 +100,5 @@ def _table_kind(lines: Sequence[str], column: str | None) -> str | None:
         return None
     if all(header) and max(map(len, header)) < _LONG_HEADER and (column in header or usual_column(header)):
         return CSV
-    return TABLE if len(rows) >= _LEAST_ROWS else None
+    prose = delimiter == "," and len(header) == 2  # a verse may have one comma in each line
+    return TABLE if len(rows) >= _LEAST_ROWS and not prose else None

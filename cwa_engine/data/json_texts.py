@@ -59,22 +59,19 @@ def _line_rows(file: TextFile) -> Iterator[Row]:
 
 
 def _rows_of_object(file: TextFile, value: dict[str, Any]) -> Iterator[Row]:
-    """An object with a text is a row itself; else it holds an array of texts, or of objects with one."""
+    """An object with a text is a row itself; else the array in it has the rows, of several the one with a usual name."""
     texts = [key for key, entry in value.items() if isinstance(entry, str)]
-    arrays = [
-        key
-        for key, entry in value.items()
-        if isinstance(entry, list) and entry and all(isinstance(item, (str, dict)) for item in entry)
-    ]
+    lists = [key for key, entry in value.items() if isinstance(entry, list)]
+    arrays = [key for key in lists if value[key] and all(isinstance(item, (str, dict)) for item in value[key])]
     is_row = file.column in texts or (file.column is None and usual_column(texts))
     if is_row or not arrays:
         return iter([("item 1", value)])
     if file.column in arrays:
         key, file.column = file.column, None
-    elif len(arrays) == 1:
+    elif len(lists) == 1:
         key = arrays[0]
     else:
-        key = choose_column(file.name, list(value), arrays, None, file.say)
+        key = choose_column(file.name, list(value), arrays, None, file.say, or_the_only_one=False)
     file.say(f"the texts of {file.name} are the items of '{key}'")
     return ((f"item {number} of '{key}'", item) for number, item in enumerate(value[key], start=1))
 

@@ -91,10 +91,10 @@ def text_pieces(file: TextFile) -> Iterator[str]:
         try:
             text = decoder.decode(raw, final=not raw)
         except UnicodeDecodeError as error:
-            raise _undecodable(file.name, encoding, error, line, byte) from error
+            raise _undecodable(file, encoding, error, line, byte) from error
         if "\0" in text:
             line += text.count("\n", 0, text.index("\0"))
-            raise DataError(f"{file.name} is binary: there is a NUL in line {line}", hint=_nul_hint(file))
+            raise DataError(f"{file.name} is binary: there is a NUL in line {line}", hint=_encoding_hint(file))
         yield text
         line += text.count("\n")
 
@@ -161,20 +161,22 @@ def _reading_errors() -> tuple[type[Exception], ...]:
     return OSError, EOFError, ValueError, zlib.error, lzma.LZMAError
 
 
-def _undecodable(name: str, encoding: str, error: UnicodeDecodeError, line: int, byte_after: int) -> DataError:
+def _undecodable(file: TextFile, encoding: str, error: UnicodeDecodeError, line: int, byte_after: int) -> DataError:
     """`line` is where the piece began that failed, `byte_after` the number of the byte behind it."""
     good = error.object[: error.start].decode(error.encoding, "replace")
     line += len(re.findall(r"\r\n?|\n", good))
     byte = byte_after - len(error.object) + error.start
     return DataError(
-        f"{name} is not {encoding.removesuffix('-sig').upper()}: "
+        f"{file.name} is not {encoding.removesuffix('-sig').upper()}: "
         f"line {line}, byte {byte:,} of the file (0x{error.object[error.start]:02x})",
-        hint="if it is Latin-1 or Windows-1252, `iconv -f WINDOWS-1252 -t UTF-8` converts it",
+        hint=_encoding_hint(file),
     )
 
 
-def _nul_hint(file: TextFile) -> str:
-    """Letters of Latin scripts have a zero byte in UTF-16, always on the same side."""
+def _encoding_hint(file: TextFile) -> str:
+    """What the encoding may be: in UTF-16 the letters of Latin scripts have a zero byte, always on the same side."""
+    if 0 not in file.head:
+        return "if it is Latin-1 or Windows-1252, `iconv -f WINDOWS-1252 -t UTF-8` converts it"
     for encoding, start in (("UTF-16LE", 1), ("UTF-16BE", 0)):
         high = file.head[start::2]
         if high.count(0) > len(high) // 2 and 0 not in file.head[1 - start :: 2]:

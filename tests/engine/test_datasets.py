@@ -49,7 +49,7 @@ def test_a_folder_of_files_is_a_dataset_too(tmp_path: Path) -> None:
 
 def test_a_dataset_without_texts_says_which_columns_it_has(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"label": [1], "value": [2.0]}).save_to_disk(tmp_path / "numbers")
-    with pytest.raises(DataError, match="no column of texts that is known by its name, but: label, value"):
+    with pytest.raises(DataError, match="no column of strings, but: label, value"):
         texts_of(str(tmp_path / "numbers"))
 
 

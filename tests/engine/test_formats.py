@@ -71,7 +71,7 @@ def objects(texts: list[str]) -> list[dict[str, Any]]:
         ("a.json", json.dumps(TEXTS)),
         ("a.json", json.dumps(objects(TEXTS), indent=2)),
         ("a.json", json.dumps({"version": 1, "data": objects(TEXTS)})),
-        ("a.json", json.dumps({"paragraphs": TEXTS, "title": "four texts", "ids": [1, 2, 3, 4]})),
+        ("a.json", json.dumps({"paragraphs": TEXTS, "title": "four texts", "count": 4})),
         ("a.json", json.dumps({"text": TEXTS, "title": ["a", "b", "c", "d"]})),
         ("a.json", "\n".join(json.dumps(row) for row in objects(TEXTS))),
         ("a.json", "\n".join(json.dumps(row, indent=1) for row in objects(TEXTS))),
@@ -224,6 +224,8 @@ def test_an_object_with_a_text_is_one_text_whatever_lists_it_has_beside_it(tmp_p
     two = written(tmp_path / "a.json", '{"train": ["a"], "test": ["b"]}')
     assert "but: train, test" in refusal(two)
     assert read(two, column="test") == ["b"]
+    split = written(tmp_path / "a.json", '{"columns": ["text"], "index": [0, 1], "data": [["one"], ["two"]]}')
+    assert "but: columns, index, data" in refusal(split)  # as pandas writes a frame with orient="split"
 
 
 def test_cells_without_a_text_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -243,6 +245,7 @@ def test_cells_without_a_text_are_left_out_and_counted(tmp_path: Path) -> None:
     ("name", "content", "why"),
     [
         ("a.jsonl", '{"text": "x"}\n{"text": 7}', "'text' in line 2 of a.jsonl holds the number 7, not a text"),
+        ("a.jsonl", '{"messages": [{"role": "user"}]}', "a.jsonl has no column of strings, but: messages"),
         ("a.jsonl", '{"text": ["x", "y"]}', "'text' in line 1 of a.jsonl holds a list"),
         ("a.json", '[{"text": {"en": "x"}}]', "'text' in item 1 of a.json holds an object"),
         ("a.json", '[["x", "y"], ["z"]]', "item 1 of a.json holds a list"),
@@ -332,6 +335,7 @@ def test_a_text_file_that_looks_like_data_is_read_as_text_but_not_without_a_word
 
 def test_prose_is_read_without_a_word(tmp_path: Path) -> None:
     assert said(written(tmp_path / "a.txt", "One, two.\n\nThree, four.\nFive; six.\n")) == []
+    assert said(written(tmp_path / "a.txt", "one, two\nthree, four\nfive, six\nseven, eight\nnine, ten\n")) == []
     assert said(written(tmp_path / "a.md", "# Title\n\n- one\n- two\n")) == []
     assert said(written(tmp_path / "a.py", "x = {'a': 1}\n")) == []
 
