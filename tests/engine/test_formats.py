@@ -11,6 +11,7 @@ import lzma
 import os
 import pickle
 import socket
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -378,6 +379,15 @@ def test_text_of_an_unknown_ending_is_read_as_source_code_and_that_is_said(tmp_p
     path = written(tmp_path / "a.foo", "def f():\n    return 1\n\ndef g():\n    return 2\n")
     assert read(path) == ["def f():\n    return 1\n\ndef g():\n    return 2"]
     assert "is not known: it is read as source code" in said(path)[0]
+
+
+def test_what_needs_a_package_that_is_not_there_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = zstd(b"some text")
+    for module in ("pyarrow", "pyarrow.parquet", "compression.zstd"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for name, content in {"a.parquet": b"PAR1", "a.arrow": b"ARROW1", "a.txt.zst": packed}.items():
+        why = refusal(written(tmp_path / name, content))
+        assert "the package pyarrow is needed" in why and "pip install 'cwtool[eval]'" in why
 
 
 # what is no file, and no more than is asked for
