@@ -90,7 +90,7 @@ async def resume(server: Server, identity: bytes, request: protocol.Resume) -> R
 @handles(protocol.Prune)
 async def prune(server: Server, identity: bytes, request: protocol.Prune) -> Reply:
     pruned = server.jobs.prune(request.older_than_s, request.with_results, request.dry_run)
-    server.texts.sweep()
+    await server.texts.sweep()
     return pruned.model_dump()
 
 

@@ -82,7 +82,7 @@ class Server:
     async def serve(self) -> None:
         """Answer until asked to stop, then end the workers and close."""
         self.jobs.recover()
-        self.texts.sweep()
+        await self.texts.sweep()
         receivers = [asyncio.create_task(self._receive(door)) for door in self.doors.values()]
         ticker = asyncio.create_task(self._tick())
         await self.stopping.wait()

@@ -53,7 +53,7 @@ class Settings(BaseModel):
 
     @field_validator("home")
     @classmethod
-    def _of_the_user(cls, home: Path) -> Path:
+    def _absolute_home(cls, home: Path) -> Path:
         return user_path(str(home), "the state folder")
 
     @field_validator("keep_alive")

@@ -7,6 +7,7 @@ at the daemon's start, when jobs are pruned, and when another file comes.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +18,8 @@ from cwa_daemon.security import private_folder
 from cwa_engine.errors import InvalidInput, StateNotWritten
 from cwa_engine.files import sync_folder
 from cwa_engine.models.sources import file_sha256
+
+log = logging.getLogger(__name__)
 
 UNUSED_S = 3600.0  # between a file's arrival and the job that uses it, at the most
 
@@ -59,15 +62,23 @@ class KeptTexts:
                 raise StateNotWritten(
                     f"{piece.name} cannot be kept: {error.strerror}", hint="make room on the disk of the state folder"
                 ) from error
-        self.sweep()
+        await self.sweep()
         return piece.size_bytes, whole
 
-    def sweep(self) -> None:
+    async def sweep(self) -> None:
         """Remove the files that no job uses, and what is left of some that never came whole."""
-        used, before = set(self._used()), time.time() - UNUSED_S
+        async with self._one_at_a_time:
+            try:
+                self._sweep()
+            except OSError as error:
+                log.warning("texts that no job uses cannot be removed: %s", error)
+
+    def _sweep(self) -> None:
+        used = {Path(file).parts[-2:] for file in self._used()}  # the state folder may have been moved
+        before = time.time() - UNUSED_S
         for folder in self._folder.iterdir() if self._folder.is_dir() else []:
             files = list(folder.iterdir()) if folder.is_dir() else [folder]
-            unused = [file for file in files if str(file) not in used and file.stat().st_mtime < before]
+            unused = [file for file in files if file.parts[-2:] not in used and file.stat().st_mtime < before]
             for file in unused:
                 file.unlink()
             if unused == files and folder.is_dir():

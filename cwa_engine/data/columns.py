@@ -40,7 +40,9 @@ def choose_column(
     """
     there = ", ".join(_short(column) for column in columns) or "none"
     if asked is not None and asked not in columns:
-        raise DataError(f"{name} has no column '{asked}', but: {there}", hint=did_you_mean(asked, columns))
+        raise DataError(
+            f"{name} has no column '{asked}', but: {there}", hint=did_you_mean(asked, columns) or "name one of these"
+        )
     if asked is not None and asked not in textual:
         raise DataError(f"column '{asked}' of {name} holds no texts", hint=f"those do: {', '.join(textual) or 'none'}")
     chosen = asked or usual_column(textual)

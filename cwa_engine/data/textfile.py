@@ -21,7 +21,9 @@ from cwa_engine.files import near_files
 T = TypeVar("T")
 
 PIECE_BYTES = 2**16  # read at once; the format is told by the first piece
-MOST_CHARACTERS = 2**28  # of one text: a small compressed file may unfold to more than the memory holds
+# A small compressed file may unfold to more than the memory holds.
+MOST_CHARACTERS = 2**28  # of one line, passage or JSON value
+MOST_BYTES = 2**31  # of a Parquet or Arrow file that comes packed or out of a pipe
 
 _MARKS = (  # byte order marks; that of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -122,20 +124,26 @@ def text_lines(file: TextFile) -> Iterator[str]:
 
 
 def check_length(characters: int, name: str) -> None:
-    """Raise DataError for a text that is longer than any should be."""
+    """Raise DataError for a line, passage or JSON value that is longer than any should be."""
     if characters > MOST_CHARACTERS:
         raise DataError(
-            f"{name} has a text of more than {MOST_CHARACTERS:,} characters",
-            hint="divide it; in a .txt a blank line ends a passage",
+            f"{name} has a line, passage or JSON value of more than {MOST_CHARACTERS:,} characters",
+            hint="in a .txt a blank line ends a passage; JSON is best written as .jsonl, an object in each line",
         )
 
 
 def seekable(file: TextFile) -> BinaryIO:
-    """The file from its beginning, for readers that jump about in it."""
+    """The file from its beginning, for readers that jump about in it. Raises DataError for too large a packed one."""
     if not file.packed and file.stream.seekable():
         file.stream.seek(0)
         return file.stream
-    return io.BytesIO(b"".join(byte_pieces(file)))
+    content = io.BytesIO()
+    for piece in byte_pieces(file):
+        if content.tell() + len(piece) > MOST_BYTES:
+            raise DataError(f"{file.name} has more than {MOST_BYTES:,} bytes", hint="unpack it, and give it as a file")
+        content.write(piece)
+    content.seek(0)
+    return content
 
 
 def import_pyarrow(what_for: str, module: str = "pyarrow") -> Any:

@@ -103,12 +103,12 @@ async def test_a_file_goes_when_no_job_uses_it_any_more(kept: KeptTexts, used: l
     for path in (tmp_path / "texts").rglob("*"):
         if path.is_file() and path.name != "new.txt":
             os.utime(path, (long_ago, long_ago))
-    used.append(str(paths[0]))
-    kept.sweep()
+    used.append(f"/where/the/state/was/before/texts/{paths[0].parent.name}/used.txt")
+    await kept.sweep()
     assert {path.name for path in (tmp_path / "texts").rglob("*") if path.is_file()} == {"used.txt", "new.txt"}
     await kept.keep(piece(0, b"", b"used.txt", name="used.txt"))
     used.clear()
-    kept.sweep()  # it was asked for a moment ago
+    await kept.sweep()  # it was asked for a moment ago
     assert paths[0].is_file()
 
 

@@ -423,4 +423,7 @@ def test_a_text_longer_than_any_should_be_is_refused(tmp_path: Path, monkeypatch
         "a.jsonl": json.dumps("x" * 300_000),
         "a.csv": 'text\n"' + "x\n" * 150_000 + '"\n',
     }.items():
-        assert refusal(written(tmp_path / name, gzip.compress(content.encode())))
+        why = refusal(written(tmp_path / name, gzip.compress(content.encode())))
+        assert "200,000 characters" in why or "field limit" in why
+    monkeypatch.setattr(textfile, "MOST_BYTES", 3000)
+    assert "has more than 3,000 bytes" in refusal(written(tmp_path / "a.arrow", gzip.compress(bytes(4000))))
