@@ -152,16 +152,14 @@ class _JsonStream:
         self.next_character()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._buffer, self._at)
+                value, self._at = _DECODER.raw_decode(self._buffer, self._at)
             except json.JSONDecodeError as error:
                 if not (is_cut(error, self._buffer) and self._read_more()):
                     raise self._error(error.msg, error.pos) from error
             except (ValueError, RecursionError) as error:
                 raise self._error(_reason(error), self._at) from error
             else:
-                if end < len(self._buffer) or not self._read_more():  # a number at the end may go on
-                    self._at = end
-                    return value
+                return value
 
     def _read_more(self) -> bool:
         """Forget what was taken, and double the rest: a long value is tried again, but costs at most twice its length."""
