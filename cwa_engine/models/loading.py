@@ -42,6 +42,7 @@ from cwa_engine.models.sources import (
     file_sha256,
     fingerprint,
     gguf_cache_folder,
+    name_and_revision,
     resolve,
 )
 
@@ -116,7 +117,7 @@ def load_model(
     ModelBroken or OutOfMemory. Weights that the files lack are never made up: a model that misses some is broken.
     """
     access = access or HubAccess.from_environment()
-    source = resolve(name)
+    source, revision = _source(name, revision)
     target = torch_device(device)
     with named_failures(source, revision, access):
         before = fingerprint(source)
@@ -147,6 +148,17 @@ def load_model(
             alone_above=alone_above,
             offload=offloaded,
         )
+
+
+def _source(name: str, revision: str | None) -> tuple[ModelSource, str | None]:
+    """Where a name leads, and at which revision. Raises InvalidInput for a revision of what has none."""
+    name, revision = name_and_revision(name, revision)
+    source = resolve(name)
+    if revision and source.kind is not SourceKind.HUB:
+        raise InvalidInput(
+            f"{name} is read from {source.location}, which has no revision '{revision}'", hint="leave out --revision"
+        )
+    return source, revision
 
 
 def _causal_model(
@@ -236,7 +248,7 @@ def blueprint(
     name: str, revision: str | None, access: HubAccess, trust_remote_code: bool = False
 ) -> tuple[ModelSource, PretrainedConfig, PreTrainedTokenizerBase]:
     """What a model can be sketched from; no weights are read or downloaded. Raises what `load_model` raises."""
-    source = resolve(name)
+    source, revision = _source(name, revision)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     with named_failures(source, revision, access):
         gguf = Path(source.location)
