@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 import zmq
 
 from cwa_daemon import telemetry
@@ -26,7 +25,7 @@ from cwa_daemon.lifecycle import running_pid
 from cwa_daemon.reindex import damage
 from cwa_daemon.settings import CONFIG_FILE, Settings
 from cwa_engine import __version__
-from cwa_engine.models.sources import HubAccess, cached_models
+from cwa_engine.models.sources import HubAccess, cache_folder, cached_models
 from cwa_engine.reporting.export import leftovers
 
 LITTLE_DISK_BYTES = 2e9
@@ -115,7 +114,7 @@ def _hub(settings: Settings) -> Iterator[Check]:
 
 
 def _disk(settings: Settings) -> Iterator[Check]:
-    for name, folder in (("state folder", settings.home), ("cache", Path(platformdirs.user_cache_dir("cwtool")))):
+    for name, folder in (("state folder", settings.home), ("cache", cache_folder())):
         free = shutil.disk_usage(_nearest(folder)).free
         state = OK if free >= LITTLE_DISK_BYTES else WARNING
         advice = "" if state == OK else "make room, or set CWTOOL_HOME or CWTOOL_CACHE_DIR to another disk"

@@ -27,7 +27,8 @@ from cwa_engine.events import (
     VerdictReached,
     ignore,
 )
-from cwa_engine.models.loading import LoadedModel, is_out_of_memory
+from cwa_engine.models.failures import is_out_of_memory
+from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.memory import BatchSize
 from cwa_engine.perturbation.ablation import Ablated, ablate, find_critical_set, propose
 from cwa_engine.perturbation.damage import (

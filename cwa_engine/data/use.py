@@ -38,7 +38,9 @@ def use_texts(
 
     Raises DataError for texts that cannot be used, ModelBroken for a tokenizer of another model.
     """
-    given = corpus.load_texts(spec.data_file, spec.eval_limit, spec.dataset)
+    given = corpus.load_texts(
+        spec.data_file, spec.eval_limit, spec.dataset, spec.text_column, name=spec.data_name, emit=emit
+    )
     texts = corpus.distinct(given)
     if repeated := len(given) - len(texts):
         emit(Note(f"{repeated} of {len(given)} texts had occurred before and were left out", "warning"))
@@ -53,7 +55,7 @@ def use_texts(
     if spec.fast_perturbation and spec.damages:
         evaluation = evaluation[: max(FAST_LEAST, math.ceil(len(evaluation) / FAST_SHARE))]
     use = TextUse(
-        source=spec.dataset or (corpus.BUILTIN if spec.data_file is None else str(spec.data_file)),
+        source=spec.data_name or spec.dataset or (corpus.BUILTIN if spec.data_file is None else str(spec.data_file)),
         sha256=corpus.data_sha256(given),
         texts=len(texts),
         scoring=len(scoring_texts),

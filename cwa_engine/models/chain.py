@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
 
 
@@ -78,12 +79,6 @@ class _Enough(Exception):
 def has_no_values(tensor: Tensor) -> bool:
     """Whether a tensor has a shape and a size but no memory, as in a plan."""
     return isinstance(tensor, FakeTensor)
-
-
-def logits_of(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Tensor:
-    """The model's own forward. [B, T, vocabulary] from ids and mask [B, T]"""
-    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return logits
 
 
 class Chain:

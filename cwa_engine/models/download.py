@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,52 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from tqdm import tqdm
 
-from cwa_engine.models.sources import WEIGHT_SUFFIXES, HubAccess
+from cwa_engine.errors import ModelBroken
+from cwa_engine.models.checkpoint import Read, files_to_read, weight_files
+from cwa_engine.models.completeness import refuse_adapter
+from cwa_engine.models.sources import HubAccess
 
 _CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 
-Read = Callable[[int, int], None]  # hears how many bytes of how many have come
-
 
 def snapshot(repo: str, revision: str | None, access: HubAccess, say: Callable[[str], None], read: Read) -> Path:
-    """The folder with config, tokenizer and weights. Raises what huggingface_hub raises."""
+    """The folder with config, tokenizer and those weights files that are read.
+
+    Raises ModelBroken for an adapter, for a repository without weights and for an incomplete copy that cannot be
+    completed offline; and what huggingface_hub raises.
+    """
     fetch = _fetch(repo, revision, access)
     folder = _cached(fetch, access)
-    if folder and (access.offline or _has_weights(folder)):
-        return folder
+    if folder:
+        lacking = [path.name for path in weight_files(folder) if not path.exists()] or _none_at_all(folder)
+        if not lacking:
+            return folder
+        if access.offline:
+            raise ModelBroken(
+                f"the cached copy of {repo} is not complete: it lacks {lacking[0]}", hint="load it once online"
+            )
     names = HfApi(token=access.token).list_repo_files(repo, revision=revision)
-    weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "*.bin"
-    wanted = [*_CONFIG_PATTERNS, weights]
-    listed = fetch(allow_patterns=wanted, dry_run=True, tqdm_class=_telling(read, 0))
+    refuse_adapter(names, repo)
+    listing = Path(fetch(allow_patterns=["config.json", "*.index.json"], tqdm_class=_telling(_nobody, 0)))
+    weights = files_to_read(names, lambda name: dict(json.loads((listing / name).read_text("utf-8"))))
+    if not weights:
+        raise ModelBroken(f"{repo} has no weights that transformers reads", hint=_other_weights(names))
+    wanted = [*_CONFIG_PATTERNS, *weights]
+    listed = fetch(allow_patterns=wanted, dry_run=True, tqdm_class=_telling(_nobody, 0))
     missing = [file.file_size for file in listed if file.will_download]
     say(f"downloading {repo}: {len(missing)} files, {sum(missing) / 1e6:,.1f} MB")
     return Path(fetch(allow_patterns=wanted, tqdm_class=_telling(read, sum(missing))))
+
+
+def _none_at_all(folder: Path) -> list[str]:
+    return [] if weight_files(folder) else ["its weights"]
+
+
+def _other_weights(names: Sequence[str]) -> str:
+    gguf = [name for name in names if name.endswith(".gguf")]
+    if gguf:
+        return f"download one of its GGUF files ({gguf[0]}) and give that file's path"
+    return "its files should be named model.safetensors or pytorch_model.bin, or be listed in an index"
 
 
 def snapshot_without_weights(repo: str, revision: str | None, access: HubAccess) -> Path:
@@ -47,25 +73,17 @@ def _fetch(repo: str, revision: str | None, access: HubAccess) -> Callable[..., 
 
 def _cached(fetch: Callable[..., Any], access: HubAccess) -> Path | None:
     """What the cache has, which needs no network; None for nothing. Raises LocalEntryNotFoundError for that offline."""
+    wanted = ["config.json"] if access.offline else _CONFIG_PATTERNS  # without a network what is there must do
     try:
-        return Path(fetch(local_files_only=True))
+        return Path(fetch(local_files_only=True, allow_patterns=wanted))
     except LocalEntryNotFoundError:
         if access.offline:
             raise
         return None
 
 
-def _has_weights(folder: Path) -> bool:
-    """Whether the snapshot holds weights, all shards of them where an index lists several.
-
-    A repository may have its weights in two formats. Of the one that was not downloaded only the index is there.
-    """
-    if any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin")):
-        return True
-    indices = [json.loads(path.read_text())["weight_map"] for path in folder.glob("*.index.json")]
-    if not indices:
-        return any(path.suffix in WEIGHT_SUFFIXES for path in folder.iterdir())
-    return any(all((folder / name).exists() for name in set(shards.values())) for shards in indices)
+def _nobody(done_bytes: int, total_bytes: int) -> None:
+    """Of small files nobody needs to hear."""
 
 
 def _telling(read: Read, total: int) -> type[tqdm]:

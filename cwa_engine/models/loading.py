@@ -1,29 +1,19 @@
-"""From a model name to a causal language model in memory, with every failure named."""
+"""From a model name to a causal language model in memory, with every failure named.
+
+What is checked on the way is told in docs/loading.md.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-import socket
-import ssl
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RevisionNotFoundError,
-)
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -32,27 +22,30 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
+from transformers.initialization import no_init_weights
 
-from cwa_engine.catalog import catalog_model
-from cwa_engine.errors import CwaError, InvalidInput, ModelBroken, ModelGated, ModelNotFound, OutOfMemory
-from cwa_engine.models.anatomy import Anatomy, config_number, dissect, position_table_length
-from cwa_engine.models.download import Read, snapshot, snapshot_without_weights
+from cwa_engine.data.tokens import TokenSequence, batched
+from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound
+from cwa_engine.models import causality
+from cwa_engine.models.anatomy import Anatomy, dissect, longest_sequence
+from cwa_engine.models.checkpoint import WEIGHT_DTYPES, Checkpoint, Read, StoredTensor, stored_tensors, weight_files
+from cwa_engine.models.completeness import check_complete, check_finite, files_left_out, refuse_adapter
+from cwa_engine.models.download import snapshot, snapshot_without_weights
+from cwa_engine.models.failures import named_failures
 from cwa_engine.models.offload import Offload
+from cwa_engine.models.quantised import Settings, restore, scheme_of, take_settings
 from cwa_engine.models.sources import (
     HubAccess,
     ModelSource,
     SourceKind,
     file_hashes,
     file_sha256,
+    fingerprint,
     gguf_cache_folder,
-    near_models,
+    name_and_revision,
     resolve,
 )
-from cwa_engine.models.stored import StoredTensor, stored_tensors
 from cwa_engine.models.tokenizer import load_tokenizer
-
-_NO_CONNECTION = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
 
 
 @dataclass(frozen=True)
@@ -68,6 +61,7 @@ class LoadedModel:
     device: torch.device
     dtype: str  # "float32"
     notes: tuple[str, ...] = ()  # what a reader of results must know of how it was loaded
+    alone_above: int | None = None  # tokens: a longer text is computed alone; None: any may be batched with others
     offload: Offload | None = field(default=None, repr=False)  # where blocks live in CPU memory
     memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # what was found out about the model
 
@@ -77,6 +71,10 @@ class LoadedModel:
         # One at a time is fastest on a CPU: 8 sequences of SmolLM2-135M took 4.2 s singly, 7.2 s padded to one batch.
         return 1 if self.device.type == "cpu" else 8
 
+    def batched(self, sequences: Sequence[TokenSequence], size: int | None = None) -> list[list[TokenSequence]]:
+        """Batches of at most `size` sequences in which each is computed as it would be alone."""
+        return batched(sequences, size or self.default_batch_size, self.alone_above)
+
     def with_parameters(self, names: Iterable[str]) -> LoadedModel:
         """The same model with only these parameters in view, for ranking and controls."""
         return dataclasses.replace(self, anatomy=self.anatomy.subset(names))
@@ -84,14 +82,17 @@ class LoadedModel:
     @property
     def size_bytes(self) -> int:
         """Memory of the weights."""
-        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+        return weights_bytes(self.model)
 
     @property
     def max_tokens(self) -> int | None:
         """The longest sequence the model takes, None where nothing names a limit."""
-        names = "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_target_positions"
-        limits = [config_number(self.model, *names), position_table_length(self.model)]
-        return min((limit for limit in limits if limit), default=None)
+        return longest_sequence(self.model)
+
+
+def weights_bytes(model: PreTrainedModel) -> int:
+    """Memory of a model's weights, or what they will take where they have none yet."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
 def load_model(
@@ -117,50 +118,142 @@ def load_model(
     ModelBroken or OutOfMemory. Weights that the files lack are never made up: a model that misses some is broken.
     """
     access = access or HubAccess.from_environment()
-    source = resolve(name)
+    source, revision = _source(name, revision)
     target = torch_device(device)
-    with _named_failures(source, revision, access):
+    with named_failures(source, revision, access):
+        before = fingerprint(source)
         folder = _local_folder(source, revision, access, say, read)
-        torch_dtype = _torch_dtype(dtype, target)
-        tensors = stored_tensors(folder)
-        make_room(sum(tensor.loaded_bytes(torch_dtype) for tensor in tensors.values()))
-        load: Any = AutoModelForCausalLM.from_pretrained  # typed as if it never gave the loading info
+        config, settings = _plain_config(folder, trust_remote_code=trust_remote_code)
+        stored = restore(stored_tensors(folder), settings, name)
+        empty = _empty_model(config, _torch_dtype(dtype, target, stored.tensors), trust_remote_code)
+        make_room(weights_bytes(empty))
         local = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-        with _reading(tensors, read):
-            # Tensors of another shape are let through here, for `_refuse_incomplete` to name them.
-            model, info = load(
-                folder, dtype=torch_dtype, output_loading_info=True, ignore_mismatched_sizes=True, **local
-            )
-        _refuse_incomplete(source, info)
-        tokenizer, notes = load_tokenizer(source, folder, **local)
-        model.eval()
+        tokenizer, on_tokens = load_tokenizer(source, folder, **local)
+        model, notes = _causal_model(name, empty, stored.tensors, tokenizer, read)
+        alone_above, on_batches = _batching(model, tokenizer)
         anatomy = dissect(model)
-        offloaded = None
-        if offload:
-            offloaded = Offload(model, list(model.get_submodule(anatomy.blocks_path).children()), target)
-        else:
-            model.to(target)
+        offloaded = _placed(model, anatomy, target, offload)
+        files = _hashes(source, folder)
+        if fingerprint(source) != before:
+            raise ModelBroken(f"the files of {name} changed while they were read", hint="try again when they are whole")
         return LoadedModel(
             model=model,
             tokenizer=tokenizer,
             anatomy=anatomy,
             source=source,
             revision=folder.name if source.kind is SourceKind.HUB else None,
-            files=_hashes(source, folder),
+            files=files,
             device=target,
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-            notes=notes,
+            notes=tuple(
+                filter(None, (stored.note, files_left_out(folder), *on_tokens, *notes, on_batches, _on_norms(anatomy)))
+            ),
+            alone_above=alone_above,
             offload=offloaded,
         )
+
+
+def _source(name: str, revision: str | None) -> tuple[ModelSource, str | None]:
+    """Where a name leads, and at which revision. Raises InvalidInput for a revision of what has none."""
+    name, revision = name_and_revision(name, revision)
+    source = resolve(name)
+    if revision and source.kind is not SourceKind.HUB:
+        raise InvalidInput(
+            f"{name} is read from {source.location}, which has no revision '{revision}'", hint="leave out --revision"
+        )
+    return source, revision
+
+
+def _causal_model(
+    name: str,
+    empty: PreTrainedModel,
+    tensors: Mapping[str, StoredTensor],
+    tokenizer: PreTrainedTokenizerBase,
+    read: Read,
+) -> tuple[PreTrainedModel, list[str]]:
+    """The whole checkpoint as a model that does not see later tokens, and notes on what was left out or switched."""
+    model, notes = _whole_model(name, empty, tensors, read)
+    if not causality.sees_later_tokens(model, tokenizer.all_special_ids):
+        return model, notes
+    if switched := causality.as_decoder(empty.config):
+        del model  # its memory is needed
+        model, notes = _whole_model(name, empty, tensors, read)
+        if not causality.sees_later_tokens(model, tokenizer.all_special_ids):
+            return model, [*notes, f"run as a decoder ({switched} = true): as its config has it, it sees later tokens"]
+    raise ModelBroken(
+        f"{name} ({type(empty).__name__}) sees later tokens, so its loss is no perplexity",
+        hint="cwtool analyses causal language models; docs/architectures.md lists those that work",
+    )
+
+
+def _whole_model(
+    name: str, empty: PreTrainedModel, tensors: Mapping[str, StoredTensor], read: Read
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model with every weight from the checkpoint, in memory of its own, and notes on what was left out."""
+    checkpoint = Checkpoint(tensors, read)
+    load: Any = type(empty).from_pretrained  # typed as if it never gave the loading info
+    # Tensors of another shape are let through here, for `check_complete` to name them.
+    model, info = load(
+        None,
+        config=empty.config,
+        state_dict=checkpoint.state_dict(),
+        dtype=empty.dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    notes = check_complete(name, model, info, checkpoint)
+    check_finite(name, model)
+    return model.eval(), notes
+
+
+def _placed(model: Any, anatomy: Anatomy, device: torch.device, offload: bool) -> Offload | None:
+    """Bring the model to its device; with `offload` its blocks stay in CPU memory."""
+    if offload:
+        return Offload(model, list(model.get_submodule(anatomy.blocks_path).children()), device)
+    model.to(device)
+    return None
+
+
+def _batching(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, str]:
+    """(tokens above which a text is computed alone, a note where that is so)"""
+    if causality.depends_on_batch(model, tokenizer.all_special_ids):
+        return 0, "every text is computed alone: this model's logits depend on the longest text of a batch"
+    limit = causality.computed_alone_above(model.config)
+    if limit is None or limit >= (longest_sequence(model) or limit):
+        return None, ""
+    return limit, f"texts of more than {limit:,} tokens are computed alone: they change the positions of a whole batch"
+
+
+def _on_norms(anatomy: Anatomy) -> str:
+    """A note where a stored zero is no factor of zero."""
+    offsets = set(anatomy.offsets.values())
+    if not offsets:
+        return ""
+    offset = f"{offsets.pop():g}" if len(offsets) == 1 else "c"
+    return f"norms here multiply by {offset} + w: their scores and the perturbations are of that factor, so zero makes it 0"
+
+
+def _empty_model(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    """A model of this config whose weights have no memory."""
+    make: Any = AutoModelForCausalLM.from_config
+    with torch.device("meta"), no_init_weights():
+        model: PreTrainedModel = make(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    return model
+
+
+def _plain_config(folder: Path, **options: Any) -> tuple[PretrainedConfig, Settings | None]:
+    """The config of the model with plain weights, and how its weights are quantised."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, **options)
+    return config, take_settings(config, folder)
 
 
 def blueprint(
     name: str, revision: str | None, access: HubAccess, trust_remote_code: bool = False
 ) -> tuple[ModelSource, PretrainedConfig, PreTrainedTokenizerBase]:
     """What a model can be sketched from; no weights are read or downloaded. Raises what `load_model` raises."""
-    source = resolve(name)
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    with _named_failures(source, revision, access):
+    source, revision = _source(name, revision)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    with named_failures(source, revision, access):
         gguf = Path(source.location)
         if source.kind is SourceKind.HUB:
             folder = snapshot_without_weights(source.location, revision, access)
@@ -168,36 +261,11 @@ def blueprint(
             folder, options["gguf_file"] = gguf.parent, gguf.name
         else:
             folder = _local_folder(source, revision, access)
-        config = AutoConfig.from_pretrained(folder, **options)
-        tokenizer, _ = load_tokenizer(source, folder, **options)
+        config, settings = _plain_config(folder, **options)
+        if settings:
+            scheme_of(settings, name)  # raises for what could not be loaded
+        tokenizer, _ = load_tokenizer(source, folder, local_files_only=True, **options)
         return source, config, tokenizer
-
-
-@contextmanager
-def _reading(tensors: Mapping[str, StoredTensor], read: Read) -> Iterator[None]:
-    """Tell how many bytes have been read, each time transformers goes on to the next parameter."""
-    total = sum(tensor.size_bytes for tensor in tensors.values())
-
-    def hook(factory: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        if options.get("desc") != "Loading weights" or not args:
-            return factory(*args, **options)
-        return counted(args[0])
-
-    def counted(parameters: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-        done = 0
-        for name, mapping in parameters:
-            read(done, total)
-            yield name, mapping
-            # A checkpoint of the bare decoder lacks the first part of the names.
-            tensor = tensors.get(name) or tensors.get(name.partition(".")[2])
-            done += tensor.size_bytes if tensor else 0
-        read(total, total)
-
-    before = transformers_logging.set_tqdm_hook(hook)
-    try:
-        yield
-    finally:
-        transformers_logging.set_tqdm_hook(before)
 
 
 def torch_device(device: str) -> torch.device:
@@ -209,12 +277,20 @@ def torch_device(device: str) -> torch.device:
     return chosen
 
 
-def _torch_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else "auto"
-    chosen = getattr(torch, dtype)
-    assert isinstance(chosen, torch.dtype)
-    return chosen
+def _torch_dtype(dtype: str, device: torch.device, stored: Mapping[str, StoredTensor]) -> torch.dtype:
+    """`dtype` by name; "auto" is float32 on a CPU and elsewhere what most weights are stored in."""
+    if dtype != "auto":
+        chosen = getattr(torch, dtype)
+        assert isinstance(chosen, torch.dtype)
+        return chosen
+    if device.type == "cpu":
+        return torch.float32
+    sizes = dict.fromkeys(WEIGHT_DTYPES, 0)
+    for tensor in stored.values():
+        if tensor.dtype in sizes:
+            sizes[tensor.dtype] += tensor.numel
+    most = max(sizes, key=sizes.__getitem__)
+    return torch.float32 if most is torch.float64 else most
 
 
 def _local_folder(
@@ -228,6 +304,7 @@ def _local_folder(
     match source.kind:
         case SourceKind.FOLDER:
             folder = Path(source.location)
+            refuse_adapter((entry.name for entry in folder.iterdir()), source.name)
             if not (folder / "config.json").is_file():
                 raise ModelNotFound(
                     f"folder {folder} has no config.json", hint="give the folder that `save_pretrained` wrote"
@@ -276,106 +353,4 @@ def _hashes(source: ModelSource, folder: Path) -> dict[str, str]:
     if source.kind is SourceKind.GGUF:
         gguf = Path(source.location)
         return {gguf.name: file_sha256(gguf)}
-    return file_hashes(folder)
-
-
-def _refuse_incomplete(source: ModelSource, info: dict[str, object]) -> None:
-    for key, what in (("missing_keys", "has no weights for"), ("mismatched_keys", "has weights of another shape for")):
-        # transformers gives names, or (name, shape in the file, shape in the model)
-        names = sorted(k if isinstance(k, str) else k[0] for k in info.get(key) or ())  # type: ignore[attr-defined]
-        if names:
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise ModelBroken(
-                f"{source.name} {what} {shown}",
-                hint="the files do not hold this whole architecture; download or save the model again",
-            )
-
-
-@contextmanager
-def _named_failures(source: ModelSource, revision: str | None, access: HubAccess) -> Iterator[None]:
-    """Turn what libraries raise while a model is loaded into errors that name the model and the next step."""
-    try:
-        yield
-    except CwaError:
-        raise
-    except Exception as error:
-        raise _named(error, source, revision, access) from error
-
-
-def _named(error: Exception, source: ModelSource, revision: str | None, access: HubAccess) -> CwaError:
-    chain = list(_causes(error))
-    name = source.name
-
-    def caused_by(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in chain)
-
-    if is_out_of_memory(error):
-        return OutOfMemory(
-            f"{name} does not fit into memory", hint="unload other models (`cwtool ps`), or use --dtype bfloat16"
-        )
-    entry = catalog_model(source.location)
-    if caused_by(GatedRepoError):
-        return _gated(name, source.location, "has not been granted to this token" if access.token else "needs a token")
-    if caused_by(RevisionNotFoundError):
-        return ModelNotFound(
-            f"{name} has no revision '{revision}'", hint=f"see https://huggingface.co/{source.location}"
-        )
-    if source.kind is SourceKind.HUB and caused_by(HFValidationError):
-        return ModelNotFound(f"there is no folder {name}, and it is no Hub id", hint="check the path")
-    if caused_by(LocalEntryNotFoundError, HfHubHTTPError, *_NO_CONNECTION):
-        if access.offline or caused_by(OfflineModeIsEnabled):
-            where = "in the cache, and HF_HUB_OFFLINE is set"
-        elif caused_by(*_NO_CONNECTION):
-            where = "in the cache, and the Hub cannot be reached"
-        elif (answer := _hub_answer(chain)) >= 429:
-            where = f"in the cache, and the Hub answered {answer}: try again later"
-        else:
-            where = "in the cache or on the Hub"
-        if entry and entry.gated:
-            return _gated(name, entry.name, f"is not {where}")
-        near = near_models(name, access)
-        hint = f"{near} `cwtool models` lists what the guide knows; a path must lead to a folder or .gguf file".strip()
-        what = f"revision '{revision}' of {name}" if revision else f"model '{name}'"
-        return ModelNotFound(f"{what} is not {where}", hint=hint)
-    if source.kind is SourceKind.HUB and access.offline and caused_by(OSError, EntryNotFoundError):
-        return ModelBroken(
-            f"the cached copy of {name} is not complete: {_first_line(error)}", hint="load it once online"
-        )
-    if "trust_remote_code" in str(error):
-        return ModelBroken(
-            f"{name} comes with its own code, which is not run",
-            hint="if you trust it, the daemon's owner may set trust_remote_code = true in config.toml and restart it",
-        )
-    broken = f"{name} cannot be loaded: {_first_line(error)}"
-    if caused_by(SafetensorError):
-        broken = f"a weights file of {name} is broken or truncated: {_first_line(error)}"
-    return ModelBroken(broken, hint=f"check the files in {source.location}, or download the model again")
-
-
-def _hub_answer(chain: list[BaseException]) -> int:
-    """HTTP status of the Hub's refusal, 0 where it did not answer at all."""
-    return next((int(cause.response.status_code) for cause in chain if isinstance(cause, HfHubHTTPError)), 0)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on an accelerator or on the CPU, where torch raises a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def _gated(name: str, repo: str, why: str) -> ModelGated:
-    return ModelGated(
-        f"{name} is gated and {why}",
-        hint=f"accept the licence at https://huggingface.co/{repo}, then set HF_TOKEN to a token of that account",
-    )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
+    return file_hashes([folder / "config.json", *weight_files(folder)])

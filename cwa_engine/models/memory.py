@@ -10,7 +10,8 @@ import psutil
 import torch
 
 from cwa_engine.evaluation.perplexity import LOGITS
-from cwa_engine.models.loading import LoadedModel, is_out_of_memory
+from cwa_engine.models.failures import is_out_of_memory
+from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.metrics import Needs
 
 T = TypeVar("T")

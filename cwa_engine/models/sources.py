@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +14,9 @@ from pathlib import Path
 import platformdirs
 
 from cwa_engine.catalog import catalog_model, known_names
-from cwa_engine.errors import ModelNotFound, did_you_mean
+from cwa_engine.errors import InvalidInput, ModelNotFound, did_you_mean
+from cwa_engine.files import near_files, user_path
+from cwa_engine.hub_names import is_address, read_hub_name
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
 
@@ -43,12 +46,13 @@ class HubAccess:
 
     @classmethod
     def from_environment(cls) -> HubAccess:
-        """What HF_TOKEN, HF_HUB_CACHE, HF_HOME and HF_HUB_OFFLINE say in this process."""
+        """What HF_TOKEN, HF_HUB_CACHE, HF_HOME and HF_HUB_OFFLINE say in this process; an empty one says nothing."""
         env = os.environ
-        home = env.get("HF_HOME")
+        home, cache = env.get("HF_HOME"), env.get("HF_HUB_CACHE")
+        cache_dir = user_path(cache, "HF_HUB_CACHE") if cache else user_path(home, "HF_HOME") / "hub" if home else None
         return cls(
             token=env.get("HF_TOKEN") or env.get("HUGGING_FACE_HUB_TOKEN") or None,
-            cache_dir=env.get("HF_HUB_CACHE") or (str(Path(home).expanduser() / "hub") if home else None),
+            cache_dir=str(cache_dir) if cache_dir else None,
             offline=env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
         )
 
@@ -57,18 +61,18 @@ class HubAccess:
         """The cache folder, by default where huggingface_hub has it."""
         if self.cache_dir:
             return Path(self.cache_dir)
-        return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface" / "hub"
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
 
 
 def resolve(name: str) -> ModelSource:
-    """What `name` stands for. Raises ModelNotFound where it can be nothing at all."""
+    """What `name` stands for, without a revision. Raises ModelNotFound where it can be nothing at all."""
     entry = catalog_model(name)
     if entry and entry.gguf_package and (gguf := packaged_gguf(entry.gguf_package)):
         return ModelSource(name, SourceKind.GGUF, str(gguf))
     path = _existing(name)
     if path and path.is_dir():
         return ModelSource(name, SourceKind.FOLDER, str(path.resolve()))
-    if path and path.suffix == ".gguf":
+    if path and path.suffix.lower() == ".gguf":
         return ModelSource(name, SourceKind.GGUF, str(path.resolve()))
     if entry:
         return ModelSource(name, SourceKind.HUB, entry.name)
@@ -76,25 +80,57 @@ def resolve(name: str) -> ModelSource:
         raise ModelNotFound(
             f"{name} is a file, but not a GGUF file", hint="give the model's folder, a .gguf file or a Hub id"
         )
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise ModelNotFound(
-            f"there is no folder {name}, and it is no Hub id", hint="check the path and who may read it"
-        )
-    return ModelSource(name, SourceKind.HUB, name)
+    found = read_hub_name(name, "model")
+    if found is None:
+        raise ModelNotFound(f"there is no folder {name}, and it is no Hub id", hint=near_files(Path(name).absolute()))
+    if found.revision:
+        raise InvalidInput(f"'{name}' names a revision", hint=f"give {found.repo}, and the revision beside it")
+    return ModelSource(name, SourceKind.HUB, found.repo)
 
 
 def absolute_name(name: str) -> str:
-    """A local path made absolute, for a daemon has another working folder; every other name as it is."""
+    """What can only be a path, and what is one here, made absolute, for a daemon has another working folder.
+
+    Every other name is as it is. Raises InvalidInput for what looks like a path and can be none.
+    """
     path = _existing(name)
-    return str(path.resolve()) if path else name
+    if path:
+        return str(path.resolve())
+    name = name.strip()
+    is_name = not name or is_address(name) or read_hub_name(name, "model")
+    return name if is_name else str(user_path(name, "the model"))
+
+
+def name_and_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """A model as `resolve` takes it, and the revision: of `gpt2@main`, `gpt2/`, or the address of its page on the Hub.
+
+    Raises InvalidInput where two revisions are named, where a path has one, or where the name is empty.
+    """
+    name = name.strip()
+    if not name:
+        raise InvalidInput("no model is given", hint="an alias such as smollm2-135m, a Hub id, or a path")
+    if revision is not None and not revision.strip():
+        raise InvalidInput("the revision is empty", hint="give a branch, tag or commit, or leave --revision out")
+    if name.startswith(("/", ".", "~")):
+        if revision:
+            raise InvalidInput(f"{name} is a path, and has no revision '{revision}'", hint="leave out --revision")
+        return name, None
+    found = read_hub_name(name, "model")
+    if found is None:
+        return name, revision
+    if revision and found.revision and revision != found.revision:
+        raise InvalidInput(
+            f"'{name}' names the revision {found.revision}, and --revision is {revision}", hint="give one of them"
+        )
+    return found.repo, found.revision or revision
 
 
 def _existing(name: str) -> Path | None:
     """The file or folder by that name; None where there is none, or where the name can be no path."""
     try:
-        path = Path(name).expanduser()
+        path = user_path(name, "the model")
         return path if path.exists() else None
-    except (OSError, RuntimeError):  # a name longer than a path may be; ~user of a user that does not exist
+    except (OSError, InvalidInput):  # a name longer than a path may be; empty; ~user of a user that does not exist
         return None
 
 
@@ -123,23 +159,25 @@ def cached_models(access: HubAccess) -> list[tuple[str, int]]:
     return found
 
 
+def cache_folder() -> Path:
+    """Where cwtool keeps what it can make again."""
+    return user_path(os.environ.get("CWTOOL_CACHE_DIR") or platformdirs.user_cache_dir("cwtool"), "CWTOOL_CACHE_DIR")
+
+
 def gguf_cache_folder(gguf: Path) -> Path:
     """Where the converted copy of a GGUF file lives; another size or time of change is another folder."""
-    root = Path(os.environ.get("CWTOOL_CACHE_DIR") or platformdirs.user_cache_dir("cwtool"))
     stat = gguf.stat()
     key = hashlib.sha256(f"{gguf}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:12]
-    return root / "converted" / f"{gguf.stem}-{key}"
+    return cache_folder() / "converted" / f"{gguf.stem}-{key}"
 
 
-def file_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every weights file and of the config in a model folder.
+def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
+    """Name -> sha256 of each of these files of a model.
 
     Files of a Hub cache are links to blobs that are named by their sha256, which saves reading them again.
     """
     hashes = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix not in WEIGHT_SUFFIXES and path.name != "config.json":
-            continue
+    for path in paths:
         blob = path.resolve().name
         if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
             hashes[path.name] = blob

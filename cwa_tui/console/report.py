@@ -42,7 +42,7 @@ def run_report(summary: dict[str, Any], folder: str) -> RenderableType:
         Text(group["verdict"], _VERDICT_STYLES[group["distinguishable"]]) for group in compared if group["verdict"]
     ]
     parts += ["", *sentences] if sentences else []
-    parts += ["", Text(f"files: {folder}", overflow="fold")]
+    parts += ["", Text(f"texts: {summary['texts']['source']}\nfiles: {folder}", overflow="fold")]
     return Group(*parts)
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_engine.data.corpus import CODE_CHUNK_CHARACTERS, Text, data_sha256, load_texts, split
+from cwa_engine.data.corpus import Text, data_sha256, load_texts, split
+from cwa_engine.data.passages import CODE_CHUNK_CHARACTERS
 from cwa_engine.errors import DataError
 
 
@@ -93,7 +94,7 @@ def test_source_code_becomes_chunks_of_whole_paragraphs_and_nothing_is_lost(tmp_
         ("a.jsonl", b'{"text": "x"}\nnot json\n', "line 2"),
         ("a.jsonl", b'{"text": 7}\n', "line 1"),
         ("a.jsonl", b"[1]\n", "line 1"),
-        ("a.jsonl", b'{"text": " "}\n', "line 1"),
+        ("a.jsonl", b'{"text": " "}\n', "holds no text"),
         ("a.jsonl", b'{"text": "x"}\n\n{"text": "cut emoji \\ud83d"}\n', "line 3"),
         ("a.jsonl", b"[" * 100_000, "line 1"),
         ("a.jsonl", b"\n\n", "holds no text"),
@@ -110,8 +111,9 @@ def test_a_file_that_holds_no_texts_is_refused_with_the_place(
 
 
 def test_a_folder_is_no_data_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder") as raised:
         load_texts(tmp_path)
+    assert f"--dataset {tmp_path}" in raised.value.hint
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

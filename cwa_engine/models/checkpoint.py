@@ -1,0 +1,214 @@
+"""The weights files of a model: which of them are read, what tensors they hold, and those tensors in memory of our own.
+
+Tensors are read into fresh memory, never mapped: a file that is overwritten while its model is warm changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cwa_engine.errors import ModelBroken
+
+Read = Callable[[int, int], None]  # hears how many bytes of how many have come
+
+ADAPTER = "adapter_config.json"
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # that hold a weight as it is
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a checkpoint. `load()` reads it into fresh memory."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    size_bytes: int  # in the file
+    load: Callable[[], Tensor]
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+def files_to_read(names: Collection[str], read_json: Callable[[str], Mapping[str, Any]]) -> list[str]:
+    """The weights files that transformers reads of a repository or folder with these files, in its order of preference.
+
+    `read_json(name)` gives a JSON file's content. Empty where there are no weights that it would read.
+    """
+    explicit = read_json("config.json").get("transformers_weights") if "config.json" in names else None
+    for name in (explicit,) if explicit else _SINGLE:
+        if name in names and not name.endswith(".index.json"):
+            return [name]
+        index = name if name.endswith(".index.json") else f"{name}.index.json"
+        if index in names:
+            return sorted(set(read_json(index)["weight_map"].values()))
+    return []
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weights files of a folder that are read; some may be missing. Raises ModelBroken for an unreadable index."""
+
+    def read_json(name: str) -> Mapping[str, Any]:
+        try:
+            return dict(json.loads((folder / name).read_text("utf-8")))
+        except ValueError as error:
+            raise ModelBroken(
+                f"{folder / name} is no JSON: {error}", hint="download or save the model again"
+            ) from error
+
+    names = {entry.name for entry in folder.iterdir()}
+    return [folder / name for name in files_to_read(names, read_json)]
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Name -> tensor, of all weights files that are read. Raises ModelBroken for files that are missing or broken."""
+    found: dict[str, StoredTensor] = {}
+    origin: dict[str, str] = {}
+    files = weight_files(folder)
+    if not files:
+        raise ModelBroken(
+            f"{folder} has no file named model.safetensors or pytorch_model.bin, nor an index of several",
+            hint="give the folder that `save_pretrained` wrote",
+        )
+    for path in files:
+        if not path.is_file():
+            raise ModelBroken(f"{folder} lacks {path.name}, which its index lists", hint="download the model again")
+        for name, tensor in (_of_safetensors(path) if path.suffix == ".safetensors" else _of_torch(path)).items():
+            if name in found:
+                raise ModelBroken(
+                    f"{name} is in two files, {origin[name]} and {path.name}",
+                    hint="remove the file that does not belong to this model",
+                )
+            found[name], origin[name] = tensor, path.name
+    return found
+
+
+class Checkpoint:
+    """Tensors on their way into a model. Counts the bytes that have been read, and knows which tensors were taken."""
+
+    def __init__(self, tensors: Mapping[str, StoredTensor], read: Read = lambda done, total: None) -> None:
+        self.tensors = tensors
+        self.taken: set[str] = set()
+        self._read, self._done = read, 0
+        self._total = sum(tensor.size_bytes for tensor in tensors.values())
+        self._one_at_a_time = threading.Lock()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What transformers reads: name -> something whose `[...]` is the tensor. It is asked from several threads."""
+        return {name: _Taking(self, name) for name in self.tensors}
+
+    def take(self, name: str) -> Tensor:
+        tensor = self.tensors[name].load()
+        with self._one_at_a_time:
+            self.taken.add(name)
+            self._done += self.tensors[name].size_bytes
+            self._read(self._done, self._total)
+        return tensor
+
+    @property
+    def left_over(self) -> list[str]:
+        """The tensors that no parameter and no buffer took."""
+        return [name for name in self.tensors if name not in self.taken]
+
+
+@dataclass(frozen=True)
+class _Taking:
+    checkpoint: Checkpoint
+    name: str
+
+    def __getitem__(self, everything: object) -> Tensor:
+        return self.checkpoint.take(self.name)
+
+
+def _of_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """A safetensors file begins with the length of its header, eight bytes little-endian, and the header as JSON."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length + 8 > size:
+            raise _broken(path, "its header is longer than the file")
+        try:
+            header = dict(json.loads(file.read(length)))
+        except ValueError:
+            raise _broken(path, "its header is no JSON") from None
+    header.pop("__metadata__", None)
+    return dict(_entries(path, header, length + 8, size - length - 8))
+
+
+def _entries(path: Path, header: Mapping[str, Any], start: int, size: int) -> Iterator[tuple[str, StoredTensor]]:
+    for name, entry in header.items():
+        try:
+            shape, (begin, end) = tuple(map(int, entry["shape"])), map(int, entry["data_offsets"])
+            dtype = _DTYPES[entry["dtype"]]
+        except (KeyError, TypeError, ValueError):
+            raise _broken(path, f"the entry of {name} cannot be read: {str(entry)[:80]}") from None
+        if not 0 <= begin <= end <= size or end - begin != math.prod(shape) * dtype.itemsize:
+            raise _broken(path, f"{name} does not lie in it as its header says")
+        yield (
+            name,
+            StoredTensor(shape, dtype, end - begin, _bytes_reader(path, start + begin, end - begin, dtype, shape)),
+        )
+
+
+def _bytes_reader(
+    path: Path, start: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]
+) -> Callable[[], Tensor]:
+    def load() -> Tensor:
+        tensor = torch.empty(shape, dtype=dtype)
+        if size:
+            memory: Any = tensor.view(-1).view(torch.uint8).numpy()
+            with path.open("rb") as file:  # buffered: a plain read ends after 2 GiB
+                file.seek(start)
+                if file.readinto(memory) != size:
+                    raise _broken(path, "it has become shorter while it was read")
+        return tensor
+
+    return load
+
+
+def _of_torch(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file that torch.save wrote; its zip format is mapped until each tensor has been copied."""
+    try:
+        try:
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except RuntimeError:  # the older format, which cannot be mapped
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, by what is broken; pickles of other things than tensors are refused
+        raise _broken(path, str(error).strip().splitlines()[0]) from error
+    others = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise _broken(path, f"{others[0]} is no tensor")
+    return {
+        name: StoredTensor(tuple(tensor.shape), tensor.dtype, tensor.numel() * tensor.element_size(), tensor.clone)
+        for name, tensor in content.items()
+    }
+
+
+def _broken(path: Path, why: str) -> ModelBroken:
+    return ModelBroken(
+        f"the weights file {path} is broken or truncated: {why}", hint="download or save the model again"
+    )
