@@ -6,7 +6,7 @@ import dataclasses
 import math
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -27,29 +27,32 @@ from cwa_engine.events import (
     VerdictReached,
     ignore,
 )
+from cwa_engine.models.anatomy import config_number
 from cwa_engine.models.failures import is_out_of_memory
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.memory import BatchSize
 from cwa_engine.perturbation.ablation import Ablated, ablate, find_critical_set, propose
-from cwa_engine.perturbation.damage import (
-    Ground,
-    check_restored,
-    lay_ground,
-    measure_damage,
-    sequence_rows,
-)
+from cwa_engine.perturbation.cases import population_of
+from cwa_engine.perturbation.damage import control_rows, measure_damage, sequence_rows
 from cwa_engine.perturbation.interactions import measure_interactions
 from cwa_engine.perturbation.kinds import STORED_BITS
+from cwa_engine.perturbation.measurement import (
+    MeasurementContext,
+    check_restored,
+    prepare_measurement,
+    with_rounding,
+)
 from cwa_engine.perturbation.separation import separations, verdicts
 from cwa_engine.planning import choose
 from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult, TextUse
 from cwa_engine.run import Run, Stages
-from cwa_engine.score_cache import DEPTH, Kept, ScoreCache, score_keys
-from cwa_engine.sensitivity.fidelity import Sample, draw_sample, fidelities, measure_predictions
+from cwa_engine.score_cache import ScoreCache
+from cwa_engine.sensitivity.fidelity import Sample, fidelities, measure_predictions
 from cwa_engine.sensitivity.metrics import ABLATION
-from cwa_engine.sensitivity.ranking import Ranker, describe_unit
+from cwa_engine.sensitivity.ranking import describe_unit
+from cwa_engine.sensitivity.rankings import scored_rankings, shortened, views
 from cwa_engine.sensitivity.scoring import score
-from cwa_engine.sensitivity.stability import agreements, marked, measure_stability
+from cwa_engine.sensitivity.stability import agreements, half_overlaps, marked, measure_stability
 from cwa_engine.spec import RunSpec
 from cwa_engine.structures import common_structure, find_weights, parse_target, unit_count, unit_of
 
@@ -72,36 +75,42 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: Scor
         if choice.why:
             emit(Note(choice.why, choice.level))
         batch_size = BatchSize(choice.batch_size, lambda text: emit(Note(text, "warning")))
-        run = Run(loaded, spec, emit, Stages(emit), batch_size, choice.gradients)
+        run = Run(loaded, spec, emit, Stages(emit), batch_size, choice.gradients, choice.halves)
 
         with run.stages("baseline"):
             intact, baseline = measure_baseline(run, evaluation, use)
         scored, sample, scores_from = scored_rankings(run, scoring, cache)
-        by_metric = {ranking.metric: shortened(ranking, spec.largest_k) for ranking in scored}
-        rankings = (*given, *(by_metric[name] for name in spec.metrics if name in by_metric))
+        asked = {view.label for view in views(loaded, spec, spec.metrics)}
+        rankings = (*given, *(shortened(ranking, spec.largest_k) for ranking in scored if ranking.metric in asked))
         for ranking in rankings:
             emit(TopK(ranking.metric, False, ranking.weights[:PREVIEW_ROWS]))
-        result = RunResult(all_weights, loaded.anatomy.numel, use, baseline, rankings)
+        halves = tuple(half_overlaps(loaded, rankings, spec))
+        result = RunResult(all_weights, loaded.anatomy.numel, use, baseline, rankings, halves)
         ablated = None
         if ABLATION in spec.metrics:
+            proposers = [ranking for ranking in scored if ranking.metric in spec.scored_metrics]
             with run.stages("ablate"):
-                ablated = ablate(loaded, scoring, propose(scored, spec.candidates), spec.largest_k, spec.seed, emit)
+                ablated = ablate(loaded, scoring, propose(proposers, spec.candidates), spec.largest_k, spec.seed, emit)
             result = with_ablation(result, ablated)
         if spec.stability:
             with run.stages("stability"):
                 result = with_stability(run, result, scoring)
         if spec.damages or sample or spec.critical_set:
-            ground = lay_ground(loaded, evaluation, intact, result.rankings, spec, batch_size)
+            with run.stages("prepare"):
+                context = prepare_measurement(loaded, evaluation, intact, spec, batch_size)
+                if result.rankings:
+                    context = with_rounding(context, population_of(loaded, result.rankings[0], spec), spec.largest_k)
             if spec.damages:
-                result = with_damage(run, result, ground)
+                result = with_damage(run, result, context)
             if ablated and spec.critical_set:
                 with run.stages("critical set"):
-                    found = find_critical_set(ground, scoring, ablated.finalists, spec.critical_set, emit)
+                    found = find_critical_set(context, scoring, ablated.finalists, spec.critical_set, emit)
                     result = dataclasses.replace(result, critical_set=found)
             if sample:
                 with run.stages("fidelity"):
-                    result = with_fidelity(run, result, ground, sample)
-            result = dataclasses.replace(result, floor=check_restored(ground))
+                    result = with_fidelity(run, result, context, sample)
+            with run.stages("check"):
+                result = dataclasses.replace(result, floor=check_restored(context))
 
     return dataclasses.replace(
         result,
@@ -111,57 +120,6 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: Scor
         timings=run.stages.timings,
         peak_memory_bytes=peak_memory_bytes(loaded),
     )
-
-
-def scored_rankings(
-    run: Run, sequences: Sequence[TokenSequence], cache: ScoreCache | None
-) -> tuple[list[Ranking], Sample | None, dict[str, str]]:
-    """The rankings by scores, the sample for fidelity where it is asked for, and which metric was scored by which run."""
-    spec, sample = run.spec, None
-    most = run.loaded.anatomy.numel
-    wanted = min(most, max(spec.largest_k, spec.candidates) if ABLATION in spec.metrics else spec.largest_k)
-    keys = score_keys(run, sequences) if cache else {}
-    known = _known(run, keys, wanted, cache) if cache and not spec.fidelity else {}  # a sample is drawn from statistics
-    found = {name: kept.ranking for name, kept in known.items()}
-    missing = tuple(name for name in spec.scored_metrics if name not in known)
-    if missing:
-        depth = min(most, max(wanted, DEPTH)) if cache else wanted
-        rankers = [_ranker(run.loaded, name, depth, spec) for name in missing]
-        only = dataclasses.replace(run, spec=spec.model_copy(update={"metrics": missing}))
-        with run.stages("score"):
-            for statistics in score(only, sequences):  # of all weights, or of one block after the other
-                for ranker in rankers:
-                    ranker.offer(statistics)
-                if spec.fidelity:
-                    sample = draw_sample(run.loaded, statistics, spec)
-                del statistics  # what follows needs the room
-        with run.stages("select"):
-            found |= {ranker.metric.name: _checked(ranker, spec) for ranker in rankers}
-        if cache:
-            _keep(run, {keys[name]: found[name] for name in missing}, depth, cache)
-    rankings = [shortened(found[name], wanted) for name in spec.scored_metrics]
-    return rankings, sample, {name: kept.run_id for name, kept in known.items()}
-
-
-def _known(run: Run, keys: Mapping[str, str], depth: int, cache: ScoreCache) -> dict[str, Kept]:
-    """The rankings that an earlier run has made of the same inputs; says so."""
-    entries = {name: cache.get(key, depth, "bottom" in run.spec.controls) for name, key in keys.items()}
-    known = {name: kept for name, kept in entries.items() if kept}
-    for name, kept in known.items():
-        run.emit(
-            Note(
-                f"{name}: scores are those of {kept.run_id} (same model, texts and code); --no-cache computes them anew"
-            )
-        )
-    return known
-
-
-def _keep(run: Run, rankings: Mapping[str, Ranking], depth: int, cache: ScoreCache) -> None:
-    try:
-        for key, ranking in rankings.items():
-            cache.put(key, ranking, depth)
-    except OSError as error:
-        run.emit(Note(f"scores cannot be kept for the next run: {error}", "warning"))
 
 
 def with_ablation(result: RunResult, ablated: Ablated) -> RunResult:
@@ -180,31 +138,32 @@ def with_stability(run: Run, result: RunResult, sequences: Sequence[TokenSequenc
     )
 
 
-def with_damage(run: Run, result: RunResult, ground: Ground) -> RunResult:
+def with_damage(run: Run, result: RunResult, context: MeasurementContext) -> RunResult:
     """The result with every critical set and control measured and compared, and where asked for each weight alone."""
     with run.stages("perturb"):
-        measured = measure_damage(ground, result.rankings, run.emit)
-        rows = separations(ground, measured)
-        sentences = verdicts(measured, rows)
+        measured = measure_damage(context, result.rankings, run.emit)
+        rows = separations(context, measured)
+        sentences = verdicts(context, result.baseline, measured, rows)
         for verdict in sentences:
             run.emit(VerdictReached(verdict))
     result = dataclasses.replace(
         result,
-        damage=tuple(entry.point for entry in measured),
+        damage=tuple(damaged.point for entry in measured for damaged in entry.damaged),
         separations=tuple(rows),
         verdicts=tuple(sentences),
-        evaluations=tuple(sequence_rows(ground.intact, measured)),
+        controls=tuple(control_rows(context, measured)),
+        evaluations=tuple(sequence_rows(context, measured)),
     )
     if run.spec.individually:
         with run.stages("interactions"):
-            found = measure_interactions(ground, result.rankings, measured, run.emit)
+            found = measure_interactions(context, result.rankings, measured, run.emit)
             result = dataclasses.replace(result, interactions=tuple(found))
     return result
 
 
-def with_fidelity(run: Run, result: RunResult, ground: Ground, sample: Sample) -> RunResult:
+def with_fidelity(run: Run, result: RunResult, context: MeasurementContext, sample: Sample) -> RunResult:
     """The result with what the metrics foretold compared with what was measured."""
-    rows = measure_predictions(ground, sample, run.emit)
+    rows = measure_predictions(context, sample, run.emit)
     scores = fidelities(rows, run.spec.scored_metrics)
     return dataclasses.replace(result, predictions=tuple(rows), fidelity=tuple(scores))
 
@@ -225,31 +184,17 @@ def measure_baseline(run: Run, sequences: Sequence[TokenSequence], use: TextUse)
             f"{len(sequences)}, first at {where}",
             hint="float16 overflows easily; try --dtype float32 or bfloat16",
         )
-    baseline = baseline_of(intact, sequences, use.seq_len, use.packed, use.bos)
+    baseline = baseline_of(intact, sequences, use, config_number(run.loaded.model, "vocab_size") or 0)
     run.emit(BaselineMeasured(baseline))
-    return intact, baseline
-
-
-def _ranker(loaded: LoadedModel, metric: str, k: int, spec: RunSpec) -> Ranker:
-    return Ranker(loaded, metric, k, "bottom" in spec.controls, spec.structure, spec.scope)
-
-
-def shortened(ranking: Ranking, k: int) -> Ranking:
-    """The ranking down to place k, where more was wanted for other purposes."""
-    weights = ranking.top(k)
-    return dataclasses.replace(ranking, weights=weights, lowest=ranking.lowest[: len(weights)])
-
-
-def _checked(ranker: Ranker, spec: RunSpec) -> Ranking:
-    """The finished ranking. Raises InvalidInput where there was nothing to rank."""
-    ranking = ranker.ranking()
-    if not ranking.weights:
-        only = "of linear layers " if ranker.metric.linear_only else ""
-        raise InvalidInput(
-            f"no parameter {only}in view has a {spec.structure} to rank by {ranking.metric}",
-            hint="heads are in attention output projections; vectors have neither rows nor columns",
+    if baseline.vocabulary and baseline.nll >= math.log(baseline.vocabulary):
+        run.emit(
+            Note(
+                f"the intact model is no better than guessing: {baseline.nll:.3f} nats per token, a guess among "
+                f"{baseline.vocabulary:,} tokens has {math.log(baseline.vocabulary):.3f}; is it trained, and whole?",
+                "warning",
+            )
         )
-    return ranking
+    return intact, baseline
 
 
 def given_ranking(loaded: LoadedModel, spec: RunSpec) -> tuple[Ranking, ...]:

@@ -20,18 +20,19 @@ from cwa_engine.evaluation.resume import allowed_bytes
 from cwa_engine.events import ignore
 from cwa_engine.models.chain import NotAChain, chain_of
 from cwa_engine.models.loading import LoadedModel, blueprint
-from cwa_engine.models.memory import free_bytes, rough_bytes
+from cwa_engine.models.memory import free_bytes, rough_bytes, statistics_bytes
 from cwa_engine.models.sketch import model_is_sketch, peak_bytes, sketch
 from cwa_engine.models.sources import HubAccess
 from cwa_engine.result import Plan, PlanRow
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.metrics import Needs, needs_of
+from cwa_engine.sensitivity.metrics import JOINABLE, Needs, needs_of
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec, command_of
 
 SHARE = 0.8  # of what is free may be planned for,
 SURE = 0.5  # and where rough figures are less than this, nothing need be counted
 MOST_AT_ONCE = 64  # sequences
+LEAST_TO_HALVE = 4  # scoring texts: two for each half
 OVERHEAD = 1.15  # what allocators need beside the tensors,
 KERNELS_BYTES = 80_000_000  # and what kernels keep for themselves: both by measurement, see benchmarks/RESULTS.md
 IMPORTED_BYTES = int(psutil.Process().memory_info().rss)  # of this process with its libraries and without a model
@@ -96,6 +97,8 @@ class _Task:
         """What scoring takes with as many sequences at once as fit."""
         room = int(SHARE * self.free) - model.size_bytes
         size, working, simulated = batch_that_fits(model, self.scoring, self.needs, source, self.device, room)
+        if source == "resident" and can_be_halved(self.needs, self.scoring):
+            working += statistics_bytes(model, self.needs)  # of the other half
         working = max(working, self._kept(model))
         total = model.size_bytes + working + (IMPORTED_BYTES + KERNELS_BYTES if self.device == "cpu" else 0)
         return PlanRow(model.dtype, source, model.size_bytes, working, total, size, working <= room, simulated)
@@ -113,24 +116,40 @@ class Choice:
     batch_size: int
     why: str
     level: str = "info"
+    halves: bool = False  # whether the statistics of two halves of the texts are kept apart
 
 
 def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence]) -> Choice:
-    """The source of gradients and the batch size: as asked for, else by the memory that is free now."""
+    """The source of gradients, the batch size and whether halves are kept apart: as asked for, else by the free memory."""
     needs = needs_of(spec.scored_metrics)
-    source, why, level = _source(loaded, spec, needs, sequences)
+    halves = can_be_halved(needs, sequences)
+    needed = _needed_at_once(loaded, spec, needs, sequences) if needs.backward else 0
+    apart = statistics_bytes(loaded, needs) if halves else 0  # of the other half
+    source, why, level = _source(loaded, spec, needs, needed + apart)
+    halves = halves and (source == "sweep" or needed + apart <= SHARE * free_bytes(loaded.device))
     if spec.batch_size or not needs.backward or loaded.device.type == "cpu":
-        return Choice(source, spec.batch_size or loaded.default_batch_size, why, level)
-    size, _, _ = batch_that_fits(
-        loaded, sequences, needs, source, loaded.device.type, int(SHARE * free_bytes(loaded.device))
-    )
-    return Choice(source, size, why, level)
+        return Choice(source, spec.batch_size or loaded.default_batch_size, why, level, halves)
+    room = int(SHARE * free_bytes(loaded.device)) - (apart if halves and source == "resident" else 0)
+    size, _, _ = batch_that_fits(loaded, sequences, needs, source, loaded.device.type, room)
+    return Choice(source, size, why, level, halves)
 
 
-def _source(
-    loaded: LoadedModel, spec: RunSpec, needs: Needs, sequences: Sequence[TokenSequence]
-) -> tuple[str, str, str]:
-    """(source, why, level of the note)"""
+def can_be_halved(needs: Needs, sequences: Sequence[TokenSequence]) -> bool:
+    """Whether the statistics of two halves of the texts can be joined, and each half has texts enough to rank by."""
+    return bool(needs) and not needs & ~JOINABLE and len(sequences) >= LEAST_TO_HALVE
+
+
+def _needed_at_once(loaded: LoadedModel, spec: RunSpec, needs: Needs, sequences: Sequence[TokenSequence]) -> int:
+    """About the bytes that the gradients of all weights at once take."""
+    size = spec.batch_size or 1
+    needed = rough_bytes(loaded, needs, "resident", size * max(len(s.ids) for s in sequences))
+    if needed > SURE * free_bytes(loaded.device):
+        needed, _ = working_bytes(loaded, sequences, needs, "resident", size)
+    return needed
+
+
+def _source(loaded: LoadedModel, spec: RunSpec, needs: Needs, needed: int) -> tuple[str, str, str]:
+    """(source, why, level of the note); `needed` are the bytes that all gradients take at once."""
     if not needs.backward or spec.fidelity or Needs.HESSIAN in needs:
         return "resident", "", "info"
     if spec.gradients == "resident":
@@ -138,10 +157,7 @@ def _source(
     if spec.offload == "cpu":
         return _swept(loaded, "blocks stay in CPU memory and come to the device one at a time, as asked", spec)
     if spec.gradients == "auto":
-        free, size = free_bytes(loaded.device), spec.batch_size or 1
-        needed = rough_bytes(loaded, needs, "resident", size * max(len(s.ids) for s in sequences))
-        if needed > SURE * free:
-            needed, _ = working_bytes(loaded, sequences, needs, "resident", size)
+        free = free_bytes(loaded.device)
         if needed <= SHARE * free:
             return "resident", f"the gradients of all weights fit at once: {_gb(needed)} of {_gb(free)} free", "info"
         why = f"the gradients of one block after the other: all need {_gb(needed)}, {_gb(free)} are free"

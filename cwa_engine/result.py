@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+MATRICES = "_matrices"  # behind a metric's name: its ranking of the matrices in decoder blocks alone
 GIVEN = "given"  # stands for the metric where weights are given by name
 
 
@@ -27,6 +28,7 @@ class TopWeight:
     expert: int | None  # None outside stacks of experts
     target: str  # as `--weights` takes it
     stable: bool | None = None  # in the top list of every repeat; None where stability was not asked for
+    fan_out: int | None = None  # how many weights read what it writes: 1 in a matrix; None where that is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Ranking:
     lowest: tuple[TopWeight, ...] = ()
     structure: str = "weight"
     parameters: tuple[str, ...] = ()
+    halves: tuple[tuple[str, ...], ...] = ()  # the targets that each half of the scoring texts ranks first, in order
 
     def top(self, k: int) -> tuple[TopWeight, ...]:
         """The k best of each group."""
@@ -58,14 +61,16 @@ class Baseline:
     sequences: int
     tokens: int  # scored tokens: all but a sequence's BOS, or without one all but its first
     protocol: str
+    vocabulary: int = 0  # tokens the model chooses from; guessing at random has perplexity `vocabulary`
 
 
 @dataclass(frozen=True, slots=True)
 class DamagePoint:
-    """The damaged model on the same texts as the baseline.
+    """The damaged model on texts on which the intact model was measured.
 
-    `delta_nll` is paired per sequence with a bootstrap 95 % interval. A loss that is not finite is named in
-    `collapsed_at` (the first layer whose output is not finite) and never averaged away.
+    `delta_nll` is paired per sequence with a 95 % interval: Student's t on a jackknife over the sequences. A loss that is
+    not finite is named in `collapsed_at` (the first layer whose output is not finite) and never averaged away. Critical
+    sets are measured on all evaluation texts, draws of controls on a sample of them, except the one that does most.
     """
 
     metric: str
@@ -83,18 +88,47 @@ class DamagePoint:
     kl: float | None = None  # mean KL divergence from the intact model, nats per token; None where not asked for
     top1_agreement: float | None = None  # share of tokens whose likeliest prediction is the intact model's
     collapsed_at: str | None = None
+    sequences: int = 0  # that it was measured on
+
+
+@dataclass(frozen=True, slots=True)
+class HalfOverlap:
+    """How many of the top k by all scoring texts are in the top k by each half of them, and by both.
+
+    `common` is how many the halves have in common, `chance` how many two random sets of k have on average.
+    """
+
+    metric: str
+    k: int
+    first: int
+    second: int
+    both: int
+    common: int
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class ControlDraw:
+    """One unit of one draw of a control, as `--weights` takes it, so that others can measure the same draws."""
+
+    metric: str
+    k: int
+    control: str
+    seed: int | None  # None for a control that is not drawn
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
 class Separation:
-    """How far the critical set stands out from the draws of one control.
+    """A critical set beside the draws of one control.
 
-    `control_delta` is the mean delta_nll of the draws with its bootstrap 95 % interval, `worst` the largest of a draw.
-    `ratio` is delta_nll of the critical set over the mean |delta_nll| of the draws, with its interval; None where the
-    draws did not move the loss at all. All are None where a draw, or for the ratio the critical set, collapsed.
-    `p_value` is (1 + draws at least as bad) / (1 + draws), `p_holm` the same corrected for all critical sets that the run
-    compares with this control. `beyond` says whether the critical set changes the loss more than the draw that changes it
-    most, with the whole paired interval of the difference.
+    On the `texts` of the sample, the same for all: `critical`, `median` and `as_extreme`, the number of draws whose change
+    of the loss is at least as large, in either direction. `p_value` is (1 + as_extreme) / (1 + draws), an exact rank test;
+    None where there are too few draws for one.
+
+    On all texts: `largest` is the change by the draw that changes the loss most, with its 95 % interval, and `ratio` is
+    |change by the critical set| over |largest|, the latter taken to be at least the numerical floor. Changes are in nats
+    per token; None where a loss is not finite.
     """
 
     metric: str
@@ -102,27 +136,34 @@ class Separation:
     perturbation: str
     control: str
     draws: int
-    control_delta: float | None
-    control_low: float | None
-    control_high: float | None
-    worst: float | None
+    texts: int
+    critical: float | None
+    median: float | None
+    as_extreme: int
+    p_value: float | None
+    largest: float | None
+    largest_low: float | None
+    largest_high: float | None
     ratio: float | None
-    low: float | None
-    high: float | None
-    p_value: float
-    p_holm: float
-    beyond: bool
+    beyond: bool  # whether the critical set changes the loss more than the draw that changes it most, on all texts
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a critical set is distinguishable from its controls, in one plain sentence."""
+    """Whether a critical set is distinguishable from its controls, in one plain sentence.
+
+    `outcome` is "harmful" or "helpful" where it is, "indistinguishable" where it was tested and is not, else "not tested".
+    """
 
     metric: str
     k: int
     perturbation: str
-    distinguishable: bool
+    outcome: str
     sentence: str
+
+    @property
+    def distinguishable(self) -> bool:
+        return self.outcome in ("harmful", "helpful")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +171,18 @@ class NumericalFloor:
     """What measuring itself changes, in nats per token: differences below this mean nothing."""
 
     repeat: float  # the intact model measured again, after all edits
-    null_edit: float  # an edit that writes the values that are there already
+    rounding: float  # the most that random weights change the loss by when each moves to the next value its dtype has
 
     @property
     def largest(self) -> float:
-        return max(abs(self.repeat), abs(self.null_edit))
+        return max(abs(self.repeat), self.rounding)
 
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
     """One unit of a critical set: damaged alone, and the set damaged without it.
 
-    `share` is what it adds to the set, delta of the set minus delta without it. Intervals are paired bootstrap 95 %.
+    `share` is what it adds to the set, delta of the set minus delta without it. Intervals are 95 %, paired per sequence.
     `role` is "alone" where its own damage matters (see `perturbation.interactions`), "together" where only its share
     does, else "inert".
     """
@@ -342,9 +383,11 @@ class RunResult:
     texts: TextUse
     baseline: Baseline
     rankings: tuple[Ranking, ...]
+    halves: tuple[HalfOverlap, ...] = ()
     damage: tuple[DamagePoint, ...] = ()
     separations: tuple[Separation, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    controls: tuple[ControlDraw, ...] = ()
     interactions: tuple[Interaction, ...] = ()
     stability: tuple[Agreement, ...] = ()
     predictions: tuple[Prediction, ...] = ()

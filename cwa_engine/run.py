@@ -39,3 +39,4 @@ class Run:
     stages: Stages
     batch_size: BatchSize
     gradients: str  # "resident" or "sweep"
+    halves: bool = False  # whether the scoring texts are also ranked by halves

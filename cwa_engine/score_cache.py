@@ -51,8 +51,9 @@ class ScoreCache:
             entry = json.loads(path.read_text())
             ranking = dict(entry["ranking"])
             rows = {name: tuple(TopWeight(**row) for row in ranking[name]) for name in ("weights", "lowest")}
+            names = {"parameters": tuple(ranking["parameters"]), "halves": tuple(map(tuple, ranking["halves"]))}
             kept = Kept(
-                Ranking(**{**ranking, **rows, "parameters": tuple(ranking["parameters"])}),
+                Ranking(**{**ranking, **rows, **names}),
                 entry["run_id"],
                 entry["depth"],
             )
@@ -83,19 +84,19 @@ class ScoreCache:
         return self.folder / f"{key}.json"
 
 
-def score_keys(run: Run, sequences: Sequence[TokenSequence]) -> dict[str, str]:
-    """Metric -> a hash of all that its scores depend on, to the last bit; how many are selected is no part of it."""
+def score_keys(run: Run, sequences: Sequence[TokenSequence], labels: Sequence[str]) -> dict[str, str]:
+    """Label of a ranking -> a hash of all that it depends on, to the last bit; how many are selected is no part of it."""
     loaded, spec = run.loaded, run.spec
     inputs: dict[str, Any] = {
         "model": [loaded.source.location, loaded.revision, sorted(loaded.files.items()), loaded.dtype],
-        "device": [loaded.device.type, run.gradients, run.batch_size.size, torch.get_num_threads()],
+        "device": [loaded.device.type, run.gradients, run.halves, run.batch_size.size, torch.get_num_threads()],
         "texts": [hashlib.sha256(repr((text.unscored, text.ids)).encode()).hexdigest() for text in sequences],
         "chance": [spec.seed, spec.probes],
         "units": [spec.structure, spec.scope, spec.include, spec.exclude],
         "code": [__version__, code_sha256(), torch.__version__, transformers.__version__],
     }
     shared = json.dumps(inputs, sort_keys=True)
-    return {name: hashlib.sha256(f"{name} {shared}".encode()).hexdigest() for name in spec.scored_metrics}
+    return {label: hashlib.sha256(f"{label} {shared}".encode()).hexdigest() for label in labels}
 
 
 @functools.cache

@@ -43,6 +43,7 @@ class RunSpec(BaseModel):
     topk: tuple[int, ...] = Field(default=(100,), min_length=1)
     structure: Structure = "weight"
     scope: Scope = "global"
+    matrices: bool = True  # also rank and damage the matrices of decoder blocks by themselves
     include: tuple[str, ...] = ()  # globs on parameter or component names; empty: all
     exclude: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()  # targets to damage as they are given, like "model.norm.weight[17]"
@@ -66,7 +67,7 @@ class RunSpec(BaseModel):
     bit: int | Literal["all"] | None = None  # None: drawn for each weight; "all": one after the other
     bits: int = 4
     controls: tuple[str, ...] = ("random", "random_matched")
-    control_seeds: int = 3
+    control_seeds: int = 19  # draws of each random control; fewer give no p-value
     fast_perturbation: bool = False
     kl: bool = False  # also KL divergence and top-1 agreement with the intact model
     individually: bool = False  # each critical weight alone, and the set without it

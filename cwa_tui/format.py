@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 NOT_FINITE = "beyond a float"
@@ -60,6 +61,11 @@ def perplexity(value: float | None) -> str:
     if value >= 1e7:
         return f"{value:.3g}"
     return f"{value:,.0f}" if value >= 10_000 else f"{value:.2f}"
+
+
+def is_worse_than_guessing(nll: float, vocabulary: int) -> bool:
+    """Whether a loss in nats per token exceeds that of guessing among all tokens."""
+    return vocabulary > 1 and nll > math.log(vocabulary)
 
 
 def ratio(value: float | None) -> str:

@@ -18,7 +18,7 @@ from cwa_engine.models.anatomy import config_number
 from cwa_engine.models.chain import Begin, Chain, NotAChain, chain_of
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.result import Baseline, exp
+from cwa_engine.result import Baseline, TextUse, exp
 from cwa_engine.statistics import Array
 
 LOGITS = 2**24  # made at once: 64 MiB in float32, of which there are a few copies
@@ -170,18 +170,17 @@ def collect(
     )
 
 
-def baseline_of(
-    evaluation: Evaluation, sequences: Sequence[TokenSequence], seq_len: int, packed: bool, bos: str = ""
-) -> Baseline:
-    """The figures of the intact model, with the protocol they hold under; `bos` is what sequences begin with."""
+def baseline_of(evaluation: Evaluation, sequences: Sequence[TokenSequence], use: TextUse, vocabulary: int) -> Baseline:
+    """The figures of the intact model, with the protocol they hold under, and from how many tokens it chooses."""
     sizes = [sequence.utf8_bytes for sequence in sequences]
     known = sum(size or 0 for size in sizes) if None not in sizes else 0  # each token may stand for nothing
-    beginning = WITH_BOS.format(bos=bos) if bos else WITHOUT_BOS
+    beginning = WITH_BOS.format(bos=use.bos) if use.bos else WITHOUT_BOS
     return Baseline(
         nll=evaluation.nll,
         perplexity=evaluation.perplexity,
         bits_per_byte=float(evaluation.nll_sums.sum()) / (math.log(2) * known) if known else None,
         sequences=len(sequences),
         tokens=int(evaluation.tokens.sum()),
-        protocol=(PACKED_PROTOCOL if packed else PROTOCOL).format(seq_len=seq_len, beginning=beginning),
+        protocol=(PACKED_PROTOCOL if use.packed else PROTOCOL).format(seq_len=use.seq_len, beginning=beginning),
+        vocabulary=vocabulary,
     )

@@ -50,12 +50,17 @@ class KeptStates:
 
 
 @torch.inference_mode()
-def keep_states(loaded: LoadedModel, sequences: Sequence[TokenSequence], batch_size: int | None) -> KeptStates:
-    """Run the intact model over the texts and keep what its blocks are given. Raises NotAChain."""
+def keep_states(
+    loaded: LoadedModel, sequences: Sequence[TokenSequence], batch_size: int | None, share: float = 1.0
+) -> KeptStates:
+    """Run the intact model over the texts and keep what its blocks are given, in this share of what may be kept.
+
+    Raises NotAChain.
+    """
     chain = chain_of(loaded)
     batches = loaded.batched(sequences, batch_size)
     texts = [padded(loaded, batch) for batch in batches]
-    blocks = _affordable(loaded, chain, texts[0], len(batches))
+    blocks = _affordable(loaded, chain, texts[0], len(batches), share)
     hidden, stations = [], []
     for some in texts:
         passed = chain.through(some.ids, some.attention_mask, keep=lambda index: index in blocks[1:])
@@ -65,10 +70,10 @@ def keep_states(loaded: LoadedModel, sequences: Sequence[TokenSequence], batch_s
     return KeptStates(loaded, chain, sequences, batches, texts, hidden, stations, blocks)
 
 
-def _affordable(loaded: LoadedModel, chain: Chain, largest: Padded, batches: int) -> tuple[int, ...]:
+def _affordable(loaded: LoadedModel, chain: Chain, largest: Padded, batches: int, share: float) -> tuple[int, ...]:
     """As many evenly spaced blocks as there is memory to keep the inputs of."""
     each = chain.embedded(largest.ids, largest.attention_mask).nbytes * batches
-    allowed = max(1, allowed_bytes(loaded) // each)
+    allowed = max(1, int(share * allowed_bytes(loaded)) // each)
     step = -(-len(chain.blocks) // allowed)
     return tuple(range(0, len(chain.blocks), step))
 

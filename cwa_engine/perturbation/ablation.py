@@ -14,7 +14,6 @@ of each a share is measured, and each is foretold by itself.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -31,8 +30,8 @@ from cwa_engine.models.loading import LoadedModel
 from cwa_engine.perturbation.cases import ZERO
 from cwa_engine.perturbation.controls import critical_set
 from cwa_engine.perturbation.copies import Zeroed
-from cwa_engine.perturbation.damage import Ground, measure
 from cwa_engine.perturbation.kinds import PERTURBATIONS
+from cwa_engine.perturbation.measurement import MeasurementContext, measure
 from cwa_engine.perturbation.patch import patched
 from cwa_engine.perturbation.single_zeros import SingleZeros
 from cwa_engine.result import (
@@ -48,7 +47,7 @@ from cwa_engine.result import (
     to_plain,
 )
 from cwa_engine.sensitivity.metrics import ABLATION
-from cwa_engine.statistics import Array, bootstrap_weights, paired_delta
+from cwa_engine.statistics import Array, paired_delta
 
 LOSS = 0.01  # of one of the top k, at most, in all rounds together
 DRAWS = 1000
@@ -110,7 +109,7 @@ def ablate(
     change = raced.change.copy()
     for place in raced.finalists[:k]:
         change[place] = _checked(zeros, weights[place], candidates[place].target, raced.change[place])
-    rows = _rows(zeros, candidates, change, raced, seed)
+    rows = _rows(zeros, candidates, change, raced)
     by_target = {unit.target: unit for unit in candidates}
     finalists = tuple(
         replace(by_target[row.target], rank=row.place, score=row.delta_nll, stable=None) for row in rows if row.exact
@@ -143,19 +142,16 @@ def _checked(zeros: SingleZeros, weight: Zeroed, target: str, raced: Array) -> A
     return written
 
 
-def _rows(
-    zeros: SingleZeros, candidates: Sequence[TopWeight], change: Array, raced: Race, seed: int
-) -> tuple[Ablation, ...]:
+def _rows(zeros: SingleZeros, candidates: Sequence[TopWeight], change: Array, raced: Race) -> tuple[Ablation, ...]:
     """The candidates, those measured on all texts first."""
     total, tokens = change.sum(1), zeros.tokens
     finalists = sorted(raced.finalists, key=lambda place: -total[place])
     dropped = sorted(set(range(len(candidates))) - set(finalists), key=lambda p: -_mean(change[p], tokens))
     found = []
-    resamples = functools.cache(lambda texts: bootstrap_weights(texts, seed))
     for number, place in enumerate([*finalists, *dropped], start=1):
         seen = ~np.isnan(change[place])
         intact = np.zeros(int(seen.sum()))
-        delta = paired_delta(change[place][seen], intact, tokens[seen], resamples(len(intact)))
+        delta = paired_delta(change[place][seen], intact, tokens[seen])
         found.append(
             Ablation(number, candidates[place].target, *delta, len(intact), int(tokens[seen].sum()), bool(seen.all()))
         )
@@ -168,15 +164,19 @@ def _mean(change: Array, tokens: Array) -> float:
 
 
 def find_critical_set(
-    ground: Ground, sequences: Sequence[TokenSequence], finalists: Sequence[TopWeight], factor: float, emit: Emit
+    context: MeasurementContext,
+    sequences: Sequence[TokenSequence],
+    finalists: Sequence[TopWeight],
+    factor: float,
+    emit: Emit,
 ) -> CriticalSet:
     """The smallest set found by the scoring texts, with what it does to the evaluation texts."""
-    loaded, pool = ground.loaded, finalists[:POOL]
-    found = smallest_set(loaded, sequences, pool, factor, ground.spec.seed, emit)
+    loaded, pool = context.loaded, finalists[:POOL]
+    found = smallest_set(loaded, sequences, pool, factor, context.spec.seed, emit)
     steps = []
     for size, (unit, ratio) in enumerate(found, start=1):
         weights = critical_set([unit for unit, _ in found[:size]], loaded.anatomy.parameters)
-        delta = ground.delta(measure(ground, weights, ZERO)[0])
+        delta = context.delta(measure(context, weights, ZERO).evaluation)
         steps.append(CriticalSetStep(size, unit.target, ratio, *delta, exp(delta[0])))
     reached = bool(found) and found[-1][1] >= factor
     few = f"{len(found)} weight{'s' * (len(found) != 1)}"

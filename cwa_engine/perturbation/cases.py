@@ -36,25 +36,27 @@ ZERO = Treatment("zero", PERTURBATIONS["zero"], Options())
 
 
 @dataclass(frozen=True)
-class Case:
-    """One set of weights to damage in one way. `weights` are flat indices."""
+class Draw:
+    """One draw of a control. `units` are those of the ranked structure, `weights` their flat indices."""
+
+    control: str
+    seed: int | None  # None for a control that is not drawn
+    units: Selection
+    weights: Selection
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A critical set and the draws of its controls. `weights` are flat indices."""
 
     metric: str
     k: int
-    treatment: Treatment
-    selection: str  # "critical", the name of a control, or "elsewhere"
-    seed: int | None
+    structure: str  # what k counts
     weights: Selection
-    structure: str = "weight"  # what k counts
+    draws: tuple[Draw, ...]
 
-    @property
-    def perturbation(self) -> str:
-        return self.treatment.label
-
-    @property
-    def group(self) -> tuple[str, int, str]:
-        """What a critical set and its controls have in common."""
-        return self.metric, self.k, self.perturbation
+    def of(self, control: str) -> list[Draw]:
+        return [draw for draw in self.draws if draw.control == control]
 
 
 def treatments(spec: RunSpec, dtype: str) -> list[Treatment]:
@@ -85,10 +87,10 @@ def critical_weights(loaded: LoadedModel, ranking: Ranking, weights: Sequence[To
     return weights_of(critical_set(weights, parameters, ranking.structure), parameters, ranking.structure)
 
 
-def cases(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec) -> Iterator[Case]:
-    """Every metric, k and treatment: the critical set, then each draw of each control, then the position test."""
+def comparisons(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec) -> Iterator[Comparison]:
+    """Every metric and k."""
     for ranking in rankings:
-        population = _population(loaded, ranking, spec)
+        population = population_of(loaded, ranking, spec)
         for k in sizes(ranking, spec):
             units = critical_set(ranking.top(k), population.parameters, ranking.structure)
             critical = weights_of(units, population.parameters, ranking.structure)
@@ -97,17 +99,18 @@ def cases(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec) -> It
                 for seed in _seeds(name, spec):
                     rng = np.random.default_rng([spec.seed if seed is None else seed, k])
                     chosen = CONTROLS[name].draw(units, population, rng)
-                    drawn.append((name, seed, weights_of(chosen, population.parameters, ranking.structure)))
-            for treatment in treatments(spec, loaded.dtype):
-                yield Case(ranking.metric, k, treatment, "critical", None, critical, ranking.structure)
-                for name, seed, weights in drawn if treatment.has_controls else ():
-                    yield Case(ranking.metric, k, treatment, name, seed, weights)
-            if spec.position_test:
-                yield from _elsewhere(loaded, ranking.metric, k, critical, spec)
+                    weights = weights_of(chosen, population.parameters, ranking.structure)
+                    drawn.append(Draw(name, seed, chosen, weights))
+            yield Comparison(ranking.metric, k, ranking.structure, critical, tuple(drawn))
 
 
-def _elsewhere(loaded: LoadedModel, metric: str, k: int, critical: Selection, spec: RunSpec) -> Iterator[Case]:
-    """The values of the critical weights written over others of the same parameter; the critical ones stay."""
+def elsewhere(
+    loaded: LoadedModel, critical: Selection, k: int, spec: RunSpec
+) -> Iterator[tuple[int, Treatment, Selection]]:
+    """(seed, treatment, places): the values of the critical weights written over others of the same parameter.
+
+    The critical weights stay as they are.
+    """
     values = {
         name: loaded.model.get_parameter(name).detach().reshape(-1)[torch.from_numpy(indices)].clone()
         for name, indices in critical.items()
@@ -115,11 +118,10 @@ def _elsewhere(loaded: LoadedModel, metric: str, k: int, critical: Selection, sp
     treatment = Treatment("place", placed(values), spec.perturbation_options, has_controls=False)
     single = Population(loaded.anatomy.parameters, magnitudes=lambda name: np.empty(0, dtype=np.float32))
     for seed in range(spec.seed, spec.seed + spec.control_seeds):
-        positions = CONTROLS["random_matched"].draw(critical, single, np.random.default_rng([seed, k]))
-        yield Case(metric, k, treatment, "elsewhere", seed, positions)
+        yield seed, treatment, CONTROLS["random_matched"].draw(critical, single, np.random.default_rng([seed, k]))
 
 
-def _population(loaded: LoadedModel, ranking: Ranking, spec: RunSpec) -> Population:
+def population_of(loaded: LoadedModel, ranking: Ranking, spec: RunSpec) -> Population:
     by_magnitude: tuple[TopWeight, ...] = ()
     if "top_magnitude" in spec.controls:
         ranked = loaded.with_parameters(ranking.parameters)

@@ -1,195 +1,199 @@
-"""Damage: perturb critical sets and their controls, measure each on the same texts as the intact model."""
+"""Damage: perturb critical sets and their controls, and measure each on texts on which the intact model was measured."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 
-from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.errors import WeightsNotRestored
-from cwa_engine.evaluation.collapse import first_non_finite_layer
 from cwa_engine.evaluation.divergence import Divergence, divergence
-from cwa_engine.evaluation.perplexity import Evaluation, evaluate
-from cwa_engine.evaluation.resume import KeptStates, keep_states
+from cwa_engine.evaluation.perplexity import Evaluation
 from cwa_engine.events import DamageMeasured, Emit, Note, Progress
-from cwa_engine.models.chain import NotAChain
-from cwa_engine.models.loading import LoadedModel
-from cwa_engine.models.memory import BatchSize
-from cwa_engine.perturbation.cases import Case, Treatment, cases
+from cwa_engine.perturbation.cases import Comparison, Draw, Treatment, comparisons, elsewhere, treatments
 from cwa_engine.perturbation.controls import Selection, count
-from cwa_engine.perturbation.kinds import Perturbation
-from cwa_engine.perturbation.patch import Receipt, patched
-from cwa_engine.result import DamagePoint, NumericalFloor, Ranking, SequenceNll, exp
-from cwa_engine.spec import RunSpec
-from cwa_engine.statistics import Array, bootstrap_weights, paired_delta
-
-DRIFT_LIMIT = 1e-6  # nats; an intact model measured twice differs by nothing on a CPU, by rounding on some GPUs
-UNCHANGED = Perturbation("unchanged", lambda old, edit: old)
+from cwa_engine.perturbation.measurement import Measured, MeasurementContext, Places, TextPart, measure
+from cwa_engine.perturbation.patch import patched
+from cwa_engine.result import ControlDraw, DamagePoint, Ranking, SequenceNll, exp
+from cwa_engine.structures import target_name, unit_weights
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What every measurement of a run stands on: the model, the texts, and the intact model's loss on them."""
+class Damaged:
+    """A change of weights: what was measured, and what is published of it."""
 
-    loaded: LoadedModel
-    sequences: Sequence[TokenSequence]
-    intact: Evaluation
-    spec: RunSpec
-    batch_size: BatchSize
-    resamples: Array  # [resamples, sequences]
-    kept: KeptStates | None  # None where the model has to be computed whole
-    floor: float = 0.0  # nats per token that an edit which changes nothing makes
-
-    def evaluate(self, changed: Iterable[str], report: Callable[[int], None] = lambda done: None) -> Evaluation:
-        """The model as it is now, these parameters being the only ones that are not intact."""
-
-        def measured(size: int) -> Evaluation:
-            if self.kept and len(self.kept.batches[0]) <= size:
-                return self.kept.evaluate(changed, report)
-            return evaluate(self.loaded, self.sequences, size, report)
-
-        return self.batch_size.run(measured)
-
-    def delta(self, damaged: Evaluation, reference: Evaluation | None = None) -> tuple[float, float, float]:
-        """Paired change of NLL against the intact model or another measurement, with its 95 % interval."""
-        base = reference or self.intact
-        return paired_delta(damaged.nll_sums, base.nll_sums, base.tokens, self.resamples)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A case and what it did."""
-
-    case: Case
-    evaluation: Evaluation
+    measured: Measured
     point: DamagePoint
 
     @property
-    def is_critical(self) -> bool:
-        return self.case.selection == "critical"
+    def size(self) -> float:
+        """How far the loss moved, in nats per token; infinite where the model collapsed."""
+        return abs(self.point.delta_nll) if math.isfinite(self.point.delta_nll) else math.inf
 
 
-def lay_ground(
-    loaded: LoadedModel,
-    sequences: Sequence[TokenSequence],
-    intact: Evaluation,
-    rankings: Sequence[Ranking],
-    spec: RunSpec,
-    batch_size: BatchSize,
-) -> Ground:
-    """Measure an edit that writes the values which are there already, keep what damage can be measured from on the way, and
-    draw the bootstrap's resamples."""
-    first = rankings[0].weights[:1]
-    null = {weight.parameter: np.array([weight.flat_index]) for weight in first}
-    with patched(loaded.model, null, UNCHANGED):
-        try:
-            kept = batch_size.run(lambda size: keep_states(loaded, sequences, size))
-        except NotAChain:
-            kept = None
-        ground = Ground(loaded, sequences, intact, spec, batch_size, bootstrap_weights(len(sequences), spec.seed), kept)
-        again = ground.evaluate(())
-    return dataclasses.replace(ground, floor=again.nll - intact.nll)
+@dataclass(frozen=True)
+class MeasuredComparison:
+    """A critical set on all texts, the draws of its controls on the sample, of each control the one that did most on all."""
+
+    comparison: Comparison
+    treatment: Treatment
+    critical: Damaged | None  # None for the position test, which leaves the critical set as it is
+    draws: dict[str, list[Damaged]]  # by control, in the order of the draws
+    elsewhere: tuple[Damaged, ...] = ()
+
+    @property
+    def group(self) -> tuple[str, int, str]:
+        """What a critical set and its controls have in common in tables."""
+        return self.comparison.metric, self.comparison.k, self.treatment.label
+
+    @property
+    def damaged(self) -> list[Damaged]:
+        """All measurements, in the order of tables."""
+        return [*filter(None, [self.critical]), *(d for drawn in self.draws.values() for d in drawn), *self.elsewhere]
 
 
-def measure(
-    ground: Ground, weights: Selection, treatment: Treatment, report: Callable[[int], None] = lambda done: None
-) -> tuple[Evaluation, str | None, list[Receipt]]:
-    """Damage these weights and measure: the evaluation, the first layer of a collapse, the receipts.
-
-    `report(done)` hears how many sequences are measured. The weights are as before when this returns or raises.
-    """
-    loaded, sequences = ground.loaded, ground.sequences
-    with patched(loaded.model, weights, treatment.perturbation, treatment.options, loaded.anatomy.offsets) as receipts:
-        damaged = ground.evaluate(weights, report)
-        collapsed_at = None if math.isfinite(damaged.nll) else first_non_finite_layer(loaded, sequences)
-    return damaged, collapsed_at, receipts
+def measure_damage(context: MeasurementContext, rankings: Sequence[Ranking], emit: Emit) -> list[MeasuredComparison]:
+    """Every critical set and control of the run, in order; each is told as a `DamageMeasured` event."""
+    return _Measuring(context, list(comparisons(context.loaded, rankings, context.spec)), emit).everything()
 
 
-def measure_damage(ground: Ground, rankings: Sequence[Ranking], emit: Emit) -> list[Measured]:
-    """Every case of the run, in order; each is told as a `DamageMeasured` event."""
-    loaded, spec = ground.loaded, ground.spec
-    todo = list(cases(loaded, rankings, spec))
-    work = len(todo) * len(ground.sequences)
-    measured = []
-    for number, case in enumerate(todo):
+class _Measuring:
+    """Measures comparisons one after the other and tells how far it is."""
 
-        def report(done: int, before: int = number * len(ground.sequences)) -> None:
-            emit(Progress("perturb", before + done, work, "sequence"))
+    def __init__(self, context: MeasurementContext, todo: Sequence[Comparison], emit: Emit) -> None:
+        self._context, self._todo, self._emit = context, todo, emit
+        self._treatments = treatments(context.spec, context.loaded.dtype)
+        self._total = sum(self._sequences_of(comparison) for comparison in todo)
+        self._done = 0
 
-        report(0)
-        damaged, collapsed_at, receipts = measure(ground, case.weights, case.treatment, report)
-        unchanged = sum(receipt.unchanged for receipt in receipts)
-        if unchanged == count(case.weights):
-            emit(Note(f"{case.perturbation} changed none of the {unchanged} {case.selection} weights", "warning"))
-        apart = _divergence(ground, case) if spec.kl else None
-        measured.append(Measured(case, damaged, _damage_point(ground, case, damaged, collapsed_at, apart)))
-        emit(DamageMeasured(measured[-1].point))
-    return measured
+    def everything(self) -> list[MeasuredComparison]:
+        found = []
+        for comparison in self._todo:
+            found += [self._compared(comparison, treatment) for treatment in self._treatments]
+            if self._context.spec.position_test:
+                found.append(self._placed_elsewhere(comparison))
+        return found
 
+    def _sequences_of(self, comparison: Comparison) -> int:
+        """How many sequences are run through the model for a comparison."""
+        spec, everything, sample = self._context.spec, len(self._context.sequences), len(self._context.sample.places)
+        compared = len(comparison.draws) * sample + len(spec.controls) * (everything - sample)
+        total = sum(everything + compared * treatment.has_controls for treatment in self._treatments)
+        return total + spec.control_seeds * sample * spec.position_test
 
-def _divergence(ground: Ground, case: Case) -> Divergence:
-    def damaged() -> AbstractContextManager[object]:
-        model, offsets = ground.loaded.model, ground.loaded.anatomy.offsets
-        return patched(model, case.weights, case.treatment.perturbation, case.treatment.options, offsets)
+    def _compared(self, comparison: Comparison, treatment: Treatment) -> MeasuredComparison:
+        critical = self._damage(comparison, treatment, "critical", None, comparison.weights)
+        draws = {}
+        for control in self._context.spec.controls if treatment.has_controls else ():
+            draws[control] = self._drawn(comparison, treatment, comparison.of(control))
+        return MeasuredComparison(comparison, treatment, critical, draws)
 
-    return ground.batch_size.run(lambda size: divergence(ground.loaded, ground.sequences, damaged, size))
+    def _drawn(self, comparison: Comparison, treatment: Treatment, draws: Sequence[Draw]) -> list[Damaged]:
+        """The draws on the sample, and the one that does most there on the other texts too."""
+        sample, rest = [self._context.sample], self._context.rest
+        found = [self._damage(comparison, treatment, d.control, d.seed, d.weights, sample) for d in draws]
+        if rest:
+            worst = max(range(len(found)), key=lambda place: found[place].size)
+            draw, before = draws[worst], found[worst].measured
+            found[worst] = self._damage(comparison, treatment, draw.control, draw.seed, draw.weights, [rest], before)
+        return found
 
+    def _placed_elsewhere(self, comparison: Comparison) -> MeasuredComparison:
+        """The position test, on the sample."""
+        context, outcomes = self._context, []
+        for seed, treatment, places in elsewhere(context.loaded, comparison.weights, comparison.k, context.spec):
+            outcomes.append(self._damage(comparison, treatment, "elsewhere", seed, places, [context.sample]))
+        return MeasuredComparison(comparison, treatment, None, {}, tuple(outcomes))
 
-def check_restored(ground: Ground) -> NumericalFloor:
-    """Measure the intact model again. Raises WeightsNotRestored where it differs beyond rounding."""
-    again = ground.batch_size.run(lambda size: evaluate(ground.loaded, ground.sequences, size))
-    drift = again.nll - ground.intact.nll
-    if not abs(drift) <= DRIFT_LIMIT:
-        raise WeightsNotRestored(
-            f"after all edits were undone the baseline differs by {drift:.3g} nats per token",
-            hint="the model is loaded afresh by the next run; please report this with the run's manifest.json",
+    def _damage(
+        self,
+        comparison: Comparison,
+        treatment: Treatment,
+        selection: str,
+        seed: int | None,
+        weights: Selection,
+        parts: Sequence[TextPart] | None = None,
+        before: Measured | None = None,
+    ) -> Damaged:
+        """Damage, measure and tell; `before` is what was measured of the same change on other texts."""
+        context = self._context
+        self._report(0)
+        measured = measure(context, weights, treatment, parts, self._report)
+        self._done += len(measured.places)
+        if before:
+            measured = before.with_others(measured)
+        unchanged = sum(receipt.unchanged for receipt in measured.receipts)
+        if unchanged == count(weights) and not before:
+            self._emit(Note(f"{treatment.label} changed none of the {unchanged} {selection} weights", "warning"))
+        apart = _divergence(context, weights, treatment) if context.spec.kl and selection == "critical" else None
+        delta, low, high = context.delta_of(measured)
+        point = DamagePoint(
+            metric=comparison.metric,
+            k=comparison.k,
+            perturbation=treatment.label,
+            selection=selection,
+            seed=seed,
+            weights=count(weights),
+            nll=measured.evaluation.nll,
+            perplexity=measured.evaluation.perplexity,
+            delta_nll=delta,
+            delta_low=low,
+            delta_high=high,
+            perplexity_ratio=exp(delta),
+            kl=apart.kl if apart else None,
+            top1_agreement=apart.top1_agreement if apart else None,
+            collapsed_at=measured.collapsed_at,
+            sequences=len(measured.places),
         )
-    return NumericalFloor(repeat=drift, null_edit=ground.floor)
+        self._emit(DamageMeasured(point))
+        return Damaged(measured, point)
+
+    def _report(self, done: int) -> None:
+        self._emit(Progress("perturb", self._done + done, self._total, "sequence"))
 
 
-def _damage_point(
-    ground: Ground, case: Case, damaged: Evaluation, collapsed_at: str | None, apart: Divergence | None
-) -> DamagePoint:
-    """What is published of one case."""
-    delta, low, high = ground.delta(damaged)
-    return DamagePoint(
-        metric=case.metric,
-        k=case.k,
-        perturbation=case.perturbation,
-        selection=case.selection,
-        seed=case.seed,
-        weights=count(case.weights),
-        nll=damaged.nll,
-        perplexity=damaged.perplexity,
-        delta_nll=delta,
-        delta_low=low,
-        delta_high=high,
-        perplexity_ratio=exp(delta),
-        kl=apart.kl if apart else None,
-        top1_agreement=apart.top1_agreement if apart else None,
-        collapsed_at=collapsed_at,
-    )
+def _divergence(context: MeasurementContext, weights: Selection, treatment: Treatment) -> Divergence:
+    def damaged() -> AbstractContextManager[object]:
+        model, offsets = context.loaded.model, context.loaded.anatomy.offsets
+        return patched(model, weights, treatment.perturbation, treatment.options, offsets)
+
+    return context.batch_size.run(lambda size: divergence(context.loaded, context.sequences, damaged, size))
 
 
-def sequence_rows(intact: Evaluation, measured: Iterable[Measured]) -> list[SequenceNll]:
-    """NLL of every sequence: of the intact model, then of each case."""
-    rows = _rows(intact, "", None, "", "intact", None)
-    for entry in measured:
-        case = entry.case
-        rows += _rows(entry.evaluation, case.metric, case.k, case.perturbation, case.selection, case.seed)
+def sequence_rows(context: MeasurementContext, found: Iterable[MeasuredComparison]) -> list[SequenceNll]:
+    """NLL of every sequence that was measured: of the intact model, then of each case."""
+    everything = Measured(context.all_places, context.intact)
+    rows = _rows(everything.places, everything.evaluation, "", None, "", "intact", None)
+    for entry in (damaged for comparison in found for damaged in comparison.damaged):
+        point, measured = entry.point, entry.measured
+        case = point.metric, point.k, point.perturbation, point.selection, point.seed
+        rows += _rows(measured.places, measured.evaluation, *case)
     return rows
 
 
 def _rows(
-    evaluation: Evaluation, metric: str, k: int | None, perturbation: str, selection: str, seed: int | None
-) -> list[SequenceNll]:
-    sums = zip(evaluation.tokens.tolist(), evaluation.nll_sums.tolist(), strict=True)
+    places: Places, evaluation: Evaluation, metric: str, k: int | None, perturbation: str, selection: str,
+    seed: int | None,
+) -> list[SequenceNll]:  # fmt: skip
+    sums = zip(places.tolist(), evaluation.tokens.tolist(), evaluation.nll_sums.tolist(), strict=True)
     return [
-        SequenceNll(metric, k, perturbation, selection, seed, number, int(tokens), nll_sum)
-        for number, (tokens, nll_sum) in enumerate(sums, start=1)
+        SequenceNll(metric, k, perturbation, selection, seed, place + 1, int(tokens), nll_sum)
+        for place, tokens, nll_sum in sums
     ]
+
+
+def control_rows(context: MeasurementContext, found: Iterable[MeasuredComparison]) -> list[ControlDraw]:
+    """The weights of every draw, once for all treatments, by names that `--weights` takes."""
+    parameters = context.loaded.anatomy.parameters
+    by_set = {(entry.comparison.metric, entry.comparison.k): entry.comparison for entry in found if entry.draws}
+    rows = []
+    for comparison in by_set.values():
+        for draw in comparison.draws:
+            for name, units in draw.units.items():
+                for unit in units.tolist():
+                    first = int(unit_weights(parameters[name], comparison.structure, np.array([unit]))[0])
+                    target = target_name(parameters[name], comparison.structure, first)
+                    rows.append(ControlDraw(comparison.metric, comparison.k, draw.control, draw.seed, target))
+    return rows

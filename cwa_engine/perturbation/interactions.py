@@ -12,19 +12,20 @@ from collections.abc import Sequence
 from cwa_engine.evaluation.perplexity import Evaluation
 from cwa_engine.events import Emit, Progress
 from cwa_engine.perturbation.cases import Treatment, critical_weights, sizes, treatments
-from cwa_engine.perturbation.damage import Ground, Measured, measure
+from cwa_engine.perturbation.damage import MeasuredComparison
+from cwa_engine.perturbation.measurement import MeasurementContext, measure
 from cwa_engine.result import Interaction, Ranking, TopWeight
 
 
 def measure_interactions(
-    ground: Ground, rankings: Sequence[Ranking], measured: Sequence[Measured], emit: Emit
+    context: MeasurementContext, rankings: Sequence[Ranking], measured: Sequence[MeasuredComparison], emit: Emit
 ) -> list[Interaction]:
     """Each unit of every critical set that was compared with controls, damaged alone and left out."""
     plan = [
         (ranking, k, treatment)
         for ranking in rankings
-        for k in sizes(ranking, ground.spec)
-        for treatment in treatments(ground.spec, ground.loaded.dtype)
+        for k in sizes(ranking, context.spec)
+        for treatment in treatments(context.spec, context.loaded.dtype)
         if treatment.has_controls
     ]
     work = sum(2 * len(ranking.top(k)) for ranking, k, _ in plan)
@@ -32,37 +33,39 @@ def measure_interactions(
     found: list[Interaction] = []
     for ranking, k, treatment in plan:
         group = ranking.metric, k, treatment.label
-        joint = next(m.evaluation for m in measured if m.is_critical and m.case.group == group)
+        joint = next(m.critical.measured.evaluation for m in measured if m.group == group and m.critical)
         units = ranking.top(k)
         for place, unit in enumerate(units):
             emit(Progress("interactions", 2 * len(found), work, "measurement"))
             key = treatment.label, unit.target
             if key not in alone:
-                alone[key] = _damage(ground, ranking, [unit], treatment)
+                alone[key] = _damage(context, ranking, [unit], treatment)
             others = [*units[:place], *units[place + 1 :]]
-            without = _damage(ground, ranking, others, treatment) if others else ground.intact
-            found.append(_interaction(ground, group, unit, alone[key], without, joint))
+            without = _damage(context, ranking, others, treatment) if others else context.intact
+            found.append(_interaction(context, group, unit, alone[key], without, joint))
     emit(Progress("interactions", work, work, "measurement"))
     return found
 
 
-def _damage(ground: Ground, ranking: Ranking, units: Sequence[TopWeight], treatment: Treatment) -> Evaluation:
-    return measure(ground, critical_weights(ground.loaded, ranking, units), treatment)[0]
+def _damage(
+    context: MeasurementContext, ranking: Ranking, units: Sequence[TopWeight], treatment: Treatment
+) -> Evaluation:
+    return measure(context, critical_weights(context.loaded, ranking, units), treatment).evaluation
 
 
 def _interaction(
-    ground: Ground,
+    context: MeasurementContext,
     group: tuple[str, int, str],
     unit: TopWeight,
     alone: Evaluation,
     without: Evaluation,
     joint: Evaluation,
 ) -> Interaction:
-    own, share = ground.delta(alone), ground.delta(joint, without)
-    least = max(abs(ground.floor), ground.delta(joint)[0] / (10 * group[1]) if math.isfinite(joint.nll) else 0)
+    own, share = context.delta(alone), context.delta(joint, without)
+    least = max(context.rounding, context.delta(joint)[0] / (10 * group[1]) if math.isfinite(joint.nll) else 0)
     matters_alone, adds = _is_loss(own, least), _is_loss(share, least) and math.isfinite(without.nll)
     role = "alone" if matters_alone else "together" if adds else "inert"
-    return Interaction(*group, unit.target, *own, ground.delta(without)[0], *share, role)
+    return Interaction(*group, unit.target, *own, context.delta(without)[0], *share, role)
 
 
 def _is_loss(delta: tuple[float, float, float], least: float) -> bool:

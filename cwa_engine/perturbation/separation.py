@@ -1,118 +1,175 @@
-"""Whether a critical set stands out from its controls: ratios, p-values and one plain sentence."""
+"""Whether a critical set is distinguishable from its controls: a rank test, a stated rule and one plain sentence.
+
+The rule. A critical set is distinguishable where, for every control, its change of the loss is larger in size than that of
+each of at least 19 draws on the same texts (p <= 0.05) and larger than that of the worst draw on all texts, and where it is
+larger than the numerical floor. Sets of several sizes are tested from the largest on, and no further once one fails: a
+fixed sequence keeps the error of the whole at that of one test (Maurer et al. 1995). Fewer draws, fewer than 16 texts, or a
+model that is no better than guessing mean that nothing was tested. The measured error rates are in docs/evidence.md.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import math
+import statistics
 from collections.abc import Sequence
 
-import numpy as np
+from cwa_engine.perturbation.cases import Comparison
+from cwa_engine.perturbation.controls import CONTROLS
+from cwa_engine.perturbation.damage import Damaged, MeasuredComparison
+from cwa_engine.perturbation.measurement import MeasurementContext
+from cwa_engine.result import GIVEN, Baseline, Separation, Verdict
+from cwa_engine.statistics import as_extreme
 
-from cwa_engine.perturbation.cases import Case
-from cwa_engine.perturbation.damage import Ground, Measured
-from cwa_engine.result import GIVEN, Separation, Verdict
-from cwa_engine.statistics import Array, empirical_p, holm, paired_delta, separation_ratio
-
-# In nats per token, 10 % of perplexity. Models with random weights lose up to 0.04 by their top 5 to 100 (six
-# architectures, widths 32 to 128), some of it beyond every draw of a control: less than this is no proof of anything.
-LEAST_DELTA = 0.1
-
-
-def separations(ground: Ground, measured: Sequence[Measured]) -> list[Separation]:
-    """Each critical set against each of its controls; p-values are corrected for all sets that meet the same control."""
-    found = []
-    for critical in (entry for entry in measured if entry.is_critical and entry.case.treatment.has_controls):
-        rivals = [m for m in measured if m.case.group == critical.case.group and not m.is_critical]
-        for control in dict.fromkeys(rival.case.selection for rival in rivals):
-            found.append(_separation(ground, critical, [m for m in rivals if m.case.selection == control]))
-    for control in {row.control for row in found}:
-        places = [place for place, row in enumerate(found) if row.control == control]
-        for place, corrected in zip(places, holm([found[p].p_value for p in places]), strict=True):
-            found[place] = dataclasses.replace(found[place], p_holm=corrected)
-    return found
+LEAST_DRAWS = 19  # with which p can be 0.05
+LEAST_TEXTS = 16
+LEVEL = 0.05
+SMALL = 0.1  # nats per token, 10 % of perplexity: an effect below this is called small
 
 
-def _separation(ground: Ground, critical: Measured, draws: Sequence[Measured]) -> Separation:
-    intact, sums = ground.intact, [draw.evaluation.nll_sums for draw in draws]
-    deltas = [draw.point.delta_nll for draw in draws]
-    delta, low, high = None, None, None
-    if np.isfinite(sums).all():
-        delta, low, high = paired_delta(np.mean(sums, axis=0), intact.nll_sums, intact.tokens, ground.resamples)
-    ratio = separation_ratio(critical.evaluation.nll_sums, sums, intact.nll_sums, intact.tokens, ground.resamples)
-    p_value = empirical_p(critical.point.delta_nll, deltas)
-    metric, k, perturbation = critical.case.group
+def separations(context: MeasurementContext, measured: Sequence[MeasuredComparison]) -> list[Separation]:
+    """Each critical set beside each of its controls."""
+    return [
+        _separation(context, entry, entry.critical, control, draws)
+        for entry in measured
+        if entry.critical
+        for control, draws in entry.draws.items()
+    ]
+
+
+def _separation(
+    context: MeasurementContext,
+    entry: MeasuredComparison,
+    critical: Damaged,
+    control: str,
+    draws: Sequence[Damaged],
+) -> Separation:
+    places = context.sample.places
+    intact = context.intact_on(places).nll
+    ours, *theirs = (damaged.measured.on(places).nll - intact for damaged in (critical, *draws))
+    largest = max(draws, key=lambda damaged: (len(damaged.measured.places), damaged.size))
+    count = as_extreme(ours, theirs)
+    has_p = CONTROLS[control].is_random and len(draws) >= LEAST_DRAWS
+    size = max(largest.size, context.rounding)
+    finite = math.isfinite(critical.size) and math.isfinite(size) and size > 0
+    metric, k, perturbation = entry.group
     return Separation(
         metric=metric,
         k=k,
         perturbation=perturbation,
-        control=draws[0].case.selection,
+        control=control,
         draws=len(draws),
-        control_delta=delta,
-        control_low=low,
-        control_high=high,
-        worst=max(deltas) if np.isfinite(deltas).all() else None,
-        ratio=ratio[0] if ratio else None,
-        low=ratio[1] if ratio else None,
-        high=ratio[2] if ratio else None,
-        p_value=p_value,
-        p_holm=p_value,  # corrected when all are known
-        beyond=_is_beyond(ground, critical, draws, deltas),
+        texts=len(places),
+        critical=_finite(ours),
+        median=_finite(statistics.median(theirs)),
+        as_extreme=count,
+        p_value=(1 + count) / (1 + len(draws)) if has_p else None,
+        largest=_finite(largest.point.delta_nll),
+        largest_low=_finite(largest.point.delta_low),
+        largest_high=_finite(largest.point.delta_high),
+        ratio=critical.size / size if finite else None,
+        beyond=critical.size > largest.size,
     )
 
 
-def _is_beyond(ground: Ground, critical: Measured, draws: Sequence[Measured], deltas: Sequence[float]) -> bool:
-    """Whether the critical set changes the loss more than the draw that changes it most, in either direction."""
-    if not np.isfinite(deltas).all():
-        return False
-    if critical.point.collapsed_at:
-        return True
-    strongest = draws[int(np.argmax(np.abs(deltas)))]
-    ours, theirs = _change_size(ground, critical), _change_size(ground, strongest)
-    _, low, _ = paired_delta(ours, theirs, ground.intact.tokens, ground.resamples)
-    return low > 0
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
-def _change_size(ground: Ground, measured: Measured) -> Array:
-    """Change of the NLL sums, turned so that its total is positive. [sequences]"""
-    change = measured.evaluation.nll_sums - ground.intact.nll_sums
-    return np.asarray(change * np.sign(change.sum()))
+def verdicts(
+    context: MeasurementContext, baseline: Baseline, measured: Sequence[MeasuredComparison], rows: Sequence[Separation]
+) -> list[Verdict]:
+    """One verdict for every critical set that was compared with controls, in the order they were measured."""
+    found: dict[tuple[str, int, str], Verdict] = {}
+    compared = [entry for entry in measured if entry.critical and entry.draws]
+    failed: dict[tuple[str, str], int] = {}  # (metric, perturbation) -> the size at which the sequence of tests ended
+    for entry in sorted(compared, key=lambda entry: -entry.comparison.k):
+        group = entry.group
+        family = group[0], group[2]
+        against = [row for row in rows if (row.metric, row.k, row.perturbation) == group]
+        missing = _missing(context, baseline, against)
+        if not missing and family in failed:
+            missing = [
+                f"the larger set of {failed[family]:,} is not distinguishable, and sets are tested from the largest on"
+            ]
+        outcome, evidence = _outcome(context, entry, against, missing)
+        if outcome == "indistinguishable":
+            failed.setdefault(family, group[1])
+        found[group] = Verdict(*group, outcome, _sentence(entry, outcome, evidence))
+    return [found[entry.group] for entry in compared]
 
 
-def verdicts(measured: Sequence[Measured], rows: Sequence[Separation]) -> list[Verdict]:
-    """One sentence for every critical set that was compared with controls."""
-    found = []
-    for critical in measured:
-        against = [row for row in rows if (row.metric, row.k, row.perturbation) == critical.case.group]
-        if critical.is_critical and against:
-            found.append(_verdict(critical, against))
-    return found
+def _missing(context: MeasurementContext, baseline: Baseline, against: Sequence[Separation]) -> list[str]:
+    """What a test would need and is not there."""
+    missing = []
+    for row in against:
+        if CONTROLS[row.control].is_random and row.draws < LEAST_DRAWS:
+            missing.append(
+                f"{row.draws} draws of {row.control} are too few for a p-value, {LEAST_DRAWS} can show {LEVEL}"
+            )
+    if not any(CONTROLS[row.control].is_random for row in against):
+        missing.append("no control is drawn at random")
+    if len(context.sequences) < LEAST_TEXTS:
+        missing.append(f"{len(context.sequences)} texts were measured, {LEAST_TEXTS} are needed")
+    if baseline.vocabulary and baseline.nll >= math.log(baseline.vocabulary):
+        missing.append("the intact model is no better than guessing")
+    return missing
 
 
-def _verdict(critical: Measured, against: Sequence[Separation]) -> Verdict:
-    case = critical.case
-    delta, low, high = critical.point.delta_nll, critical.point.delta_low, critical.point.delta_high
-    collapsed = critical.point.collapsed_at is not None
-    costs = "costs" if delta > 0 else "changes the loss by"
-    effect = f"{costs} {delta:+.4g} nats per token [{low:+.4g}, {high:+.4g}]"
-    if collapsed:
-        effect = "makes the model collapse"
-    found = f"{case.treatment.perturbation.doing} {_set_name(case)} {effect}"
-    rivals = [row.control for row in against if not row.beyond]
+def _outcome(
+    context: MeasurementContext, entry: MeasuredComparison, against: Sequence[Separation], missing: Sequence[str]
+) -> tuple[str, str]:
+    """(outcome, the evidence in words)"""
+    critical = entry.critical
+    assert critical
+    if missing:
+        return "not tested", f"{'; '.join(missing)} ({', '.join(map(_as_bad, against))})"
+    if critical.size <= context.rounding:
+        return "indistinguishable", f"rounding alone changes the loss by up to {context.rounding:.2g}"
+    rivals = [row for row in against if (row.p_value or 0) > LEVEL or not row.beyond]
     if rivals:
-        found += f", which a draw of {' and one of '.join(rivals)} cannot be told from"
-    elif not collapsed and abs(delta) < LEAST_DELTA:
-        found += f", beyond every draw, but less than {LEAST_DELTA} (10 % of perplexity), as in untrained models too"
-    else:
-        found += f", beyond every draw of {' and of '.join(f'{row.control} ({_evidence(row)})' for row in against)}"
-    distinguishable = not rivals and (collapsed or abs(delta) >= LEAST_DELTA)
-    verb = "is" if distinguishable else "is NOT"
-    return Verdict(*case.group, distinguishable, f"The critical set {verb} distinguishable from its controls: {found}.")
+        return "indistinguishable", ", ".join(f"{_as_bad(row)}{_p(row)}" for row in rivals)
+    evidence = (f"the largest of {row.draws} draws of {row.control} {_change(row.largest)}{_p(row)}" for row in against)
+    return ("helpful" if critical.point.delta_nll < 0 else "harmful"), ", ".join(evidence)
 
 
-def _set_name(case: Case) -> str:
-    units = f"{case.k} {case.structure}s" if case.k > 1 else case.structure
-    return f"the given {units}" if case.metric == GIVEN else f"the {units} with the largest {case.metric}"
+def _as_bad(row: Separation) -> str:
+    """ "0 of 3 draws of random change it as much" """
+    return f"{row.as_extreme} of {row.draws} draw{'s' * (row.draws != 1)} of {row.control} change it as much"
 
 
-def _evidence(row: Separation) -> str:
-    draws = f"{row.draws} draw{'s' * (row.draws != 1)}"
-    return f"worst of {draws} {row.worst or 0:+.4g}, p = {row.p_holm:.2g}"
+def _p(row: Separation) -> str:
+    return "" if row.p_value is None else f", p = {row.p_value:.2g}"
+
+
+def _change(delta: float | None) -> str:
+    return "makes the model collapse" if delta is None else f"changes it by {delta:+.4g}"
+
+
+_SAYS = {
+    "harmful": "is distinguishable from its controls",
+    "helpful": "is distinguishable from its controls, and the model is better without it",
+    "indistinguishable": "is NOT distinguishable from its controls",
+    "not tested": "was not tested against its controls",
+}
+
+
+def _sentence(entry: MeasuredComparison, outcome: str, evidence: str) -> str:
+    critical = entry.critical
+    assert critical
+    point = critical.point
+    effect = (
+        f"changes the loss by {point.delta_nll:+.4g} nats per token [{point.delta_low:+.4g}, {point.delta_high:+.4g}]"
+    )
+    if point.collapsed_at:
+        effect = "makes the model collapse"
+    elif outcome in ("harmful", "helpful") and critical.size < SMALL:
+        effect += f", a small effect (less than {SMALL})"
+    doing = entry.treatment.perturbation.doing
+    return f"The critical set {_SAYS[outcome]}: {doing} {_set_name(entry.comparison)} {effect}; {evidence}."
+
+
+def _set_name(comparison: Comparison) -> str:
+    units = f"{comparison.k} {comparison.structure}s" if comparison.k > 1 else comparison.structure
+    if comparison.metric == GIVEN:
+        return f"the given {units}"
+    return f"the {units} with the largest {comparison.metric}"

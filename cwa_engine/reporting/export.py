@@ -1,7 +1,7 @@
 """The files of a run: written whole or not at all, read back by every client. torch-free.
 
-summary.json · manifest.json · topk_<metric>.csv · perturbation.csv · evaluation.csv · log.txt, and where asked for
-interactions.csv · stability.csv · fidelity.csv · ablation.csv · critical_set.csv
+summary.json · manifest.json · topk_<metric>.csv · perturbation.csv · evaluation.csv · controls.csv · log.txt, and where
+asked for interactions.csv · stability.csv · fidelity.csv · ablation.csv · critical_set.csv
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from cwa_engine.files import check_output, sync_folder, write_synced, write_whol
 from cwa_engine.result import (
     Ablation,
     Agreement,
+    ControlDraw,
     CriticalSetStep,
     DamagePoint,
     Interaction,
@@ -129,6 +130,8 @@ def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
     if result.damage:
         yield "perturbation.csv", _table(DamagePoint, result.damage)
         yield "evaluation.csv", _table(SequenceNll, result.evaluations)
+    if result.controls:
+        yield "controls.csv", _table(ControlDraw, result.controls)
     if result.interactions:
         yield "interactions.csv", _table(Interaction, result.interactions)
     if result.stability:
@@ -205,6 +208,7 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
             {"metric": r.metric, "structure": r.structure, "top": to_plain(r.weights[:TOP_IN_SUMMARY])}
             for r in result.rankings
         ],
+        "halves": to_plain(result.halves),
         "damage": _damage_groups(result.damage, result.separations, result.verdicts),
         "interactions": to_plain(result.interactions),
         "stability": _stability(result),
@@ -243,7 +247,7 @@ def _damage_groups(
                 "critical": to_plain(critical) if critical else None,
                 "controls": [_without_key(row) for row in separations if group(row) == key],
                 "elsewhere": [to_plain(point) for point in members if point.selection == "elsewhere"],
-                "distinguishable": verdict.distinguishable if verdict else None,
+                "outcome": verdict.outcome if verdict else None,
                 "verdict": verdict.sentence if verdict else None,
             }
         )
@@ -313,6 +317,7 @@ def _top_weight(row: dict[str, str]) -> TopWeight:
         expert=whole("expert"),
         target=row["target"],
         stable=row["stable"] == "True" if row["stable"] else None,
+        fan_out=whole("fan_out") if "fan_out" in row else None,  # runs of before have none
     )
 
 

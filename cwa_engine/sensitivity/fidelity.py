@@ -11,7 +11,7 @@ from cwa_engine.events import Emit, Progress
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.perturbation.cases import ZERO, critical_weights
 from cwa_engine.perturbation.controls import CONTROLS, Population, critical_set
-from cwa_engine.perturbation.damage import Ground, measure
+from cwa_engine.perturbation.measurement import MeasurementContext, measure
 from cwa_engine.result import Fidelity, Prediction, Ranking, TopWeight
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.metrics import METRICS
@@ -87,15 +87,15 @@ def _scores(
     )
 
 
-def measure_predictions(ground: Ground, sample: Sample, emit: Emit) -> list[Prediction]:
+def measure_predictions(context: MeasurementContext, sample: Sample, emit: Emit) -> list[Prediction]:
     """Zero each sampled unit alone, on the evaluation texts."""
     ranking = Ranking("sample", sample.units, structure=sample.structure)
     rows = []
     for place, unit in enumerate(sample.units):
         emit(Progress("fidelity", place, len(sample.units), "weight"))
-        damaged = measure(ground, critical_weights(ground.loaded, ranking, [unit]), ZERO)[0]
+        damaged = measure(context, critical_weights(context.loaded, ranking, [unit]), ZERO).evaluation
         scores = tuple(of_metric[place] for of_metric in sample.scores.values())
-        rows.append(Prediction(unit.target, sample.strata[place], *ground.delta(damaged), scores))
+        rows.append(Prediction(unit.target, sample.strata[place], *context.delta(damaged), scores))
     emit(Progress("fidelity", len(sample.units), len(sample.units), "weight"))
     return rows
 

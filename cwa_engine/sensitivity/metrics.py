@@ -8,7 +8,7 @@ Imports without torch: tensors are used through their methods.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
 from functools import reduce
@@ -19,6 +19,8 @@ from cwa_engine.registry import Registry, first_sentence
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cwa_engine.data.tokens import TokenSequence
 
 
 class Needs(Flag):
@@ -78,6 +80,47 @@ class WeightStats:
             elif tensor is not None and len(tensor) > 1:  # of length one: the same for all rows
                 sliced[name] = tensor[start:stop]
         return WeightStats(**sliced)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The shares of two disjoint parts of the scoring texts: by tokens and by sequences, each of which add up to one."""
+
+    tokens: tuple[float, ...]
+    sequences: tuple[float, ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[Sequence[TokenSequence]]) -> Parts:
+        tokens = [sum(sequence.scored_tokens for sequence in part) for part in parts]
+        return cls(
+            tuple(count / sum(tokens) for count in tokens),
+            tuple(len(part) / sum(map(len, parts)) for part in parts),
+        )
+
+
+JOINABLE = Needs.GRADIENT | Needs.FISHER | Needs.INPUTS | Needs.OUTPUTS  # what statistics of parts can be joined of
+
+
+def joined(by_part: Sequence[Mapping[str, WeightStats]], parts: Parts) -> dict[str, WeightStats]:
+    """The statistics of all texts from those of two parts, whose tensors are used up."""
+    first, second = by_part
+    return {name: _joined(stats, second[name], parts) for name, stats in first.items()}
+
+
+def _joined(first: WeightStats, second: WeightStats, parts: Parts) -> WeightStats:
+    found: dict[str, Tensor] = {}
+    if first.gradient is not None and second.gradient is not None:
+        found["gradient"] = first.gradient.mul_(parts.tokens[0]).add_(second.gradient, alpha=parts.tokens[1])
+    if first.fisher is not None and second.fisher is not None:
+        found["fisher"] = first.fisher.mul_(parts.sequences[0]).add_(second.fisher, alpha=parts.sequences[1])
+    if first.input_norm is not None and second.input_norm is not None:  # root of a mean over sequences
+        squares = first.input_norm.square() * parts.sequences[0] + second.input_norm.square() * parts.sequences[1]
+        found["input_norm"] = squares.sqrt()
+    for name in ("input_max", "output_max"):
+        one, other = getattr(first, name), getattr(second, name)
+        if one is not None:
+            found[name] = one.maximum(other)
+    return WeightStats(**found)
 
 
 Score = Callable[["Tensor", WeightStats], "Tensor"]

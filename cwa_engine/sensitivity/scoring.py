@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.events import PREVIEW_ROWS, Progress, TopK
@@ -17,15 +17,21 @@ from cwa_engine.sensitivity.sweep import sweep
 _UNKNOWN_SO_FAR = Needs.HESSIAN | Needs.INPUT_GRAM  # what a partial ranking cannot be made from
 
 
-def score(run: Run, sequences: Sequence[TokenSequence], stage: str = "score") -> Iterator[Statistics]:
+Report = Callable[[str, int, int, str], None]  # hears stage, done, total, unit
+
+
+def score(
+    run: Run, sequences: Sequence[TokenSequence], stage: str = "score", report: Report | None = None
+) -> Iterator[Statistics]:
     """What the metrics need, over the scoring texts: of all weights at once, or of one block after the other."""
     needs = needs_of(run.spec.scored_metrics)
+    tell = report or (lambda *progress: run.emit(Progress(*progress)))
     if run.gradients == "resident":
-        yield score_at_once(run, sequences, needs, stage)
+        yield score_at_once(run, sequences, needs, stage, tell)
         return
 
     def begin(size: int) -> tuple[Statistics, Iterator[Statistics]]:
-        parts = sweep(run.loaded, sequences, needs, size, lambda d, n: run.emit(Progress(stage, d, n, "block")))
+        parts = sweep(run.loaded, sequences, needs, size, lambda d, n: tell(stage, d, n, "block"))
         return next(parts), parts
 
     first, others = run.batch_size.run(begin)
@@ -34,14 +40,14 @@ def score(run: Run, sequences: Sequence[TokenSequence], stage: str = "score") ->
     yield from others
 
 
-def score_at_once(run: Run, sequences: Sequence[TokenSequence], needs: Needs, stage: str) -> Statistics:
+def score_at_once(run: Run, sequences: Sequence[TokenSequence], needs: Needs, stage: str, tell: Report) -> Statistics:
     """The statistics of all weights; a partial ranking is shown after 1, 4, 16 ... batches."""
     batches_done, next_preview = 0, 1
 
     def after_batch(done: int, so_far: SoFar) -> None:
         nonlocal batches_done, next_preview
         batches_done += 1
-        run.emit(Progress(stage, done, len(sequences), "sequence"))
+        tell(stage, done, len(sequences), "sequence")
         if stage == "score" and batches_done == next_preview and done < len(sequences):
             next_preview *= 4  # a preview costs about 0.1 s on 135M weights: few of them, while all is young
             statistics = so_far()
@@ -53,12 +59,12 @@ def score_at_once(run: Run, sequences: Sequence[TokenSequence], needs: Needs, st
                 run.emit(TopK(name, True, ranking.weights[:PREVIEW_ROWS]))
 
     if needs is not Needs.NOTHING:
-        run.emit(Progress(stage, 0, len(sequences), "sequence"))
+        tell(stage, 0, len(sequences), "sequence")
     statistics = run.batch_size.run(lambda size: resident(run.loaded, sequences, needs, size, after_batch))
     if Needs.HESSIAN in needs:
 
         def report(done: int) -> None:
-            run.emit(Progress(stage, done, len(sequences), "sequence"))
+            tell(stage, done, len(sequences), "sequence")
 
         diagonal = hutchinson_diagonal(run.loaded, sequences, run.spec.probes, run.spec.seed, report)
         statistics = {name: dataclasses.replace(s, hessian=diagonal[name]) for name, s in statistics.items()}

@@ -12,7 +12,7 @@ from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.errors import DataError
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.perturbation.controls import Selection, by_parameter
-from cwa_engine.result import Agreement, Ranking
+from cwa_engine.result import Agreement, HalfOverlap, Ranking
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.metrics import METRICS
 from cwa_engine.sensitivity.ranking import Ranker, scores_at
@@ -20,6 +20,7 @@ from cwa_engine.spec import RunSpec
 from cwa_engine.statistics import Array, jaccard, jaccard_by_chance, rank_biased_overlap, spearman
 from cwa_engine.structures import unit_count
 
+SHOWN = 10  # the place down to which a ranking is always compared by halves: as many as the report shows
 SAMPLE = 100_000  # units whose scores are compared beyond the top: enough for a rank correlation to two digits
 
 
@@ -89,6 +90,28 @@ def agreements(loaded: LoadedModel, found: dict[str, list[_Repeat]], spec: RunSp
                     )
                 )
     return rows
+
+
+def half_overlaps(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec) -> list[HalfOverlap]:
+    """For each ranking that was also made by halves of the texts, how much of its top they name."""
+    found = []
+    for ranking in rankings:
+        units = sum(unit_count(loaded.anatomy.parameters[name], ranking.structure) for name in ranking.parameters)
+        for k in sorted({*spec.topk, min(SHOWN, spec.largest_k)}) if ranking.halves else ():
+            ours = {weight.target for weight in ranking.top(k)}
+            first, second = (set(half[:k]) for half in ranking.halves)
+            found.append(
+                HalfOverlap(
+                    metric=ranking.metric,
+                    k=k,
+                    first=len(ours & first),
+                    second=len(ours & second),
+                    both=len(ours & first & second),
+                    common=len(first & second),
+                    chance=k * k / units,
+                )
+            )
+    return found
 
 
 def marked(ranking: Ranking, entries: Sequence[_Repeat]) -> Ranking:

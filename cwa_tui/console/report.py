@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cwa_engine.result import GIVEN, cost_sentence, exp, to_plain
+from cwa_engine.result import GIVEN, MATRICES, cost_sentence, exp, to_plain
 from cwa_tui import format as fmt
 from cwa_tui.console.tables import TABLE
 
+MOST_TIMES = 1000  # beyond which a ratio says nothing more
+FEW_TEXTS = 16  # below which intervals are short by measurement, see docs/evidence.md
 SHOWN_ROWS = 30  # of tables that may be long; the whole is in the run's files
 
 
@@ -20,6 +23,8 @@ def run_report(summary: dict[str, Any], folder: str) -> RenderableType:
     parts: list[RenderableType] = [_headline(summary)]
     for ranking in summary["rankings"]:
         parts += ["", topk_table(ranking["metric"], ranking["top"])]
+        halves = [row for row in summary.get("halves", ()) if row["metric"] == ranking["metric"]]
+        parts += [Text(_halves(row), style="dim") for row in halves]
     if summary["stability"]:
         parts += ["", _stability(summary["stability"])]
     compared = [group for group in summary["damage"] if group["controls"]]
@@ -27,7 +32,7 @@ def run_report(summary: dict[str, Any], folder: str) -> RenderableType:
     if compared:
         parts += ["", _damage(summary, compared), "", _against_controls(summary, compared)]
     if sweeps:
-        parts += ["", _sweeps(sweeps)]
+        parts += ["", _sweeps(summary, sweeps)]
     if summary["interactions"]:
         parts += ["", _interactions(summary["interactions"])]
     if summary["fidelity"]:
@@ -38,15 +43,18 @@ def run_report(summary: dict[str, Any], folder: str) -> RenderableType:
         parts += ["", Text(cost_sentence(summary["ablation"]), style="dim")]
     if summary["damage"]:
         parts += ["", *_notes(summary)]
-    sentences = [
-        Text(group["verdict"], _VERDICT_STYLES[group["distinguishable"]]) for group in compared if group["verdict"]
-    ]
+    sentences = [Text(group["verdict"], _VERDICT_STYLES[group["outcome"]]) for group in compared if group["verdict"]]
     parts += ["", *sentences] if sentences else []
     parts += ["", Text(f"texts: {summary['texts']['source']}\nfiles: {folder}", overflow="fold")]
     return Group(*parts)
 
 
-_VERDICT_STYLES = {True: "bold green", False: "bold yellow"}
+_VERDICT_STYLES = {
+    "harmful": "bold green",
+    "helpful": "bold green",
+    "indistinguishable": "bold yellow",
+    "not tested": "yellow",
+}
 
 
 def _headline(summary: dict[str, Any]) -> Text:
@@ -63,36 +71,57 @@ def _headline(summary: dict[str, Any]) -> Text:
     )
 
 
+def _halves(row: dict[str, Any]) -> str:
+    """How much of a ranking either half of its texts names too."""
+    return (
+        f"of these {row['k']:,}, {row['first']} and {row['second']} are in the top {row['k']:,} by either half of the scoring "
+        f"texts, {row['both']} in both; the halves have {row['common']} in common, {row['chance']:.2g} by chance"
+    )
+
+
+def _ranking_title(metric: str) -> str:
+    if metric == GIVEN:
+        return "given weights"
+    if metric.endswith(MATRICES):
+        return f"critical weights by {metric.removesuffix(MATRICES)}, of the matrices in decoder blocks"
+    return f"critical weights by {metric}"
+
+
 def topk_table(metric: str, weights: list[dict[str, Any]]) -> Table:
     """Ranked weights, fields as in `TopWeight`."""
-    table = Table(title="given weights" if metric == GIVEN else f"critical weights by {metric}", **TABLE)
-    for name in ("rank", "weight", "value", "score", "layer", "component"):
+    table = Table(title=_ranking_title(metric), **TABLE)
+    with_fan_out = any(weight.get("fan_out") != 1 for weight in weights)
+    for name in ("rank", "weight", "value", "score", "layer", "component", *(["fan-out"] if with_fan_out else [])):
         table.add_column(name, justify="left" if name in ("weight", "component") else "right", overflow="fold")
     for weight in weights:
         layer = "-" if weight["layer"] is None else str(weight["layer"])
         figures = fmt.number(weight["value"]), "-" if weight["score"] is None else fmt.number(weight["score"])
         target = f"{weight['target']} {fmt.STABLE}" if weight["stable"] else weight["target"]
-        table.add_row(str(weight["rank"]), target, *figures, layer, weight["component"])
+        reach = weight.get("fan_out")
+        fan_out = ["-" if reach is None else f"{reach:,}"] if with_fan_out else []
+        table.add_row(str(weight["rank"]), target, *figures, layer, weight["component"], *fan_out)
     if any(weight["stable"] for weight in weights):
         table.caption = f"{fmt.STABLE} in the list of every repeat"
     return table
 
 
 def _damage(summary: dict[str, Any], groups: list[dict[str, Any]]) -> Table:
-    """One line for the critical set and one for the mean draw of each control."""
+    """One line for the critical set and one for the draw of each control that did most."""
     table, shown = _grouped_table("damage", summary, groups)
     table.add_column("selection")
     for name in ("perplexity", "ratio", "Δ nats/token"):
         table.add_column(name, justify="right")
     table.add_column("95 % interval")
-    base = summary["baseline"]["nll"]
     for group in groups:
         lead: list[str | Text] = [*(str(group[name]) for name in shown), Text("critical", "bold")]
-        table.add_row(*lead, *_point_cells(base, group["critical"]))
+        table.add_row(*lead, *_point_cells(summary["baseline"], group["critical"]))
         for control in group["controls"]:
-            damage = control["control_delta"], control["control_low"], control["control_high"]
-            cells = ("collapsed", "", "", "") if damage[0] is None else _damage_cells(base, *damage)
-            table.add_row(*[""] * len(shown), control["control"], *cells, style="dim")
+            damage = control["largest"], control["largest_low"], control["largest_high"]
+            cells = ("collapsed", "", "", "") if damage[0] is None else _damage_cells(summary["baseline"], *damage)
+            name = (
+                f"{control['control']}, largest of {control['draws']}" if control["draws"] > 1 else control["control"]
+            )
+            table.add_row(*[""] * len(shown), name, *cells, style="dim")
         table.add_section()
     return table
 
@@ -101,16 +130,27 @@ def _against_controls(summary: dict[str, Any], groups: list[dict[str, Any]]) -> 
     """How far each critical set stands out from the draws of each control."""
     table, shown = _grouped_table("the critical set against its controls", summary, groups)
     table.add_column("control")
-    for name in ("draws", "worst Δ", "separation", "p", "beyond all"):
+    for name in ("median Δ", "largest Δ", "|Δ| over largest", "as large", "p"):
         table.add_column(name, justify="right")
     for group in groups:
         for number, control in enumerate(group["controls"]):
             lead = [str(group[name]) if number == 0 else "" for name in shown]
-            worst = "collapsed" if control["worst"] is None else fmt.delta(control["worst"])
-            evidence = _separation(control["ratio"]), f"{control['p_holm']:.2g}", "yes" if control["beyond"] else "no"
-            table.add_row(*lead, control["control"], str(control["draws"]), worst, *evidence)
+            changes = (_change(control[name]) for name in ("median", "largest"))
+            count = f"{control['as_extreme']} of {control['draws']}"
+            p_value = "too few draws" if control["p_value"] is None else f"{control['p_value']:.2g}"
+            table.add_row(*lead, control["control"], *changes, _times(control["ratio"]), count, p_value)
         table.add_section()
     return table
+
+
+def _change(delta: float | None) -> str:
+    return "collapsed" if delta is None else fmt.delta(delta)
+
+
+def _times(ratio: float | None) -> str:
+    if ratio is None:
+        return "-"
+    return f">{MOST_TIMES:,}" if ratio > MOST_TIMES else f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.1f}"
 
 
 def _grouped_table(title: str, summary: dict[str, Any], groups: list[dict[str, Any]]) -> tuple[Table, list[str]]:
@@ -123,7 +163,7 @@ def _grouped_table(title: str, summary: dict[str, Any], groups: list[dict[str, A
     return table, shown
 
 
-def _sweeps(groups: list[dict[str, Any]]) -> Table:
+def _sweeps(summary: dict[str, Any], groups: list[dict[str, Any]]) -> Table:
     """Doses and bits of the critical set, and its values at other places: no controls, each is compared with the others."""
     table = Table(title="doses, bits and places", **TABLE)
     for name in ("metric", "k", "change", "Δ nats/token", "95 % interval"):
@@ -131,10 +171,10 @@ def _sweeps(groups: list[dict[str, Any]]) -> Table:
     for group in groups:
         lead = group["metric"], str(group["k"])
         if critical := group["critical"]:
-            table.add_row(*lead, group["perturbation"], *_point_cells(0.0, critical)[2:])
+            table.add_row(*lead, group["perturbation"], *_point_cells(summary["baseline"], critical)[2:])
         for point in group["elsewhere"]:
             change = f"values elsewhere, seed {point['seed']}"
-            table.add_row(*lead, change, *_point_cells(0.0, point)[2:])
+            table.add_row(*lead, change, *_point_cells(summary["baseline"], point)[2:])
     return table
 
 
@@ -199,32 +239,34 @@ def _critical_set(found: dict[str, Any]) -> Table:
     return table
 
 
-def _point_cells(base: float, point: dict[str, Any]) -> tuple[str, str, str, str]:
+def _point_cells(baseline: dict[str, Any], point: dict[str, Any]) -> tuple[str, str, str, str]:
     if point["collapsed_at"]:
         return "collapsed", "", "", f"at {point['collapsed_at']}"
-    return _damage_cells(base, point["delta_nll"], point["delta_low"], point["delta_high"])
+    return _damage_cells(baseline, point["delta_nll"], point["delta_low"], point["delta_high"])
 
 
-def _damage_cells(base: float, delta: float, low: float, high: float) -> tuple[str, str, str, str]:
-    perplexity, ratio = to_plain(exp(base + delta)), to_plain(exp(delta))
-    return fmt.perplexity(perplexity), fmt.ratio(ratio), fmt.delta(delta), fmt.interval(low, high)
-
-
-def _separation(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:,.0f}" if abs(ratio) >= 100 else f"{ratio:.1f}"
+def _damage_cells(
+    baseline: dict[str, Any], delta: float, low: float | None, high: float | None
+) -> tuple[str, str, str, str]:
+    nll, vocabulary = baseline["nll"] + delta, baseline.get("vocabulary", 0)
+    perplexity, ratio = to_plain(exp(nll)), to_plain(exp(delta))
+    guessing = fmt.is_worse_than_guessing(nll, vocabulary)
+    shown = "worse than guessing" if guessing else fmt.perplexity(perplexity)
+    return shown, fmt.ratio(ratio), fmt.delta(delta), fmt.interval(low, high)
 
 
 def _notes(summary: dict[str, Any]) -> list[Text]:
     lines = []
     if any(group["controls"] for group in summary["damage"]):
         lines += [
-            "ratio: perplexity over the baseline's; of a control the mean draw is shown. separation: Δ of the critical set "
-            "over the mean |Δ| of the draws. p: (1 + draws at least as bad) / (1 + draws), Holm-corrected",
+            "ratio: perplexity over the baseline's. Of each control all draws are measured on the same "
+            f"{_sample(summary)} texts, where median, count and p are from, and the one that changes the loss most on all. "
+            "p: (1 + draws whose change is as large) / (1 + draws)",
         ]
     if floor := summary["numerical_floor"]:
         lines.append(
-            f"numerical floor: an edit that changes nothing {floor['null_edit']:+.2g}, "
-            f"the baseline repeated {floor['repeat']:+.2g} nats per token"
+            f"numerical floor: rounding changes the loss by up to {floor['rounding']:.2g}, "
+            f"the baseline repeated by {floor['repeat']:+.2g} nats per token"
         )
     for group in summary["damage"]:
         if (point := group["critical"]) and point["kl"] is not None:
@@ -232,6 +274,23 @@ def _notes(summary: dict[str, Any]) -> list[Text]:
                 f"{group['metric']} k={group['k']} {group['perturbation']}: KL from the intact model {point['kl']:.4g} nats "
                 f"per token, top-1 agreement {point['top1_agreement']:.1%}"
             )
+    baseline = summary["baseline"]
+    if any(fmt.is_worse_than_guessing(nll, baseline.get("vocabulary", 0)) for nll in _losses(summary)):
+        lines.append(f"worse than guessing: a guess among all {baseline['vocabulary']:,} tokens has this perplexity")
+    if (texts := summary["texts"]["damage"]) and texts < FEW_TEXTS:
+        lines.append(f"{texts} texts are few: on so few, 95 % intervals hold the true value about nine times in ten")
     if summary["texts"]["shared"]:
         lines.append("there was only one text: weights were scored and damage was measured on the same one")
     return [Text(line, style="dim") for line in lines]
+
+
+def _sample(summary: dict[str, Any]) -> int:
+    """How many texts the draws of controls were measured on."""
+    return next(int(control["texts"]) for group in summary["damage"] for control in group["controls"])
+
+
+def _losses(summary: dict[str, Any]) -> Iterator[float]:
+    """Of the critical sets, in nats per token."""
+    for group in summary["damage"]:
+        if (point := group["critical"]) and point["nll"] is not None:
+            yield point["nll"]

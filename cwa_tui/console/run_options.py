@@ -63,6 +63,14 @@ Scope = Annotated[
     str,
     _option(help="Where the top k is taken: global, per_layer, per_parameter or per_component.", panel=_RANKING),
 ]
+Matrices = Annotated[
+    bool,
+    _option(
+        "--matrices/--no-matrices",
+        help="Also rank and damage the matrices of decoder blocks by themselves.",
+        panel=_RANKING,
+    ),
+]
 Include = Annotated[
     list[str] | None,
     _option(help="Only parameters or components of such names, like down or '*.mlp.*'.", panel=_RANKING),
@@ -145,7 +153,7 @@ Control = Annotated[
     list[str] | None, _option(help=_control_help(), show_default="random random_matched", panel=_DAMAGE)
 ]
 ControlSeeds = Annotated[
-    int, _option(help="Draws of each random control; 19 or more can show p = 0.05.", panel=_DAMAGE)
+    int, _option(help="Draws of each random control; fewer than 19 give no p-value.", panel=_DAMAGE)
 ]
 Seed = Annotated[int, _option(help="Of control draws, probes, resamples and bootstrap.", panel=_DAMAGE)]
 BatchSize = Annotated[str, typer.Option(help="Sequences at once, or auto: 1 on a CPU, as many as fit elsewhere.")]
@@ -209,9 +217,9 @@ def ablation_fields(given: dict[str, Any]) -> dict[str, Any]:
 
 
 _AS_THEY_ARE = (
-    "revision", "dtype", "device", "gradients", "offload", "structure", "scope", "probes", "text_column", "eval_limit",
-    "seq_len", "packed", "bos", "control_seeds", "candidates", "fast_perturbation", "noise_scale", "scale_factor", "bits",
-    "position_test", "individually", "kl", "seed",
+    "matrices", "revision", "dtype", "device", "gradients", "offload", "structure", "scope", "probes", "text_column",
+    "eval_limit", "seq_len", "packed", "bos", "control_seeds", "candidates", "fast_perturbation", "noise_scale", "scale_factor",
+    "bits", "position_test", "individually", "kl", "seed",
 )  # fmt: skip
 
 

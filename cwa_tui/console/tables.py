@@ -132,9 +132,8 @@ def _largest_damage(summary: dict[str, Any]) -> tuple[str, str, str]:
     group = max(compared, key=lambda entry: entry["k"])
     random = next((c for c in group["controls"] if c["control"] == "random"), None)
     critical = "collapsed" if group["critical"]["collapsed_at"] else fmt.ratio(group["critical"]["perplexity_ratio"])
-    control = (
-        "-" if random is None or random["control_delta"] is None else fmt.ratio(to_plain(exp(random["control_delta"])))
-    )
+    largest = random["largest"] if random else None
+    control = "-" if largest is None else fmt.ratio(to_plain(exp(largest)))
     return str(group["k"]), critical, control
 
 

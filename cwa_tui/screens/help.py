@@ -32,8 +32,8 @@ Top weights
 Damage
   selection      critical: the k weights ranked highest
                  random, random_matched: controls, the number is the seed
-  Δ nats         change of the loss per token, paired per sequence, with a
-                 bootstrap 95 % interval
+  Δ nats         change of the loss per token, paired per sequence, with its
+                 95 % interval; draws of controls are measured on few texts
   ratio          perplexity over that of the intact model
   collapsed      the loss is no number; the layer where that began follows
 

@@ -117,4 +117,4 @@ def test_a_spec_is_the_same_after_a_way_through_json() -> None:
 
 def test_the_defaults_are_those_of_the_guide() -> None:
     spec = RunSpec(model="gpt2")
-    assert (spec.metrics, spec.topk, spec.control_seeds) == (("grad_x_weight",), (100,), 3)
+    assert (spec.metrics, spec.topk, spec.control_seeds) == (("grad_x_weight",), (100,), 19)
