@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.perturbation.controls import CONTROLS, Population, Selection, critical_set, weights_of
 from cwa_engine.perturbation.kinds import PERTURBATIONS, STORED_BITS, Options, Perturbation, placed
-from cwa_engine.result import GIVEN, Ranking, TopWeight
+from cwa_engine.result import GIVEN, MATRICES, Ranking, TopWeight
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.ranking import rank
@@ -87,6 +87,13 @@ def critical_weights(loaded: LoadedModel, ranking: Ranking, weights: Sequence[To
     return weights_of(critical_set(weights, parameters, ranking.structure), parameters, ranking.structure)
 
 
+def controls_of(label: str, spec: RunSpec) -> tuple[str, ...]:
+    """The controls of a ranking. That of matrices alone is spared `random` where the stricter `random_matched` is there."""
+    if label.endswith(MATRICES) and "random_matched" in spec.controls:
+        return tuple(name for name in spec.controls if name != "random")
+    return spec.controls
+
+
 def comparisons(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec) -> Iterator[Comparison]:
     """Every metric and k."""
     for ranking in rankings:
@@ -95,7 +102,7 @@ def comparisons(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec)
             units = critical_set(ranking.top(k), population.parameters, ranking.structure)
             critical = weights_of(units, population.parameters, ranking.structure)
             drawn = []
-            for name in spec.controls:
+            for name in controls_of(ranking.metric, spec):
                 for seed in _seeds(name, spec):
                     rng = np.random.default_rng([spec.seed if seed is None else seed, k])
                     chosen = CONTROLS[name].draw(units, population, rng)

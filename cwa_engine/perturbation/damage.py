@@ -12,7 +12,7 @@ import numpy as np
 from cwa_engine.evaluation.divergence import Divergence, divergence
 from cwa_engine.evaluation.perplexity import Evaluation
 from cwa_engine.events import DamageMeasured, Emit, Note, Progress
-from cwa_engine.perturbation.cases import Comparison, Draw, Treatment, comparisons, elsewhere, treatments
+from cwa_engine.perturbation.cases import Comparison, Draw, Treatment, comparisons, controls_of, elsewhere, treatments
 from cwa_engine.perturbation.controls import Selection, count
 from cwa_engine.perturbation.measurement import Measured, MeasurementContext, Places, TextPart, measure
 from cwa_engine.perturbation.patch import patched
@@ -79,14 +79,15 @@ class _Measuring:
     def _sequences_of(self, comparison: Comparison) -> int:
         """How many sequences are run through the model for a comparison."""
         spec, everything, sample = self._context.spec, len(self._context.sequences), len(self._context.sample.places)
-        compared = len(comparison.draws) * sample + len(spec.controls) * (everything - sample)
+        controls = controls_of(comparison.metric, spec)
+        compared = len(comparison.draws) * sample + len(controls) * (everything - sample)
         total = sum(everything + compared * treatment.has_controls for treatment in self._treatments)
         return total + spec.control_seeds * sample * spec.position_test
 
     def _compared(self, comparison: Comparison, treatment: Treatment) -> MeasuredComparison:
         critical = self._damage(comparison, treatment, "critical", None, comparison.weights)
         draws = {}
-        for control in self._context.spec.controls if treatment.has_controls else ():
+        for control in controls_of(comparison.metric, self._context.spec) if treatment.has_controls else ():
             draws[control] = self._drawn(comparison, treatment, comparison.of(control))
         return MeasuredComparison(comparison, treatment, critical, draws)
 

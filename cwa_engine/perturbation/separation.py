@@ -17,7 +17,7 @@ from cwa_engine.perturbation.cases import Comparison
 from cwa_engine.perturbation.controls import CONTROLS
 from cwa_engine.perturbation.damage import Damaged, MeasuredComparison
 from cwa_engine.perturbation.measurement import MeasurementContext
-from cwa_engine.result import GIVEN, Baseline, Separation, Verdict
+from cwa_engine.result import GIVEN, MATRICES, Baseline, Separation, Verdict
 from cwa_engine.statistics import as_extreme
 
 LEAST_DRAWS = 19  # with which p can be 0.05
@@ -172,4 +172,6 @@ def _set_name(comparison: Comparison) -> str:
     units = f"{comparison.k} {comparison.structure}s" if comparison.k > 1 else comparison.structure
     if comparison.metric == GIVEN:
         return f"the given {units}"
+    if comparison.metric.endswith(MATRICES):
+        return f"the {units} of the blocks' matrices with the largest {comparison.metric.removesuffix(MATRICES)}"
     return f"the {units} with the largest {comparison.metric}"

@@ -118,10 +118,7 @@ def _damage(summary: dict[str, Any], groups: list[dict[str, Any]]) -> Table:
         for control in group["controls"]:
             damage = control["largest"], control["largest_low"], control["largest_high"]
             cells = ("collapsed", "", "", "") if damage[0] is None else _damage_cells(summary["baseline"], *damage)
-            name = (
-                f"{control['control']}, largest of {control['draws']}" if control["draws"] > 1 else control["control"]
-            )
-            table.add_row(*[""] * len(shown), name, *cells, style="dim")
+            table.add_row(*[""] * len(shown), control["control"], *cells, style="dim")
         table.add_section()
     return table
 
@@ -259,9 +256,9 @@ def _notes(summary: dict[str, Any]) -> list[Text]:
     lines = []
     if any(group["controls"] for group in summary["damage"]):
         lines += [
-            "ratio: perplexity over the baseline's. Of each control all draws are measured on the same "
-            f"{_sample(summary)} texts, where median, count and p are from, and the one that changes the loss most on all. "
-            "p: (1 + draws whose change is as large) / (1 + draws)",
+            "ratio: perplexity over the baseline's. Of a control the draw that changes the loss most is shown, on all texts; "
+            f"median, count and p = (1 + draws whose change is as large) / (1 + draws) are of {_sample(summary)} texts, on "
+            "which every draw was measured",
         ]
     if floor := summary["numerical_floor"]:
         lines.append(
