@@ -186,7 +186,7 @@ def measure_baseline(run: Run, sequences: Sequence[TokenSequence], use: TextUse)
         )
     baseline = baseline_of(intact, sequences, use, config_number(run.loaded.model, "vocab_size") or 0)
     run.emit(BaselineMeasured(baseline))
-    if baseline.vocabulary and baseline.nll >= math.log(baseline.vocabulary):
+    if baseline.is_guessing:
         run.emit(
             Note(
                 f"the intact model is no better than guessing: {baseline.nll:.3f} nats per token, a guess among "

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MATRICES = "_matrices"  # behind a metric's name: its ranking of the matrices in decoder blocks alone
+SMALL = 0.1  # nats per token, 10 % of perplexity: a smaller difference is called small
 GIVEN = "given"  # stands for the metric where weights are given by name
 
 
@@ -62,6 +63,11 @@ class Baseline:
     tokens: int  # scored tokens: all but a sequence's BOS, or without one all but its first
     protocol: str
     vocabulary: int = 0  # tokens the model chooses from; guessing at random has perplexity `vocabulary`
+
+    @property
+    def is_guessing(self) -> bool:
+        """Whether the loss is less than 0.1 nats per token better than that of guessing among all tokens."""
+        return self.vocabulary > 1 and self.nll > math.log(self.vocabulary) - SMALL
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,12 @@ from cwa_engine.perturbation.cases import Comparison
 from cwa_engine.perturbation.controls import CONTROLS
 from cwa_engine.perturbation.damage import Damaged, MeasuredComparison
 from cwa_engine.perturbation.measurement import MeasurementContext
-from cwa_engine.result import GIVEN, MATRICES, Baseline, Separation, Verdict
+from cwa_engine.result import GIVEN, MATRICES, SMALL, Baseline, Separation, Verdict
 from cwa_engine.statistics import as_extreme
 
 LEAST_DRAWS = 19  # with which p can be 0.05
 LEAST_TEXTS = 16
 LEVEL = 0.05
-SMALL = 0.1  # nats per token, 10 % of perplexity: an effect below this is called small
 
 
 def separations(context: MeasurementContext, measured: Sequence[MeasuredComparison]) -> list[Separation]:
@@ -110,7 +109,7 @@ def _missing(context: MeasurementContext, baseline: Baseline, against: Sequence[
         missing.append("no control is drawn at random")
     if len(context.sequences) < LEAST_TEXTS:
         missing.append(f"{len(context.sequences)} texts were measured, {LEAST_TEXTS} are needed")
-    if baseline.vocabulary and baseline.nll >= math.log(baseline.vocabulary):
+    if baseline.is_guessing:
         missing.append("the intact model is no better than guessing")
     return missing
 

@@ -23,13 +23,14 @@ from cwa_engine.pipeline import analyze
 from cwa_engine.reporting.export import run_tables
 from cwa_engine.result import SequenceNll
 from cwa_engine.spec import RunSpec
-from tests.architectures import tiny_architecture
 from tests.engine.conftest import TEXTS, fingerprint, wrap
 from tests.models import tiny_model
 
 
 def spec(data_file: Path | None, **fields: Any) -> RunSpec:
-    return RunSpec(model="tiny", **{"data_file": data_file, "topk": (3,), "control_seeds": 2, **fields})
+    return RunSpec(
+        model="tiny", **{"data_file": data_file, "topk": (3,), "control_seeds": 2, "matrices": False, **fields}
+    )
 
 
 def taught(loaded: Any, epochs: int) -> Any:
@@ -56,56 +57,7 @@ def learnt(trained: Any) -> Any:
     return wrap(copy.deepcopy(trained.model))
 
 
-# Verdicts
-
-
-def test_a_planted_critical_weight_is_distinguishable_and_the_sentence_says_what_it_costs(data_file: Path) -> None:
-    loaded = wrap(tiny_model("llama"))
-    loaded.model.model.norm.weight.data[9] = 40.0  # what it learns must go through this channel
-    result = analyze(taught(loaded, 60), spec(data_file, topk=(1,), control_seeds=19))
-    assert result.rankings[0].weights[0].target.endswith(("[9]", ",9]"))
-    (verdict,) = result.verdicts
-    assert verdict.distinguishable
-    said = "The critical set is distinguishable from its controls: zeroing the weight with the largest grad_x_weight costs +"
-    assert verdict.sentence.startswith(said)
-    assert "p = 0.05" in verdict.sentence
-    assert {row.p_value for row in result.separations} == {1 / 20}
-
-
-@pytest.mark.parametrize("model_type", ["gpt2", "llama", "gpt_neox", "opt", "mixtral", "bloom"])
-@pytest.mark.parametrize("metric", ["grad_x_weight", "obd"])
-def test_a_model_with_random_weights_has_no_critical_set(model_type: str, metric: str) -> None:
-    loaded = wrap(tiny_architecture(model_type))
-    result = analyze(loaded, RunSpec(model="tiny", metrics=(metric,), topk=(5, 20), eval_limit=12, seq_len=48))
-    for verdict in result.verdicts:
-        assert not verdict.distinguishable
-        assert "is NOT distinguishable" in verdict.sentence
-
-
-def test_controls_are_never_worse_than_the_worst_that_is_reported(learnt: Any, data_file: Path) -> None:
-    asked = spec(data_file, topk=(2,), controls=("random_matched", "magnitude_matched", "top_magnitude"))
-    result = analyze(learnt, asked)
-    for row in result.separations:
-        deltas = [p.delta_nll for p in result.damage if p.selection == row.control]
-        assert (row.draws, row.worst) == (len(deltas), max(deltas))
-        critical = next(p.delta_nll for p in result.damage if p.selection == "critical")
-        assert row.p_value == (1 + sum(delta >= critical for delta in deltas)) / (1 + len(deltas))
-    assert {row.control: row.draws for row in result.separations}["magnitude_matched"] == 50
-
-
-def test_p_values_are_corrected_for_all_sets_that_meet_the_same_control(learnt: Any, data_file: Path) -> None:
-    result = analyze(learnt, spec(data_file, topk=(1, 2, 4), controls=("random",), control_seeds=9))
-    raw = sorted(row.p_value for row in result.separations)
-    assert sorted(row.p_holm for row in result.separations)[0] == pytest.approx(min(1.0, 3 * raw[0]))
-
-
 # What else is measured
-
-
-def test_the_numerical_floor_is_measured(learnt: Any, data_file: Path) -> None:
-    floor = analyze(learnt, spec(data_file)).floor
-    assert floor is not None
-    assert (floor.repeat, floor.null_edit) == (0.0, 0.0)
 
 
 def test_kl_and_top1_agreement_are_those_of_the_two_models_side_by_side(learnt: Any, data_file: Path) -> None:
