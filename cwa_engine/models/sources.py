@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-import platformdirs
-
 from cwa_engine.catalog import catalog_model, known_names
-from cwa_engine.errors import ModelNotFound, did_you_mean
+from cwa_engine.errors import ModelBroken, ModelNotFound, did_you_mean
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
 
@@ -69,7 +67,7 @@ def resolve(name: str) -> ModelSource:
     if path and path.is_dir():
         return ModelSource(name, SourceKind.FOLDER, str(path.resolve()))
     if path and path.suffix == ".gguf":
-        return ModelSource(name, SourceKind.GGUF, str(path.resolve()))
+        return ModelSource(name, SourceKind.GGUF, _absolute(path))
     if entry:
         return ModelSource(name, SourceKind.HUB, entry.name)
     if path:
@@ -86,7 +84,12 @@ def resolve(name: str) -> ModelSource:
 def absolute_name(name: str) -> str:
     """A local path made absolute, for a daemon has another working folder; every other name as it is."""
     path = _existing(name)
-    return str(path.resolve()) if path else name
+    return _absolute(path) if path else name
+
+
+def _absolute(path: Path) -> str:
+    """A link keeps its name: in a Hub cache it leads to a file that is not called .gguf, away from its shards."""
+    return str(path.parent.resolve() / path.name if path.suffix == ".gguf" else path.resolve())
 
 
 def _existing(name: str) -> Path | None:
@@ -123,12 +126,22 @@ def cached_models(access: HubAccess) -> list[tuple[str, int]]:
     return found
 
 
-def gguf_cache_folder(gguf: Path) -> Path:
-    """Where the converted copy of a GGUF file lives; another size or time of change is another folder."""
-    root = Path(os.environ.get("CWTOOL_CACHE_DIR") or platformdirs.user_cache_dir("cwtool"))
-    stat = gguf.stat()
-    key = hashlib.sha256(f"{gguf}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:12]
-    return root / "converted" / f"{gguf.stem}-{key}"
+def gguf_shards(gguf: Path) -> list[Path]:
+    """All shards of a model of which this GGUF file is one, in their order; the file alone where its name says no more.
+
+    Raises ModelBroken, naming them, for shards that are missing.
+    """
+    match = re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", gguf.name)
+    if not match:
+        return [gguf]
+    shards = [gguf.with_name(f"{match[1]}-{number:05}-of-{match[3]}.gguf") for number in range(1, int(match[3]) + 1)]
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise ModelBroken(
+            f"{gguf.name} is one of {len(shards)} shards, of which {', '.join(missing)} {'is' if len(missing) == 1 else 'are'}"
+            f" not in {gguf.parent}",
+            hint="download all shards into one folder; any of them may be named then",
+        )
+    return shards
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
@@ -163,7 +176,7 @@ def fingerprint(source: ModelSource) -> str:
         case SourceKind.HUB:
             return ""
         case SourceKind.GGUF:
-            paths = [path]
+            paths = gguf_shards(path)
         case SourceKind.FOLDER:
             paths = sorted(entry for entry in path.iterdir() if entry.is_file())
     stats = [(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in paths]

@@ -1,0 +1,32 @@
+"""The architectures of GGUF that cwtool reads. One function for each `general.architecture`.
+
+What a function reads counts as known; a key that none reads is an error. Where a file says nothing, llama.cpp's default holds
+(src/models/*.cpp); docs/gguf.md tells what its converter leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cwa_engine.errors import ModelBroken, did_you_mean
+from cwa_engine.models.gguf.description import Architecture
+from cwa_engine.models.gguf.families import gemma, gpt, llama, qwen
+from cwa_engine.models.gguf.keys import Keys
+
+ARCHITECTURES: dict[str, Callable[[Keys], Architecture]] = {
+    **llama.ARCHITECTURES,
+    **qwen.ARCHITECTURES,
+    **gemma.ARCHITECTURES,
+    **gpt.ARCHITECTURES,
+}
+
+
+def describe(keys: Keys) -> Architecture:
+    """What the file's architecture is in transformers. Raises ModelBroken for one that is not read, and for what it lacks."""
+    if keys.architecture not in ARCHITECTURES:
+        raise ModelBroken(
+            f"{keys.file.path.name} is of the architecture '{keys.architecture}', which cwtool does not read from GGUF files",
+            hint=f"{did_you_mean(keys.architecture, ARCHITECTURES)} Give the model that the file was made from, as a folder or "
+            "Hub id; docs/gguf.md lists the architectures".strip(),
+        )
+    return ARCHITECTURES[keys.architecture](keys)

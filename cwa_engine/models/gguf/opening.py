@@ -1,0 +1,104 @@
+"""A GGUF file as a config, a tokenizer and tensors of transformers: the same model as the one the file was made from.
+
+Nothing is converted or kept. Tensors are dequantised one by one when the model is loaded, which takes no longer than reading
+them in float32 from a disk, needs no room there, and cannot leave an old or half-written copy behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+
+from cwa_engine.errors import ModelBroken
+from cwa_engine.models.checkpoint import StoredTensor
+from cwa_engine.models.empty import empty_model
+from cwa_engine.models.gguf.description import Architecture
+from cwa_engine.models.gguf.families import describe
+from cwa_engine.models.gguf.file import GgufFile, read_file
+from cwa_engine.models.gguf.keys import Keys
+from cwa_engine.models.gguf.parameters import dequantised, same_bytes, stored_parameters
+from cwa_engine.models.gguf.rope import check_rope
+from cwa_engine.models.gguf.tokenizer import read_tokenizer
+
+_QUANTISATION_VERSION = 2  # of ggml, since 2023
+_ELSEWHERE = ("adapter.", "clip.", "xielu.")  # keys that say something of a model outside its architecture's prefix
+
+
+@dataclass(frozen=True)
+class GgufModel:
+    """What transformers builds a model of. `tensors` are those of its parameters, read and dequantised on demand."""
+
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    tensors: Mapping[str, StoredTensor]
+    notes: tuple[str, ...]
+
+
+def open_gguf(path: Path) -> GgufModel:
+    """Read the header of a GGUF file, of all its shards, and account for every key and tensor.
+
+    Raises ModelBroken that names what is missing, unknown or contradictory, and InvalidInput without the package gguf.
+    """
+    file = read_file(path)
+    _refuse_other_contents(file)
+    keys = Keys(file)
+    architecture = describe(keys)
+    tied, on_tying = _tied(file, keys)
+    tokenizer, notes = read_tokenizer(file)
+    config = _config(architecture, tokenizer, tie_word_embeddings=tied)
+    model = empty_model(config, torch.float32)
+    config.architectures = [type(model).__name__]
+    tensors = stored_parameters(model, architecture, keys)
+    check_rope(model, architecture.ropes, path.name)
+    keys.refuse_unread()
+    _refuse_tokens_beyond(file, config)
+    return GgufModel(config, tokenizer, tensors, tuple(filter(None, (dequantised(file), on_tying, *notes))))
+
+
+def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase, **fields: Any) -> PretrainedConfig:
+    """No token is one of padding to the model: its embedding would have no gradient."""
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+    config: PretrainedConfig = AutoConfig.for_model(architecture.model_type, **architecture.fields, **ids, **fields)
+    return config
+
+
+def _tied(file: GgufFile, keys: Keys) -> tuple[bool, str]:
+    """(whether the output is the embedding, a note). Some converters write a tied embedding a second time."""
+    if not keys.has("output.weight"):
+        return True, ""
+    if not same_bytes(keys.tensor("output.weight"), keys.tensor("token_embd.weight")):
+        return False, ""
+    keys.read_tensors.add("output.weight")
+    return True, "output.weight and token_embd.weight are the same numbers: analysed as one tied tensor"
+
+
+def _refuse_other_contents(file: GgufFile) -> None:
+    """Raises ModelBroken for files that hold no language model, or one of an unknown way of quantising."""
+    name, says = file.path.name, file.metadata.get
+    if says("general.type", "model") != "model":
+        raise ModelBroken(f"{name} holds no model but a {says('general.type')}", hint="give the model's own GGUF file")
+    if others := sorted(key for key in file.metadata if key.startswith(_ELSEWHERE)):
+        raise ModelBroken(
+            f"{name} says {others[0]}, which cwtool does not know",
+            hint="give the model that the file was made from, as a folder or Hub id",
+        )
+    version = says("general.quantization_version", _QUANTISATION_VERSION)
+    if version != _QUANTISATION_VERSION and any(tensor.quantised for tensor in file.tensors.values()):
+        raise ModelBroken(
+            f"{name} is quantised in version {version} of ggml's formats, cwtool reads {_QUANTISATION_VERSION}",
+            hint="quantise the model again with a current llama.cpp",
+        )
+
+
+def _refuse_tokens_beyond(file: GgufFile, config: PretrainedConfig) -> None:
+    tokens, rows = len(file.metadata["tokenizer.ggml.tokens"]), config.vocab_size
+    if tokens > rows:
+        raise ModelBroken(
+            f"{file.path.name} has {tokens} tokens, and token_embd.weight has rows for {rows}",
+            hint="convert the model again with a current convert_hf_to_gguf.py of llama.cpp",
+        )
