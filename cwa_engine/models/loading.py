@@ -211,10 +211,8 @@ def blueprint(
             opened = open_gguf(Path(source.location))
             config, tokenizer = opened.config, opened.tokenizer
         else:
-            if source.kind is SourceKind.HUB:
-                folder = snapshot_without_weights(source.location, revision, access)
-            else:
-                folder = _own_folder(source)
+            hub = source.kind is SourceKind.HUB
+            folder = snapshot_without_weights(source.location, revision, access) if hub else _own_folder(source)
             config, settings = _plain_config(folder, source, **options)
             if settings:
                 scheme_of(settings, name)  # raises for what could not be loaded
@@ -270,10 +268,8 @@ def _stored_model(
 ) -> _StoredModel:
     if source.kind is SourceKind.GGUF:
         return _of_gguf(Path(source.location))
-    if source.kind is SourceKind.HUB:
-        folder = snapshot(source.location, revision, access, say, read)
-    else:
-        folder = _own_folder(source)
+    hub = source.kind is SourceKind.HUB
+    folder = snapshot(source.location, revision, access, say, read) if hub else _own_folder(source)
     config, settings = _plain_config(folder, source, trust_remote_code=trust_remote_code)
     stored = restore(stored_tensors(folder), settings, source.name)
     return _StoredModel(
@@ -281,7 +277,7 @@ def _stored_model(
         tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code),
         tensors=stored.tensors,
         notes=(stored.note, files_left_out(folder)),
-        revision=folder.name if source.kind is SourceKind.HUB else None,
+        revision=folder.name if hub else None,
         hashes=lambda: file_hashes(folder),
     )
 

@@ -27,19 +27,24 @@ from cwa_engine.models.gguf.rope import Rope
 # is, or the ways it is made in.
 Table = Mapping[str, "str | tuple[Made, ...]"]
 
+NO_HEADS = Heads(1, 1)  # for architectures whose tensors are laid out without regard to them
 GATED_MLP = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 QK_NORMS: Table = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A `model_type` of transformers, fields of its config, and how its parameters are made."""
+    """A `model_type` of transformers, fields of its config, and how its parameters are made.
+
+    `assumed` tells readers of results what the file does not say and llama.cpp takes for granted.
+    """
 
     model_type: str
     fields: Mapping[str, Any]
     parameters: Table
-    heads: Heads = Heads(1, 1)
+    heads: Heads = NO_HEADS
     ropes: tuple[Rope, ...] = ()
+    assumed: str = ""
 
 
 def in_blocks(path: str, table: Table, blocks: str = "blk") -> dict[str, str | tuple[Made, ...]]:
@@ -72,9 +77,8 @@ def attention(output: str = "o_proj", paired: bool = False) -> dict[str, str | t
 
 def experts(path: str = "mlp.experts") -> dict[str, str | tuple[Made, ...]]:
     """A stack of experts, gate above up."""
-    together = of("ffn_gate_exps.weight", "ffn_up_exps.weight", by=one_above_the_other)
     return {
-        f"{path}.gate_up_proj": together + of("ffn_gate_up_exps.weight"),
+        f"{path}.gate_up_proj": of("ffn_gate_exps.weight", "ffn_up_exps.weight", by=one_above_the_other),
         f"{path}.down_proj": of("ffn_down_exps.weight"),
     }
 

@@ -7,6 +7,7 @@ the package gives the kinds of quantisation and dequantises.
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
 import struct
@@ -84,8 +85,9 @@ def read_file(path: Path) -> GgufFile:
     count = int(metadata.get("split.count", 1))
     if count != len(paths):
         raise ModelBroken(
-            f"{path.name} is one of {count} shards, and its name does not say which" if len(paths) == 1 else
-            f"{path.name} is named as one of {len(paths)} shards, but its metadata (split.count) says {count}",
+            f"{path.name} is one of {count} shards, and its name does not say which"
+            if len(paths) == 1
+            else f"{path.name} is named as one of {len(paths)} shards, but its metadata (split.count) says {count}",
             hint="name the shards as they were downloaded, NAME-00001-of-00002.gguf and so on, in one folder",
         )
     for number, shard in enumerate(paths[1:], start=1):
@@ -152,6 +154,8 @@ def _parse(path: Path, memory: mmap.mmap) -> tuple[dict[str, Any], dict[str, Ggu
     found: dict[str, GgufTensor] = {}
     places = [_tensor_entry(path, header) for _ in range(tensors)]
     alignment = metadata.get("general.alignment", _ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise broken(path, f"general.alignment is {alignment}")
     start = header.position + -header.position % alignment
     for name, shape, kind, size_bytes, offset in places:
         if name in found:
@@ -166,21 +170,31 @@ def _tensor_entry(path: Path, header: _Header) -> tuple[str, tuple[int, ...], st
     """(name, shape, kind, size in bytes, offset in the data)"""
     name = header.text()
     shape = tuple(header.number("Q") for _ in range(header.number("I")))[::-1]
-    kind, offset = header.number("I"), header.number("Q")
+    number, offset = header.number("I"), header.number("Q")
+    storage = _storage(number)
+    if storage is None:
+        raise ModelBroken(
+            f"{name} of {path.name} is stored in a way that the package gguf cannot dequantise (type {number})",
+            hint="pip install -U gguf, or take the model quantised otherwise, Q8_0 for instance",
+        )
+    kind, block, block_bytes = storage
+    if not shape or shape[-1] % block:
+        raise broken(path, f"{name} has the shape {list(shape)}, which {kind} cannot have")
+    return name, shape, kind, math.prod(shape) // block * block_bytes, offset
+
+
+@functools.cache
+def _storage(number: int) -> tuple[str, int, int] | None:
+    """(kind, numbers in a block, bytes of a block); None for what cannot be read."""
     gguf = package()
     try:
-        known = gguf.GGMLQuantizationType(kind)
-        block, block_bytes = gguf.GGML_QUANT_SIZES[known]
-        if known.name not in _PLAIN:
-            gguf.dequantize(np.zeros((1, block_bytes), np.uint8), known)
+        kind = gguf.GGMLQuantizationType(number)
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        if kind.name not in _PLAIN:
+            gguf.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
     except (KeyError, ValueError, NotImplementedError):
-        raise ModelBroken(
-            f"{name} of {path.name} is stored in a way that the package gguf cannot dequantise (type {kind})",
-            hint="pip install -U gguf, or take the model quantised otherwise, Q8_0 for instance",
-        ) from None
-    if not shape or shape[-1] % block:
-        raise broken(path, f"{name} has the shape {list(shape)}, which {known.name} cannot have")
-    return name, shape, known.name, math.prod(shape) // block * block_bytes, offset
+        return None
+    return kind.name, block, block_bytes
 
 
 class _Header:

@@ -11,6 +11,21 @@ from cwa_engine.models.gguf.file import GgufFile, GgufTensor
 
 _REQUIRED = object()
 
+# What changes nothing by these values, whatever the architecture.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "attention.sliding_window": (0,),
+    "expert_count": (0,),
+    "expert_group_count": (0, 1),
+    "expert_group_used_count": (0, 1),
+    "expert_shared_count": (0,),
+    "expert_used_count": (0,),
+    "leading_dense_block_count": (0,),
+    "nextn_predict_layers": (0,),
+    "pooling_type": (0,),
+    "tensor_data_layout": ("Meta AI original pth",),  # as llama.cpp has it: consecutive features turn
+}
+
 
 class Keys:
     """The metadata under the prefix of `general.architecture`, and the tensors. It remembers what has been read."""
@@ -77,18 +92,27 @@ class Keys:
         return self.tensor(name).load().float()
 
     def refused(self, key: str, value: Any, why: str) -> ModelBroken:
-        shown = str(value) if len(str(value)) < 60 else f"{str(value)[:60]}..."
         return ModelBroken(
-            f"{self.file.path.name} says {self.architecture}.{key} = {shown}: {why}",
+            f"{self.file.path.name} says {self.architecture}.{key} = {_shown(value)}: {why}",
             hint="give the model that the file was made from, as a folder or Hub id",
         )
 
     def refuse_unread(self) -> None:
         """Raises ModelBroken that names the keys which nothing here knows the meaning of."""
-        if self._unread:
-            names = sorted(self._unread)
+        start = len(self.architecture) + 1
+        metadata = self.file.metadata
+        unknown = [
+            f"{key} = {_shown(metadata[key])}"
+            for key in sorted(self._unread)
+            if metadata[key] not in _NEUTRAL.get(key[start:], ())
+        ]
+        if unknown:
             raise ModelBroken(
-                f"{self.file.path.name} says {', '.join(names[:5])}{' and more' * (len(names) > 5)}, "
+                f"{self.file.path.name} says {', '.join(unknown[:5])}{' and more' * (len(unknown) > 5)}, "
                 f"which cwtool does not know of {self.architecture}: results could be wrong without it",
                 hint="give the model that the file was made from, as a folder or Hub id; docs/gguf.md lists what is read",
             )
+
+
+def _shown(value: Any) -> str:
+    return str(value) if len(str(value)) < 60 else f"{str(value)[:60]}..."

@@ -66,7 +66,8 @@ def value_rows(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
 
 def _rows(fused: Tensor, heads: Heads, part: int) -> Tensor:
     size = fused.shape[0] // (heads.query + 2 * heads.key)
-    return fused.split([size * heads.query, size * heads.key, size * heads.key])[part]
+    ends = [0, size * heads.query, size * (heads.query + heads.key), size * (heads.query + 2 * heads.key)]
+    return fused[ends[part] : ends[part + 1]]
 
 
 def paired_query_rows(tensors: Sequence[Tensor], heads: Heads) -> Tensor:

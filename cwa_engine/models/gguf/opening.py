@@ -18,7 +18,7 @@ from cwa_engine.errors import ModelBroken
 from cwa_engine.models.checkpoint import StoredTensor
 from cwa_engine.models.empty import empty_model
 from cwa_engine.models.gguf.description import Architecture
-from cwa_engine.models.gguf.families import describe
+from cwa_engine.models.gguf.families import OWN_OUTPUT, TIED_OUTPUT, describe
 from cwa_engine.models.gguf.file import GgufFile, read_file
 from cwa_engine.models.gguf.keys import Keys
 from cwa_engine.models.gguf.parameters import dequantised, same_bytes, stored_parameters
@@ -27,6 +27,12 @@ from cwa_engine.models.gguf.tokenizer import read_tokenizer
 
 _QUANTISATION_VERSION = 2  # of ggml, since 2023
 _ELSEWHERE = ("adapter.", "clip.", "xielu.")  # keys that say something of a model outside its architecture's prefix
+_OF_NO_MODEL = (
+    "general.",
+    "tokenizer.",
+    "split.",
+    "quantize.",
+)  # what is read elsewhere, and where the file comes from
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ def open_gguf(path: Path) -> GgufModel:
     check_rope(model, architecture.ropes, path.name)
     keys.refuse_unread()
     _refuse_tokens_beyond(file, config)
-    return GgufModel(config, tokenizer, tensors, tuple(filter(None, (dequantised(file), on_tying, *notes))))
+    notes = [dequantised(file), architecture.assumed, on_tying, *notes, _outside(file, keys)]
+    return GgufModel(config, tokenizer, tensors, tuple(filter(None, notes)))
 
 
 def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase, **fields: Any) -> PretrainedConfig:
@@ -70,7 +77,8 @@ def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase, **fi
 def _tied(file: GgufFile, keys: Keys) -> tuple[bool, str]:
     """(whether the output is the embedding, a note). Some converters write a tied embedding a second time."""
     if not keys.has("output.weight"):
-        return True, ""
+        usual = keys.architecture in TIED_OUTPUT
+        return keys.architecture not in OWN_OUTPUT, "" if usual else "the file has no output.weight: the embedding is it"
     if not same_bytes(keys.tensor("output.weight"), keys.tensor("token_embd.weight")):
         return False, ""
     keys.read_tensors.add("output.weight")
@@ -82,17 +90,24 @@ def _refuse_other_contents(file: GgufFile) -> None:
     name, says = file.path.name, file.metadata.get
     if says("general.type", "model") != "model":
         raise ModelBroken(f"{name} holds no model but a {says('general.type')}", hint="give the model's own GGUF file")
-    if others := sorted(key for key in file.metadata if key.startswith(_ELSEWHERE)):
-        raise ModelBroken(
-            f"{name} says {others[0]}, which cwtool does not know",
-            hint="give the model that the file was made from, as a folder or Hub id",
-        )
     version = says("general.quantization_version", _QUANTISATION_VERSION)
     if version != _QUANTISATION_VERSION and any(tensor.quantised for tensor in file.tensors.values()):
         raise ModelBroken(
             f"{name} is quantised in version {version} of ggml's formats, cwtool reads {_QUANTISATION_VERSION}",
             hint="quantise the model again with a current llama.cpp",
         )
+
+
+def _outside(file: GgufFile, keys: Keys) -> str:
+    """A note on keys beside those of the architecture, which no part of llama.cpp reads for it; empty without such keys."""
+    known = (*_OF_NO_MODEL, f"{keys.architecture}.")
+    others = sorted(key for key in file.metadata if not key.startswith(known))
+    if meaning := [key for key in others if key.startswith(_ELSEWHERE)]:
+        raise ModelBroken(
+            f"{file.path.name} says {meaning[0]}, which cwtool does not know of {keys.architecture}",
+            hint="give the model that the file was made from, as a folder or Hub id",
+        )
+    return f"metadata that is not read: {', '.join(others)}" if others else ""
 
 
 def _refuse_tokens_beyond(file: GgufFile, config: PretrainedConfig) -> None:

@@ -115,9 +115,7 @@ def _stored(name: str, shape: tuple[int, ...], made: Made, heads: Heads, file: G
     return StoredTensor(shape, dtype, sum(tensor.size_bytes for tensor in tensors), load)
 
 
-def _check_shape(
-    name: str, shape: tuple[int, ...], made: Made, tensors: Sequence[GgufTensor], file: GgufFile
-) -> None:
+def _check_shape(name: str, shape: tuple[int, ...], made: Made, tensors: Sequence[GgufTensor], file: GgufFile) -> None:
     """What can be told before anything is read. Axes of length 1 come and go."""
     numbers, needed = sum(math.prod(tensor.shape) for tensor in tensors), math.prod(shape)
     fits = numbers == needed if made.whole else numbers > needed
@@ -133,7 +131,6 @@ def _misshapen(name: str, shape: tuple[int, ...], tensors: Sequence[GgufTensor],
         f"{file.path.name} has {stored}, of which {name} of {list(shape)} cannot be made: its metadata describes other sizes",
         hint="convert the model again with a current convert_hf_to_gguf.py of llama.cpp",
     )
-
 
 
 def _some(names: Sequence[str], shown: int = 5) -> str:

@@ -79,7 +79,9 @@ _LLAMA3_CUTTING = Cutting((_LLAMA3,), whole_words=True, starts=True)
 _DIGITS_APART = Cutting((r"\p{N}",), words=True)
 
 CUTTINGS: dict[str, Cutting] = {
-    **dict.fromkeys(("gpt-2", "phi-2", "exaone4", "gigachat", "a.x-4.0", "mellum", "jais", "trillion"), Cutting(words=True)),
+    **dict.fromkeys(
+        ("gpt-2", "phi-2", "exaone4", "gigachat", "a.x-4.0", "mellum", "jais", "trillion"), Cutting(words=True)
+    ),
     **dict.fromkeys(("mpt", "olmo"), Cutting(words=True, composed=True)),
     **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2"), _DIGITS_APART),
     "command-r": Cutting((r"\p{N}",), words=True, composed=True),
@@ -88,15 +90,9 @@ CUTTINGS: dict[str, Cutting] = {
     **dict.fromkeys(("glm4", "glm5"), Cutting((_LLAMA3,), whole_words=True)),
     "qwen2": Cutting((_QWEN2,), composed=True),
     **dict.fromkeys(("deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "solar-open", "grok-2"), Cutting((_QWEN2,))),
-    "qwen35": Cutting(
-        (rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}",),
-        composed=True,
-    ),
     **dict.fromkeys(("gpt-4o", "llama4", "kanana2", "minimax-m2"), Cutting((_GPT4O,))),
     "tekken": Cutting((_TEKKEN,), whole_words=True, starts=True),
-    **dict.fromkeys(
-        ("deepseek-v3", "hunyuan-dense", "joyai-llm"), Cutting((r"\p{N}{1,3}", _HAN_OR_KANA, _DEEPSEEK3))
-    ),
+    **dict.fromkeys(("deepseek-v3", "hunyuan-dense", "joyai-llm"), Cutting((r"\p{N}{1,3}", _HAN_OR_KANA, _DEEPSEEK3))),
     "deepseek-llm": Cutting(
         (
             r"[\r\n]",
@@ -104,7 +100,7 @@ CUTTINGS: dict[str, Cutting] = {
             r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
             r"\s+$",
             r"[一-龥ࠀ-一가-퟿]+",
-            r"\p{N}",
+            r"\p{N}+",
         )
     ),
     "deepseek-coder": Cutting((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}")),

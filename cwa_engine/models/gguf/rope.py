@@ -131,7 +131,12 @@ def _llama3(frequencies: Tensor, divisor: Tensor, original: int) -> dict[str, An
     for length in (8192, original, *(2**power for power in range(4, 21))):
         smooth = ((length / waves - low) / (high - low)).clamp(0, 1)
         if torch.allclose(1 / ((1 - smooth) / factor + smooth), divisor, rtol=3e-7, atol=0):
-            return {"rope_type": "llama3", "factor": factor, **_LLAMA3_BANDS, "original_max_position_embeddings": length}
+            return {
+                "rope_type": "llama3",
+                "factor": factor,
+                **_LLAMA3_BANDS,
+                "original_max_position_embeddings": length,
+            }
     return None
 
 

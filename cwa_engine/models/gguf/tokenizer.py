@@ -24,9 +24,17 @@ from cwa_engine.models.gguf.pretokenizers import CUTTINGS
 _GGML = "tokenizer.ggml."
 _SPACE = "▁"
 _SPM_PRE = (None, "default", "llama-spm", "phi-3", "gemma", "gemma-2")
-_READ = frozenset(
-    ("model", "pre", "tokens", "token_type", "scores", "merges", "add_space_prefix", "add_bos_token", "add_eos_token")
-    + ("bos_token_id", "eos_token_id", "unknown_token_id", "padding_token_id")
+_IDS = ("bos_token_id", "eos_token_id", "unknown_token_id", "padding_token_id")
+_READ = (
+    "model",
+    "pre",
+    "tokens",
+    "token_type",
+    "scores",
+    "merges",
+    "add_space_prefix",
+    "add_bos_token",
+    "add_eos_token",
 )
 # Of generation, of other tasks, and of tokens that are in the vocabulary by name as well.
 _WITHOUT_EFFECT = re.compile(
@@ -57,14 +65,17 @@ class Vocabulary:
 
     @property
     def ids(self) -> dict[str, int]:
-        return {token: number for number, token in enumerate(self.tokens)}
+        """Of all tokens but those that fill up the embedding, which no text may become."""
+        named = {self.values.get(key) for key in _IDS}
+        every = enumerate(zip(self.tokens, self.kinds, strict=True))
+        return {token: number for number, (token, kind) in every if kind != Kind.UNUSED or number in named}
 
     def of_kind(self, *kinds: Kind) -> list[str]:
         return [token for token, kind in zip(self.tokens, self.kinds, strict=True) if kind in kinds]
 
     def named(self, key: str, default: int | None = None) -> str | None:
         """The token whose number is at `key`. Raises ModelBroken for a number that no token has."""
-        number = self.values.get(key, default)
+        number: int | None = self.values.get(key, default)
         if number is None:
             return None
         if not 0 <= number < len(self.tokens):
@@ -88,7 +99,7 @@ def read_tokenizer(file: GgufFile) -> tuple[PreTrainedTokenizerFast, list[str]]:
                 f"{file.path.name} has a vocabulary of the kind {_GGML}model = '{other}', which cwtool does not read",
                 hint=f"it reads gpt2 (byte-level BPE) and llama (sentencepiece BPE): {_HINT}",
             )
-    _add_tokens(tokenizer, vocabulary)
+    _add_tokens(tokenizer, vocabulary, str(file.metadata.get("general.name", "")))
     spm = vocabulary.values["model"] == "llama"
     special = {
         "bos_token": vocabulary.named("bos_token_id", 1 if spm else None),
@@ -96,16 +107,14 @@ def read_tokenizer(file: GgufFile) -> tuple[PreTrainedTokenizerFast, list[str]]:
         "unk_token": vocabulary.named("unknown_token_id", 0 if spm else None),
         "pad_token": vocabulary.named("padding_token_id"),
     }
-    ends = _added(vocabulary, "add_bos_token", special["bos_token"], starts), _added(
-        vocabulary, "add_eos_token", special["eos_token"], False
-    )
-    tokenizer.post_processor = _template(vocabulary, *ends)
-    options = {name: token for name, token in special.items() if token is not None}
+    first = _added(vocabulary, "add_bos_token", special["bos_token"], starts)
+    last = _added(vocabulary, "add_eos_token", special["eos_token"], False)
+    tokenizer.post_processor = _template(vocabulary, first, last)
+    make: Any = PreTrainedTokenizerFast  # untyped
     template = file.metadata.get("tokenizer.chat_template")
+    named = {name: token for name, token in special.items() if token is not None}
     return (
-        PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, chat_template=template, **options
-        ),
+        make(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, chat_template=template, **named),
         notes,
     )
 
@@ -116,7 +125,7 @@ def broken(path: Path, why: str) -> ModelBroken:
 
 def _vocabulary(file: GgufFile) -> Vocabulary:
     values = {key.removeprefix(_GGML): value for key, value in file.metadata.items() if key.startswith(_GGML)}
-    unknown = sorted(key for key in values if key not in _READ and not _WITHOUT_EFFECT.fullmatch(key))
+    unknown = sorted(key for key in values if key not in _READ + _IDS and not _WITHOUT_EFFECT.fullmatch(key))
     for key in ("add_sep_token", "remove_extra_whitespaces", "escape_whitespaces"):
         if key in unknown and not values[key]:
             unknown.remove(key)
@@ -133,6 +142,8 @@ def _vocabulary(file: GgufFile) -> Vocabulary:
     kinds = tuple(values.get("token_type", [Kind.NORMAL] * len(tokens)))
     if len(kinds) != len(tokens):
         raise broken(file.path, f"it has {len(tokens)} tokens and {len(kinds)} kinds of tokens")
+    if odd_kinds := set(kinds) - set(Kind):
+        raise broken(file.path, f"it has tokens of the unknown kind {min(odd_kinds)}")
     if len(set(tokens)) < len(tokens):
         twice, _ = Counter(tokens).most_common(1)[0]
         raise broken(file.path, f"it has '{twice}' more than once")
@@ -232,11 +243,18 @@ def _bpe(vocabulary: Vocabulary, merges: Sequence[tuple[str, str]], **options: A
     return BPE(vocab=ids, merges=list(merges), **options)
 
 
-def _add_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+def _add_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary, model_name: str) -> None:
     """Tokens that are found in a text before it is cut. In texts their names stand for them, as in transformers."""
+    # Files do not say which tokens take the spaces behind them. llama.cpp knows Phi-3 by its name.
+    phi3 = re.search("phi-?3", model_name.lower()) is not None
+
+    def added(token: str, special: bool) -> AddedToken:
+        strips = phi3 and token not in ("<unk>", "<s>", "<|endoftext|>")
+        return AddedToken(token, normalized=False, special=special, rstrip=strips)
+
     control = vocabulary.of_kind(Kind.CONTROL, Kind.UNKNOWN)
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
-    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in vocabulary.of_kind(Kind.USER_DEFINED)])
+    tokenizer.add_special_tokens([added(token, special=True) for token in control])
+    tokenizer.add_tokens([added(token, special=False) for token in vocabulary.of_kind(Kind.USER_DEFINED)])
 
 
 def _added(vocabulary: Vocabulary, key: str, token: str | None, default: bool) -> str | None:

@@ -20,6 +20,13 @@ ARCHITECTURES: dict[str, Callable[[Keys], Architecture]] = {
     **gpt.ARCHITECTURES,
 }
 
+# Whose output llama.cpp requires, and whose output always is the embedding unless the file has one. Others may be either.
+OWN_OUTPUT = frozenset(("stablelm", "nemotron", "olmo2", "qwen2moe", "olmoe", "phimoe", "gpt-oss", "gptneox", "phi2"))
+TIED_OUTPUT = frozenset(
+    ("gemma", "gemma2", "gemma3", "command-r", "cohere2", "gpt2", "starcoder", "starcoder2", "bloom", "falcon", "mpt")
+    + ("mamba", "lfm2", "smollm3")
+)
+
 
 def describe(keys: Keys) -> Architecture:
     """What the file's architecture is in transformers. Raises ModelBroken for one that is not read, and for what it lacks."""

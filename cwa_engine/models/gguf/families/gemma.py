@@ -49,33 +49,37 @@ def _table(block: Table) -> dict[str, Any]:
     return decoder({**attention(), **GATED_MLP, **block}) | dict(_ENDS)
 
 
-def _query_scale(keys: Keys) -> float:
-    """Queries are divided by the root of this. The converter leaves it out; llama.cpp tells it from the blocks."""
+def _query_scale(keys: Keys) -> tuple[float, str]:
+    """(queries are divided by the root of this, a note). The converter leaves it out; llama.cpp tells it from the blocks."""
     if scale := keys.get("attention.scale", 0.0):
-        return float(scale**-2)
+        return float(scale**-2), ""
+    width = head_size(keys)
     if keys["block_count"] == _LARGEST[keys.architecture]:
-        return float(keys["embedding_length"] // keys["attention.head_count"])
-    return head_size(keys)
+        width = keys["embedding_length"] // keys["attention.head_count"]
+    return width, f"the file does not say how queries are scaled: by the root of {width}, as llama.cpp takes it"
 
 
 def gemma(keys: Keys) -> Architecture:
     turn = rope(keys, head_size(keys))
-    return Architecture("gemma", _common(keys, rope_parameters=turn.parameters), _table(_FIRST), heads_of(keys), (turn,))
+    return Architecture(
+        "gemma", _common(keys, rope_parameters=turn.parameters), _table(_FIRST), heads_of(keys), (turn,)
+    )
 
 
 def gemma2(keys: Keys) -> Architecture:
     turn = rope(keys, head_size(keys))
     same_base(keys, turn)
+    scale, assumed = _query_scale(keys)
     fields = _common(
         keys,
         rope_parameters=turn.parameters,
-        query_pre_attn_scalar=_query_scale(keys),
+        query_pre_attn_scalar=scale,
         attn_logit_softcapping=keys.get("attn_logit_softcapping", 50.0) or None,
         final_logit_softcapping=keys.get("final_logit_softcapping", 30.0) or None,
         sliding_window=keys.get("attention.sliding_window", 4096),
         layer_types=layer_types(keys, 2),
     )
-    return Architecture("gemma2", fields, _table(_SANDWICH), heads_of(keys), (turn,))
+    return Architecture("gemma2", fields, _table(_SANDWICH), heads_of(keys), (turn,), assumed)
 
 
 def gemma3(keys: Keys) -> Architecture:
@@ -83,10 +87,11 @@ def gemma3(keys: Keys) -> Architecture:
     size, window = head_size(keys), keys.get("attention.sliding_window", 0)
     turn, local = rope(keys, size), plain_rope(keys.get("rope.freq_base_swa", 10000.0), size)
     ropes: tuple[Rope, ...] = (turn, local) if window else (turn,)
+    scale, assumed = _query_scale(keys)
     fields = _common(
         keys,
         rope_parameters={"full_attention": turn.parameters, "sliding_attention": ropes[-1].parameters},
-        query_pre_attn_scalar=_query_scale(keys),
+        query_pre_attn_scalar=scale,
         attn_logit_softcapping=None,
         final_logit_softcapping=keys.get("final_logit_softcapping", 0.0) or None,
         sliding_window=window or keys["context_length"],
@@ -95,7 +100,7 @@ def gemma3(keys: Keys) -> Architecture:
     if not window:
         keys.ignore("attention.sliding_window_pattern")
     block = {**_SANDWICH, **_norms(**{"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"})}
-    return Architecture("gemma3_text", fields, _table(block), heads_of(keys), ropes)
+    return Architecture("gemma3_text", fields, _table(block), heads_of(keys), ropes, assumed)
 
 
 ARCHITECTURES: dict[str, Callable[[Keys], Architecture]] = {"gemma": gemma, "gemma2": gemma2, "gemma3": gemma3}

@@ -129,7 +129,9 @@ def bloom(keys: Keys) -> Architecture:
     }
     norms = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
     ends = {**_BLOOM_ENDS, "transformer.word_embeddings_layernorm": "token_embd_norm"}
-    return Architecture("bloom", fields, {**ends, **in_blocks("transformer.h", {**_BLOOM_BLOCK, **norms})}, heads_of(keys))
+    return Architecture(
+        "bloom", fields, {**ends, **in_blocks("transformer.h", {**_BLOOM_BLOCK, **norms})}, heads_of(keys)
+    )
 
 
 def falcon(keys: Keys) -> Architecture:

@@ -30,7 +30,10 @@ from cwa_engine.models.gguf.rope import Rope, plain_rope, rope
 _NORMS: Table = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 _PAIRED: Table = {**attention(paired=True), **GATED_MLP, **_NORMS}
 _HALVED: Table = {**attention(), **GATED_MLP, **_NORMS}
-_NORMS_BEHIND: Table = {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"}
+_NORMS_BEHIND: Table = {
+    "post_attention_layernorm": "post_attention_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 
 
 def _common(keys: Keys, turn: Rope) -> dict[str, Any]:
@@ -42,7 +45,9 @@ def _plain(model_type: str, block: Table, fields: Callable[[Keys], dict[str, Any
 
     def describe(keys: Keys) -> Architecture:
         turn = rope(keys, head_size(keys))
-        return Architecture(model_type, {**_common(keys, turn), **fields(keys)}, decoder(block), heads_of(keys), (turn,))
+        return Architecture(
+            model_type, {**_common(keys, turn), **fields(keys)}, decoder(block), heads_of(keys), (turn,)
+        )
 
     return describe
 
@@ -70,6 +75,7 @@ def _mixtral(keys: Keys, fields: dict[str, Any], turn: Rope) -> Architecture:
     """The weights of the experts that are used add up to 1, as llama.cpp has it for this architecture."""
     keys.expect("expert_gating_func", 1)
     keys.expect("expert_weights_norm", True)
+    keys.expect("expert_weights_scale", 0.0, 1.0)
     fields |= {
         "num_local_experts": keys["expert_count"],
         "num_experts_per_tok": keys["expert_used_count"],
@@ -100,6 +106,7 @@ def _smollm3(keys: Keys) -> dict[str, Any]:
 
 
 def _granite_scales(keys: Keys) -> dict[str, Any]:
+    keys.expect("rope.scaling.finetuned", True)  # llama.cpp turns nothing here where it is false
     return {
         "attention_bias": has_qkv_bias(keys),
         "attention_multiplier": keys.get("attention.scale", 0.0) or head_size(keys) ** -0.5,
@@ -181,8 +188,8 @@ def nemotron(keys: Keys) -> Architecture:
     keys.ignore("attention.layer_norm_rms_epsilon")  # the converter says the same epsilon twice
     fields = sizes(keys) | attention_sizes(keys) | _biases(keys)
     fields |= {"norm_eps": keys["attention.layer_norm_epsilon"], "rope_parameters": turn.parameters}
-    norms = {f"{name}.weight": of(f"{tensor}.weight", by=less_one) for name, tensor in _NORMS.items()} | _NORMS
-    block = {**attention(), **norms, "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+    norms = {f"{name}.weight": of(f"{tensor}.weight", by=less_one) for name, tensor in _NORMS.items()}
+    block = {**attention(), **_NORMS, **norms, "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
     table = decoder(block) | {"model.norm.weight": of("output_norm.weight", by=less_one)}
     return Architecture("nemotron", fields, table, heads_of(keys), (turn,))
 
@@ -199,7 +206,8 @@ def olmo(keys: Keys) -> Architecture:
 def olmo2(keys: Keys) -> Architecture:
     """OLMo 2; OLMo 3 where the file has a window. Blocks with a window are not scaled."""
     turn, size = rope(keys, head_size(keys)), head_size(keys)
-    fields, ropes = _common(keys, turn) | {"attention_bias": has_qkv_bias(keys)}, (turn,)
+    fields = _common(keys, turn) | {"attention_bias": has_qkv_bias(keys)}
+    ropes: tuple[Rope, ...] = (turn,)
     window = keys.get("attention.sliding_window", 0)
     if window:
         local = plain_rope(keys.get("rope.freq_base_swa", turn.parameters["rope_theta"]), size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from cwa_engine.models.gguf.description import (
@@ -35,11 +36,11 @@ _SHARED: Table = {
 }
 
 
-def _of(keys: Keys, model_type: str, block: Table, **fields: Any) -> Architecture:
+def _of(keys: Keys, model_type: str, block: Table, assumed: str = "", **fields: Any) -> Architecture:
     turn = rope(keys, head_size(keys))
     common = {**sizes(keys), **attention_sizes(keys), **rms_norm(keys), "rope_parameters": turn.parameters}
     table = decoder({**attention(), **_NORMS, **block})
-    return Architecture(model_type, common | fields, table, heads_of(keys), (turn,))
+    return Architecture(model_type, common | fields, table, heads_of(keys), (turn,), assumed)
 
 
 def qwen2(keys: Keys) -> Architecture:
@@ -50,55 +51,56 @@ def qwen3(keys: Keys) -> Architecture:
     return _of(keys, "qwen3", {**GATED_MLP, **QK_NORMS}, attention_bias=has_qkv_bias(keys))
 
 
-def _mixture(keys: Keys, normalised: bool) -> dict[str, Any]:
-    """Whether the weights of the experts that are used add up to 1 is fixed in llama.cpp, unless the file says it."""
+def _mixture(keys: Keys, model_type: str, block: Table, normalised: bool, width: str, **fields: Any) -> Architecture:
+    """`normalised`: whether llama.cpp lets the weights of the experts that are used add up to 1 where the file is silent.
+
+    `width` is the config's field for the width of one expert.
+    """
     keys.expect("expert_gating_func", 1)
     keys.expect("expert_weights_scale", 0.0, 1.0)
-    used = keys["expert_used_count"]
-    return {
+    said, used = keys.get("expert_weights_norm"), keys["expert_used_count"]
+    how = "add up to 1" if normalised else "are not made to add up to 1"
+    fields |= {
         "num_experts": keys["expert_count"],
         "num_experts_per_tok": used,
-        "norm_topk_prob": keys.get("expert_weights_norm", normalised),
-        "moe_intermediate_size": keys.get("expert_feed_forward_length") or keys["feed_forward_length"] // used,
+        "norm_topk_prob": normalised if said is None else said,
     }
+    table = {**experts(), **block, "mlp.gate": "ffn_gate_inp"}
+    assumed = f"the file does not say so: the weights of the experts that are used {how}, as llama.cpp takes it"
+    described = _of(keys, model_type, table, assumed if said is None else "", **fields)
+    own = keys.get("expert_feed_forward_length", 0)
+    width_of_one = own or keys["feed_forward_length"] // (used if width == "moe_intermediate_size" else 1)
+    return replace(described, fields={**described.fields, width: width_of_one})
 
 
 def qwen2moe(keys: Keys) -> Architecture:
     """One expert that all tokens go through, weighed by a gate of its own."""
-    block = {**experts(), **_SHARED, "mlp.gate": "ffn_gate_inp"}
-    shared = keys.get("expert_shared_feed_forward_length") or keys["feed_forward_length"]
-    mixture = _mixture(keys, normalised=False)
-    return _of(keys, "qwen2_moe", block, shared_expert_intermediate_size=shared, qkv_bias=has_qkv_bias(keys), **mixture)
+    shared = keys.get("expert_shared_feed_forward_length", 0) or keys["feed_forward_length"]
+    fields = {"shared_expert_intermediate_size": shared, "qkv_bias": has_qkv_bias(keys)}
+    return _mixture(keys, "qwen2_moe", _SHARED, normalised=False, width="moe_intermediate_size", **fields)
 
 
 def qwen3moe(keys: Keys) -> Architecture:
-    block = {**experts(), **QK_NORMS, "mlp.gate": "ffn_gate_inp"}
-    mixture = _mixture(keys, normalised=True)
-    return _of(keys, "qwen3_moe", block, attention_bias=has_qkv_bias(keys), **mixture)
+    bias = has_qkv_bias(keys)
+    width = "moe_intermediate_size"
+    return _mixture(keys, "qwen3_moe", QK_NORMS, normalised=True, width=width, attention_bias=bias)
 
 
 def olmoe(keys: Keys) -> Architecture:
-    block = {**experts(), **QK_NORMS, "mlp.gate": "ffn_gate_inp"}
     clip = keys.get("attention.clamp_kqv", 0.0) or None
-    mixture = _mixture(keys, normalised=False)
-    mixture["intermediate_size"] = mixture.pop("moe_intermediate_size") if keys.get("expert_feed_forward_length") else (
-        keys["feed_forward_length"]
-    )
-    return _of(keys, "olmoe", block, clip_qkv=clip, **mixture)
+    return _mixture(keys, "olmoe", QK_NORMS, normalised=False, width="intermediate_size", clip_qkv=clip)
 
 
 def phimoe(keys: Keys) -> Architecture:
     """Phi-3.5-MoE: layer norms, and the routing that transformers does; llama.cpp takes a plain softmax there."""
-    keys.expect("attention.sliding_window", 0)
-    block = {**experts(), "mlp.router": "ffn_gate_inp"}
     fields = {
         "num_local_experts": keys["expert_count"],
         "num_experts_per_tok": keys["expert_used_count"],
         "attention_bias": has_qkv_bias(keys),
         "lm_head_bias": keys.has("output.bias"),
-        "sliding_window": None,
+        "sliding_window": keys.get("attention.sliding_window", 0) or None,
     }
-    return _of(keys, "phimoe", block, **fields)
+    return _of(keys, "phimoe", {**experts(), "mlp.router": "ffn_gate_inp"}, **fields)
 
 
 def gpt_oss(keys: Keys) -> Architecture:
