@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import torch
 
-from cwa_engine.data.tokens import TokenSequence, batched
+from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.data.use import use_texts
 from cwa_engine.errors import InvalidInput
 from cwa_engine.evaluation.resume import allowed_bytes
@@ -180,7 +180,7 @@ def working_bytes(
     model: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, size: int
 ) -> tuple[int, bool]:
     """Bytes beside the weights at the peak of scoring, and whether they were counted by running a sketch of the model."""
-    longest = [sequence for batch in batched(sequences, size)[:2] for sequence in batch]
+    longest = [sequence for batch in model.batched(sequences, size)[:2] for sequence in batch]
 
     def score() -> None:
         if source == "resident":

@@ -86,6 +86,24 @@ def tiny_architecture(model_type: str) -> Any:
     return AutoModelForCausalLM.from_config(_shrunk(kind(**plain))).eval()
 
 
+def causal_tiny(model_type: str) -> tuple[Any, str]:
+    """(a tiny model that sees no later tokens, the field of its config that was switched for that, if any).
+
+    Raises ValueError where none is to be had.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from cwa_engine.models.causality import as_decoder, sees_later_tokens
+
+    model, switched = tiny_architecture(model_type), ""
+    if sees_later_tokens(model):
+        switched = as_decoder(model.config) or ""
+        model = AutoModelForCausalLM.from_config(model.config).eval()
+        if sees_later_tokens(model):
+            raise ValueError("it sees later tokens")
+    return model, switched
+
+
 def analyse_tiny(model_type: str) -> int:
     """Score, select, zero and undo on a tiny model. The number of its weights; raises AssertionError where any differs after.
 
@@ -97,7 +115,7 @@ def analyse_tiny(model_type: str) -> int:
     from cwa_engine.spec import RunSpec
     from tests.engine.conftest import wrap
 
-    loaded = wrap(tiny_architecture(model_type))
+    loaded = wrap(causal_tiny(model_type)[0])
     if loaded.anatomy.numel > MOST_WEIGHTS:
         raise MemoryError(f"its config cannot be made small: {loaded.anatomy.numel:,} weights")
     before = {name: p.detach().clone() for name, p in loaded.model.named_parameters()}

@@ -44,7 +44,9 @@ def _paired(name: str, tensor: Tensor, config: Any) -> Tensor:
     if count is None:
         return tensor
     size = len(tensor) // count
-    order = [head * size + row for head in range(count) for pair in range(size // 2) for row in (pair, pair + size // 2)]
+    order = [
+        head * size + row for head in range(count) for pair in range(size // 2) for row in (pair, pair + size // 2)
+    ]
     return tensor[order]
 
 
@@ -61,7 +63,9 @@ def _qkv_apart(name: str, tensor: Tensor, config: Any) -> Tensor:
     if "query_key_value" not in name:
         return tensor
     heads = config.num_attention_heads
-    groups = heads if config.model_type != "falcon" else 1 if not config.new_decoder_architecture else config.num_kv_heads
+    groups = (
+        heads if config.model_type != "falcon" else 1 if not config.new_decoder_architecture else config.num_kv_heads
+    )
     size, in_group = len(tensor) // (heads + 2 * groups), heads // groups + 2
     rows = torch.arange(len(tensor)).view(groups, in_group, size)
     return tensor[torch.cat([rows[:, :-2].flatten(), rows[:, -2].flatten(), rows[:, -1].flatten()])]
@@ -124,9 +128,7 @@ FAMILIES: dict[str, Family] = {
         {"rope.dimension_count": 4, "use_parallel_residual": False},
     ),
     "starcoder2": Family("STARCODER2", "starcoder2", {"sliding_window": None}),
-    "nemotron": Family(
-        "NEMOTRON", "nemotron", {"partial_rotary_factor": 0.5}, {"rope.dimension_count": 8}, _one_more
-    ),
+    "nemotron": Family("NEMOTRON", "nemotron", {"partial_rotary_factor": 0.5}, {"rope.dimension_count": 8}, _one_more),
     "olmo": Family("OLMO", "olmo", {"clip_qkv": 0.5}, {"attention.clamp_kqv": 0.5}, _paired, pre="olmo"),
     "olmo2": Family("OLMO2", "olmo2"),
     "olmo3": Family("OLMO2", "olmo3", _WINDOW, _WINDOW_KEYS),
@@ -307,7 +309,7 @@ def write_gguf(
     tensors: Mapping[str, Tensor | np.ndarray[Any, Any]],
     tokenizer: Keys,
     general: Keys = {},  # noqa: B006  # never changed
-    raw: Mapping[str, tuple[np.ndarray[Any, Any], str]] = {},  # noqa: B006
+    raw: Mapping[str, tuple[np.ndarray[Any, Any], str]] = {},
     shards: int = 1,
 ) -> Path:
     """Write a file: `keys` get the prefix of the architecture, `tokenizer` that of tokenizer.ggml; None drops one.
@@ -361,9 +363,7 @@ def pairs_vocabulary(texts: Sequence[str], pre: str) -> dict[str, Any]:
     """Bytes, and every two bytes that stand side by side in a text: which of them merge shows where the text is cut."""
     characters = bytes_to_unicode()
     pairs = dict.fromkeys(
-        (characters[first], characters[second])
-        for text in texts
-        for first, second in itertools.pairwise(text.encode())
+        (characters[first], characters[second]) for text in texts for first, second in itertools.pairwise(text.encode())
     )
     tokens = ["<|end|>", *characters.values(), *map("".join, pairs)]
     return {
@@ -388,7 +388,9 @@ def pieces_vocabulary(texts: Sequence[str]) -> dict[str, Any]:
     """As sentencepiece has it: bytes, characters, and beginnings of words, the shorter and earlier with the higher score."""
     words = [f"▁{word}" for text in texts for word in text.split(" ") if word.isascii() and word.isprintable()]
     beginnings = dict.fromkeys(word[:end] for end in range(2, 7) for word in words if len(word) >= end)
-    characters = dict.fromkeys(character for text in texts for character in text.replace(" ", "▁") if "\0" < character < "ࠀ")
+    characters = dict.fromkeys(
+        character for text in texts for character in text.replace(" ", "▁") if "\0" < character < "ࠀ"
+    )
     normal = [*beginnings, "▁▁", "▁▁▁▁", *characters, "▁"]
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *normal, "<|user|>"]
     return {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cwa_engine.data.tokens import TokenSequence, batched
+from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.perplexity import Padded, padded
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
@@ -35,7 +35,7 @@ def divergence(
     Each batch is predicted twice, so nothing is kept: the intact predictions of 100,000 tokens would take 20 GB.
     """
     kl_sum, agreed, tokens = 0.0, 0, 0
-    for batch in batched(sequences, batch_size or loaded.default_batch_size):
+    for batch in loaded.batched(sequences, batch_size):
         texts = padded(loaded, batch)
         scored = texts.mask[:, 1:].bool()
         intact = _predictions(loaded, texts)

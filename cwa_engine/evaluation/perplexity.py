@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cwa_engine.data.tokens import TokenSequence, batched
+from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.errors import RunFailed
 from cwa_engine.models.anatomy import config_number
 from cwa_engine.models.chain import Begin, Chain, NotAChain, chain_of
@@ -140,7 +140,7 @@ def evaluate(
     after_batch: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
     """NLL sums in the order of `sequences`; `after_batch(done)` hears how many are measured."""
-    batches = batched(sequences, batch_size or loaded.default_batch_size)
+    batches = loaded.batched(sequences, batch_size)
     return collect(sequences, batches, lambda number: measured_nll(loaded, batches[number]), after_batch)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cwa_engine.data.tokens import TokenSequence, batched
+from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.perplexity import Evaluation, Padded, collect, nll_from, padded
 from cwa_engine.models.chain import Begin, Chain, Stations, chain_of
 from cwa_engine.models.loading import LoadedModel
@@ -53,7 +53,7 @@ class KeptStates:
 def keep_states(loaded: LoadedModel, sequences: Sequence[TokenSequence], batch_size: int | None) -> KeptStates:
     """Run the intact model over the texts and keep what its blocks are given. Raises NotAChain."""
     chain = chain_of(loaded)
-    batches = batched(sequences, batch_size or loaded.default_batch_size)
+    batches = loaded.batched(sequences, batch_size)
     texts = [padded(loaded, batch) for batch in batches]
     blocks = _affordable(loaded, chain, texts[0], len(batches))
     hidden, stations = [], []

@@ -68,6 +68,7 @@ class Parameter:
     transposed: bool = False
     experts: int | None = None
     head_size: int | None = None  # in_features of one attention head, for an attention's output projection
+    offset: float = 0.0  # what the layer adds to a stored value before it multiplies by it: 1 in Gemma's norms
 
     @property
     def numel(self) -> int:
@@ -121,6 +122,11 @@ class Anatomy:
     @property
     def numel(self) -> int:
         return sum(parameter.numel for parameter in self.parameters.values())
+
+    @cached_property
+    def offsets(self) -> dict[str, float]:
+        """Of the parameters to which their layer adds something, what it adds."""
+        return {name: parameter.offset for name, parameter in self.parameters.items() if parameter.offset}
 
     @cached_property
     def by_order(self) -> dict[int, Parameter]:
@@ -191,6 +197,8 @@ def blocks_path(model: nn.Module) -> str:
 
 def dissect(model: nn.Module) -> Anatomy:
     """The anatomy of a loaded causal language model. Tied parameters count once, under their first name."""
+    from cwa_engine.models.norms import norm_offsets
+
     path = blocks_path(model)
     blocks = len(model.get_submodule(path)) if path else 0  # type: ignore[arg-type]
     in_block = re.compile(rf"{re.escape(path)}\.(\d+)\.") if path else None
@@ -199,6 +207,9 @@ def dissect(model: nn.Module) -> Anatomy:
     for order, (name, tensor) in enumerate(model.named_parameters(remove_duplicate=True)):
         block = in_block.match(name) if in_block else None
         parameters[name] = _parameter(model, name, tuple(tensor.shape), order, int(block[1]) if block else None, heads)
+    gains = [n for n, p in parameters.items() if p.component == "norm" and p.is_vector and not n.endswith("bias")]
+    for name, offset in norm_offsets(model, gains).items():
+        parameters[name] = dataclasses.replace(parameters[name], offset=offset)
     return Anatomy(parameters, path, blocks)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -72,7 +72,7 @@ def files_left_out(folder: Path) -> str:
 
 
 def check_complete(name: str, model: PreTrainedModel, info: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
-    """Compare a model with the checkpoint it was loaded from. Gives notes on tensors that may be left out.
+    """Compare a model with the checkpoint it was loaded from. Gives notes on what the class lets pass.
 
     `info` is what `from_pretrained` gives of its loading. Raises ModelBroken where a weight would have been made up, where
     a tensor has no place in the model, and where one would have been taken for what it is not.
@@ -80,8 +80,27 @@ def check_complete(name: str, model: PreTrainedModel, info: Mapping[str, Any], c
     _refuse_left_over(name, model, info, checkpoint)
     _refuse_lacking(name, model, info)
     _refuse_codes(name, model, checkpoint)
-    ignored = checkpoint.left_over
-    return [f"not used, for the model computes or ignores them: {_some(ignored)}"] if ignored else []
+    _refuse_doubled(name, model, checkpoint)
+    notes = []
+    if ignored := checkpoint.left_over:
+        notes.append(f"not used, for the model computes or ignores them: {_some(ignored)}")
+    if unset := [key for key in _not_loaded(model) if key in dict(model.named_buffers())]:
+        notes.append(f"not in its files, and left as the model begins with them: {_some(unset)}")
+    return [*notes, *_against_config(model)]
+
+
+def _against_config(model: PreTrainedModel) -> list[str]:
+    """Notes on what its config says otherwise than it was loaded."""
+    notes, kind, heads = [], type(model).__name__, cast(Any, model)
+    if (named := model.config.architectures or ()) and kind not in named:
+        notes.append(f"its config names {', '.join(named)}; it is analysed as {kind}")
+    embeddings, head = heads.get_input_embeddings(), heads.get_output_embeddings()
+    ties = getattr(model.config.get_text_config(decoder=True), "tie_word_embeddings", False)
+    if ties and getattr(head, "weight", None) is not None and head.weight is not embeddings.weight:
+        notes.append(
+            "its config ties the head to the embedding, but its files hold two that differ: each is used as stored"
+        )
+    return notes
 
 
 def check_finite(name: str, model: PreTrainedModel) -> None:
@@ -102,14 +121,21 @@ def _refuse_lacking(name: str, model: PreTrainedModel, info: Mapping[str, Any]) 
             f"{name} has weights of another shape for {_some(misshapen)}",
             hint="config.json does not describe these weights; download or save the model again",
         )
-    made_up = [
-        key for key, parameter in model.named_parameters() if not getattr(parameter, "_is_hf_initialized", False)
-    ]
+    made_up = [key for key in _not_loaded(model) if key in dict(model.named_parameters())]
     if lacking := sorted({*made_up, *info["missing_keys"]}):
         raise ModelBroken(
             f"{name} has no weights for {_some(lacking)}",
             hint="the files do not hold this whole architecture; download or save the model again",
         )
+
+
+def _not_loaded(model: PreTrainedModel) -> list[str]:
+    """Parameters and saved buffers that were not in the checkpoint, also those that the class allows to be missing.
+
+    transformers marks every tensor that it has loaded or tied.
+    """
+    tensors = model.state_dict(keep_vars=True)
+    return [key for key, tensor in tensors.items() if not getattr(tensor, "_is_hf_initialized", False)]
 
 
 def _refuse_left_over(name: str, model: PreTrainedModel, info: Mapping[str, Any], checkpoint: Checkpoint) -> None:
@@ -157,6 +183,17 @@ def _refuse_codes(name: str, model: PreTrainedModel, checkpoint: Checkpoint) -> 
         raise ModelBroken(
             f"{name} stores {_some(codes)} as {dtype}, without anything that says what the numbers stand for",
             hint="give the model it was made from, or one that was saved with its quantization_config",
+        )
+
+
+def _refuse_doubled(name: str, model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """A tensor with and one without the name of the decoder before it are the same weight; only one would be used."""
+    prefix = f"{model.base_model_prefix}."
+    doubled = [key for key in sorted(checkpoint.taken) if f"{prefix}{key}" in checkpoint.taken]
+    if doubled:
+        raise ModelBroken(
+            f"{name} has {_some(doubled)} twice, with and without '{prefix}' before it",
+            hint="remove one of the two from the checkpoint",
         )
 
 

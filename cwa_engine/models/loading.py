@@ -6,7 +6,7 @@ What is checked on the way is told in docs/loading.md.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound
 from cwa_engine.models import causality
 from cwa_engine.models.anatomy import Anatomy, dissect, longest_sequence
-from cwa_engine.models.checkpoint import WEIGHT_DTYPES, Checkpoint, Read, StoredTensor, stored_tensors
+from cwa_engine.models.checkpoint import WEIGHT_DTYPES, Checkpoint, Read, StoredTensor, stored_tensors, weight_files
 from cwa_engine.models.completeness import check_complete, check_finite, files_left_out, refuse_adapter
 from cwa_engine.models.download import snapshot, snapshot_without_weights
 from cwa_engine.models.empty import empty_model
@@ -30,7 +31,6 @@ from cwa_engine.models.sources import (
     ModelSource,
     SourceKind,
     file_hashes,
-    file_sha256,
     fingerprint,
     gguf_shards,
     resolve,
@@ -59,6 +59,10 @@ class LoadedModel:
         """Sequences at once where neither a user nor a plan says how many."""
         # One at a time is fastest on a CPU: 8 sequences of SmolLM2-135M took 4.2 s singly, 7.2 s padded to one batch.
         return 1 if self.device.type == "cpu" else 8
+
+    def batched(self, sequences: Sequence[TokenSequence], size: int | None = None) -> list[list[TokenSequence]]:
+        """Batches of at most `size` sequences in which each is computed as it would be alone."""
+        return batched(sequences, size or self.default_batch_size, self.alone_above)
 
     def with_parameters(self, names: Iterable[str]) -> LoadedModel:
         """The same model with only these parameters in view, for ranking and controls."""
@@ -127,7 +131,7 @@ def load_model(
             files=files,
             device=target,
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-            notes=tuple(filter(None, (*stored.notes, *notes, on_batches))),
+            notes=tuple(filter(None, (*stored.notes, *notes, on_batches, _on_norms(anatomy)))),
             alone_above=alone_above,
             offload=offloaded,
         )
@@ -186,16 +190,24 @@ def _placed(model: Any, anatomy: Anatomy, device: torch.device, offload: bool) -
 def _batching(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, str]:
     """(tokens above which a text is computed alone, a note where that is so)"""
     if causality.depends_on_batch(model, tokenizer.all_special_ids):
-        return 0, "every text is computed alone: beside a longer one this model gives other logits"
+        return 0, "every text is computed alone: this model's logits depend on the longest text of a batch"
     limit = causality.computed_alone_above(model.config)
     if limit is None or limit >= (longest_sequence(model) or limit):
         return None, ""
     return limit, f"texts of more than {limit:,} tokens are computed alone: they change the positions of a whole batch"
 
 
-def _plain_config(folder: Path, source: ModelSource, **options: Any) -> tuple[PretrainedConfig, Settings | None]:
-    """The config of the model with plain weights, and how its weights are quantised. Raises ModelBroken for an adapter."""
-    refuse_adapter((entry.name for entry in folder.iterdir()), source.name)
+def _on_norms(anatomy: Anatomy) -> str:
+    """A note where a stored zero is no factor of zero."""
+    offsets = set(anatomy.offsets.values())
+    if not offsets:
+        return ""
+    offset = f"{offsets.pop():g}" if len(offsets) == 1 else "c"
+    return f"norms here multiply by {offset} + w: their scores and the perturbations are of that factor, so zero makes it 0"
+
+
+def _plain_config(folder: Path, **options: Any) -> tuple[PretrainedConfig, Settings | None]:
+    """The config of the model with plain weights, and how its weights are quantised."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **options)
     return config, take_settings(config, folder)
 
@@ -213,7 +225,7 @@ def blueprint(
         else:
             hub = source.kind is SourceKind.HUB
             folder = snapshot_without_weights(source.location, revision, access) if hub else _own_folder(source)
-            config, settings = _plain_config(folder, source, **options)
+            config, settings = _plain_config(folder, **options)
             if settings:
                 scheme_of(settings, name)  # raises for what could not be loaded
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
@@ -270,7 +282,7 @@ def _stored_model(
         return _of_gguf(Path(source.location))
     hub = source.kind is SourceKind.HUB
     folder = snapshot(source.location, revision, access, say, read) if hub else _own_folder(source)
-    config, settings = _plain_config(folder, source, trust_remote_code=trust_remote_code)
+    config, settings = _plain_config(folder, trust_remote_code=trust_remote_code)
     stored = restore(stored_tensors(folder), settings, source.name)
     return _StoredModel(
         config=config,
@@ -278,7 +290,7 @@ def _stored_model(
         tensors=stored.tensors,
         notes=(stored.note, files_left_out(folder)),
         revision=folder.name if hub else None,
-        hashes=lambda: file_hashes(folder),
+        hashes=lambda: file_hashes([folder / "config.json", *weight_files(folder)]),
     )
 
 
@@ -290,13 +302,14 @@ def _of_gguf(path: Path) -> _StoredModel:
         tensors=opened.tensors,
         notes=opened.notes,
         revision=None,
-        hashes=lambda: {shard.name: file_sha256(shard) for shard in gguf_shards(path)},
+        hashes=lambda: file_hashes(gguf_shards(path)),
     )
 
 
 def _own_folder(source: ModelSource) -> Path:
     """A folder of the user's own."""
     folder = Path(source.location)
+    refuse_adapter((entry.name for entry in folder.iterdir()), source.name)
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"folder {folder} has no config.json", hint="give the folder that `save_pretrained` wrote")
     return folder

@@ -83,10 +83,11 @@ def restore(stored: Mapping[str, StoredTensor], settings: Settings | None, model
     groups: dict[str, dict[str, StoredTensor]] = {}
     plain = {}
     for name, tensor in stored.items():
-        match = scheme.part.fullmatch(name)
-        if match:
+        if _OF_ACTIVATIONS.search(name):
+            continue
+        if match := scheme.part.fullmatch(name):
             groups.setdefault(match["of"] + scheme.suffix, {})[match["part"]] = tensor
-        elif not _OF_ACTIVATIONS.search(name):
+        else:
             plain[name] = tensor
     for name, parts in groups.items():
         if name in plain:
@@ -247,7 +248,7 @@ def _packed_integers(parts: Parts, settings: Settings) -> Tensor:
     """w = (code - zero) * scale with codes and zeros in 32-bit words, each raised by half its range."""
     bits, (rows, columns) = int(settings["num_bits"]), parts["shape"].tolist()
     half, scale = 2 ** (bits - 1), parts["scale"].float()
-    codes = _unpacked(parts["packed"], bits, columns) - half
+    codes: Tensor = _unpacked(parts["packed"], bits, columns) - half
     if "zero_point" in parts:
         zeros = (_unpacked(parts["zero_point"].T, bits, rows) - half).T
         codes = codes - _by_group(zeros, parts, codes.shape, settings)
@@ -271,7 +272,7 @@ def _nvfp4_of_modelopt(parts: Parts, settings: Settings) -> Tensor:
 
 def _mxfp4(parts: Parts, settings: Settings) -> Tensor:
     """w = value * 2^(scale - 127), of 32. Blocks are [experts, out, groups, 16]; the weight is [experts, in, out]."""
-    exponents = torch.ldexp(torch.ones(()), parts["scales"].int() - 127)
+    exponents = torch.ldexp(torch.ones(parts["scales"].shape), parts["scales"].int() - 127)
     return _fp4(parts["blocks"].flatten(-2), exponents).mT
 
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -144,15 +145,13 @@ def gguf_shards(gguf: Path) -> list[Path]:
     return shards
 
 
-def file_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of every weights file and of the config in a model folder.
+def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
+    """Name -> sha256 of each of these files of a model.
 
     Files of a Hub cache are links to blobs that are named by their sha256, which saves reading them again.
     """
     hashes = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix not in WEIGHT_SUFFIXES and path.name != "config.json":
-            continue
+    for path in paths:
         blob = path.resolve().name
         if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
             hashes[path.name] = blob

@@ -123,7 +123,8 @@ def ablate(
 
 
 def _zeroed_together(loaded: LoadedModel, units: Sequence[TopWeight]) -> AbstractContextManager[object]:
-    return patched(loaded.model, critical_set(units, loaded.anatomy.parameters), PERTURBATIONS["zero"])
+    chosen = critical_set(units, loaded.anatomy.parameters)
+    return patched(loaded.model, chosen, PERTURBATIONS["zero"], offsets=loaded.anatomy.offsets)
 
 
 def _zeroed(loaded: LoadedModel, unit: TopWeight) -> Zeroed:

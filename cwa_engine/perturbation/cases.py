@@ -136,7 +136,8 @@ def _population(loaded: LoadedModel, ranking: Ranking, spec: RunSpec) -> Populat
 
 def _magnitudes(loaded: LoadedModel, structure: str, name: str) -> NDArray[np.float32]:
     """|w| of each weight of a parameter, the Euclidean norm of each structure. [units]"""
-    parameter, weight = loaded.anatomy.parameters[name], loaded.model.get_parameter(name).detach().float().cpu()
+    parameter = loaded.anatomy.parameters[name]
+    weight = loaded.model.get_parameter(name).detach().float().cpu() + parameter.offset
     if structure == "weight":
         return np.asarray(weight.abs().flatten().numpy())
     stack = weight.reshape(parameter.experts or 1, *parameter.matrix_shape)  # as stored

@@ -106,7 +106,7 @@ def _zero(module: nn.Module, leaf: str, weight: Zeroed, read: Tensor, put_out: T
         put_out[..., feature].masked_fill_(read == token, 0)
     else:
         without = module.get_parameter(leaf).detach().clone()
-        without.view(-1)[weight.flat_index] = 0
+        without.view(-1)[weight.flat_index] = -weight.parameter.offset
         twin = copy.copy(module)  # not the module itself, whose hooks would be called again
         twin._parameters = {**module._parameters, leaf: nn.Parameter(without, requires_grad=False)}
         put_out.copy_(twin.forward(read))

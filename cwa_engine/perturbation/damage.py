@@ -104,7 +104,7 @@ def measure(
     `report(done)` hears how many sequences are measured. The weights are as before when this returns or raises.
     """
     loaded, sequences = ground.loaded, ground.sequences
-    with patched(loaded.model, weights, treatment.perturbation, treatment.options) as receipts:
+    with patched(loaded.model, weights, treatment.perturbation, treatment.options, loaded.anatomy.offsets) as receipts:
         damaged = ground.evaluate(weights, report)
         collapsed_at = None if math.isfinite(damaged.nll) else first_non_finite_layer(loaded, sequences)
     return damaged, collapsed_at, receipts
@@ -134,7 +134,8 @@ def measure_damage(ground: Ground, rankings: Sequence[Ranking], emit: Emit) -> l
 
 def _divergence(ground: Ground, case: Case) -> Divergence:
     def damaged() -> AbstractContextManager[object]:
-        return patched(ground.loaded.model, case.weights, case.treatment.perturbation, case.treatment.options)
+        model, offsets = ground.loaded.model, ground.loaded.anatomy.offsets
+        return patched(model, case.weights, case.treatment.perturbation, case.treatment.options, offsets)
 
     return ground.batch_size.run(lambda size: divergence(ground.loaded, ground.sequences, damaged, size))
 

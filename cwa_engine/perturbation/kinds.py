@@ -42,11 +42,15 @@ Rewrite = Callable[["Tensor", Edit], "Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Perturbation:
-    """`rewrite` maps the chosen values of one parameter [n] to what replaces them [n], in any floating dtype."""
+    """`rewrite` maps the chosen values of one parameter [n] to what replaces them [n], in any floating dtype.
+
+    With `of_factors` the values are what the layer multiplies by: in a norm that multiplies by 1 + w, 1 + w.
+    """
 
     name: str
     rewrite: Rewrite
     doing: str = "changing"  # as in "zeroing the 10 weights ..."
+    of_factors: bool = False
 
     @property
     def summary(self) -> str:
@@ -57,17 +61,17 @@ class Perturbation:
 PERTURBATIONS: Registry[Perturbation] = Registry("perturbation")
 
 
-def perturbation(name: str, doing: str) -> Callable[[Rewrite], Rewrite]:
+def perturbation(name: str, doing: str, of_factors: bool = False) -> Callable[[Rewrite], Rewrite]:
     """Register a rewriting function under `name`."""
 
     def register(rewrite: Rewrite) -> Rewrite:
-        PERTURBATIONS.add(name, Perturbation(name, rewrite, doing))
+        PERTURBATIONS.add(name, Perturbation(name, rewrite, doing, of_factors))
         return rewrite
 
     return register
 
 
-@perturbation("zero", "zeroing")
+@perturbation("zero", "zeroing", of_factors=True)
 def zero(old: Tensor, edit: Edit) -> Tensor:
     """Set each weight to zero."""
     return old.new_zeros(old.shape)
@@ -88,16 +92,16 @@ def resample(old: Tensor, edit: Edit) -> Tensor:
     return edit.weight.reshape(-1)[places.to(old.device)]
 
 
-@perturbation("sign_flip", "flipping the sign of")
+@perturbation("sign_flip", "flipping the sign of", of_factors=True)
 def sign_flip(old: Tensor, edit: Edit) -> Tensor:
     """Turn the sign of each weight."""
     return -old
 
 
-@perturbation("scale", "scaling")
+@perturbation("scale", "scaling", of_factors=True)
 def scale(old: Tensor, edit: Edit) -> Tensor:
     """Multiply each weight by `--scale-factor`."""
-    return old.float() * edit.options.scale_factor
+    return (old if old.element_size() == 8 else old.float()) * edit.options.scale_factor
 
 
 @perturbation("gaussian_noise", "adding noise to")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from cwa_engine.perturbation.controls import Selection
 from cwa_engine.perturbation.kinds import Edit, Options, Perturbation
 
 DEFAULTS = Options()
+NO_OFFSETS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,16 @@ class Receipt:
 
 @contextmanager
 def patched(
-    model: nn.Module, selection: Selection, perturbation: Perturbation, options: Options = DEFAULTS
+    model: nn.Module,
+    selection: Selection,
+    perturbation: Perturbation,
+    options: Options = DEFAULTS,
+    offsets: Mapping[str, float] = NO_OFFSETS,
 ) -> Iterator[list[Receipt]]:
     """Perturb the selected weights, give the receipts, and put the old values back on exit.
 
-    The same options, seed included, perturb the same weights in the same way.
+    The same options, seed included, perturb the same weights in the same way. `offsets` are what layers add to the values
+    of their parameters, as `Anatomy.offsets` has them.
 
     Raises WeightsNotRestored where a value read back is not the one written, before or after; AttributeError for a
     parameter that does not exist and IndexError for an index out of range, before anything is written.
@@ -46,7 +53,7 @@ def patched(
     receipts = []
     for name, indices in selection.items():
         edit = Edit(name, model.get_parameter(name).detach(), options, generator)
-        receipts.append(_receipt(name, indices, perturbation, edit))
+        receipts.append(_receipt(name, indices, perturbation, edit, offsets.get(name, 0.0)))
     try:
         for receipt in receipts:
             _write(model, receipt, receipt.new)
@@ -57,12 +64,16 @@ def patched(
             raise failures[0]
 
 
-def _receipt(name: str, indices: object, perturbation: Perturbation, edit: Edit) -> Receipt:
+def _receipt(name: str, indices: object, perturbation: Perturbation, edit: Edit, offset: float) -> Receipt:
     where = torch.as_tensor(indices, device=edit.weight.device)
     if len(where) and not 0 <= int(where.min()) <= int(where.max()) < edit.weight.numel():
         raise IndexError(f"{name} has {edit.weight.numel()} weights; an index of the selection lies outside")
     old = _flat(edit.weight)[where].clone()
-    return Receipt(name, where, old, perturbation.rewrite(old, edit).to(old.dtype))
+    if offset and perturbation.of_factors:
+        new = perturbation.rewrite(old.double() + offset, edit) - offset
+    else:
+        new = perturbation.rewrite(old, edit)
+    return Receipt(name, where, old, new.to(old.dtype))
 
 
 def _failure_to_restore(model: nn.Module, receipt: Receipt) -> WeightsNotRestored | None:

@@ -106,7 +106,7 @@ class SingleZeros:
 
     def _alone(self, weight: Zeroed, number: int, begin: Begin | None) -> Array:
         chosen = {weight.parameter.name: np.array([weight.flat_index])}
-        with patched(self._loaded.model, chosen, PERTURBATIONS["zero"]):
+        with patched(self._loaded.model, chosen, PERTURBATIONS["zero"], offsets=self._loaded.anatomy.offsets):
             return self._nll(number, begin)
 
     @torch.inference_mode()

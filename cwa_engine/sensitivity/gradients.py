@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cwa_engine.data.tokens import TokenSequence, batched
+from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.perplexity import Padded, non_finite_loss, padded, pieces, sequence_nll, tail_nll
 from cwa_engine.models.chain import Begin, Chain, NotAChain, Stations, chain_of, has_no_values
 from cwa_engine.models.loading import LoadedModel
@@ -281,7 +281,7 @@ def batches_for(
     size = batch_size or loaded.default_batch_size
     if needs.activations or (size > 1 and Needs.FISHER in needs and not is_separable(loaded)):
         size = 1
-    return batched(sequences, size)
+    return loaded.batched(sequences, size)
 
 
 def is_separable(loaded: LoadedModel) -> bool:

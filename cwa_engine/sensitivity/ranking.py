@@ -159,7 +159,8 @@ def _scored_rows(
     for start in range(0, len(weight), step):
         stop = min(start + step, len(weight))
         assert metric.score is not None
-        yield start, metric.score(weight[start:stop].to(precision), stats.rows(start, stop))
+        factors = weight[start:stop].to(precision)
+        yield start, metric.score(factors + parameter.offset if parameter.offset else factors, stats.rows(start, stop))
 
 
 def describe_unit(

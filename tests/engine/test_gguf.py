@@ -62,7 +62,12 @@ BASE = 1.0 / 500000.0 ** (torch.arange(0, 16, 2) / 16)
 def test_factors_of_llama_3_are_found_again_or_taken_as_they_are(
     low: float, high: float, length: int, kind: str, tmp_path: Path
 ) -> None:
-    bands = {"factor": 8.0, "low_freq_factor": low, "high_freq_factor": high, "original_max_position_embeddings": length}
+    bands = {
+        "factor": 8.0,
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": length,
+    }
     original = tiny(LLAMA, rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, **bands})
     factors = llama3_factors(BASE, 8.0, low, high, length)
     loaded = written(tmp_path, original, tensors={"rope_freqs.weight": factors})
@@ -147,7 +152,9 @@ def quantise(weight: np.ndarray[Any, Any], kind: Any) -> np.ndarray[Any, Any]:
         return gguf.quantize(weight, kind)
     except NotImplementedError:
         block, size = gguf.GGML_QUANT_SIZES[kind]
-        drawn = np.random.default_rng(0).integers(0, 256, (*weight.shape[:-1], weight.shape[-1] // block * size), np.uint8)
+        drawn = np.random.default_rng(0).integers(
+            0, 256, (*weight.shape[:-1], weight.shape[-1] // block * size), np.uint8
+        )
         half = np.float16(0.01).view(np.uint16).item().to_bytes(2, "little")
         rows = drawn.reshape(-1, size)
         for start in {"Q4_K": (0, 2), "Q6_K": (size - 2,), "IQ4_NL": (0,)}.get(kind.name, ()):

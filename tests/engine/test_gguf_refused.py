@@ -56,7 +56,9 @@ def test_an_output_that_an_architecture_always_has_is_missed(tmp_path: Path) -> 
     assert "has no tensor output.weight" in refused(tmp_path, tiny(FAMILIES["gptneox"]), "gptneox", tensors=changed)
 
 
-@pytest.mark.parametrize("name", ["blk.2.ffn_up.weight", "blk.0.attn_q_norm.weight", "blk.0.ffn_up.scale", "cls.weight"])
+@pytest.mark.parametrize(
+    "name", ["blk.2.ffn_up.weight", "blk.0.attn_q_norm.weight", "blk.0.ffn_up.scale", "cls.weight"]
+)
 def test_a_tensor_without_a_place_in_the_model_is_named(name: str, original: Any, tmp_path: Path) -> None:
     assert name in refused(tmp_path, original, tensors={name: torch.ones(16)})
 
@@ -75,7 +77,10 @@ KEYS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama.attention.head_count_kv = [2, 1]": ("llama", {"attention.head_count_kv": [2, 1]}),
     "llama.rope.scaling.type = dynamic": ("llama", {"rope.scaling.type": "dynamic"}),
     "llama.rope.scaling.type = longrope": ("llama", {"rope.scaling.type": "longrope"}),
-    "llama.rope.scaling.type = linear: but it also has numbers for yarn": ("llama", {"rope.scaling.yarn_beta_fast": 8.0}),
+    "llama.rope.scaling.type = linear: but it also has numbers for yarn": (
+        "llama",
+        {"rope.scaling.yarn_beta_fast": 8.0},
+    ),
     "llama.rope.scaling.yarn_ext_factor = 0.5": (
         "llama",
         {"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0, "rope.scaling.yarn_ext_factor": 0.5},
@@ -214,7 +219,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_broken(original: Any, tmp_path:
         with path.open("r+b") as file:
             file.truncate(length // 2)
 
-    with pytest.raises(ModelBroken, match="it ends within|changed while they were read"):
+    with pytest.raises(ModelBroken, match=r"it ends within|changed while they were read"):
         load_model(str(path), read=shrink)
 
 
@@ -230,4 +235,7 @@ except Exception as error:
     print(type(error).__name__, error.message, error.hint)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"{InvalidInput.__name__} reading a GGUF file needs the package gguf pip install 'cwtool[gguf]'"
+    assert (
+        done.stdout.strip()
+        == f"{InvalidInput.__name__} reading a GGUF file needs the package gguf pip install 'cwtool[gguf]'"
+    )

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from cwa_engine.errors import ModelBroken
 from cwa_engine.models.loading import load_model
 from tests.gguf_files import FAMILIES, pairs_vocabulary, pieces_vocabulary, tiny, write_family
 
@@ -36,7 +35,9 @@ def load(tmp_path: Path, **tokenizer: Any) -> Any:
     """The tokenizer of a small model with this vocabulary."""
     family, size = FAMILIES["llama"], len(tokenizer["tokens"])
     model = tiny(family, vocab_size=size)
-    path = write_family(tmp_path / "model.gguf", family, model, tokenizer={"merges": None, "add_bos_token": None, **tokenizer})
+    path = write_family(
+        tmp_path / "model.gguf", family, model, tokenizer={"merges": None, "add_bos_token": None, **tokenizer}
+    )
     return load_model(str(path)).tokenizer
 
 

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelGated, ModelNotFound
+from cwa_engine.models.checkpoint import stored_tensors
 from cwa_engine.models.loading import load_model
 from cwa_engine.models.sources import HubAccess, SourceKind, absolute_name, cached_models, fingerprint, resolve
-from cwa_engine.models.checkpoint import stored_tensors
 from tests.models import FAMILIES, edit_json, hub_cache, save_tiny, tiny_model, truncate
 from tests.stand_in_hub import COMMIT, stand_in_hub
 
@@ -307,12 +307,10 @@ def test_a_model_that_is_no_causal_language_model_is_refused(folder: Path) -> No
         load_model(str(folder))
 
 
-def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CWTOOL_CACHE_DIR", str(tmp_path / "cache"))
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF, but not really")
     with pytest.raises(ModelBroken):
         load_model(str(tmp_path / "model.gguf"))
-    assert list((tmp_path / "cache/converted").iterdir()) == []
     (tmp_path / "weights.pt").touch()
     with pytest.raises(ModelNotFound, match="not a GGUF file"):
         load_model(str(tmp_path / "weights.pt"))

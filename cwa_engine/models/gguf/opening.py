@@ -78,7 +78,10 @@ def _tied(file: GgufFile, keys: Keys) -> tuple[bool, str]:
     """(whether the output is the embedding, a note). Some converters write a tied embedding a second time."""
     if not keys.has("output.weight"):
         usual = keys.architecture in TIED_OUTPUT
-        return keys.architecture not in OWN_OUTPUT, "" if usual else "the file has no output.weight: the embedding is it"
+        return (
+            keys.architecture not in OWN_OUTPUT,
+            "" if usual else "the file has no output.weight: the embedding is it",
+        )
     if not same_bytes(keys.tensor("output.weight"), keys.tensor("token_embd.weight")):
         return False, ""
     keys.read_tensors.add("output.weight")
