@@ -174,7 +174,7 @@ def test_an_output_that_repeats_the_embedding_is_tied_to_it(tmp_path: Path) -> N
 
 def test_a_file_without_an_output_is_said_to_be_tied(tmp_path: Path) -> None:
     original = tiny(FAMILIES["llama, tied"])
-    assert written(tmp_path, original).notes == ("the file has no output.weight: the embedding is it",)
+    assert written(tmp_path, original).notes == ("the file has no output.weight: the output is tied to the embedding",)
 
 
 def test_any_shard_stands_for_the_model_of_all(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from cwa_engine.models.gguf.keys import Keys
 from cwa_engine.models.gguf.layouts import (
     Heads,
     Layout,
-    Made,
+    Origin,
     key_rows,
     of,
     one_above_the_other,
@@ -25,7 +25,7 @@ from cwa_engine.models.gguf.rope import Rope
 
 # A parameter, with "*" for the block's number and without .weight or .bias where its tensors end the same -> the tensor it
 # is, or the ways it is made in.
-Table = Mapping[str, "str | tuple[Made, ...]"]
+Table = Mapping[str, "str | tuple[Origin, ...]"]
 
 NO_HEADS = Heads(1, 1)  # for architectures whose tensors are laid out without regard to them
 GATED_MLP = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
@@ -47,24 +47,24 @@ class Architecture:
     assumed: str = ""
 
 
-def in_blocks(path: str, table: Table, blocks: str = "blk") -> dict[str, str | tuple[Made, ...]]:
+def in_blocks(path: str, table: Table, blocks: str = "blk") -> dict[str, str | tuple[Origin, ...]]:
     """The entries of one block, for every block: `path` is the list of blocks in transformers."""
 
-    def numbered(way: str | tuple[Made, ...]) -> str | tuple[Made, ...]:
+    def numbered(way: str | tuple[Origin, ...]) -> str | tuple[Origin, ...]:
         if isinstance(way, str):
             return f"{blocks}.*.{way}"
-        return tuple(Made(tuple(f"{blocks}.*.{t}" for t in made.tensors), made.layout, made.whole) for made in way)
+        return tuple(Origin(tuple(f"{blocks}.*.{t}" for t in made.tensors), made.layout, made.whole) for made in way)
 
     return {f"{path}.*.{parameter}": numbered(way) for parameter, way in table.items()}
 
 
-def attention(output: str = "o_proj", paired: bool = False) -> dict[str, str | tuple[Made, ...]]:
+def attention(output: str = "o_proj", paired: bool = False) -> dict[str, str | tuple[Origin, ...]]:
     """Projections of a block, of tensors apart or of one that holds queries, keys and values.
 
     `paired` where llama.cpp rotates consecutive features and transformers halves of a head.
     """
 
-    def either(tensor: str, layout: Layout | None, rows: Layout) -> tuple[Made, ...]:
+    def either(tensor: str, layout: Layout | None, rows: Layout) -> tuple[Origin, ...]:
         return of(tensor, by=layout) + of("attn_qkv", by=rows, whole=False)
 
     return {
@@ -75,7 +75,7 @@ def attention(output: str = "o_proj", paired: bool = False) -> dict[str, str | t
     }
 
 
-def experts(path: str = "mlp.experts") -> dict[str, str | tuple[Made, ...]]:
+def experts(path: str = "mlp.experts") -> dict[str, str | tuple[Origin, ...]]:
     """A stack of experts, gate above up."""
     return {
         f"{path}.gate_up_proj": of("ffn_gate_exps.weight", "ffn_up_exps.weight", by=one_above_the_other),
@@ -83,7 +83,7 @@ def experts(path: str = "mlp.experts") -> dict[str, str | tuple[Made, ...]]:
     }
 
 
-def decoder(block: Table, norm: str = "model.norm") -> dict[str, str | tuple[Made, ...]]:
+def decoder(block: Table, norm: str = "model.norm") -> dict[str, str | tuple[Origin, ...]]:
     """The names that most models of transformers have outside and before their blocks."""
     ends = {"model.embed_tokens": "token_embd", norm: "output_norm", "lm_head": "output"}
     return {**ends, **in_blocks("model.layers", block)}
@@ -147,7 +147,7 @@ def layer_types(keys: Keys, period: int) -> list[str]:
     return ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
 
 
-def same_base(keys: Keys, turn: Rope) -> None:
-    """Blocks with a window turn as the others do, or the file is refused."""
-    keys.expect("rope.freq_base_swa", turn.parameters["rope_theta"])
-    keys.expect("rope.dimension_count_swa", 2 * len(turn.frequencies))
+def same_base(keys: Keys, rotary: Rope) -> None:
+    """Blocks with a window rotary as the others do, or the file is refused."""
+    keys.expect("rope.freq_base_swa", rotary.parameters["rope_theta"])
+    keys.expect("rope.dimension_count_swa", 2 * len(rotary.frequencies))

@@ -23,7 +23,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "leading_dense_block_count": (0,),
     "nextn_predict_layers": (0,),
     "pooling_type": (0,),
-    "tensor_data_layout": ("Meta AI original pth",),  # as llama.cpp has it: consecutive features turn
+    "tensor_data_layout": ("Meta AI original pth",),  # as llama.cpp has it: consecutive features are rotated
 }
 
 

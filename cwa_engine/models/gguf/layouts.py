@@ -24,7 +24,7 @@ Layout = Callable[[Sequence[Tensor], Heads], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Origin:
     """A parameter is made of these tensors in this way. `whole` says that all their numbers go into it."""
 
     tensors: tuple[str, ...]
@@ -32,9 +32,9 @@ class Made:
     whole: bool = True
 
 
-def of(*tensors: str, by: Layout | None = None, whole: bool = True) -> tuple[Made, ...]:
+def of(*tensors: str, by: Layout | None = None, whole: bool = True) -> tuple[Origin, ...]:
     """The only way in which a parameter is made. Ways are joined by `+`: the first whose tensors are there is taken."""
-    return (Made(tensors, by, whole),)
+    return (Origin(tensors, by, whole),)
 
 
 def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:

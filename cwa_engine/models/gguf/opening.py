@@ -80,7 +80,7 @@ def _tied(file: GgufFile, keys: Keys) -> tuple[bool, str]:
         usual = keys.architecture in TIED_OUTPUT
         return (
             keys.architecture not in OWN_OUTPUT,
-            "" if usual else "the file has no output.weight: the embedding is it",
+            "" if usual else "the file has no output.weight: the output is tied to the embedding",
         )
     if not same_bytes(keys.tensor("output.weight"), keys.tensor("token_embd.weight")):
         return False, ""

@@ -16,7 +16,7 @@ from cwa_engine.models.checkpoint import StoredTensor
 from cwa_engine.models.gguf.description import Architecture
 from cwa_engine.models.gguf.file import GgufFile, GgufTensor
 from cwa_engine.models.gguf.keys import Keys
-from cwa_engine.models.gguf.layouts import Heads, Made
+from cwa_engine.models.gguf.layouts import Heads, Origin
 
 
 def stored_parameters(model: PreTrainedModel, architecture: Architecture, keys: Keys) -> dict[str, StoredTensor]:
@@ -78,7 +78,7 @@ def _wanted(model: PreTrainedModel) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **buffers}
 
 
-def _ways(name: str, architecture: Architecture, model: PreTrainedModel) -> tuple[Made, ...]:
+def _ways(name: str, architecture: Architecture, model: PreTrainedModel) -> tuple[Origin, ...]:
     """The ways to make a parameter, for its own block."""
     block = re.search(r"\.(\d+)\.", name)
     pattern = f"{name[: block.start(1)]}*{name[block.end(1) :]}" if block else name
@@ -96,11 +96,11 @@ def _ways(name: str, architecture: Architecture, model: PreTrainedModel) -> tupl
     def own(tensor: str) -> str:
         return f"{tensor}{ending}".replace("*", number)
 
-    made = (Made((way,)),) if isinstance(way, str) else way
-    return tuple(Made(tuple(own(tensor) for tensor in one.tensors), one.layout, one.whole) for one in made)
+    made = (Origin((way,)),) if isinstance(way, str) else way
+    return tuple(Origin(tuple(own(tensor) for tensor in one.tensors), one.layout, one.whole) for one in made)
 
 
-def _stored(name: str, shape: tuple[int, ...], made: Made, heads: Heads, file: GgufFile) -> StoredTensor:
+def _stored(name: str, shape: tuple[int, ...], made: Origin, heads: Heads, file: GgufFile) -> StoredTensor:
     tensors = [file.tensors[tensor] for tensor in made.tensors]
     _check_shape(name, shape, made, tensors, file)
 
@@ -115,7 +115,9 @@ def _stored(name: str, shape: tuple[int, ...], made: Made, heads: Heads, file: G
     return StoredTensor(shape, dtype, sum(tensor.size_bytes for tensor in tensors), load)
 
 
-def _check_shape(name: str, shape: tuple[int, ...], made: Made, tensors: Sequence[GgufTensor], file: GgufFile) -> None:
+def _check_shape(
+    name: str, shape: tuple[int, ...], made: Origin, tensors: Sequence[GgufTensor], file: GgufFile
+) -> None:
     """What can be told before anything is read. Axes of length 1 come and go."""
     numbers, needed = sum(math.prod(tensor.shape) for tensor in tensors), math.prod(shape)
     fits = numbers == needed if made.whole else numbers > needed

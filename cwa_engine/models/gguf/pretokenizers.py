@@ -1,15 +1,16 @@
-r"""How text is cut into pieces before byte-level BPE, by the names that `tokenizer.ggml.pre` gives.
+r"""How text is split into pieces before byte-level BPE, by the names that `tokenizer.ggml.pre` gives.
 
-The names and what they mean: `llm_tokenizer_bpe` in src/llama-vocab.cpp of llama.cpp. Where llama.cpp writes an expression
-otherwise than the tokenizer it stands for, the tokenizer's own is taken, as the comments there give it. Pieces are cut one
-step after the other; each step splits what the one before has left.
+The names and their regular expressions: `llm_tokenizer_bpe` in src/llama-vocab.cpp of llama.cpp. Where llama.cpp writes an
+expression otherwise than the tokenizer it stands for, the tokenizer's own is taken, as the comments there give it. Which
+tokenizers normalise to NFC: the classes of Qwen2, GPT-NeoX and Cohere in transformers; llama.cpp leaves it out.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Punctuation, Sequence, Split
 
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -18,7 +19,7 @@ _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}"
 _QWEN2 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}|{_SYMBOLS}|{_SPACES}"
 
-# Words that begin with capitals or end in small letters.
+# Words of capitals before small letters.
 _HEAD, _UPPER, _LOWER = r"[^\r\n\p{L}\p{N}]?", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CASED_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _GPT4O = (
@@ -30,6 +31,8 @@ _ASCII_PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
 _MARKED = rf"{_ASCII_PUNCTUATION}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+"
 _DEEPSEEK3 = rf"{_MARKED}| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}"
 _HAN_OR_KANA = r"[一-龥぀-ゟ゠-ヿ]+"
+_HAN_OR_HANGUL = r"[一-龥ࠀ-一가-퟿]+"
+_WIDE_PUNCTUATION = r"\s?[!-/:-~！-／：-～‘-‟　-。]+"
 _BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 
 # Letters of the alphabets that have two cases, as the tokenizer of DeepSeek-LLM lists them.
@@ -38,82 +41,63 @@ _CASED_LETTERS = (
     r"ℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
 )
 
+_BYTES = ByteLevel(add_prefix_space=False, use_regex=False)
+_GPT2 = ByteLevel(add_prefix_space=False, use_regex=True)
+
 
 @dataclass(frozen=True)
-class Cutting:
-    """`steps` are regular expressions, of which every match becomes a piece; `words` ends with the cutting of GPT-2.
+class Splitting:
+    """`steps` split the pieces that the step before has left; of a regular expression every match becomes a piece.
 
-    `composed` text is put into Unicode's form NFC first. With `whole_words` a piece that is a token is not merged from parts.
-    `starts` says whether texts begin with the bos token where the file does not tell.
+    `nfc`: text is normalised to NFC first. `ignore_merges`: a piece that is a token is not merged from parts. `adds_bos`:
+    texts start with the bos token where the file does not say.
     """
 
-    steps: tuple[str, ...] = ()
-    words: bool = False
-    composed: bool = False
-    whole_words: bool = False
-    starts: bool = False
+    steps: tuple[str | PreTokenizer, ...]
+    nfc: bool = False
+    ignore_merges: bool = False
+    adds_bos: bool = False
 
-    def normalizer(self) -> normalizers.Normalizer | None:
-        return normalizers.NFC() if self.composed else None
-
-    def pre_tokenizer(self) -> pre_tokenizers.PreTokenizer:
-        cuts = [pre_tokenizers.Split(Regex(step), behavior="isolated") for step in self.steps]
-        return pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=self.words)])
-
-
-class _Falcon(Cutting):
-    """Runs of punctuation, then as GPT-2, then digits in threes. The last two steps see bytes written as characters."""
-
-    def pre_tokenizer(self) -> pre_tokenizers.PreTokenizer:
-        return pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Punctuation("contiguous"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False),
-                pre_tokenizers.Digits(individual_digits=False),
-                pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), behavior="isolated"),
-            ]
+    def pre_tokenizer(self) -> PreTokenizer:
+        return Sequence(
+            [Split(Regex(step), behavior="isolated") if isinstance(step, str) else step for step in self.steps]
         )
 
 
-_LLAMA3_CUTTING = Cutting((_LLAMA3,), whole_words=True, starts=True)
-_DIGITS_APART = Cutting((r"\p{N}",), words=True)
+_LLAMA3_SPLITTING = Splitting((_LLAMA3, _BYTES), ignore_merges=True, adds_bos=True)
+_BAILING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+_SEED = rf"{_CONTRACTION}|{_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
 
-CUTTINGS: dict[str, Cutting] = {
+SPLITTINGS: dict[str, Splitting] = {
     **dict.fromkeys(
-        ("gpt-2", "phi-2", "exaone4", "gigachat", "a.x-4.0", "mellum", "jais", "trillion"), Cutting(words=True)
+        ("gpt-2", "phi-2", "exaone4", "gigachat", "a.x-4.0", "mellum", "jais", "trillion"), Splitting((_GPT2,))
     ),
-    **dict.fromkeys(("mpt", "olmo"), Cutting(words=True, composed=True)),
-    **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2"), _DIGITS_APART),
-    "command-r": Cutting((r"\p{N}",), words=True, composed=True),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0", "lfm2"), _LLAMA3_CUTTING),
-    **dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe"), Cutting((_LLAMA3,))),
-    **dict.fromkeys(("glm4", "glm5"), Cutting((_LLAMA3,), whole_words=True)),
-    "qwen2": Cutting((_QWEN2,), composed=True),
-    **dict.fromkeys(("deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "solar-open", "grok-2"), Cutting((_QWEN2,))),
-    **dict.fromkeys(("gpt-4o", "llama4", "kanana2", "minimax-m2"), Cutting((_GPT4O,))),
-    "tekken": Cutting((_TEKKEN,), whole_words=True, starts=True),
-    **dict.fromkeys(("deepseek-v3", "hunyuan-dense", "joyai-llm"), Cutting((r"\p{N}{1,3}", _HAN_OR_KANA, _DEEPSEEK3))),
-    "deepseek-llm": Cutting(
-        (
-            r"[\r\n]",
-            rf"\s?[{_CASED_LETTERS}]+",
-            r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
-            r"\s+$",
-            r"[一-龥ࠀ-一가-퟿]+",
-            r"\p{N}+",
-        )
-    ),
-    "deepseek-coder": Cutting((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}")),
-    "falcon": _Falcon(),
-    **dict.fromkeys(("bloom", "gpt3-finnish", "poro-chat"), Cutting((_BLOOM,))),
-    "viking": Cutting((_BLOOM, r"\p{N}")),
+    **dict.fromkeys(("mpt", "olmo"), Splitting((_GPT2,), nfc=True)),
     **dict.fromkeys(
-        ("bailingmoe", "bailingmoe2", "llada-moe"),
-        Cutting(
-            (
-                r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
-            )
-        ),
+        ("smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2"),
+        Splitting((r"\p{N}", _GPT2)),
     ),
-    "seed-coder": Cutting((rf"{_CONTRACTION}|{_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}",)),
+    "command-r": Splitting((r"\p{N}", _GPT2), nfc=True),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0", "lfm2"), _LLAMA3_SPLITTING),
+    **dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe"), Splitting((_LLAMA3, _BYTES))),
+    **dict.fromkeys(("glm4", "glm5"), Splitting((_LLAMA3, _BYTES), ignore_merges=True)),
+    "qwen2": Splitting((_QWEN2, _BYTES), nfc=True),
+    **dict.fromkeys(
+        ("deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "solar-open", "grok-2"), Splitting((_QWEN2, _BYTES))
+    ),
+    **dict.fromkeys(("gpt-4o", "llama4", "kanana2", "minimax-m2"), Splitting((_GPT4O, _BYTES))),
+    "tekken": Splitting((_TEKKEN, _BYTES), ignore_merges=True, adds_bos=True),
+    **dict.fromkeys(
+        ("deepseek-v3", "hunyuan-dense", "joyai-llm"), Splitting((r"\p{N}{1,3}", _HAN_OR_KANA, _DEEPSEEK3, _BYTES))
+    ),
+    "deepseek-llm": Splitting(
+        (r"[\r\n]", rf"\s?[{_CASED_LETTERS}]+", _WIDE_PUNCTUATION, r"\s+$", _HAN_OR_HANGUL, r"\p{N}+", _BYTES)
+    ),
+    "deepseek-coder": Splitting((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_OR_HANGUL, r"\p{N}", _BYTES)),
+    # The last two steps see bytes that are already written as characters.
+    "falcon": Splitting((Punctuation("contiguous"), _GPT2, Digits(individual_digits=False), "[0-9][0-9][0-9]")),
+    **dict.fromkeys(("bloom", "gpt3-finnish", "poro-chat"), Splitting((_BLOOM, _BYTES))),
+    "viking": Splitting((_BLOOM, r"\p{N}", _BYTES)),
+    **dict.fromkeys(("bailingmoe", "bailingmoe2", "llada-moe"), Splitting((_BAILING, _BYTES))),
+    "seed-coder": Splitting((_SEED, _BYTES)),
 }

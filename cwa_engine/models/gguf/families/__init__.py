@@ -21,9 +21,10 @@ ARCHITECTURES: dict[str, Callable[[Keys], Architecture]] = {
 }
 
 # Whose output llama.cpp requires, and whose output always is the embedding unless the file has one. Others may be either.
-OWN_OUTPUT = frozenset("stablelm nemotron olmo2 qwen2moe olmoe phimoe gpt-oss gptneox phi2".split())
-TIED_OUTPUT = frozenset(
-    "gemma gemma2 gemma3 command-r cohere2 gpt2 starcoder starcoder2 bloom falcon mpt mamba lfm2 smollm3".split()
+OWN_OUTPUT = ("stablelm", "nemotron", "olmo2", "qwen2moe", "olmoe", "phimoe", "gpt-oss", "gptneox", "phi2")
+TIED_OUTPUT = (
+    *("gemma", "gemma2", "gemma3", "command-r", "cohere2", "starcoder2", "smollm3"),
+    *("gpt2", "starcoder", "bloom", "falcon", "mpt", "mamba", "lfm2"),
 )
 
 

@@ -56,41 +56,41 @@ def _query_scale(keys: Keys) -> tuple[float, str]:
     width = head_size(keys)
     if keys["block_count"] == _LARGEST[keys.architecture]:
         width = keys["embedding_length"] // keys["attention.head_count"]
-    return width, f"the file does not say how queries are scaled: by the root of {width}, as llama.cpp takes it"
+    return width, f"queries are divided by the root of {width}, as in llama.cpp: the file does not say"
 
 
 def gemma(keys: Keys) -> Architecture:
-    turn = rope(keys, head_size(keys))
+    rotary = rope(keys, head_size(keys))
     return Architecture(
-        "gemma", _common(keys, rope_parameters=turn.parameters), _table(_FIRST), heads_of(keys), (turn,)
+        "gemma", _common(keys, rope_parameters=rotary.parameters), _table(_FIRST), heads_of(keys), (rotary,)
     )
 
 
 def gemma2(keys: Keys) -> Architecture:
-    turn = rope(keys, head_size(keys))
-    same_base(keys, turn)
+    rotary = rope(keys, head_size(keys))
+    same_base(keys, rotary)
     scale, assumed = _query_scale(keys)
     fields = _common(
         keys,
-        rope_parameters=turn.parameters,
+        rope_parameters=rotary.parameters,
         query_pre_attn_scalar=scale,
         attn_logit_softcapping=keys.get("attn_logit_softcapping", 50.0) or None,
         final_logit_softcapping=keys.get("final_logit_softcapping", 30.0) or None,
         sliding_window=keys.get("attention.sliding_window", 4096),
         layer_types=layer_types(keys, 2),
     )
-    return Architecture("gemma2", fields, _table(_SANDWICH), heads_of(keys), (turn,), assumed)
+    return Architecture("gemma2", fields, _table(_SANDWICH), heads_of(keys), (rotary,), assumed)
 
 
 def gemma3(keys: Keys) -> Architecture:
-    """Five blocks with a window, then one without. Blocks with a window turn by frequencies of their own, unscaled."""
+    """Five blocks with a window, then one without. Blocks with a window rotary by frequencies of their own, unscaled."""
     size, window = head_size(keys), keys.get("attention.sliding_window", 0)
-    turn, local = rope(keys, size), plain_rope(keys.get("rope.freq_base_swa", 10000.0), size)
-    ropes: tuple[Rope, ...] = (turn, local) if window else (turn,)
+    rotary, local = rope(keys, size), plain_rope(keys.get("rope.freq_base_swa", 10000.0), size)
+    ropes: tuple[Rope, ...] = (rotary, local) if window else (rotary,)
     scale, assumed = _query_scale(keys)
     fields = _common(
         keys,
-        rope_parameters={"full_attention": turn.parameters, "sliding_attention": ropes[-1].parameters},
+        rope_parameters={"full_attention": rotary.parameters, "sliding_attention": ropes[-1].parameters},
         query_pre_attn_scalar=scale,
         attn_logit_softcapping=None,
         final_logit_softcapping=keys.get("final_logit_softcapping", 0.0) or None,

@@ -64,13 +64,13 @@ def _gpt2_sizes(keys: Keys) -> dict[str, Any]:
 
 
 def gpt2(keys: Keys) -> Architecture:
-    """Linear layers store their weights turned."""
+    """Linear layers store their weights as [in, out]."""
     _no_groups(keys)
-    turned = {
+    linear = {
         f"{parameter}.weight": of(f"{_GPT2_BLOCK[parameter]}.weight", by=transposed)
         for parameter in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     }
-    table = {**_GPT2_ENDS, **in_blocks("transformer.h", {**_GPT2_BLOCK, **turned})}
+    table = {**_GPT2_ENDS, **in_blocks("transformer.h", {**_GPT2_BLOCK, **linear})}
     return Architecture("gpt2", _gpt2_sizes(keys), table)
 
 
@@ -83,13 +83,13 @@ def starcoder(keys: Keys) -> Architecture:
 
 def gptneox(keys: Keys) -> Architecture:
     _no_groups(keys)
-    turn = rope(keys, head_size(keys))
+    rotary = rope(keys, head_size(keys))
     fields = sizes(keys) | {
         "num_attention_heads": keys["attention.head_count"],
         "layer_norm_eps": keys["attention.layer_norm_epsilon"],
         "use_parallel_residual": keys["use_parallel_residual"],
         "attention_bias": has_qkv_bias(keys),
-        "rope_parameters": turn.parameters,
+        "rope_parameters": rotary.parameters,
     }
     block: Table = {
         **_grouped("attention.query_key_value"),
@@ -100,7 +100,7 @@ def gptneox(keys: Keys) -> Architecture:
         "mlp.dense_4h_to_h": "ffn_down",
     }
     ends = {"gpt_neox.embed_in": "token_embd", "gpt_neox.final_layer_norm": "output_norm", "lm_head": "output"}
-    return Architecture("gpt_neox", fields, {**ends, **in_blocks("gpt_neox.layers", block)}, heads_of(keys), (turn,))
+    return Architecture("gpt_neox", fields, {**ends, **in_blocks("gpt_neox.layers", block)}, heads_of(keys), (rotary,))
 
 
 _BLOOM_BLOCK: Table = {
@@ -136,7 +136,7 @@ def bloom(keys: Keys) -> Architecture:
 
 def falcon(keys: Keys) -> Architecture:
     """Attention and MLP in parallel, after one norm (7B, 11B) or one each (40B, 180B)."""
-    heads, turn = heads_of(keys), rope(keys, head_size(keys))
+    heads, rotary = heads_of(keys), rope(keys, head_size(keys))
     keys.expect("tensor_data_layout", "jploski")
     two_norms = block_has(keys, "attn_norm_2.weight")
     grouped = two_norms or heads.key > 1
@@ -156,10 +156,10 @@ def falcon(keys: Keys) -> Architecture:
         "parallel_attn": True,
         "bias": False,
         "alibi": False,
-        "rope_parameters": turn.parameters,
+        "rope_parameters": rotary.parameters,
     }
     table = {**_BLOOM_ENDS, **in_blocks("transformer.h", {**_BLOOM_BLOCK, **norms})}
-    return Architecture("falcon", fields, table, heads, (turn,))
+    return Architecture("falcon", fields, table, heads, (rotary,))
 
 
 def mpt(keys: Keys) -> Architecture:
@@ -196,12 +196,12 @@ def mpt(keys: Keys) -> Architecture:
 
 def phi2(keys: Keys) -> Architecture:
     """Attention and MLP in parallel after one norm; biases everywhere."""
-    turn = rope(keys, head_size(keys))
+    rotary = rope(keys, head_size(keys))
     fields = sizes(keys) | attention_sizes(keys)
-    fields |= {"layer_norm_eps": keys["attention.layer_norm_epsilon"], "rope_parameters": turn.parameters}
+    fields |= {"layer_norm_eps": keys["attention.layer_norm_epsilon"], "rope_parameters": rotary.parameters}
     block = {**attention("dense"), "input_layernorm": "attn_norm", "mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down"}
     table = decoder(block, norm="model.final_layernorm")
-    return Architecture("phi", fields, table, heads_of(keys), (turn,))
+    return Architecture("phi", fields, table, heads_of(keys), (rotary,))
 
 
 def mamba(keys: Keys) -> Architecture:
@@ -246,12 +246,12 @@ def lfm2(keys: Keys) -> Architecture:
     if not isinstance(counts, list) or len(counts) != keys["block_count"] or len({*counts} - {0}) != 1:
         raise keys.refused("attention.head_count_kv", counts, "cwtool reads a list with 0 for blocks without attention")
     keys.expect("attention.sliding_window", 0)
-    heads, turn = keys["attention.head_count"], rope(keys, head_size(keys))
+    heads, rotary = keys["attention.head_count"], rope(keys, head_size(keys))
     fields = sizes(keys) | {
         "num_attention_heads": heads,
         "num_key_value_heads": max(counts),
         "norm_eps": keys["attention.layer_norm_rms_epsilon"],
-        "rope_parameters": turn.parameters,
+        "rope_parameters": rotary.parameters,
         "conv_L_cache": keys["shortconv.l_cache"],
         "conv_bias": any(name.endswith("shortconv.conv.bias") for name in keys.file.tensors),
         "block_auto_adjust_ff_dim": False,
@@ -274,7 +274,7 @@ def lfm2(keys: Keys) -> Architecture:
     table = decoder(block, norm="model.embedding_norm")
     if not keys.has("output_norm.weight"):  # as newer files call it
         table["model.embedding_norm"] = "token_embd_norm"
-    return Architecture("lfm2", fields, table, Heads(heads, max(counts)), (turn,))
+    return Architecture("lfm2", fields, table, Heads(heads, max(counts)), (rotary,))
 
 
 ARCHITECTURES: dict[str, Callable[[Keys], Architecture]] = {

@@ -37,10 +37,10 @@ _SHARED: Table = {
 
 
 def _of(keys: Keys, model_type: str, block: Table, assumed: str = "", **fields: Any) -> Architecture:
-    turn = rope(keys, head_size(keys))
-    common = {**sizes(keys), **attention_sizes(keys), **rms_norm(keys), "rope_parameters": turn.parameters}
+    rotary = rope(keys, head_size(keys))
+    common = {**sizes(keys), **attention_sizes(keys), **rms_norm(keys), "rope_parameters": rotary.parameters}
     table = decoder({**attention(), **_NORMS, **block})
-    return Architecture(model_type, common | fields, table, heads_of(keys), (turn,), assumed)
+    return Architecture(model_type, common | fields, table, heads_of(keys), (rotary,), assumed)
 
 
 def qwen2(keys: Keys) -> Architecture:
@@ -59,14 +59,14 @@ def _mixture(keys: Keys, model_type: str, block: Table, normalised: bool, width:
     keys.expect("expert_gating_func", 1)
     keys.expect("expert_weights_scale", 0.0, 1.0)
     said, used = keys.get("expert_weights_norm"), keys["expert_used_count"]
-    how = "add up to 1" if normalised else "are not made to add up to 1"
+    how = "are normalised to add up to 1" if normalised else "are not normalised"
     fields |= {
         "num_experts": keys["expert_count"],
         "num_experts_per_tok": used,
         "norm_topk_prob": normalised if said is None else said,
     }
     table = {**experts(), **block, "mlp.gate": "ffn_gate_inp"}
-    assumed = f"the file does not say so: the weights of the experts that are used {how}, as llama.cpp takes it"
+    assumed = f"the weights of the experts that are used {how}, as in llama.cpp: the file does not say"
     described = _of(keys, model_type, table, assumed if said is None else "", **fields)
     own = keys.get("expert_feed_forward_length", 0)
     width_of_one = own or keys["feed_forward_length"] // (used if width == "moe_intermediate_size" else 1)
@@ -106,10 +106,10 @@ def phimoe(keys: Keys) -> Architecture:
 def gpt_oss(keys: Keys) -> Architecture:
     """Every other block sees a window; a learned number for each head takes part of the attention. YaRN without whole ends."""
     size = head_size(keys)
-    turn = rope(keys, size, truncate=False)
-    same_base(keys, turn)
+    rotary = rope(keys, size, truncate=False)
+    same_base(keys, rotary)
     keys.expect("feed_forward_length", keys["expert_feed_forward_length"])
-    fields = {**sizes(keys), **attention_sizes(keys), **rms_norm(keys), "rope_parameters": turn.parameters}
+    fields = {**sizes(keys), **attention_sizes(keys), **rms_norm(keys), "rope_parameters": rotary.parameters}
     fields |= {
         "num_local_experts": keys["expert_count"],
         "num_experts_per_tok": keys["expert_used_count"],
@@ -128,7 +128,7 @@ def gpt_oss(keys: Keys) -> Architecture:
         "mlp.experts.down_proj": of("ffn_down_exps.weight", by=experts_turned),
         "mlp.experts.down_proj_bias": of("ffn_down_exps.bias"),
     }
-    return Architecture("gpt_oss", fields, decoder(block), heads_of(keys), (turn,))
+    return Architecture("gpt_oss", fields, decoder(block), heads_of(keys), (rotary,))
 
 
 ARCHITECTURES: dict[str, Callable[[Keys], Architecture]] = {
