@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 from cwa_engine.errors import Cancelled
+from cwa_engine.models.gguf.families import ARCHITECTURES
+from cwa_engine.models.gguf.pretokenizers import SPLITTINGS
 from cwa_engine.models.loading import blueprint, load_model
 from cwa_engine.models.sketch import sketch
 from cwa_engine.models.sources import HubAccess, absolute_name, fingerprint
@@ -83,6 +86,11 @@ SCALED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "linear where it is not said": (LINEAR, {"scaling.factor": 4.0}),
     "linear in old files": (LINEAR, {"scale_linear": 4.0}),
     "none in spite of a factor": ({"rope_theta": 1e4}, {"scaling.type": "none", "scaling.factor": 4.0}),
+    "a magnitude": (
+        {"rope_type": "longrope", "rope_theta": 1e4, "attention_factor": 1.2, "original_max_position_embeddings": 256}
+        | dict.fromkeys(("short_factor", "long_factor"), [2.0] * 8),
+        {"scaling.factor": 2.0, "scaling.attn_factor": 1.2},
+    ),
     "another base": ({"rope_theta": 12345.0}, {}),
     "YaRN": (YARN, YARN_KEYS),
     "YaRN by all its numbers": (
@@ -231,3 +239,11 @@ def test_nothing_is_written_beside_a_file_or_into_a_cache(tmp_path: Path, monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     written(tmp_path, tiny(LLAMA))
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+
+
+def test_the_page_lists_the_architectures_and_pre_tokenizers_that_are_read() -> None:
+    page = (Path(__file__).parents[2] / "docs/gguf.md").read_text()
+    architectures, pre_tokenizers = page.split("## Architectures")[1].split("## Tokenizers")
+    assert sorted(re.findall(r"^\| `([^`]+)` \|", architectures, re.MULTILINE)) == sorted(ARCHITECTURES)
+    rows = [line for line in pre_tokenizers.splitlines() if line.startswith("|") and "tokenizer.ggml.pre" not in line]
+    assert sorted(re.findall(r"`([^`]+)`", "".join(rows))) == sorted(SPLITTINGS)

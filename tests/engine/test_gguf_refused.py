@@ -63,6 +63,12 @@ def test_a_tensor_without_a_place_in_the_model_is_named(name: str, original: Any
     assert name in refused(tmp_path, original, tensors={name: torch.ones(16)})
 
 
+def test_factors_of_another_number_than_frequencies_are_refused(original: Any, tmp_path: Path) -> None:
+    assert "has 5 factors for 8 frequencies" in refused(
+        tmp_path, original, tensors={"rope_freqs.weight": torch.ones(5)}
+    )
+
+
 def test_tensors_of_other_sizes_than_the_metadata_says_are_named(original: Any, tmp_path: Path) -> None:
     said = refused(tmp_path, original, keys={"feed_forward_length": 100})
     assert "blk.0.ffn_gate.weight of [96, 64]" in said and "gate_proj.weight of [100, 64]" in said

@@ -55,3 +55,75 @@ def test_pieces_of_sentencepiece_merge_by_score_and_fall_back_to_bytes(prefix: b
     texts = [*TEXTS, "<|user|>hello <|user|> 日"]
     assert tokenizer(texts)["input_ids"] == EXPECTED[f"sentencepiece{' with a prefix' * prefix}"]
     assert [tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in TEXTS] == list(TEXTS)
+
+
+@pytest.mark.parametrize(("pre", "same"), [("qwen2", True), ("mpt", True), ("command-r", True), ("gpt-2", False)])
+def test_text_is_composed_where_the_pre_tokenizers_own_tokenizer_does(pre: str, same: bool, tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, **pairs_vocabulary(["café cafe\u0301"], pre))
+    assert (tokenizer("cafe\u0301")["input_ids"] == tokenizer("café")["input_ids"]) is same
+
+
+@pytest.mark.parametrize(("pre", "whole"), [("llama-bpe", True), ("tekken", True), ("dbrx", False), ("gpt-2", False)])
+def test_a_word_that_is_a_token_is_not_merged_where_the_pre_tokenizer_says_so(
+    pre: str, whole: bool, tmp_path: Path
+) -> None:
+    vocabulary = pairs_vocabulary(["word"], pre)
+    vocabulary |= {"tokens": [*vocabulary["tokens"], "word"], "token_type": [*vocabulary["token_type"], 1]}
+    tokenizer = load(tmp_path, **vocabulary, add_bos_token=False)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("word")["input_ids"]) == (["word"] if whole else ["wo", "rd"])
+
+
+def test_falcon_takes_digits_in_threes_and_runs_of_punctuation(tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, **pairs_vocabulary(["a12345--b"], "falcon"))
+    assert tokenizer.convert_ids_to_tokens(tokenizer("a12345--b")["input_ids"]) == ["a", "12", "3", "45", "--", "b"]
+
+
+def test_tokens_at_the_ends_of_a_text_are_those_of_the_file(tmp_path: Path) -> None:
+    vocabulary = pieces_vocabulary(TEXTS)
+    a = len(vocabulary["tokens"])
+    vocabulary |= {"tokens": [*vocabulary["tokens"], "<end>"], "token_type": [*vocabulary["token_type"], 3]}
+    vocabulary |= {"scores": [*vocabulary["scores"], 0.0], "eos_token_id": a, "padding_token_id": 2}
+    tokenizer = load(tmp_path, **vocabulary, add_eos_token=True)
+    ids = tokenizer("tab")["input_ids"]
+    assert (ids[0], ids[-1]) == (1, a)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id) == (
+        1,
+        a,
+        0,
+        2,
+    )
+    assert tokenizer("</s>", add_special_tokens=False)["input_ids"] == [2]
+
+
+def test_no_text_becomes_a_token_that_fills_up_the_vocabulary(tmp_path: Path) -> None:
+    vocabulary = pairs_vocabulary(["[PAD]"], "llama-bpe")
+    vocabulary |= {"tokens": [*vocabulary["tokens"], "[PAD"], "token_type": [*vocabulary["token_type"], 5]}
+    tokenizer = load(tmp_path, **vocabulary, add_bos_token=False)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("[PAD")["input_ids"]) == ["[P", "AD"]
+
+
+@pytest.mark.parametrize(("name", "strips"), [("Llama", False), ("Phi-3-mini", True), ("My Phi3 tune", True)])
+def test_special_tokens_of_phi_3_take_the_spaces_behind_them(name: str, strips: bool, tmp_path: Path) -> None:
+    vocabulary = pieces_vocabulary(["a"])
+    family, size = FAMILIES["llama"], len(vocabulary["tokens"])
+    path = tmp_path / "model.gguf"
+    write_family(
+        path,
+        family,
+        tiny(family, vocab_size=size),
+        tokenizer={"merges": None, **vocabulary, "add_bos_token": False},
+        general={"general.name": name},
+    )
+    tokenizer = load_model(str(path)).tokenizer
+    rest = [] if strips else ["▁", "<0x0A>"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer("<|user|>\n")["input_ids"]) == ["<|user|>", *rest]
+
+
+def test_scores_that_are_no_ranks_are_noted(tmp_path: Path) -> None:
+    vocabulary = pieces_vocabulary(TEXTS)
+    vocabulary["scores"] = [score / 3 for score in vocabulary["scores"]]
+    family, size = FAMILIES["llama"], len(vocabulary["tokens"])
+    path = write_family(
+        tmp_path / "m.gguf", family, tiny(family, vocab_size=size), tokenizer={"merges": None, **vocabulary}
+    )
+    assert any("scores as of a unigram vocabulary" in note for note in load_model(str(path)).notes)

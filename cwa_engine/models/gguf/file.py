@@ -27,6 +27,7 @@ _VERSIONS = (2, 3)
 _ALIGNMENT = 32  # bytes, where general.alignment says nothing else
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY, _FLOAT32 = 8, 9, 6
+_AT_ONCE = 1 << 22  # numbers that are dequantised at once
 
 # What torch holds as it is stored; all else is dequantised to float32.
 _PLAIN = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -54,14 +55,24 @@ class GgufTensor:
 
     def load(self) -> Tensor:
         """The tensor in fresh memory. Raises ModelBroken for a file that has become shorter."""
-        stored = np.fromfile(self.path, np.uint8, self.size_bytes, offset=self.offset)
-        if stored.size != self.size_bytes:
-            raise broken(self.path, f"it ends within {self.name}")
         if not self.quantised:
-            return torch.from_numpy(stored).view(self.dtype).reshape(self.shape)
+            return torch.from_numpy(self._bytes(0, self.size_bytes)).view(self.dtype).reshape(self.shape)
         gguf = package()
-        rows = stored.reshape(*self.shape[:-1], -1)
-        return torch.from_numpy(gguf.dequantize(rows, gguf.GGMLQuantizationType[self.kind])).reshape(self.shape)
+        kind, width = gguf.GGMLQuantizationType[self.kind], self.shape[-1]
+        loaded = torch.empty(math.prod(self.shape) // width, width)
+        row_bytes, step = self.size_bytes // len(loaded), max(_AT_ONCE // width, 1)
+        # A few rows at a time: the package takes twice the memory of what it gives.
+        for first in range(0, len(loaded), step):
+            rows = loaded[first : first + step]
+            codes = self._bytes(first * row_bytes, len(rows) * row_bytes).reshape(len(rows), row_bytes)
+            rows.copy_(torch.from_numpy(gguf.dequantize(codes, kind)))
+        return loaded.reshape(self.shape)
+
+    def _bytes(self, start: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        stored = np.fromfile(self.path, np.uint8, size, offset=self.offset + start)
+        if stored.size != size:
+            raise broken(self.path, f"it ends within {self.name}")
+        return stored
 
 
 @dataclass(frozen=True)
