@@ -191,6 +191,16 @@ def test_shards_of_two_models_are_not_joined(original: Any, tmp_path: Path) -> N
     assert "says that it is shard 0 of 2" in refusal(first)
 
 
+def test_shards_that_lack_tensors_are_not_the_whole_model(original: Any, tmp_path: Path) -> None:
+    first = write_family(tmp_path / "model.gguf", LLAMA, original, shards=2)
+    content, key = bytearray(first.read_bytes()), b"split.tensors.count"
+    place = content.index(key) + len(key) + 4
+    assert struct.unpack("<i", content[place : place + 4]) == (21,)
+    content[place : place + 4] = struct.pack("<i", 22)
+    first.write_bytes(content)
+    assert "hold 21 tensors, where split.tensors.count says 22" in refusal(first)
+
+
 def test_a_truncated_file_is_called_so_wherever_it_ends(original: Any, tmp_path: Path) -> None:
     path = write_family(tmp_path / "model.gguf", LLAMA, original)
     content = path.read_bytes()

@@ -83,6 +83,13 @@ def experts(path: str = "mlp.experts") -> dict[str, str | tuple[Origin, ...]]:
     }
 
 
+def expert_width(keys: Keys) -> int:
+    """Inner features of one expert, which not all files say."""
+    width = keys.tensor("blk.0.ffn_gate_exps.weight").shape[-2]
+    keys.expect("expert_feed_forward_length", width, 0)
+    return width
+
+
 def decoder(block: Table, norm: str = "model.norm") -> dict[str, str | tuple[Origin, ...]]:
     """The names that most models of transformers have outside and before their blocks."""
     ends = {"model.embed_tokens": "token_embd", norm: "output_norm", "lm_head": "output"}

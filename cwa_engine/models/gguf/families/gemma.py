@@ -83,7 +83,7 @@ def gemma2(keys: Keys) -> Architecture:
 
 
 def gemma3(keys: Keys) -> Architecture:
-    """Five blocks with a window, then one without. Blocks with a window rotary by frequencies of their own, unscaled."""
+    """Five blocks with a window, then one without. Blocks with a window are rotated by frequencies of their own, unscaled."""
     size, window = head_size(keys), keys.get("attention.sliding_window", 0)
     rotary, local = rope(keys, size), plain_rope(keys.get("rope.freq_base_swa", 10000.0), size)
     ropes: tuple[Rope, ...] = (rotary, local) if window else (rotary,)

@@ -40,7 +40,9 @@ def _common(keys: Keys, rotary: Rope) -> dict[str, Any]:
     return {**sizes(keys), **attention_sizes(keys), **rms_norm(keys), "rope_parameters": rotary.parameters}
 
 
-def _plain(model_type: str, block: Table, fields: Callable[[Keys], dict[str, Any]]) -> Callable[[Keys], Architecture]:
+def _like_llama(
+    model_type: str, block: Table, fields: Callable[[Keys], dict[str, Any]]
+) -> Callable[[Keys], Architecture]:
     """An architecture that differs from LLaMA in a few fields alone."""
 
     def describe(keys: Keys) -> Architecture:
@@ -271,9 +273,9 @@ _ARCEE: Table = {**attention(paired=True), **_NORMS, "mlp.up_proj": "ffn_up", "m
 ARCHITECTURES: dict[str, Callable[[Keys], Architecture]] = {
     "llama": llama,
     "mistral3": mistral3,
-    "arcee": _plain("arcee", _ARCEE, _biases),
-    "smollm3": _plain("smollm3", _PAIRED, _smollm3),
-    "granite": _plain("granite", _PAIRED, _granite),
+    "arcee": _like_llama("arcee", _ARCEE, _biases),
+    "smollm3": _like_llama("smollm3", _PAIRED, _smollm3),
+    "granite": _like_llama("granite", _PAIRED, _granite),
     "granitemoe": granitemoe,
     "phi3": phi3,
     "stablelm": stablelm,
@@ -285,9 +287,9 @@ ARCHITECTURES: dict[str, Callable[[Keys], Architecture]] = {
     "cohere2": cohere2,
     "exaone4": exaone4,
     "glm4": glm4,
-    "ernie4_5": _plain("ernie4_5", _HALVED, lambda keys: {"use_bias": has_qkv_bias(keys)}),
-    "hunyuan-dense": _plain("hunyuan_v1_dense", _HUNYUAN, lambda keys: {"attention_bias": has_qkv_bias(keys)}),
-    "seed_oss": _plain(
+    "ernie4_5": _like_llama("ernie4_5", _HALVED, lambda keys: {"use_bias": has_qkv_bias(keys)}),
+    "hunyuan-dense": _like_llama("hunyuan_v1_dense", _HUNYUAN, lambda keys: {"attention_bias": has_qkv_bias(keys)}),
+    "seed_oss": _like_llama(
         "seed_oss",
         _SEED_OSS,
         lambda keys: _biases(keys) | {"attention_out_bias": block_has(keys, "attn_output.bias")},

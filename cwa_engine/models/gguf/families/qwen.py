@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from cwa_engine.models.gguf.description import (
@@ -14,6 +13,7 @@ from cwa_engine.models.gguf.description import (
     attention,
     attention_sizes,
     decoder,
+    expert_width,
     experts,
     has_qkv_bias,
     head_size,
@@ -51,44 +51,38 @@ def qwen3(keys: Keys) -> Architecture:
     return _of(keys, "qwen3", {**GATED_MLP, **QK_NORMS}, attention_bias=has_qkv_bias(keys))
 
 
-def _mixture(keys: Keys, model_type: str, block: Table, normalised: bool, width: str, **fields: Any) -> Architecture:
-    """`normalised`: whether llama.cpp lets the weights of the experts that are used add up to 1 where the file is silent.
-
-    `width` is the config's field for the width of one expert.
-    """
+def _mixture(keys: Keys, model_type: str, block: Table, normalised: bool, **fields: Any) -> Architecture:
+    """`normalised`: whether the weights of the experts that are used add up to 1 in llama.cpp, where the file is silent."""
     keys.expect("expert_gating_func", 1)
     keys.expect("expert_weights_scale", 0.0, 1.0)
-    said, used = keys.get("expert_weights_norm"), keys["expert_used_count"]
+    said = keys.get("expert_weights_norm")
     how = "are normalised to add up to 1" if normalised else "are not normalised"
+    assumed = f"the weights of the experts that are used {how}, as in llama.cpp: the file does not say"
     fields |= {
         "num_experts": keys["expert_count"],
-        "num_experts_per_tok": used,
+        "num_experts_per_tok": keys["expert_used_count"],
         "norm_topk_prob": normalised if said is None else said,
     }
     table = {**experts(), **block, "mlp.gate": "ffn_gate_inp"}
-    assumed = f"the weights of the experts that are used {how}, as in llama.cpp: the file does not say"
-    described = _of(keys, model_type, table, assumed if said is None else "", **fields)
-    own = keys.get("expert_feed_forward_length", 0)
-    width_of_one = own or keys["feed_forward_length"] // (used if width == "moe_intermediate_size" else 1)
-    return replace(described, fields={**described.fields, width: width_of_one})
+    return _of(keys, model_type, table, assumed if said is None else "", **fields)
 
 
 def qwen2moe(keys: Keys) -> Architecture:
     """One expert that all tokens go through, weighed by a gate of its own."""
-    shared = keys.get("expert_shared_feed_forward_length", 0) or keys["feed_forward_length"]
-    fields = {"shared_expert_intermediate_size": shared, "qkv_bias": has_qkv_bias(keys)}
-    return _mixture(keys, "qwen2_moe", _SHARED, normalised=False, width="moe_intermediate_size", **fields)
+    shared = keys.tensor("blk.0.ffn_gate_shexp.weight").shape[0]
+    keys.expect("expert_shared_feed_forward_length", shared, 0)
+    widths = {"moe_intermediate_size": expert_width(keys), "shared_expert_intermediate_size": shared}
+    return _mixture(keys, "qwen2_moe", _SHARED, normalised=False, qkv_bias=has_qkv_bias(keys), **widths)
 
 
 def qwen3moe(keys: Keys) -> Architecture:
-    bias = has_qkv_bias(keys)
-    width = "moe_intermediate_size"
-    return _mixture(keys, "qwen3_moe", QK_NORMS, normalised=True, width=width, attention_bias=bias)
+    fields = {"moe_intermediate_size": expert_width(keys), "attention_bias": has_qkv_bias(keys)}
+    return _mixture(keys, "qwen3_moe", QK_NORMS, normalised=True, **fields)
 
 
 def olmoe(keys: Keys) -> Architecture:
-    clip = keys.get("attention.clamp_kqv", 0.0) or None
-    return _mixture(keys, "olmoe", QK_NORMS, normalised=False, width="intermediate_size", clip_qkv=clip)
+    fields = {"intermediate_size": expert_width(keys), "clip_qkv": keys.get("attention.clamp_kqv", 0.0) or None}
+    return _mixture(keys, "olmoe", QK_NORMS, normalised=False, **fields)
 
 
 def phimoe(keys: Keys) -> Architecture:
@@ -105,10 +99,9 @@ def phimoe(keys: Keys) -> Architecture:
 
 def gpt_oss(keys: Keys) -> Architecture:
     """Every other block sees a window; a learned number for each head takes part of the attention. YaRN without whole ends."""
-    size = head_size(keys)
-    rotary = rope(keys, size, truncate=False)
+    rotary = rope(keys, head_size(keys), truncate=False)
     same_base(keys, rotary)
-    keys.expect("feed_forward_length", keys["expert_feed_forward_length"])
+    keys.expect("feed_forward_length", expert_width(keys))
     fields = {**sizes(keys), **attention_sizes(keys), **rms_norm(keys), "rope_parameters": rotary.parameters}
     fields |= {
         "num_local_experts": keys["expert_count"],
