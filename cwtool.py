@@ -11,14 +11,14 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cwa_engine import __version__
-from cwa_engine.errors import Cancelled, CwaError, DaemonUnreachable
-from cwa_engine.models.sources import absolute_name
+from cwa_engine.errors import Cancelled, CwaError, DaemonUnreachable, InvalidInput
+from cwa_engine.files import user_path
+from cwa_engine.models.sources import absolute_name, name_and_revision
 from cwa_tui.console import run_options as opt
 from cwa_tui.console.keys import hosts_app, keys_app
 from cwa_tui.console.options import Json, SeveralValues
@@ -66,7 +66,11 @@ def choose_host(
         str | None, typer.Option(help="A daemon on another machine, by its name in `daemon hosts`.")
     ] = None,
 ) -> None:
-    if host:
+    if host is not None:
+        if not host.strip():
+            raise InvalidInput(
+                "--host is empty", hint="`cwtool daemon hosts` lists names; left out, it is this machine"
+            )
         os.environ["CWTOOL_HOST"] = host
 
 
@@ -87,9 +91,11 @@ def run(
     fidelity: opt.FidelityOption = None,
     data_file: opt.DataFile = None,
     dataset: opt.Dataset = None,
+    text_column: opt.TextColumn = None,
     eval_limit: opt.EvalLimit = None,
     seq_len: opt.SeqLen = 512,
     packed: opt.Packed = False,
+    bos: opt.Bos = "auto",
     fast_perturbation: opt.FastPerturbation = False,
     no_perturbation: opt.NoPerturbation = False,
     perturb: opt.Perturb = None,
@@ -136,9 +142,11 @@ def ablate(
     exclude: opt.Exclude = None,
     data_file: opt.DataFile = None,
     dataset: opt.Dataset = None,
+    text_column: opt.TextColumn = None,
     eval_limit: opt.EvalLimit = None,
     seq_len: opt.SeqLen = 512,
     packed: opt.Packed = False,
+    bos: opt.Bos = "auto",
     seed: opt.Seed = 0,
     output: opt.Output = None,
     revision: Revision = None,
@@ -169,9 +177,11 @@ def plan(
     topk: opt.TopK = None,
     data_file: opt.DataFile = None,
     dataset: opt.Dataset = None,
+    text_column: opt.TextColumn = None,
     eval_limit: opt.EvalLimit = None,
     seq_len: opt.SeqLen = 512,
     packed: opt.Packed = False,
+    bos: opt.Bos = "auto",
     revision: Revision = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -248,9 +258,12 @@ def load(
 
 @app.command(rich_help_panel="Models")
 def unload(model: Model, as_json: Json = False) -> None:
-    """Free a warm model's memory."""
+    """Free a warm model's memory, whatever its revision."""
+    name, revision = name_and_revision(absolute_name(model))
+    if revision:
+        raise InvalidInput("a model is unloaded with all its revisions", hint=f"`cwtool unload {name}`")
     with _client(start=False) as client:
-        names = client.unload(absolute_name(model))
+        names = client.unload(name)
         show({"unloaded": names} if as_json else f"unloaded {', '.join(names)}")
 
 
@@ -512,7 +525,7 @@ def doctor(
         bool, typer.Option("--repair", help="Set a damaged job database aside and find finished runs again.")
     ] = False,
     bundle: Annotated[
-        Path | None, typer.Option(help="Write the findings and logs to this zip file, without secrets.")
+        str | None, typer.Option(help="Write the findings and logs to this zip file, without secrets.", metavar="FILE")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -520,12 +533,13 @@ def doctor(
     from cwa_daemon.client import examine
     from cwa_tui.console.doctor import checks_table
 
-    found = examine(repair=repair, bundle=bundle)
+    target = None if bundle is None else user_path(bundle, "--bundle")
+    found = examine(repair=repair, bundle=target)
     for sentence in found["repaired"]:
         say(sentence)
     show(found if as_json else checks_table(found["checks"]))
-    if bundle:
-        say(f"wrote {bundle}")
+    if target:
+        say(f"wrote {target}")
     if any(check["state"] == "problem" for check in found["checks"]):
         raise typer.Exit(1)
 

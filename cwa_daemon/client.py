@@ -22,11 +22,10 @@ from typing import Any, TypeVar
 import zmq
 import zmq.asyncio
 
-from cwa_daemon import lifecycle, protocol
+from cwa_daemon import handover, lifecycle, protocol
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
 from cwa_engine import __version__
-from cwa_engine.data.corpus import load_texts
 from cwa_engine.errors import DaemonUnreachable, NotGreeted, error_from_dict
 from cwa_engine.files import check_output
 from cwa_engine.models.sources import HubAccess
@@ -131,11 +130,13 @@ class AsyncClient:
 
         Who is not sure whether a submission arrived may repeat it with the same `client_key`: it runs once.
 
+        Texts that the daemon cannot open, out of a pipe or from here for another machine, are handed over before.
+
         Raises DataError for texts that cannot be used and OutputError for a folder that cannot be written.
         """
-        load_texts(spec.data_file, spec.eval_limit)
         if spec.output:
             check_output(spec.output)
+        spec = await self._with_texts(spec)
         return await self._submit("run", spec, command, options, client_key)
 
     async def load(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
@@ -144,7 +145,7 @@ class AsyncClient:
 
     async def plan(self, spec: RunSpec, command: str = "") -> str:
         """Queue the planning of a run and give the job's run id; the plan is in its event of kind "plan"."""
-        return await self._submit("plan", spec, command)
+        return await self._submit("plan", await self._with_texts(spec), command)
 
     async def retry(self, run_id: str) -> str:
         """Queue an ended run again, and give the new run id."""
@@ -250,6 +251,15 @@ class AsyncClient:
         return Stopped(reply["pid"], reply["interrupted"], reply["queued"])
 
     # the wire
+
+    async def _with_texts(self, spec: RunSpec) -> RunSpec:
+        """The spec with texts that the daemon can read: it is handed a copy of those that it cannot."""
+        away, most_bytes = bool(self.settings.host), self.settings.texts_bytes
+        found = await handover.in_thread(lambda: handover.prepare(spec, away, most_bytes))
+        if found is None:
+            return spec
+        path = await handover.send(found, self._request)
+        return spec.model_copy(update={"data_file": path, "data_name": found.shown})
 
     async def _submit(
         self,

@@ -49,6 +49,12 @@ async def submit(server: Server, identity: bytes, request: protocol.Submit) -> R
     return {"run_id": run_id}
 
 
+@handles(protocol.KeepTexts)
+async def keep_texts(server: Server, identity: bytes, request: protocol.KeepTexts) -> Reply:
+    here, path = await server.texts.keep(request)
+    return {"here": here, "path": str(path) if path else None}
+
+
 @handles(protocol.Retry)
 async def retry(server: Server, identity: bytes, request: protocol.Retry) -> Reply:
     return {"run_id": server.jobs.retry(request.run_id, request.client_key, request.access.model_dump())}
@@ -83,7 +89,9 @@ async def resume(server: Server, identity: bytes, request: protocol.Resume) -> R
 
 @handles(protocol.Prune)
 async def prune(server: Server, identity: bytes, request: protocol.Prune) -> Reply:
-    return server.jobs.prune(request.older_than_s, request.with_results, request.dry_run).model_dump()
+    pruned = server.jobs.prune(request.older_than_s, request.with_results, request.dry_run)
+    await server.texts.sweep()
+    return pruned.model_dump()
 
 
 @handles(protocol.Subscribe)

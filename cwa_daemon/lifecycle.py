@@ -12,8 +12,11 @@ from contextlib import contextmanager
 
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import DaemonNotStartable
+from cwa_engine.files import user_path
 
 ALREADY = "another daemon has this state folder"
+_OURS = ("CWTOOL_", "HF_", "XDG_")  # that the daemon, its workers and the libraries they use read
+_PATHS = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
 LOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length (0: to the end), pid
 
 
@@ -63,11 +66,7 @@ def start(settings: Settings) -> bool:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env={
-                **os.environ,
-                "CWTOOL_HOME": str(settings.home.absolute()),
-                **({"CWTOOL_LISTEN": settings.listen} if settings.listen else {}),
-            },
+            env=_environment(settings),
             cwd="/",
         )
         os.close(writer)
@@ -81,6 +80,14 @@ def start(settings: Settings) -> bool:
         assert process.stderr
         message = (process.stderr.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
     raise DaemonNotStartable(f"the daemon cannot start: {message}", hint=hint or f"see {settings.daemon_log}")
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """That of the daemon. Its working folder is another, so paths are absolute; an empty variable of ours is not set."""
+    environment = {name: value for name, value in os.environ.items() if value or not name.startswith(_OURS)}
+    paths = {name: str(user_path(environment[name], name)) for name in _PATHS if name in environment}
+    listen = {"CWTOOL_LISTEN": settings.listen} if settings.listen else {}
+    return {**environment, **paths, "CWTOOL_HOME": str(settings.home), **listen}
 
 
 def wait_until_gone(pid: int, timeout_s: float | None) -> bool:

@@ -18,8 +18,10 @@ from cwa_engine.errors import InvalidInput
 from cwa_engine.spec import RunSpec
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 1
+PROTOCOL_MINOR = 2
 MAX_MESSAGE_BYTES = 16 * 2**20
+PIECE_BYTES = 2**20  # of a file that is handed over; each is a message, and others come in between
+MOST_NAME = 200  # characters of a file's name
 MAX_DEPTH = 16
 CREDIT = 64  # events a subscriber may have received without acknowledging them
 ACKNOWLEDGE_EVERY = 16  # events; each acknowledgement is a message to answer for a daemon with many followers
@@ -78,6 +80,20 @@ class Submit(Request):
     command: str = Field(default="", max_length=20_000)
     access: Access = Access()
     options: JobOptions = JobOptions()
+
+
+class KeepTexts(Request):
+    """A piece of a file of texts that the daemon cannot open itself. It says how much is `here`, then the file's `path`.
+
+    With empty `data` it is asked what is here already.
+    """
+
+    op: Literal["keep_texts"] = "keep_texts"
+    name: str = Field(pattern=r"^[^/\x00]*[^/\x00.][^/\x00]*$", max_length=MOST_NAME)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size_bytes: int = Field(ge=1)
+    offset: int = Field(ge=0)
+    data: bytes = Field(max_length=PIECE_BYTES, repr=False)
 
 
 class Retry(Request):
@@ -191,6 +207,7 @@ class GetTelemetry(Request):
 AnyRequest = Annotated[
     Hello
     | Submit
+    | KeepTexts
     | Retry
     | Cancel
     | GetJob

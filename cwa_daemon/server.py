@@ -29,6 +29,7 @@ from cwa_daemon.lifecycle import hold_lock
 from cwa_daemon.security import private_folder
 from cwa_daemon.settings import Settings
 from cwa_daemon.store import Store
+from cwa_daemon.texts import KeptTexts
 from cwa_engine import __version__
 from cwa_engine.errors import CwaError, NotGreeted, Refused, RunFailed, VersionMismatch
 from cwa_engine.reporting.export import library_versions
@@ -58,6 +59,7 @@ class Server:
         library_versions()  # those it began with: to read them takes longer than to answer who asks
         self.store = Store(settings.database)
         self.jobs = Jobs(self.store, settings, self._on_event)
+        self.texts = KeptTexts(settings.texts, settings.texts_bytes, self.store.data_files)
         self.stopping = asyncio.Event()
         self.draining: asyncio.Task[None] | None = None  # until what runs has ended
         self.history: deque[protocol.Sample] = deque(maxlen=HISTORY)
@@ -80,6 +82,7 @@ class Server:
     async def serve(self) -> None:
         """Answer until asked to stop, then end the workers and close."""
         self.jobs.recover()
+        await self.texts.sweep()
         receivers = [asyncio.create_task(self._receive(door)) for door in self.doors.values()]
         ticker = asyncio.create_task(self._tick())
         await self.stopping.wait()

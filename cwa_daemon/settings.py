@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cwa_engine import durations
 from cwa_engine.errors import InvalidInput
+from cwa_engine.files import user_path
 
 CONFIG_FILE = Path(platformdirs.user_config_dir("cwtool")) / "config.toml"
 
@@ -33,6 +34,7 @@ class Settings(BaseModel):
     memory_budget_gb: float | None = None  # for the warm models of a device; None: what is free less the reserve
     memory_reserve_gb: float = 1.0  # left free on each device
     cache_gb: float = 1.0  # for scores that are kept between runs
+    texts_gb: float = 1.0  # the most that a client may hand over at once, out of a pipe or from another machine
     listen: str | None = None  # tcp://HOST:PORT, for clients on other machines whose keys are allowed
     host: str | None = None  # of a client: the name of a daemon on another machine
     trust_remote_code: bool = False  # run code that comes with a model
@@ -48,6 +50,11 @@ class Settings(BaseModel):
                 f"setting {name} is {first['input']!r}: {first['msg']}",
                 hint=f"it is read from CWTOOL_{str(name).upper()} and {CONFIG_FILE}",
             ) from error
+
+    @field_validator("home")
+    @classmethod
+    def _absolute_home(cls, home: Path) -> Path:
+        return user_path(str(home), "the state folder")
 
     @field_validator("keep_alive")
     @classmethod
@@ -70,6 +77,15 @@ class Settings(BaseModel):
     def runs(self) -> Path:
         """Where run folders are."""
         return self.home / "runs"
+
+    @property
+    def texts(self) -> Path:
+        """Where texts are kept that clients handed over."""
+        return self.home / "texts"
+
+    @property
+    def texts_bytes(self) -> int:
+        return int(self.texts_gb * 1e9)
 
     @property
     def logs(self) -> Path:
@@ -110,11 +126,13 @@ def _config_file() -> dict[str, Any]:
 
 
 def _environment(names: Iterable[str]) -> dict[str, str]:
-    return {name: os.environ[key] for name in names if (key := f"CWTOOL_{name.upper()}") in os.environ}
+    """Variables that are set; an empty one counts as unset."""
+    found = {name: os.environ.get(f"CWTOOL_{name.upper()}") for name in names}
+    return {name: value for name, value in found.items() if value}
 
 
 def _runtime_root() -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR")
-    if base and Path(base).is_dir():
+    if base and Path(base).is_absolute() and Path(base).is_dir():
         return Path(base) / "cwtool"
     return Path("/tmp") / f"cwtool-{os.getuid()}"

@@ -183,6 +183,11 @@ class Store:
         rows = self._db.execute("SELECT * FROM jobs WHERE finished < ? ORDER BY number", [moment])
         return [job for row in rows if (job := _job(row))]
 
+    def data_files(self) -> list[str]:
+        """The files of texts that jobs use."""
+        rows = self._db.execute("SELECT DISTINCT spec ->> 'data_file' AS file FROM jobs WHERE file IS NOT NULL")
+        return [row["file"] for row in rows]
+
     def remove_job(self, run_id: str) -> None:
         self._write("DELETE FROM jobs WHERE run_id = ?", [run_id])
 

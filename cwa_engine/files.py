@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and folders that can be written. torch-free."""
+"""Paths as users write them, files that are there whole or not at all, folders that can be written. torch-free."""
 
 from __future__ import annotations
 
@@ -7,7 +7,35 @@ import sys
 import uuid
 from pathlib import Path
 
-from cwa_engine.errors import OutputError
+from cwa_engine.errors import InvalidInput, OutputError, did_you_mean
+
+
+def user_path(given: str, what: str) -> Path:
+    """An absolute path: `~` is the home folder, and what is relative lies in the working folder.
+
+    Raises InvalidInput, naming `what`, for a path that is empty or can be none.
+    """
+    if not given.strip():
+        raise InvalidInput(f"{what} is empty", hint="give a path, or leave it out")
+    path = os.path.expanduser(given)  # noqa: PTH111  # pathlib takes ./~ for ~
+    if path.startswith("~"):
+        raise InvalidInput(f"{what} {given}: there is no such user", hint=f"write ./{given} for a file of that name")
+    try:
+        if b"\0" in path.encode():
+            raise InvalidInput(f"{what} {given!r} holds a NUL character", hint="check the path")
+    except UnicodeEncodeError:
+        raise InvalidInput(f"{what} {given!r} is not UTF-8", hint="rename it; cwtool writes names as UTF-8") from None
+    return Path(path).absolute()
+
+
+def near_files(path: Path) -> str:
+    """What to try instead of a path that does not exist: `did you mean 'x'?`, or which folder is missing."""
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    try:
+        return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()]) or "check the path"
+    except OSError as error:
+        return f"the folder {path.parent} cannot be read: {error.strerror}"
 
 
 def check_output(folder: Path) -> None:

@@ -6,11 +6,12 @@ import hashlib
 import re
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from cwa_engine.errors import InvalidInput
+from cwa_engine.models.sources import name_and_revision
 from cwa_engine.perturbation.controls import CONTROLS
 from cwa_engine.perturbation.kinds import PERTURBATIONS, STANDARD, Options
 from cwa_engine.sensitivity.metrics import ABLATION, METRICS
@@ -21,6 +22,7 @@ Gradients = Literal["auto", "resident", "sweep"]
 Offload = Literal["none", "cpu"]
 Structure = Literal["weight", "row", "column", "head"]
 Scope = Literal["global", "per_layer", "per_parameter", "per_component"]
+Bos = Literal["auto", "always", "never"]
 
 PROPOSERS = ("grad_x_weight", "taylor")  # name the candidates of ablation where nobody does
 _ONE_BLOCK = {"gradients": "sweep", "offload": "cpu"}  # options with which no two blocks have gradients at once
@@ -48,10 +50,13 @@ class RunSpec(BaseModel):
     candidates: int = 1000  # ablation: how many weights are measured one by one
     critical_set: FiniteFloat | None = Field(default=None, gt=1)  # ablation: factor of perplexity a set is sought for
     data_file: Path | None = None  # None: the dataset, or the built-in texts
+    data_name: str | None = None  # what the user called it, where data_file is a copy
     dataset: str | None = None  # NAME[:CONFIG][:SPLIT]
+    text_column: str | None = None  # of a table or of JSON objects; None: the one with a usual name
     eval_limit: int | None = None  # the first N texts, None: all
     seq_len: int = 512  # tokens; longer texts are cut, and the summary says how many
     packed: bool = False  # join the texts and cut windows of seq_len
+    bos: Bos = "auto"  # auto: what the tokenizer puts before a text, or BOS where the model needs it
     batch_size: int | None = None  # None: 1 on a CPU, as many as fit elsewhere
     gradients: Gradients = "auto"  # auto: resident where memory allows, else sweep
     offload: Offload = "none"  # cpu: blocks live in CPU memory and come to the device one at a time
@@ -71,6 +76,15 @@ class RunSpec(BaseModel):
     fidelity: int | None = None  # units per metric whose predicted loss change is measured
     seed: int = 0
     output: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_model_name(cls, fields: Any) -> Any:
+        """`gpt2@main`, or the address of its page on the Hub, as model and revision."""
+        if isinstance(fields, dict) and isinstance(fields.get("model"), str):
+            model, revision = name_and_revision(fields["model"], fields.get("revision"))
+            return {**fields, "model": model, "revision": revision}
+        return fields
 
     @field_validator("metrics")
     @classmethod
@@ -123,6 +137,10 @@ class RunSpec(BaseModel):
             raise InvalidInput("nothing to rank and nothing to damage", hint="give --metric or --weights")
         if self.data_file and self.dataset:
             raise InvalidInput("--data-file and --dataset exclude each other", hint="give one of them")
+        if self.text_column is not None and not (self.data_file or self.dataset):
+            raise InvalidInput(
+                "the built-in texts have no columns", hint="leave out --text-column, or give --data-file"
+            )
         if self.weights and "bottom" in self.controls:
             raise InvalidInput("given weights have no lowest scores", hint="leave out --control bottom, or --weights")
         if ABLATION in self.metrics:
@@ -177,8 +195,8 @@ class RunSpec(BaseModel):
         return self.topk[-1]
 
     def sha256(self) -> str:
-        """Hash of the spec as canonical JSON, without the output folder, which does not change what is found."""
-        return hashlib.sha256(self.model_dump_json(exclude={"output"}).encode()).hexdigest()
+        """Hash of the spec as canonical JSON, without the output folder and names, which do not change what is found."""
+        return hashlib.sha256(self.model_dump_json(exclude={"output", "data_name"}).encode()).hexdigest()
 
 
 def parse_spec(fields: dict[str, object]) -> RunSpec:
@@ -206,8 +224,8 @@ def command_of(spec: RunSpec) -> str:
 
 
 _IN_COMMANDS = (
-    "data_file", "dataset", "revision", "seq_len", "packed", "dtype", "gradients", "offload", "eval_limit",
-    "fast_perturbation",
+    "data_file", "dataset", "text_column", "revision", "seq_len", "packed", "bos", "dtype", "gradients", "offload",
+    "eval_limit", "fast_perturbation",
 )  # fmt: skip
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from cwa_engine.catalog import CATALOG, CatalogModel, catalog_model
 from cwa_engine.errors import InvalidInput, near_names
+from cwa_engine.files import user_path
 from cwa_engine.models.sources import absolute_name
 from cwa_engine.spec import RunSpec, parse_spec
 from cwa_tui import format as fmt
@@ -37,7 +37,9 @@ class Draft:
             "fast_perturbation": self.fast_perturbation,
         }
         if self.data_file.strip():
-            fields["data_file"] = Path(self.data_file.strip()).expanduser().absolute()
+            if self.data_file.strip() in ("-", "/dev/stdin"):
+                raise InvalidInput("a form has no standard input", hint="`... | cwtool run --data-file -` reads it")
+            fields["data_file"] = user_path(self.data_file.strip(), "the file of texts")
         if self.eval_limit.strip():
             fields["eval_limit"] = _whole_number("first texts", self.eval_limit, "32")
         if self.no_perturbation:
@@ -53,7 +55,7 @@ def model_names(warm: list[str]) -> list[str]:
 
 def about_model(typed: str, warm: list[str]) -> str:
     """One line on what the guide knows of a name that is being typed."""
-    name = typed.strip().lower()
+    name = typed.strip().lower().partition("@")[0].rstrip("/")
     if not name:
         return f"warm: {', '.join(warm)}" if warm else "an alias, a Hub id, a folder or a .gguf file"
     if exact := catalog_model(name):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from cwa_engine.data.columns import Tally
 from cwa_engine.data.datasets import dataset_texts
-from cwa_engine.errors import DataError, did_you_mean
+from cwa_engine.data.formats import read_texts
+from cwa_engine.data.textfile import open_regular
+from cwa_engine.errors import DataError
+from cwa_engine.events import Emit, Note, ignore
 
 T = TypeVar("T")
 
-CODE_CHUNK_CHARACTERS = 1500  # about 400 tokens: one sequence of source code
 BUILTIN = "built-in passages"
 
 
@@ -27,21 +31,59 @@ class Text:
     where: str
 
 
-def load_texts(data_file: Path | None, limit: int | None = None, dataset: str | None = None) -> list[Text]:
-    """The first `limit` texts of a file, of a dataset, or of the built-in passages.
+def load_texts(
+    data_file: Path | None,
+    limit: int | None = None,
+    dataset: str | None = None,
+    column: str | None = None,
+    name: str | None = None,
+    emit: Emit = ignore,
+) -> list[Text]:
+    """The first `limit` texts of a file, of a dataset, or of the built-in passages; a file is read no further.
 
-    `.txt` holds passages separated by blank lines, `.jsonl` a JSON object with a field `text` in each line; any other
-    file is read as source code, in chunks of whole paragraphs. Raises DataError for what holds no text.
+    `column` has the texts of a table or of JSON objects; None stands for the usual one. `name` is what the user called a
+    file that is a copy. `emit` hears how a file was read where its name does not say it, and what was left out.
+
+    Raises DataError for what holds no text; `docs/texts.md` says what is read how.
     """
     if dataset is not None:
-        source, contents = dataset, dataset_texts(dataset, limit)
-    elif data_file is None:
-        source, contents = BUILTIN, _paragraphs((files(__package__) / "passages.txt").read_text("utf-8"))
-    else:
-        source, contents = data_file.name, _contents(data_file)
-    if not contents:
-        raise DataError(f"{source} holds no text", hint=_FORMAT_HINT)
-    return [Text(content, f"text {number} of {source}") for number, content in enumerate(contents[:limit], start=1)]
+        tally = Tally()
+        return _numbered(dataset, dataset_texts(dataset, column, emit, tally), limit, emit, tally)
+    if data_file is None:
+        passages = io.BytesIO((files(__package__) / "passages.txt").read_bytes())
+        return _numbered(BUILTIN, read_texts(io.BufferedReader(passages), "passages.txt"), limit)
+    with _opened(data_file, name) as file:
+        return file_texts(file, name or data_file.name, limit, column, emit)
+
+
+def file_texts(
+    file: io.BufferedReader[Any], name: str, limit: int | None, column: str | None = None, emit: Emit = ignore
+) -> list[Text]:
+    """The first `limit` texts of an open file; `name` tells its format. Raises DataError."""
+    tally = Tally()
+    return _numbered(name, read_texts(file, name, column, emit, tally), limit, emit, tally)
+
+
+def _numbered(
+    source: str, contents: Iterable[str], limit: int | None, emit: Emit = ignore, tally: Tally | None = None
+) -> list[Text]:
+    numbered = enumerate(islice(contents, limit), start=1)
+    texts = [Text(content, f"text {number} of {source}") for number, content in numbered]
+    if tally and tally.empty:
+        emit(Note(f"{tally.empty} of {tally.rows} rows of {source} have no text and were left out", "warning"))
+    if not texts:
+        raise DataError(f"{source} holds no text", hint="give texts as .txt (blank lines between), .jsonl, .csv ...")
+    return texts
+
+
+def _opened(path: Path, name: str | None) -> io.BufferedReader[Any]:
+    try:
+        return open_regular(path)
+    except DataError as error:
+        if name is None:
+            raise
+        hint = "copies are kept as long as a run or job uses them; give the texts again"
+        raise DataError(f"the copy of {name} cannot be read: {error.message}", hint=hint) from error
 
 
 def distinct(texts: Sequence[Text]) -> list[Text]:
@@ -71,78 +113,3 @@ def data_sha256(texts: Sequence[Text]) -> str:
     for text in texts:
         digest.update(text.content.encode() + b"\xff")
     return digest.hexdigest()
-
-
-_FORMAT_HINT = 'use .txt (passages separated by blank lines), .jsonl (field "text") or source code, as UTF-8'
-
-
-def _contents(path: Path) -> list[str]:
-    raw = _read(path)
-    match path.suffix.lower():
-        case ".txt" | ".md" | "":
-            return _paragraphs(raw)
-        case ".jsonl" | ".ndjson":
-            return _json_lines(path, raw)
-        case _:
-            return _code_chunks(raw)
-
-
-def _read(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"data file {path} does not exist", hint=_near_file_hint(path)) from None
-    except OSError as error:
-        raise DataError(f"data file {path} cannot be read: {error.strerror}", hint=_FORMAT_HINT) from error
-    if b"\0" in raw:
-        raise DataError(f"data file {path} is binary", hint=_FORMAT_HINT)
-    try:
-        return raw.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"data file {path} is not UTF-8: line {line}", hint="convert it with iconv -t UTF-8") from error
-
-
-def _near_file_hint(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"there is no folder {path.parent}"
-    return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()]) or "check the path"
-
-
-def _paragraphs(text: str) -> list[str]:
-    paragraphs: list[list[str]] = [[]]
-    for line in text.split("\n"):
-        if line.strip():
-            paragraphs[-1].append(line)
-        elif paragraphs[-1]:
-            paragraphs.append([])
-    return ["\n".join(lines) for lines in paragraphs if lines]
-
-
-def _json_lines(path: Path, raw: str) -> list[str]:
-    contents = []
-    for number, line in enumerate(raw.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            content = json.loads(line)["text"]
-            usable = isinstance(content, str) and content.strip() and content.encode()
-        except (ValueError, KeyError, TypeError, RecursionError):  # ValueError: also half of a surrogate pair
-            usable = False
-        if not usable:
-            raise DataError(
-                f"line {number} of {path} is no JSON object with a text",
-                hint='each line looks like {"text": "..."}, in valid Unicode',
-            )
-        contents.append(content)
-    return contents
-
-
-def _code_chunks(text: str) -> list[str]:
-    chunks: list[str] = []
-    for paragraph in _paragraphs(text):
-        if chunks and len(chunks[-1]) + len(paragraph) < CODE_CHUNK_CHARACTERS:
-            chunks[-1] += "\n\n" + paragraph
-        else:
-            chunks.append(paragraph)
-    return chunks

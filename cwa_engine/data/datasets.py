@@ -3,76 +3,139 @@
 from __future__ import annotations
 
 import re
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cwa_engine.errors import DataError
+from cwa_engine.data.columns import Tally, cell_texts, choose_column
+from cwa_engine.errors import CwaError, DataError, did_you_mean
+from cwa_engine.events import Emit, Note, ignore
+from cwa_engine.files import near_files, user_path
+from cwa_engine.hub_names import is_address, read_hub_name
 
-_USUAL_COLUMNS = ("text", "content", "sentence", "document", "article", "code", "story")
 _USUAL_SPLITS = ("test", "validation", "train")
+_FORM = "write NAME, NAME:CONFIG or NAME:CONFIG:SPLIT"
 _SPLIT_NAME = re.compile(r"(train|test|valid|validation|dev|eval)\b")
 
 
-def parse_dataset(name: str) -> tuple[str, str | None, str | None]:
-    """(path or Hub id, config, split) of `NAME[:CONFIG][:SPLIT]`; None stands for the usual one.
+@dataclass(frozen=True, slots=True)
+class DatasetName:
+    """What is asked for; None stands for the usual one. A `path` that begins with / is a folder, else it is a Hub id."""
 
-    Of two parts the second is a split where it is called like one, or where the first is a folder.
+    path: str
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        path = f"{self.path}@{self.revision}" if self.revision else self.path
+        if self.config is None and self.split is None:
+            return path
+        return f"{path}:{self.config or ''}:{self.split or ''}"
+
+
+def parse_dataset(name: str) -> DatasetName:
+    """What `NAME[:CONFIG][:SPLIT]` asks for, where NAME is a folder, a Hub id, `ID@REVISION` or an address of the Hub.
+
+    Of two parts the second is a split where it is called like one, or where the first is a folder. The name of a folder
+    may have colons. Raises DataError, also for a path that leads to no folder, and InvalidInput for other addresses.
     """
-    parts = [name] if Path(name).exists() else name.split(":")
-    if len(parts) == 2 and (_SPLIT_NAME.match(parts[1]) or Path(parts[0]).is_dir()):
-        parts.insert(1, "")
-    if len(parts) > 3 or not parts[0]:
-        raise DataError(f"'{name}' names no dataset", hint="write NAME, NAME:CONFIG or NAME:CONFIG:SPLIT")
-    path, config, split = (*parts, "", "")[:3]
-    return path, config or None, split or None
+    folder, parts = _local_folder(name)
+    if folder:
+        return _named(name, str(folder), parts)
+    _refuse_path(name)
+    scheme, colon, rest = name.rpartition("://")
+    path, *parts = rest.split(":")
+    found = read_hub_name(scheme + colon + path, "dataset")
+    if found is None:
+        raise DataError(f"'{name}' names no dataset", hint=_FORM)
+    if found.page[:1] == ("viewer",) and not parts:
+        parts = list(found.page[1:3])
+    return _named(name, found.repo, parts, found.revision)
 
 
-def dataset_texts(name: str, limit: int | None) -> list[str]:
-    """The first `limit` texts that are not blank, of the split asked for, else of test, validation or train.
+def _named(name: str, path: str, parts: list[str], revision: str | None = None) -> DatasetName:
+    if len(parts) > 2:
+        raise DataError(f"'{name}' names no dataset", hint=_FORM)
+    if len(parts) == 1 and (path.startswith("/") or _SPLIT_NAME.match(parts[0])):
+        parts = ["", *parts]
+    config, split = (*parts, "", "")[:2]
+    return DatasetName(path, config or None, split or None, revision)
 
-    The texts are in the column `text`, or the first usual name for one, or the only column of strings. Raises DataError.
+
+def absolute_dataset(name: str) -> str:
+    """The same name with the folder in it made absolute, for a daemon has another working folder."""
+    if not name.strip():
+        raise DataError("--dataset is empty", hint=f"{_FORM}, or leave it out")
+    return str(parse_dataset(name.strip()))
+
+
+def dataset_texts(
+    name: str, column: str | None = None, emit: Emit = ignore, tally: Tally | None = None
+) -> Iterator[str]:
+    """The texts that are not blank, of the split asked for, else of test, validation or train.
+
+    They are in the `column` asked for, or in `text`, or the first usual name for one, or the only column of strings.
+    Raises DataError.
     """
     try:
         import datasets
     except ImportError as error:
         raise DataError("--dataset needs the package datasets", hint="pip install 'cwtool[eval]'") from error
-    path, config, split = parse_dataset(name)
+    wanted = parse_dataset(name)
     try:
-        found = _load(datasets, path, config, split)
+        found = _load(datasets, wanted)
+    except CwaError:
+        raise
     except Exception as error:  # the package raises of every kind, also its builders' own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
             f"dataset {name} cannot be loaded: {reason}",
             hint="write NAME[:CONFIG][:SPLIT]; a local folder works offline; HF_HUB_OFFLINE=1 uses the cache alone",
         ) from error
-    column = _text_column(name, found)
-    texts = (row[column] for row in found)
-    return list(islice((text for text in texts if isinstance(text, str) and text.strip()), limit))
+    strings = [
+        name for name, kind in found.features.items() if getattr(kind, "dtype", "") in ("string", "large_string")
+    ]
+    chosen = choose_column(f"dataset {name}", list(found.features), strings, column, lambda text: emit(Note(text)))
+    rows = enumerate(found.select_columns(chosen), start=1)
+    cells = ((f"'{chosen}' in row {number}", row[chosen]) for number, row in rows)
+    return cell_texts(f"dataset {name}", cells, tally or Tally())
 
 
-def _load(datasets: Any, path: str, config: str | None, split: str | None) -> Any:
+def _load(datasets: Any, wanted: DatasetName) -> Any:
     """One split. A folder may hold what `save_to_disk` wrote, or files of texts."""
-    if any((Path(path) / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
-        found = datasets.load_from_disk(path)
+    if any((Path(wanted.path) / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+        found = datasets.load_from_disk(wanted.path)
     else:
-        found = datasets.load_dataset(path, config)
+        found = datasets.load_dataset(wanted.path, wanted.config, revision=wanted.revision)
     if not hasattr(found, "keys"):  # a single split was saved
+        if wanted.split and wanted.split != str(found.split):
+            raise DataError(
+                f"dataset {wanted.path} has no split '{wanted.split}'", hint="it is a single one: name none"
+            )
         return found
-    chosen = split or next((usual for usual in _USUAL_SPLITS if usual in found), next(iter(found)))
+    chosen = wanted.split or next((usual for usual in _USUAL_SPLITS if usual in found), next(iter(found)))
     if chosen not in found:
-        raise ValueError(f"it has no split '{chosen}', but {', '.join(found)}")
+        near = did_you_mean(chosen, found)
+        raise DataError(f"dataset {wanted.path} has no split '{chosen}', but: {', '.join(found)}", hint=near)
     return found[chosen]
 
 
-def _text_column(name: str, found: Any) -> str:
-    strings = [
-        column for column, kind in found.features.items() if getattr(kind, "dtype", "") in ("string", "large_string")
-    ]
-    chosen = next((usual for usual in _USUAL_COLUMNS if usual in strings), strings[0] if len(strings) == 1 else None)
-    if chosen is None:
-        raise DataError(
-            f"dataset {name} has no column of texts: {', '.join(found.features)}",
-            hint=f"its texts belong into a column called {', '.join(_USUAL_COLUMNS[:3])} or the like",
-        )
-    return str(chosen)
+def _local_folder(name: str) -> tuple[Path | None, list[str]]:
+    """The folder that a name begins with, the longest there is, and the parts behind it."""
+    parts = name.split(":")
+    for count in range(len(parts), max(0, len(parts) - 3), -1):
+        start = ":".join(parts[:count])
+        if start.strip() and not is_address(start) and (path := user_path(start, "--dataset")).exists():
+            if not path.is_dir():
+                raise DataError(f"{path} is a file, not a dataset", hint=f"give it by --data-file {path}")
+            return path, parts[count:]
+    return None, []
+
+
+def _refuse_path(name: str) -> None:
+    """Raise DataError for what can only be a path, for there is no such folder."""
+    if name.startswith(("/", ".", "~")):
+        missing = user_path(name.partition(":")[0], "--dataset")
+        raise DataError(f"there is no dataset folder {missing}", hint=near_files(missing))

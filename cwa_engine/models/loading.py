@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound
@@ -33,8 +33,10 @@ from cwa_engine.models.sources import (
     file_hashes,
     fingerprint,
     gguf_shards,
+    name_and_revision,
     resolve,
 )
+from cwa_engine.models.tokenizer import load_tokenizer, refuse_empty
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,11 @@ def load_model(
     ModelBroken or OutOfMemory. Weights that the files lack are never made up: a model that misses some is broken.
     """
     access = access or HubAccess.from_environment()
-    source = resolve(name)
+    source, revision = _source(name, revision)
     target = torch_device(device)
     with named_failures(source, revision, access):
         before = fingerprint(source)
         stored = _stored_model(source, revision, access, say, read, trust_remote_code)
-        _refuse_empty_tokenizer(source, stored.tokenizer)
         empty = empty_model(stored.config, _torch_dtype(dtype, target, stored.tensors), trust_remote_code)
         make_room(weights_bytes(empty))
         model, notes = _causal_model(name, empty, stored.tensors, stored.tokenizer, read)
@@ -135,6 +136,17 @@ def load_model(
             alone_above=alone_above,
             offload=offloaded,
         )
+
+
+def _source(name: str, revision: str | None) -> tuple[ModelSource, str | None]:
+    """Where a name leads, and at which revision. Raises InvalidInput for a revision of what has none."""
+    name, revision = name_and_revision(name, revision)
+    source = resolve(name)
+    if revision and source.kind is not SourceKind.HUB:
+        raise InvalidInput(
+            f"{name} is read from {source.location}, which has no revision '{revision}'", hint="leave out --revision"
+        )
+    return source, revision
 
 
 def _causal_model(
@@ -216,20 +228,18 @@ def blueprint(
     name: str, revision: str | None, access: HubAccess, trust_remote_code: bool = False
 ) -> tuple[ModelSource, PretrainedConfig, PreTrainedTokenizerBase]:
     """What a model can be sketched from; no weights are read or downloaded. Raises what `load_model` raises."""
-    source = resolve(name)
+    source, revision = _source(name, revision)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     with named_failures(source, revision, access):
         if source.kind is SourceKind.GGUF:
-            opened = open_gguf(Path(source.location))
-            config, tokenizer = opened.config, opened.tokenizer
-        else:
-            hub = source.kind is SourceKind.HUB
-            folder = snapshot_without_weights(source.location, revision, access) if hub else _own_folder(source)
-            config, settings = _plain_config(folder, **options)
-            if settings:
-                scheme_of(settings, name)  # raises for what could not be loaded
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
-        _refuse_empty_tokenizer(source, tokenizer)
+            opened = _of_gguf(source)
+            return source, opened.config, opened.tokenizer
+        hub = source.kind is SourceKind.HUB
+        folder = snapshot_without_weights(source.location, revision, access) if hub else _own_folder(source)
+        config, settings = _plain_config(folder, **options)
+        if settings:
+            scheme_of(settings, name)  # raises for what could not be loaded
+        tokenizer, _ = load_tokenizer(source, folder, local_files_only=True, **options)
         return source, config, tokenizer
 
 
@@ -279,26 +289,29 @@ def _stored_model(
     trust_remote_code: bool,
 ) -> _StoredModel:
     if source.kind is SourceKind.GGUF:
-        return _of_gguf(Path(source.location))
+        return _of_gguf(source)
     hub = source.kind is SourceKind.HUB
     folder = snapshot(source.location, revision, access, say, read) if hub else _own_folder(source)
-    config, settings = _plain_config(folder, trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    config, settings = _plain_config(folder, **options)
     stored = restore(stored_tensors(folder), settings, source.name)
+    tokenizer, on_tokens = load_tokenizer(source, folder, local_files_only=True, **options)
     return _StoredModel(
         config=config,
-        tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code),
+        tokenizer=tokenizer,
         tensors=stored.tensors,
-        notes=(stored.note, files_left_out(folder)),
+        notes=(stored.note, files_left_out(folder), *on_tokens),
         revision=folder.name if hub else None,
         hashes=lambda: file_hashes([folder / "config.json", *weight_files(folder)]),
     )
 
 
-def _of_gguf(path: Path) -> _StoredModel:
+def _of_gguf(source: ModelSource) -> _StoredModel:
+    path = Path(source.location)
     opened = open_gguf(path)
     return _StoredModel(
         config=opened.config,
-        tokenizer=opened.tokenizer,
+        tokenizer=refuse_empty(source, opened.tokenizer),
         tensors=opened.tensors,
         notes=opened.notes,
         revision=None,
@@ -313,11 +326,3 @@ def _own_folder(source: ModelSource) -> Path:
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"folder {folder} has no config.json", hint="give the folder that `save_pretrained` wrote")
     return folder
-
-
-def _refuse_empty_tokenizer(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Where its files are missing, transformers makes up some tokenizers, with special tokens alone."""
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
-        raise ModelBroken(
-            f"{source.name} has no tokenizer", hint="its files (tokenizer.json and others) belong into the same folder"
-        )

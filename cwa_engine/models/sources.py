@@ -12,7 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from cwa_engine.catalog import catalog_model, known_names
-from cwa_engine.errors import ModelBroken, ModelNotFound, did_you_mean
+from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound, did_you_mean
+from cwa_engine.files import near_files, user_path
+from cwa_engine.hub_names import is_address, read_hub_name
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
 
@@ -42,12 +44,13 @@ class HubAccess:
 
     @classmethod
     def from_environment(cls) -> HubAccess:
-        """What HF_TOKEN, HF_HUB_CACHE, HF_HOME and HF_HUB_OFFLINE say in this process."""
+        """What HF_TOKEN, HF_HUB_CACHE, HF_HOME and HF_HUB_OFFLINE say in this process; an empty one says nothing."""
         env = os.environ
-        home = env.get("HF_HOME")
+        home, cache = env.get("HF_HOME"), env.get("HF_HUB_CACHE")
+        cache_dir = user_path(cache, "HF_HUB_CACHE") if cache else user_path(home, "HF_HOME") / "hub" if home else None
         return cls(
             token=env.get("HF_TOKEN") or env.get("HUGGING_FACE_HUB_TOKEN") or None,
-            cache_dir=env.get("HF_HUB_CACHE") or (str(Path(home).expanduser() / "hub") if home else None),
+            cache_dir=str(cache_dir) if cache_dir else None,
             offline=env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
         )
 
@@ -56,18 +59,18 @@ class HubAccess:
         """The cache folder, by default where huggingface_hub has it."""
         if self.cache_dir:
             return Path(self.cache_dir)
-        return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface" / "hub"
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
 
 
 def resolve(name: str) -> ModelSource:
-    """What `name` stands for. Raises ModelNotFound where it can be nothing at all."""
+    """What `name` stands for, without a revision. Raises ModelNotFound where it can be nothing at all."""
     entry = catalog_model(name)
     if entry and entry.gguf_package and (gguf := packaged_gguf(entry.gguf_package)):
         return ModelSource(name, SourceKind.GGUF, str(gguf))
     path = _existing(name)
     if path and path.is_dir():
         return ModelSource(name, SourceKind.FOLDER, str(path.resolve()))
-    if path and path.suffix == ".gguf":
+    if path and _is_gguf(path):
         return ModelSource(name, SourceKind.GGUF, _absolute(path))
     if entry:
         return ModelSource(name, SourceKind.HUB, entry.name)
@@ -75,30 +78,66 @@ def resolve(name: str) -> ModelSource:
         raise ModelNotFound(
             f"{name} is a file, but not a GGUF file", hint="give the model's folder, a .gguf file or a Hub id"
         )
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise ModelNotFound(
-            f"there is no folder {name}, and it is no Hub id", hint="check the path and who may read it"
-        )
-    return ModelSource(name, SourceKind.HUB, name)
+    found = read_hub_name(name, "model")
+    if found is None:
+        raise ModelNotFound(f"there is no folder {name}, and it is no Hub id", hint=near_files(Path(name).absolute()))
+    if found.revision:
+        raise InvalidInput(f"'{name}' names a revision", hint=f"give {found.repo}, and the revision beside it")
+    return ModelSource(name, SourceKind.HUB, found.repo)
 
 
 def absolute_name(name: str) -> str:
-    """A local path made absolute, for a daemon has another working folder; every other name as it is."""
+    """What can only be a path, and what is one here, made absolute, for a daemon has another working folder.
+
+    Every other name is as it is. Raises InvalidInput for what looks like a path and can be none.
+    """
     path = _existing(name)
-    return _absolute(path) if path else name
+    if path:
+        return _absolute(path)
+    name = name.strip()
+    is_name = not name or is_address(name) or read_hub_name(name, "model")
+    return name if is_name else str(user_path(name, "the model"))
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
 
 
 def _absolute(path: Path) -> str:
     """A link keeps its name: in a Hub cache it leads to a file that is not called .gguf, away from its shards."""
-    return str(path.parent.resolve() / path.name if path.suffix == ".gguf" else path.resolve())
+    return str(path.parent.resolve() / path.name if _is_gguf(path) else path.resolve())
+
+
+def name_and_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """A model as `resolve` takes it, and the revision: of `gpt2@main`, `gpt2/`, or the address of its page on the Hub.
+
+    Raises InvalidInput where two revisions are named, where a path has one, or where the name is empty.
+    """
+    name = name.strip()
+    if not name:
+        raise InvalidInput("no model is given", hint="an alias such as smollm2-135m, a Hub id, or a path")
+    if revision is not None and not revision.strip():
+        raise InvalidInput("the revision is empty", hint="give a branch, tag or commit, or leave --revision out")
+    if name.startswith(("/", ".", "~")):
+        if revision:
+            raise InvalidInput(f"{name} is a path, and has no revision '{revision}'", hint="leave out --revision")
+        return name, None
+    found = read_hub_name(name, "model")
+    if found is None:
+        return name, revision
+    if revision and found.revision and revision != found.revision:
+        raise InvalidInput(
+            f"'{name}' names the revision {found.revision}, and --revision is {revision}", hint="give one of them"
+        )
+    return found.repo, found.revision or revision
 
 
 def _existing(name: str) -> Path | None:
     """The file or folder by that name; None where there is none, or where the name can be no path."""
     try:
-        path = Path(name).expanduser()
+        path = user_path(name, "the model")
         return path if path.exists() else None
-    except (OSError, RuntimeError):  # a name longer than a path may be; ~user of a user that does not exist
+    except (OSError, InvalidInput):  # a name longer than a path may be; empty; ~user of a user that does not exist
         return None
 
 
@@ -132,14 +171,15 @@ def gguf_shards(gguf: Path) -> list[Path]:
 
     Raises ModelBroken, naming them, for shards that are missing.
     """
-    match = re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", gguf.name)
+    match = re.fullmatch(r"(?i)(.+)-(\d{5})-of-(\d{5})(\.gguf)", gguf.name)
     if not match:
         return [gguf]
-    shards = [gguf.with_name(f"{match[1]}-{number:05}-of-{match[3]}.gguf") for number in range(1, int(match[3]) + 1)]
+    stem, _, count, suffix = match.groups()
+    shards = [gguf.with_name(f"{stem}-{number:05}-of-{count}{suffix}") for number in range(1, int(count) + 1)]
     if missing := [shard.name for shard in shards if not shard.is_file()]:
         raise ModelBroken(
-            f"{gguf.name} is one of {len(shards)} shards, of which {', '.join(missing)} {'is' if len(missing) == 1 else 'are'}"
-            f" not in {gguf.parent}",
+            f"{gguf.name} is one of {len(shards)} shards, and the folder lacks {len(missing)} of them: "
+            f"{', '.join(missing[:5])}{' ...' * (len(missing) > 5)}",
             hint="download all shards into one folder; any of them may be named then",
         )
     return shards

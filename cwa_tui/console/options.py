@@ -33,7 +33,7 @@ def repeat_option_names(args: list[str], repeatable: set[str]) -> list[str]:
     option = ""  # the repeatable option whose values we are among
     expecting = False  # whether the next argument is that option's first value
     for arg in args:
-        is_value = not arg.startswith("-") or _NUMBER.match(arg)
+        is_value = not arg.startswith("-") or arg == "-" or _NUMBER.match(arg)
         if option and is_value:
             repeated += [arg] if expecting else [option, arg]
             expecting = False

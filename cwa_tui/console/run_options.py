@@ -10,6 +10,7 @@ import typer
 
 from cwa_engine import durations
 from cwa_engine.errors import InvalidInput
+from cwa_engine.files import user_path
 from cwa_engine.models.sources import absolute_name
 from cwa_engine.sensitivity.metrics import ABLATION
 from cwa_engine.structures import read_targets
@@ -34,6 +35,8 @@ def _control_help() -> str:
     return f"What the critical set is compared with: {', '.join(CONTROLS)}."
 
 
+STANDARD_INPUT = "-"  # as people type it
+_STDIN = Path("/dev/stdin")
 _RANKING, _DATA, _DAMAGE, _QUEUE = "What is ranked", "Texts", "Damage and controls", "Queue and memory"
 
 
@@ -90,16 +93,25 @@ FidelityOption = Annotated[
     ),
 ]
 DataFile = Annotated[
-    Path | None,
-    _option(help="Your own texts: .txt (blank lines between), .jsonl (field text) or source code.", panel=_DATA),
+    str | None,
+    _option(
+        help="Your own texts: .txt, .jsonl, .json, .csv, .parquet, code; - reads a pipe.", metavar="FILE", panel=_DATA
+    ),
 ]
 Dataset = Annotated[
     str | None,
     _option(help="Texts of NAME\\[:CONFIG]\\[:SPLIT], from the Hub or a folder; needs cwtool\\[eval].", panel=_DATA),
 ]
+TextColumn = Annotated[
+    str | None,
+    _option(help="Where a table or JSON objects have their texts; text or the like if left out.", panel=_DATA),
+]
 EvalLimit = Annotated[int | None, _option(help="Use the first N texts only.", panel=_DATA)]
 SeqLen = Annotated[int, _option(help="Longest sequence in tokens; longer texts are cut.", panel=_DATA)]
 Packed = Annotated[bool, _option("--packed", help="Join the texts and cut windows of --seq-len tokens.", panel=_DATA)]
+Bos = Annotated[
+    str, _option(help="BOS before each text or window: always, never, or auto, as the tokenizer does.", panel=_DATA)
+]
 FastPerturbation = Annotated[
     bool,
     _option("--fast-perturbation", help="Measure damage on a quarter of the evaluation texts.", panel=_DAMAGE),
@@ -143,7 +155,9 @@ Gradients = Annotated[
 Offload = Annotated[
     str, typer.Option(help="cpu keeps blocks in CPU memory, for models larger than the device; none does not.")
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the run's files here.")]
+Output = Annotated[
+    str | None, typer.Option("--output", "-o", help="Also write the run's files here.", metavar="FOLDER")
+]
 
 Priority = Annotated[int, _option(min=-100, max=100, help="Higher goes first; the default is 0.", panel=_QUEUE)]
 After = Annotated[str | None, _option(help="Begin only when this run is done.", metavar="RUN_ID", panel=_QUEUE)]
@@ -170,6 +184,8 @@ def spec_fields(given: dict[str, Any]) -> dict[str, Any]:
     if given["topk"]:
         fields["topk"] = whole_numbers("--topk", given["topk"])
     if given.get("weights"):
+        if STANDARD_INPUT in given["weights"] and fields["data_file"] == _STDIN:
+            raise InvalidInput("standard input is either --weights or --data-file", hint="give one of them as a file")
         fields["weights"] = _targets(given["weights"])
         fields.setdefault("metrics", ())
     if given.get("no_perturbation"):
@@ -193,19 +209,27 @@ def ablation_fields(given: dict[str, Any]) -> dict[str, Any]:
 
 
 _AS_THEY_ARE = (
-    "revision", "dtype", "device", "gradients", "offload", "structure", "scope", "probes", "eval_limit", "seq_len", "packed",
-    "control_seeds", "candidates", "fast_perturbation", "noise_scale", "scale_factor", "bits",
+    "revision", "dtype", "device", "gradients", "offload", "structure", "scope", "probes", "text_column", "eval_limit",
+    "seq_len", "packed", "bos", "control_seeds", "candidates", "fast_perturbation", "noise_scale", "scale_factor", "bits",
     "position_test", "individually", "kl", "seed",
 )  # fmt: skip
 
 
 def _targets(given: list[str]) -> list[str]:
     """Targets as typed, and those of files."""
-    return [target for entry in given for target in ([entry] if entry.endswith("]") else read_targets(Path(entry)))]
+    files = [None if entry.endswith("]") else _file("--weights", entry) for entry in given]
+    return [t for entry, file in zip(given, files, strict=True) for t in (read_targets(file) if file else [entry])]
 
 
-def _absolute(path: Path | None) -> Path | None:
-    return path.absolute() if path else None
+def _file(option: str, given: str) -> Path:
+    """A file as it was typed, - being standard input."""
+    return _STDIN if given == STANDARD_INPUT else user_path(given, option)
+
+
+def _dataset(given: str) -> str:
+    from cwa_engine.data.datasets import absolute_dataset  # who asks for help need not wait for it
+
+    return absolute_dataset(given)
 
 
 def _number(option: str, given: str | None, word: str, meaning: Any) -> Any:
@@ -221,9 +245,9 @@ def _number(option: str, given: str | None, word: str, meaning: Any) -> Any:
 
 _CONVERTED: dict[str, Callable[[Any], Any]] = {
     "model": absolute_name,
-    "data_file": _absolute,
-    "output": _absolute,
-    "dataset": lambda name: absolute_name(name) if name else None,
+    "data_file": lambda given: None if given is None else _file("--data-file", given),
+    "output": lambda given: None if given is None else user_path(given, "--output"),
+    "dataset": lambda given: None if given is None else _dataset(given),
     "batch_size": lambda given: _number("--batch-size", given, "auto", None),
     "bit": lambda given: _number("--bit", given, "all", "all"),
     "stability": lambda given: _number("--stability", given, "halves", "halves"),

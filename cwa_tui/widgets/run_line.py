@@ -66,7 +66,8 @@ def _asked(job: JobView | None) -> Text:
     if job is None or job.kind != "run":
         return Text("")
     spec = job.spec
-    data = PurePath(spec["data_file"]).name if spec["data_file"] else "built-in texts"
+    file = PurePath(spec["data_file"]).name if spec["data_file"] else None
+    data = spec.get("data_name") or spec.get("dataset") or file or "built-in texts"
     limit = f", first {spec['eval_limit']}" if spec["eval_limit"] else ""
     fast = ", fast" if spec["fast_perturbation"] else ""
     k = ", ".join(map(str, spec["topk"]))

@@ -49,6 +49,22 @@ def test_an_allowed_client_runs_and_reads_results_on_the_other_machine(
     assert not elsewhere.settings.lock_file.exists()  # no daemon was started here
 
 
+def test_texts_of_this_machine_are_handed_over_and_never_looked_up_on_the_other(
+    elsewhere: CommandLine, own_cwtool: CommandLine
+) -> None:
+    path = elsewhere.cwd / "texts.txt"
+    path.write_text("\n\n".join(f"This is text number {number}." for number in range(6)))
+    asked = ["run", "--model", "gpt2", "--topk", "2", "--no-perturbation", "--data-file", "texts.txt"]
+    run_id = elsewhere("--host", "box", *asked, "--detach").stdout.strip()
+    path.unlink()
+    elsewhere("--host", "box", "logs", "-f", run_id)
+    found = elsewhere.json("--host", "box", "results", "show", run_id)["texts"]
+    assert (found["source"], found["texts"]) == (str(path), 6)
+    kept = Path(own_cwtool.json("jobs", "show", run_id)["spec"]["data_file"])
+    assert kept.is_relative_to(own_cwtool.home / "texts") and kept.name == "texts.txt"
+    assert "does not exist" in elsewhere("--host", "box", *asked, rc=2).stderr
+
+
 def test_a_key_that_is_not_allowed_hears_nothing_and_is_told_what_to_do(
     elsewhere: CommandLine, own_cwtool: CommandLine
 ) -> None:

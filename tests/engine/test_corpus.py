@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_engine.data.corpus import CODE_CHUNK_CHARACTERS, Text, data_sha256, load_texts, split
-from cwa_engine.data.tokens import batched, tokenize
+from cwa_engine.data.corpus import Text, data_sha256, load_texts, split
+from cwa_engine.data.passages import CODE_CHUNK_CHARACTERS
 from cwa_engine.errors import DataError
-from tests.models import tiny_tokenizer
 
 
 def contents(path: Path, limit: int | None = None) -> list[str]:
@@ -95,7 +94,7 @@ def test_source_code_becomes_chunks_of_whole_paragraphs_and_nothing_is_lost(tmp_
         ("a.jsonl", b'{"text": "x"}\nnot json\n', "line 2"),
         ("a.jsonl", b'{"text": 7}\n', "line 1"),
         ("a.jsonl", b"[1]\n", "line 1"),
-        ("a.jsonl", b'{"text": " "}\n', "line 1"),
+        ("a.jsonl", b'{"text": " "}\n', "holds no text"),
         ("a.jsonl", b'{"text": "x"}\n\n{"text": "cut emoji \\ud83d"}\n', "line 3"),
         ("a.jsonl", b"[" * 100_000, "line 1"),
         ("a.jsonl", b"\n\n", "holds no text"),
@@ -112,8 +111,9 @@ def test_a_file_that_holds_no_texts_is_refused_with_the_place(
 
 
 def test_a_folder_is_no_data_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder") as raised:
         load_texts(tmp_path)
+    assert f"--dataset {tmp_path}" in raised.value.hint
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -160,16 +160,3 @@ texts_of_any_kind = st.lists(st.text(st.characters(exclude_categories=["Cs"])), 
 def test_different_texts_have_different_hashes_and_equal_ones_the_same(one: list[str], other: list[str]) -> None:
     first, second = (data_sha256([Text(content, "") for content in texts]) for texts in (one, other))
     assert (first == second) == (one == other)
-
-
-def test_a_text_of_one_token_is_refused_by_name() -> None:
-    with pytest.raises(DataError, match="text 2 of x has 1 token"):
-        tokenize(tiny_tokenizer(), [Text("fine", "text 1 of x"), Text("a", "text 2 of x")], 512)
-
-
-def test_a_long_text_is_cut_and_counted_by_the_bytes_it_keeps() -> None:
-    long, short = tokenize(tiny_tokenizer(), [Text("é" * 50, ""), Text("xy", "")], 10)
-    assert (len(long.ids), long.truncated, short.truncated) == (10, True, False)
-    assert long.utf8_bytes <= 20
-    assert short.utf8_bytes == 2
-    assert [len(batch) for batch in batched([long, short, short], 2)] == [2, 1]

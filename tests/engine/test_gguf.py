@@ -199,6 +199,13 @@ def test_any_shard_stands_for_the_model_of_all(tmp_path: Path) -> None:
     assert fingerprint(loaded.source) != before
 
 
+def test_the_suffix_may_be_written_large(tmp_path: Path) -> None:
+    original = tiny(LLAMA)
+    write_family(tmp_path / "model.gguf", LLAMA, original, shards=2)
+    first, _ = [shard.rename(shard.with_suffix(".GGUF")) for shard in sorted(tmp_path.glob("*.gguf"))]
+    assert torch.equal(logits(load_model(str(first)).model), logits(original))
+
+
 def test_shards_are_found_beside_a_link_of_the_hub_cache(tmp_path: Path) -> None:
     original, snapshot = tiny(LLAMA), tmp_path / "snapshots"
     snapshot.mkdir()

@@ -176,7 +176,7 @@ def test_a_file_that_holds_no_model_is_named(kind: str, original: Any, tmp_path:
 def test_a_missing_shard_is_named(original: Any, tmp_path: Path) -> None:
     first = write_family(tmp_path / "model.gguf", LLAMA, original, shards=2)
     (tmp_path / "model-00002-of-00002.gguf").unlink()
-    assert "model-00002-of-00002.gguf is not in" in refusal(first)
+    assert "lacks 1 of them: model-00002-of-00002.gguf" in refusal(first)
 
 
 def test_a_shard_under_another_name_is_not_taken_for_the_model(original: Any, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelGated, ModelNotFound
 from cwa_engine.models.checkpoint import stored_tensors
-from cwa_engine.models.loading import load_model
-from cwa_engine.models.sources import HubAccess, SourceKind, absolute_name, cached_models, fingerprint, resolve
+from cwa_engine.models.loading import blueprint, load_model
+from cwa_engine.models.sources import HubAccess, SourceKind, cached_models, fingerprint, resolve
 from tests.models import FAMILIES, edit_json, hub_cache, save_tiny, tiny_model, truncate
 from tests.stand_in_hub import COMMIT, stand_in_hub
 
@@ -62,6 +62,17 @@ def test_the_environment_says_where_the_cache_is_and_that_the_hub_is_not_asked(
     monkeypatch.setenv("HF_HOME", str(hub))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert load_model("gpt2").source.location == "gpt2"
+
+
+def test_a_revision_may_be_part_of_the_name_and_is_refused_where_there_are_none(
+    folder: Path, offline: HubAccess, hub: Path
+) -> None:
+    commit = (hub / "hub/models--gpt2/refs/main").read_text()
+    assert load_model("gpt2@main", access=offline).revision == commit
+    for attempt in (load_model, lambda name, revision: blueprint(name, revision, offline)):
+        for local in (str(folder), "smollm2-135m"):  # which an installed package brings
+            with pytest.raises(InvalidInput, match="has no revision 'main'"):
+                attempt(local, "main")
 
 
 @pytest.fixture
@@ -141,7 +152,6 @@ def test_neighbours_are_also_looked_for_among_the_models_on_disk(tmp_path: Path)
 def test_a_name_that_can_be_no_model_is_refused_whatever_it_looks_like(name: str, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="there is no folder"):
         load_model(name, access=HubAccess(cache_dir=str(tmp_path), offline=True))
-    assert absolute_name(name) == name
 
 
 def test_a_gated_model_names_the_token_and_the_licence_page(offline: HubAccess) -> None:
@@ -154,7 +164,7 @@ def test_a_gated_model_names_the_token_and_the_licence_page(offline: HubAccess) 
 ASK = """
 import json, sys, time
 from cwa_engine.errors import CwaError
-from cwa_engine.models.loading import load_model
+from cwa_engine.models.loading import blueprint, load_model
 from cwa_engine.models.sources import HubAccess
 time.sleep = lambda seconds: None  # huggingface_hub waits half a minute before it gives up on a 503
 answers = []
@@ -181,7 +191,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, st
 
 LOAD = """
 import json
-from cwa_engine.models.loading import load_model
+from cwa_engine.models.loading import blueprint, load_model
 said, read = [], []
 first = load_model("lab/present", say=said.append, read=lambda done, total: read.append((done, total)))
 again = load_model("lab/present", say=said.append)  # from the cache
@@ -208,7 +218,7 @@ def test_a_model_is_downloaded_once_and_its_bytes_are_counted_as_they_come(folde
 
 CANCEL = """
 from cwa_engine.errors import Cancelled
-from cwa_engine.models.loading import load_model
+from cwa_engine.models.loading import blueprint, load_model
 def read(done, total):
     raise Cancelled("enough")
 try:

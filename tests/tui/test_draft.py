@@ -25,10 +25,18 @@ def test_no_perturbation_means_none_and_a_path_is_absolute() -> None:
     assert spec.data_file == Path.cwd() / "texts.txt"
 
 
+def test_a_model_may_be_named_with_its_revision_and_a_path_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    spec = replace(DRAFT, model="https://huggingface.co/gpt2/tree/v1", data_file=" ~/texts.txt").spec()
+    assert (spec.model, spec.revision, spec.data_file) == ("gpt2", "v1", Path("/home/ann/texts.txt"))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"model": " "}, "no model is given"),
+        ({"model": "gpt2@"}, "'gpt2@' names no revision after the @"),
+        ({"data_file": "-"}, "a form has no standard input"),
         ({"metrics": ()}, "no metric is chosen"),
         ({"topk": "ten"}, "top-k 'ten' is no whole number"),
         ({"topk": ""}, "top-k is empty"),
@@ -59,6 +67,7 @@ def test_warm_models_are_suggested_first() -> None:
 
 def test_a_name_being_typed_shows_what_the_guide_knows_of_it() -> None:
     assert about_model("", ["gpt2"]) == "warm: gpt2"
+    assert about_model("gpt2@main", []).startswith("gpt2, 124 M weights")
     assert about_model("GPT2", ["gpt2"]) == "gpt2, 124 M weights, MIT, warm"
     assert "needs HF_TOKEN" in about_model("meta-llama/Llama-2-7b-hf", [])
     assert about_model("gpt2-meduim", []).startswith("known: gpt2-medium")

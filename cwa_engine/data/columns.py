@@ -1,0 +1,104 @@
+"""Which column of a table holds the texts, and which of its cells are texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from cwa_engine.errors import DataError, did_you_mean
+
+USUAL_COLUMNS = ("text", "content", "sentence", "document", "article", "code", "story")
+
+
+@dataclass
+class Tally:
+    """How many rows were read, and how many of them had no text."""
+
+    rows: int = 0
+    empty: int = 0
+
+
+def usual_column(columns: Collection[str]) -> str | None:
+    """The column with the first usual name, "Text" where there is no "text"; None where there is none."""
+    by_lower = {column.lower(): column for column in columns} | {column: column for column in columns}
+    return next((by_lower[usual] for usual in USUAL_COLUMNS if usual in by_lower), None)
+
+
+def choose_column(
+    name: str,
+    columns: Sequence[str],
+    textual: Collection[str],
+    asked: str | None,
+    say: Callable[[str], None],
+    or_the_only_one: bool = True,
+) -> str:
+    """The column of texts: the one asked for, or one with a usual name, or the only one of strings.
+
+    `textual` are those that hold strings. `say` hears of a choice that is not plain. Raises DataError, which lists the
+    columns there are.
+    """
+    there = ", ".join(_short(column) for column in columns) or "none"
+    if asked is not None and asked not in columns:
+        raise DataError(
+            f"{name} has no column '{asked}', but: {there}", hint=did_you_mean(asked, columns) or "name one of these"
+        )
+    if asked is not None and asked not in textual:
+        raise DataError(f"column '{asked}' of {name} holds no texts", hint=f"those do: {', '.join(textual) or 'none'}")
+    chosen = asked or usual_column(textual)
+    if chosen is None and or_the_only_one and len(textual) == 1:
+        (chosen,) = textual
+    if chosen is None and not textual:
+        hint = "a column of lists, objects or bytes is to be made one of strings first"
+        raise DataError(f"{name} has no column of strings, but: {there}", hint=hint)
+    if chosen is None:
+        usual = ", ".join(USUAL_COLUMNS[:3])
+        raise DataError(
+            f"{name} has no column of texts that is known by its name, but: {there}",
+            hint=f"--text-column says which it is; known are {usual} and the like",
+        )
+    if columns.count(chosen) > 1:
+        raise DataError(f"{name} has the column '{chosen}' {columns.count(chosen)} times", hint="name them apart")
+    if chosen not in (asked, "text"):
+        say(f"the texts of {name} are read from '{chosen}'")
+    return chosen
+
+
+def cell_texts(name: str, cells: Iterable[tuple[str, object]], tally: Tally) -> Iterator[str]:
+    """The cells that hold text; those that are empty are counted. Each comes with its place: "'text' in line 3".
+
+    Raises DataError for a cell that holds something else.
+    """
+    for where, cell in cells:
+        tally.rows += 1
+        if not isinstance(cell, str):
+            if cell is None or (isinstance(cell, float) and math.isnan(cell)):  # how tables write that there is none
+                tally.empty += 1
+                continue
+            hint = "--text-column names another column; a list or object is to be made a string first"
+            raise DataError(f"{where} of {name} holds {_kind(cell)}, not a text", hint=hint)
+        if not cell.strip():
+            tally.empty += 1
+            continue
+        try:
+            cell.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{where} of {name} is no valid Unicode: {error.reason}", hint="mend it") from error
+        yield cell
+
+
+def _kind(cell: object) -> str:
+    match cell:
+        case bool():
+            return f"{cell}".lower()
+        case int() | float():
+            return f"the number {_short(str(cell))}"
+        case list() | tuple():
+            return "a list"
+        case dict():
+            return "an object"
+    return f"a value of type {type(cell).__name__}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
