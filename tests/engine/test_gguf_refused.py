@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import subprocess
 import sys
@@ -101,6 +102,17 @@ KEYS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3.attention.sliding_window_pattern": ("gemma3", {"attention.sliding_window_pattern": [True, False]}),
     "stablelm.use_parallel_residual = True": ("stablelm", {"use_parallel_residual": True}),
     "gpt2.attention.head_count_kv = 2": ("gpt2", {"attention.head_count_kv": 2}),
+    "llama.block_count = 3: it has tensors of 2 blocks": ("llama", {"block_count": 3}),
+    "llama.block_count = two: expected is a whole number above 0": ("llama", {"block_count": "two"}),
+    "llama.context_length = 0": ("llama", {"context_length": 0}),
+    "llama.embedding_length = 32: token_embd.weight has the shape [300, 64]": ("llama", {"embedding_length": 32}),
+    "llama.attention.head_count = 0": ("llama", {"attention.head_count": 0}),
+    "llama.attention.head_count_kv = 3": ("llama", {"attention.head_count_kv": 3}),
+    "llama.attention.layer_norm_rms_epsilon = nan": ("llama", {"attention.layer_norm_rms_epsilon": math.nan}),
+    "llama.rope.freq_base = 0.0: expected is a number above 0": ("llama", {"rope.freq_base": 0.0}),
+    "llama.rope.freq_base = True": ("llama", {"rope.freq_base": True}),
+    "llama.rope.dimension_count = 0": ("llama", {"rope.dimension_count": 0}),
+    "makes no llama model": ("llama", {"attention.head_count": 6, "attention.head_count_kv": 3}),
     "granite.rope.scaling.finetuned = False": ("granite", {"rope.scaling.finetuned": False}),
 }
 
@@ -136,6 +148,9 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
     "tokenizer.ggml.eos_token_id is 5000": {"eos_token_id": 5000},
     "tokenizer.ggml.add_bos_token is true": {"add_bos_token": True, "bos_token_id": None},
     "tokenizer.ggml.add_sep_token": {"add_sep_token": True},
+    "tokenizer.ggml.tokens = [1, 2]: expected is a list, each entry text": {"tokens": [1, 2]},
+    "tokenizer.ggml.bos_token_id = none: expected is a whole number": {"bos_token_id": "none"},
+    "tokenizer.ggml.add_bos_token = 1": {"add_bos_token": 1},
     "tokenizer.ggml.precompiled_charsmap": {"precompiled_charsmap": [1, 2]},
     "has 301 tokens, and token_embd.weight has rows for 300": {
         "tokens": [*"ab", "ab", *(f"t{number}" for number in range(298))],
@@ -216,6 +231,17 @@ def test_a_file_of_another_format_or_byte_order_is_named(original: Any, tmp_path
     assert "is big-endian" in refusal(path) and "gguf-convert-endian" in refusal(path)
     path.write_bytes(content[:4] + struct.pack("<I", 1) + content[8:])
     assert "is of GGUF version 1" in refusal(path)
+
+
+def test_tensors_that_overlap_or_are_not_aligned_are_named(original: Any, tmp_path: Path) -> None:
+    path = write_family(tmp_path / "model.gguf", LLAMA, original)
+    content, name = bytearray(path.read_bytes()), b"output_norm.weight"
+    offset = content.index(name) + len(name) + 4 + 8 + 4  # after the number of axes, one axis and the kind
+    content[offset : offset + 8] = bytes(8)
+    path.write_bytes(content)
+    assert "output_norm.weight does not begin where the tensor before it ends" in refusal(path)
+    path = write_family(tmp_path / "model.gguf", LLAMA, original, general={"general.alignment": 3})
+    assert "general.alignment is 3, no power of 2" in refusal(path)
 
 
 def test_a_way_of_quantising_that_is_not_known_is_named(original: Any, tmp_path: Path) -> None:

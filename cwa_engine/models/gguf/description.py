@@ -109,19 +109,33 @@ def sizes(keys: Keys) -> dict[str, Any]:
 
 def vocabulary(keys: Keys) -> int:
     """Rows of the embedding."""
-    rows = keys.tensor("token_embd.weight").shape[0]
-    keys.expect("vocab_size", rows)
-    return rows
+    shape, width = keys.tensor("token_embd.weight").shape, keys["embedding_length"]
+    if shape[1:] != (width,):
+        raise keys.refused("embedding_length", width, f"token_embd.weight has the shape {list(shape)}")
+    keys.expect("vocab_size", shape[0])
+    return shape[0]
+
+
+def query_heads(keys: Keys) -> int:
+    heads = int(keys["attention.head_count"])
+    if not heads:
+        raise keys.refused("attention.head_count", heads, "this architecture has attention")
+    return heads
 
 
 def heads_of(keys: Keys) -> Heads:
-    query = keys["attention.head_count"]
-    return Heads(query, keys.get("attention.head_count_kv", query))
+    query = query_heads(keys)
+    key = keys.get("attention.head_count_kv", query)
+    if not key or query % key:
+        raise keys.refused(
+            "attention.head_count_kv", key, f"the {query} heads of queries cannot be divided among these"
+        )
+    return Heads(query, key)
 
 
 def head_size(keys: Keys) -> int:
     """Features of a head, of queries and keys and of values."""
-    size = int(keys.get("attention.key_length", keys["embedding_length"] // keys["attention.head_count"]))
+    size = int(keys.get("attention.key_length", keys["embedding_length"] // query_heads(keys)))
     keys.expect("attention.value_length", size)
     return size
 
@@ -155,6 +169,6 @@ def layer_types(keys: Keys, period: int) -> list[str]:
 
 
 def same_base(keys: Keys, rotary: Rope) -> None:
-    """Blocks with a window rotary as the others do, or the file is refused."""
+    """Blocks with a window are rotated as the others are, or the file is refused."""
     keys.expect("rope.freq_base_swa", rotary.parameters["rope_theta"])
     keys.expect("rope.dimension_count_swa", 2 * len(rotary.frequencies))

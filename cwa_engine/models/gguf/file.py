@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from cwa_engine.errors import InvalidInput, ModelBroken
+from cwa_engine.models.gguf.values import checked
 from cwa_engine.models.sources import gguf_shards
 
 _VERSIONS = (2, 3)
@@ -93,7 +94,7 @@ def read_file(path: Path) -> GgufFile:
     package()
     paths = gguf_shards(path)
     metadata, tensors = _read_header(paths[0])
-    count = int(metadata.get("split.count", 1))
+    count = checked(paths[0], "split.count", metadata.get("split.count", 1), listed=False)
     if count != len(paths):
         raise ModelBroken(
             f"{path.name} is one of {count} shards, and its name does not say which"
@@ -103,7 +104,7 @@ def read_file(path: Path) -> GgufFile:
         )
     for number, shard in enumerate(paths[1:], start=1):
         own, more = _read_header(shard)
-        if int(own.get("split.no", -1)) != number or int(own.get("split.count", 1)) != count:
+        if own.get("split.no") != number or own.get("split.count") != count:
             raise ModelBroken(
                 f"{shard.name} says that it is shard {own.get('split.no')} of {own.get('split.count')} (from 0)",
                 hint="download the shards of one model again, under the names they have there",
@@ -164,16 +165,19 @@ def _parse(path: Path, memory: mmap.mmap) -> tuple[dict[str, Any], dict[str, Ggu
         metadata[key] = header.value(path, key, header.number("I"))
     found: dict[str, GgufTensor] = {}
     places = [_tensor_entry(path, header) for _ in range(tensors)]
-    alignment = metadata.get("general.alignment", _ALIGNMENT)
-    if not isinstance(alignment, int) or alignment < 1:
-        raise broken(path, f"general.alignment is {alignment}")
-    start = header.position + -header.position % alignment
+    alignment = checked(path, "general.alignment", metadata.get("general.alignment", _ALIGNMENT), listed=False)
+    if alignment.bit_count() != 1:
+        raise broken(path, f"general.alignment is {alignment}, no power of 2")
+    start = end = header.position + -header.position % alignment
     for name, shape, kind, size_bytes, offset in places:
         if name in found:
             raise broken(path, f"it has {name} twice")
-        if start + offset + size_bytes > len(memory):
+        if start + offset != end:
+            raise broken(path, f"{name} does not begin where the tensor before it ends")
+        if end + size_bytes > len(memory):
             raise broken(path, f"it ends before the end of {name}")
-        found[name] = GgufTensor(name, shape, kind, path, start + offset, size_bytes)
+        found[name] = GgufTensor(name, shape, kind, path, end, size_bytes)
+        end += size_bytes + -size_bytes % alignment
     return metadata, found
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cwa_engine.errors import ModelBroken
 from cwa_engine.models.gguf.file import GgufFile, GgufTensor
+from cwa_engine.models.gguf.values import checked, shown
 
 _REQUIRED = object()
 
@@ -59,7 +60,10 @@ class Keys:
         """A value that may be a list, of one value for each block."""
         full = f"{self.architecture}.{key}"
         self._unread.discard(full)
-        return self.file.metadata.get(full, default)
+        if full not in self.file.metadata:
+            return default
+        value = self.file.metadata[full]
+        return checked(self.file.path, key, value, isinstance(value, list), f"{self.architecture}.")
 
     def expect(self, key: str, *values: Any) -> None:
         """Where the file says this, it has to be one of `values`: the architecture in transformers knows no other."""
@@ -93,7 +97,7 @@ class Keys:
 
     def refused(self, key: str, value: Any, why: str) -> ModelBroken:
         return ModelBroken(
-            f"{self.file.path.name} says {self.architecture}.{key} = {_shown(value)}: {why}",
+            f"{self.file.path.name} says {self.architecture}.{key} = {shown(value)}: {why}",
             hint="give the model that the file was made from, as a folder or Hub id",
         )
 
@@ -102,7 +106,7 @@ class Keys:
         start = len(self.architecture) + 1
         metadata = self.file.metadata
         unknown = [
-            f"{key} = {_shown(metadata[key])}"
+            f"{key} = {shown(metadata[key])}"
             for key in sorted(self._unread)
             if metadata[key] not in _NEUTRAL.get(key[start:], ())
         ]
@@ -112,7 +116,3 @@ class Keys:
                 f"which cwtool does not know of {self.architecture}: results could be wrong without it",
                 hint="give the model that the file was made from, as a folder or Hub id; docs/gguf.md lists what is read",
             )
-
-
-def _shown(value: Any) -> str:
-    return str(value) if len(str(value)) < 60 else f"{str(value)[:60]}..."

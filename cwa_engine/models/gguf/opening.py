@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cwa_engine.errors import ModelBroken
 from cwa_engine.models.checkpoint import StoredTensor
@@ -56,22 +55,30 @@ def open_gguf(path: Path) -> GgufModel:
     architecture = describe(keys)
     tied, on_tying = _tied(file, keys)
     tokenizer, notes = read_tokenizer(file)
-    config = _config(architecture, tokenizer, tie_word_embeddings=tied)
-    model = empty_model(config, torch.float32)
-    config.architectures = [type(model).__name__]
+    model = _empty(path, architecture, tokenizer, tied)
     tensors = stored_parameters(model, architecture, keys)
     check_rope(model, architecture.ropes, path.name)
     keys.refuse_unread()
-    _refuse_tokens_beyond(file, config)
+    _refuse_tokens_beyond(file, model.config)
     notes = [dequantised(file), architecture.assumed, on_tying, *notes, _outside(file, keys)]
-    return GgufModel(config, tokenizer, tensors, tuple(filter(None, notes)))
+    return GgufModel(model.config, tokenizer, tensors, tuple(filter(None, notes)))
 
 
-def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase, **fields: Any) -> PretrainedConfig:
-    """No token is one of padding to the model: its embedding would have no gradient."""
+def _empty(path: Path, architecture: Architecture, tokenizer: PreTrainedTokenizerBase, tied: bool) -> PreTrainedModel:
+    """The model of transformers without memory. No token is one of padding to it: its embedding would have no gradient."""
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
-    config: PretrainedConfig = AutoConfig.for_model(architecture.model_type, **architecture.fields, **ids, **fields)
-    return config
+    fields = {**architecture.fields, **ids, "tie_word_embeddings": tied}
+    try:
+        config = AutoConfig.for_model(architecture.model_type, **fields)
+        model = empty_model(config, torch.float32)
+    except Exception as error:  # each class checks its config in its own way
+        raise ModelBroken(
+            f"{path.name} has metadata of which transformers makes no {architecture.model_type} model: "
+            f"{' '.join(str(error).split())}",
+            hint="convert the model again with a current convert_hf_to_gguf.py of llama.cpp",
+        ) from error
+    model.config.architectures = [type(model).__name__]
+    return model
 
 
 def _tied(file: GgufFile, keys: Keys) -> tuple[bool, str]:

@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 from cwa_engine.errors import ModelBroken
 from cwa_engine.models.gguf.keys import Keys
 
-_TOLERANCE = 1e-5  # relative, between two ways of computing a frequency in float32
+_TOLERANCE = 1e-5  # relative, between two ways of computing a frequency in float32,
+_SMALLEST = 1e-10  # and absolute, in radians for each token
 _LLAMA3_BANDS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _YARN = ("ext_factor", "attn_factor", "beta_fast", "beta_slow", "log_multiplier")
 
@@ -58,7 +59,7 @@ def rope(keys: Keys, head_size: int, truncate: bool = True) -> Rope:
     Raises ModelBroken for what transformers cannot do.
     """
     base, rotated = keys.get("rope.freq_base", 10000.0), keys.get("rope.dimension_count", head_size)
-    if rotated % 2 or rotated > head_size:
+    if not rotated or rotated % 2 or rotated > head_size:
         raise keys.refused("rope.dimension_count", rotated, f"a head has {head_size} features, rotated in pairs")
     plain = plain_rope(base, rotated)
     if rotated != head_size:
@@ -92,7 +93,7 @@ def _scaling(keys: Keys) -> _Scaling:
     return _Scaling(
         kind=kind,
         factor=keys.get("rope.scaling.factor", keys.get("rope.scale_linear", 0.0)) or 1.0,
-        original=keys.get("rope.scaling.original_context_length", keys["context_length"]),
+        original=keys.get("rope.scaling.original_context_length", 0) or keys["context_length"],
         longest=keys["context_length"],
         magnitude=keys.get("rope.scaling.attn_factor"),
         yarn=yarn,
@@ -231,6 +232,6 @@ def check_rope(model: PreTrainedModel, ropes: tuple[Rope, ...], name: str) -> No
 def _same(rope: Rope, frequencies: Tensor, magnitude: float) -> bool:
     return (
         frequencies.shape == rope.frequencies.shape
-        and torch.allclose(frequencies, rope.frequencies, rtol=_TOLERANCE, atol=0)
+        and torch.allclose(frequencies, rope.frequencies, rtol=_TOLERANCE, atol=_SMALLEST)
         and math.isclose(magnitude, rope.magnitude, rel_tol=_TOLERANCE)
     )

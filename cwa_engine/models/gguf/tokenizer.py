@@ -47,12 +47,8 @@ def read_tokenizer(file: GgufFile) -> tuple[PreTrainedTokenizerFast, list[str]]:
     last = _added(vocabulary, "add_eos_token", special["eos_token"], False)
     tokenizer.post_processor = _template(vocabulary, first, last)
     make: Any = PreTrainedTokenizerFast  # untyped
-    template = file.metadata.get("tokenizer.chat_template")
     named = {name: token for name, token in special.items() if token is not None}
-    return (
-        make(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, chat_template=template, **named),
-        notes,
-    )
+    return make(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **named), notes
 
 
 def _byte_level(vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:

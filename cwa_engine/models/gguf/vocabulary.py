@@ -13,6 +13,7 @@ from typing import Any
 
 from cwa_engine.errors import ModelBroken
 from cwa_engine.models.gguf.file import GgufFile
+from cwa_engine.models.gguf.values import checked
 
 PREFIX = "tokenizer.ggml."
 HINT = "give the model that the file was made from, as a folder or Hub id; docs/gguf.md lists what is read"
@@ -79,6 +80,8 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
             "texts could become other tokens without it",
             hint=HINT,
         )
+    for key in set(values).intersection((*_IDS, *_LISTS, *_OTHERS)):
+        checked(file.path, PREFIX + key, values[key], key in _LISTS)
     if not values.get("tokens"):
         raise ModelBroken(f"{file.path.name} has no vocabulary ({PREFIX}tokens)", hint=HINT)
     tokens = tuple(token or f"[EMPTY_{number}]" for number, token in enumerate(values["tokens"]))

@@ -6,6 +6,7 @@ What a function reads counts as known; a key that none reads is an error. Where 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from cwa_engine.errors import ModelBroken, did_you_mean
@@ -36,4 +37,12 @@ def describe(keys: Keys) -> Architecture:
             hint=f"{did_you_mean(keys.architecture, ARCHITECTURES)} Give the model that the file was made from, as a folder or "
             "Hub id; docs/gguf.md lists the architectures".strip(),
         )
+    _refuse_missing_blocks(keys)
     return ARCHITECTURES[keys.architecture](keys)
+
+
+def _refuse_missing_blocks(keys: Keys) -> None:
+    """Before anything is made for each of them."""
+    there = {int(match[1]) for name in keys.file.tensors if (match := re.match(r"blk\.(\d+)\.", name))}
+    if keys["block_count"] > len(there):
+        raise keys.refused("block_count", keys["block_count"], f"it has tensors of {len(there)} blocks")

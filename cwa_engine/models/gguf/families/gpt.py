@@ -16,6 +16,7 @@ from cwa_engine.models.gguf.description import (
     head_size,
     heads_of,
     in_blocks,
+    query_heads,
     sizes,
     vocabulary,
 )
@@ -30,9 +31,9 @@ def _grouped(parameter: str) -> Table:
 
 def _no_groups(keys: Keys) -> int:
     """Heads, of which keys have as many as queries."""
-    heads = keys["attention.head_count"]
+    heads = query_heads(keys)
     keys.expect("attention.head_count_kv", heads)
-    return int(heads)
+    return heads
 
 
 _GPT2_ENDS: Table = {
@@ -57,7 +58,7 @@ def _gpt2_sizes(keys: Keys) -> dict[str, Any]:
         "n_positions": keys["context_length"],
         "n_embd": keys["embedding_length"],
         "n_layer": keys["block_count"],
-        "n_head": keys["attention.head_count"],
+        "n_head": query_heads(keys),
         "n_inner": keys["feed_forward_length"],
         "layer_norm_epsilon": keys["attention.layer_norm_epsilon"],
     }
@@ -246,7 +247,7 @@ def lfm2(keys: Keys) -> Architecture:
     if not isinstance(counts, list) or len(counts) != keys["block_count"] or len({*counts} - {0}) != 1:
         raise keys.refused("attention.head_count_kv", counts, "cwtool reads a list with 0 for blocks without attention")
     keys.expect("attention.sliding_window", 0)
-    heads, rotary = keys["attention.head_count"], rope(keys, head_size(keys))
+    heads, rotary = query_heads(keys), rope(keys, head_size(keys))
     fields = sizes(keys) | {
         "num_attention_heads": heads,
         "num_key_value_heads": max(counts),

@@ -144,7 +144,8 @@ def phi3(keys: Keys) -> Architecture:
     """Queries, keys and values in one tensor, as gate and up."""
     rotary = rope(keys, head_size(keys))
     fields = _common(keys, rotary) | {
-        "original_max_position_embeddings": keys.get("rope.scaling.original_context_length", keys["context_length"]),
+        "original_max_position_embeddings": keys.get("rope.scaling.original_context_length", 0)
+        or keys["context_length"],
         "sliding_window": keys.get("attention.sliding_window", 0) or None,
     }
     block = {
