@@ -50,8 +50,6 @@ def load_tokenizer(
     `tokenizers.Tokenizer.from_file`, with a SentencePiece model alone those of sentencepiece, else those of the class that
     transformers picks. Raises ModelBroken, and what transformers raises where there is neither of these files.
     """
-    if "gguf_file" in options:
-        return _refuse_empty(source, AutoTokenizer.from_pretrained(folder, **options)), ()
     config = _read_json(source, folder / "tokenizer_config.json")
     if (folder / STORED).is_file():
         return _as_described(source, folder, STORED, _stored(source, folder), config, options)
@@ -101,7 +99,7 @@ def _as_described(
     tokenizer = _wrapped(described, names)
     if file != STORED and config.get("add_bos_token") and "bos_token" in tokenizer.special_tokens_map:
         tokenizer.add_bos_token = True
-    return _refuse_empty(source, tokenizer), (*notes, *_bos_disagreement(tokenizer, config, file))
+    return refuse_empty(source, tokenizer), (*notes, *_bos_disagreement(tokenizer, config, file))
 
 
 def _by_class(
@@ -124,10 +122,10 @@ def _by_class(
     names = [name for name in tokenizer.vocab_files_names.values() if name]
     if names and not vocabulary and not any((folder / name).is_file() for name in (*names, "tekken.json")):
         raise _no_tokenizer(source, f"{type(tokenizer).__name__} reads {', '.join(names)}")
-    return _refuse_empty(source, tokenizer)
+    return refuse_empty(source, tokenizer)
 
 
-def _refuse_empty(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def refuse_empty(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Where its files are missing, transformers makes up some tokenizers, with special tokens alone."""
     if not tokenizer("a", add_special_tokens=False)["input_ids"]:
         raise _no_tokenizer(source, "it gives no token for 'a'")
