@@ -76,7 +76,7 @@ def ablation() -> str:
 
 
 def damage() -> str:
-    resumed, whole = cases.damage_ground()
+    resumed, whole = cases.damage_contexts()
     ratio = ratio_in_turns(lambda: cases.damage_curve(whole), lambda: cases.damage_curve(resumed), ROUNDS)
     return f"{ratio} times faster with it"
 

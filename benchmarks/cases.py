@@ -27,7 +27,7 @@ from cwa_engine.models.sources import ModelSource, SourceKind
 from cwa_engine.perturbation.ablation import ablate, propose
 from cwa_engine.perturbation.cases import ZERO
 from cwa_engine.perturbation.copies import Zeroed
-from cwa_engine.perturbation.damage import Ground, lay_ground, measure
+from cwa_engine.perturbation.measurement import MeasurementContext, measure, prepare_measurement
 from cwa_engine.perturbation.single_zeros import SingleZeros
 from cwa_engine.reporting.export import ModelRecord, RunRecord, read_summary, write_run
 from cwa_engine.result import Baseline, RunResult, TextUse
@@ -146,27 +146,20 @@ def selected_by_concatenation(tensors: int) -> None:
 
 
 @functools.cache
-def damage_ground() -> tuple[Ground, Ground]:
-    """Where damage is measured on SmolLM2: from the first changed block, and always whole."""
+def damage_contexts() -> tuple[MeasurementContext, MeasurementContext]:
+    """For measuring damage on SmolLM2: from the first changed block on, and always whole."""
     loaded, sequences = smollm2()
     spec = RunSpec(model="smollm2-135m", topk=(1,))
-    intact = evaluate(loaded, sequences, 1)
-    ground = lay_ground(
-        loaded,
-        sequences,
-        intact,
-        [rank(loaded, resident(loaded, (), Needs.NOTHING), "magnitude", 1)],
-        spec,
-        BatchSize(1),
-    )
-    return ground, dataclasses.replace(ground, kept=None)
+    context = prepare_measurement(loaded, sequences, evaluate(loaded, sequences, 1), spec, BatchSize(1))
+    whole = dataclasses.replace(context, sample=dataclasses.replace(context.sample, kept=None))  # all texts are in it
+    return context, whole
 
 
-def damage_curve(ground: Ground) -> None:
+def damage_curve(context: MeasurementContext) -> None:
     """One weight of every fifth block zeroed, and one of the final norm."""
     names = [f"model.layers.{block}.mlp.down_proj.weight" for block in range(0, 30, 5)] + ["model.norm.weight"]
     for name in names:
-        measure(ground, {name: np.array([7])}, ZERO)
+        measure(context, {name: np.array([7])}, ZERO)
 
 
 def exact_top(candidates: int, k: int, texts: int, tokens: int) -> tuple[float, float, int]:

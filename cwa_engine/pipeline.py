@@ -29,6 +29,7 @@ from cwa_engine.events import (
 )
 from cwa_engine.models.anatomy import config_number
 from cwa_engine.models.failures import is_out_of_memory
+from cwa_engine.models.fan_out import trace_norms
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.memory import BatchSize
 from cwa_engine.perturbation.ablation import Ablated, ablate, find_critical_set, propose
@@ -66,6 +67,7 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: Scor
         for note in loaded.notes:  # a warm model says them again: they belong to every result
             emit(Note(note, "warning"))
         all_weights = loaded.anatomy.numel
+        trace_norms(loaded)  # of the whole model, and while no activations are recorded
         loaded = dataclasses.replace(loaded, anatomy=loaded.anatomy.only(spec.include, spec.exclude))
         given = given_ranking(loaded, spec)
         _check_bits(loaded, spec)

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 CWTOOL = str(Path(sys.executable).with_name("cwtool"))
-COLD = ["run", "--model", "smollm2-135m", "--metric", "grad_x_weight", "--topk", "1", "10", "100", "--eval-limit", "16"]
-WARM = ["run", "--model", "smollm2-135m", "--metric", "grad_squared", "--eval-limit", "16", "--no-perturbation"]
+COLD = ["run", "--model", "smollm2-135m", "--metric", "grad_x_weight", "--topk", "10", "--eval-limit", "32"]
+WARM = ["run", "--model", "smollm2-135m", "--metric", "grad_squared", "--eval-limit", "32", "--no-perturbation"]
 
 
 def main() -> None:

@@ -21,10 +21,9 @@ from cwa_engine.models.loading import LoadedModel
 
 @dataclass
 class _Norm:
-    """A norm that was called: what it put out, and how many output features read it."""
+    """A norm that was called, and how many output features read what it put out."""
 
     path: str
-    output: Tensor
     readers: int = 0
 
 
@@ -32,27 +31,16 @@ class _Norm:
 class _Trace:
     """The norms and linear layers of a forward pass in the order they were called."""
 
+    embeddings: set[str]
     norms: list[_Norm] = field(default_factory=list)
     called_before: dict[str, int] = field(default_factory=dict)  # linear layer -> norms that were called before it
 
 
-def fan_outs(loaded: LoadedModel) -> dict[str, int | None]:
-    """Parameter name -> how many weights read each of its features; 1 for matrices, None where that is not known.
-
-    Found out once, by running two tokens through the model.
-    """
-    if "fan_outs" not in loaded.memo:
-        trace = _trace(loaded)
-        parameters = loaded.anatomy.parameters
-        embeddings = {path for path, module in loaded.model.named_modules() if isinstance(module, nn.Embedding)}
-        loaded.memo["fan_outs"] = {name: _fan_out(p, trace, embeddings) for name, p in parameters.items()}
-    found: dict[str, int | None] = loaded.memo["fan_outs"]
-    return found
-
-
-def _fan_out(parameter: Parameter, trace: _Trace, embeddings: set[str]) -> int | None:
+def fan_out(loaded: LoadedModel, parameter: Parameter) -> int | None:
+    """How many weights read each feature of `parameter`: 1 for a matrix, None where that is not known."""
+    trace = _trace(loaded)
     path, _, leaf = parameter.name.rpartition(".")
-    if path in embeddings:
+    if path in trace.embeddings:
         return sum(norm.readers for norm in trace.norms) or None
     if not parameter.is_vector:
         return 1
@@ -63,37 +51,47 @@ def _fan_out(parameter: Parameter, trace: _Trace, embeddings: set[str]) -> int |
     return None
 
 
-@torch.inference_mode()
+def trace_norms(loaded: LoadedModel) -> None:
+    """Run two tokens through the whole model, once, to see which linear layers read which norms."""
+    _trace(loaded)
+
+
 def _trace(loaded: LoadedModel) -> _Trace:
-    trace = _Trace()
-    norms = {
-        name.rpartition(".")[0]
-        for name, parameter in loaded.anatomy.parameters.items()
-        if parameter.component == "norm" and parameter.is_vector
-    }
+    if "norms_read" not in loaded.memo:
+        loaded.memo["norms_read"] = _traced(loaded)
+    trace: _Trace = loaded.memo["norms_read"]
+    return trace
+
+
+@torch.inference_mode()
+def _traced(loaded: LoadedModel) -> _Trace:
+    modules = dict(loaded.model.named_modules())
+    trace = _Trace({path for path, module in modules.items() if isinstance(module, nn.Embedding)})
+    outputs: list[Tensor] = []
 
     def after_norm(path: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                trace.norms.append(_Norm(path, output))
+                trace.norms.append(_Norm(path))
+                outputs.append(output)
 
         return hook
 
     def after_linear(path: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             trace.called_before.setdefault(path, len(trace.norms))
-            for norm in trace.norms:
-                if args and isinstance(args[0], Tensor) and args[0].data_ptr() == norm.output.data_ptr():
+            for norm, written in zip(trace.norms, outputs, strict=True):
+                if args and isinstance(args[0], Tensor) and args[0].data_ptr() == written.data_ptr():
                     norm.readers += output.shape[-1]
 
         return hook
 
     handles = []
-    for path, module in loaded.model.named_modules():
-        if path in norms:
-            handles.append(module.register_forward_hook(after_norm(path)))
-        elif isinstance(module, (nn.Linear, Conv1D)):
+    for path, module in modules.items():
+        if isinstance(module, (nn.Linear, Conv1D)):
             handles.append(module.register_forward_hook(after_linear(path)))
+        elif any(parameter.dim() == 1 for parameter in module.parameters(recurse=False)):
+            handles.append(module.register_forward_hook(after_norm(path)))
     try:
         logits_of(loaded.model, torch.tensor([[0, 1]], device=loaded.device), None)
     finally:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cwa_engine.models.anatomy import Parameter
-from cwa_engine.models.fan_out import fan_outs
+from cwa_engine.models.fan_out import fan_out
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.perturbation.controls import Selection
 from cwa_engine.result import Ranking, TopWeight
@@ -184,5 +184,5 @@ def describe_unit(
         component=parameter.component,
         expert=where.expert,
         target=target_name(parameter, structure, first),
-        fan_out=fan_outs(loaded)[parameter.name] if structure == "weight" else None,
+        fan_out=fan_out(loaded, parameter) if structure == "weight" else None,
     )

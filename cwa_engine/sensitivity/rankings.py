@@ -111,7 +111,7 @@ def _statistics(run: Run, sequences: Sequence[TokenSequence], rankers: Sequence[
     """Statistics of all weights, or of one block after the other, after every ranker was offered them."""
     halves = split(sequences) if run.halves else (sequences,)
     reports = _Reports(run, len(halves))
-    streams = [score(run, half, report=reports.of(place)) for place, half in enumerate(halves)]
+    streams = [score(run, half, report=reports.of(place), previews=place == 0) for place, half in enumerate(halves)]
     parts = Parts.of(halves)
     for by_half in zip(*streams, strict=True):
         if len(by_half) > 1:

@@ -21,13 +21,16 @@ Report = Callable[[str, int, int, str], None]  # hears stage, done, total, unit
 
 
 def score(
-    run: Run, sequences: Sequence[TokenSequence], stage: str = "score", report: Report | None = None
+    run: Run, sequences: Sequence[TokenSequence], stage: str = "score", report: Report | None = None, previews: bool = False
 ) -> Iterator[Statistics]:
-    """What the metrics need, over the scoring texts: of all weights at once, or of one block after the other."""
+    """What the metrics need, over the scoring texts: of all weights at once, or of one block after the other.
+
+    With `previews`, partial rankings are shown while the statistics of all weights grow.
+    """
     needs = needs_of(run.spec.scored_metrics)
     tell = report or (lambda *progress: run.emit(Progress(*progress)))
     if run.gradients == "resident":
-        yield score_at_once(run, sequences, needs, stage, tell)
+        yield score_at_once(run, sequences, needs, stage, tell, previews)
         return
 
     def begin(size: int) -> tuple[Statistics, Iterator[Statistics]]:
@@ -40,7 +43,9 @@ def score(
     yield from others
 
 
-def score_at_once(run: Run, sequences: Sequence[TokenSequence], needs: Needs, stage: str, tell: Report) -> Statistics:
+def score_at_once(
+    run: Run, sequences: Sequence[TokenSequence], needs: Needs, stage: str, tell: Report, previews: bool
+) -> Statistics:
     """The statistics of all weights; a partial ranking is shown after 1, 4, 16 ... batches."""
     batches_done, next_preview = 0, 1
 
@@ -48,7 +53,7 @@ def score_at_once(run: Run, sequences: Sequence[TokenSequence], needs: Needs, st
         nonlocal batches_done, next_preview
         batches_done += 1
         tell(stage, done, len(sequences), "sequence")
-        if stage == "score" and batches_done == next_preview and done < len(sequences):
+        if previews and batches_done == next_preview and done < len(sequences):
             next_preview *= 4  # a preview costs about 0.1 s on 135M weights: few of them, while all is young
             statistics = so_far()
             rows = min(run.spec.largest_k, PREVIEW_ROWS)

@@ -15,7 +15,7 @@ from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.evaluation.resume import keep_states
 from cwa_engine.models.chain import chain_of
 from cwa_engine.models.memory import BatchSize
-from cwa_engine.perturbation import damage
+from cwa_engine.perturbation import measurement
 from cwa_engine.perturbation.kinds import PERTURBATIONS
 from cwa_engine.perturbation.patch import patched
 from cwa_engine.pipeline import analyze
@@ -77,12 +77,12 @@ def test_a_run_finds_the_same_whether_damage_is_resumed_or_not(
 ) -> None:
     asked = RunSpec(model="tiny", data_file=data_file, topk=(1, 3), individually=True, control_seeds=1)
     resumed = dict(run_tables(analyze(loaded, asked)))
-    monkeypatch.setattr(damage, "keep_states", _refuse)
+    monkeypatch.setattr(measurement, "keep_states", _refuse)
     assert dict(run_tables(analyze(loaded, asked))) == resumed
 
 
 def _refuse(*args: object) -> None:
-    raise damage.NotAChain("told not to")
+    raise measurement.NotAChain("told not to")
 
 
 # Gradients of each sequence of a batch

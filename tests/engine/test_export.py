@@ -32,7 +32,9 @@ from cwa_engine.spec import RunSpec
 
 @pytest.fixture
 def record(llama: Any, data_file: Path) -> RunRecord:
-    spec = RunSpec(model="tiny", topk=(2, 7), data_file=data_file, metrics=("grad_x_weight", "magnitude"))
+    spec = RunSpec(
+        model="tiny", topk=(2, 7), data_file=data_file, metrics=("grad_x_weight", "magnitude"), matrices=False
+    )
     model = ModelRecord(
         "tiny", "/nowhere", "folder", None, {"w": "0" * 64}, "float32", "cpu", "a cpu", llama.anatomy.numel
     )
@@ -43,17 +45,17 @@ def test_files_have_the_names_and_columns_that_were_promised(record: RunRecord, 
     folder = tmp_path / record.run_id
     write_run(folder, record)
     assert {path.name for path in folder.iterdir()} == {
-        "summary.json", "manifest.json", "log.txt", "perturbation.csv", "evaluation.csv",
+        "summary.json", "manifest.json", "log.txt", "perturbation.csv", "evaluation.csv", "controls.csv",
         "topk_grad_x_weight.csv", "topk_magnitude.csv",
     }  # fmt: skip
     head = (folder / "topk_magnitude.csv").read_text().splitlines()
-    assert (
-        head[0] == "rank,parameter,flat_index,out_feature,in_feature,value,score,layer,component,expert,target,stable"
+    assert head[0] == (
+        "rank,parameter,flat_index,out_feature,in_feature,value,score,layer,component,expert,target,stable,fan_out"
     )
     assert len(head) == 1 + 7
     assert (folder / "perturbation.csv").read_text().splitlines()[0] == (
         "metric,k,perturbation,selection,seed,weights,nll,perplexity,delta_nll,delta_low,delta_high,perplexity_ratio,"
-        "kl,top1_agreement,collapsed_at"
+        "kl,top1_agreement,collapsed_at,sequences"
     )
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["spec_sha256"] == record.spec.sha256()

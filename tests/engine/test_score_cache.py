@@ -20,7 +20,7 @@ from cwa_engine.result import Ranking, TopWeight
 from cwa_engine.score_cache import ScoreCache
 from cwa_engine.spec import RunSpec
 
-FIELDS: dict[str, Any] = {"model": "gpt2", "topk": (5, 20), "eval_limit": 6, "control_seeds": 1}
+FIELDS: dict[str, Any] = {"model": "gpt2", "topk": (5, 20), "eval_limit": 6, "control_seeds": 1, "matrices": False}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,7 @@ def tables(loaded: LoadedModel, cache: ScoreCache | None, **fields: Any) -> tupl
         {"scope": "per_layer"},
         {"structure": "row"},
         {"controls": ("bottom", "random")},
+        {"matrices": True},
         {"metrics": ("grad_x_weight", "magnitude", "wanda")},
     ],
     ids=str,
@@ -73,7 +74,7 @@ def test_a_run_on_known_scores_finds_the_same_bytes_without_scoring(
     loaded: LoadedModel, cache: ScoreCache, fields: dict[str, Any]
 ) -> None:
     without, _, _ = tables(loaded, None, **fields)
-    kind = {name: fields[name] for name in ("scope", "structure", "controls", "metrics") if name in fields}
+    kind = {name: fields[name] for name in ("scope", "structure", "controls", "metrics", "matrices") if name in fields}
     tables(loaded, cache, **kind)
     again, listener, result = tables(loaded, cache, **fields)
     assert again == without

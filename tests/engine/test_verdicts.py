@@ -16,6 +16,7 @@ import torch
 from cwa_engine.data.corpus import load_texts
 from cwa_engine.data.tokens import tokenize
 from cwa_engine.evaluation.perplexity import evaluate
+from cwa_engine.models.fan_out import fan_out
 from cwa_engine.perturbation.controls import CONTROLS
 from cwa_engine.pipeline import analyze
 from cwa_engine.reporting.export import run_tables
@@ -292,9 +293,7 @@ def test_joined_halves_score_as_all_texts_at_once(learnt: Any, texts: Path) -> N
 
 
 def test_fan_out_counts_the_weights_that_read_what_a_weight_writes(learnt: Any, texts: Path) -> None:
-    from cwa_engine.models.fan_out import fan_outs
-
-    found = fan_outs(learnt)
+    found = {name: fan_out(learnt, parameter) for name, parameter in learnt.anatomy.parameters.items()}
     config = learnt.model.config
     heads = config.hidden_size * 3  # q, k and v of as many heads each
     assert found["model.norm.weight"] == config.vocab_size
