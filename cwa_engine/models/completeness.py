@@ -109,7 +109,7 @@ def check_finite(name: str, model: PreTrainedModel) -> None:
     """Raises ModelBroken for weights that are NaN or infinite: they rank first by any metric."""
     for parameter_name, parameter in model.named_parameters():
         # Some weights at a time: the answer for a whole embedding would be a large tensor too.
-        if not all(torch.isfinite(some).all() for some in parameter.detach().flatten().split(_PIECE)):
+        if not all(torch.isfinite(some).all() for some in torch.split(parameter.detach().flatten(), _PIECE)):
             raise ModelBroken(
                 f"{parameter_name} of {name} has weights that are NaN or infinite in {parameter.dtype}",
                 hint="float16 cannot hold numbers beyond 65,504: try another --dtype; otherwise the files are broken",

@@ -7,7 +7,7 @@ import importlib.util
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -83,7 +83,7 @@ def sentencepiece_tokenizer(source: ModelSource, path: Path, sample: Sequence[st
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
 
-    described = sentencepiece_model_pb2.ModelProto()
+    described = cast(Any, sentencepiece_model_pb2).ModelProto()  # the generated module names it at run time
     try:
         described.ParseFromString(path.read_bytes())
         own = sentencepiece.SentencePieceProcessor(model_file=str(path))
