@@ -173,7 +173,7 @@ def exact_top(candidates: int, k: int, texts: int, tokens: int) -> tuple[float, 
     """(forward passes over the texts, those that one at a time takes, how many of the true top k are right)."""
     loaded, _ = smollm2()
     sequences = tokenize(loaded.tokenizer, corpus.load_texts(None, texts), tokens)
-    statistics = resident(loaded, sequences, Needs.GRADIENT | Needs.FISHER)
+    statistics = resident(loaded, sequences, Needs.GRADIENT | Needs.TOKEN_FISHER)
     units = propose([rank(loaded, statistics, name, candidates) for name in ("grad_x_weight", "taylor")], candidates)
     del statistics
     found = ablate(loaded, sequences, units, k, seed=0)

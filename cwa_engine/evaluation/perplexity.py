@@ -45,10 +45,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Padded:
-    """A batch as tensors, shorter sequences padded on the right. ids and mask are [B, T]."""
+    """A batch as tensors, shorter sequences padded on the right. ids, mask and signs are [B, T]."""
 
     ids: Tensor
     mask: Tensor
+    signs: Tensor | None = None  # what each token's NLL is multiplied by, for estimates of curvature
 
     @property
     def attention_mask(self) -> Tensor | None:
@@ -57,7 +58,7 @@ class Padded:
 
     def part(self, rows: slice) -> Padded:
         """Some sequences of the batch, with their padding."""
-        return Padded(self.ids[rows], self.mask[rows])
+        return Padded(self.ids[rows], self.mask[rows], None if self.signs is None else self.signs[rows])
 
     def nll(self, logits: Tensor, start: int = 0) -> Tensor:
         """Summed NLL of each sequence over the tokens that these logits predict, made from the tokens from `start` on.
@@ -69,7 +70,10 @@ class Padded:
         precision = torch.promote_types(logits.dtype, torch.float32)  # half precision cannot add up a loss
         scored = logits[:, : stop - start].to(precision)
         token_nll = F.cross_entropy(scored.flatten(0, 1), ids.flatten(), reduction="none")
-        return (token_nll.view(len(ids), -1) * mask).sum(dim=1)
+        counted = token_nll.view(len(ids), -1) * mask
+        if self.signs is not None:
+            counted = counted * self.signs[:, start + 1 : stop + 1]
+        return counted.sum(dim=1)
 
 
 def padded(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Padded:

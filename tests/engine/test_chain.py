@@ -29,7 +29,7 @@ from tests.architectures import tiny_architecture
 from tests.engine.conftest import wrap
 from tests.engine.test_evaluation import sequences_of
 
-BOTH = Needs.GRADIENT | Needs.FISHER
+BOTH = Needs.GRADIENT | Needs.FISHER | Needs.TOKEN_FISHER
 SEPARABLE = ("gpt2", "gpt_neox", "opt", "llama")
 
 
@@ -130,7 +130,7 @@ def test_experts_share_tokens_in_no_order_so_each_sequence_goes_alone() -> None:
 def assert_same_statistics(found: Any, expected: Any, tolerance: float = 1e-4) -> None:
     assert found.keys() == expected.keys()
     for name, stats in expected.items():
-        for field in ("gradient", "fisher"):
+        for field in ("gradient", "fisher", "token_fisher"):
             right = getattr(stats, field)
             # Keys' biases have no gradient but what rounding leaves of it.
             least = max(1e-7, tolerance * float(right.abs().max()))
