@@ -46,8 +46,11 @@ from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult
 from cwa_engine.run import Run, Stages
 from cwa_engine.score_cache import DEPTH, Kept, ScoreCache, score_keys
 from cwa_engine.sensitivity.fidelity import Sample, draw_sample, fidelities, measure_predictions
+from cwa_engine.sensitivity.finalists import depth_of, has_finalists, with_exact_scores
+from cwa_engine.sensitivity.gradients import Statistics
+from cwa_engine.sensitivity.loss_scale import LossScale
 from cwa_engine.sensitivity.metrics import ABLATION
-from cwa_engine.sensitivity.ranking import Ranker, describe_unit
+from cwa_engine.sensitivity.ranking import Ranker, describe_unit, shortened
 from cwa_engine.sensitivity.scoring import score
 from cwa_engine.sensitivity.stability import agreements, marked, measure_stability
 from cwa_engine.spec import RunSpec
@@ -71,8 +74,12 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: Scor
         choice = choose(loaded, spec, scoring)
         if choice.why:
             emit(Note(choice.why, choice.level))
-        batch_size = BatchSize(choice.batch_size, lambda text: emit(Note(text, "warning")))
-        run = Run(loaded, spec, emit, Stages(emit), batch_size, choice.gradients)
+
+        def warn(text: str) -> None:
+            emit(Note(text, "warning"))
+
+        batch_size, loss_scale = BatchSize(choice.batch_size, warn), LossScale(loaded.model, warn)
+        run = Run(loaded, spec, emit, Stages(emit), batch_size, choice.gradients, loss_scale)
 
         with run.stages("baseline"):
             intact, baseline = measure_baseline(run, evaluation)
@@ -126,21 +133,45 @@ def scored_rankings(
     missing = tuple(name for name in spec.scored_metrics if name not in known)
     if missing:
         depth = min(most, max(wanted, DEPTH)) if cache else wanted
-        rankers = [_ranker(run.loaded, name, depth, spec) for name in missing]
         only = dataclasses.replace(run, spec=spec.model_copy(update={"metrics": missing}))
         with run.stages("score"):
-            for statistics in score(only, sequences):  # of all weights, or of one block after the other
-                for ranker in rankers:
-                    ranker.offer(statistics)
-                if spec.fidelity:
-                    sample = draw_sample(run.loaded, statistics, spec)
-                del statistics  # what follows needs the room
+            scored = score(only, sequences, lambda: _Scored(only, depth))
         with run.stages("select"):
-            found |= {ranker.metric.name: _checked(ranker, spec) for ranker in rankers}
+            found |= {ranker.metric.name: _checked(ranker, spec) for ranker in scored.rankers}
+        if to_refine := [name for name in missing if has_finalists(name, spec.structure)]:
+            with run.stages("exact"):
+                found |= {name: with_exact_scores(run, sequences, found[name]) for name in to_refine}
         if cache:
             _keep(run, {keys[name]: found[name] for name in missing}, depth, cache)
+        sample = scored.sample
     rankings = [shortened(found[name], wanted) for name in spec.scored_metrics]
     return rankings, sample, {name: kept.run_id for name, kept in known.items()}
+
+
+class _Scored:
+    """The rankings of all scored metrics, and where it is asked for the sample for fidelity."""
+
+    def __init__(self, run: Run, depth: int) -> None:
+        spec = run.spec
+        self._run = run
+        self.sample: Sample | None = None
+        self.rankers = [
+            Ranker(
+                run.loaded,
+                name,
+                max(depth, depth_of(name, spec)),
+                "bottom" in spec.controls,
+                spec.structure,
+                spec.scope,
+            )
+            for name in spec.scored_metrics
+        ]
+
+    def offer(self, statistics: Statistics) -> None:
+        for ranker in self.rankers:
+            ranker.offer(statistics)
+        if self._run.spec.fidelity:
+            self.sample = draw_sample(self._run.loaded, statistics, self._run.spec)
 
 
 def _known(run: Run, keys: Mapping[str, str], depth: int, cache: ScoreCache) -> dict[str, Kept]:
@@ -172,7 +203,7 @@ def with_ablation(result: RunResult, ablated: Ablated) -> RunResult:
 
 def with_stability(run: Run, result: RunResult, sequences: Sequence[TokenSequence]) -> RunResult:
     """The result with the rankings of every repeat compared, and the weights marked that are in all of them."""
-    found = measure_stability(run.loaded, sequences, run.spec, lambda texts: score(run, texts, stage="stability"))
+    found = measure_stability(run, sequences)
     return dataclasses.replace(
         result,
         rankings=tuple(marked(r, found[r.metric]) if r.metric in found else r for r in result.rankings),
@@ -230,21 +261,11 @@ def measure_baseline(run: Run, sequences: Sequence[TokenSequence]) -> tuple[Eval
     return intact, baseline
 
 
-def _ranker(loaded: LoadedModel, metric: str, k: int, spec: RunSpec) -> Ranker:
-    return Ranker(loaded, metric, k, "bottom" in spec.controls, spec.structure, spec.scope)
-
-
-def shortened(ranking: Ranking, k: int) -> Ranking:
-    """The ranking down to place k, where more was wanted for other purposes."""
-    weights = ranking.top(k)
-    return dataclasses.replace(ranking, weights=weights, lowest=ranking.lowest[: len(weights)])
-
-
 def _checked(ranker: Ranker, spec: RunSpec) -> Ranking:
     """The finished ranking. Raises InvalidInput where there was nothing to rank."""
     ranking = ranker.ranking()
     if not ranking.weights:
-        only = "of linear layers " if ranker.metric.linear_only else ""
+        only = "of a linear layer in the decoder blocks " if ranker.metric.linear_only else ""
         raise InvalidInput(
             f"no parameter {only}in view has a {spec.structure} to rank by {ranking.metric}",
             hint="heads are in attention output projections; vectors have neither rows nor columns",

@@ -27,6 +27,7 @@ class TopWeight:
     expert: int | None  # None outside stacks of experts
     target: str  # as `--weights` takes it
     stable: bool | None = None  # in the top list of every repeat; None where stability was not asked for
+    standard_error: float | None = None  # of an estimated score, 0 of one that was computed exactly after; else None
 
 
 @dataclass(frozen=True, slots=True)

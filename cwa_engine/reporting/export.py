@@ -310,6 +310,7 @@ def _top_weight(row: dict[str, str]) -> TopWeight:
         expert=whole("expert"),
         target=row["target"],
         stable=row["stable"] == "True" if row["stable"] else None,
+        standard_error=float(row["standard_error"]) if row.get("standard_error") else None,  # older runs have none
     )
 
 

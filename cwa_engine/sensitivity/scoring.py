@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.events import PREVIEW_ROWS, Progress, TopK
@@ -17,15 +18,43 @@ from cwa_engine.sensitivity.sweep import sweep
 _UNKNOWN_SO_FAR = Needs.HESSIAN | Needs.INPUT_GRAM  # what a partial ranking cannot be made from
 
 
-def score(run: Run, sequences: Sequence[TokenSequence], stage: str = "score") -> Iterator[Statistics]:
-    """What the metrics need, over the scoring texts: of all weights at once, or of one block after the other."""
+class TakesStatistics(Protocol):
+    def offer(self, statistics: Statistics) -> None:
+        """Take the statistics of all weights, or of one block after the other."""
+
+
+T = TypeVar("T", bound=TakesStatistics)
+
+
+def score(run: Run, sequences: Sequence[TokenSequence], begin: Callable[[], T], stage: str = "score") -> T:
+    """Offer what the metrics need, over the scoring texts, to what `begin` makes; returns that.
+
+    Where a gradient overflows in float16, another one is begun, and nothing of what the first has seen goes on.
+    """
+
+    def work() -> T:
+        taker = begin()
+        for statistics in _statistics(run, sequences, stage):
+            taker.offer(statistics)
+            del statistics  # what follows needs the room
+        return taker
+
+    return run.loss_scale.run(work)
+
+
+def _statistics(run: Run, sequences: Sequence[TokenSequence], stage: str) -> Iterator[Statistics]:
+    """Of all weights at once, or of one block after the other."""
     needs = needs_of(run.spec.scored_metrics)
     if run.gradients == "resident":
-        yield score_at_once(run, sequences, needs, stage)
+        yield _all_at_once(run, sequences, needs, stage)
         return
+    seed, scale = run.spec.seed, run.loss_scale.of(sequences)
 
     def begin(size: int) -> tuple[Statistics, Iterator[Statistics]]:
-        parts = sweep(run.loaded, sequences, needs, size, lambda d, n: run.emit(Progress(stage, d, n, "block")))
+        def report(done: int, total: int) -> None:
+            run.emit(Progress(stage, done, total, "block"))
+
+        parts = sweep(run.loaded, sequences, needs, size, report, seed, scale)
         return next(parts), parts
 
     first, others = run.batch_size.run(begin)
@@ -34,9 +63,10 @@ def score(run: Run, sequences: Sequence[TokenSequence], stage: str = "score") ->
     yield from others
 
 
-def score_at_once(run: Run, sequences: Sequence[TokenSequence], needs: Needs, stage: str) -> Statistics:
+def _all_at_once(run: Run, sequences: Sequence[TokenSequence], needs: Needs, stage: str) -> Statistics:
     """The statistics of all weights; a partial ranking is shown after 1, 4, 16 ... batches."""
     batches_done, next_preview = 0, 1
+    seed, scale = run.spec.seed, run.loss_scale.of(sequences)
 
     def after_batch(done: int, so_far: SoFar) -> None:
         nonlocal batches_done, next_preview
@@ -54,12 +84,15 @@ def score_at_once(run: Run, sequences: Sequence[TokenSequence], needs: Needs, st
 
     if needs is not Needs.NOTHING:
         run.emit(Progress(stage, 0, len(sequences), "sequence"))
-    statistics = run.batch_size.run(lambda size: resident(run.loaded, sequences, needs, size, after_batch))
+    statistics = run.batch_size.run(lambda size: resident(run.loaded, sequences, needs, size, after_batch, seed, scale))
     if Needs.HESSIAN in needs:
 
         def report(done: int) -> None:
             run.emit(Progress(stage, done, len(sequences), "sequence"))
 
-        diagonal = hutchinson_diagonal(run.loaded, sequences, run.spec.probes, run.spec.seed, report)
-        statistics = {name: dataclasses.replace(s, hessian=diagonal[name]) for name, s in statistics.items()}
+        found = hutchinson_diagonal(run.loaded, sequences, run.spec.probes, seed, scale, report)
+        statistics = {
+            name: dataclasses.replace(stats, hessian=found.estimate[name], hessian_error=found.error.get(name))
+            for name, stats in statistics.items()
+        }
     return statistics
