@@ -25,7 +25,7 @@ from cwa_daemon.lifecycle import running_pid
 from cwa_daemon.reindex import damage
 from cwa_daemon.settings import CONFIG_FILE, Settings
 from cwa_engine import __version__
-from cwa_engine.models.sources import HubAccess, cache_folder, cached_models
+from cwa_engine.models.sources import HubAccess, cached_models
 from cwa_engine.reporting.export import leftovers
 
 LITTLE_DISK_BYTES = 2e9
@@ -114,11 +114,10 @@ def _hub(settings: Settings) -> Iterator[Check]:
 
 
 def _disk(settings: Settings) -> Iterator[Check]:
-    for name, folder in (("state folder", settings.home), ("cache", cache_folder())):
-        free = shutil.disk_usage(_nearest(folder)).free
-        state = OK if free >= LITTLE_DISK_BYTES else WARNING
-        advice = "" if state == OK else "make room, or set CWTOOL_HOME or CWTOOL_CACHE_DIR to another disk"
-        yield Check(f"disk of the {name}", state, f"{free / 1e9:.1f} GB free at {folder}", advice)
+    free = shutil.disk_usage(_nearest(settings.home)).free
+    state = OK if free >= LITTLE_DISK_BYTES else WARNING
+    advice = "" if state == OK else "make room, or set CWTOOL_HOME to a folder on another disk"
+    yield Check("disk of the state folder", state, f"{free / 1e9:.1f} GB free at {settings.home}", advice)
 
 
 def _nearest(folder: Path) -> Path:

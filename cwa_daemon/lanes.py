@@ -88,10 +88,13 @@ class Lane:
             worker.kill(f"the worker of {self.device} hung: nothing was heard of it for {worker.silence_s:.0f} s")
 
     async def unload(self, model: str) -> list[str]:
-        """Ask the worker to drop a model. Raises InvalidInput while a run is under way, for it may be in use."""
+        """Ask the worker to drop a model. Raises InvalidInput while a run is under way, for it may be in use.
+
+        A job that waits for memory tries again now and then. Such a try uses no model, and ends within moments.
+        """
         if not self._worker or not self._worker.pid:
             return []
-        if self._running:
+        if self._running and self._running["run_id"] not in self._not_before:
             raise InvalidInput(
                 f"{self.device} is busy with {self.run_id}", hint="unload when it has ended, or cancel it first"
             )

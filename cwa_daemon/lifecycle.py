@@ -16,7 +16,7 @@ from cwa_engine.files import user_path
 
 ALREADY = "another daemon has this state folder"
 _OURS = ("CWTOOL_", "HF_", "XDG_")  # that the daemon, its workers and the libraries they use read
-_PATHS = ("CWTOOL_CACHE_DIR", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
+_PATHS = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
 LOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length (0: to the end), pid
 
 

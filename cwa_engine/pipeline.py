@@ -42,7 +42,7 @@ from cwa_engine.perturbation.interactions import measure_interactions
 from cwa_engine.perturbation.kinds import STORED_BITS
 from cwa_engine.perturbation.separation import separations, verdicts
 from cwa_engine.planning import choose
-from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult
+from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult, TextUse
 from cwa_engine.run import Run, Stages
 from cwa_engine.score_cache import DEPTH, Kept, ScoreCache, score_keys
 from cwa_engine.sensitivity.fidelity import Sample, draw_sample, fidelities, measure_predictions
@@ -82,7 +82,7 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: Scor
         run = Run(loaded, spec, emit, Stages(emit), batch_size, choice.gradients, loss_scale)
 
         with run.stages("baseline"):
-            intact, baseline = measure_baseline(run, evaluation)
+            intact, baseline = measure_baseline(run, evaluation, use)
         scored, sample, scores_from = scored_rankings(run, scoring, cache)
         by_metric = {ranking.metric: shortened(ranking, spec.largest_k) for ranking in scored}
         rankings = (*given, *(by_metric[name] for name in spec.metrics if name in by_metric))
@@ -240,7 +240,7 @@ def with_fidelity(run: Run, result: RunResult, ground: Ground, sample: Sample) -
     return dataclasses.replace(result, predictions=tuple(rows), fidelity=tuple(scores))
 
 
-def measure_baseline(run: Run, sequences: Sequence[TokenSequence]) -> tuple[Evaluation, Baseline]:
+def measure_baseline(run: Run, sequences: Sequence[TokenSequence], use: TextUse) -> tuple[Evaluation, Baseline]:
     """The intact model on the evaluation texts. Raises RunFailed where its loss is not finite."""
 
     def report(done: int) -> None:
@@ -256,7 +256,7 @@ def measure_baseline(run: Run, sequences: Sequence[TokenSequence]) -> tuple[Eval
             f"{len(sequences)}, first at {where}",
             hint="float16 overflows easily; try --dtype float32 or bfloat16",
         )
-    baseline = baseline_of(intact, sequences, run.spec.seq_len, run.spec.packed)
+    baseline = baseline_of(intact, sequences, use.seq_len, use.packed, use.bos)
     run.emit(BaselineMeasured(baseline))
     return intact, baseline
 

@@ -55,9 +55,9 @@ class Baseline:
 
     nll: float
     perplexity: float
-    bits_per_byte: float
+    bits_per_byte: float | None  # over the bytes that the scored tokens stand for; None where a tokenizer does not tell
     sequences: int
-    tokens: int  # scored tokens: every token but the first of its sequence
+    tokens: int  # scored tokens: all but a sequence's BOS, or without one all but its first
     protocol: str
 
 
@@ -298,6 +298,9 @@ class TextUse:
     repeated: int = 0  # texts left out because they had occurred before
     overlap: int = 0  # texts on both sides, by their hashes: none, where there are two texts or more
     packed: bool = False  # texts joined and cut into windows of the sequence length
+    seq_len: int = 0  # the sequence length, in tokens: as asked for, or the model's where that is less
+    bos: str = ""  # what every sequence or window begins with, "<s>"; empty for nothing
+    too_short: tuple[int, ...] = ()  # numbers of the texts left out because no token of them could be scored
     damage: int = 0  # sequences the damage is measured on; 0 where no damage was asked for
 
 

@@ -90,7 +90,7 @@ def score_keys(run: Run, sequences: Sequence[TokenSequence]) -> dict[str, str]:
     inputs: dict[str, Any] = {
         "model": [loaded.source.location, loaded.revision, sorted(loaded.files.items()), loaded.dtype],
         "device": [loaded.device.type, run.gradients, run.batch_size.size, torch.get_num_threads()],
-        "texts": [hashlib.sha256(repr(sequence.ids).encode()).hexdigest() for sequence in sequences],
+        "texts": [hashlib.sha256(repr((text.unscored, text.ids)).encode()).hexdigest() for text in sequences],
         "chance": [spec.seed, spec.probes],
         "units": [spec.structure, spec.scope, spec.include, spec.exclude],
         "code": [__version__, code_sha256(), torch.__version__, transformers.__version__],

@@ -22,6 +22,7 @@ Gradients = Literal["auto", "resident", "sweep"]
 Offload = Literal["none", "cpu"]
 Structure = Literal["weight", "row", "column", "head"]
 Scope = Literal["global", "per_layer", "per_parameter", "per_component"]
+Bos = Literal["auto", "always", "never"]
 
 PROPOSERS = ("grad_x_weight", "taylor")  # name the candidates of ablation where nobody does
 _ONE_BLOCK = {"gradients": "sweep", "offload": "cpu"}  # options with which no two blocks have gradients at once
@@ -55,6 +56,7 @@ class RunSpec(BaseModel):
     eval_limit: int | None = None  # the first N texts, None: all
     seq_len: int = 512  # tokens; longer texts are cut, and the summary says how many
     packed: bool = False  # join the texts and cut windows of seq_len
+    bos: Bos = "auto"  # auto: what the tokenizer puts before a text, or BOS where the model needs it
     batch_size: int | None = None  # None: 1 on a CPU, as many as fit elsewhere
     gradients: Gradients = "auto"  # auto: resident where memory allows, else sweep
     offload: Offload = "none"  # cpu: blocks live in CPU memory and come to the device one at a time
@@ -222,8 +224,8 @@ def command_of(spec: RunSpec) -> str:
 
 
 _IN_COMMANDS = (
-    "data_file", "dataset", "text_column", "revision", "seq_len", "packed", "dtype", "gradients", "offload", "eval_limit",
-    "fast_perturbation",
+    "data_file", "dataset", "text_column", "revision", "seq_len", "packed", "bos", "dtype", "gradients", "offload",
+    "eval_limit", "fast_perturbation",
 )  # fmt: skip
 
 

@@ -19,9 +19,6 @@ WARM = ["run", "--model", "smollm2-135m", "--metric", "grad_squared", "--eval-li
 
 def main() -> None:
     found_running = subprocess.run([CWTOOL, "daemon", "status"], capture_output=True, check=False).returncode == 0
-    if not found_running:  # convert the GGUF file now, once, so that the first run below is cold and no more than that
-        cwtool("load", "smollm2-135m")
-        cwtool("daemon", "stop")
     try:
         cold, cold_notes = first_progress(COLD)
         warm, _ = first_progress(WARM)

@@ -96,7 +96,8 @@ class CommandLine:
             for event in client.follow(run_id):
                 if event["kind"] == kind and all(event[name] == value for name, value in fields.items()):
                     return event
-        raise AssertionError(f"{run_id} ended without {kind} {fields}")
+            job = client.job(run_id)
+        raise AssertionError(f"{run_id} ended without {kind} {fields}: {job.state}, {job.error}")
 
     def worker_pid(self) -> int:
         return next(worker["pid"] for worker in self.json("daemon", "status")["workers"] if worker["pid"])

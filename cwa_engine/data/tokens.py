@@ -3,66 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cwa_engine.data.corpus import Text
-from cwa_engine.errors import DataError
+from cwa_engine.data.encoding import Encoded, encode_long, encode_start
+from cwa_engine.data.prefix import Prefix
+from cwa_engine.errors import DataError, InvalidInput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+NO_PREFIX = Prefix()
+
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """One text as the model reads it. All tokens but the first are scored."""
+    """A text, or a window of joined texts, as the model reads it."""
 
     ids: tuple[int, ...]
-    utf8_bytes: int  # of the text these tokens stand for
+    utf8_bytes: int | None  # of the text that the scored tokens stand for; None where the tokenizer does not tell
     truncated: bool
+    unscored: int = 1  # tokens at the beginning: the prefix, or without one the first token, which nothing predicts
 
     @property
     def scored_tokens(self) -> int:
-        return len(self.ids) - 1
+        return max(0, len(self.ids) - self.unscored)
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_tokens: int) -> list[TokenSequence]:
-    """Each text as at most `max_tokens` tokens, special tokens as the tokenizer adds them.
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_tokens: int, prefix: Prefix = NO_PREFIX
+) -> list[TokenSequence]:
+    """Each text as at most `max_tokens` tokens, prefix included; nothing is put behind it.
 
-    Raises DataError, naming the text, for one shorter than two tokens: there is nothing to predict in it.
+    A text may be too short to have a scored token.
     """
+    _check_room(max_tokens, prefix)
     sequences = []
     for text in texts:
-        ids = tokenizer(text.content, verbose=False)["input_ids"]
-        if len(ids) < 2:
-            raise DataError(
-                f"{text.where} has {len(ids)} token{'s' * (len(ids) != 1)}: '{text.content[:40]}'",
-                hint="a text needs at least two tokens, so that one can be predicted; remove it or join it to another",
-            )
-        kept = ids[:max_tokens]
-        truncated = len(kept) < len(ids)
-        covered = str(tokenizer.decode(kept, skip_special_tokens=True)) if truncated else text.content
-        sequences.append(TokenSequence(tuple(kept), len(covered.encode()), truncated))
+        encoded, more = encode_start(tokenizer, text.content, max_tokens)
+        sequence, used = _window(encoded, 0, max_tokens, prefix)
+        sequences.append(replace(sequence, truncated=more or used < len(encoded.ids)))
     return sequences
 
 
-def pack(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], window: int) -> list[TokenSequence]:
-    """The texts joined by blank lines, cut into windows of `window` tokens; what is left over at the end is not used.
+def pack(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], window: int, prefix: Prefix = NO_PREFIX
+) -> list[TokenSequence]:
+    """The texts joined by blank lines, cut into windows of `window` tokens, each with the prefix, which counts.
 
-    The usual protocol of perplexities on WikiText. Raises DataError where there is not enough for one window.
+    What is left over at the end is not used. The usual protocol of perplexities on WikiText. Raises DataError where there
+    is not enough for one window.
     """
-    joined = "\n\n".join(text.content for text in texts)
-    ids = tokenizer(joined, verbose=False)["input_ids"]
-    if len(ids) < window:
+    _check_room(window, prefix)
+    encoded = encode_long(tokenizer, "\n\n".join(text.content for text in texts))
+    sequences, start = [], 0
+    while start < len(encoded.ids):
+        sequence, start = _window(encoded, start, window, prefix)
+        if len(sequence.ids) == window:
+            sequences.append(sequence)
+    if not sequences:
+        most = len(encoded.ids) + len(prefix.ids)
         raise DataError(
-            f"{len(texts)} texts have {len(ids)} tokens together, less than one window of {window}",
-            hint=f"give more texts, or a --seq-len of at most {len(ids)}",
+            f"{len(texts)} texts have {most} tokens together, less than one window of {window}",
+            hint=f"give more texts, or a --seq-len of at most {most}",
         )
-    windows = [ids[start : start + window] for start in range(0, len(ids) - window + 1, window)]
-    return [
-        TokenSequence(tuple(kept), len(str(tokenizer.decode(kept, skip_special_tokens=True)).encode()), False)
-        for kept in windows
-    ]
+    return sequences
 
 
 def batched(sequences: Sequence[TokenSequence], size: int, alone_above: int | None = None) -> list[list[TokenSequence]]:
@@ -74,3 +80,23 @@ def batched(sequences: Sequence[TokenSequence], size: int, alone_above: int | No
     alone = 0 if alone_above is None else sum(len(sequence.ids) > alone_above for sequence in ordered)
     rest = ordered[alone:]
     return [[one] for one in ordered[:alone]] + [rest[start : start + size] for start in range(0, len(rest), size)]
+
+
+def _check_room(size: int, prefix: Prefix) -> None:
+    if size <= len(prefix.ids):
+        raise InvalidInput(
+            f"--seq-len {size} leaves no room beside {prefix.text}", hint=f"give at least {len(prefix.ids) + 1}"
+        )
+
+
+def _window(encoded: Encoded, start: int, size: int, prefix: Prefix) -> tuple[TokenSequence, int]:
+    """A sequence of at most `size` tokens, prefix included, from a text's token `start` on, and where the next one begins."""
+    first = start + prefix.length_at(encoded.ids, start)
+    stop = min(first + size - len(prefix.ids), len(encoded.ids))
+    scored = first if prefix.ids else first + 1
+    return TokenSequence(
+        ids=(*prefix.ids, *encoded.ids[first:stop]),
+        utf8_bytes=encoded.utf8_bytes(scored, stop) if scored < stop else 0,
+        truncated=False,
+        unscored=len(prefix.ids) or 1,
+    ), stop

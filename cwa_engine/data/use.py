@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cwa_engine.data import corpus
+from cwa_engine.data.corpus import Text
+from cwa_engine.data.prefix import Prefix, prefix_of
 from cwa_engine.data.tokens import TokenSequence, pack, tokenize
-from cwa_engine.errors import ModelBroken
+from cwa_engine.errors import DataError, ModelBroken
 from cwa_engine.events import Emit, Note
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.result import TextUse
@@ -15,6 +18,17 @@ from cwa_engine.spec import RunSpec
 
 FAST_SHARE = 4  # --fast-perturbation uses a quarter of the evaluation texts,
 FAST_LEAST = 4  # but at least four
+VOCABULARY_SHARE = 0.9  # of the embedding's rows have a token at least: models are padded by less than a tenth
+
+
+@dataclass(frozen=True, slots=True)
+class _Halves:
+    """The texts of both sides, and their tokens."""
+
+    texts: tuple[list[Text], list[Text]]
+    sequences: tuple[list[TokenSequence], list[TokenSequence]]
+    truncated: int = 0
+    too_short: tuple[int, ...] = ()  # numbers of the texts that are on neither side
 
 
 def use_texts(
@@ -30,18 +44,14 @@ def use_texts(
     texts = corpus.distinct(given)
     if repeated := len(given) - len(texts):
         emit(Note(f"{repeated} of {len(given)} texts had occurred before and were left out", "warning"))
-    scoring_texts, evaluation_texts = corpus.split(texts)
-    shared = len(texts) < 2
+    limit = min(spec.seq_len, loaded.max_tokens or spec.seq_len)
+    prefix = prefix_of(loaded.tokenizer, loaded.model.config.model_type, spec.bos)
+    halves = _windows(loaded, texts, limit, prefix) if spec.packed else _one_by_one(loaded, texts, limit, prefix, emit)
+    (scoring_texts, evaluation_texts), (scoring, evaluation) = halves.texts, halves.sequences
+    shared = len(texts) - len(halves.too_short) < 2
     if shared:
         emit(Note("there is only one text: weights are scored and damage is measured on the same one", "warning"))
-    limit = min(spec.seq_len, loaded.max_tokens or spec.seq_len)
-    as_sequences = pack if spec.packed else tokenize
-    scoring = as_sequences(loaded.tokenizer, scoring_texts, limit)
-    evaluation = as_sequences(loaded.tokenizer, evaluation_texts, limit)
-    _check_tokens(loaded, scoring + evaluation)
-    truncated = sum(sequence.truncated for sequence in (scoring if shared else scoring + evaluation))
-    if truncated:
-        emit(Note(f"{truncated} of {len(texts)} texts are longer than {limit} tokens and were cut there", "warning"))
+    _check_tokens(loaded, scoring + evaluation, emit)
     if spec.fast_perturbation and spec.damages:
         evaluation = evaluation[: max(FAST_LEAST, math.ceil(len(evaluation) / FAST_SHARE))]
     use = TextUse(
@@ -51,18 +61,61 @@ def use_texts(
         scoring=len(scoring_texts),
         evaluation=len(evaluation_texts),
         shared=shared,
-        truncated=truncated,
+        truncated=halves.truncated,
         scoring_sha256=corpus.data_sha256(scoring_texts),
         evaluation_sha256=corpus.data_sha256(evaluation_texts),
         repeated=repeated,
         overlap=corpus.overlap(scoring_texts, evaluation_texts),
         packed=spec.packed,
+        seq_len=limit,
+        bos=prefix.text,
+        too_short=halves.too_short,
         damage=len(evaluation) if spec.damages else 0,
     )
     return use, scoring, evaluation
 
 
-def _check_tokens(loaded: LoadedModel, sequences: Sequence[TokenSequence]) -> None:
+def _windows(loaded: LoadedModel, texts: Sequence[Text], limit: int, prefix: Prefix) -> _Halves:
+    scoring, evaluation = corpus.split(texts)
+    windows = pack(loaded.tokenizer, scoring, limit, prefix)
+    others = windows if scoring == evaluation else pack(loaded.tokenizer, evaluation, limit, prefix)
+    return _Halves((scoring, evaluation), (windows, others))
+
+
+def _one_by_one(loaded: LoadedModel, texts: Sequence[Text], limit: int, prefix: Prefix, emit: Emit) -> _Halves:
+    """Each text a sequence. Those that are too short are left out as if they were not there."""
+    sequences = tokenize(loaded.tokenizer, texts, limit, prefix)
+    too_short = _too_short(texts, sequences, emit)
+    used = [number for number, sequence in enumerate(sequences) if sequence.scored_tokens]
+    truncated = sum(sequences[number].truncated for number in used)
+    if truncated:
+        emit(Note(f"{truncated} of {len(texts)} texts are longer than {limit} tokens and were cut there", "warning"))
+    first, second = corpus.split(used)
+    return _Halves(
+        ([texts[number] for number in first], [texts[number] for number in second]),
+        ([sequences[number] for number in first], [sequences[number] for number in second]),
+        truncated,
+        too_short,
+    )
+
+
+def _too_short(texts: Sequence[Text], sequences: Sequence[TokenSequence], emit: Emit) -> tuple[int, ...]:
+    """Numbers of the texts, from 1, that have no token to score; says so. Raises DataError where all are so short."""
+    short = [number for number, sequence in enumerate(sequences, start=1) if not sequence.scored_tokens]
+    if not short:
+        return ()
+    text, length = texts[short[0] - 1], len(sequences[short[0] - 1].ids)
+    example = f"{text.where} has {length} token{'s' * (length != 1)}: '{text.content[:40]}'"
+    if len(short) == len(texts):
+        raise DataError(
+            f"no text is long enough to score: {example}",
+            hint="a text needs at least two tokens, so that one can be predicted; with --bos always one is enough",
+        )
+    emit(Note(f"{len(short)} of {len(texts)} texts are too short to score and were left out: {example}", "warning"))
+    return tuple(short)
+
+
+def _check_tokens(loaded: LoadedModel, sequences: Sequence[TokenSequence], emit: Emit) -> None:
     """On a GPU an index beyond the embedding ends the whole process, so it is looked for before."""
     known = loaded.model.get_input_embeddings().get_parameter("weight").shape[0]
     largest = max(max(sequence.ids) for sequence in sequences)
@@ -70,4 +123,13 @@ def _check_tokens(loaded: LoadedModel, sequences: Sequence[TokenSequence]) -> No
         raise ModelBroken(
             f"the tokenizer of {loaded.source.name} gives token {largest}, but the model knows only {known}",
             hint="the tokenizer belongs to another model; download or save the two together",
+        )
+    given = len(loaded.tokenizer)
+    if given < VOCABULARY_SHARE * known:
+        emit(
+            Note(
+                f"the tokenizer of {loaded.source.name} has {given:,} tokens, its model an embedding of {known:,}: "
+                "it may belong to another model",
+                "warning",
+            )
         )

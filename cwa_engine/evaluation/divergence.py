@@ -37,7 +37,7 @@ def divergence(
     kl_sum, agreed, tokens = 0.0, 0, 0
     for batch in loaded.batched(sequences, batch_size):
         texts = padded(loaded, batch)
-        scored = texts.mask[:, 1:].bool()
+        scored = texts.scored[:, 1:].bool()
         intact = _predictions(loaded, texts)
         with damaged():
             changed = _predictions(loaded, texts)

@@ -22,8 +22,9 @@ from cwa_engine.result import Baseline, exp
 from cwa_engine.statistics import Array
 
 LOGITS = 2**24  # made at once: 64 MiB in float32, of which there are a few copies
-PROTOCOL = "one text a sequence, the first token not scored, at most {seq_len} tokens"
-PACKED_PROTOCOL = "texts joined and cut into windows of {seq_len} tokens, the first token of each not scored"
+PROTOCOL = "one text a sequence, at most {seq_len} tokens, {beginning}"
+PACKED_PROTOCOL = "texts joined and cut into windows of {seq_len} tokens, {beginning}"
+WITH_BOS, WITHOUT_BOS = "each after {bos}, which is not scored", "without BOS, the first token of each not scored"
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Padded:
-    """A batch as tensors, shorter sequences padded on the right. ids, mask and signs are [B, T]."""
+    """A batch as tensors, shorter sequences padded on the right. All are [B, T]."""
 
     ids: Tensor
-    mask: Tensor
-    signs: Tensor | None = None  # what each token's NLL is multiplied by, for estimates of curvature
+    mask: Tensor  # 1 for tokens, 0 for padding
+    scored: Tensor  # what a token's NLL counts: 1, or 0 where it is not scored; -1 too in a signed sum
 
     @property
     def attention_mask(self) -> Tensor | None:
@@ -58,7 +59,11 @@ class Padded:
 
     def part(self, rows: slice) -> Padded:
         """Some sequences of the batch, with their padding."""
-        return Padded(self.ids[rows], self.mask[rows], None if self.signs is None else self.signs[rows])
+        return Padded(self.ids[rows], self.mask[rows], self.scored[rows])
+
+    def copies(self, number: int) -> Padded:
+        """Copies of a single text."""
+        return Padded(*(tensor.expand(number, -1) for tensor in (self.ids, self.mask, self.scored)))
 
     def nll(self, logits: Tensor, start: int = 0) -> Tensor:
         """Summed NLL of each sequence over the tokens that these logits predict, made from the tokens from `start` on.
@@ -66,25 +71,23 @@ class Padded:
         [B] from logits [B, tokens, vocabulary]; what is said after the last token is not used.
         """
         stop = min(start + logits.shape[1], self.ids.shape[1] - 1)
-        ids, mask = self.ids[:, start + 1 : stop + 1], self.mask[:, start + 1 : stop + 1]
+        ids, counted = self.ids[:, start + 1 : stop + 1], self.scored[:, start + 1 : stop + 1]
         precision = torch.promote_types(logits.dtype, torch.float32)  # half precision cannot add up a loss
         scored = logits[:, : stop - start].to(precision)
         token_nll = F.cross_entropy(scored.flatten(0, 1), ids.flatten(), reduction="none")
-        counted = token_nll.view(len(ids), -1) * mask
-        if self.signs is not None:
-            counted = counted * self.signs[:, start + 1 : stop + 1]
-        return counted.sum(dim=1)
+        return (token_nll.view(len(ids), -1) * counted).sum(dim=1)
 
 
 def padded(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Padded:
     """The batch on the model's device."""
     longest = max(len(sequence.ids) for sequence in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
+    mask, scored = torch.zeros_like(ids), torch.zeros_like(ids)
     for row, sequence in enumerate(batch):
         ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
         mask[row, : len(sequence.ids)] = 1
-    return Padded(ids.to(loaded.device), mask.to(loaded.device))
+        scored[row, sequence.unscored : len(sequence.ids)] = 1
+    return Padded(ids.to(loaded.device), mask.to(loaded.device), scored.to(loaded.device))
 
 
 def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
@@ -167,14 +170,18 @@ def collect(
     )
 
 
-def baseline_of(evaluation: Evaluation, sequences: Sequence[TokenSequence], seq_len: int, packed: bool) -> Baseline:
-    """The figures of the intact model, with the protocol they hold under."""
-    utf8_bytes = sum(sequence.utf8_bytes for sequence in sequences)
+def baseline_of(
+    evaluation: Evaluation, sequences: Sequence[TokenSequence], seq_len: int, packed: bool, bos: str = ""
+) -> Baseline:
+    """The figures of the intact model, with the protocol they hold under; `bos` is what sequences begin with."""
+    sizes = [sequence.utf8_bytes for sequence in sequences]
+    known = sum(size or 0 for size in sizes) if None not in sizes else 0  # each token may stand for nothing
+    beginning = WITH_BOS.format(bos=bos) if bos else WITHOUT_BOS
     return Baseline(
         nll=evaluation.nll,
         perplexity=evaluation.perplexity,
-        bits_per_byte=float(evaluation.nll_sums.sum()) / (math.log(2) * utf8_bytes),
+        bits_per_byte=float(evaluation.nll_sums.sum()) / (math.log(2) * known) if known else None,
         sequences=len(sequences),
         tokens=int(evaluation.tokens.sum()),
-        protocol=(PACKED_PROTOCOL if packed else PROTOCOL).format(seq_len=seq_len),
+        protocol=(PACKED_PROTOCOL if packed else PROTOCOL).format(seq_len=seq_len, beginning=beginning),
     )

@@ -6,23 +6,13 @@ What is checked on the way is told in docs/loading.md.
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.initialization import no_init_weights
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound
@@ -31,7 +21,9 @@ from cwa_engine.models.anatomy import Anatomy, dissect, longest_sequence
 from cwa_engine.models.checkpoint import WEIGHT_DTYPES, Checkpoint, Read, StoredTensor, stored_tensors, weight_files
 from cwa_engine.models.completeness import check_complete, check_finite, files_left_out, refuse_adapter
 from cwa_engine.models.download import snapshot, snapshot_without_weights
+from cwa_engine.models.empty import empty_model
 from cwa_engine.models.failures import named_failures
+from cwa_engine.models.gguf import open_gguf
 from cwa_engine.models.offload import Offload
 from cwa_engine.models.quantised import Settings, restore, scheme_of, take_settings
 from cwa_engine.models.sources import (
@@ -39,12 +31,12 @@ from cwa_engine.models.sources import (
     ModelSource,
     SourceKind,
     file_hashes,
-    file_sha256,
     fingerprint,
-    gguf_cache_folder,
+    gguf_shards,
     name_and_revision,
     resolve,
 )
+from cwa_engine.models.tokenizer import load_tokenizer, refuse_empty
 
 
 @dataclass(frozen=True)
@@ -121,30 +113,26 @@ def load_model(
     target = torch_device(device)
     with named_failures(source, revision, access):
         before = fingerprint(source)
-        folder = _local_folder(source, revision, access, say, read)
-        config, settings = _plain_config(folder, trust_remote_code=trust_remote_code)
-        stored = restore(stored_tensors(folder), settings, name)
-        empty = _empty_model(config, _torch_dtype(dtype, target, stored.tensors), trust_remote_code)
+        stored = _stored_model(source, revision, access, say, read, trust_remote_code)
+        empty = empty_model(stored.config, _torch_dtype(dtype, target, stored.tensors), trust_remote_code)
         make_room(weights_bytes(empty))
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-        _refuse_empty_tokenizer(source, tokenizer)
-        model, notes = _causal_model(name, empty, stored.tensors, tokenizer, read)
-        alone_above, on_batches = _batching(model, tokenizer)
+        model, notes = _causal_model(name, empty, stored.tensors, stored.tokenizer, read)
+        alone_above, on_batches = _batching(model, stored.tokenizer)
         anatomy = dissect(model)
         offloaded = _placed(model, anatomy, target, offload)
-        files = _hashes(source, folder)
+        files = stored.hashes()
         if fingerprint(source) != before:
             raise ModelBroken(f"the files of {name} changed while they were read", hint="try again when they are whole")
         return LoadedModel(
             model=model,
-            tokenizer=tokenizer,
+            tokenizer=stored.tokenizer,
             anatomy=anatomy,
             source=source,
-            revision=folder.name if source.kind is SourceKind.HUB else None,
+            revision=stored.revision,
             files=files,
             device=target,
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-            notes=tuple(filter(None, (stored.note, files_left_out(folder), *notes, on_batches, _on_norms(anatomy)))),
+            notes=tuple(filter(None, (*stored.notes, *notes, on_batches, _on_norms(anatomy)))),
             alone_above=alone_above,
             offload=offloaded,
         )
@@ -230,14 +218,6 @@ def _on_norms(anatomy: Anatomy) -> str:
     return f"norms here multiply by {offset} + w: their scores and the perturbations are of that factor, so zero makes it 0"
 
 
-def _empty_model(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    """A model of this config whose weights have no memory."""
-    make: Any = AutoModelForCausalLM.from_config
-    with torch.device("meta"), no_init_weights():
-        model: PreTrainedModel = make(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    return model
-
-
 def _plain_config(folder: Path, **options: Any) -> tuple[PretrainedConfig, Settings | None]:
     """The config of the model with plain weights, and how its weights are quantised."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **options)
@@ -251,18 +231,15 @@ def blueprint(
     source, revision = _source(name, revision)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     with named_failures(source, revision, access):
-        gguf = Path(source.location)
-        if source.kind is SourceKind.HUB:
-            folder = snapshot_without_weights(source.location, revision, access)
-        elif source.kind is SourceKind.GGUF and not gguf_cache_folder(gguf).is_dir():
-            folder, options["gguf_file"] = gguf.parent, gguf.name
-        else:
-            folder = _local_folder(source, revision, access)
+        if source.kind is SourceKind.GGUF:
+            opened = _of_gguf(source)
+            return source, opened.config, opened.tokenizer
+        hub = source.kind is SourceKind.HUB
+        folder = snapshot_without_weights(source.location, revision, access) if hub else _own_folder(source)
         config, settings = _plain_config(folder, **options)
         if settings:
             scheme_of(settings, name)  # raises for what could not be loaded
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
-        _refuse_empty_tokenizer(source, tokenizer)
+        tokenizer, _ = load_tokenizer(source, folder, local_files_only=True, **options)
         return source, config, tokenizer
 
 
@@ -291,72 +268,61 @@ def _torch_dtype(dtype: str, device: torch.device, stored: Mapping[str, StoredTe
     return torch.float32 if most is torch.float64 else most
 
 
-def _local_folder(
+@dataclass(frozen=True)
+class _StoredModel:
+    """What a model is built of, from whatever kind of source. `hashes()` reads its files: file name -> sha256."""
+
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    tensors: Mapping[str, StoredTensor]
+    notes: tuple[str, ...]
+    revision: str | None
+    hashes: Callable[[], dict[str, str]]
+
+
+def _stored_model(
     source: ModelSource,
     revision: str | None,
     access: HubAccess,
-    say: Callable[[str], None] = lambda text: None,
-    read: Read = lambda done_bytes, total_bytes: None,
-) -> Path:
-    """The folder with config, tokenizer and weights: the user's own, a Hub snapshot, or a converted GGUF."""
-    match source.kind:
-        case SourceKind.FOLDER:
-            folder = Path(source.location)
-            refuse_adapter((entry.name for entry in folder.iterdir()), source.name)
-            if not (folder / "config.json").is_file():
-                raise ModelNotFound(
-                    f"folder {folder} has no config.json", hint="give the folder that `save_pretrained` wrote"
-                )
-            return folder
-        case SourceKind.GGUF:
-            return _converted(Path(source.location), say)
-        case SourceKind.HUB:
-            return snapshot(source.location, revision, access, say, read)
-
-
-def _converted(gguf: Path, say: Callable[[str], None]) -> Path:
-    """A safetensors copy of a GGUF file, made once; loading that takes one second instead of twenty."""
-    folder = gguf_cache_folder(gguf)
-    if folder.is_dir():
-        return folder
-    say(f"converting {gguf.name} to safetensors, once")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        _convert(gguf, Path(scratch))
-        shutil.copymode(folder.parent, scratch)
-        try:
-            Path(scratch).rename(folder)
-        except OSError:
-            if not folder.is_dir():  # unless another process was faster
-                raise
-        Path(scratch).mkdir(exist_ok=True)  # TemporaryDirectory wants to remove it
-    return folder
-
-
-def _convert(gguf: Path, target: Path) -> None:
-    """Dequantize to float32. A model that came from GGUF refuses `save_pretrained`; a fresh one with its weights does not."""
-    where, name = str(gguf.parent), gguf.name
-    quantized = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
-    fields = quantized.config.to_dict()
-    fields.pop("quantization_config", None)
-    plain = type(quantized)(type(quantized.config).from_dict(fields))
-    plain.load_state_dict(quantized.state_dict())
-    plain.tie_weights()
-    plain.save_pretrained(target)
-    AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(target)
-
-
-def _hashes(source: ModelSource, folder: Path) -> dict[str, str]:
-    """sha256 of the files the weights came from: of a converted GGUF the original."""
+    say: Callable[[str], None],
+    read: Read,
+    trust_remote_code: bool,
+) -> _StoredModel:
     if source.kind is SourceKind.GGUF:
-        gguf = Path(source.location)
-        return {gguf.name: file_sha256(gguf)}
-    return file_hashes([folder / "config.json", *weight_files(folder)])
+        return _of_gguf(source)
+    hub = source.kind is SourceKind.HUB
+    folder = snapshot(source.location, revision, access, say, read) if hub else _own_folder(source)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    config, settings = _plain_config(folder, **options)
+    stored = restore(stored_tensors(folder), settings, source.name)
+    tokenizer, on_tokens = load_tokenizer(source, folder, local_files_only=True, **options)
+    return _StoredModel(
+        config=config,
+        tokenizer=tokenizer,
+        tensors=stored.tensors,
+        notes=(stored.note, files_left_out(folder), *on_tokens),
+        revision=folder.name if hub else None,
+        hashes=lambda: file_hashes([folder / "config.json", *weight_files(folder)]),
+    )
 
 
-def _refuse_empty_tokenizer(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Where its files are missing, transformers makes up some tokenizers, with special tokens alone."""
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
-        raise ModelBroken(
-            f"{source.name} has no tokenizer", hint="its files (tokenizer.json and others) belong into the same folder"
-        )
+def _of_gguf(source: ModelSource) -> _StoredModel:
+    path = Path(source.location)
+    opened = open_gguf(path)
+    return _StoredModel(
+        config=opened.config,
+        tokenizer=refuse_empty(source, opened.tokenizer),
+        tensors=opened.tensors,
+        notes=opened.notes,
+        revision=None,
+        hashes=lambda: file_hashes(gguf_shards(path)),
+    )
+
+
+def _own_folder(source: ModelSource) -> Path:
+    """A folder of the user's own."""
+    folder = Path(source.location)
+    refuse_adapter((entry.name for entry in folder.iterdir()), source.name)
+    if not (folder / "config.json").is_file():
+        raise ModelNotFound(f"folder {folder} has no config.json", hint="give the folder that `save_pretrained` wrote")
+    return folder

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-import platformdirs
-
 from cwa_engine.catalog import catalog_model, known_names
-from cwa_engine.errors import InvalidInput, ModelNotFound, did_you_mean
+from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound, did_you_mean
 from cwa_engine.files import near_files, user_path
 from cwa_engine.hub_names import is_address, read_hub_name
 
@@ -72,8 +70,8 @@ def resolve(name: str) -> ModelSource:
     path = _existing(name)
     if path and path.is_dir():
         return ModelSource(name, SourceKind.FOLDER, str(path.resolve()))
-    if path and path.suffix.lower() == ".gguf":
-        return ModelSource(name, SourceKind.GGUF, str(path.resolve()))
+    if path and _is_gguf(path):
+        return ModelSource(name, SourceKind.GGUF, _absolute(path))
     if entry:
         return ModelSource(name, SourceKind.HUB, entry.name)
     if path:
@@ -95,10 +93,19 @@ def absolute_name(name: str) -> str:
     """
     path = _existing(name)
     if path:
-        return str(path.resolve())
+        return _absolute(path)
     name = name.strip()
     is_name = not name or is_address(name) or read_hub_name(name, "model")
     return name if is_name else str(user_path(name, "the model"))
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
+
+
+def _absolute(path: Path) -> str:
+    """A link keeps its name: in a Hub cache it leads to a file that is not called .gguf, away from its shards."""
+    return str(path.parent.resolve() / path.name if _is_gguf(path) else path.resolve())
 
 
 def name_and_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -159,16 +166,23 @@ def cached_models(access: HubAccess) -> list[tuple[str, int]]:
     return found
 
 
-def cache_folder() -> Path:
-    """Where cwtool keeps what it can make again."""
-    return user_path(os.environ.get("CWTOOL_CACHE_DIR") or platformdirs.user_cache_dir("cwtool"), "CWTOOL_CACHE_DIR")
+def gguf_shards(gguf: Path) -> list[Path]:
+    """All shards of a model of which this GGUF file is one, in their order; the file alone where its name says no more.
 
-
-def gguf_cache_folder(gguf: Path) -> Path:
-    """Where the converted copy of a GGUF file lives; another size or time of change is another folder."""
-    stat = gguf.stat()
-    key = hashlib.sha256(f"{gguf}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:12]
-    return cache_folder() / "converted" / f"{gguf.stem}-{key}"
+    Raises ModelBroken, naming them, for shards that are missing.
+    """
+    match = re.fullmatch(r"(?i)(.+)-(\d{5})-of-(\d{5})(\.gguf)", gguf.name)
+    if not match:
+        return [gguf]
+    stem, _, count, suffix = match.groups()
+    shards = [gguf.with_name(f"{stem}-{number:05}-of-{count}{suffix}") for number in range(1, int(count) + 1)]
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise ModelBroken(
+            f"{gguf.name} is one of {len(shards)} shards, and the folder lacks {len(missing)} of them: "
+            f"{', '.join(missing[:5])}{' ...' * (len(missing) > 5)}",
+            hint="download all shards into one folder; any of them may be named then",
+        )
+    return shards
 
 
 def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
@@ -201,7 +215,7 @@ def fingerprint(source: ModelSource) -> str:
         case SourceKind.HUB:
             return ""
         case SourceKind.GGUF:
-            paths = [path]
+            paths = gguf_shards(path)
         case SourceKind.FOLDER:
             paths = sorted(entry for entry in path.iterdir() if entry.is_file())
     stats = [(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in paths]

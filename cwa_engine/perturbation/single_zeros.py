@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cwa_engine.data.tokens import TokenSequence, batched
-from cwa_engine.evaluation.perplexity import Padded, measured_nll, nll_from
+from cwa_engine.evaluation.perplexity import measured_nll, nll_from
 from cwa_engine.evaluation.resume import KeptStates, keep_states
 from cwa_engine.models.chain import Begin, Chain, NotAChain
 from cwa_engine.models.loading import LoadedModel
@@ -117,8 +117,7 @@ class SingleZeros:
         self.spent += copies * self._shares[begin.index if begin else 0] * len(text.ids) / self._all_tokens
         if not self._kept:
             return measured_nll(self._loaded, [text]).double().cpu().numpy()
-        one = self._kept.texts[number]
-        texts = Padded(one.ids.expand(copies, -1), one.mask.expand(copies, -1))
+        texts = self._kept.texts[number].copies(copies)
         if begin:
             begin = replace(begin, hidden=begin.hidden.expand(copies, *begin.hidden.shape[1:]))
         return nll_from(self._loaded, self._kept.chain, begin, texts).double().cpu().numpy()

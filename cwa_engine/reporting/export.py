@@ -151,7 +151,9 @@ def fidelity_csv(result: RunResult) -> bytes:
 def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
     """All that is needed to run this again and to know whether it was the same."""
     spec, texts = record.spec, record.result.texts
-    scored, measured = split(range(1, texts.texts + 1))  # numbers of texts that differ, the first is 1
+    left_out = set(texts.too_short)
+    numbers = [n for n in range(1, texts.texts + 1) if n not in left_out]  # of texts that differ, the first is 1
+    scored, measured = split(numbers)
     if texts.damage and not texts.packed:
         measured = measured[: texts.damage]
     return {
@@ -168,6 +170,7 @@ def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
             "scored_sha256": texts.scoring_sha256,
             "measured": measured,
             "measured_sha256": texts.evaluation_sha256,
+            "too_short": list(texts.too_short),
             "overlap": texts.overlap,
         },
         "seeds": {"seed": spec.seed, "controls": [spec.seed + i for i in range(spec.control_seeds)]},

@@ -40,10 +40,10 @@ class Totals:
         """The batch as this loss weighs its tokens."""
         if self._seed is None:
             return texts
-        signs = torch.zeros(texts.ids.shape)
+        scored = torch.zeros(texts.ids.shape, dtype=torch.long)
         for row, sequence in enumerate(batch):
-            signs[row, 1 : len(sequence.ids)] = torch.tensor(token_signs(sequence, self._seed), dtype=signs.dtype)
-        return dataclasses.replace(texts, signs=signs.to(texts.ids.device))
+            scored[row, sequence.unscored : len(sequence.ids)] = torch.tensor(token_signs(sequence, self._seed))
+        return dataclasses.replace(texts, scored=scored.to(texts.ids.device))
 
     def _share(self, sequence: TokenSequence) -> float:
         """What a sequence's squared gradient is multiplied by.

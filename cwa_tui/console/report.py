@@ -55,10 +55,11 @@ def _headline(summary: dict[str, Any]) -> Text:
     measured = texts["damage"] or texts["evaluation"]
     split = used if texts["shared"] else f"{used}, {measured} others measured"
     notes = "".join(f"{note}\n" for note in model.get("notes", ()))
+    bytewise = "" if baseline["bits_per_byte"] is None else f"{baseline['bits_per_byte']:.3f} bits per byte · "
     return Text(
         f"{model['name']} · {model['parameters']:,} weights · {model['dtype']} on {model['device']} · {split}\n{notes}"
         f"baseline perplexity {fmt.perplexity(baseline['perplexity'])} · {baseline['nll']:.4f} nats per token · "
-        f"{baseline['bits_per_byte']:.3f} bits per byte · {baseline['tokens']:,} tokens"
+        f"{bytewise}{baseline['tokens']:,} tokens\n{baseline['protocol']}"
     )
 
 

@@ -109,6 +109,9 @@ TextColumn = Annotated[
 EvalLimit = Annotated[int | None, _option(help="Use the first N texts only.", panel=_DATA)]
 SeqLen = Annotated[int, _option(help="Longest sequence in tokens; longer texts are cut.", panel=_DATA)]
 Packed = Annotated[bool, _option("--packed", help="Join the texts and cut windows of --seq-len tokens.", panel=_DATA)]
+Bos = Annotated[
+    str, _option(help="BOS before each text or window: always, never, or auto, as the tokenizer does.", panel=_DATA)
+]
 FastPerturbation = Annotated[
     bool,
     _option("--fast-perturbation", help="Measure damage on a quarter of the evaluation texts.", panel=_DAMAGE),
@@ -207,7 +210,7 @@ def ablation_fields(given: dict[str, Any]) -> dict[str, Any]:
 
 _AS_THEY_ARE = (
     "revision", "dtype", "device", "gradients", "offload", "structure", "scope", "probes", "text_column", "eval_limit",
-    "seq_len", "packed", "control_seeds", "candidates", "fast_perturbation", "noise_scale", "scale_factor", "bits",
+    "seq_len", "packed", "bos", "control_seeds", "candidates", "fast_perturbation", "noise_scale", "scale_factor", "bits",
     "position_test", "individually", "kl", "seed",
 )  # fmt: skip
 

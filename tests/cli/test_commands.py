@@ -90,6 +90,17 @@ def test_plan_tells_what_is_needed_and_the_command_it_gives_works(cwtool: Comman
     assert "was only to plan" in cwtool("results", "show", planned["run_id"], rc=6).stderr
 
 
+def test_a_run_says_what_stands_before_its_texts_and_a_plan_passes_it_on(cwtool: CommandLine) -> None:
+    asked = ["--model", "gpt2", "--topk", "5", "--eval-limit", "4", "--bos", "always"]
+    done = cwtool("run", *asked, "--no-perturbation", "--output", "out")
+    assert "each after <|end|>, which is not scored" in " ".join(done.stdout.split())
+    manifest = json.loads((cwtool.cwd / "out/manifest.json").read_text())
+    summary = json.loads((cwtool.cwd / "out/summary.json").read_text())
+    assert (manifest["spec"]["bos"], summary["texts"]["bos"]) == ("always", "<|end|>")
+    assert "--bos always" in cwtool.json("plan", *asked)["command"]
+    assert "unknown bos 'yes'" in cwtool("run", *asked[:-1], "yes", rc=2).stderr
+
+
 def test_questions_beyond_damage_each_have_their_table_and_their_file(cwtool: CommandLine) -> None:
     asked = ["--stability", "--fidelity", "30", "--individually", "--dose", "0", "-.5", "--position-test", "--kl"]
     done = cwtool("run", *SHORT, "--topk", "2", *asked, "--output", "out")

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from cwa_engine.data.corpus import Text, data_sha256, load_texts, split
 from cwa_engine.data.passages import CODE_CHUNK_CHARACTERS
-from cwa_engine.data.tokens import batched, tokenize
 from cwa_engine.errors import DataError
-from tests.models import tiny_tokenizer
 
 
 def contents(path: Path, limit: int | None = None) -> list[str]:
@@ -162,16 +160,3 @@ texts_of_any_kind = st.lists(st.text(st.characters(exclude_categories=["Cs"])), 
 def test_different_texts_have_different_hashes_and_equal_ones_the_same(one: list[str], other: list[str]) -> None:
     first, second = (data_sha256([Text(content, "") for content in texts]) for texts in (one, other))
     assert (first == second) == (one == other)
-
-
-def test_a_text_of_one_token_is_refused_by_name() -> None:
-    with pytest.raises(DataError, match="text 2 of x has 1 token"):
-        tokenize(tiny_tokenizer(), [Text("fine", "text 1 of x"), Text("a", "text 2 of x")], 512)
-
-
-def test_a_long_text_is_cut_and_counted_by_the_bytes_it_keeps() -> None:
-    long, short = tokenize(tiny_tokenizer(), [Text("é" * 50, ""), Text("xy", "")], 10)
-    assert (len(long.ids), long.truncated, short.truncated) == (10, True, False)
-    assert long.utf8_bytes <= 20
-    assert short.utf8_bytes == 2
-    assert [len(batch) for batch in batched([long, short, short], 2)] == [2, 1]

@@ -317,12 +317,10 @@ def test_a_model_that_is_no_causal_language_model_is_refused(folder: Path) -> No
         load_model(str(folder))
 
 
-def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CWTOOL_CACHE_DIR", str(tmp_path / "cache"))
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF, but not really")
     with pytest.raises(ModelBroken):
         load_model(str(tmp_path / "model.gguf"))
-    assert list((tmp_path / "cache/converted").iterdir()) == []
     (tmp_path / "weights.pt").touch()
     with pytest.raises(ModelNotFound, match="not a GGUF file"):
         load_model(str(tmp_path / "weights.pt"))

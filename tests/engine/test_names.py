@@ -8,7 +8,7 @@ import pytest
 
 from cwa_engine.errors import InvalidInput, ModelNotFound
 from cwa_engine.files import user_path
-from cwa_engine.models.sources import HubAccess, SourceKind, absolute_name, cache_folder, name_and_revision, resolve
+from cwa_engine.models.sources import HubAccess, SourceKind, absolute_name, name_and_revision, resolve
 from cwa_engine.spec import RunSpec
 
 
@@ -119,12 +119,12 @@ def test_a_path_of_the_user_is_absolute_and_begins_at_home_after_a_tilde(
 
 
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "CWTOOL_CACHE_DIR"):
+    for name in ("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    unset = HubAccess.from_environment(), HubAccess.from_environment().cache, cache_folder()
-    for name in ("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "CWTOOL_CACHE_DIR"):
+    unset = HubAccess.from_environment(), HubAccess.from_environment().cache
+    for name in ("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "")
-    assert (HubAccess.from_environment(), HubAccess.from_environment().cache, cache_folder()) == unset
+    assert (HubAccess.from_environment(), HubAccess.from_environment().cache) == unset
 
 
 def test_folders_named_by_variables_are_absolute_for_a_daemon_elsewhere(
@@ -137,5 +137,3 @@ def test_folders_named_by_variables_are_absolute_for_a_daemon_elsewhere(
     assert HubAccess.from_environment().cache == tmp_path / "hf" / "hub"
     monkeypatch.setenv("HF_HUB_CACHE", "~/cache")
     assert HubAccess.from_environment().cache == tmp_path / "cache"
-    monkeypatch.setenv("CWTOOL_CACHE_DIR", "~/converted")
-    assert cache_folder() == tmp_path / "converted"

@@ -114,7 +114,8 @@ def test_scores_are_of_the_factor(metric: str, gemma: Any, sequences: Any) -> No
 def test_a_run_zeroes_the_factors_of_the_norms_that_it_ranks(gemma: Any, tmp_path: Path) -> None:
     text = tmp_path / "texts.txt"
     text.write_text("\n\n".join(TEXTS))
-    result = analyze(gemma, RunSpec(model="tiny", metrics=("magnitude",), include=(NORM,), topk=(1,), data_file=text))
+    spec = RunSpec(model="tiny", metrics=("magnitude",), include=(NORM,), topk=(1,), data_file=text, bos="never")
+    result = analyze(gemma, spec)
     (top,) = result.rankings[0].weights
     evaluation = tokenize(gemma.tokenizer, [Text(text, "test") for text in TEXTS[1::2]], 512)
     expected = nll_with_factor(gemma, evaluation, top.flat_index, 0.0)

@@ -97,6 +97,7 @@ def test_of_several_metrics_only_those_are_scored_that_are_not_known(loaded: Loa
         {"eval_limit": 8},
         {"seq_len": 16},
         {"packed": True},
+        {"bos": "always"},
         {"seed": 1},
         {"include": ("transformer.h.0.*",)},
         {"structure": "row"},

@@ -39,6 +39,7 @@ from cwa_engine.spec import RunSpec, parse_spec
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"device": "cuda:x"}, "unknown device 'cuda:x'"),
         ({"dtype": "int8"}, "dtype"),
+        ({"bos": "yes"}, "unknown bos 'yes'"),
         ({"model": ""}, "model"),
         ({"surprise": 1}, "surprise"),
     ],
@@ -99,6 +100,7 @@ def test_the_hash_of_a_spec_knows_everything_but_the_output_folder() -> None:
         {"metrics": ("obd",)},
         {"data_file": Path("a")},
         {"fast_perturbation": True},
+        {"bos": "never"},
     ]
     assert len({spec.sha256(), *(spec.model_copy(update=other).sha256() for other in others)}) == 1 + len(others)
 

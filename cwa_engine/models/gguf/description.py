@@ -1,0 +1,174 @@
+"""What an architecture of GGUF is in transformers, and what most descriptions have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cwa_engine.models.gguf.keys import Keys
+from cwa_engine.models.gguf.layouts import (
+    Heads,
+    Layout,
+    Origin,
+    key_rows,
+    of,
+    one_above_the_other,
+    paired_key_rows,
+    paired_keys,
+    paired_queries,
+    paired_query_rows,
+    query_rows,
+    value_rows,
+)
+from cwa_engine.models.gguf.rope import Rope
+
+# A parameter, with "*" for the block's number and without .weight or .bias where its tensors end the same -> the tensor it
+# is, or the ways it is made in.
+Table = Mapping[str, "str | tuple[Origin, ...]"]
+
+NO_HEADS = Heads(1, 1)  # for architectures whose tensors are laid out without regard to them
+GATED_MLP = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+QK_NORMS: Table = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A `model_type` of transformers, fields of its config, and how its parameters are made.
+
+    `assumed` tells readers of results what the file does not say and llama.cpp takes for granted.
+    """
+
+    model_type: str
+    fields: Mapping[str, Any]
+    parameters: Table
+    heads: Heads = NO_HEADS
+    ropes: tuple[Rope, ...] = ()
+    assumed: str = ""
+
+
+def in_blocks(path: str, table: Table, blocks: str = "blk") -> dict[str, str | tuple[Origin, ...]]:
+    """The entries of one block, for every block: `path` is the list of blocks in transformers."""
+
+    def numbered(way: str | tuple[Origin, ...]) -> str | tuple[Origin, ...]:
+        if isinstance(way, str):
+            return f"{blocks}.*.{way}"
+        return tuple(Origin(tuple(f"{blocks}.*.{t}" for t in made.tensors), made.layout, made.whole) for made in way)
+
+    return {f"{path}.*.{parameter}": numbered(way) for parameter, way in table.items()}
+
+
+def attention(output: str = "o_proj", paired: bool = False) -> dict[str, str | tuple[Origin, ...]]:
+    """Projections of a block, of tensors apart or of one that holds queries, keys and values.
+
+    `paired` where llama.cpp rotates consecutive features and transformers halves of a head.
+    """
+
+    def either(tensor: str, layout: Layout | None, rows: Layout) -> tuple[Origin, ...]:
+        return of(tensor, by=layout) + of("attn_qkv", by=rows, whole=False)
+
+    return {
+        "self_attn.q_proj": either("attn_q", *((paired_queries, paired_query_rows) if paired else (None, query_rows))),
+        "self_attn.k_proj": either("attn_k", *((paired_keys, paired_key_rows) if paired else (None, key_rows))),
+        "self_attn.v_proj": either("attn_v", None, value_rows),
+        f"self_attn.{output}": "attn_output",
+    }
+
+
+def experts(path: str = "mlp.experts") -> dict[str, str | tuple[Origin, ...]]:
+    """A stack of experts, gate above up."""
+    return {
+        f"{path}.gate_up_proj": of("ffn_gate_exps.weight", "ffn_up_exps.weight", by=one_above_the_other),
+        f"{path}.down_proj": of("ffn_down_exps.weight"),
+    }
+
+
+def expert_width(keys: Keys) -> int:
+    """Inner features of one expert, which not all files say."""
+    width = keys.tensor("blk.0.ffn_gate_exps.weight").shape[-2]
+    keys.expect("expert_feed_forward_length", width, 0)
+    return width
+
+
+def decoder(block: Table, norm: str = "model.norm") -> dict[str, str | tuple[Origin, ...]]:
+    """The names that most models of transformers have outside and before their blocks."""
+    ends = {"model.embed_tokens": "token_embd", norm: "output_norm", "lm_head": "output"}
+    return {**ends, **in_blocks("model.layers", block)}
+
+
+def sizes(keys: Keys) -> dict[str, Any]:
+    """Widths, depth and the longest text."""
+    return {
+        "vocab_size": vocabulary(keys),
+        "hidden_size": keys["embedding_length"],
+        "num_hidden_layers": keys["block_count"],
+        "intermediate_size": keys["feed_forward_length"],
+        "max_position_embeddings": keys["context_length"],
+    }
+
+
+def vocabulary(keys: Keys) -> int:
+    """Rows of the embedding."""
+    shape, width = keys.tensor("token_embd.weight").shape, keys["embedding_length"]
+    if shape[1:] != (width,):
+        raise keys.refused("embedding_length", width, f"token_embd.weight has the shape {list(shape)}")
+    keys.expect("vocab_size", shape[0])
+    return shape[0]
+
+
+def query_heads(keys: Keys) -> int:
+    heads = int(keys["attention.head_count"])
+    if not heads:
+        raise keys.refused("attention.head_count", heads, "this architecture has attention")
+    return heads
+
+
+def heads_of(keys: Keys) -> Heads:
+    query = query_heads(keys)
+    key = keys.get("attention.head_count_kv", query)
+    if not key or query % key:
+        raise keys.refused(
+            "attention.head_count_kv", key, f"the {query} heads of queries cannot be divided among these"
+        )
+    return Heads(query, key)
+
+
+def head_size(keys: Keys) -> int:
+    """Features of a head, of queries and keys and of values."""
+    size = int(keys.get("attention.key_length", keys["embedding_length"] // query_heads(keys)))
+    keys.expect("attention.value_length", size)
+    return size
+
+
+def attention_sizes(keys: Keys) -> dict[str, Any]:
+    heads = heads_of(keys)
+    return {"num_attention_heads": heads.query, "num_key_value_heads": heads.key, "head_dim": head_size(keys)}
+
+
+def rms_norm(keys: Keys) -> dict[str, Any]:
+    return {"rms_norm_eps": keys["attention.layer_norm_rms_epsilon"]}
+
+
+def block_has(keys: Keys, *tensors: str) -> bool:
+    """Whether the first block has one of these tensors."""
+    return any(keys.has(f"blk.0.{tensor}") for tensor in tensors)
+
+
+def has_qkv_bias(keys: Keys) -> bool:
+    return block_has(keys, "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_qkv.bias")
+
+
+def layer_types(keys: Keys, period: int) -> list[str]:
+    """Which blocks see a window and which the whole text: every `period`th, the last of each group, sees the whole."""
+    pattern, blocks = keys.list("attention.sliding_window_pattern", period), keys["block_count"]
+    if not isinstance(pattern, list):
+        pattern = [pattern == 0 or block % pattern < pattern - 1 for block in range(blocks)]
+    if len(pattern) != blocks:
+        raise keys.refused("attention.sliding_window_pattern", pattern, f"the model has {blocks} blocks")
+    return ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
+
+
+def same_base(keys: Keys, rotary: Rope) -> None:
+    """Blocks with a window are rotated as the others are, or the file is refused."""
+    keys.expect("rope.freq_base_swa", rotary.parameters["rope_theta"])
+    keys.expect("rope.dimension_count_swa", 2 * len(rotary.frequencies))

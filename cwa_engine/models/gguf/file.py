@@ -1,0 +1,248 @@
+"""A GGUF file as it lies on the disk: what its header says, over all of its shards, and its tensors read as floats.
+
+The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3. The header is read here,
+for the reader of the package gguf takes 10 seconds for a vocabulary of 150,000 tokens and does not say what is broken;
+the package gives the kinds of quantisation and dequantises.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cwa_engine.errors import InvalidInput, ModelBroken
+from cwa_engine.models.gguf.values import checked
+from cwa_engine.models.sources import gguf_shards
+
+_VERSIONS = (2, 3)
+_ALIGNMENT = 32  # bytes, where general.alignment says nothing else
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY, _FLOAT32 = 8, 9, 6
+_AT_ONCE = 1 << 22  # numbers that are dequantised at once
+
+# What torch holds as it is stored; all else is dequantised to float32.
+_PLAIN = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTensor:
+    """A tensor in one of the shards. `shape` has the outermost axis first, as torch has it."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str  # "F32", "Q4_K"
+    path: Path
+    offset: int  # bytes from the start of the file
+    size_bytes: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what `load` gives."""
+        return _PLAIN.get(self.kind, torch.float32)
+
+    @property
+    def quantised(self) -> bool:
+        return self.kind not in _PLAIN
+
+    def load(self) -> Tensor:
+        """The tensor in fresh memory. Raises ModelBroken for a file that has become shorter."""
+        if not self.quantised:
+            return torch.from_numpy(self._bytes(0, self.size_bytes)).view(self.dtype).reshape(self.shape)
+        gguf = package()
+        kind, width = gguf.GGMLQuantizationType[self.kind], self.shape[-1]
+        loaded = torch.empty(math.prod(self.shape) // width, width)
+        row_bytes, step = self.size_bytes // len(loaded), max(_AT_ONCE // width, 1)
+        # A few rows at a time: the package takes twice the memory of what it gives.
+        for first in range(0, len(loaded), step):
+            rows = loaded[first : first + step]
+            codes = self._bytes(first * row_bytes, len(rows) * row_bytes).reshape(len(rows), row_bytes)
+            rows.copy_(torch.from_numpy(gguf.dequantize(codes, kind)))
+        return loaded.reshape(self.shape)
+
+    def _bytes(self, start: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        stored = np.fromfile(self.path, np.uint8, size, offset=self.offset + start)
+        if stored.size != size:
+            raise broken(self.path, f"it ends within {self.name}")
+        return stored
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """The metadata of the first shard and the tensors of all."""
+
+    path: Path
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, GgufTensor]
+
+
+def read_file(path: Path) -> GgufFile:
+    """The header of a GGUF file; any one of several shards stands for all.
+
+    Raises ModelBroken for a file that is broken, and for shards that are missing or do not belong together; InvalidInput
+    where the package gguf is missing.
+    """
+    package()
+    paths = gguf_shards(path)
+    metadata, tensors = _read_header(paths[0])
+    count = checked(paths[0], "split.count", metadata.get("split.count", 1), listed=False)
+    if count != len(paths):
+        raise ModelBroken(
+            f"{path.name} is one of {count} shards, and its name does not say which"
+            if len(paths) == 1
+            else f"{path.name} is named as one of {len(paths)} shards, but its metadata (split.count) says {count}",
+            hint="name the shards as they were downloaded, NAME-00001-of-00002.gguf and so on, in one folder",
+        )
+    for number, shard in enumerate(paths[1:], start=1):
+        own, more = _read_header(shard)
+        if own.get("split.no") != number or own.get("split.count") != count:
+            raise ModelBroken(
+                f"{shard.name} says that it is shard {own.get('split.no')} of {own.get('split.count')} (from 0)",
+                hint="download the shards of one model again, under the names they have there",
+            )
+        if twice := sorted(tensors.keys() & more.keys()):
+            raise ModelBroken(f"{twice[0]} is in two shards of {path.name}", hint="download the shards again")
+        tensors |= more
+    expected = metadata.get("split.tensors.count", len(tensors))
+    if expected != len(tensors):
+        raise ModelBroken(
+            f"the shards of {path.name} hold {len(tensors)} tensors, where split.tensors.count says {expected}",
+            hint="download the shards of one model again",
+        )
+    return GgufFile(path, metadata, tensors)
+
+
+def package() -> Any:
+    """The package gguf, an extra. Raises InvalidInput where it is missing."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise InvalidInput("reading a GGUF file needs the package gguf", hint="pip install 'cwtool[gguf]'") from error
+    return gguf
+
+
+def broken(path: Path, why: str) -> ModelBroken:
+    return ModelBroken(f"{path} is broken or truncated: {why}", hint="download or convert the model again")
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:
+            raise broken(path, "it is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
+            try:
+                return _parse(path, memory)
+            except (struct.error, IndexError):
+                raise broken(path, "its header is longer than the file") from None
+
+
+def _parse(path: Path, memory: mmap.mmap) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
+    header = _Header(memory)
+    if header.take(4) != b"GGUF":
+        raise broken(path, "it does not begin with GGUF")
+    version = header.number("I")
+    if version not in _VERSIONS:
+        if version & 0xFFFF == 0:
+            raise ModelBroken(
+                f"{path} is big-endian", hint=f"convert it with `gguf-convert-endian {path.name} little` (package gguf)"
+            )
+        raise ModelBroken(f"{path} is of GGUF version {version}", hint="cwtool reads 2 and 3: convert the model again")
+    tensors, keys = header.number("Q"), header.number("Q")
+    metadata: dict[str, Any] = {}
+    for _ in range(keys):
+        key = header.text()
+        if key in metadata:
+            raise broken(path, f"it has {key} twice")
+        metadata[key] = header.value(path, key, header.number("I"))
+    found: dict[str, GgufTensor] = {}
+    places = [_tensor_entry(path, header) for _ in range(tensors)]
+    alignment = checked(path, "general.alignment", metadata.get("general.alignment", _ALIGNMENT), listed=False)
+    if alignment.bit_count() != 1:
+        raise broken(path, f"general.alignment is {alignment}, no power of 2")
+    start = end = header.position + -header.position % alignment
+    for name, shape, kind, size_bytes, offset in places:
+        if name in found:
+            raise broken(path, f"it has {name} twice")
+        if start + offset != end:
+            raise broken(path, f"{name} does not begin where the tensor before it ends")
+        if end + size_bytes > len(memory):
+            raise broken(path, f"it ends before the end of {name}")
+        found[name] = GgufTensor(name, shape, kind, path, end, size_bytes)
+        end += size_bytes + -size_bytes % alignment
+    return metadata, found
+
+
+def _tensor_entry(path: Path, header: _Header) -> tuple[str, tuple[int, ...], str, int, int]:
+    """(name, shape, kind, size in bytes, offset in the data)"""
+    name = header.text()
+    shape = tuple(header.number("Q") for _ in range(header.number("I")))[::-1]
+    number, offset = header.number("I"), header.number("Q")
+    storage = _storage(number)
+    if storage is None:
+        raise ModelBroken(
+            f"{name} of {path.name} is stored in a way that the package gguf cannot dequantise (type {number})",
+            hint="pip install -U gguf, or take the model quantised otherwise, Q8_0 for instance",
+        )
+    kind, block, block_bytes = storage
+    if not shape or shape[-1] % block:
+        raise broken(path, f"{name} has the shape {list(shape)}, which {kind} cannot have")
+    return name, shape, kind, math.prod(shape) // block * block_bytes, offset
+
+
+@functools.cache
+def _storage(number: int) -> tuple[str, int, int] | None:
+    """(kind, numbers in a block, bytes of a block); None for what cannot be read."""
+    gguf = package()
+    try:
+        kind = gguf.GGMLQuantizationType(number)
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        if kind.name not in _PLAIN:
+            gguf.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
+    except (KeyError, ValueError, NotImplementedError):
+        return None
+    return kind.name, block, block_bytes
+
+
+class _Header:
+    """The bytes of a header, read from front to back; raises struct.error beyond their end."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory, self.position = memory, 0
+
+    def take(self, size: int) -> bytes:
+        taken = self._memory[self.position : self.position + size]
+        if len(taken) != size:
+            raise struct.error
+        self.position += size
+        return taken
+
+    def number(self, code: str) -> Any:
+        (value,) = struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))
+        return value
+
+    def text(self) -> str:
+        return self.take(self.number("Q")).decode("utf-8", "surrogateescape")
+
+    def value(self, path: Path, key: str, kind: int) -> Any:
+        if kind == _STRING:
+            return self.text()
+        if kind == _ARRAY:
+            inner, count = self.number("I"), self.number("Q")
+            if inner in _NUMBERS:
+                code = _NUMBERS[inner]
+                return list(struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize(code))))
+            return [self.value(path, key, inner) for _ in range(count)]
+        if kind not in _NUMBERS:
+            raise broken(path, f"{key} is of the unknown type {kind}")
+        value = self.number(_NUMBERS[kind])
+        # 1e-05 became 9.9999997e-06 when it was stored: the shortest decimal number of it is what was meant.
+        return float(str(np.float32(value))) if kind == _FLOAT32 else value

@@ -1,0 +1,131 @@
+"""How parameters of transformers are made of the tensors of a GGUF file: the inverse of what llama.cpp's converter does.
+
+Source of the layouts: conversion/*.py of llama.cpp. Shapes are those of torch, the outermost axis first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Attention heads: `query` of queries, `key` of keys and of values."""
+
+    query: int
+    key: int
+
+
+Layout = Callable[[Sequence[Tensor], Heads], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A parameter is made of these tensors in this way. `whole` says that all their numbers go into it."""
+
+    tensors: tuple[str, ...]
+    layout: Layout | None = None  # None: as it is stored
+    whole: bool = True
+
+
+def of(*tensors: str, by: Layout | None = None, whole: bool = True) -> tuple[Origin, ...]:
+    """The only way in which a parameter is made. Ways are joined by `+`: the first whose tensors are there is taken."""
+    return (Origin(tensors, by, whole),)
+
+
+def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
+    """llama.cpp rotates consecutive features of a head (0,1), (2,3), ...; transformers feature i with i + half."""
+    paired = weight.reshape(heads, weight.shape[0] // heads // 2, 2, *weight.shape[1:])
+    return paired.transpose(1, 2).reshape(weight.shape)
+
+
+def paired_queries(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    return halves_from_pairs(tensors[0], heads.query)
+
+
+def paired_keys(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    return halves_from_pairs(tensors[0], heads.key)
+
+
+def query_rows(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    """The queries of a tensor that holds queries, keys and values one after the other."""
+    return _rows(tensors[0], heads, 0)
+
+
+def key_rows(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    return _rows(tensors[0], heads, 1)
+
+
+def value_rows(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    return _rows(tensors[0], heads, 2)
+
+
+def _rows(fused: Tensor, heads: Heads, part: int) -> Tensor:
+    size = fused.shape[0] // (heads.query + 2 * heads.key)
+    ends = [0, size * heads.query, size * (heads.query + heads.key), size * (heads.query + 2 * heads.key)]
+    return fused[ends[part] : ends[part + 1]]
+
+
+def paired_query_rows(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    return halves_from_pairs(query_rows(tensors, heads), heads.query)
+
+
+def paired_key_rows(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    return halves_from_pairs(key_rows(tensors, heads), heads.key)
+
+
+def grouped_qkv(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    """For each key head its queries, the key and the value: as Falcon, BLOOM and GPT-NeoX store them."""
+    queries, keys, values = (_rows(tensors[0], heads, part) for part in range(3))
+    rest = queries.shape[1:]
+    groups = [part.reshape(heads.key, -1, *rest) for part in (queries, keys, values)]  # [key heads, features, ...]
+    return torch.cat(groups, dim=1).reshape(tensors[0].shape)
+
+
+def less_one(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    """llama.cpp stores what the norm multiplies by, transformers that less one."""
+    return tensors[0].float() - 1
+
+
+def transposed(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    """[out, in] as [in, out]: GPT-2's Conv1D."""
+    return tensors[0].T.contiguous()
+
+
+def row(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    """A vector, or a matrix of one row, as a matrix of one row."""
+    return tensors[0].reshape(1, -1)
+
+
+def one_channel(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    """[channels, width] as [channels, 1, width]: a convolution of each channel alone."""
+    return tensors[0].reshape(tensors[0].shape[0], 1, -1)
+
+
+def log_of_negative(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    """Mamba's A = -exp(A_log)."""
+    return torch.log(-tensors[0].float())
+
+
+def one_above_the_other(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    """[out, in] of several as one: gate and up."""
+    return torch.cat(list(tensors), dim=-2)
+
+
+def experts_turned(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    """[experts, out, in] as [experts, in, out]."""
+    return tensors[0].transpose(1, 2).contiguous()
+
+
+def alternating(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    """Gate and up of [experts, out, in] as [experts, in, 2 out], their features by turns: gpt-oss."""
+    return torch.stack(list(tensors), dim=2).flatten(1, 2).transpose(1, 2).contiguous()
+
+
+def alternating_biases(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+    """Gate and up of [experts, out] as [experts, 2 out], their features by turns."""
+    return torch.stack(list(tensors), dim=2).flatten(1, 2)

@@ -1,0 +1,129 @@
+"""A GGUF file as a config, a tokenizer and tensors of transformers: the same model as the one the file was made from.
+
+Nothing is converted or kept. Tensors are dequantised one by one when the model is loaded, which takes no longer than reading
+them in float32 from a disk, needs no room there, and cannot leave an old or half-written copy behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from cwa_engine.errors import ModelBroken
+from cwa_engine.models.checkpoint import StoredTensor
+from cwa_engine.models.empty import empty_model
+from cwa_engine.models.gguf.description import Architecture
+from cwa_engine.models.gguf.families import OWN_OUTPUT, TIED_OUTPUT, describe
+from cwa_engine.models.gguf.file import GgufFile, read_file
+from cwa_engine.models.gguf.keys import Keys
+from cwa_engine.models.gguf.parameters import dequantised, same_bytes, stored_parameters
+from cwa_engine.models.gguf.rope import check_rope
+from cwa_engine.models.gguf.tokenizer import read_tokenizer
+
+_QUANTISATION_VERSION = 2  # of ggml, since 2023
+_ELSEWHERE = ("adapter.", "clip.", "xielu.")  # keys that say something of a model outside its architecture's prefix
+_OF_NO_MODEL = (
+    "general.",
+    "tokenizer.",
+    "split.",
+    "quantize.",
+)  # what is read elsewhere, and where the file comes from
+
+
+@dataclass(frozen=True)
+class GgufModel:
+    """What transformers builds a model of. `tensors` are those of its parameters, read and dequantised on demand."""
+
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    tensors: Mapping[str, StoredTensor]
+    notes: tuple[str, ...]
+
+
+def open_gguf(path: Path) -> GgufModel:
+    """Read the header of a GGUF file, of all its shards, and account for every key and tensor.
+
+    Raises ModelBroken that names what is missing, unknown or contradictory, and InvalidInput without the package gguf.
+    """
+    file = read_file(path)
+    _refuse_other_contents(file)
+    keys = Keys(file)
+    architecture = describe(keys)
+    tied, on_tying = _tied(file, keys)
+    tokenizer, notes = read_tokenizer(file)
+    model = _empty(path, architecture, tokenizer, tied)
+    tensors = stored_parameters(model, architecture, keys)
+    check_rope(model, architecture.ropes, path.name)
+    keys.refuse_unread()
+    _refuse_tokens_beyond(file, model.config)
+    notes = [dequantised(file), architecture.assumed, on_tying, *notes, _outside(file, keys)]
+    return GgufModel(model.config, tokenizer, tensors, tuple(filter(None, notes)))
+
+
+def _empty(path: Path, architecture: Architecture, tokenizer: PreTrainedTokenizerBase, tied: bool) -> PreTrainedModel:
+    """The model of transformers without memory. No token is one of padding to it: its embedding would have no gradient."""
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+    fields = {**architecture.fields, **ids, "tie_word_embeddings": tied}
+    try:
+        config = AutoConfig.for_model(architecture.model_type, **fields)
+        model = empty_model(config, torch.float32)
+    except Exception as error:  # each class checks its config in its own way
+        raise ModelBroken(
+            f"{path.name} has metadata of which transformers makes no {architecture.model_type} model: "
+            f"{' '.join(str(error).split())}",
+            hint="convert the model again with a current convert_hf_to_gguf.py of llama.cpp",
+        ) from error
+    model.config.architectures = [type(model).__name__]
+    return model
+
+
+def _tied(file: GgufFile, keys: Keys) -> tuple[bool, str]:
+    """(whether the output is the embedding, a note). Some converters write a tied embedding a second time."""
+    if not keys.has("output.weight"):
+        usual = keys.architecture in TIED_OUTPUT
+        return (
+            keys.architecture not in OWN_OUTPUT,
+            "" if usual else "the file has no output.weight: the output is tied to the embedding",
+        )
+    if not same_bytes(keys.tensor("output.weight"), keys.tensor("token_embd.weight")):
+        return False, ""
+    keys.read_tensors.add("output.weight")
+    return True, "output.weight and token_embd.weight are the same numbers: analysed as one tied tensor"
+
+
+def _refuse_other_contents(file: GgufFile) -> None:
+    """Raises ModelBroken for files that hold no language model, or one of an unknown way of quantising."""
+    name, says = file.path.name, file.metadata.get
+    if says("general.type", "model") != "model":
+        raise ModelBroken(f"{name} holds no model but a {says('general.type')}", hint="give the model's own GGUF file")
+    version = says("general.quantization_version", _QUANTISATION_VERSION)
+    if version != _QUANTISATION_VERSION and any(tensor.quantised for tensor in file.tensors.values()):
+        raise ModelBroken(
+            f"{name} is quantised in version {version} of ggml's formats, cwtool reads {_QUANTISATION_VERSION}",
+            hint="quantise the model again with a current llama.cpp",
+        )
+
+
+def _outside(file: GgufFile, keys: Keys) -> str:
+    """A note on keys beside those of the architecture, which no part of llama.cpp reads for it; empty without such keys."""
+    known = (*_OF_NO_MODEL, f"{keys.architecture}.")
+    others = sorted(key for key in file.metadata if not key.startswith(known))
+    if meaning := [key for key in others if key.startswith(_ELSEWHERE)]:
+        raise ModelBroken(
+            f"{file.path.name} says {meaning[0]}, which cwtool does not know of {keys.architecture}",
+            hint="give the model that the file was made from, as a folder or Hub id",
+        )
+    return f"metadata that is not read: {', '.join(others)}" if others else ""
+
+
+def _refuse_tokens_beyond(file: GgufFile, config: PretrainedConfig) -> None:
+    tokens, rows = len(file.metadata["tokenizer.ggml.tokens"]), config.vocab_size
+    if tokens > rows:
+        raise ModelBroken(
+            f"{file.path.name} has {tokens} tokens, and token_embd.weight has rows for {rows}",
+            hint="convert the model again with a current convert_hf_to_gguf.py of llama.cpp",
+        )
