@@ -52,10 +52,10 @@ def _smollm2() -> LoadedModel:
     return load_model("smollm2-135m")
 
 
-def smollm2(texts: int = TEXTS) -> Model:
+def smollm2(texts: int = TEXTS, tokens: int = TOKENS) -> Model:
     """The real SmolLM2-135M and some passages."""
     loaded = _smollm2()
-    return loaded, tokenize(loaded.tokenizer, corpus.load_texts(None, texts), TOKENS)
+    return loaded, tokenize(loaded.tokenizer, corpus.load_texts(None, texts), tokens)
 
 
 @functools.cache

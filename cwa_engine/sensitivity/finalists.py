@@ -34,7 +34,9 @@ def depth_of(metric: str, spec: RunSpec) -> int:
     return max(k, min(PER_PLACE * k, MOST)) if has_finalists(metric, spec.structure) else k
 
 
-def with_exact_scores(run: Run, sequences: Sequence[TokenSequence], ranking: Ranking) -> Ranking:
+def with_exact_scores(
+    run: Run, sequences: Sequence[TokenSequence], ranking: Ranking, stage: str = "exact"
+) -> Ranking:
     """The ranking with its finalists first, by their exact scores, whose standard error is 0; the others as they were."""
     if not has_finalists(ranking.metric, ranking.structure):
         return ranking
@@ -42,11 +44,13 @@ def with_exact_scores(run: Run, sequences: Sequence[TokenSequence], ranking: Ran
     groups = len({group_of(parameters[row.parameter], run.spec.scope) for row in ranking.weights})
     places = min(PER_PLACE * run.spec.largest_k, max(1, MOST // groups))
     finalists = ranking.top(places)
-    said = f"{ranking.metric}: the first {len(finalists)} places are computed exactly, each by a Hessian-vector product"
-    run.emit(Note(f"{said} for each of {len(sequences)} texts; later places are estimates by {run.spec.probes} probes"))
+    if stage == "exact":
+        said = f"{ranking.metric}: the first {len(finalists)} places are computed exactly, each by a Hessian-vector product"
+        after = f"later places are estimates by {run.spec.probes} probes"
+        run.emit(Note(f"{said} for each of {len(sequences)} texts; {after}"))
 
     def report(done: int) -> None:
-        run.emit(Progress("exact", done, len(sequences), "sequence"))
+        run.emit(Progress(stage, done, len(sequences), "sequence"))
 
     weights = [(row.parameter, row.flat_index) for row in finalists]
     report(0)

@@ -77,7 +77,7 @@ def measure_stability(run: Run, sequences: Sequence[TokenSequence]) -> dict[str,
     for texts in repeats(sequences, spec.stability or "halves", spec.seed):
         scores = score(run, texts, lambda: _Scores(run.loaded, spec, sample), "stability")
         for ranker in scores.rankers:
-            ranking = shortened(with_exact_scores(run, texts, ranker.ranking()), spec.largest_k)
+            ranking = shortened(with_exact_scores(run, texts, ranker.ranking(), "stability"), spec.largest_k)
             found[ranker.metric.name].append(_Repeat(ranking, scores.sampled(ranker.metric.name)))
     return found
 

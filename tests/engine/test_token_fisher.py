@@ -22,13 +22,13 @@ def one_backward_per_token(model: Any, sequences: list[TokenSequence]) -> dict[s
     """Mean over tokens of the squared gradient of each token's NLL, in float64."""
     exact = doubled(model)
     found = {name: torch.zeros_like(p) for name, p in exact.named_parameters()}
-    tokens = sum(len(sequence.ids) - 1 for sequence in sequences)
+    tokens = sum(sequence.scored_tokens for sequence in sequences)
     for sequence in sequences:
         ids = torch.tensor([sequence.ids])
-        predicted = exact(input_ids=ids).logits[0, :-1].log_softmax(-1)
-        for position, following in enumerate(sequence.ids[1:]):
+        predicted = exact(input_ids=ids).logits[0].log_softmax(-1)
+        for position in range(sequence.unscored, len(sequence.ids)):
             exact.zero_grad()
-            (-predicted[position, following]).backward(retain_graph=True)
+            (-predicted[position - 1, sequence.ids[position]]).backward(retain_graph=True)
             for name, p in exact.named_parameters():
                 found[name] += p.grad**2 / tokens
     return found
@@ -45,7 +45,8 @@ def fisher_of(loaded: Any, sequences: list[TokenSequence], source: str, batch_si
 
 @pytest.mark.parametrize(("source", "batch_size"), [("resident", 1), ("resident", 4), ("sweep", 4)])
 def test_where_each_text_has_one_scored_token_it_is_exact(loaded: Any, source: str, batch_size: int) -> None:
-    sequences = [TokenSequence(sequence.ids[:2], 1, False) for sequence in sequences_of(loaded)]
+    texts = enumerate(sequences_of(loaded), start=1)
+    sequences = [TokenSequence(text.ids[: number + 1], 1, False, unscored=number) for number, text in texts]
     exact = one_backward_per_token(loaded.model, sequences)
     for name, found in fisher_of(loaded, sequences, source, batch_size).items():
         torch.testing.assert_close(found.double(), exact[name], rtol=1e-3, atol=1e-5 * float(exact[name].max()) + 1e-12)
