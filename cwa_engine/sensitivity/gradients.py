@@ -127,14 +127,14 @@ class Ends:
         gradients = []
         for part, sequences in self._parts(texts, batch):
             leaf, some = hidden[part].requires_grad_(), texts.part(part)
-            self._through_tail(some, leaf, stations, where)
-            for name, parameter in self._after.items():
-                if parameter.grad is None:
-                    continue
-                if name in self._kept:
-                    self._kept[name].append(parameter.grad[_rows(sequences[0], parameter)])
-                self.totals.add(name, parameter.grad, sequences)
-                parameter.grad = None
+            with _left_without_gradients(self._after):
+                self._through_tail(some, leaf, stations, where)
+                for name, parameter in self._after.items():
+                    if parameter.grad is None:
+                        continue
+                    if name in self._kept:
+                        self._kept[name].append(parameter.grad[_rows(sequences[0], parameter)])
+                    self.totals.add(name, parameter.grad, sequences)
             assert leaf.grad is not None
             gradients.append(leaf.grad)
         return torch.cat(gradients)
@@ -147,18 +147,18 @@ class Ends:
             some = texts.part(part)
             with torch.enable_grad():
                 hidden = self.chain.embedded(some.ids, some.mask if len(batch) > 1 else None)
-            if hidden.requires_grad:
-                torch.autograd.backward(hidden, gradient[part], inputs=list(self._before.values()))
-            for name, parameter in self._before.items():
-                if parameter.grad is None:
-                    continue
-                if name in self._kept:
-                    rows = _rows(sequences[0], parameter)
-                    first, second = self._kept[name].popleft(), parameter.grad[rows]
-                    self.totals.join(name, rows, first, second, sequences[0])
-                else:
-                    self.totals.add(name, parameter.grad, sequences)
-                parameter.grad = None
+            with _left_without_gradients(self._before):
+                if hidden.requires_grad:
+                    torch.autograd.backward(hidden, gradient[part], inputs=list(self._before.values()))
+                for name, parameter in self._before.items():
+                    if parameter.grad is None:
+                        continue
+                    if name in self._kept:
+                        rows = _rows(sequences[0], parameter)
+                        first, second = self._kept[name].popleft(), parameter.grad[rows]
+                        self.totals.join(name, rows, first, second, sequences[0])
+                    else:
+                        self.totals.add(name, parameter.grad, sequences)
 
     def _parts(self, texts: Padded, batch: Batch) -> Iterator[tuple[slice, Batch]]:
         """The whole batch, or where gradients are squared one sequence after the other."""
@@ -174,6 +174,16 @@ class Ends:
         with torch.enable_grad():
             for nll_sums in tail_nll(self._loaded, self.chain, self.chain.tail(stations, hidden), texts):
                 torch.autograd.backward(self.totals.loss.of(nll_sums, where), inputs=wanted)
+
+
+@contextmanager
+def _left_without_gradients(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Free the gradients in the end, however it comes: what is begun anew must not add to them."""
+    try:
+        yield
+    finally:
+        for parameter in parameters.values():
+            parameter.grad = None
 
 
 def _rows(sequence: TokenSequence, embedding: Tensor) -> Tensor:
@@ -270,9 +280,8 @@ def gradients_to(totals: Totals, parameters: dict[str, nn.Parameter], batch: Bat
             continue
         handles.append(parameter.register_post_accumulate_grad_hook(hook_for(name)))  # type: ignore[no-untyped-call]
     try:
-        yield
+        with _left_without_gradients(parameters):
+            yield
     finally:
         for handle in handles:
             handle.remove()
-        for parameter in parameters.values():
-            parameter.grad = None
