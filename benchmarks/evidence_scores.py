@@ -6,12 +6,11 @@ Prints a Markdown table for each part: units, float16, hessian. On one core they
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -21,14 +20,17 @@ from torch import Tensor
 
 from benchmarks.cases import smollm2
 from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.events import ignore
 from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.memory import BatchSize
+from cwa_engine.perturbation.ablation import propose
 from cwa_engine.pipeline import analyze
-from cwa_engine.sensitivity.finalists import MOST
+from cwa_engine.run import Run, Stages
+from cwa_engine.sensitivity.finalists import MOST, Rankers
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import exact_diagonal, hutchinson_diagonal
 from cwa_engine.sensitivity.loss_scale import LossScale
 from cwa_engine.sensitivity.metrics import Needs, WeightStats, metric
-from cwa_engine.sensitivity.ranking import Ranker
 from cwa_engine.sensitivity.signs import weight_signs
 from cwa_engine.spec import RunSpec
 from cwa_engine.statistics import jaccard, spearman
@@ -111,8 +113,8 @@ def float16() -> Table:
     loaded, sequences = smollm2(TEXTS, TOKENS)
     scored = sequences[0::2]
     rounded: Any = copy.deepcopy(loaded.model)
-    half = dataclasses.replace(loaded, model=rounded.half(), memo={})
-    full = dataclasses.replace(loaded, model=copy.deepcopy(rounded).float(), memo={})
+    half = replace(loaded, model=rounded.half(), memo={})
+    full = replace(loaded, model=copy.deepcopy(rounded).float(), memo={})
     weights = torch.cat([full.model.get_parameter(name).detach().flatten() for name in full.anatomy.parameters])
     exact = flat_gradients(full, scored, None)
     first = (exact * weights).abs().topk(TOP).indices
@@ -133,12 +135,16 @@ def flat_gradients(loaded: LoadedModel, sequences: Sequence[TokenSequence], scal
     return torch.cat([stats.gradient.flatten() for stats in found.values() if stats.gradient is not None])
 
 
+Place = tuple[str, int]  # parameter, flat index
+
+
 @dataclass(frozen=True)
 class Estimates:
-    """The finalists of a ranking by estimates: (parameter, flat index) -> signed estimate and standard error."""
+    """The first places by estimates, signed and with their standard errors, and the finalists of a run."""
 
-    of: dict[tuple[str, int], tuple[float, float]]
-    seconds: float
+    top: dict[Place, tuple[float, float]]
+    finalists: list[Place]
+    seconds: float  # of the probes
 
 
 def hessian() -> Table:
@@ -152,41 +158,54 @@ def hessian() -> Table:
     with patch("cwa_engine.sensitivity.hessian.weight_signs", shared):
         before = [estimates(loaded, sequences, seed) for seed in SEEDS]
     now = [estimates(loaded, sequences, seed) for seed in SEEDS]
-    wanted = list(dict.fromkeys(place for entry in (*now, *before) for place in entry.of))
+    wanted = list(dict.fromkeys(p for entry in (*before, *now) for p in (*entry.top, *entry.finalists)))
     began = time.perf_counter()
     exact = dict(zip(wanted, exact_diagonal(loaded, sequences, wanted), strict=True))
     each = (time.perf_counter() - began) / len(wanted)
     rows: Table = [
-        ("first places by", f"first {TOP} with another seed", "wrong signs", "within 2 standard errors", "seconds")
+        ("by", *(f"first {k} with another seed" for k in (10, TOP)), "wrong signs", "within 2 errors", "seconds")
     ]
-    for name, found in (("8 probes for all texts", before), ("8 probes for each text", now)):
-        tops = [list(entry.of)[:TOP] for entry in found]
-        wrong = np.mean(
-            [sum(entry.of[p][0] * exact[p] < 0 for p in top) for entry, top in zip(found, tops, strict=True)]
-        )
-        near = np.mean(
-            [abs(entry.of[p][0] - exact[p]) <= 2 * entry.of[p][1] for entry in found for p in list(entry.of)[:TOP]]
-        )
-        shown = f"{100 * near:.0f} %" if found is now else "-"
-        rows.append((name, f"Jaccard {jaccard(*tops):.2f}", f"{wrong:.0f}", shown, f"{found[0].seconds:,.0f}"))
-    finals = [sorted(entry.of, key=lambda place: -abs(exact[place]))[:TOP] for entry in now]
+    for name, found in ((f"{PROBES} probes for all texts", before), (f"{PROBES} probes for each text", now)):
+        tops = [list(entry.top) for entry in found]
+        wrong = np.mean([sum(value * exact[place] < 0 for place, (value, _) in entry.top.items()) for entry in found])
+        near = [abs(value - exact[p]) <= 2 * error for entry in found for p, (value, error) in entry.top.items()]
+        within = f"{100 * float(np.mean(near)):.0f} %" if found is now else "-"
+        rows.append((name, *agreement(tops), f"{wrong:.0f}", within, f"{found[0].seconds:,.0f}"))
+    ranked = [sorted(entry.finalists, key=lambda place: -abs(exact[place])) for entry in now]
     seconds = now[0].seconds + MOST * each
-    return [*rows, (f"{MOST} finalists, exactly", f"Jaccard {jaccard(*finals):.2f}", "0", "-", f"{seconds:,.0f}")]
+    return [*rows, (f"{MOST} finalists, exactly", *agreement(ranked), "0", "-", f"{seconds:,.0f}")]
+
+
+def agreement(rankings: Sequence[Sequence[Place]]) -> list[str]:
+    one, other = rankings
+    return [f"Jaccard {jaccard(one[:k], other[:k]):.2f}" for k in (10, TOP)]
 
 
 def estimates(loaded: LoadedModel, sequences: Sequence[TokenSequence], seed: int) -> Estimates:
     began = time.perf_counter()
     found = hutchinson_diagonal(loaded, sequences, PROBES, seed)
     seconds = time.perf_counter() - began
-    ranker = Ranker(loaded, "hutchinson_diag", MOST)
-    ranker.offer({n: WeightStats(hessian=entry, hessian_error=found.error[n]) for n, entry in found.estimate.items()})
-    weights = ranker.ranking().weights
-    signed = [float(found.estimate[weight.parameter].view(-1)[weight.flat_index]) for weight in weights]
-    of = {
-        (weight.parameter, weight.flat_index): (value, weight.standard_error or math.nan)
-        for weight, value in zip(weights, signed, strict=True)
+    fisher = resident(loaded, sequences, Needs.TOKEN_FISHER, 1, seed=seed)
+    spec = RunSpec(model=MODEL, metrics=("hutchinson_diag",), topk=(TOP,), seed=seed)
+    run = Run(loaded, spec, ignore, Stages(ignore), BatchSize(1), "resident", LossScale(loaded.model))
+    rankers = Rankers(run, MOST)
+    rankers.offer(
+        {
+            name: replace(stats, hessian=found.estimate[name], hessian_error=found.error[name])
+            for name, stats in fisher.items()
+        }
+    )
+    rankings = rankers.rankings()
+    first = rankings["hutchinson_diag"].top(TOP)
+    top = {
+        (row.parameter, row.flat_index): (
+            float(found.estimate[row.parameter].view(-1)[row.flat_index]),
+            row.standard_error or math.nan,
+        )
+        for row in first
     }
-    return Estimates(of, seconds)
+    named = propose(list(rankings.values()), MOST)
+    return Estimates(top, [(row.parameter, row.flat_index) for row in named], seconds)
 
 
 PARTS: dict[str, Callable[[], Table]] = {"units": units, "float16": float16, "hessian": hessian}

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -46,11 +46,11 @@ from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult, TextUse
 from cwa_engine.run import Run, Stages
 from cwa_engine.score_cache import DEPTH, Kept, ScoreCache, score_keys
 from cwa_engine.sensitivity.fidelity import Sample, draw_sample, fidelities, measure_predictions
-from cwa_engine.sensitivity.finalists import depth_of, has_finalists, with_exact_scores
+from cwa_engine.sensitivity.finalists import Rankers, have_finalists, with_exact_scores
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.loss_scale import LossScale
-from cwa_engine.sensitivity.metrics import ABLATION
-from cwa_engine.sensitivity.ranking import Ranker, describe_unit, shortened
+from cwa_engine.sensitivity.metrics import ABLATION, METRICS
+from cwa_engine.sensitivity.ranking import describe_unit, shortened
 from cwa_engine.sensitivity.scoring import score
 from cwa_engine.sensitivity.stability import agreements, marked, measure_stability
 from cwa_engine.spec import RunSpec
@@ -137,10 +137,12 @@ def scored_rankings(
         with run.stages("score"):
             scored = score(only, sequences, lambda: _Scored(only, depth))
         with run.stages("select"):
-            found |= {ranker.metric.name: _checked(ranker, spec) for ranker in scored.rankers}
-        if to_refine := [name for name in missing if has_finalists(name, spec.structure)]:
+            selected = scored.rankers.rankings()
+            _check_selected(selected.values(), spec)
+        if have_finalists(selected):
             with run.stages("exact"):
-                found |= {name: with_exact_scores(run, sequences, found[name]) for name in to_refine}
+                selected = with_exact_scores(run, sequences, selected)
+        found |= selected
         if cache:
             _keep(run, {keys[name]: found[name] for name in missing}, depth, cache)
         sample = scored.sample
@@ -152,24 +154,11 @@ class _Scored:
     """The rankings of all scored metrics, and where it is asked for the sample for fidelity."""
 
     def __init__(self, run: Run, depth: int) -> None:
-        spec = run.spec
-        self._run = run
+        self._run, self.rankers = run, Rankers(run, depth)
         self.sample: Sample | None = None
-        self.rankers = [
-            Ranker(
-                run.loaded,
-                name,
-                max(depth, depth_of(name, spec)),
-                "bottom" in spec.controls,
-                spec.structure,
-                spec.scope,
-            )
-            for name in spec.scored_metrics
-        ]
 
     def offer(self, statistics: Statistics) -> None:
-        for ranker in self.rankers:
-            ranker.offer(statistics)
+        self.rankers.offer(statistics)
         if self._run.spec.fidelity:
             self.sample = draw_sample(self._run.loaded, statistics, self._run.spec)
 
@@ -261,16 +250,15 @@ def measure_baseline(run: Run, sequences: Sequence[TokenSequence], use: TextUse)
     return intact, baseline
 
 
-def _checked(ranker: Ranker, spec: RunSpec) -> Ranking:
-    """The finished ranking. Raises InvalidInput where there was nothing to rank."""
-    ranking = ranker.ranking()
-    if not ranking.weights:
-        only = "of a linear layer in the decoder blocks " if ranker.metric.linear_only else ""
-        raise InvalidInput(
-            f"no parameter {only}in view has a {spec.structure} to rank by {ranking.metric}",
-            hint="heads are in attention output projections; vectors have neither rows nor columns",
-        )
-    return ranking
+def _check_selected(rankings: Iterable[Ranking], spec: RunSpec) -> None:
+    """Raises InvalidInput where a metric found nothing to rank."""
+    for ranking in rankings:
+        if not ranking.weights:
+            only = "of a linear layer in the decoder blocks " if METRICS[ranking.metric].linear_only else ""
+            raise InvalidInput(
+                f"no parameter {only}in view has a {spec.structure} to rank by {ranking.metric}",
+                hint="heads are in attention output projections; vectors have neither rows nor columns",
+            )
 
 
 def given_ranking(loaded: LoadedModel, spec: RunSpec) -> tuple[Ranking, ...]:

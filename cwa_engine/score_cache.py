@@ -23,7 +23,6 @@ from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.files import write_whole
 from cwa_engine.result import Ranking, TopWeight
 from cwa_engine.run import Run
-from cwa_engine.sensitivity.finalists import has_finalists
 
 DEPTH = 1000  # places kept at least, so that another --topk finds what it needs
 
@@ -85,7 +84,7 @@ class ScoreCache:
 
 
 def score_keys(run: Run, sequences: Sequence[TokenSequence]) -> dict[str, str]:
-    """Metric -> a hash of all that its scores depend on, to the last bit; how many are selected is mostly no part of it."""
+    """Metric -> a hash of all that its scores depend on, to the last bit; how many are selected is no part of it."""
     loaded, spec = run.loaded, run.spec
     inputs: dict[str, Any] = {
         "model": [loaded.source.location, loaded.revision, sorted(loaded.files.items()), loaded.dtype],
@@ -96,9 +95,7 @@ def score_keys(run: Run, sequences: Sequence[TokenSequence]) -> dict[str, str]:
         "code": [__version__, code_sha256(), torch.__version__, transformers.__version__],
     }
     shared = json.dumps(inputs, sort_keys=True)
-    # How many places were computed exactly depends on how many were asked for.
-    exact = {name: spec.largest_k if has_finalists(name, spec.structure) else 0 for name in spec.scored_metrics}
-    return {name: hashlib.sha256(f"{name} {exact[name]} {shared}".encode()).hexdigest() for name in exact}
+    return {name: hashlib.sha256(f"{name} {shared}".encode()).hexdigest() for name in spec.scored_metrics}
 
 
 @functools.cache

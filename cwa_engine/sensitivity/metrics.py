@@ -167,7 +167,12 @@ def magnitude(weight: Tensor, stats: WeightStats) -> Tensor:
     return weight.abs()
 
 
-@metric("hutchinson_diag", "|diag H|", Needs.HESSIAN, "Rademacher probes, Yao et al. 2020 (PyHessian), eq. 9")
+@metric(
+    "hutchinson_diag",
+    "|diag H|",
+    Needs.HESSIAN | Needs.TOKEN_FISHER,
+    "Rademacher probes, Yao et al. 2020 (PyHessian), eq. 9",
+)
 def hutchinson_diag(weight: Tensor, stats: WeightStats) -> Tensor:
     """Absolute diagonal of the Hessian of the loss, by `--probes` random signs; exact for the first places.
 

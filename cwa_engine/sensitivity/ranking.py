@@ -44,10 +44,10 @@ class Ranker:
     """
 
     def __init__(
-        self, loaded: LoadedModel, metric: str, k: int, with_lowest: bool = False, structure: str = "weight",
+        self, loaded: LoadedModel, metric: str | Metric, k: int, with_lowest: bool = False, structure: str = "weight",
         scope: str = "global",
     ) -> None:  # fmt: skip
-        self.metric = METRICS[metric]
+        self.metric = METRICS[metric] if isinstance(metric, str) else metric
         self._loaded, self._structure, self._scope = loaded, structure, scope
         groups = {group_of(parameter, scope) for parameter in loaded.anatomy.parameters.values()}
         self._largest = {group: TopKSelection(k) for group in groups}

@@ -14,9 +14,10 @@ from cwa_engine.models.loading import LoadedModel
 from cwa_engine.perturbation.controls import Selection, by_parameter
 from cwa_engine.result import Agreement, Ranking
 from cwa_engine.run import Run
-from cwa_engine.sensitivity.finalists import depth_of, with_exact_scores
+from cwa_engine.sensitivity.finalists import Rankers, with_exact_scores
 from cwa_engine.sensitivity.gradients import Statistics
-from cwa_engine.sensitivity.ranking import Ranker, scores_at, shortened
+from cwa_engine.sensitivity.metrics import METRICS
+from cwa_engine.sensitivity.ranking import scores_at, shortened
 from cwa_engine.sensitivity.scoring import score
 from cwa_engine.spec import RunSpec
 from cwa_engine.statistics import Array, jaccard, jaccard_by_chance, rank_biased_overlap, spearman
@@ -49,19 +50,15 @@ def repeats(sequences: Sequence[TokenSequence], how: str | int, seed: int) -> li
 class _Scores:
     """The rankings of all metrics, and their scores of a sample of units."""
 
-    def __init__(self, loaded: LoadedModel, spec: RunSpec, sample: Selection) -> None:
-        self._loaded, self._structure, self._sample = loaded, spec.structure, sample
-        self.rankers = [
-            Ranker(loaded, name, depth_of(name, spec), False, spec.structure, spec.scope)
-            for name in spec.scored_metrics
-        ]
-        self._scores: dict[str, dict[str, Array]] = {name: {} for name in spec.scored_metrics}
+    def __init__(self, run: Run, sample: Selection) -> None:
+        self._run, self._sample = run, sample
+        self.rankers = Rankers(run, run.spec.largest_k)
+        self._scores: dict[str, dict[str, Array]] = {name: {} for name in run.spec.scored_metrics}
 
     def offer(self, statistics: Statistics) -> None:
-        for ranker in self.rankers:
-            ranker.offer(statistics)
-            found = scores_at(self._loaded, statistics, ranker.metric, self._structure, self._sample)
-            self._scores[ranker.metric.name] |= found
+        self.rankers.offer(statistics)
+        for name, found in self._scores.items():
+            found.update(scores_at(self._run.loaded, statistics, METRICS[name], self._run.spec.structure, self._sample))
 
     def sampled(self, metric: str) -> Array:
         """The scores of the sampled units that the metric ranks, in their order."""
@@ -75,10 +72,9 @@ def measure_stability(run: Run, sequences: Sequence[TokenSequence]) -> dict[str,
     found: dict[str, list[_Repeat]] = {name: [] for name in spec.scored_metrics}
     sample = _sample(run.loaded, spec)
     for texts in repeats(sequences, spec.stability or "halves", spec.seed):
-        scores = score(run, texts, lambda: _Scores(run.loaded, spec, sample), "stability")
-        for ranker in scores.rankers:
-            ranking = shortened(with_exact_scores(run, texts, ranker.ranking(), "stability"), spec.largest_k)
-            found[ranker.metric.name].append(_Repeat(ranking, scores.sampled(ranker.metric.name)))
+        scores = score(run, texts, lambda: _Scores(run, sample), "stability")
+        for name, ranking in with_exact_scores(run, texts, scores.rankers.rankings(), "stability").items():
+            found[name].append(_Repeat(shortened(ranking, spec.largest_k), scores.sampled(name)))
     return found
 
 

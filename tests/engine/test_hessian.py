@@ -17,8 +17,10 @@ from cwa_engine.pipeline import analyze
 from cwa_engine.reporting.export import run_tables
 from cwa_engine.score_cache import ScoreCache
 from cwa_engine.sensitivity import finalists
+from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import exact_diagonal, hutchinson_diagonal
 from cwa_engine.sensitivity.loss_scale import LossScale
+from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.signs import weight_signs
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import doubled, wrap
@@ -121,20 +123,37 @@ def asked(data_file: Path, **fields: Any) -> RunSpec:
     return RunSpec(model="tiny", data_file=data_file, **{**usual, **fields})
 
 
-def test_a_run_ranks_twice_as_many_by_their_exact_entries_and_says_which_scores_are_estimates(
-    llama: Any, data_file: Path
-) -> None:
+def test_finalists_are_ranked_by_exact_entries_whatever_is_kept(llama: Any, data_file: Path) -> None:
     said: list[dict[str, Any]] = []
     cache = ScoreCache(data_file.parent / "cache", 10**6)
     analyze(llama, asked(data_file), lambda event: said.append(events.to_dict(event)), cache)
-    assert any("the first 10 places are computed exactly" in event.get("text", "") for event in said)
-    found = analyze(llama, asked(data_file, topk=(30,)), cache=cache)  # what is kept is of ten places
+    assert any("100 finalists are computed exactly" in event.get("text", "") for event in said)
+    found = analyze(llama, asked(data_file, topk=(100,)), cache=cache)
+    assert found.scores_from == {"hutchinson_diag": ""}
     rows = found.rankings[0].weights
-    assert [row.rank for row in rows] == list(range(1, 31))
+    assert [row.rank for row in rows] == list(range(1, 101))
     assert {row.standard_error for row in rows} == {0.0}
     exact = exact_diagonal(llama, sequences_of(llama)[0::2], [(row.parameter, row.flat_index) for row in rows])
     assert [row.score for row in rows] == pytest.approx([abs(value) for value in exact], rel=1e-4)
     assert [row.score for row in rows] == sorted((row.score for row in rows), reverse=True)
+
+
+def test_half_of_the_finalists_have_the_largest_estimates_and_half_the_largest_fisher(
+    llama: Any, data_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finalists, "MOST", 6)
+    rows = analyze(llama, asked(data_file, topk=(6,))).rankings[0].weights
+    sequences = sequences_of(llama)[0::2]
+    estimates = hutchinson_diagonal(llama, sequences, 2, 0).estimate
+    fisher = resident(llama, sequences, Needs.TOKEN_FISHER, 1)
+    scores = {
+        (name, index): (abs(value), float(fisher[name].token_fisher.flatten()[index]))
+        for name, tensor in estimates.items()
+        for index, value in enumerate(tensor.flatten().tolist())
+    }
+    by_estimate, by_fisher = (sorted(scores, key=lambda place: -scores[place][side]) for side in (0, 1))
+    found = {(row.parameter, row.flat_index) for row in rows}
+    assert set(by_estimate[:3]) | set(by_fisher[:3]) <= found <= set(by_estimate[:6]) | set(by_fisher[:6])
 
 
 def test_beyond_the_finalists_scores_are_estimates_with_their_errors(
@@ -146,6 +165,7 @@ def test_beyond_the_finalists_scores_are_estimates_with_their_errors(
     errors = [float(row["standard_error"]) for row in table]
     assert list(table[0])[-1] == "standard_error"
     assert errors[:4] == [0.0] * 4 and min(errors[4:]) > 0
+    assert len({row["target"] for row in table}) == 10
     estimate = hutchinson_diagonal(llama, sequences_of(llama)[0::2], 2, 0)
     for row in table[4:]:
         place = row["parameter"], int(row["flat_index"])
@@ -153,7 +173,10 @@ def test_beyond_the_finalists_scores_are_estimates_with_their_errors(
         assert float(row["standard_error"]) == pytest.approx(float(estimate.error[place[0]].view(-1)[place[1]]))
     per_layer = analyze(llama, asked(data_file, topk=(3,), scope="per_layer")).rankings[0].weights  # of three groups
     assert [row.rank for row in per_layer] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
-    assert [row.standard_error == 0 for row in per_layer] == [True] * 3 + [False] * 6
+    for layer in (0, 1, None):
+        of_layer = [row.standard_error == 0 for row in per_layer if row.layer == layer]
+        assert of_layer == sorted(of_layer, reverse=True)  # exact ones come first
+    assert sum(row.standard_error == 0 for row in per_layer) == 4
 
 
 def test_whole_rows_have_neither_exact_scores_nor_errors(llama: Any, data_file: Path) -> None:
