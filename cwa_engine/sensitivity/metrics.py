@@ -144,7 +144,7 @@ def grad_squared(weight: Tensor, stats: WeightStats) -> Tensor:
 
 @metric("obd", "F w² / 2", Needs.TOKEN_FISHER, "LeCun et al. 1990 with the empirical Fisher per token for the Hessian")
 def optimal_brain_damage(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Second-order loss change of zeroing each weight, in nats per token. Shape of `weight`."""
+    """Second-order loss change of zeroing each weight, by the Fisher diagonal, in nats per token. Shape of `weight`."""
     assert stats.token_fisher is not None
     return stats.token_fisher * weight.square() / 2
 
@@ -156,7 +156,7 @@ def optimal_brain_damage(weight: Tensor, stats: WeightStats) -> Tensor:
     "both orders together, LeCun et al. 1990, eq. 1",
 )
 def taylor(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Loss change of zeroing each weight by both orders, in nats per token. Shape of `weight`."""
+    """Loss change of zeroing each weight by both orders, by the Fisher diagonal, in nats per token. Shape of `weight`."""
     assert stats.gradient is not None and stats.token_fisher is not None
     return (stats.token_fisher * weight.square() / 2 - stats.gradient * weight).abs_()
 
