@@ -52,10 +52,10 @@ def _smollm2() -> LoadedModel:
     return load_model("smollm2-135m")
 
 
-def smollm2(texts: int = TEXTS) -> Model:
+def smollm2(texts: int = TEXTS, tokens: int = TOKENS) -> Model:
     """The real SmolLM2-135M and some passages."""
     loaded = _smollm2()
-    return loaded, tokenize(loaded.tokenizer, corpus.load_texts(None, texts), TOKENS)
+    return loaded, tokenize(loaded.tokenizer, corpus.load_texts(None, texts), tokens)
 
 
 @functools.cache
@@ -166,7 +166,7 @@ def exact_top(candidates: int, k: int, texts: int, tokens: int) -> tuple[float, 
     """(forward passes over the texts, those that one at a time takes, how many of the true top k are right)."""
     loaded, _ = smollm2()
     sequences = tokenize(loaded.tokenizer, corpus.load_texts(None, texts), tokens)
-    statistics = resident(loaded, sequences, Needs.GRADIENT | Needs.FISHER)
+    statistics = resident(loaded, sequences, Needs.GRADIENT | Needs.TOKEN_FISHER)
     units = propose([rank(loaded, statistics, name, candidates) for name in ("grad_x_weight", "taylor")], candidates)
     del statistics
     found = ablate(loaded, sequences, units, k, seed=0)

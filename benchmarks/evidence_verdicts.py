@@ -94,7 +94,9 @@ def errors() -> Iterator[str]:
         outcomes = [outcome_of(loaded, planted_set(loaded, ranking, planted, number), number) for number in range(sets)]
         shares = [outcomes.count(outcome) for outcome in ("harmful", "helpful", "indistinguishable", "not tested")]
         rows.append((f"{planted} of {SIZE}", sets, *shares))
-        yield table(("weights of the top 100 in a set", "sets", "harmful", "helpful", "indistinguishable", "not tested"), rows)
+        yield table(
+            ("weights of the top 100 in a set", "sets", "harmful", "helpful", "indistinguishable", "not tested"), rows
+        )
 
 
 def planted_set(loaded: LoadedModel, ranking: Ranking, planted: int, number: int) -> tuple[str, ...]:

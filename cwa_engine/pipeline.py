@@ -49,11 +49,12 @@ from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult, TextUse
 from cwa_engine.run import Run, Stages
 from cwa_engine.score_cache import ScoreCache
 from cwa_engine.sensitivity.fidelity import Sample, fidelities, measure_predictions
+from cwa_engine.sensitivity.loss_scale import LossScale
 from cwa_engine.sensitivity.metrics import ABLATION
-from cwa_engine.sensitivity.ranking import describe_unit
-from cwa_engine.sensitivity.rankings import scored_rankings, shortened, views
-from cwa_engine.sensitivity.scoring import score
+from cwa_engine.sensitivity.ranking import describe_unit, shortened
+from cwa_engine.sensitivity.rankings import scored_rankings
 from cwa_engine.sensitivity.stability import agreements, half_overlaps, marked, measure_stability
+from cwa_engine.sensitivity.views import views
 from cwa_engine.spec import RunSpec
 from cwa_engine.structures import common_structure, find_weights, parse_target, unit_count, unit_of
 
@@ -76,8 +77,12 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: Scor
         choice = choose(loaded, spec, scoring)
         if choice.why:
             emit(Note(choice.why, choice.level))
-        batch_size = BatchSize(choice.batch_size, lambda text: emit(Note(text, "warning")))
-        run = Run(loaded, spec, emit, Stages(emit), batch_size, choice.gradients, choice.halves)
+
+        def warn(text: str) -> None:
+            emit(Note(text, "warning"))
+
+        batch_size, loss_scale = BatchSize(choice.batch_size, warn), LossScale(loaded.model, warn)
+        run = Run(loaded, spec, emit, Stages(emit), batch_size, choice.gradients, loss_scale, choice.halves)
 
         with run.stages("baseline"):
             intact, baseline = measure_baseline(run, evaluation, use)
@@ -132,7 +137,7 @@ def with_ablation(result: RunResult, ablated: Ablated) -> RunResult:
 
 def with_stability(run: Run, result: RunResult, sequences: Sequence[TokenSequence]) -> RunResult:
     """The result with the rankings of every repeat compared, and the weights marked that are in all of them."""
-    found = measure_stability(run.loaded, sequences, run.spec, lambda texts: score(run, texts, stage="stability"))
+    found = measure_stability(run, sequences)
     return dataclasses.replace(
         result,
         rankings=tuple(marked(r, found[r.metric]) if r.metric in found else r for r in result.rankings),

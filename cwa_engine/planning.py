@@ -25,6 +25,7 @@ from cwa_engine.models.sketch import model_is_sketch, peak_bytes, sketch
 from cwa_engine.models.sources import HubAccess
 from cwa_engine.result import Plan, PlanRow
 from cwa_engine.sensitivity.gradients import resident
+from cwa_engine.sensitivity.hessian import hutchinson_diagonal
 from cwa_engine.sensitivity.metrics import JOINABLE, Needs, needs_of
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec, command_of
@@ -200,7 +201,10 @@ def working_bytes(
 
     def score() -> None:
         if source == "resident":
-            resident(model, longest, needs, size)
+            kept = resident(model, longest, needs, size)
+            if Needs.HESSIAN in needs:
+                hutchinson_diagonal(model, longest[:1], 2, 0)
+            del kept
             return
         for part in sweep(model, longest, needs, size):
             del part

@@ -30,6 +30,7 @@ class TopWeight:
     target: str  # as `--weights` takes it
     stable: bool | None = None  # in the top list of every repeat; None where stability was not asked for
     fan_out: int | None = None  # how many weights read what it writes: 1 in a matrix; None where that is not known
+    standard_error: float | None = None  # of an estimated score, 0 of one that was computed exactly after; else None
 
 
 @dataclass(frozen=True, slots=True)

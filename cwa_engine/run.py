@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from cwa_engine.events import Emit, StageFinished, StageStarted
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.memory import BatchSize
+from cwa_engine.sensitivity.loss_scale import LossScale
 from cwa_engine.spec import RunSpec
 
 
@@ -39,4 +40,5 @@ class Run:
     stages: Stages
     batch_size: BatchSize
     gradients: str  # "resident" or "sweep"
+    loss_scale: LossScale
     halves: bool = False  # whether the scoring texts are also ranked by halves

@@ -50,7 +50,7 @@ class Padded:
 
     ids: Tensor
     mask: Tensor  # 1 for tokens, 0 for padding
-    scored: Tensor  # 1 for tokens that are scored
+    scored: Tensor  # what a token's NLL counts: 1, or 0 where it is not scored; -1 too in a signed sum
 
     @property
     def attention_mask(self) -> Tensor | None:

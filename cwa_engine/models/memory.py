@@ -18,8 +18,10 @@ T = TypeVar("T")
 
 
 def statistics_bytes(loaded: LoadedModel, needs: Needs) -> int:
-    """Bytes of g, F and diag H of all weights in view, in float32."""
-    kept = sum(need in needs for need in (Needs.GRADIENT, Needs.FISHER, Needs.HESSIAN))
+    """Bytes of g, Fisher diagonals and diag H of all weights in view, in float32."""
+    kept = sum(need in needs for need in (Needs.GRADIENT, Needs.FISHER, Needs.TOKEN_FISHER))
+    if Needs.HESSIAN in needs:
+        kept += 6  # sums of samples, of their squares and of one text; gradients, signs and their product with H
     return 4 * loaded.anatomy.numel * kept
 
 

@@ -318,6 +318,7 @@ def _top_weight(row: dict[str, str]) -> TopWeight:
         target=row["target"],
         stable=row["stable"] == "True" if row["stable"] else None,
         fan_out=whole("fan_out") if "fan_out" in row else None,  # runs of before have none
+        standard_error=float(row["standard_error"]) if row.get("standard_error") else None,  # older runs have none
     )
 
 

@@ -83,34 +83,42 @@ class Activations:
         if name in self._output_max:
             fields["output_max"] = _along_outputs(parameter, self._output_max[name])
         if name in self._gram and with_factor:
-            fields["input_factor"] = _along_inputs(parameter, torch.stack([obs_factor(g) for g in self._gram[name]]))
+            fields["input_factor"] = _along_inputs(
+                parameter, torch.stack([obs_factor(g, sequences) for g in self._gram[name]])
+            )
         return fields
 
 
-def obs_factor(gram: Tensor) -> Tensor:
+def obs_factor(gram: Tensor, sequences: int) -> Tensor:
     """d: the diagonal of the upper Cholesky factor of the damped inverse of X X^T. [in] from [in, in]
 
-    Infinite where the layer read nothing but zeros, which makes every score there zero.
+    As in SparseGPT, which divides X X^T by half the number of sequences, an input that is always zero counts there as 1 in
+    the mean that damping is a share of. Its d is infinite, so that the scores of its weights are zero.
     """
-    damping = DAMPING * gram.diagonal().mean()
-    if not damping > 0:
-        return torch.full_like(gram.diagonal(), torch.inf)
-    damped = gram.double() + damping.double() * torch.eye(len(gram), dtype=torch.double, device=gram.device)
+    dead = gram.diagonal() == 0
+    damped = gram.to(torch.double, copy=True)
+    damped.diagonal().masked_fill_(dead, sequences / 2)
+    damped.diagonal().add_(DAMPING * damped.diagonal().mean())
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True).diagonal()
-    return factor.to(gram.dtype)
+    return factor.to(gram.dtype).masked_fill(dead, torch.inf)
 
 
 def linear_parameters(loaded: LoadedModel) -> dict[str, nn.Module]:
-    """The weights of linear layers by name, each with the module that owns it."""
-    names = {id(loaded.model.get_parameter(name)): name for name in loaded.anatomy.parameters}
+    """The weights of linear layers in the decoder blocks by name, each with the module that owns it.
+
+    Where a model has no list of blocks, of all linear layers. The authors of these metrics leave out what is outside the
+    blocks, so the head, and an embedding tied to it.
+    """
+    in_view = {n: p for n, p in loaded.anatomy.parameters.items() if p.layer is not None or not loaded.anatomy.blocks}
+    names = {id(loaded.model.get_parameter(name)): name for name in in_view}
     found: dict[str, nn.Module] = {}
     for module in loaded.model.modules():
         # Subclasses that multiply in another way (in groups, say) are no linear layers in the sense of the metrics.
         is_plain = type(module).forward in (nn.Linear.forward, Conv1D.forward)
         if is_plain and isinstance(module.weight, Tensor) and id(module.weight) in names:
             found[names[id(module.weight)]] = module
-    for name, parameter in loaded.anatomy.parameters.items():
+    for name, parameter in in_view.items():
         if parameter.experts and not parameter.is_vector:
             found[name] = loaded.model.get_submodule(name.rpartition(".")[0])
     return found

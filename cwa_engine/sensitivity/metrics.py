@@ -1,7 +1,8 @@
 """The metrics: one function each, from a weight tensor and its statistics to a score of the same shape.
 
-g = dL/dw is the gradient of the mean token NLL over all scoring tokens; F is the mean over sequences s of (dL_s/dw)².
-For a linear layer y = W x + b, ‖x‖² is, for each in_feature, the mean over sequences of the sum over tokens of x².
+g = dL/dw is the gradient of L, the mean over all scored tokens t of their NLL l_t; F is the mean over these tokens of
+(dl_t/dw)², estimated with random signs, see `totals`. L_s is the mean NLL of sequence s, n is how many sequences there
+are. For a linear layer y = W x + b, ‖x‖² is, for each in_feature, the mean over sequences of the sum over tokens of x².
 Imports without torch: tensors are used through their methods.
 """
 
@@ -28,26 +29,27 @@ class Needs(Flag):
 
     NOTHING = 0
     GRADIENT = auto()
-    FISHER = auto()  # one backward per sequence
+    FISHER = auto()  # the gradient of each sequence's mean NLL, squared
+    TOKEN_FISHER = auto()  # that of each sequence's NLL with random signs, squared: a backward pass of its own
     HESSIAN = auto()  # two more passes per probe
-    INPUTS = auto()  # what linear layers read; such a metric ranks their weights alone
+    INPUTS = auto()  # what linear layers read; such a metric ranks their weights in the decoder blocks alone
     INPUT_GRAM = auto()  # a matrix of in_features squared for each linear layer
     OUTPUTS = auto()  # what linear layers write
 
     @property
     def backward(self) -> bool:
         """Whether gradients of first order are needed."""
-        return bool(self & (Needs.GRADIENT | Needs.FISHER))
+        return bool(self & (Needs.GRADIENT | Needs.FISHER | Needs.TOKEN_FISHER))
+
+    @property
+    def squares(self) -> bool:
+        """Whether gradients are squared, so that those of each sequence must be told apart."""
+        return bool(self & (Needs.FISHER | Needs.TOKEN_FISHER))
 
     @property
     def activations(self) -> bool:
         """Whether what goes through linear layers is needed."""
         return bool(self & (Needs.INPUTS | Needs.INPUT_GRAM | Needs.OUTPUTS))
-
-    @property
-    def per_sequence(self) -> bool:
-        """Whether each sequence needs a pass of its own."""
-        return Needs.FISHER in self or self.activations
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,15 @@ class WeightStats:
     """
 
     gradient: Tensor | None = None  # g
-    fisher: Tensor | None = None  # F
+    fisher: Tensor | None = None  # mean over sequences of (dL_s/dw)²
+    token_fisher: Tensor | None = None  # F
     hessian: Tensor | None = None  # diag H
+    hessian_error: Tensor | None = None  # its standard error over probes
     input_norm: Tensor | None = None  # ‖x‖ of each in_feature
     input_max: Tensor | None = None  # max |x| of each in_feature
     input_factor: Tensor | None = None  # d of each in_feature, see `obs`
     output_max: Tensor | None = None  # max |y| of each out_feature
+    sequences: int = 0  # n
 
     @property
     def is_linear(self) -> bool:
@@ -73,13 +78,14 @@ class WeightStats:
 
     def rows(self, start: int, stop: int) -> WeightStats:
         """The statistics of rows `start` to `stop` of the first stored axis, as views."""
-        sliced = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name, tensor in sliced.items():
+        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "sequences"}
+        sliced = {}
+        for name, tensor in tensors.items():
             if tensor is not None and tensor.dim() == 0:
                 sliced[name] = tensor.reshape(1)
             elif tensor is not None and len(tensor) > 1:  # of length one: the same for all rows
                 sliced[name] = tensor[start:stop]
-        return WeightStats(**sliced)
+        return dataclasses.replace(self, **sliced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,8 @@ class Parts:
         )
 
 
-JOINABLE = Needs.GRADIENT | Needs.FISHER | Needs.INPUTS | Needs.OUTPUTS  # what statistics of parts can be joined of
+# What statistics of parts can be joined of.
+JOINABLE = Needs.GRADIENT | Needs.FISHER | Needs.TOKEN_FISHER | Needs.INPUTS | Needs.OUTPUTS
 
 
 def joined(by_part: Sequence[Mapping[str, WeightStats]], parts: Parts) -> dict[str, WeightStats]:
@@ -113,6 +120,10 @@ def _joined(first: WeightStats, second: WeightStats, parts: Parts) -> WeightStat
         found["gradient"] = first.gradient.mul_(parts.tokens[0]).add_(second.gradient, alpha=parts.tokens[1])
     if first.fisher is not None and second.fisher is not None:
         found["fisher"] = first.fisher.mul_(parts.sequences[0]).add_(second.fisher, alpha=parts.sequences[1])
+    if first.token_fisher is not None and second.token_fisher is not None:
+        found["token_fisher"] = first.token_fisher.mul_(parts.tokens[0]).add_(
+            second.token_fisher, alpha=parts.tokens[1]
+        )
     if first.input_norm is not None and second.input_norm is not None:  # root of a mean over sequences
         squares = first.input_norm.square() * parts.sequences[0] + second.input_norm.square() * parts.sequences[1]
         found["input_norm"] = squares.sqrt()
@@ -120,7 +131,7 @@ def _joined(first: WeightStats, second: WeightStats, parts: Parts) -> WeightStat
         one, other = getattr(first, name), getattr(second, name)
         if one is not None:
             found[name] = one.maximum(other)
-    return WeightStats(**found)
+    return WeightStats(**found, sequences=first.sequences + second.sequences)
 
 
 Score = Callable[["Tensor", WeightStats], "Tensor"]
@@ -142,7 +153,7 @@ class Metric:
 
     @property
     def linear_only(self) -> bool:
-        """Whether it ranks the weights of linear layers alone."""
+        """Whether it ranks the weights of linear layers alone, see `activations.linear_parameters`."""
         return self.needs.activations
 
 
@@ -172,25 +183,30 @@ def grad_x_weight(weight: Tensor, stats: WeightStats) -> Tensor:
     return (weight * stats.gradient).abs_()
 
 
-@metric("grad_squared", "F", Needs.FISHER, "diagonal empirical Fisher per sequence, SqueezeLLM, Kim et al. 2023")
+@metric("grad_squared", "mean_s (dL_s/dw)²", Needs.FISHER, "Fisher per sequence, SqueezeLLM, Kim et al. 2023")
 def grad_squared(weight: Tensor, stats: WeightStats) -> Tensor:
     """Mean over sequences of the squared gradient of the sequence's mean NLL. Shape of `weight`."""
     assert stats.fisher is not None
     return stats.fisher
 
 
-@metric("obd", "F w² / 2", Needs.FISHER, "LeCun et al. 1990 with the empirical Fisher for the Hessian")
+@metric("obd", "F w² / 2", Needs.TOKEN_FISHER, "LeCun et al. 1990 with the empirical Fisher per token for the Hessian")
 def optimal_brain_damage(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Second-order loss change of zeroing each weight, in nats per token. Shape of `weight`."""
-    assert stats.fisher is not None
-    return stats.fisher * weight.square() / 2
+    """Second-order loss change of zeroing each weight, by the Fisher diagonal, in nats per token. Shape of `weight`."""
+    assert stats.token_fisher is not None
+    return stats.token_fisher * weight.square() / 2
 
 
-@metric("taylor", "|F w² / 2 - g w|", Needs.GRADIENT | Needs.FISHER, "both orders together, LeCun et al. 1990, eq. 1")
+@metric(
+    "taylor",
+    "|F w² / 2 - g w|",
+    Needs.GRADIENT | Needs.TOKEN_FISHER,
+    "both orders together, LeCun et al. 1990, eq. 1",
+)
 def taylor(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Loss change of zeroing each weight by both orders, in nats per token. Shape of `weight`."""
-    assert stats.gradient is not None and stats.fisher is not None
-    return (stats.fisher * weight.square() / 2 - stats.gradient * weight).abs_()
+    """Loss change of zeroing each weight by both orders, by the Fisher diagonal, in nats per token. Shape of `weight`."""
+    assert stats.gradient is not None and stats.token_fisher is not None
+    return (stats.token_fisher * weight.square() / 2 - stats.gradient * weight).abs_()
 
 
 @metric("magnitude", "|w|", Needs.NOTHING, "the usual pruning baseline, Han et al. 2015")
@@ -199,33 +215,52 @@ def magnitude(weight: Tensor, stats: WeightStats) -> Tensor:
     return weight.abs()
 
 
-@metric("hutchinson_diag", "|diag H|", Needs.HESSIAN, "Rademacher probes, Yao et al. 2020 (PyHessian), eq. 9")
+@metric(
+    "hutchinson_diag",
+    "|diag H|",
+    Needs.HESSIAN | Needs.TOKEN_FISHER,
+    "Rademacher probes, Yao et al. 2020 (PyHessian), eq. 9",
+)
 def hutchinson_diag(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Absolute diagonal of the Hessian of the loss, estimated with `--probes` random signs. Shape of `weight`."""
+    """Absolute diagonal of the Hessian of the loss, by `--probes` random signs; exact for the first places.
+
+    Shape of `weight`. What is exact and what an estimate: see `finalists`.
+    """
     assert stats.hessian is not None
     return stats.hessian.abs()
 
 
 @metric("wanda", "|w| ‖x‖", Needs.INPUTS, "Sun et al. 2024, eq. 1")
 def wanda(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Absolute value times the norm of what the weight reads; linear layers only. Shape of `weight`."""
+    """Absolute value times the norm of what the weight reads; linear layers of the blocks only. Shape of `weight`."""
     assert stats.input_norm is not None
     return weight.abs() * stats.input_norm
 
 
-@metric("gblm", "|w| ‖x‖ + |w| √F", Needs.INPUTS | Needs.FISHER, "GBLM-Pruner, Das et al. 2023, with α = 1")
+GBLM_ALPHA = 100  # of the paper, and of the authors' code, where it is called scale
+
+
+@metric(
+    "gblm",
+    "|w| (‖x‖ + 100 √(Σ_s (dL_s/dw)²))",
+    Needs.INPUTS | Needs.FISHER,
+    "GBLM-Pruner, Das et al. 2023, with the 2-norm over sequences",
+)
 def gblm(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Wanda plus the norm over sequences of the gradient, times |w|; linear layers only. Shape of `weight`."""
+    """Wanda with 100 times the norm over sequences of the gradient added; linear layers of the blocks only.
+
+    Shape of `weight`.
+    """
     assert stats.input_norm is not None and stats.fisher is not None
-    return weight.abs() * (stats.input_norm + stats.fisher.sqrt())
+    return weight.abs() * (stats.input_norm + GBLM_ALPHA * (stats.sequences * stats.fisher).sqrt())
 
 
 @metric("obs", "w² / d²", Needs.INPUT_GRAM, "SparseGPT, Frantar & Alistarh 2023, sections 3.2 and 3.3")
 def optimal_brain_surgeon(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Squared output error after the other weights of the row make up for it; linear layers only. Shape of `weight`.
+    """Squared output error after the rest of the row makes up for it; linear layers of the blocks only. Shape of `weight`.
 
     d is the diagonal of the upper Cholesky factor of the inverse of X Xᵀ, summed over all scoring tokens, with 1 % of its
-    mean diagonal added to the diagonal before.
+    mean diagonal added to the diagonal before. Weights that read nothing but zeros have the score 0.
     """
     assert stats.input_factor is not None
     return (weight / stats.input_factor).square()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,7 +16,7 @@ from cwa_engine.models.loading import LoadedModel
 from cwa_engine.perturbation.controls import Selection
 from cwa_engine.result import Ranking, TopWeight
 from cwa_engine.sensitivity.gradients import Statistics
-from cwa_engine.sensitivity.metrics import METRICS, Metric, WeightStats
+from cwa_engine.sensitivity.metrics import METRICS, Metric, Needs, WeightStats
 from cwa_engine.sensitivity.selection import TopKSelection
 from cwa_engine.structures import target_name, unit_count, unit_weights
 
@@ -31,6 +32,11 @@ _GROUP_OF: dict[str, Callable[[Parameter], object]] = {
 }
 
 
+def group_of(parameter: Parameter, scope: str) -> object:
+    """What a scope ranks a parameter together with: those of which this says the same."""
+    return _GROUP_OF[scope](parameter)
+
+
 class Ranker:
     """The k units with the largest score, exactly, of each group that `scope` makes of the parameters.
 
@@ -39,15 +45,16 @@ class Ranker:
     """
 
     def __init__(
-        self, loaded: LoadedModel, metric: str, k: int, with_lowest: bool = False, structure: str = "weight",
+        self, loaded: LoadedModel, metric: str | Metric, k: int, with_lowest: bool = False, structure: str = "weight",
         scope: str = "global",
     ) -> None:  # fmt: skip
-        self.metric = METRICS[metric]
-        self._loaded, self._structure, self._group_of = loaded, structure, _GROUP_OF[scope]
-        groups = {self._group_of(parameter) for parameter in loaded.anatomy.parameters.values()}
+        self.metric = METRICS[metric] if isinstance(metric, str) else metric
+        self._loaded, self._structure, self._scope = loaded, structure, scope
+        groups = {group_of(parameter, scope) for parameter in loaded.anatomy.parameters.values()}
         self._largest = {group: TopKSelection(k) for group in groups}
         self._smallest = TopKSelection(k * len(groups)) if with_lowest else None
         self._ranked: list[Parameter] = []
+        self._errors: dict[tuple[int, int], float] = {}  # (parameter order, unit) -> standard error of an estimate
 
     def offer(self, statistics: Statistics) -> None:
         """Score the parameters that these statistics are of."""
@@ -55,9 +62,20 @@ class Ranker:
             self._ranked.append(parameter)
             stats = statistics[parameter.name]
             for offset, scores in unit_scores(self._loaded, parameter, stats, self.metric, self._structure):
-                self._largest[self._group_of(parameter)].offer(parameter, scores, offset)
+                self._largest[group_of(parameter, self._scope)].offer(parameter, scores, offset)
                 if self._smallest:
                     self._smallest.offer(parameter, -scores, offset)
+        if Needs.HESSIAN in self.metric.needs and self._structure == "weight":
+            self._keep_errors(statistics)
+
+    def _keep_errors(self, statistics: Statistics) -> None:
+        """The standard errors of what is selected so far, before the statistics are gone."""
+        for selection in (*self._largest.values(), *([self._smallest] if self._smallest else [])):
+            for order, unit, _ in selection.ranked():
+                name = self._loaded.anatomy.by_order[order].name
+                error = statistics[name].hessian_error if name in statistics else None
+                if error is not None:
+                    self._errors[order, unit] = float(error.reshape(-1)[unit])
 
     def ranking(self) -> Ranking:
         """What is known so far."""
@@ -76,7 +94,8 @@ class Ranker:
     def _top_weight(self, place: int, row: tuple[int, int, float]) -> TopWeight:
         order, unit, score = row
         parameter = self._loaded.anatomy.by_order[order]
-        return describe_unit(self._loaded, parameter, self._structure, unit, place, score)
+        weight = describe_unit(self._loaded, parameter, self._structure, unit, place, score)
+        return dataclasses.replace(weight, standard_error=self._errors.get((order, unit)))
 
 
 def rank(
@@ -92,6 +111,17 @@ def rank(
     ranker = Ranker(loaded, metric, k, with_lowest, structure, scope)
     ranker.offer(statistics)
     return ranker.ranking()
+
+
+def shortened(ranking: Ranking, k: int) -> Ranking:
+    """The ranking down to place k, where more was wanted for other purposes."""
+    weights = ranking.top(k)
+    return dataclasses.replace(
+        ranking,
+        weights=weights,
+        lowest=ranking.lowest[: len(weights)],
+        halves=tuple(half[:k] for half in ranking.halves),
+    )
 
 
 def rankable(loaded: LoadedModel, statistics: Statistics, metric: Metric, structure: str) -> Iterator[Parameter]:

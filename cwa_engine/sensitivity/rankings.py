@@ -1,67 +1,29 @@
-"""The rankings of a run: every metric over all weights and over the matrices of decoder blocks, by all texts and by halves.
+"""The rankings of a run by scores: those that an earlier run has made, and the others by one pass over the scoring texts.
 
-All come from the same pass. The scoring texts are passed in two halves, whose statistics are ranked each by itself before
-they are joined: how many of the top weights are in the top of either half tells what other texts would have named.
+The texts are passed in two halves, whose statistics are ranked each by itself before they are joined: how many of the top
+weights are in the top of either half tells what other texts would have named.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from cwa_engine.data.corpus import split
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.errors import InvalidInput
-from cwa_engine.events import Note, Progress
-from cwa_engine.models.anatomy import Anatomy
-from cwa_engine.models.loading import LoadedModel
-from cwa_engine.result import MATRICES, Ranking
+from cwa_engine.events import Note
+from cwa_engine.result import Ranking
 from cwa_engine.run import Run
 from cwa_engine.score_cache import DEPTH, Kept, ScoreCache, score_keys
 from cwa_engine.sensitivity.fidelity import Sample, draw_sample
+from cwa_engine.sensitivity.finalists import with_exact_scores
 from cwa_engine.sensitivity.gradients import Statistics
-from cwa_engine.sensitivity.metrics import ABLATION, METRICS, Parts, joined
-from cwa_engine.sensitivity.ranking import Ranker
-from cwa_engine.sensitivity.scoring import Report, score
+from cwa_engine.sensitivity.metrics import ABLATION, METRICS
+from cwa_engine.sensitivity.ranking import shortened
+from cwa_engine.sensitivity.scoring import score
+from cwa_engine.sensitivity.views import Rankers, View, views
 from cwa_engine.spec import RunSpec
-
-
-@dataclass(frozen=True)
-class View:
-    """A ranking to make: of what is in view in `loaded`, under a name of its own."""
-
-    label: str
-    metric: str
-    loaded: LoadedModel
-
-
-@dataclass
-class _Rankers:
-    """The rankers of one view: by all texts, and by each half where halves are ranked."""
-
-    view: View
-    of_all: Ranker
-    of_halves: tuple[Ranker, ...]
-
-
-def views(loaded: LoadedModel, spec: RunSpec, metrics: Sequence[str]) -> list[View]:
-    """Each metric over all that is in view, and over the matrices in decoder blocks where that is something else."""
-    matrices = matrices_in_blocks(loaded.anatomy)
-    plain = spec.structure == "weight" and spec.scope == "global" and not (spec.include or spec.exclude)
-    differ = 0 < len(matrices) < len(loaded.anatomy.parameters)
-    asked = spec.matrices and plain and differ and spec.largest_k <= loaded.anatomy.subset(matrices).numel
-    found = []
-    for name in metrics:
-        found.append(View(name, name, loaded))
-        if asked and name in spec.metrics and name != ABLATION and not METRICS[name].linear_only:
-            found.append(View(name + MATRICES, name, loaded.with_parameters(matrices)))
-    return found
-
-
-def matrices_in_blocks(anatomy: Anatomy) -> list[str]:
-    """The parameters that Wanda, SparseGPT and most of pruning rank: no embeddings, norms, biases, and no head."""
-    return [name for name, p in anatomy.parameters.items() if p.layer is not None and not p.is_vector]
 
 
 def scored_rankings(
@@ -70,99 +32,53 @@ def scored_rankings(
     """The rankings by scores, the sample for fidelity where it is asked for, and which label was scored by which run."""
     spec, sample = run.spec, None
     wanted_views = views(run.loaded, spec, spec.scored_metrics)
-    wanted = _depth(spec)
+    wanted = max(spec.largest_k, spec.candidates) if ABLATION in spec.metrics else spec.largest_k
     keys = score_keys(run, sequences, [view.label for view in wanted_views]) if cache else {}
     known = _known(run, keys, wanted, cache) if cache and not spec.fidelity else {}  # a sample is drawn from statistics
     found = {label: kept.ranking for label, kept in known.items()}
     missing = [view for view in wanted_views if view.label not in known]
     if missing:
         depth = max(wanted, DEPTH) if cache else wanted
-        rankers = [_rankers(run, view, min(depth, view.loaded.anatomy.numel)) for view in missing]
+        parts = split(sequences) if run.halves else (sequences,)
         only = dataclasses.replace(run, spec=spec.model_copy(update={"metrics": tuple({v.metric: 0 for v in missing})}))
         with run.stages("score"):
-            for statistics in _statistics(only, sequences, rankers):
-                if spec.fidelity:
-                    sample = draw_sample(run.loaded, statistics, spec)
-                del statistics  # what follows needs the room
+            scored = score(only, parts, lambda: _Scored(only, missing, depth), previews=True)
         with run.stages("select"):
-            found |= {entry.view.label: _ranking(entry, spec) for entry in rankers}
+            selected, proposals = scored.rankers.rankings(), scored.rankers.proposals()
+            _check_ranked(selected, missing, spec)
+        if proposals:
+            with run.stages("exact"):
+                selected = with_exact_scores(run, sequences, selected, proposals)
         if cache:
-            _keep(run, {keys[view.label]: found[view.label] for view in missing}, depth, cache)
+            _keep(run, {keys[label]: ranking for label, ranking in selected.items()}, depth, cache)
+        found |= selected
+        sample = scored.sample
     rankings = [shortened(found[view.label], wanted) for view in wanted_views]
     return rankings, sample, {label: kept.run_id for label, kept in known.items()}
 
 
-def _depth(spec: RunSpec) -> int:
-    """How many places are needed."""
-    return max(spec.largest_k, spec.candidates) if ABLATION in spec.metrics else spec.largest_k
+class _Scored:
+    """The rankings of all views, and where it is asked for the sample for fidelity."""
+
+    def __init__(self, run: Run, missing: Sequence[View], depth: int) -> None:
+        self._run, self.rankers = run, Rankers(missing, run.spec, depth, run.halves)
+        self.sample: Sample | None = None
+
+    def offer(self, statistics: Statistics, part: int | None = None) -> None:
+        self.rankers.offer(statistics, part)
+        if self._run.spec.fidelity and part is None:
+            self.sample = draw_sample(self._run.loaded, statistics, self._run.spec)
 
 
-def _rankers(run: Run, view: View, depth: int) -> _Rankers:
-    spec = run.spec
-
-    def ranker(with_lowest: bool) -> Ranker:
-        return Ranker(view.loaded, view.metric, depth, with_lowest, spec.structure, spec.scope)
-
-    halves = (ranker(False), ranker(False)) if run.halves and METRICS[view.metric].needs else ()
-    return _Rankers(view, ranker("bottom" in spec.controls), halves)
-
-
-def _statistics(run: Run, sequences: Sequence[TokenSequence], rankers: Sequence[_Rankers]) -> Iterator[Statistics]:
-    """Statistics of all weights, or of one block after the other, after every ranker was offered them."""
-    halves = split(sequences) if run.halves else (sequences,)
-    reports = _Reports(run, len(halves))
-    streams = [score(run, half, report=reports.of(place), previews=place == 0) for place, half in enumerate(halves)]
-    parts = Parts.of(halves)
-    for by_half in zip(*streams, strict=True):
-        if len(by_half) > 1:
-            for entry in rankers:
-                for ranker, statistics in zip(entry.of_halves, by_half, strict=False):
-                    ranker.offer(statistics)
-        together = joined(by_half, parts) if len(by_half) > 1 else by_half[0]
-        del by_half
-        for entry in rankers:
-            entry.of_all.offer(together)
-        yield together
-
-
-class _Reports:
-    """Progress of several streams as one."""
-
-    def __init__(self, run: Run, streams: int) -> None:
-        self._emit = run.emit
-        self._done, self._total = [0] * streams, [0] * streams
-
-    def of(self, place: int) -> Report:
-        def report(stage: str, done: int, total: int, unit: str) -> None:
-            self._done[place], self._total[place] = done, total
-            known = [size or max(self._total) for size in self._total]  # of one that has not begun: about as much
-            self._emit(Progress(stage, sum(self._done), sum(known), unit))
-
-        return report
-
-
-def _ranking(entry: _Rankers, spec: RunSpec) -> Ranking:
-    """The finished ranking with what the halves rank first. Raises InvalidInput where there was nothing to rank."""
-    ranking = entry.of_all.ranking()
-    if not ranking.weights:
-        only = "of linear layers " if entry.of_all.metric.linear_only else ""
-        raise InvalidInput(
-            f"no parameter {only}in view has a {spec.structure} to rank by {ranking.metric}",
-            hint="heads are in attention output projections; vectors have neither rows nor columns",
-        )
-    halves = tuple(tuple(row.target for row in half.ranking().weights) for half in entry.of_halves)
-    return dataclasses.replace(ranking, metric=entry.view.label, halves=halves if spec.scope == "global" else ())
-
-
-def shortened(ranking: Ranking, k: int) -> Ranking:
-    """The ranking down to place k, where more was wanted for other purposes."""
-    weights = ranking.top(k)
-    return dataclasses.replace(
-        ranking,
-        weights=weights,
-        lowest=ranking.lowest[: len(weights)],
-        halves=tuple(half[:k] for half in ranking.halves),
-    )
+def _check_ranked(found: Mapping[str, Ranking], missing: Sequence[View], spec: RunSpec) -> None:
+    """Raises InvalidInput where there was nothing to rank."""
+    for view in missing:
+        if not found[view.label].weights:
+            only = "of a linear layer in the decoder blocks " if METRICS[view.metric].linear_only else ""
+            raise InvalidInput(
+                f"no parameter {only}in view has a {spec.structure} to rank by {view.metric}",
+                hint="heads are in attention output projections; vectors have neither rows nor columns",
+            )
 
 
 def _known(run: Run, keys: Mapping[str, str], depth: int, cache: ScoreCache) -> dict[str, Kept]:

@@ -4,37 +4,93 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.events import PREVIEW_ROWS, Progress, TopK
 from cwa_engine.run import Run
 from cwa_engine.sensitivity.gradients import SoFar, Statistics, resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
-from cwa_engine.sensitivity.metrics import METRICS, Needs, needs_of
+from cwa_engine.sensitivity.metrics import METRICS, Needs, Parts, joined, needs_of
 from cwa_engine.sensitivity.ranking import rank
 from cwa_engine.sensitivity.sweep import sweep
 
 _UNKNOWN_SO_FAR = Needs.HESSIAN | Needs.INPUT_GRAM  # what a partial ranking cannot be made from
 
 
-Report = Callable[[str, int, int, str], None]  # hears stage, done, total, unit
+class Taker(Protocol):
+    def offer(self, statistics: Statistics, part: int | None = None) -> None:
+        """Take the statistics of all weights, or of one block after the other: by one part of the texts, or by all.
+
+        Those by parts are gone when those by all are offered.
+        """
+
+
+T = TypeVar("T", bound=Taker)
+Report = Callable[[int, int, str], None]  # hears done, total, unit
 
 
 def score(
-    run: Run, sequences: Sequence[TokenSequence], stage: str = "score", report: Report | None = None, previews: bool = False
-) -> Iterator[Statistics]:
-    """What the metrics need, over the scoring texts: of all weights at once, or of one block after the other.
+    run: Run,
+    parts: Sequence[Sequence[TokenSequence]],
+    begin: Callable[[], T],
+    stage: str = "score",
+    previews: bool = False,
+) -> T:
+    """Offer what the metrics need, over the scoring texts, to what `begin` makes; returns that.
 
-    With `previews`, partial rankings are shown while the statistics of all weights grow.
+    The texts come in one part or in two, whose statistics are offered by themselves too. With `previews`, partial rankings
+    are shown while those of the first part grow. Where a gradient overflows in float16, another taker is begun, and nothing
+    of what the first has seen goes on.
     """
+    shares = Parts.of(parts)
+
+    def work() -> T:
+        taker, progress = begin(), _Progress(run, stage, len(parts))
+        streams = [_statistics(run, part, progress.of(n), previews and n == 0) for n, part in enumerate(parts)]
+        for by_part in zip(*streams, strict=True):
+            together = by_part[0]
+            if len(by_part) > 1:
+                for number, statistics in enumerate(by_part):
+                    taker.offer(statistics, number)
+                together = joined(by_part, shares)
+            del by_part
+            taker.offer(together)
+            del together  # what follows needs the room
+        return taker
+
+    return run.loss_scale.run(work)
+
+
+class _Progress:
+    """Of the passes over all parts as one."""
+
+    def __init__(self, run: Run, stage: str, parts: int) -> None:
+        self._emit, self._stage = run.emit, stage
+        self._done, self._total = [0] * parts, [0] * parts
+
+    def of(self, number: int) -> Report:
+        def report(done: int, total: int, unit: str) -> None:
+            self._done[number], self._total[number] = done, total
+            known = [size or max(self._total) for size in self._total]  # of one that has not begun: about as much
+            self._emit(Progress(self._stage, sum(self._done), sum(known), unit))
+
+        return report
+
+
+def _statistics(run: Run, sequences: Sequence[TokenSequence], report: Report, previews: bool) -> Iterator[Statistics]:
+    """Of all weights at once, or of one block after the other."""
     needs = needs_of(run.spec.scored_metrics)
-    tell = report or (lambda *progress: run.emit(Progress(*progress)))
     if run.gradients == "resident":
-        yield score_at_once(run, sequences, needs, stage, tell, previews)
+        yield _all_at_once(run, sequences, needs, report, previews)
         return
+    seed, scale = run.spec.seed, run.loss_scale.of(sequences)
 
     def begin(size: int) -> tuple[Statistics, Iterator[Statistics]]:
-        parts = sweep(run.loaded, sequences, needs, size, lambda d, n: tell(stage, d, n, "block"))
+        def of_blocks(done: int, total: int) -> None:
+            report(done, total, "block")
+
+        parts = sweep(run.loaded, sequences, needs, size, of_blocks, seed, scale)
         return next(parts), parts
 
     first, others = run.batch_size.run(begin)
@@ -43,16 +99,17 @@ def score(
     yield from others
 
 
-def score_at_once(
-    run: Run, sequences: Sequence[TokenSequence], needs: Needs, stage: str, tell: Report, previews: bool
+def _all_at_once(
+    run: Run, sequences: Sequence[TokenSequence], needs: Needs, report: Report, previews: bool
 ) -> Statistics:
     """The statistics of all weights; a partial ranking is shown after 1, 4, 16 ... batches."""
     batches_done, next_preview = 0, 1
+    seed, scale = run.spec.seed, run.loss_scale.of(sequences)
 
     def after_batch(done: int, so_far: SoFar) -> None:
         nonlocal batches_done, next_preview
         batches_done += 1
-        tell(stage, done, len(sequences), "sequence")
+        report(done, len(sequences), "sequence")
         if previews and batches_done == next_preview and done < len(sequences):
             next_preview *= 4  # a preview costs about 0.1 s on 135M weights: few of them, while all is young
             statistics = so_far()
@@ -64,13 +121,16 @@ def score_at_once(
                 run.emit(TopK(name, True, ranking.weights[:PREVIEW_ROWS]))
 
     if needs is not Needs.NOTHING:
-        tell(stage, 0, len(sequences), "sequence")
-    statistics = run.batch_size.run(lambda size: resident(run.loaded, sequences, needs, size, after_batch))
+        report(0, len(sequences), "sequence")
+    statistics = run.batch_size.run(lambda size: resident(run.loaded, sequences, needs, size, after_batch, seed, scale))
     if Needs.HESSIAN in needs:
 
-        def report(done: int) -> None:
-            tell(stage, done, len(sequences), "sequence")
+        def of_texts(done: int) -> None:
+            report(done, len(sequences), "sequence")
 
-        diagonal = hutchinson_diagonal(run.loaded, sequences, run.spec.probes, run.spec.seed, report)
-        statistics = {name: dataclasses.replace(s, hessian=diagonal[name]) for name, s in statistics.items()}
+        found = hutchinson_diagonal(run.loaded, sequences, run.spec.probes, seed, scale, of_texts)
+        statistics = {
+            name: dataclasses.replace(stats, hessian=found.estimate[name], hessian_error=found.error.get(name))
+            for name, stats in statistics.items()
+        }
     return statistics

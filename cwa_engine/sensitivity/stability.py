@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,9 +13,13 @@ from cwa_engine.errors import DataError
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.perturbation.controls import Selection, by_parameter
 from cwa_engine.result import Agreement, HalfOverlap, Ranking
+from cwa_engine.run import Run
+from cwa_engine.sensitivity.finalists import with_exact_scores
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.metrics import METRICS
-from cwa_engine.sensitivity.ranking import Ranker, scores_at
+from cwa_engine.sensitivity.ranking import scores_at, shortened
+from cwa_engine.sensitivity.scoring import score
+from cwa_engine.sensitivity.views import Rankers, View
 from cwa_engine.spec import RunSpec
 from cwa_engine.statistics import Array, jaccard, jaccard_by_chance, rank_biased_overlap, spearman
 from cwa_engine.structures import unit_count
@@ -45,25 +49,36 @@ def repeats(sequences: Sequence[TokenSequence], how: str | int, seed: int) -> li
     return [[sequences[place] for place in rng.integers(0, len(sequences), len(sequences))] for _ in range(int(how))]
 
 
-def measure_stability(
-    loaded: LoadedModel,
-    sequences: Sequence[TokenSequence],
-    spec: RunSpec,
-    score: Callable[[Sequence[TokenSequence]], Iterable[Statistics]],
-) -> dict[str, list[_Repeat]]:
+class _Scores:
+    """The rankings of all metrics, and their scores of a sample of units."""
+
+    def __init__(self, run: Run, sample: Selection) -> None:
+        self._run, self._sample = run, sample
+        views = [View(name, name, run.loaded) for name in run.spec.scored_metrics]
+        self.rankers = Rankers(views, run.spec, run.spec.largest_k)
+        self._scores: dict[str, dict[str, Array]] = {name: {} for name in run.spec.scored_metrics}
+
+    def offer(self, statistics: Statistics, part: int | None = None) -> None:
+        self.rankers.offer(statistics, part)
+        for name, found in self._scores.items():
+            found.update(scores_at(self._run.loaded, statistics, METRICS[name], self._run.spec.structure, self._sample))
+
+    def sampled(self, metric: str) -> Array:
+        """The scores of the sampled units that the metric ranks, in their order."""
+        found = self._scores[metric]
+        return np.concatenate([found[parameter] for parameter in self._sample if parameter in found])
+
+
+def measure_stability(run: Run, sequences: Sequence[TokenSequence]) -> dict[str, list[_Repeat]]:
     """Score and rank by every repeat's texts; one repeat's statistics are in memory at a time."""
+    spec = run.spec
     found: dict[str, list[_Repeat]] = {name: [] for name in spec.scored_metrics}
-    sample = _sample(loaded, spec)
+    sample = _sample(run.loaded, spec)
     for texts in repeats(sequences, spec.stability or "halves", spec.seed):
-        rankers = {name: Ranker(loaded, name, spec.largest_k, False, spec.structure, spec.scope) for name in found}
-        scores: dict[str, dict[str, Array]] = {name: {} for name in found}
-        for statistics in score(texts):
-            for name, ranker in rankers.items():
-                ranker.offer(statistics)
-                scores[name] |= scores_at(loaded, statistics, METRICS[name], spec.structure, sample)
-        for name, ranker in rankers.items():
-            in_order = [scores[name][parameter] for parameter in sample if parameter in scores[name]]
-            found[name].append(_Repeat(ranker.ranking(), np.concatenate(in_order)))
+        scores = score(run, [texts], lambda: _Scores(run, sample), "stability")
+        rankings, proposals = scores.rankers.rankings(), scores.rankers.proposals()
+        for name, ranking in with_exact_scores(run, texts, rankings, proposals, "stability").items():
+            found[name].append(_Repeat(shortened(ranking, spec.largest_k), scores.sampled(name)))
     return found
 
 

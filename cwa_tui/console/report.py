@@ -91,11 +91,15 @@ def topk_table(metric: str, weights: list[dict[str, Any]]) -> Table:
     """Ranked weights, fields as in `TopWeight`."""
     table = Table(title=_ranking_title(metric), **TABLE)
     with_fan_out = any(weight.get("fan_out") != 1 for weight in weights)
-    for name in ("rank", "weight", "value", "score", "layer", "component", *(["fan-out"] if with_fan_out else [])):
+    estimated = any(weight.get("standard_error") is not None for weight in weights)
+    columns = ["rank", "weight", "value", "score", *["standard error"] * estimated, "layer", "component"]
+    for name in (*columns, *["fan-out"] * with_fan_out):
         table.add_column(name, justify="left" if name in ("weight", "component") else "right", overflow="fold")
     for weight in weights:
         layer = "-" if weight["layer"] is None else str(weight["layer"])
-        figures = fmt.number(weight["value"]), "-" if weight["score"] is None else fmt.number(weight["score"])
+        figures = [fmt.number(weight["value"]), "-" if weight["score"] is None else fmt.number(weight["score"])]
+        if estimated:
+            figures.append(_standard_error(weight.get("standard_error")))
         target = f"{weight['target']} {fmt.STABLE}" if weight["stable"] else weight["target"]
         reach = weight.get("fan_out")
         fan_out = ["-" if reach is None else f"{reach:,}"] if with_fan_out else []
@@ -103,6 +107,13 @@ def topk_table(metric: str, weights: list[dict[str, Any]]) -> Table:
     if any(weight["stable"] for weight in weights):
         table.caption = f"{fmt.STABLE} in the list of every repeat"
     return table
+
+
+def _standard_error(error: float | None) -> str:
+    """Of an estimated score; a score that was computed exactly has none."""
+    if error is None:
+        return "-"
+    return fmt.number(error) if error else "exact"
 
 
 def _damage(summary: dict[str, Any], groups: list[dict[str, Any]]) -> Table:

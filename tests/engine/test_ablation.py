@@ -152,7 +152,7 @@ def learnt() -> Any:
 
 
 def candidates_of(loaded: Any, sequences: Any, many: int) -> Any:
-    statistics = resident(loaded, sequences, Needs.GRADIENT | Needs.FISHER)
+    statistics = resident(loaded, sequences, Needs.GRADIENT | Needs.TOKEN_FISHER)
     return propose([rank(loaded, statistics, name, many) for name in ("grad_x_weight", "taylor")], many)
 
 
@@ -178,7 +178,7 @@ def test_the_exact_ranking_is_that_of_zeroing_every_candidate_on_every_text(lear
 
 
 def test_candidates_are_the_union_of_the_tops_in_turns(llama: Any) -> None:
-    statistics = resident(llama, sequences_of(llama), Needs.GRADIENT | Needs.FISHER)
+    statistics = resident(llama, sequences_of(llama), Needs.GRADIENT)
     one, two = (rank(llama, statistics, name, 30) for name in ("grad_x_weight", "magnitude"))
     union = [unit.target for unit in propose([one, two], 40)]
     assert union[:2] == [one.weights[0].target, two.weights[0].target]

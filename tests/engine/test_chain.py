@@ -24,12 +24,13 @@ from cwa_engine.sensitivity import gradients
 from cwa_engine.sensitivity.by_sequence import check_separable
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.metrics import Needs
+from cwa_engine.sensitivity.totals import Totals
 from cwa_engine.spec import RunSpec
 from tests.architectures import tiny_architecture
 from tests.engine.conftest import wrap
 from tests.engine.test_evaluation import sequences_of
 
-BOTH = Needs.GRADIENT | Needs.FISHER
+BOTH = Needs.GRADIENT | Needs.FISHER | Needs.TOKEN_FISHER
 SEPARABLE = ("gpt2", "gpt_neox", "opt", "llama")
 
 
@@ -130,7 +131,7 @@ def test_experts_share_tokens_in_no_order_so_each_sequence_goes_alone() -> None:
 def assert_same_statistics(found: Any, expected: Any, tolerance: float = 1e-4) -> None:
     assert found.keys() == expected.keys()
     for name, stats in expected.items():
-        for field in ("gradient", "fisher"):
+        for field in ("gradient", "fisher", "token_fisher"):
             right = getattr(stats, field)
             # Keys' biases have no gradient but what rounding leaves of it.
             least = max(1e-7, tolerance * float(right.abs().max()))
@@ -228,6 +229,27 @@ def test_memory_that_runs_out_in_the_middle_of_scoring_leaves_no_trace_in_the_sc
     assert size.size == 1
     expected = resident(llama, sequences, Needs.GRADIENT, 1)
     assert all(torch.equal(found[name].gradient, stats.gradient) for name, stats in expected.items())
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.embed_tokens.weight"])
+def test_memory_that_runs_out_while_gradients_are_added_leaves_none_behind(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    sequences, usual = sequences_of(llama), Totals.add
+    calls: list[str] = []
+
+    def fail_at_the_second(self: Totals, of: str, gradient: torch.Tensor, batch: Any) -> None:
+        calls.extend([of] * (of == name))
+        if len(calls) == 2:
+            calls.append("")
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        usual(self, of, gradient, batch)
+
+    monkeypatch.setattr(Totals, "add", fail_at_the_second)
+    size = BatchSize(2)
+    found = size.run(lambda number: resident(llama, sequences, BOTH, number))
+    assert size.size == 1 and len(calls) > 2
+    assert_same_statistics(found, resident(llama, sequences, BOTH, 1), tolerance=1e-6)
 
 
 def test_where_one_sequence_is_too_much_the_error_is_passed_on() -> None:

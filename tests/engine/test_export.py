@@ -49,9 +49,8 @@ def test_files_have_the_names_and_columns_that_were_promised(record: RunRecord, 
         "topk_grad_x_weight.csv", "topk_magnitude.csv",
     }  # fmt: skip
     head = (folder / "topk_magnitude.csv").read_text().splitlines()
-    assert head[0] == (
-        "rank,parameter,flat_index,out_feature,in_feature,value,score,layer,component,expert,target,stable,fan_out"
-    )
+    columns = "rank,parameter,flat_index,out_feature,in_feature,value,score,layer,component,expert,target,stable"
+    assert head[0] == columns + ",fan_out,standard_error"
     assert len(head) == 1 + 7
     assert (folder / "perturbation.csv").read_text().splitlines()[0] == (
         "metric,k,perturbation,selection,seed,weights,nll,perplexity,delta_nll,delta_low,delta_high,perplexity_ratio,"
@@ -100,14 +99,14 @@ def tables_of(**found: Any) -> dict[str, bytes]:
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@given(st.lists(st.tuples(finite, finite), min_size=1, max_size=4))
+@given(st.lists(st.tuples(finite, finite, st.none() | finite), min_size=1, max_size=4))
 def test_any_float_of_a_ranking_reads_back_as_the_same_number(
-    tmp_path_factory: pytest.TempPathFactory, numbers: list[tuple[float, float]]
+    tmp_path_factory: pytest.TempPathFactory, numbers: list[tuple[float, float, float | None]]
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
     rows = tuple(
-        TopWeight(rank, "a.weight", 7, 0, 7, value, score, None, "up", None, "a.weight[0,7]")
-        for rank, (value, score) in enumerate(numbers, 1)
+        TopWeight(rank, "a.weight", 7, 0, 7, value, score, None, "up", None, "a.weight[0,7]", None, error)
+        for rank, (value, score, error) in enumerate(numbers, 1)
     )
     (folder / "summary.json").write_text('{"rankings": [{"metric": "magnitude"}]}')
     (folder / "topk_magnitude.csv").write_bytes(tables_of(rankings=(Ranking("magnitude", rows),))["topk_magnitude.csv"])

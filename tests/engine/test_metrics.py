@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import itertools
 from pathlib import Path
@@ -19,9 +20,9 @@ from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.models.loading import load_model
 from cwa_engine.pipeline import analyze
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.hessian import hutchinson_diagonal, rademacher
 from cwa_engine.sensitivity.metrics import METRICS, Needs, needs_of
 from cwa_engine.sensitivity.ranking import rank
+from cwa_engine.sensitivity.signs import token_signs
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import TEXTS, doubled, wrap
 from tests.models import tiny_model
@@ -43,32 +44,41 @@ def by_hand(loaded: Any, metric: str) -> Scores:
     parameters = dict(model.named_parameters())
     gradient = {name: torch.zeros_like(p) for name, p in parameters.items()}
     fisher = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    tokens = 0
-    for ids in ids_of(loaded):
-        model.zero_grad()
+    token_fisher = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    tokens = sum(len(ids) - 1 for ids in ids_of(loaded))
+    for sequence, ids in zip(sequences_of(loaded), ids_of(loaded), strict=True):
         batch = torch.tensor([ids])
-        model(input_ids=batch, labels=batch).loss.backward()
+        output = model(input_ids=batch, labels=batch)
+        model.zero_grad()
+        output.loss.backward(retain_graph=True)
         for name, p in parameters.items():
             gradient[name] += p.grad * (len(ids) - 1)
             fisher[name] += p.grad**2 / len(TEXTS)
-        tokens += len(ids) - 1
+        model.zero_grad()
+        token_nll = -output.logits[0, :-1].log_softmax(-1)[range(len(ids) - 1), ids[1:]]
+        (token_nll * torch.tensor(token_signs(sequence, 0))).sum().backward()
+        for name, p in parameters.items():
+            token_fisher[name] += p.grad**2 / tokens
     match metric:
         case "grad_x_weight":
             return {name: (p.detach() * gradient[name] / tokens).abs() for name, p in parameters.items()}
         case "grad_squared":
             return fisher
         case "obd":
-            return {name: fisher[name] * p.detach() ** 2 / 2 for name, p in parameters.items()}
+            return {name: token_fisher[name] * p.detach() ** 2 / 2 for name, p in parameters.items()}
         case "taylor":
-            first_order = {name: p.detach() * gradient[name] / tokens for name, p in parameters.items()}
+            second_order = {name: token_fisher[name] * p.detach() ** 2 / 2 for name, p in parameters.items()}
             return {
-                name: (fisher[name] * p.detach() ** 2 / 2 - first_order[name]).abs() for name, p in parameters.items()
+                name: (second_order[name] - p.detach() * gradient[name] / tokens).abs()
+                for name, p in parameters.items()
             }
         case "magnitude":
             return {name: p.detach().abs() for name, p in parameters.items()}
     reads, writes = activations_by_hand(wrap(model))
     scores = {}
     for name, per_text in reads.items():  # experts and transposed weights as (expert,) out, in
+        if loaded.anatomy.parameters[name].layer is None:  # the head
+            continue
         x, y = torch.cat(per_text, -2), torch.cat(writes[name], -2)
         weight, g_squared = as_out_in(loaded, name, parameters[name].detach()), as_out_in(loaded, name, fisher[name])
         norm = (x.square().sum(-2, keepdim=True) / len(TEXTS)).sqrt()
@@ -76,11 +86,11 @@ def by_hand(loaded: Any, metric: str) -> Scores:
             case "wanda":
                 scores[name] = weight.abs() * norm
             case "gblm":
-                scores[name] = weight.abs() * norm + weight.abs() * g_squared.sqrt()
+                scores[name] = weight.abs() * norm + 100 * weight.abs() * (len(TEXTS) * g_squared).sqrt()
             case "super_weight":
                 scores[name] = (x.abs().amax(-2)[..., None, :] * y.abs().amax(-2)[..., :, None]).expand_as(weight)
             case "obs":
-                scores[name] = (weight / obs_d_by_hand(x)[..., None, :]).square()
+                scores[name] = obs_by_hand(weight, x)
     return {name: as_stored(loaded, name, s) for name, s in scores.items()}
 
 
@@ -131,13 +141,19 @@ def activations_by_hand(loaded: Any) -> tuple[dict[str, list[torch.Tensor]], dic
     return reads, writes
 
 
-def obs_d_by_hand(x: torch.Tensor) -> torch.Tensor:
-    """Without a Cholesky factor: d_j² is 1 over the j-th diagonal of the inverse of the leading block up to j."""
+def obs_by_hand(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """As SparseGPT says it, for X Xᵀ itself, without a Cholesky factor.
+
+    There d_j² is 1 over the j-th diagonal of the inverse of the leading block up to j of the inverse of H = 2/n X Xᵀ.
+    """
     if x.dim() == 3:
-        return torch.stack([obs_d_by_hand(expert) for expert in x])
-    gram = x.T @ x
-    inverse = (gram + 0.01 * gram.diagonal().mean() * torch.eye(len(gram), dtype=x.dtype)).inverse()
-    return torch.stack([1 / inverse[: j + 1, : j + 1].inverse()[j, j] for j in range(len(gram))]).sqrt()
+        return torch.stack([obs_by_hand(w, of_one) for w, of_one in zip(weight, x, strict=True)])
+    hessian = 2 / len(TEXTS) * x.T @ x
+    dead = hessian.diagonal() == 0
+    hessian[dead, dead] = 1
+    inverse = (hessian + 0.01 * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=x.dtype)).inverse()
+    d_squared = torch.stack([1 / inverse[: j + 1, : j + 1].inverse()[j, j] for j in range(len(hessian))])
+    return weight.masked_fill(dead, 0).square() / d_squared * len(TEXTS) / 2
 
 
 def ranked_by_hand(scores: Scores, k: int) -> list[tuple[str, int, float]]:
@@ -160,29 +176,6 @@ def test_scores_and_order_agree_with_a_plain_loop_in_double_precision(loaded: An
         scores = METRICS[metric].score(loaded.model.get_parameter(name).detach(), statistics[name])
         assert scores.shape == parameter.shape
         torch.testing.assert_close(scores.double(), expected[name], rtol=1e-4, atol=1e-7)
-
-
-@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
-def test_hutchinson_is_the_mean_over_its_probes_of_signs_times_hessian_times_signs(
-    loaded: Any, precision: torch.dtype
-) -> None:
-    exact = wrap(loaded.model if precision is torch.float32 else doubled(loaded.model)).with_parameters(
-        [name for name, p in loaded.anatomy.parameters.items() if p.is_vector][-1:]
-    )
-    sequences = sequences_of(exact)[:3]
-    (name,) = exact.anatomy.parameters
-    hessian = hessian_by_hand(exact, name, [list(sequence.ids) for sequence in sequences])
-    found = hutchinson_diagonal(exact, sequences, probes=5, seed=3)[name]
-    parameters = {name: exact.model.get_parameter(name)}
-    signs = [rademacher(parameters, 3, probe)[0].double() for probe in range(5)]
-    assert all(set(s.tolist()) <= {-1.0, 1.0} for s in signs)
-    expected = torch.stack([s * (hessian @ s) for s in signs]).mean(0)
-    assert float(hessian.abs().max()) > 1e-4
-    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=2e-4 * float(expected.abs().max()))
-    many = torch.stack([s * (hessian @ s) for s in (rademacher(parameters, 0, p)[0].double() for p in range(4000))])
-    largest = int(hessian.diagonal().abs().argmax())  # and the mean over many probes is the diagonal
-    spread = float(many[:, largest].std()) / 4000**0.5
-    assert float(many.mean(0)[largest]) == pytest.approx(float(hessian[largest, largest]), abs=5 * spread + 1e-12)
 
 
 def hessian_by_hand(loaded: Any, name: str, texts: list[list[int]]) -> torch.Tensor:
@@ -213,11 +206,15 @@ def rms_norm(module: Any, hidden: torch.Tensor) -> torch.Tensor:
     return module.weight * hidden * (hidden.square().mean(-1, keepdim=True) + module.variance_epsilon).rsqrt()
 
 
-def test_the_gradient_is_the_slope_of_the_loss(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # That of transformers goes through float32, whose rounding, divided by the step, drowns the slope.
+def without_rounding_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norms and routers of transformers go through float32, whose rounding, divided by a step, drowns a slope."""
     monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaRMSNorm.forward", rms_norm)
     monkeypatch.setattr("transformers.models.mixtral.modeling_mixtral.MixtralRMSNorm.forward", rms_norm)
-    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)  # so do its routers
+    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)
+
+
+def test_the_gradient_is_the_slope_of_the_loss(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_rounding_to_float32(monkeypatch)
     exact = wrap(doubled(loaded.model))
     sequences = sequences_of(exact)
     statistics = resident(exact, sequences, Needs.GRADIENT, batch_size=3)
@@ -258,6 +255,39 @@ def test_a_tied_weight_counts_once_and_has_both_parts_of_its_gradient() -> None:
     parts = [weight.grad / tokens for weight in (untied.transformer.wte.weight, untied.lm_head.weight)]
     assert all(float(part.abs().max()) > 0 for part in parts)
     torch.testing.assert_close(statistics["transformer.wte.weight"].gradient, sum(parts), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("metric", ["wanda", "gblm", "obs"])
+def test_pruning_metrics_rank_the_linear_layers_of_the_blocks_and_not_the_head(loaded: Any, metric: str) -> None:
+    statistics = resident(loaded, sequences_of(loaded), needs_of((metric,)), 1)
+    parameters = loaded.anatomy.parameters.items()  # routers are modules of a class of their own
+    in_blocks = {n for n, p in parameters if p.layer is not None and not p.is_vector and p.component != "router"}
+    assert set(rank(loaded, statistics, metric, 5).parameters) == in_blocks
+    without_list = dataclasses.replace(loaded, anatomy=dataclasses.replace(loaded.anatomy, blocks_path="", blocks=0))
+    statistics = resident(without_list, sequences_of(loaded), needs_of((metric,)), 1)
+    others = set(rank(without_list, statistics, metric, 5).parameters) - in_blocks
+    head = loaded.model.get_output_embeddings().weight
+    assert any(loaded.model.get_parameter(name) is head for name in others)
+
+
+def test_weights_that_read_nothing_but_zeros_are_worth_nothing_by_obs() -> None:
+    loaded = wrap(tiny_model("llama"))
+    first = loaded.model.model.layers[0]
+    first.input_layernorm.weight.data[:20] = 0
+    first.input_layernorm.weight.data[20:] *= 0.03  # so that how the others count in the mean matters
+    first.post_attention_layernorm.weight.data.zero_()  # a layer of which all inputs are
+    statistics = resident(loaded, sequences_of(loaded), Needs.INPUT_GRAM, 1)
+    reads, _ = activations_by_hand(wrap(doubled(loaded.model)))
+    for layer, zeros in (("self_attn.q_proj", 20), ("self_attn.o_proj", 0), ("mlp.up_proj", 32)):
+        name = f"model.layers.0.{layer}.weight"
+        weight = loaded.model.get_parameter(name).detach()
+        found = METRICS["obs"].score(weight, statistics[name])
+        torch.testing.assert_close(
+            found.double(), obs_by_hand(weight.double(), torch.cat(reads[name])), rtol=1e-4, atol=1e-7
+        )
+        dead = torch.cat(reads[name]).abs().sum(0) == 0
+        assert int(dead.sum()) == zeros
+        assert not found[:, dead].any() and found[:, ~dead].all()
 
 
 def test_several_metrics_share_one_gradient_pass(llama: Any) -> None:

@@ -100,7 +100,7 @@ def test_scaling_by_one_changes_nothing(gemma: Any) -> None:
 @pytest.mark.parametrize("metric", ["magnitude", "grad_x_weight", "obd"])
 def test_scores_are_of_the_factor(metric: str, gemma: Any, sequences: Any) -> None:
     only = gemma.with_parameters([NORM])
-    statistics = resident(only, sequences, Needs.GRADIENT | Needs.FISHER, 1)
+    statistics = resident(only, sequences, Needs.GRADIENT | Needs.TOKEN_FISHER, 1)
     ranking = rank(only, statistics, metric, 5)
     stored = gemma.model.get_parameter(NORM).detach()
     score = METRICS[metric].score

@@ -17,6 +17,7 @@ from cwa_engine.models.sources import HubAccess
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import choose, plan, working_bytes
 from cwa_engine.sensitivity.gradients import resident
+from cwa_engine.sensitivity.hessian import hutchinson_diagonal
 from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
@@ -35,7 +36,9 @@ def test_a_sketch_is_the_model_without_its_memory(loaded: Any) -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "llama"])
-@pytest.mark.parametrize("needs", [Needs.GRADIENT, Needs.GRADIENT | Needs.FISHER | Needs.INPUTS])
+@pytest.mark.parametrize(
+    "needs", [Needs.GRADIENT, Needs.GRADIENT | Needs.FISHER | Needs.INPUTS, Needs.GRADIENT | Needs.TOKEN_FISHER]
+)
 @pytest.mark.parametrize("source", planning.SOURCES)
 def test_the_bytes_of_a_sketch_are_those_of_the_model(family: str, needs: Needs, source: str) -> None:
     loaded = wrap(tiny_architecture(family))
@@ -47,6 +50,20 @@ def test_the_bytes_of_a_sketch_are_those_of_the_model(family: str, needs: Needs,
             resident(loaded, sequences, needs, 1)
         else:
             list(map(len, sweep(loaded, sequences, needs, 1)))
+    assert simulated
+    assert foretold == pytest.approx(planning.OVERHEAD * real.peak, rel=0.15)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_plan_counts_the_second_derivatives_too(family: str) -> None:
+    loaded = wrap(tiny_architecture(family))
+    sequences = sequences_of(loaded)[:2]
+    foretold, simulated = working_bytes(loaded, sequences, Needs.GRADIENT | Needs.HESSIAN, "resident", 1)
+    gc.collect()
+    with LiveBytes([*loaded.model.parameters(), *loaded.model.buffers()]) as real:
+        kept = resident(loaded, sequences, Needs.GRADIENT, 1)
+        hutchinson_diagonal(loaded, sequences, 3, 0)
+        del kept
     assert simulated
     assert foretold == pytest.approx(planning.OVERHEAD * real.peak, rel=0.15)
 

@@ -30,8 +30,9 @@ from tests.engine.conftest import TEXTS, fingerprint, wrap
 from tests.engine.test_metrics import sequences_of
 
 PAGE = Path(__file__).parents[2] / "docs/architectures.md"
-FIELDS = ("gradient", "fisher", "input_norm", "input_max", "output_max", "input_factor")
-ALL = Needs.GRADIENT | Needs.FISHER | Needs.INPUTS | Needs.OUTPUTS | Needs.INPUT_GRAM
+FIELDS = ("gradient", "fisher", "token_fisher", "input_norm", "input_max", "output_max", "input_factor")
+SQUARES = Needs.FISHER | Needs.TOKEN_FISHER
+ALL = Needs.GRADIENT | SQUARES | Needs.INPUTS | Needs.OUTPUTS | Needs.INPUT_GRAM
 
 
 def assert_same(loaded: Any, sequences: Any, needs: Needs, batch_size: int, tolerance: float = 1e-4) -> None:
@@ -51,7 +52,8 @@ def assert_same(loaded: Any, sequences: Any, needs: Needs, batch_size: int, tole
 
 
 @pytest.mark.parametrize(
-    ("needs", "batch_size"), [(Needs.GRADIENT, 3), (Needs.GRADIENT, 1), (Needs.FISHER, 1), (ALL, 1)]
+    ("needs", "batch_size"),
+    [(Needs.GRADIENT, 3), (Needs.GRADIENT, 1), (Needs.FISHER, 1), (Needs.TOKEN_FISHER, 3), (ALL, 1)],
 )
 def test_block_by_block_is_as_good_as_all_at_once(loaded: Any, needs: Needs, batch_size: int) -> None:
     before = fingerprint(loaded.model)
@@ -70,7 +72,7 @@ def test_every_architecture_is_computed_in_parts_exactly_or_refused_before_anyth
     except NotAChain as reason:
         assert str(reason)
         return
-    assert_same(loaded, sequences, Needs.GRADIENT | Needs.FISHER, 2, tolerance=1e-3)
+    assert_same(loaded, sequences, Needs.GRADIENT | SQUARES, 2, tolerance=1e-3)
     kept = keep_states(loaded, sequences, 2)
     in_blocks = [name for name, parameter in loaded.anatomy.parameters.items() if parameter.layer is not None]
     for name in (list(loaded.anatomy.parameters)[-1], in_blocks[-1]):
