@@ -41,6 +41,7 @@ from cwa_engine.perturbation.damage import (
 from cwa_engine.perturbation.interactions import measure_interactions
 from cwa_engine.perturbation.kinds import STORED_BITS
 from cwa_engine.perturbation.separation import separations, verdicts
+from cwa_engine.perturbation.spike_removal import STAGE, remove_spikes
 from cwa_engine.planning import choose
 from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult, TextUse
 from cwa_engine.run import Run, Stages
@@ -87,6 +88,9 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: Scor
             with run.stages("ablate"):
                 ablated = ablate(loaded, scoring, propose(scored, spec.candidates), spec.largest_k, spec.seed, emit)
             result = with_ablation(result, ablated)
+        if spec.iterate:
+            with run.stages(STAGE):
+                result = dataclasses.replace(result, spike_removal=remove_spikes(loaded, scoring, spec.iterate, emit))
         if spec.stability:
             with run.stages("stability"):
                 result = with_stability(run, result, scoring)
@@ -140,6 +144,9 @@ def scored_rankings(
         if cache:
             _keep(run, {keys[name]: found[name] for name in missing}, depth, cache)
     rankings = [shortened(found[name], wanted) for name in spec.scored_metrics]
+    for ranking in rankings:
+        if not ranking.weights:  # of a metric that nobody asked for
+            run.emit(Note(f"{ranking.metric} ranks nothing that is in view, and names no candidates"))
     return rankings, sample, {name: kept.run_id for name, kept in known.items()}
 
 
@@ -237,17 +244,20 @@ def _ranker(loaded: LoadedModel, metric: str, k: int, spec: RunSpec) -> Ranker:
 def shortened(ranking: Ranking, k: int) -> Ranking:
     """The ranking down to place k, where more was wanted for other purposes."""
     weights = ranking.top(k)
-    return dataclasses.replace(ranking, weights=weights, lowest=ranking.lowest[: len(weights)])
+    kept = len(weights)
+    return dataclasses.replace(ranking, weights=weights, lowest=ranking.lowest[:kept], spikes=ranking.spikes[:kept])
 
 
 def _checked(ranker: Ranker, spec: RunSpec) -> Ranking:
-    """The finished ranking. Raises InvalidInput where there was nothing to rank."""
+    """The finished ranking. Raises InvalidInput where there was nothing to rank by a metric that was asked for."""
     ranking = ranker.ranking()
-    if not ranking.weights:
-        only = "of linear layers " if ranker.metric.linear_only else ""
+    if not ranking.weights and ranker.metric.name in spec.metrics:
+        only = ranker.metric.ranks_only
         raise InvalidInput(
-            f"no parameter {only}in view has a {spec.structure} to rank by {ranking.metric}",
-            hint="heads are in attention output projections; vectors have neither rows nor columns",
+            f"no parameter {f'of {only} ' if only else ''}in view has a {spec.structure} to rank by {ranking.metric}",
+            hint="heads are in attention output projections; vectors have neither rows nor columns"
+            if spec.structure != "weight"
+            else "leave out --include and --exclude, or add another --metric",
         )
     return ranking
 

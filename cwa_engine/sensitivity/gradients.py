@@ -86,7 +86,7 @@ class Totals:
         if Needs.GRADIENT in self.needs:
             self._gradient[name].index_add_(0, rows, second)
 
-    def of(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
+    def of(self, name: str, parameter: Tensor) -> dict[str, Any]:
         """The fields of `WeightStats` for a parameter; zeros for one that the loss does not depend on."""
         found = {}
         if Needs.GRADIENT in self.needs:
@@ -119,7 +119,7 @@ def resident(
     if not (needs.backward or needs.activations):
         return dict.fromkeys(parameters, WeightStats())
     batches = batches_for(loaded, sequences, needs, batch_size)
-    activations = Activations(loaded, needs) if needs.activations else None
+    activations = Activations(loaded, needs, sequences) if needs.activations else None
     totals = Totals(needs, sequences)
     chain = _chain_for(loaded, batches, needs)
     ends = Ends(loaded, chain, totals) if chain else None
@@ -132,6 +132,8 @@ def resident(
     with record, torch.set_grad_enabled(needs.backward):
         for number, batch in enumerate(batches, start=1):
             where = number, len(batches)
+            if activations:
+                activations.reading(batch[0])
             if chain and ends:
                 _backward_in_parts(loaded, chain, ends, totals, batch, where)
             else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cwa_engine.registry import Registry, first_sentence
 
@@ -30,7 +30,7 @@ class Needs(Flag):
     HESSIAN = auto()  # two more passes per probe
     INPUTS = auto()  # what linear layers read; such a metric ranks their weights alone
     INPUT_GRAM = auto()  # a matrix of in_features squared for each linear layer
-    OUTPUTS = auto()  # what linear layers write
+    SPIKES = auto()  # the largest outputs of down projections; such a metric ranks their weights alone
 
     @property
     def backward(self) -> bool:
@@ -40,12 +40,27 @@ class Needs(Flag):
     @property
     def activations(self) -> bool:
         """Whether what goes through linear layers is needed."""
-        return bool(self & (Needs.INPUTS | Needs.INPUT_GRAM | Needs.OUTPUTS))
+        return bool(self & (Needs.INPUTS | Needs.INPUT_GRAM | Needs.SPIKES))
 
     @property
     def per_sequence(self) -> bool:
         """Whether each sequence needs a pass of its own."""
         return Needs.FISHER in self or self.activations
+
+
+class LargestOutputs(Protocol):
+    """A down projection at the tokens of its out_features' largest outputs, as `sensitivity.spikes` records it."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """x of each weight, shaped like the weights as they are stored."""
+
+    @property
+    def typical(self) -> float:
+        """The size of usual outputs."""
+
+    def rows(self, start: int, stop: int) -> LargestOutputs:
+        """Those of rows `start` to `stop` of the first stored axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +75,23 @@ class WeightStats:
     fisher: Tensor | None = None  # F
     hessian: Tensor | None = None  # diag H
     input_norm: Tensor | None = None  # ‖x‖ of each in_feature
-    input_max: Tensor | None = None  # max |x| of each in_feature
     input_factor: Tensor | None = None  # d of each in_feature, see `obs`
-    output_max: Tensor | None = None  # max |y| of each out_feature
+    spikes: LargestOutputs | None = None
 
     @property
     def is_linear(self) -> bool:
-        """Whether activations were recorded, as they are for linear layers alone."""
-        return any(t is not None for t in (self.input_norm, self.input_factor, self.input_max))
+        """Whether inputs were recorded, as they are for linear layers alone."""
+        return self.input_norm is not None or self.input_factor is not None
 
     def rows(self, start: int, stop: int) -> WeightStats:
         """The statistics of rows `start` to `stop` of the first stored axis, as views."""
-        sliced = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        sliced = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "spikes"}
         for name, tensor in sliced.items():
             if tensor is not None and tensor.dim() == 0:
                 sliced[name] = tensor.reshape(1)
             elif tensor is not None and len(tensor) > 1:  # of length one: the same for all rows
                 sliced[name] = tensor[start:stop]
-        return WeightStats(**sliced)
+        return WeightStats(**sliced, spikes=self.spikes.rows(start, stop) if self.spikes else None)
 
 
 Score = Callable[["Tensor", WeightStats], "Tensor"]
@@ -102,9 +116,31 @@ class Metric:
         """Whether it ranks the weights of linear layers alone."""
         return self.needs.activations
 
+    @property
+    def of_spikes(self) -> bool:
+        """Whether it ranks the weights of down projections alone."""
+        return Needs.SPIKES in self.needs
+
+    @property
+    def ranks_only(self) -> str:
+        """What its weights must be of; empty for a metric that ranks all."""
+        return "down projections" if self.of_spikes else "linear layers" if self.linear_only else ""
+
+    def ranks(self, stats: WeightStats) -> bool:
+        """Whether it ranks the weights that these statistics are of."""
+        if self.of_spikes:
+            return stats.spikes is not None
+        return stats.is_linear or not self.linear_only
+
 
 METRICS: Registry[Metric] = Registry("metric")
 ABLATION = "ablation"
+PROPOSERS = (
+    "grad_x_weight",
+    "taylor",
+    "super_weight",
+    "magnitude",
+)  # name the candidates of ablation where nobody does
 
 
 def metric(name: str, formula: str, needs: Needs, source: str) -> Callable[[Score], Score]:
@@ -188,11 +224,15 @@ def optimal_brain_surgeon(weight: Tensor, stats: WeightStats) -> Tensor:
     return (weight / stats.input_factor).square()
 
 
-@metric("super_weight", "max |x| max |y|", Needs.INPUTS | Needs.OUTPUTS, "Yu et al. 2024, section 3.1")
+@metric("super_weight", "|x w| / typical |y|", Needs.SPIKES, "Yu et al. 2024, section 3.1")
 def super_weight(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Largest input times largest output that the weight links; linear layers only. Shape of `weight`."""
-    assert stats.input_max is not None and stats.output_max is not None
-    return (stats.input_max * stats.output_max).expand_as(weight)
+    """What a weight of an MLP's down projection adds to its out_feature's largest output y, over the size of usual outputs.
+
+    x is what the weight reads at the token where |y| is largest; typical |y| is the median over tokens of the root mean
+    square of the module's outputs. Shape of `weight`.
+    """
+    assert stats.spikes is not None
+    return (weight * stats.spikes.inputs).abs_() / stats.spikes.typical
 
 
 METRICS.add(

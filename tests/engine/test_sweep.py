@@ -30,8 +30,8 @@ from tests.engine.conftest import TEXTS, fingerprint, wrap
 from tests.engine.test_metrics import sequences_of
 
 PAGE = Path(__file__).parents[2] / "docs/architectures.md"
-FIELDS = ("gradient", "fisher", "input_norm", "input_max", "output_max", "input_factor")
-ALL = Needs.GRADIENT | Needs.FISHER | Needs.INPUTS | Needs.OUTPUTS | Needs.INPUT_GRAM
+FIELDS = ("gradient", "fisher", "input_norm", "input_factor")
+ALL = Needs.GRADIENT | Needs.FISHER | Needs.INPUTS | Needs.SPIKES | Needs.INPUT_GRAM
 
 
 def assert_same(loaded: Any, sequences: Any, needs: Needs, batch_size: int, tolerance: float = 1e-4) -> None:
