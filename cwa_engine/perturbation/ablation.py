@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -240,13 +241,19 @@ def _ratio(nll_sums: Array, intact: SingleZeros) -> float:
 
 
 def propose(rankings: Sequence[Ranking], candidates: int) -> list[TopWeight]:
-    """The union of the rankings' tops: each one's first, each one's second, and so on."""
-    union: dict[str, TopWeight] = {}
-    for place in range(max(len(ranking.weights) for ranking in rankings)):
-        for ranking in rankings:
-            if place < len(ranking.weights) and len(union) < candidates:
-                union.setdefault(ranking.weights[place].target, ranking.weights[place])
-    return list(union.values())
+    """In turns, each ranking names its best weight that none has named yet, so all have an equal say.
+
+    Turns by place would let those that agree with each other name one weight where the others name one each.
+    """
+    named: dict[str, TopWeight] = {}
+    waiting = deque(iter(ranking.weights) for ranking in rankings)
+    while waiting and len(named) < candidates:
+        ranking = waiting.popleft()
+        fresh = next((unit for unit in ranking if unit.target not in named), None)
+        if fresh:
+            named[fresh.target] = fresh
+            waiting.append(ranking)
+    return list(named.values())
 
 
 def race(

@@ -38,16 +38,9 @@ class _Recording:
     """The spikes of all down projections in view, and the loss of the texts that they were recorded on."""
 
     spikes: dict[str, Spikes]  # by parameter
+    largest: float  # output of any of them, times what its module usually writes; 0 where there is none
+    maker: TopWeight | None  # the weight that makes most of it; None where no weight adds to it, but a bias
     nll: float  # nats per token
-
-    def size(self, name: str) -> float:
-        """The largest output of a module, times its usual size."""
-        return abs(self.spikes[name].largest[2]) / self.spikes[name].typical
-
-    @property
-    def largest(self) -> float:
-        """Of all modules; 0 where there is none."""
-        return max(map(self.size, self.spikes), default=0.0)
 
 
 def remove_spikes(loaded: LoadedModel, sequences: Sequence[TokenSequence], most: int, emit: Emit) -> SpikeRemoval:
@@ -65,18 +58,16 @@ def remove_spikes(loaded: LoadedModel, sequences: Sequence[TokenSequence], most:
             emit(Progress(STAGE, before + done, total, "sequence"))
 
         with _zeroed_together(loaded, zeroed):
-            return _recorded(loaded, sequences, tick)
+            return _recorded(loaded, sequences, len(zeroed) + 1, tick)
 
     first = now = record()
     least = max(SPIKE, GONE * first.largest)
-    while len(steps) < most and least <= now.largest < math.inf:
-        weight = _maker(loaded, now, len(steps) + 1)
-        if weight is None:
-            break
-        zeroed.append(weight)
-        before, now = now, record()
-        steps.append(_step(loaded, weight, before, now, first))
-        emit(Note(f"{weight.target} makes {steps[-1].share:.0%} of the largest spike"))
+    while len(steps) < most and now.maker and least <= now.largest < math.inf:
+        before = now
+        zeroed.append(now.maker)
+        now = record()
+        steps.append(_step(loaded, zeroed[-1], before, now, first))
+        emit(Note(f"{steps[-1].target} makes {steps[-1].share:.0%} of the largest spike"))
     removal = SpikeRemoval(first.largest, now.largest, least, now.largest < least, tuple(steps))
     emit(Note(removal_sentence(to_plain(removal))))
     return removal
@@ -88,8 +79,10 @@ def _zeroed_together(loaded: LoadedModel, weights: Sequence[TopWeight]) -> Abstr
 
 
 @torch.no_grad()
-def _recorded(loaded: LoadedModel, sequences: Sequence[TokenSequence], tick: Callable[[int], None]) -> _Recording:
-    """One forward pass over all texts; `tick` hears how many are done."""
+def _recorded(
+    loaded: LoadedModel, sequences: Sequence[TokenSequence], step: int, tick: Callable[[int], None]
+) -> _Recording:
+    """One forward pass over all texts by the model as it is; `tick` hears how many are done."""
     activations = Activations(loaded, Needs.SPIKES, sequences)
     nll_sum = 0.0
     tick(0)
@@ -99,27 +92,31 @@ def _recorded(loaded: LoadedModel, sequences: Sequence[TokenSequence], tick: Cal
             nll_sum += float(measured_nll(loaded, batch).double().sum())
             tick(done)
     found = {name: activations.fields(name, len(sequences), False)["spikes"] for name in loaded.anatomy.parameters}
-    tokens = sum(sequence.scored_tokens for sequence in sequences)
-    return _Recording({name: spikes for name, spikes in found.items() if spikes}, nll_sum / tokens)
+    spikes: dict[str, Spikes] = {name: recorded for name, recorded in found.items() if recorded}
+    sizes = {name: abs(recorded.largest[2]) / recorded.typical for name, recorded in spikes.items()}
+    nll = nll_sum / sum(sequence.scored_tokens for sequence in sequences)
+    if not sizes:
+        return _Recording(spikes, 0.0, None, nll)
+    name = max(sizes, key=sizes.__getitem__)
+    return _Recording(spikes, sizes[name], _maker(loaded, name, spikes[name], step), nll)
 
 
-def _maker(loaded: LoadedModel, recording: _Recording, place: int) -> TopWeight | None:
-    """The weight that makes the largest share of the largest spike; None where no weight adds to it, but a bias."""
-    name = max(recording.spikes, key=recording.size)
-    parameter, (expert, out_feature, output) = loaded.anatomy.parameters[name], recording.spikes[name].largest
-    shares = recording.spikes[name].read(expert, out_feature) * _row(loaded, name, expert, out_feature) / output
+def _maker(loaded: LoadedModel, name: str, spikes: Spikes, step: int) -> TopWeight | None:
+    """The weight that makes the largest share of a module's largest output; None where there is none."""
+    parameter, (expert, out_feature, output) = loaded.anatomy.parameters[name], spikes.largest
+    shares = spikes.read(expert, out_feature) * _row(loaded, name, expert, out_feature) / output
     in_feature = int(shares.argmax())
     if not shares[in_feature] > 0:
         return None
     flat_index = parameter.flat_index(expert, out_feature, in_feature)
-    return describe_unit(loaded, parameter, "weight", flat_index, place, None)
+    return describe_unit(loaded, parameter, "weight", flat_index, step, None)
 
 
 def _row(loaded: LoadedModel, name: str, expert: int, out_feature: int) -> torch.Tensor:
     """The weights of an out_feature. [in]"""
     parameter, stored = loaded.anatomy.parameters[name], loaded.model.get_parameter(name).detach()
     matrix = stored[expert] if parameter.experts else stored
-    return (matrix.T if parameter.transposed else matrix)[out_feature].float()
+    return (matrix.T if parameter.transposed else matrix)[out_feature]
 
 
 def _step(
