@@ -86,7 +86,9 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: Scor
         ablated = None
         if ABLATION in spec.metrics:
             with run.stages("ablate"):
-                ablated = ablate(loaded, scoring, propose(scored, spec.candidates), spec.largest_k, spec.seed, emit)
+                named = {ranking.metric: ranking for ranking in scored}
+                candidates = propose([named[name] for name in spec.turns], spec.candidates)
+                ablated = ablate(loaded, scoring, candidates, spec.largest_k, spec.seed, emit)
             result = with_ablation(result, ablated)
         if spec.iterate:
             with run.stages(STAGE):

@@ -14,7 +14,7 @@ from cwa_engine.errors import InvalidInput
 from cwa_engine.models.sources import name_and_revision
 from cwa_engine.perturbation.controls import CONTROLS
 from cwa_engine.perturbation.kinds import PERTURBATIONS, STANDARD, Options
-from cwa_engine.sensitivity.metrics import ABLATION, METRICS, PROPOSERS
+from cwa_engine.sensitivity.metrics import ABLATION, METRICS, PROPOSERS, TURNS
 from cwa_engine.structures import parse_target
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -180,6 +180,11 @@ class RunSpec(BaseModel):
         """The metrics that are scored from statistics; where only ablation is asked for, those that name its candidates."""
         scored = tuple(name for name in self.metrics if name != ABLATION)
         return scored or (PROPOSERS if self.metrics else ())
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The metrics in the order in which they name candidates of ablation, round after round."""
+        return TURNS if self.scored_metrics == PROPOSERS else self.scored_metrics
 
     @property
     def damages(self) -> bool:

@@ -241,18 +241,19 @@ def _ratio(nll_sums: Array, intact: SingleZeros) -> float:
 
 
 def propose(rankings: Sequence[Ranking], candidates: int) -> list[TopWeight]:
-    """In turns, each ranking names its best weight that none has named yet, so all have an equal say.
+    """In turns, each ranking names its best weight that none has named yet; one that is given twice has two turns a round.
 
-    Turns by place would let those that agree with each other name one weight where the others name one each.
+    By place instead, rankings that agree would together name one weight where others name one each.
     """
     named: dict[str, TopWeight] = {}
-    waiting = deque(iter(ranking.weights) for ranking in rankings)
-    while waiting and len(named) < candidates:
-        ranking = waiting.popleft()
-        fresh = next((unit for unit in ranking if unit.target not in named), None)
+    left = {ranking.metric: iter(ranking.weights) for ranking in rankings}
+    turns = deque(ranking.metric for ranking in rankings)
+    while turns and len(named) < candidates:
+        metric = turns.popleft()
+        fresh = next((unit for unit in left[metric] if unit.target not in named), None)
         if fresh:
             named[fresh.target] = fresh
-            waiting.append(ranking)
+            turns.append(metric)
     return list(named.values())
 
 

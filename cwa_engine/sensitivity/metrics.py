@@ -135,12 +135,10 @@ class Metric:
 
 METRICS: Registry[Metric] = Registry("metric")
 ABLATION = "ablation"
-PROPOSERS = (
-    "grad_x_weight",
-    "taylor",
-    "super_weight",
-    "magnitude",
-)  # name the candidates of ablation where nobody does
+# Who names the candidates of ablation where nobody else does, in turns. Gradients have two thirds: of the 10 most harmful
+# weights of 155 measured on Gemma 3 270M, 100 candidates hold 10 this way, 9 by equal turns.
+TURNS = ("grad_x_weight", "taylor", "super_weight", "grad_x_weight", "taylor", "magnitude")
+PROPOSERS = tuple(dict.fromkeys(TURNS))
 
 
 def metric(name: str, formula: str, needs: Needs, source: str) -> Callable[[Score], Score]:

@@ -184,6 +184,7 @@ def test_in_turns_each_ranking_names_its_best_weight_that_none_has_named(llama: 
     named = [unit.target for unit in propose([one, one, two], 30)]
     assert len(named) == len(set(named)) == 30
     assert named[:3] == [one.weights[0].target, one.weights[1].target, two.weights[0].target]
+    assert [unit.target for unit in propose([one, two], 2)] == [one.weights[0].target, two.weights[0].target]
     tops = [{unit.target for unit in ranking.top(k)} for ranking, k in ((one, 20), (two, 10))]
     assert tops[0] | tops[1] <= set(named)  # twenty turns for one, ten for two
     assert propose([one], 1000) == list(one.weights)

@@ -438,7 +438,8 @@ def test_ablation_proposes_by_spikes_and_size_too_where_nobody_names_a_metric(da
     asked = RunSpec(model="tiny", metrics=("ablation",), topk=(1,))
     assert asked.scored_metrics == PROPOSERS
     named = RunSpec(model="tiny", metrics=("wanda", "ablation"), topk=(1,))
-    assert named.scored_metrics == ("wanda",)
+    assert named.scored_metrics == named.turns == ("wanda",)
+    assert {name: asked.turns.count(name) for name in PROPOSERS} == dict(zip(PROPOSERS, (2, 2, 1, 1), strict=True))
 
 
 def test_a_weight_that_gradients_do_not_see_is_found_with_few_candidates(data_file: Path) -> None:
