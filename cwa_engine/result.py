@@ -46,7 +46,7 @@ class Spike:
     token: str | None
     token_id: int | None
     position: int | None  # in its sequence, the first token being 0
-    text: int  # of the scoring texts, the first being 1
+    text: int | None  # of the scoring texts, the first being 1; None where all outputs are zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +306,7 @@ class SpikeRemovalStep:
     token: str | None
     token_id: int | None
     position: int | None
-    text: int
+    text: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,8 @@ def ablate(
     return Ablated(ranking, finalists, rows, cost)
 
 
-def _zeroed_together(loaded: LoadedModel, units: Sequence[TopWeight]) -> AbstractContextManager[object]:
+def zeroed_together(loaded: LoadedModel, units: Sequence[TopWeight]) -> AbstractContextManager[object]:
+    """These weights are zero meanwhile."""
     chosen = critical_set(units, loaded.anatomy.parameters)
     return patched(loaded.model, chosen, PERTURBATIONS["zero"], offsets=loaded.anatomy.offsets)
 
@@ -210,7 +211,7 @@ def smallest_set(
     intact = SingleZeros(loaded, sequences, tick)
     while len(chosen) < len(pool) and (not ratios or ratios[-1] < factor):
         left = [unit for unit in pool if unit not in chosen]
-        with _zeroed_together(loaded, chosen):
+        with zeroed_together(loaded, chosen):
             zeros = SingleZeros(loaded, sequences, tick)
             raced = race(zeros, [_zeroed(loaded, unit) for unit in left], 1, seed)
         best = raced.finalists[0]
@@ -224,7 +225,7 @@ def _without_needless(
     loaded: LoadedModel, sequences: Sequence[TokenSequence], chosen: list[TopWeight], factor: float, intact: SingleZeros
 ) -> list[tuple[TopWeight, float]]:
     def ratio(units: Sequence[TopWeight]) -> float:
-        with _zeroed_together(loaded, units):
+        with zeroed_together(loaded, units):
             return _ratio(evaluate(loaded, intact.texts, 1).nll_sums, intact)
 
     if ratio(chosen) >= factor:

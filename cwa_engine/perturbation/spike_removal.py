@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +18,7 @@ from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.perplexity import measured_nll
 from cwa_engine.events import Emit, Note, Progress
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.perturbation.controls import critical_set
-from cwa_engine.perturbation.kinds import PERTURBATIONS
-from cwa_engine.perturbation.patch import patched
+from cwa_engine.perturbation.ablation import zeroed_together
 from cwa_engine.result import SpikeRemoval, SpikeRemovalStep, TopWeight, removal_sentence, to_plain
 from cwa_engine.sensitivity.activations import Activations
 from cwa_engine.sensitivity.metrics import Needs
@@ -57,7 +54,7 @@ def remove_spikes(loaded: LoadedModel, sequences: Sequence[TokenSequence], most:
             before, total = (passes - 1) * len(sequences), (most + 1) * len(sequences)
             emit(Progress(STAGE, before + done, total, "sequence"))
 
-        with _zeroed_together(loaded, zeroed):
+        with zeroed_together(loaded, zeroed):
             return _recorded(loaded, sequences, len(zeroed) + 1, tick)
 
     first = now = record()
@@ -71,11 +68,6 @@ def remove_spikes(loaded: LoadedModel, sequences: Sequence[TokenSequence], most:
     removal = SpikeRemoval(first.largest, now.largest, least, now.largest < least, tuple(steps))
     emit(Note(removal_sentence(to_plain(removal))))
     return removal
-
-
-def _zeroed_together(loaded: LoadedModel, weights: Sequence[TopWeight]) -> AbstractContextManager[object]:
-    chosen = critical_set(weights, loaded.anatomy.parameters)
-    return patched(loaded.model, chosen, PERTURBATIONS["zero"], offsets=loaded.anatomy.offsets)
 
 
 @torch.no_grad()

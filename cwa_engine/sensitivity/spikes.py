@@ -22,7 +22,7 @@ from cwa_engine.models.chain import has_no_values
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.result import Spike, TopWeight
 
-UNKNOWN = -1  # the position of a token of which only the text is known
+UNKNOWN = -1  # position and id of a token of which only the text is known; of an output that was never made, all three
 
 
 class Rows(NamedTuple):
@@ -181,5 +181,5 @@ def spike_of(loaded: LoadedModel, spikes: Spikes, weight: TopWeight) -> Spike:
         token=token_text(loaded.tokenizer, token) if known else None,
         token_id=token if known else None,
         position=position if known else None,
-        text=text,
+        text=None if text == UNKNOWN else text,
     )

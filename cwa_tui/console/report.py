@@ -237,7 +237,8 @@ def _times(size: float | None) -> str:
 def _token_cells(row: dict[str, Any]) -> tuple[Text, str, str]:
     """Token, position and text of a spike. A token is whatever text it is: never markup."""
     token = "-" if row["token"] is None else f"'{row['token']}'"
-    return Text(token), "-" if row["position"] is None else str(row["position"]), str(row["text"])
+    position, text = ("-" if row[name] is None else str(row[name]) for name in ("position", "text"))
+    return Text(token), position, text
 
 
 def _point_cells(base: float, point: dict[str, Any]) -> tuple[str, str, str, str]:

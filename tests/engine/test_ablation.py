@@ -207,7 +207,7 @@ def test_the_smallest_set_is_found_as_by_trying_every_pair(learnt: Any) -> None:
     intact = evaluate(learnt, sequences, 1).nll
 
     def ratio(units: Any) -> float:
-        with ablation._zeroed_together(learnt, units):
+        with ablation.zeroed_together(learnt, units):
             return math.exp(evaluate(learnt, sequences, 1).nll - intact)
 
     alone = max(ratio([unit]) for unit in pool)

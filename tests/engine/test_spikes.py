@@ -108,6 +108,16 @@ def test_texts_that_pass_again_change_nothing(llama: Any) -> None:
     assert [s.share for s in once.spikes] == [s.share for s in twice.spikes]
 
 
+@pytest.mark.parametrize("piece", [1, 700])
+def test_spikes_are_the_same_whether_tensors_are_scored_whole_or_in_pieces(
+    loaded: Any, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statistics = resident(loaded, sequences_of(loaded), Needs.SPIKES)
+    whole = rank(loaded, statistics, "super_weight", 100)
+    monkeypatch.setattr("cwa_engine.sensitivity.ranking._PIECE", piece)
+    assert rank(loaded, statistics, "super_weight", 100) == whole
+
+
 def test_half_precision_models_are_ranked_as_well() -> None:
     loaded = wrap(planted({3: 1.0}).model.bfloat16())
     best = rank(loaded, resident(loaded, sequences_of(loaded), Needs.SPIKES), "super_weight", 1)
@@ -126,6 +136,15 @@ def test_structures_are_ranked_by_the_sum_of_their_weights(llama: Any, structure
         sums[key] = sums.get(key, 0.0) + weight.score
     assert [row.score for row in found.weights] == pytest.approx(sorted(sums.values(), reverse=True)[:5], rel=1e-4)
     assert found.spikes == ()  # of one weight alone it is known what it makes of a spike
+
+
+def test_a_module_that_writes_nothing_has_no_spike_and_no_token(llama: Any) -> None:
+    llama.model.get_parameter(DOWN).data.zero_()
+    only = llama.with_parameters([DOWN])
+    ranking = rank(only, resident(only, sequences_of(only), Needs.SPIKES), "super_weight", 3)
+    assert {weight.score for weight in ranking.weights} == {0.0}
+    places = {(s.output, s.share, s.times_typical, s.token, s.token_id, s.position, s.text) for s in ranking.spikes}
+    assert places == {(0.0, 0.0, 0.0, None, None, None, None)}
 
 
 # Which layers
@@ -173,6 +192,24 @@ def test_an_expert_names_the_token_it_was_given_or_none(model_type: str) -> None
             assert (spike.token, spike.token_id, spike.position) == (None, None, None)
         else:
             assert sequences[spike.text - 1].ids[spike.position] == spike.token_id
+
+
+def test_an_expert_that_is_a_module_of_its_own_names_no_token(llama: Any) -> None:
+    class Routed(torch.nn.Module):
+        """Gives its one expert all tokens in another order."""
+
+        def __init__(self, expert: torch.nn.Module) -> None:
+            super().__init__()
+            self.experts = torch.nn.ModuleList([expert])
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return self.experts[0](hidden.flip(1)).flip(1)
+
+    llama.model.model.layers[0].mlp = Routed(llama.model.model.layers[0].mlp)
+    loaded = wrap(llama.model)
+    ranking = rank(loaded, resident(loaded, sequences_of(loaded), Needs.SPIKES), "super_weight", 50)
+    positions = {(spike.module, spike.position is None) for spike in ranking.spikes}
+    assert positions == {("model.layers.0.mlp.experts.0.down_proj", True), ("model.layers.1.mlp.down_proj", False)}
 
 
 def test_the_tokens_of_experts_are_known_also_where_their_down_projections_alone_are_in_view() -> None:
