@@ -28,14 +28,15 @@ from cwa_engine.structures import find_weights, parse_target, target_name
 
 MODEL, KNOWN = "smollm2-135m", "model.layers.11.mlp.down_proj.weight[507,1229]"
 TEXTS, TOKENS = 8, 48
+LENGTHS = (16, 48, 128)  # of texts, by which the known weight is placed
 CANDIDATES, TOP, STEPS = 50, 10, 10
 BEFORE = ("grad_x_weight", "taylor")  # which named the candidates until super_weight and magnitude did too
 
 
-def texts_of(loaded: LoadedModel, first: int) -> list[TokenSequence]:
+def texts_of(loaded: LoadedModel, first: int, tokens: int = TOKENS) -> list[TokenSequence]:
     """Every second built-in text from `first` on: 0 for those that are scored, 1 for those that damage is measured on."""
     prefix = prefix_of(loaded.tokenizer, loaded.model.config.model_type, "auto")
-    return tokenize(loaded.tokenizer, corpus.load_texts(None)[first::2][:TEXTS], TOKENS, prefix)
+    return tokenize(loaded.tokenizer, corpus.load_texts(None)[first::2][:TEXTS], tokens, prefix)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -87,20 +88,29 @@ RULES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def units(loaded: LoadedModel, known: str, harm: Callable[[str], float]) -> str:
-    seen, (owner, place) = seen_by_hooks(loaded, texts_of(loaded, 0)), _place(loaded, known)
-    rows = []
-    for rule, score in RULES.items():
-        chosen = (
-            seen if score is product else {name: found for name, found in seen.items() if name.endswith("down_proj")}
-        )
-        weights = {name: loaded.model.get_parameter(f"{name}.weight").detach() for name in chosen}
-        scores = {name: score(weights[name], *found) for name, found in chosen.items()}
-        own = float(scores[owner].flatten()[place])
-        higher = sum(int((found > own).sum()) for found in scores.values())
-        first = max(scores, key=lambda name: float(scores[name].max()))
-        best = target_name(loaded.anatomy.parameters[f"{first}.weight"], "weight", int(scores[first].argmax()))
-        rows.append((rule, f"{higher + 1:,}", f"`{best}`", f"{harm(best):+.4f}"))
-    return table(("score", "place of the known weight", "first", "measured"), rows)
+    places: dict[str, list[str]] = {rule: [] for rule in RULES}
+    firsts: dict[str, str] = {}
+    for tokens in LENGTHS:
+        seen = seen_by_hooks(loaded, texts_of(loaded, 0, tokens))
+        for rule in RULES:
+            place, first = placed(loaded, seen, rule, known)
+            places[rule].append(f"{place:,}")
+            if tokens == TOKENS:
+                firsts[rule] = first
+    lengths = [f"place of the known weight, {tokens} tokens" for tokens in LENGTHS]
+    rows = [(rule, *places[rule], f"`{first}`", f"{harm(first):+.4f}") for rule, first in firsts.items()]
+    return table(("score", *lengths, f"first, {TOKENS} tokens", "measured"), rows)
+
+
+def placed(loaded: LoadedModel, seen: dict[str, tuple[Tensor, Tensor]], rule: str, known: str) -> tuple[int, str]:
+    """(place of the known weight among all that the rule scores, the weight that comes first)"""
+    score, (owner, flat_index) = RULES[rule], _place(loaded, known)
+    chosen = seen if score is product else {name: found for name, found in seen.items() if name.endswith("down_proj")}
+    scores = {n: score(loaded.model.get_parameter(f"{n}.weight").detach(), *found) for n, found in chosen.items()}
+    own = float(scores[owner].flatten()[flat_index])
+    first = max(scores, key=lambda name: float(scores[name].max()))
+    best = target_name(loaded.anatomy.parameters[f"{first}.weight"], "weight", int(scores[first].argmax()))
+    return 1 + sum(int((found > own).sum()) for found in scores.values()), best
 
 
 def _place(loaded: LoadedModel, target: str) -> tuple[str, int]:
