@@ -88,6 +88,7 @@ def run(
     probes: opt.Probes = 8,
     candidates: opt.Candidates = 1000,
     critical_set: opt.CriticalSet = None,
+    iterate: opt.Iterate = None,
     stability: opt.Stability = None,
     fidelity: opt.FidelityOption = None,
     data_file: opt.DataFile = None,

@@ -44,6 +44,7 @@ from cwa_engine.perturbation.measurement import (
     with_rounding,
 )
 from cwa_engine.perturbation.separation import separations, verdicts
+from cwa_engine.perturbation.spike_removal import STAGE, remove_spikes
 from cwa_engine.planning import choose
 from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult, TextUse
 from cwa_engine.run import Run, Stages
@@ -95,29 +96,19 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: Scor
         result = RunResult(all_weights, loaded.anatomy.numel, use, baseline, rankings, halves)
         ablated = None
         if ABLATION in spec.metrics:
-            proposers = [ranking for ranking in scored if ranking.metric in spec.scored_metrics]
             with run.stages("ablate"):
-                ablated = ablate(loaded, scoring, propose(proposers, spec.candidates), spec.largest_k, spec.seed, emit)
+                named = {ranking.metric: ranking for ranking in scored}
+                candidates = propose([named[name] for name in spec.turns], spec.candidates)
+                ablated = ablate(loaded, scoring, candidates, spec.largest_k, spec.seed, emit)
             result = with_ablation(result, ablated)
+        if spec.iterate:
+            with run.stages(STAGE):
+                result = dataclasses.replace(result, spike_removal=remove_spikes(loaded, scoring, spec.iterate, emit))
         if spec.stability:
             with run.stages("stability"):
                 result = with_stability(run, result, scoring)
         if spec.damages or sample or spec.critical_set:
-            with run.stages("prepare"):
-                context = prepare_measurement(loaded, evaluation, intact, spec, batch_size)
-                if result.rankings:
-                    context = with_rounding(context, population_of(loaded, result.rankings[0], spec), spec.largest_k)
-            if spec.damages:
-                result = with_damage(run, result, context)
-            if ablated and spec.critical_set:
-                with run.stages("critical set"):
-                    found = find_critical_set(context, scoring, ablated.finalists, spec.critical_set, emit)
-                    result = dataclasses.replace(result, critical_set=found)
-            if sample:
-                with run.stages("fidelity"):
-                    result = with_fidelity(run, result, context, sample)
-            with run.stages("check"):
-                result = dataclasses.replace(result, floor=check_restored(context))
+            result = with_measurements(run, result, evaluation, intact, scoring, ablated, sample)
 
     return dataclasses.replace(
         result,
@@ -127,6 +118,29 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: Scor
         timings=run.stages.timings,
         peak_memory_bytes=peak_memory_bytes(loaded),
     )
+
+
+def with_measurements(
+    run: Run, result: RunResult, evaluation: Sequence[TokenSequence], intact: Evaluation,
+    scoring: Sequence[TokenSequence], ablated: Ablated | None, sample: Sample | None,
+) -> RunResult:  # fmt: skip
+    """The result with all that is measured by changing weights, and the check that they are as before."""
+    spec = run.spec
+    with run.stages("prepare"):
+        context = prepare_measurement(run.loaded, evaluation, intact, spec, run.batch_size)
+        if result.rankings:
+            context = with_rounding(context, population_of(run.loaded, result.rankings[0], spec), spec.largest_k)
+    if spec.damages:
+        result = with_damage(run, result, context)
+    if ablated and spec.critical_set:
+        with run.stages("critical set"):
+            found = find_critical_set(context, scoring, ablated.finalists, spec.critical_set, run.emit)
+            result = dataclasses.replace(result, critical_set=found)
+    if sample:
+        with run.stages("fidelity"):
+            result = with_fidelity(run, result, context, sample)
+    with run.stages("check"):
+        return dataclasses.replace(result, floor=check_restored(context))
 
 
 def with_ablation(result: RunResult, ablated: Ablated) -> RunResult:

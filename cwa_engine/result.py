@@ -34,11 +34,31 @@ class TopWeight:
 
 
 @dataclass(frozen=True, slots=True)
+class Spike:
+    """What a weight of a down projection makes of the largest output of its out_feature, over all scoring texts.
+
+    `token`, `token_id` and `position` are None where an expert does not tell which token it was given. In `token` what
+    cannot be seen is written as in Python strings, "\\n" for a line feed.
+    """
+
+    rank: int  # the weight's
+    target: str  # the weight
+    module: str
+    output: float  # y, of largest |y|, with the layer's bias
+    times_typical: float  # |y| over what the module usually writes
+    share: float  # x w / y; negative where the weight makes |y| smaller
+    token: str | None
+    token_id: int | None
+    position: int | None  # in its sequence, the first token being 0
+    text: int | None  # of the scoring texts, the first being 1; None where all outputs are zero
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """The largest k units of one metric in each group of the scope; those of a smaller k are a prefix.
 
     `lowest` are the smallest of all, smallest first, where a control asked for them. `parameters` are those that were
-    ranked, which controls are drawn from.
+    ranked, which controls are drawn from. `spikes` are those of the weights, in their order, where the metric is of spikes.
     """
 
     metric: str
@@ -47,6 +67,7 @@ class Ranking:
     structure: str = "weight"
     parameters: tuple[str, ...] = ()
     halves: tuple[tuple[str, ...], ...] = ()  # the targets that each half of the scoring texts ranks first, in order
+    spikes: tuple[Spike, ...] = ()
 
     def top(self, k: int) -> tuple[TopWeight, ...]:
         """The k best of each group."""
@@ -316,6 +337,38 @@ class CriticalSet:
 
 
 @dataclass(frozen=True, slots=True)
+class SpikeRemovalStep:
+    """A weight behind the largest spike of a model in which those of the steps before were zero, and what its zero does.
+
+    Columns of the same name are as in `Spike`. Sizes are times what the module usually writes.
+    """
+
+    step: int
+    target: str
+    share: float
+    output: float
+    output_after: float  # the largest of the same out_feature
+    times_typical: float
+    largest_after: float  # of all down projections
+    delta_nll: float  # nats per token on the scoring texts, with the weights of all steps so far zeroed
+    token: str | None
+    token_id: int | None
+    position: int | None
+    text: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SpikeRemoval:
+    """The weights that were zeroed until no down projection had a large output; sizes as in `SpikeRemovalStep`."""
+
+    first: float  # the largest output of the intact model
+    last: float  # and with all these weights zeroed
+    least: float  # below which the spike is gone
+    gone: bool
+    steps: tuple[SpikeRemovalStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SequenceNll:
     """NLL of one sequence in one case, so that any statistic can be redone."""
 
@@ -402,6 +455,7 @@ class RunResult:
     ablations: tuple[Ablation, ...] = ()
     ablation_cost: AblationCost | None = None
     critical_set: CriticalSet | None = None
+    spike_removal: SpikeRemoval | None = None
     evaluations: tuple[SequenceNll, ...] = ()
     floor: NumericalFloor | None = None
     gradients: str = "resident"  # the source that was used
@@ -418,6 +472,20 @@ def cost_sentence(cost: Mapping[str, Any]) -> str:
         f"the exact ranking of {cost['candidates']:,} candidates took the work of {cost['spent']:,.1f} forward passes over "
         f"the {cost['texts']} scoring texts; one by one it takes {cost['naive']:,.0f}, {cost['naive'] / cost['spent']:.1f} "
         f"times as many (candidates on texts: {rounds})"
+    )
+
+
+def removal_sentence(removal: Mapping[str, Any]) -> str:
+    """What zeroing the weights behind the spikes came to, by the fields of `SpikeRemoval`."""
+    steps, size = len(removal["steps"]), "times what its module usually writes"
+    first, last = ("beyond a float" if s is None else f"{s:,.0f}" for s in (removal["first"], removal["last"]))
+    if not steps and removal["gone"]:
+        return f"no spike: the largest output of a down projection is {first} {size}, less than {removal['least']:,.0f}"
+    outcome = "gone" if removal["gone"] else "not gone"
+    weights = f"{steps} weight{'s' * (steps != 1)}"
+    return (
+        f"the spike is {outcome} with {weights} zeroed: the largest output of a down projection was {first} {size} and is "
+        f"{last}; below {removal['least']:,.0f} it is gone"
     )
 
 

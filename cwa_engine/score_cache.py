@@ -21,7 +21,7 @@ import transformers
 from cwa_engine import __version__
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.files import write_whole
-from cwa_engine.result import Ranking, TopWeight
+from cwa_engine.result import Ranking, Spike, TopWeight
 from cwa_engine.run import Run
 
 DEPTH = 1000  # places kept at least, so that another --topk finds what it needs
@@ -50,7 +50,8 @@ class ScoreCache:
         try:
             entry = json.loads(path.read_text())
             ranking = dict(entry["ranking"])
-            rows = {name: tuple(TopWeight(**row) for row in ranking[name]) for name in ("weights", "lowest")}
+            rows: dict[str, Any] = {n: tuple(TopWeight(**row) for row in ranking[n]) for n in ("weights", "lowest")}
+            rows["spikes"] = tuple(Spike(**row) for row in ranking["spikes"])
             names = {"parameters": tuple(ranking["parameters"]), "halves": tuple(map(tuple, ranking["halves"]))}
             kept = Kept(
                 Ranking(**{**ranking, **rows, **names}),

@@ -14,7 +14,7 @@ from cwa_engine.errors import InvalidInput
 from cwa_engine.models.sources import name_and_revision
 from cwa_engine.perturbation.controls import CONTROLS
 from cwa_engine.perturbation.kinds import PERTURBATIONS, STANDARD, Options
-from cwa_engine.sensitivity.metrics import ABLATION, METRICS
+from cwa_engine.sensitivity.metrics import ABLATION, METRICS, PROPOSERS, TURNS
 from cwa_engine.structures import parse_target
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -24,7 +24,6 @@ Structure = Literal["weight", "row", "column", "head"]
 Scope = Literal["global", "per_layer", "per_parameter", "per_component"]
 Bos = Literal["auto", "always", "never"]
 
-PROPOSERS = ("grad_x_weight", "taylor")  # name the candidates of ablation where nobody does
 _ONE_BLOCK = {"gradients": "sweep", "offload": "cpu"}  # options with which no two blocks have gradients at once
 _LEAST = {"seq_len": 2, "seed": 0, "bit": 0, "bits": 2, "stability": 2}  # 1 for all others
 _MOST = {"bit": 63, "bits": 32, "seed": 2**32 - 1}  # and what 64 bits can hold for all others
@@ -50,6 +49,7 @@ class RunSpec(BaseModel):
     probes: int = 8  # hutchinson_diag
     candidates: int = 1000  # ablation: how many weights are measured one by one
     critical_set: FiniteFloat | None = Field(default=None, gt=1)  # ablation: factor of perplexity a set is sought for
+    iterate: int | None = None  # super_weight: how many weights may be zeroed, until no spike is left; None: none are
     data_file: Path | None = None  # None: the dataset, or the built-in texts
     data_name: str | None = None  # what the user called it, where data_file is a copy
     dataset: str | None = None  # NAME[:CONFIG][:SPLIT]
@@ -117,7 +117,7 @@ class RunSpec(BaseModel):
 
     @field_validator(
         "eval_limit", "seq_len", "batch_size", "control_seeds", "seed", "bit", "bits", "probes", "stability", "fidelity",
-        "candidates",
+        "candidates", "iterate",
     )  # fmt: skip
     @classmethod
     def _in_range(cls, value: int | str | None, info: object) -> int | str | None:
@@ -148,6 +148,8 @@ class RunSpec(BaseModel):
             self._fits_ablation()
         elif self.critical_set:
             raise InvalidInput("--critical-set needs single weights that were measured", hint="add --metric ablation")
+        if self.iterate and "super_weight" not in self.metrics:
+            raise InvalidInput("--iterate zeroes the weights behind spikes", hint="add --metric super_weight")
         if self.metrics in ((), (ABLATION,)) and (self.stability or self.fidelity):
             raise InvalidInput("--stability and --fidelity need a metric that gives scores", hint="add --metric")
         one_block = next((o for o, on in _ONE_BLOCK.items() if getattr(self, o) == on), None)
@@ -179,6 +181,11 @@ class RunSpec(BaseModel):
         """The metrics that are scored from statistics; where only ablation is asked for, those that name its candidates."""
         scored = tuple(name for name in self.metrics if name != ABLATION)
         return scored or (PROPOSERS if self.metrics else ())
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The metrics in the order in which they name candidates of ablation, round after round."""
+        return TURNS if self.scored_metrics == PROPOSERS else self.scored_metrics
 
     @property
     def damages(self) -> bool:

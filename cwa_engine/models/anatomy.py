@@ -27,7 +27,9 @@ _ATTENTION = r"(\w*attn|\w*attention|\w*attentions\.\d+|self|mixer)"
 _COMPONENT_PATTERNS: tuple[tuple[str, str], ...] = (
     (r"(\w*norm\w*|ln(\d|_\w+)?|\w+_ln)", "norm"),
     (r"experts(\..+)?", "expert"),
-    (r"(router(\.\w+)?|gate|shared_expert_gate|wg)", "router"),
+    (r"((router|gate)(\.\w+)*|shared_expert_gate|wg)", "router"),
+    (r"feed_forward\.key", "up"),  # RWKV's
+    (r"feed_forward\.value", "down"),
     (r"(wte|wpe|w|\w*embed\w*|project_in)", "embedding"),
     (r"(lm_head|embed_out|output_embeddings|project_out|cls\.predictions\..+|\w*lm_head\.\w+)", "head"),
     (r"(c_attn|query_key_value|w?qkv(_\w+)?|in_proj_qkv\w*|kv_\w+|kv)", "qkv"),
@@ -35,13 +37,19 @@ _COMPONENT_PATTERNS: tuple[tuple[str, str], ...] = (
     (rf"(k_proj|key(_proj)?|k_lin|Wk|{_ATTENTION}\.k)", "k"),
     (rf"(v_proj|value(_proj)?|v_lin|Wv|{_ATTENTION}\.v)", "v"),
     (rf"({_ATTENTION}\.(c_proj|dense|out_proj|o|proj|wo|out_lin|output(\.dense)?)|o_\w*proj)", "o"),
-    (r"(gate_proj|w1)", "gate"),
+    (r"(gate_proj|w1|proj_up_gate)", "gate"),
     (
-        r"(up_proj|gate_up_proj|c_fc|fc1|fc_in|dense_h_to_4h|w3|wi|lin1|layer_1|intermediate(\.dense)?|input_linear)",
+        r"(up_proj|gate_up_proj|c_fc|fc1|fc_in|dense_h_to_4h|w3|wi|lin1|layer_1|intermediate(\.dense)?|input_linear"
+        r"|proj_up|ffn\.0)",
         "up",
     ),
-    (r"(down_proj|fc2|fc_out|dense_4h_to_h|mlp\.c_proj|w2|wo|lin2|layer_2|output(\.dense)?|output_linear)", "down"),
+    (
+        r"(down_proj|fc2|fc_out|dense_4h_to_h|mlp\.c_proj|w2|wo|lin2|layer_2|output(\.dense)?|output_linear"
+        r"|proj_down|ffn\.2)",
+        "down",
+    ),
 )
+_DOWN = "|".join(pattern for pattern, component in _COMPONENT_PATTERNS if component == "down")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,14 @@ class Parameter:
     @property
     def is_vector(self) -> bool:
         return len(self.matrix_shape) < 2
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it is the matrix by which an MLP, or each expert of a stack, writes to the hidden state."""
+        if self.is_vector or re.search("attn|attention", self.name):  # some have experts for attention
+            return False
+        of_experts = self.component == "expert" and _ends_in(_DOWN, self.name.removesuffix(".weight"))
+        return self.component == "down" or of_experts
 
     @property
     def out_features(self) -> int:
@@ -169,10 +185,11 @@ def _matches(parameter: Parameter, pattern: str) -> bool:
 
 def component_of(module_path: str) -> str:
     """The component a module path belongs to: `model.layers.3.self_attn.o_proj` is "o"."""
-    for pattern, component in _COMPONENT_PATTERNS:
-        if re.search(rf"(^|\.){pattern}(\.linear)?$", module_path, re.IGNORECASE):
-            return component
-    return "other"
+    return next((component for pattern, component in _COMPONENT_PATTERNS if _ends_in(pattern, module_path)), "other")
+
+
+def _ends_in(pattern: str, module_path: str) -> bool:
+    return re.search(rf"(^|\.)({pattern})(\.linear)?$", module_path, re.IGNORECASE) is not None
 
 
 def blocks_path(model: nn.Module) -> str:
@@ -220,7 +237,7 @@ def _parameter(
 
     owner_name, _, leaf = name.rpartition(".")
     owner = model.get_submodule(owner_name)
-    component = component_of(owner_name)
+    component = "head" if owner is model.get_output_embeddings() else component_of(owner_name)  # type: ignore[operator]
     is_stack = "Experts" in type(owner).__name__ and (len(shape) == 3 or (len(shape) == 2 and "bias" in leaf))
     is_transposed_stack = getattr(owner, "is_transposed", type(owner).__name__ == "Llama4TextExperts")
     transposed = (isinstance(owner, Conv1D) and leaf == "weight") or (

@@ -15,6 +15,7 @@ of each a share is measured, and each is foretold by itself.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -121,7 +122,8 @@ def ablate(
     return Ablated(ranking, finalists, rows, cost)
 
 
-def _zeroed_together(loaded: LoadedModel, units: Sequence[TopWeight]) -> AbstractContextManager[object]:
+def zeroed_together(loaded: LoadedModel, units: Sequence[TopWeight]) -> AbstractContextManager[object]:
+    """These weights are zero meanwhile."""
     chosen = critical_set(units, loaded.anatomy.parameters)
     return patched(loaded.model, chosen, PERTURBATIONS["zero"], offsets=loaded.anatomy.offsets)
 
@@ -209,7 +211,7 @@ def smallest_set(
     intact = SingleZeros(loaded, sequences, tick)
     while len(chosen) < len(pool) and (not ratios or ratios[-1] < factor):
         left = [unit for unit in pool if unit not in chosen]
-        with _zeroed_together(loaded, chosen):
+        with zeroed_together(loaded, chosen):
             zeros = SingleZeros(loaded, sequences, tick)
             raced = race(zeros, [_zeroed(loaded, unit) for unit in left], 1, seed)
         best = raced.finalists[0]
@@ -223,7 +225,7 @@ def _without_needless(
     loaded: LoadedModel, sequences: Sequence[TokenSequence], chosen: list[TopWeight], factor: float, intact: SingleZeros
 ) -> list[tuple[TopWeight, float]]:
     def ratio(units: Sequence[TopWeight]) -> float:
-        with _zeroed_together(loaded, units):
+        with zeroed_together(loaded, units):
             return _ratio(evaluate(loaded, intact.texts, 1).nll_sums, intact)
 
     if ratio(chosen) >= factor:
@@ -240,13 +242,20 @@ def _ratio(nll_sums: Array, intact: SingleZeros) -> float:
 
 
 def propose(rankings: Sequence[Ranking], candidates: int) -> list[TopWeight]:
-    """The union of the rankings' tops: each one's first, each one's second, and so on."""
-    union: dict[str, TopWeight] = {}
-    for place in range(max(len(ranking.weights) for ranking in rankings)):
-        for ranking in rankings:
-            if place < len(ranking.weights) and len(union) < candidates:
-                union.setdefault(ranking.weights[place].target, ranking.weights[place])
-    return list(union.values())
+    """In turns, each ranking names its best weight that none has named yet; one that is given twice has two turns a round.
+
+    By place instead, rankings that agree would together name one weight where others name one each.
+    """
+    named: dict[str, TopWeight] = {}
+    left = {ranking.metric: iter(ranking.weights) for ranking in rankings}
+    turns = deque(ranking.metric for ranking in rankings)
+    while turns and len(named) < candidates:
+        metric = turns.popleft()
+        fresh = next((unit for unit in left[metric] if unit.target not in named), None)
+        if fresh:
+            named[fresh.target] = fresh
+            turns.append(metric)
+    return list(named.values())
 
 
 def race(

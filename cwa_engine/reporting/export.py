@@ -1,7 +1,7 @@
 """The files of a run: written whole or not at all, read back by every client. torch-free.
 
 summary.json · manifest.json · topk_<metric>.csv · perturbation.csv · evaluation.csv · controls.csv · log.txt, and where
-asked for interactions.csv · stability.csv · fidelity.csv · ablation.csv · critical_set.csv
+asked for interactions.csv · stability.csv · fidelity.csv · ablation.csv · critical_set.csv · spikes.csv · spike_removal.csv
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from cwa_engine.result import (
     RunResult,
     Separation,
     SequenceNll,
+    Spike,
+    SpikeRemovalStep,
     TopWeight,
     Verdict,
     to_plain,
@@ -142,6 +144,15 @@ def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
         yield "ablation.csv", _table(Ablation, result.ablations)
     if result.critical_set:
         yield "critical_set.csv", _table(CriticalSetStep, result.critical_set.steps)
+    if spikes := _spikes(result):
+        yield "spikes.csv", _table(Spike, spikes)
+    if result.spike_removal:
+        yield "spike_removal.csv", _table(SpikeRemovalStep, result.spike_removal.steps)
+
+
+def _spikes(result: RunResult) -> list[Spike]:
+    """Those of every ranking that has them: there is one metric of spikes."""
+    return [spike for ranking in result.rankings for spike in ranking.spikes]
 
 
 def fidelity_csv(result: RunResult) -> bytes:
@@ -215,6 +226,8 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
         "fidelity": to_plain(result.fidelity),
         "ablation": to_plain(result.ablation_cost) if result.ablation_cost else None,
         "critical_set": to_plain(result.critical_set) if result.critical_set else None,
+        "spikes": to_plain(_spikes(result)[:TOP_IN_SUMMARY]),
+        "spike_removal": to_plain(result.spike_removal) if result.spike_removal else None,
         "gradients": result.gradients,
         "scores_from": result.scores_from,
         "batch_size": result.batch_size,

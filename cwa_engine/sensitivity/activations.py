@@ -1,4 +1,4 @@
-"""What linear layers read and write: per feature norms, largest values and Gram matrices over the scoring texts.
+"""What linear layers read and write: per feature norms, Gram matrices and largest outputs over the scoring texts.
 
 A linear layer is a `Linear` or `Conv1D` module, or one expert of a stack of experts. Texts pass one at a time, so no
 padding is among the tokens.
@@ -6,7 +6,7 @@ padding is among the tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,34 +15,35 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
+from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.models.anatomy import Parameter
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.metrics import Needs
+from cwa_engine.sensitivity.spikes import Rows, SpikeRecorder
 
 DAMPING = 0.01  # of the mean diagonal of X X^T, as in SparseGPT
 
-Take = Callable[[str, int, Tensor, Tensor], None]
+# (parameter, expert, inputs [tokens, in], outputs [tokens, out], which tokens these are, None if not known)
+Take = Callable[[str, int, Tensor, Tensor, Rows | None], None]
 
 
 class Activations:
     """Running statistics of the linear layers, by parameter name and feature."""
 
-    def __init__(self, loaded: LoadedModel, needs: Needs) -> None:
+    def __init__(self, loaded: LoadedModel, needs: Needs, sequences: Sequence[TokenSequence] = ()) -> None:
+        """`sequences` are all texts that may be read, in the order by which spikes number them from 1."""
         self._needs = needs
+        self._numbers = {id(sequence): number for number, sequence in enumerate(sequences, start=1)}
+        self._spikes = SpikeRecorder(loaded) if Needs.SPIKES in needs else None
         self._loaded = loaded
         self._parameters = loaded.anatomy.parameters
         self._square_sum: dict[str, Tensor] = {}  # [experts, in]
-        self._input_max: dict[str, Tensor] = {}  # [experts, in]
-        self._output_max: dict[str, Tensor] = {}  # [experts, out]
         self._gram: dict[str, Tensor] = {}  # [experts, in, in]
         for name in linear_parameters(loaded):
             parameter = self._parameters[name]
-            experts, ins, outs = parameter.experts or 1, parameter.in_features, parameter.out_features
+            experts, ins = parameter.experts or 1, parameter.in_features
             if Needs.INPUTS in needs:
                 self._square_sum[name] = self._zeros(experts, ins)
-                self._input_max[name] = self._zeros(experts, ins)
-            if Needs.OUTPUTS in needs:
-                self._output_max[name] = self._zeros(experts, outs)
             if Needs.INPUT_GRAM in needs:
                 self._gram[name] = self._zeros(experts, ins, ins)
 
@@ -59,29 +60,31 @@ class Activations:
         with _linear_calls(self._loaded, self._take):
             yield
 
-    def _take(self, name: str, expert: int, inputs: Tensor, outputs: Tensor) -> None:
-        """`inputs` [tokens, in] and `outputs` [tokens, out] of one call; a call without tokens adds nothing."""
+    def reading(self, sequence: TokenSequence) -> None:
+        """Say which text passes next."""
+        if self._spikes:
+            self._spikes.reading(self._numbers[id(sequence)], sequence.ids)
+
+    def _take(self, name: str, expert: int, inputs: Tensor, outputs: Tensor, rows: Rows | None) -> None:
+        """One call; a call without tokens adds nothing."""
         if not len(inputs):
             return
+        if self._spikes:
+            self._spikes.take(name, expert, inputs, outputs, rows)
         x = inputs.to(self._precision)
         if Needs.INPUTS in self._needs:
             self._square_sum[name][expert] += x.square().sum(0)
-            self._input_max[name][expert].copy_(torch.maximum(self._input_max[name][expert], x.abs().amax(0)))
-        if Needs.OUTPUTS in self._needs:
-            largest = outputs.to(self._precision).abs().amax(0)
-            self._output_max[name][expert].copy_(torch.maximum(self._output_max[name][expert], largest))
         if Needs.INPUT_GRAM in self._needs:
             self._gram[name][expert].addmm_(x.T, x)
 
-    def fields(self, name: str, sequences: int, with_factor: bool) -> dict[str, Tensor]:
+    def fields(self, name: str, sequences: int, with_factor: bool) -> dict[str, Any]:
         """The fields of `WeightStats` that are known of a parameter, shaped to be multiplied with it."""
         parameter = self._parameters[name]
-        fields = {}
+        fields: dict[str, Any] = {}
+        if self._spikes:
+            fields["spikes"] = self._spikes.of(name)
         if name in self._square_sum:
             fields["input_norm"] = _along_inputs(parameter, (self._square_sum[name] / sequences).sqrt())
-            fields["input_max"] = _along_inputs(parameter, self._input_max[name])
-        if name in self._output_max:
-            fields["output_max"] = _along_outputs(parameter, self._output_max[name])
         if name in self._gram and with_factor:
             fields["input_factor"] = _along_inputs(
                 parameter, torch.stack([obs_factor(g, sequences) for g in self._gram[name]])
@@ -130,18 +133,15 @@ def _along_inputs(parameter: Parameter, values: Tensor) -> Tensor:
     return shaped if parameter.experts else shaped[0]
 
 
-def _along_outputs(parameter: Parameter, values: Tensor) -> Tensor:
-    shaped = values.unsqueeze(-2 if parameter.transposed else -1)
-    return shaped if parameter.experts else shaped[0]
-
-
 @contextmanager
 def _linear_calls(loaded: LoadedModel, take: Take) -> Iterator[None]:
     """Hand `take` every call of a linear layer: parameter name, expert, inputs, outputs."""
 
     def hook_for(name: str) -> Callable[[object, tuple[Tensor, ...], Tensor], None]:
         def hook(module: object, args: tuple[Tensor, ...], output: Tensor) -> None:
-            take(name, 0, args[0].detach().flatten(0, -2), output.detach().flatten(0, -2))
+            inputs = args[0].detach().flatten(0, -2)
+            is_routed = loaded.anatomy.parameters[name].component == "expert"
+            take(name, 0, inputs, output.detach().flatten(0, -2), None if is_routed else Rows(None, len(inputs)))
 
         return hook
 
@@ -174,12 +174,16 @@ def one_expert_at_a_time(loaded: LoadedModel) -> Iterator[None]:
 
 
 class _ExpertCalls(TorchFunctionMode):
-    """Sees products with one expert's matrix: `linear(x, stack[e])`, `x @ stack[e]` and `bmm(x, stack)`."""
+    """Sees products with one expert's matrix: `linear(x, stack[e])`, `x @ stack[e]` and `bmm(x, stack)`.
+
+    An expert is given the rows `hidden[tokens]` that were picked last; that is how its tokens are known.
+    """
 
     def __init__(self, loaded: LoadedModel, stacks: set[str], take: Take) -> None:
         super().__init__()
         self._take = take
         self._stacks = [(loaded.model.get_parameter(name), loaded.anatomy.parameters[name]) for name in stacks]
+        self._picked = Rows(None, 0)
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
@@ -189,11 +193,17 @@ class _ExpertCalls(TorchFunctionMode):
                 offset = matrix.data_ptr() - stack.data_ptr()  # a view of the stack begins inside of it
                 if 0 <= offset < stack.nbytes:
                     self._tell(parameter, offset // stack[0].nbytes, inputs.detach(), matrix, result.detach())
+        elif (
+            function is Tensor.__getitem__ and args[0].dim() == 2 and isinstance(args[1], Tensor) and args[1].dim() == 1
+        ):
+            self._picked = Rows(args[1], len(args[0]))
         return result
 
     def _tell(self, parameter: Parameter, expert: int, inputs: Tensor, matrix: Tensor, outputs: Tensor) -> None:
         if matrix.dim() == 3:  # all experts at once: [experts, tokens, in]
             for number in range(len(matrix)):
-                self._take(parameter.name, number, inputs[number], outputs[number])
+                self._take(parameter.name, number, inputs[number], outputs[number], Rows(None, len(inputs[number])))
         else:
-            self._take(parameter.name, expert, inputs.flatten(0, -2), outputs.flatten(0, -2))
+            x, chosen = inputs.flatten(0, -2), self._picked.chosen
+            picked = self._picked if chosen is not None and len(chosen) == len(x) else None
+            self._take(parameter.name, expert, x, outputs.flatten(0, -2), picked)

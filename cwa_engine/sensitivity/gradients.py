@@ -55,7 +55,7 @@ def resident(
     if not (needs.backward or needs.activations):
         return dict.fromkeys(parameters, WeightStats())
     batches = batches_for(loaded, sequences, needs, batch_size)
-    activations = Activations(loaded, needs) if needs.activations else None
+    activations = Activations(loaded, needs, sequences) if needs.activations else None
     losses = totals_of(needs, sequences, seed, scale)
     chain = _chain_for(loaded, batches, needs)
     ends = [Ends(loaded, chain, totals) for totals in losses] if chain else []
@@ -68,6 +68,8 @@ def resident(
     with record, torch.set_grad_enabled(needs.backward):
         for number, batch in enumerate(batches, start=1):
             where = number, len(batches)
+            if activations:
+                activations.reading(batch[0])
             if not chain:
                 _backward_at_once(loaded, losses, parameters, batch, where)
             for outside in ends:

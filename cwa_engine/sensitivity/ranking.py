@@ -18,6 +18,7 @@ from cwa_engine.result import Ranking, TopWeight
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.metrics import METRICS, Metric, Needs, WeightStats
 from cwa_engine.sensitivity.selection import TopKSelection
+from cwa_engine.sensitivity.spikes import Spikes, spike_of
 from cwa_engine.structures import target_name, unit_count, unit_weights
 
 # Rows are scored in pieces of about this many weights: 4 MB of float32 stays in the processor's cache, and a
@@ -55,12 +56,15 @@ class Ranker:
         self._smallest = TopKSelection(k * len(groups)) if with_lowest else None
         self._ranked: list[Parameter] = []
         self._errors: dict[tuple[int, int], float] = {}  # (parameter order, unit) -> standard error of an estimate
+        self._spikes: dict[str, Spikes] = {}  # where they are what single weights are ranked by
 
     def offer(self, statistics: Statistics) -> None:
         """Score the parameters that these statistics are of."""
         for parameter in rankable(self._loaded, statistics, self.metric, self._structure):
             self._ranked.append(parameter)
             stats = statistics[parameter.name]
+            if isinstance(stats.spikes, Spikes) and self.metric.of_spikes and self._structure == "weight":
+                self._spikes[parameter.name] = stats.spikes
             for offset, scores in unit_scores(self._loaded, parameter, stats, self.metric, self._structure):
                 self._largest[group_of(parameter, self._scope)].offer(parameter, scores, offset)
                 if self._smallest:
@@ -83,12 +87,14 @@ class Ranker:
         placed.sort(key=lambda entry: (entry[0], -entry[1][2], entry[1][0], entry[1][1]))
         chosen = sum(len(group.ranked()) for group in self._largest.values())
         least = [(order, unit, -score) for order, unit, score in (self._smallest.ranked() if self._smallest else [])]
+        weights = tuple(self._top_weight(place, row) for place, row in placed)
         return Ranking(
             metric=self.metric.name,
-            weights=tuple(self._top_weight(place, row) for place, row in placed),
+            weights=weights,
             lowest=tuple(self._top_weight(place, row) for place, row in enumerate(least[:chosen], start=1)),
             structure=self._structure,
             parameters=tuple(p.name for p in sorted(self._ranked, key=lambda parameter: parameter.order)),
+            spikes=tuple(spike_of(self._loaded, self._spikes[w.parameter], w) for w in weights if self._spikes),
         )
 
     def _top_weight(self, place: int, row: tuple[int, int, float]) -> TopWeight:
@@ -121,15 +127,16 @@ def shortened(ranking: Ranking, k: int) -> Ranking:
         weights=weights,
         lowest=ranking.lowest[: len(weights)],
         halves=tuple(half[:k] for half in ranking.halves),
+        spikes=ranking.spikes[: len(weights)],
     )
 
 
 def rankable(loaded: LoadedModel, statistics: Statistics, metric: Metric, structure: str) -> Iterator[Parameter]:
-    """The parameters that have statistics and such structures, and for a metric of linear layers are one's weight."""
+    """The parameters that have statistics and such structures, and that the metric ranks."""
     for name, parameter in loaded.anatomy.parameters.items():
         if name not in statistics or not unit_count(parameter, structure):
             continue
-        if statistics[name].is_linear or not metric.linear_only:
+        if metric.ranks(statistics[name]):
             yield parameter
 
 

@@ -54,6 +54,9 @@ def scored_rankings(
         found |= selected
         sample = scored.sample
     rankings = [shortened(found[view.label], wanted) for view in wanted_views]
+    for ranking in rankings:
+        if not ranking.weights:  # of a metric that nobody asked for
+            run.emit(Note(f"{ranking.metric} ranks nothing that is in view, and names no candidates"))
     return rankings, sample, {label: kept.run_id for label, kept in known.items()}
 
 
@@ -71,13 +74,15 @@ class _Scored:
 
 
 def _check_ranked(found: Mapping[str, Ranking], missing: Sequence[View], spec: RunSpec) -> None:
-    """Raises InvalidInput where there was nothing to rank."""
+    """Raises InvalidInput where there was nothing to rank by a metric that was asked for."""
     for view in missing:
-        if not found[view.label].weights:
-            only = "of a linear layer in the decoder blocks " if METRICS[view.metric].linear_only else ""
+        if not found[view.label].weights and view.metric in spec.metrics:
+            only = METRICS[view.metric].ranks_only
             raise InvalidInput(
-                f"no parameter {only}in view has a {spec.structure} to rank by {view.metric}",
-                hint="heads are in attention output projections; vectors have neither rows nor columns",
+                f"no parameter {f'of {only} ' if only else ''}in view has a {spec.structure} to rank by {view.metric}",
+                hint="heads are in attention output projections; vectors have neither rows nor columns"
+                if spec.structure != "weight"
+                else "leave out --include and --exclude, or add another --metric",
             )
 
 

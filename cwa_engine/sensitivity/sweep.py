@@ -57,7 +57,7 @@ def sweep(
     not.
     """
     chain = chain_of(loaded)
-    activations = Activations(loaded, needs) if needs.activations else None
+    activations = Activations(loaded, needs, sequences) if needs.activations else None
     losses = totals_of(needs, sequences, seed, scale)
     batches = batches_for(loaded, sequences, needs, batch_size)
     passes = []
@@ -65,6 +65,8 @@ def sweep(
     with record, torch.no_grad():
         for number, batch in enumerate(batches, start=1):
             texts = padded(loaded, batch)
+            if activations:
+                activations.reading(batch[0])
             stations = chain.through(texts.ids, texts.attention_mask, with_tail=activations is not None)
             passes.append(_Pass(batch, texts, stations, (number, len(batches))))
 

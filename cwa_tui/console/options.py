@@ -16,7 +16,8 @@ T = TypeVar("T")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 
 _NUMBER = re.compile(r"-[\d.]")
-BARE = {"--stability": "halves", "--fidelity": "120"}  # options that may stand alone, and what they mean then
+# Options that may stand alone, and what they mean then.
+BARE = {"--stability": "halves", "--fidelity": "120", "--iterate": "10"}
 
 
 class SeveralValues(TyperCommand):

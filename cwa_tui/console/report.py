@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cwa_engine.result import GIVEN, MATRICES, cost_sentence, exp, to_plain
+from cwa_engine.result import GIVEN, MATRICES, cost_sentence, exp, removal_sentence, to_plain
 from cwa_tui import format as fmt
 from cwa_tui.console.tables import TABLE
 
@@ -25,6 +25,10 @@ def run_report(summary: dict[str, Any], folder: str) -> RenderableType:
         parts += ["", topk_table(ranking["metric"], ranking["top"])]
         halves = [row for row in summary.get("halves", ()) if row["metric"] == ranking["metric"]]
         parts += [Text(_halves(row), style="dim") for row in halves]
+    if summary.get("spikes"):
+        parts += ["", _spikes(summary["spikes"])]
+    if summary.get("spike_removal"):
+        parts += ["", _spike_removal(summary["spike_removal"])]
     if summary["stability"]:
         parts += ["", _stability(summary["stability"])]
     compared = [group for group in summary["damage"] if group["controls"]]
@@ -245,6 +249,44 @@ def _critical_set(found: dict[str, Any]) -> Table:
             damage = fmt.delta(step["delta_nll"]), fmt.interval(step["delta_low"], step["delta_high"])
         table.add_row(str(step["size"]), step["target"], *ratios, *damage)
     return table
+
+
+def _spikes(rows: list[dict[str, Any]]) -> Table:
+    """What each weight makes of its spike, and at which token that is."""
+    table = Table(title="largest outputs that these weights make", **TABLE)
+    for name in ("weight", "output", "times usual", "share", "token", "at", "text"):
+        table.add_column(name, justify="left" if name in ("weight", "token") else "right", overflow="fold")
+    for row in rows:
+        figures = fmt.number(row["output"]), _size(row["times_typical"]), f"{row['share']:.0%}"
+        table.add_row(row["target"], *figures, *_token_cells(row))
+    return table
+
+
+def _spike_removal(found: dict[str, Any]) -> RenderableType:
+    """The weights that were zeroed one after the other, and the largest spike before and after each."""
+    said = Text(removal_sentence(found))
+    if not found["steps"]:
+        return said
+    table = Table(title="weights behind the largest spike, zeroed one after the other", **TABLE)
+    for name in ("step", "weight", "share", "times usual", "then", "Δ nats/token", "token", "at", "text"):
+        table.add_column(name, justify="left" if name in ("weight", "token") else "right", overflow="fold")
+    for step in found["steps"]:
+        sizes = _size(step["times_typical"]), _size(step["largest_after"])
+        damage = fmt.NOT_FINITE if step["delta_nll"] is None else fmt.delta(step["delta_nll"])
+        table.add_row(str(step["step"]), step["target"], f"{step['share']:.0%}", *sizes, damage, *_token_cells(step))
+    table.caption = "then: the largest output of any down projection after. Δ: on the scoring texts, all zeroed so far"
+    return Group(table, said)
+
+
+def _size(size: float | None) -> str:
+    return fmt.NOT_FINITE if size is None else f"{size:,.0f}" if size >= 10 else f"{size:.1f}"
+
+
+def _token_cells(row: dict[str, Any]) -> tuple[Text, str, str]:
+    """Token, position and text of a spike. A token is whatever text it is: never markup."""
+    token = "-" if row["token"] is None else f"'{row['token']}'"
+    position, text = ("-" if row[name] is None else str(row[name]) for name in ("position", "text"))
+    return Text(token), position, text
 
 
 def _point_cells(baseline: dict[str, Any], point: dict[str, Any]) -> tuple[str, str, str, str]:

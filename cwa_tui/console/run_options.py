@@ -12,7 +12,7 @@ from cwa_engine import durations
 from cwa_engine.errors import InvalidInput
 from cwa_engine.files import user_path
 from cwa_engine.models.sources import absolute_name
-from cwa_engine.sensitivity.metrics import ABLATION
+from cwa_engine.sensitivity.metrics import ABLATION, PROPOSERS
 from cwa_engine.structures import read_targets
 from cwa_tui.console.options import numbers, values, whole_numbers
 
@@ -52,7 +52,7 @@ TopK = Annotated[
 ]
 Proposers = Annotated[
     list[str] | None,
-    _option(help="Metrics whose best weights are the candidates.", show_default="grad_x_weight taylor", panel=_RANKING),
+    _option(help="Metrics whose best weights are the candidates.", show_default=" ".join(PROPOSERS), panel=_RANKING),
 ]
 ExactTopK = Annotated[
     list[str] | None,
@@ -87,6 +87,14 @@ Candidates = Annotated[int, _option(help="ablation: how many weights are measure
 CriticalSet = Annotated[
     float | None,
     _option(help="ablation: seek the smallest set that multiplies perplexity by this; 0: none.", panel=_RANKING),
+]
+Iterate = Annotated[
+    str | None,
+    _option(
+        help="super_weight: zero the weight behind the largest spike, and so on until it is gone, N at most.",
+        metavar="[N]",
+        panel=_RANKING,
+    ),
 ]
 Stability = Annotated[
     str | None,
@@ -260,6 +268,7 @@ _CONVERTED: dict[str, Callable[[Any], Any]] = {
     "bit": lambda given: _number("--bit", given, "all", "all"),
     "stability": lambda given: _number("--stability", given, "halves", "halves"),
     "fidelity": lambda given: _number("--fidelity", given, "", None),
+    "iterate": lambda given: _number("--iterate", given, "", None),
     "critical_set": lambda given: given or None,
     "dose": lambda given: numbers("--dose", given),
 }

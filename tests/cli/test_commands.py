@@ -113,6 +113,23 @@ def test_questions_beyond_damage_each_have_their_table_and_their_file(cwtool: Co
     assert {"stability.csv", "fidelity.csv", "interactions.csv", "evaluation.csv"} <= names
 
 
+def test_super_weights_are_told_with_their_spikes_and_iterated_on_request(cwtool: CommandLine) -> None:
+    asked = ["--metric", "super_weight", "--no-perturbation"]
+    done = " ".join(cwtool("run", *SHORT, *asked, "--iterate", "--output", "out").stdout.split())
+    for said in (
+        "critical weights by super_weight",
+        "largest outputs that these weights make",
+        "no spike: the largest",
+    ):
+        assert said in done
+    rows = list(csv.DictReader((cwtool.cwd / "out/spikes.csv").open(newline="")))
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert all(row["module"].endswith("mlp.c_proj") and row["token"] for row in rows)
+    assert (cwtool.cwd / "out/spike_removal.csv").is_file()
+    refused = cwtool("run", *SHORT, "--iterate", "4", rc=2).stderr
+    assert "add --metric super_weight" in refused
+
+
 def test_weights_are_given_by_name_by_file_or_by_the_table_of_another_run(cwtool: CommandLine) -> None:
     target = "transformer.h.1.mlp.c_proj.weight[3,5]"
     plain = ["--no-perturbation", "--json"]
@@ -152,6 +169,7 @@ def test_a_rerun_says_whether_the_same_came_out(cwtool: CommandLine) -> None:
         (["--bit", "last"], "--bit last is no whole number"),
         (["--dose", "much"], "--dose much is no number"),
         (["--stability", "1"], "--stability 1 is too small"),
+        (["--metric", "super_weight", "--iterate", "0"], "--iterate 0 is too small"),
         (["--data-file", "a.txt", "--dataset", "b"], "exclude each other"),
         (["--dataset", "no/such"], "dataset no/such cannot be loaded"),
         (["--weights", "norm"], "cannot be read"),

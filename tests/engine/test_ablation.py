@@ -23,6 +23,7 @@ from cwa_engine.perturbation.patch import patched
 from cwa_engine.perturbation.single_zeros import SingleZeros
 from cwa_engine.pipeline import analyze
 from cwa_engine.reporting.export import run_tables
+from cwa_engine.result import Ranking
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.ranking import rank
@@ -177,13 +178,17 @@ def test_the_exact_ranking_is_that_of_zeroing_every_candidate_on_every_text(lear
     assert [entry.texts for entry in found.cost.rounds] == [6, 8]
 
 
-def test_candidates_are_the_union_of_the_tops_in_turns(llama: Any) -> None:
-    statistics = resident(llama, sequences_of(llama), Needs.GRADIENT)
-    one, two = (rank(llama, statistics, name, 30) for name in ("grad_x_weight", "magnitude"))
-    union = [unit.target for unit in propose([one, two], 40)]
-    assert union[:2] == [one.weights[0].target, two.weights[0].target]
-    assert len(union) == len(set(union)) == 40
+def test_in_turns_each_ranking_names_its_best_weight_that_none_has_named(llama: Any) -> None:
+    statistics = resident(llama, sequences_of(llama), Needs.GRADIENT | Needs.FISHER)
+    one, two = (rank(llama, statistics, name, 40) for name in ("grad_x_weight", "magnitude"))
+    named = [unit.target for unit in propose([one, one, two], 30)]
+    assert len(named) == len(set(named)) == 30
+    assert named[:3] == [one.weights[0].target, one.weights[1].target, two.weights[0].target]
+    assert [unit.target for unit in propose([one, two], 2)] == [one.weights[0].target, two.weights[0].target]
+    tops = [{unit.target for unit in ranking.top(k)} for ranking, k in ((one, 20), (two, 10))]
+    assert tops[0] | tops[1] <= set(named)  # twenty turns for one, ten for two
     assert propose([one], 1000) == list(one.weights)
+    assert propose([Ranking("magnitude", ()), one], 5) == list(one.weights[:5])
 
 
 def test_a_copy_that_disagrees_with_the_written_zero_ends_the_run(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +207,7 @@ def test_the_smallest_set_is_found_as_by_trying_every_pair(learnt: Any) -> None:
     intact = evaluate(learnt, sequences, 1).nll
 
     def ratio(units: Any) -> float:
-        with ablation._zeroed_together(learnt, units):
+        with ablation.zeroed_together(learnt, units):
             return math.exp(evaluate(learnt, sequences, 1).nll - intact)
 
     alone = max(ratio([unit]) for unit in pool)
@@ -262,9 +267,7 @@ def test_a_cancelled_ablation_ends_at_once_and_leaves_the_weights_alone(
     assert not any(module._forward_hooks for module in learnt.model.modules())
 
 
-def test_ablation_alone_takes_its_candidates_from_two_metrics_that_are_not_reported(
-    llama: Any, data_file: Path
-) -> None:
+def test_ablation_alone_takes_its_candidates_from_metrics_that_are_not_reported(llama: Any, data_file: Path) -> None:
     asked = RunSpec(
         model="tiny", data_file=data_file, metrics=("ablation",), topk=(3,), candidates=20, perturbations=()
     )

@@ -30,9 +30,9 @@ from tests.engine.conftest import TEXTS, fingerprint, wrap
 from tests.engine.test_metrics import sequences_of
 
 PAGE = Path(__file__).parents[2] / "docs/architectures.md"
-FIELDS = ("gradient", "fisher", "token_fisher", "input_norm", "input_max", "output_max", "input_factor")
+FIELDS = ("gradient", "fisher", "token_fisher", "input_norm", "input_factor")
 SQUARES = Needs.FISHER | Needs.TOKEN_FISHER
-ALL = Needs.GRADIENT | SQUARES | Needs.INPUTS | Needs.OUTPUTS | Needs.INPUT_GRAM
+ALL = Needs.GRADIENT | SQUARES | Needs.INPUTS | Needs.SPIKES | Needs.INPUT_GRAM
 
 
 def assert_same(loaded: Any, sequences: Any, needs: Needs, batch_size: int, tolerance: float = 1e-4) -> None:
