@@ -22,7 +22,6 @@ _COMPUTED = (
     r"\.attention\.(masked_)?bias$",
 )
 
-_PIECE = 2**24  # weights
 
 # What a tensor without a place in the model looks like by its name, and what to do then. The first match counts.
 _LOOKS = (
@@ -108,8 +107,8 @@ def _against_config(model: PreTrainedModel) -> list[str]:
 def check_finite(name: str, model: PreTrainedModel) -> None:
     """Raises ModelBroken for weights that are NaN or infinite: they rank first by any metric."""
     for parameter_name, parameter in model.named_parameters():
-        # Some weights at a time: the answer for a whole embedding would be a large tensor too.
-        if not all(torch.isfinite(some).all() for some in torch.split(parameter.detach().flatten(), _PIECE)):
+        # Extremes are NaN where any weight is, and take a tenth of the time that asking each weight does.
+        if parameter.numel() and not all(extreme.isfinite() for extreme in torch.aminmax(parameter.detach())):
             raise ModelBroken(
                 f"{parameter_name} of {name} has weights that are NaN or infinite in {parameter.dtype}",
                 hint="float16 cannot hold numbers beyond 65,504: try another --dtype; otherwise the files are broken",
