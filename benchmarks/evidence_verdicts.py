@@ -42,7 +42,7 @@ MODEL = "smollm2-135m"
 REPEATS = 4000  # samples of texts for each coverage
 RANDOM_SETS, PLANTED_SETS = 200, 20
 SIZE = 100  # weights of a set
-TEXTS, TOKENS = 32, 48  # half of them are measured: the least number that is tested
+TEXTS, TOKENS = 32, 24  # half of them are measured: the least number that is tested
 PLANTED = (1, 2, 5, 10, 20)  # weights of a planted set that the ranking names, the others are drawn at random
 
 
@@ -140,23 +140,24 @@ def passes() -> Iterator[str]:
     loaded, _ = smollm2()
     tokens = {"forward": 0.0, "backward": 0.0}
 
-    def before(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        (hidden, *_) = args
+    def before(module: torch.nn.Module, args: tuple[torch.Tensor, ...], named: dict[str, Any]) -> None:
+        hidden = args[0] if args else named["hidden_states"]
         tokens["forward"] += hidden.shape[0] * hidden.shape[1]
-        if hidden.requires_grad:
+        if torch.is_grad_enabled():
             tokens["backward"] += 2 * hidden.shape[0] * hidden.shape[1]
 
     blocks = loaded.model.model.layers
-    handles = [block.register_forward_pre_hook(before) for block in blocks]
-    lines = load_texts(None, 66)
+    handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in blocks]
+    lines = load_texts(None)  # 132: half of them are measured
     with TemporaryDirectory() as folder:
         texts = Path(folder, "texts.txt")
         texts.write_text("\n\n".join(" ".join(text.content.split()) for text in lines))
         for option in ({}, {"topk": (10, 100)}, {"fast_perturbation": True}, {"control_seeds": 3}):
             tokens.update(forward=0.0, backward=0.0)
-            spec = RunSpec(**{"model": MODEL, "topk": (100,), "data_file": texts, "seq_len": 32} | option)
+            spec = RunSpec(**{"model": MODEL, "topk": (100,), "data_file": texts, "seq_len": 24} | option)
             found = analyze(loaded, spec)
-            whole = sum(tokens.values()) / len(blocks) / found.baseline.tokens / 2
+            read = found.baseline.tokens + found.baseline.sequences  # the first token of a text is read and not scored
+            whole = sum(tokens.values()) / len(blocks) / read
             yield f"{option or 'default'}: {whole:.1f} passes over the texts\n"
     for handle in handles:
         handle.remove()

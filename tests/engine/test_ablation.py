@@ -231,6 +231,7 @@ def test_a_run_by_ablation_writes_what_it_found_and_leaves_the_weights_alone(lea
         topk=(2, 5),
         candidates=30,
         critical_set=1.2,
+        matrices=False,
     )
     said: list[Any] = []
     result = analyze(learnt, asked, lambda event: said.append(events.to_dict(event)))

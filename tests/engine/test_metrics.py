@@ -364,6 +364,7 @@ def test_on_a_real_model_scores_agree_and_few_weights_are_worth_more_than_a_thou
         data_file=tmp_path / "texts.txt",
         controls=("random",),
         control_seeds=1,
+        matrices=False,
     )
     result = analyze(loaded, asked)
     points = {(p.metric, p.k, p.selection): p for p in result.damage}
