@@ -114,7 +114,7 @@ def outcome_of(loaded: LoadedModel, targets: Sequence[str], seed: int) -> str:
     """The verdict on given weights against draws matched by parameter alone: with other controls too, fewer sets pass."""
     spec = RunSpec(
         model=MODEL, weights=targets, metrics=(), controls=("random_matched",), eval_limit=TEXTS, seq_len=TOKENS,
-        seed=1000 * seed,
+        seed=1000 * seed, batch_size=16,
     )  # fmt: skip
     (verdict,) = analyze(loaded, spec).verdicts
     return verdict.outcome
