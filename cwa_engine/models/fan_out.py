@@ -7,6 +7,7 @@ state, is read by all norms that come later.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +22,10 @@ from cwa_engine.models.loading import LoadedModel
 
 @dataclass
 class _Norm:
-    """A norm that was called, and how many output features read what it put out."""
+    """A norm that was called, and how many output features read what it put out; None where experts do, each some tokens."""
 
     path: str
-    readers: int = 0
+    readers: int | None = 0
 
 
 @dataclass
@@ -41,14 +42,19 @@ def fan_out(loaded: LoadedModel, parameter: Parameter) -> int | None:
     trace = _trace(loaded)
     path, _, leaf = parameter.name.rpartition(".")
     if path in trace.embeddings:
-        return sum(norm.readers for norm in trace.norms) or None
+        return _sum(trace.norms)
     if not parameter.is_vector:
         return 1
     if parameter.component == "norm":
-        return sum(norm.readers for norm in trace.norms if norm.path == path) or None
+        return _sum([norm for norm in trace.norms if norm.path == path])
     if leaf == "bias" and parameter.component in ("o", "down") and path in trace.called_before:
-        return sum(norm.readers for norm in trace.norms[trace.called_before[path] :]) or None
+        return _sum(trace.norms[trace.called_before[path] :])
     return None
+
+
+def _sum(norms: Sequence[_Norm]) -> int | None:
+    counts = [norm.readers for norm in norms]
+    return None if None in counts else sum(count or 0 for count in counts) or None
 
 
 def trace_norms(loaded: LoadedModel) -> None:
@@ -63,9 +69,15 @@ def _trace(loaded: LoadedModel) -> _Trace:
     return trace
 
 
+def _out_features(module: nn.Module) -> int:
+    weight = module.get_parameter("weight")
+    return weight.shape[1] if isinstance(module, Conv1D) else weight.shape[0]
+
+
 @torch.inference_mode()
 def _traced(loaded: LoadedModel) -> _Trace:
     modules = dict(loaded.model.named_modules())
+    routers = {name.rpartition(".")[0] for name, p in loaded.anatomy.parameters.items() if p.component == "router"}
     trace = _Trace({path for path, module in modules.items() if isinstance(module, nn.Embedding)})
     outputs: list[Tensor] = []
 
@@ -82,7 +94,8 @@ def _traced(loaded: LoadedModel) -> _Trace:
             trace.called_before.setdefault(path, len(trace.norms))
             for norm, written in zip(trace.norms, outputs, strict=True):
                 if args and isinstance(args[0], Tensor) and args[0].data_ptr() == written.data_ptr():
-                    norm.readers += output.shape[-1]
+                    known = norm.readers is not None and path not in routers
+                    norm.readers = (norm.readers or 0) + _out_features(module) if known else None
 
         return hook
 

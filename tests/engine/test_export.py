@@ -105,7 +105,7 @@ def test_any_float_of_a_ranking_reads_back_as_the_same_number(
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
     rows = tuple(
-        TopWeight(rank, "a.weight", 7, 0, 7, value, score, None, "up", None, "a.weight[0,7]", None, error)
+        TopWeight(rank, "a.weight", 7, 0, 7, value, score, None, "up", None, "a.weight[0,7]", standard_error=error)
         for rank, (value, score, error) in enumerate(numbers, 1)
     )
     (folder / "summary.json").write_text('{"rankings": [{"metric": "magnitude"}]}')

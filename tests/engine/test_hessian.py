@@ -119,7 +119,7 @@ def test_in_float16_both_are_those_of_the_same_weights_in_float32(loaded: Any) -
 
 
 def asked(data_file: Path, **fields: Any) -> RunSpec:
-    usual = {"metrics": ("hutchinson_diag",), "topk": (5,), "probes": 2, "perturbations": ()}
+    usual = {"metrics": ("hutchinson_diag",), "topk": (5,), "probes": 2, "perturbations": (), "matrices": False}
     return RunSpec(model="tiny", data_file=data_file, **{**usual, **fields})
 
 
@@ -136,6 +136,16 @@ def test_finalists_are_ranked_by_exact_entries_whatever_is_kept(llama: Any, data
     exact = exact_diagonal(llama, sequences_of(llama)[0::2], [(row.parameter, row.flat_index) for row in rows])
     assert [row.score for row in rows] == pytest.approx([abs(value) for value in exact], rel=1e-4)
     assert [row.score for row in rows] == sorted((row.score for row in rows), reverse=True)
+
+
+def test_matrices_alone_are_ranked_by_exact_entries_too(llama: Any, data_file: Path) -> None:
+    found = analyze(llama, asked(data_file, matrices=True))
+    assert [ranking.metric for ranking in found.rankings] == ["hutchinson_diag", "hutchinson_diag_matrices"]
+    sequences = sequences_of(llama)[0::2]
+    for ranking in found.rankings:
+        exact = exact_diagonal(llama, sequences, [(row.parameter, row.flat_index) for row in ranking.weights])
+        assert [row.score for row in ranking.weights] == pytest.approx([abs(value) for value in exact], rel=1e-4)
+    assert all(row.layer is not None and row.in_feature is not None for row in found.rankings[1].weights)
 
 
 def test_half_of_the_finalists_have_the_largest_estimates_and_half_the_largest_fisher(
