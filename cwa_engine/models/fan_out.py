@@ -2,7 +2,7 @@
 
 A weight of a matrix takes part in one product a token. What a norm puts out is read by every row of the matrices that
 follow, so zeroing one gain is zeroing a column of all of them. An embedding, and a bias of what is added to the hidden
-state, is read by all norms that come later.
+state, is read by all norms of the hidden state that come later.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class _Norm:
     """A norm that was called, and how many output features read what it put out; None where experts do, each some tokens."""
 
     path: str
+    width: int
     readers: int | None = 0
 
 
@@ -42,13 +43,14 @@ def fan_out(loaded: LoadedModel, parameter: Parameter) -> int | None:
     trace = _trace(loaded)
     path, _, leaf = parameter.name.rpartition(".")
     if path in trace.embeddings:
-        return _sum(trace.norms)
+        return _sum([norm for norm in trace.norms if norm.width == parameter.shape[-1]])
     if not parameter.is_vector:
         return 1
     if parameter.component == "norm":
         return _sum([norm for norm in trace.norms if norm.path == path])
     if leaf == "bias" and parameter.component in ("o", "down") and path in trace.called_before:
-        return _sum(trace.norms[trace.called_before[path] :])
+        later = trace.norms[trace.called_before[path] :]
+        return _sum([norm for norm in later if norm.width == parameter.shape[-1]])
     return None
 
 
@@ -84,7 +86,7 @@ def _traced(loaded: LoadedModel) -> _Trace:
     def after_norm(path: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                trace.norms.append(_Norm(path))
+                trace.norms.append(_Norm(path, output.shape[-1]))
                 outputs.append(output)
 
         return hook
@@ -101,7 +103,7 @@ def _traced(loaded: LoadedModel) -> _Trace:
 
     handles = []
     for path, module in modules.items():
-        if isinstance(module, (nn.Linear, Conv1D)):
+        if isinstance(module, (nn.Linear, Conv1D)) or path in routers:
             handles.append(module.register_forward_hook(after_linear(path)))
         elif any(parameter.dim() == 1 for parameter in module.parameters(recurse=False)):
             handles.append(module.register_forward_hook(after_norm(path)))

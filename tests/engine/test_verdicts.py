@@ -281,15 +281,18 @@ def test_the_halves_of_the_texts_rank_as_runs_over_them_would(
 
 def test_joined_halves_score_as_all_texts_at_once(learnt: Any, texts: Path) -> None:
     from cwa_engine.sensitivity.gradients import resident
-    from cwa_engine.sensitivity.metrics import Needs
+    from cwa_engine.sensitivity.metrics import METRICS
     from cwa_engine.sensitivity.ranking import rank
 
     scoring = tokenize(learnt.tokenizer, load_texts(texts)[0::2], 32)
-    for metric, needs in (("grad_x_weight", Needs.GRADIENT), ("grad_squared", Needs.FISHER), ("wanda", Needs.INPUTS)):
-        at_once = rank(learnt, resident(learnt, scoring, needs, 1), metric, 20)
+    for metric in ("grad_x_weight", "grad_squared", "obd", "wanda", "gblm", "super_weight"):
+        at_once = rank(learnt, resident(learnt, scoring, METRICS[metric].needs, 1), metric, 20)
         by_halves = analyze(learnt, spec(texts, metrics=(metric,), topk=(20,), perturbations=())).rankings[0]
         assert [w.target for w in by_halves.weights] == [w.target for w in at_once.weights]
         assert [w.score for w in by_halves.weights] == pytest.approx([w.score for w in at_once.weights], rel=1e-4)
+        found, expected = ([(s.target, s.position, s.text, s.token) for s in r.spikes] for r in (by_halves, at_once))
+        assert found == expected
+        assert bool(found) == (metric == "super_weight")
 
 
 def test_fan_out_counts_the_weights_that_read_what_a_weight_writes(learnt: Any, texts: Path) -> None:
@@ -309,6 +312,15 @@ def test_fan_out_counts_the_weights_that_read_what_a_weight_writes(learnt: Any, 
         column.lm_head.weight[:, 3] = 0  # as many weights as the gain's fan-out
     ids = torch.arange(5, 20)[None]
     assert torch.equal(gain(ids).logits, column(ids).logits)
+
+
+def test_fan_out_of_a_norm_that_experts_read_is_not_known() -> None:
+    experts = wrap(tiny_model("mixtral"))
+    found = {name: fan_out(experts, parameter) for name, parameter in experts.anatomy.parameters.items()}
+    assert found["model.layers.0.post_attention_layernorm.weight"] is None
+    assert found["model.embed_tokens.weight"] is None
+    assert found["model.layers.0.input_layernorm.weight"]
+    assert found["model.norm.weight"] == experts.model.config.vocab_size
 
 
 def test_controls_are_as_many_as_their_registry_says(learnt: Any, texts: Path) -> None:
