@@ -19,19 +19,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import smollm2
+from benchmarks.tables import table
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.events import ignore
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.models.memory import BatchSize
 from cwa_engine.perturbation.ablation import propose
 from cwa_engine.pipeline import analyze
-from cwa_engine.run import Run, Stages
-from cwa_engine.sensitivity.finalists import MOST, Rankers
+from cwa_engine.sensitivity.finalists import MOST
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import exact_diagonal, hutchinson_diagonal
 from cwa_engine.sensitivity.loss_scale import LossScale
 from cwa_engine.sensitivity.metrics import Needs, WeightStats, metric
 from cwa_engine.sensitivity.signs import weight_signs
+from cwa_engine.sensitivity.views import Rankers, View
 from cwa_engine.spec import RunSpec
 from cwa_engine.statistics import jaccard, spearman
 from cwa_engine.structures import find_weights, parse_target
@@ -190,17 +189,17 @@ def estimates(loaded: LoadedModel, sequences: Sequence[TokenSequence], seed: int
     found = hutchinson_diagonal(loaded, sequences, PROBES, seed)
     seconds = time.perf_counter() - began
     fisher = resident(loaded, sequences, Needs.TOKEN_FISHER, 1, seed=seed)
-    spec = RunSpec(model=MODEL, metrics=("hutchinson_diag",), topk=(TOP,), seed=seed)
-    run = Run(loaded, spec, ignore, Stages(ignore), BatchSize(1), "resident", LossScale(loaded.model))
-    rankers = Rankers(run, MOST)
+    name = "hutchinson_diag"
+    spec = RunSpec(model=MODEL, metrics=(name,), topk=(TOP,), seed=seed)
+    rankers = Rankers([View(name, name, loaded)], spec, MOST)
     rankers.offer(
         {
-            name: replace(stats, hessian=found.estimate[name], hessian_error=found.error[name])
-            for name, stats in fisher.items()
+            parameter: replace(stats, hessian=found.estimate[parameter], hessian_error=found.error[parameter])
+            for parameter, stats in fisher.items()
         }
     )
-    rankings = rankers.rankings()
-    first = rankings["hutchinson_diag"].top(TOP)
+    ranking, by_fisher = rankers.rankings()[name], rankers.proposals()[name]
+    first = ranking.top(TOP)
     top = {
         (row.parameter, row.flat_index): (
             float(found.estimate[row.parameter].view(-1)[row.flat_index]),
@@ -208,22 +207,17 @@ def estimates(loaded: LoadedModel, sequences: Sequence[TokenSequence], seed: int
         )
         for row in first
     }
-    named = propose(list(rankings.values()), MOST)
+    named = propose([ranking, by_fisher], MOST)
     return Estimates(top, [(row.parameter, row.flat_index) for row in named], seconds)
 
 
 PARTS: dict[str, Callable[[], Table]] = {"units": units, "float16": float16, "hessian": hessian}
 
 
-def markdown(table: Table) -> str:
-    heading, *rows = table
-    lines = [heading, ("---",) * len(heading), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def main() -> None:
     for name in sys.argv[1:] or PARTS:
-        print(f"{markdown(PARTS[name]())}\n", flush=True)
+        heading, *rows = PARTS[name]()
+        print(f"{table(heading, rows)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ Without arguments it is SmolLM2-135M and the weight that is known to break it. T
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.tables import table
 from cwa_engine.data import corpus
 from cwa_engine.data.prefix import prefix_of
 from cwa_engine.data.tokens import TokenSequence, tokenize
@@ -37,14 +38,6 @@ def texts_of(loaded: LoadedModel, first: int, tokens: int = TOKENS) -> list[Toke
     """Every second built-in text from `first` on: 0 for those that are scored, 1 for those that damage is measured on."""
     prefix = prefix_of(loaded.tokenizer, loaded.model.config.model_type, "auto")
     return tokenize(loaded.tokenizer, corpus.load_texts(None)[first::2][:TEXTS], tokens, prefix)
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
-# Which units make modules comparable: by plain hooks, with nothing of the engine's
 
 
 def seen_by_hooks(loaded: LoadedModel, sequences: Sequence[TokenSequence]) -> dict[str, tuple[Tensor, Tensor]]:

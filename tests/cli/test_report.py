@@ -13,7 +13,9 @@ from cwa_tui.console.report import topk_table
 
 def printed(*errors: float | None) -> str:
     rows: list[dict[str, Any]] = [
-        to_plain(TopWeight(place, "a.weight", 7, 0, 7, 0.5, 2.5, None, "up", None, "a.weight[0,7]", None, error))
+        to_plain(
+            TopWeight(place, "a.weight", 7, 0, 7, 0.5, 2.5, None, "up", None, "a.weight[0,7]", standard_error=error)
+        )
         for place, error in enumerate(errors, start=1)
     ]
     console = Console(file=io.StringIO(), width=120)
