@@ -69,12 +69,25 @@ class _Measuring:
         self._done = 0
 
     def everything(self) -> list[MeasuredComparison]:
+        self._say_cost()
         found = []
         for comparison in self._todo:
             found += [self._compared(comparison, treatment) for treatment in self._treatments]
             if self._context.spec.position_test:
                 found.append(self._placed_elsewhere(comparison))
         return found
+
+    def _say_cost(self) -> None:
+        context = self._context
+        draws = sum(len(comparison.draws) for comparison in self._todo)
+        if draws:
+            texts, sample = len(context.sequences), len(context.sample.places)
+            self._emit(
+                Note(
+                    f"damage takes at most {self._total / texts:.1f} passes over the {texts} evaluation texts, for "
+                    f"{draws} draws of controls on {sample} of them; --fast-perturbation or fewer --control-seeds take less"
+                )
+            )
 
     def _sequences_of(self, comparison: Comparison) -> int:
         """How many sequences are run through the model for a comparison."""

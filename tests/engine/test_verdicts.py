@@ -314,6 +314,18 @@ def test_fan_out_counts_the_weights_that_read_what_a_weight_writes(learnt: Any, 
     assert torch.equal(gain(ids).logits, column(ids).logits)
 
 
+def test_a_run_says_beforehand_how_many_passes_damage_takes(learnt: Any, texts: Path) -> None:
+    said: list[Any] = []
+    analyze(learnt, spec(texts, topk=(3,), controls=("random", "random_matched")), said.append)
+    notes = [event.text for event in said if event.kind == "note" and event.text.startswith("damage takes")]
+    # 20 texts once for the set; 2 × 19 draws on 8, and the worst draw of each control on the other 12
+    passes = (20 + 2 * 19 * 8 + 2 * 12) / 20
+    assert notes == [
+        f"damage takes at most {passes:.1f} passes over the 20 evaluation texts, for 38 draws of controls on 8 of them; "
+        "--fast-perturbation or fewer --control-seeds take less"
+    ]
+
+
 def test_fan_out_of_a_norm_that_experts_read_is_not_known() -> None:
     experts = wrap(tiny_model("mixtral"))
     found = {name: fan_out(experts, parameter) for name, parameter in experts.anatomy.parameters.items()}
