@@ -9,10 +9,9 @@ import copy
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -29,7 +28,6 @@ from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import exact_diagonal, hutchinson_diagonal
 from cwa_engine.sensitivity.loss_scale import LossScale
 from cwa_engine.sensitivity.metrics import Needs, WeightStats, metric
-from cwa_engine.sensitivity.signs import weight_signs
 from cwa_engine.sensitivity.views import Rankers, View
 from cwa_engine.spec import RunSpec
 from cwa_engine.statistics import jaccard, spearman
@@ -153,27 +151,19 @@ class Estimates:
 def hessian() -> Table:
     """How far two seeds agree on the largest |diag H|, and how far estimates are off."""
     loaded, sequences = smollm2(FEW_TEXTS, FEW_TOKENS)
-    no_text = TokenSequence((0, 0), None, False)
-
-    def shared(parameters: Mapping[str, Tensor], text: TokenSequence, seed: int, probe: int) -> dict[str, Tensor]:
-        return weight_signs(parameters, no_text, seed, probe)
-
-    with patch("cwa_engine.sensitivity.hessian.weight_signs", shared):
-        before = [estimates(loaded, sequences, seed) for seed in SEEDS]
     now = [estimates(loaded, sequences, seed) for seed in SEEDS]
-    wanted = list(dict.fromkeys(p for entry in (*before, *now) for p in (*entry.top, *entry.finalists)))
+    wanted = list(dict.fromkeys(p for entry in now for p in (*entry.top, *entry.finalists)))
     began = time.perf_counter()
     exact = dict(zip(wanted, exact_diagonal(loaded, sequences, wanted), strict=True))
     each = (time.perf_counter() - began) / len(wanted)
     rows: Table = [
         ("by", *(f"first {k} with another seed" for k in (10, TOP)), "wrong signs", "within 2 errors", "seconds")
     ]
-    for name, found in ((f"{PROBES} probes for all texts", before), (f"{PROBES} probes for each text", now)):
-        tops = [list(entry.top) for entry in found]
-        wrong = np.mean([sum(value * exact[place] < 0 for place, (value, _) in entry.top.items()) for entry in found])
-        near = [abs(value - exact[p]) <= 2 * error for entry in found for p, (value, error) in entry.top.items()]
-        within = f"{100 * float(np.mean(near)):.0f} %" if found is now else "-"
-        rows.append((name, *agreement(tops), f"{wrong:.0f}", within, f"{found[0].seconds:,.0f}"))
+    tops = [list(entry.top) for entry in now]
+    wrong = np.mean([sum(value * exact[place] < 0 for place, (value, _) in entry.top.items()) for entry in now])
+    near = [abs(value - exact[place]) <= 2 * error for entry in now for place, (value, error) in entry.top.items()]
+    within, took = f"{100 * float(np.mean(near)):.0f} %", f"{now[0].seconds:,.0f}"
+    rows.append((f"{PROBES} probes for each text", *agreement(tops), f"{wrong:.0f}", within, took))
     ranked = [sorted(entry.finalists, key=lambda place: -abs(exact[place])) for entry in now]
     seconds = now[0].seconds + MOST * each
     return [*rows, (f"{MOST} finalists, exactly", *agreement(ranked), "0", "-", f"{seconds:,.0f}")]
