@@ -46,7 +46,9 @@ def _private_memory(pid: int) -> int:
 
 
 def _devices(pids: list[int]) -> list[DeviceMemory]:
-    memory = min((available_memory(PROCESSES / str(pid)) for pid in pids or [os.getpid()]), key=attrgetter("free_bytes"))
+    memory = min(
+        (available_memory(PROCESSES / str(pid)) for pid in pids or [os.getpid()]), key=attrgetter("free_bytes")
+    )
     own = sum(_private_memory(pid) for pid in pids)
     found = [
         DeviceMemory(

@@ -189,7 +189,9 @@ class Work:
     def _verify(self, resident: Resident[LoadedModel], voice: Voice) -> None:
         """After a run that did not end well: whether the warm model's weights are those that were loaded."""
         try:
-            why = "" if checksum(resident.model.model) == resident.checksum else "its weights are not as they were loaded"
+            why = (
+                "" if checksum(resident.model.model) == resident.checksum else "its weights are not as they were loaded"
+            )
         except (MemoryError, RuntimeError) as failure:
             if not is_out_of_memory(failure):
                 raise
