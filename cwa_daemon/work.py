@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SAVE_AGAIN_S = 2.0  # between two attempts to save what the disk did not take
 DEVICE_LOST = 70  # exit code of a worker whose device can no longer be trusted
 _MEMORY_HINT = "try --dtype bfloat16 or a shorter --seq-len, or `cwtool unload` other models"
-PROGRESS_INTERVAL_S = 0.1  # no eye and no log needs progress more often than ten times a second
+PROGRESS_INTERVAL_S = 0.2  # no follower hears of it more often
 
 
 class Voice:
