@@ -47,7 +47,7 @@ class Server:
         self.started = time.time()
         library_versions()  # those it began with: to read them takes longer than to answer who asks
         self.store = Store(settings.database)
-        self.subscriptions = Subscriptions(self.store, self.send)
+        self.subscriptions = Subscriptions(self.store, self.send, asyncio.get_running_loop())
         self.jobs = Jobs(self.store, settings, self.subscriptions.on_event)
         self.texts = KeptTexts(settings.texts, settings.texts_bytes, self.store.data_files)
         self.stopping = asyncio.Event()

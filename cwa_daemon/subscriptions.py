@@ -49,9 +49,10 @@ class _Followed:
 class Subscriptions:
     """All subscriptions of a daemon. `send` gives False for a client that is gone or whose buffer is full."""
 
-    def __init__(self, store: Store, send: Send) -> None:
+    def __init__(self, store: Store, send: Send, loop: asyncio.AbstractEventLoop) -> None:
         self._store = store
         self._send = send
+        self._loop = loop
         self._all: dict[int, Subscription] = {}
         self._jobs: dict[str, _Followed] = {}
         self._last = 0
@@ -103,11 +104,10 @@ class Subscriptions:
         ends = event["kind"] == "state" and event["state"] in protocol.TERMINAL_STATES
         begins = event["kind"] == "progress" and not followed.has_progress
         followed.has_progress |= begins
-        loop = asyncio.get_running_loop()
-        if ends or begins or loop.time() >= followed.due:
+        if ends or begins or self._loop.time() >= followed.due:
             self._tell(run_id)
         elif followed.timer is None:
-            followed.timer = loop.call_at(followed.due, self._tell, run_id)
+            followed.timer = self._loop.call_at(followed.due, self._tell, run_id)
 
     def _tell(self, run_id: str) -> None:
         """Send all followers of a job what they have not had; those at the same place are sent the same."""
@@ -115,7 +115,7 @@ class Subscriptions:
         if followed.timer:
             followed.timer.cancel()
             followed.timer = None
-        followed.due = max(followed.due, asyncio.get_running_loop().time()) + INTERVAL_S
+        followed.due = max(followed.due, self._loop.time()) + INTERVAL_S
         news: dict[int, list[Event]] = {}
         for number in sorted(followed.numbers):
             subscription = self._all.get(number)
