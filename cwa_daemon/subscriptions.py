@@ -129,10 +129,10 @@ class Subscriptions:
         """Send the first of these events, as many as the follower's credit allows."""
         events = news[: max(0, subscription.credit)]
         subscription.behind = len(events) < len(news) or len(news) == protocol.CREDIT
-        about = {"subscription": number, "run_id": subscription.run_id}
-        messages = [{"events": events}] if subscription.several else [{"event": event} for event in events]
-        for message in messages if events else []:
-            if not self._send(subscription.identity, {**about, **message}):
+        parts = [events] if subscription.several and events else [[event] for event in events]
+        for part in parts:
+            what: dict[str, Any] = {"events": part} if subscription.several else {"event": part[0]}
+            if not self._send(subscription.identity, {"subscription": number, "run_id": subscription.run_id, **what}):
                 subscription.behind = True  # or gone; the next acknowledgement or event tries again
                 return
-            subscription.sent = events[-1]["seq"] if subscription.several else message["event"]["seq"]
+            subscription.sent = part[-1]["seq"]
