@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
+from cwa_engine.errors import OutOfMemory
 from cwa_engine.machine.memory import Memory, allocator_settings, available_memory
 from cwa_engine.machine.processors import granted_processors, thread_settings
+from cwa_engine.models.failures import named_failures
+from cwa_engine.models.sources import HubAccess, ModelSource, SourceKind
 
 MB = 2**20
 NO_LIMIT = 9223372036854771712  # as version 1 says it
@@ -188,3 +194,12 @@ def test_what_the_user_has_set_for_openmp_stays(tmp_path: Path, version: int) ->
     box.put("pod/box", **quota(version, 50_000))
     assert thread_settings({"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": "7"}, box.proc) == {}
     assert set(thread_settings({"OMP_WAIT_POLICY": "ACTIVE"}, box.proc)) == {"OMP_NUM_THREADS"}
+
+
+@pytest.mark.parametrize(
+    "exhaust", [lambda: torch.empty(2**60), lambda: bytearray(2**62), lambda: mmap.mmap(-1, 2**60)]
+)
+def test_a_model_for_which_there_is_no_memory_is_not_called_broken(exhaust: Callable[[], object]) -> None:
+    source = ModelSource("large", SourceKind.FOLDER, "/models/large")
+    with pytest.raises(OutOfMemory, match="large does not fit into memory"), named_failures(source, None, HubAccess()):
+        exhaust()
