@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 
 from benchmarks import cases, service
 from benchmarks.measure import in_a_process_of_its_own, ratio_in_turns, spread
+from cwa_engine.machine.memory import available_memory
 from cwa_engine.sensitivity.metrics import Needs
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -125,7 +125,7 @@ def growth() -> list[tuple[str, ...]]:
     """(a) to (d) by size of the model."""
     rows = []
     for millions, (width, inner, blocks) in SIZES.items():
-        if millions * 1e6 * BYTES_PER_WEIGHT > psutil.virtual_memory().available:
+        if millions * 1e6 * BYTES_PER_WEIGHT > available_memory().free_bytes:
             rows.append((f"{millions:,}M", *4 * ("more than this machine's memory",)))
             continue
         model = cases.llama(

@@ -14,7 +14,7 @@ from typing import Any
 from cwa_daemon import protocol
 from cwa_daemon.store import Store
 
-INTERVAL_S = 0.2  # between two messages about a job; at twice as many, 50 followers took 4 % of two processors' time
+INTERVAL_S = 0.2  # between two messages about a job: 50 followers take 3 % of a processor; with one for each event, 8 %
 
 Send = Callable[[bytes, dict[str, Any]], bool]
 Event = dict[str, Any]

@@ -105,7 +105,8 @@ class Work:
         run_id = command["run_id"]
         self._used = None
         error, device_lost = self._tried(command)
-        release()  # what the job took; the next one should find it free, and what follows needs some
+        if error and not device_lost:
+            release()  # what the job took, for the checks need some
         if isinstance(error, OutOfMemory) and self._used:
             device_lost = not breathes(self._used.model)
         if error and self._used and not device_lost:
@@ -115,6 +116,7 @@ class Work:
         if device_lost:  # nothing computed on this device by this process can be trusted any more
             print("the device failed: this worker ends, and another takes its place", file=sys.stderr, flush=True)
             os._exit(DEVICE_LOST)
+        release()  # so that the next job finds it free
 
     def _tried(self, command: dict[str, Any]) -> tuple[CwaError | None, bool]:
         """(what ended a job too early, whether the device is lost). The error is a copy: the frames of the one that was
@@ -189,16 +191,15 @@ class Work:
     def _verify(self, resident: Resident[LoadedModel], voice: Voice) -> None:
         """After a run that did not end well: whether the warm model's weights are those that were loaded."""
         try:
-            why = (
-                "" if checksum(resident.model.model) == resident.checksum else "its weights are not as they were loaded"
-            )
+            if checksum(resident.model.model) == resident.checksum:
+                return
+            why = "its weights are not as they were loaded"
         except (MemoryError, RuntimeError) as failure:
             if not is_out_of_memory(failure):
                 raise
             why = "no memory is left to see whether its weights are as they were loaded"
-        if why:
-            self._warm.remove(resident)
-            voice(events.Note(f"{resident.name} is unloaded: {why}", "warning"))
+        self._warm.remove(resident)
+        voice(events.Note(f"{resident.name} is unloaded: {why}", "warning"))
 
     def _warm_model(
         self, spec: RunSpec, access: HubAccess, limits: dict[str, Any], voice: Voice

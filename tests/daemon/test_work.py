@@ -165,6 +165,7 @@ def test_a_device_that_fails_takes_its_worker_with_it_after_the_client_has_heard
     _, _, outbox, run = worker
 
     def failing(*args: object) -> None:
+        monkeypatch.setattr("cwa_daemon.work.release", failing)  # nor does the device give back its memory any more
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     def end(code: int) -> None:
