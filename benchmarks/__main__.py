@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 
 from benchmarks import cases, service
 from benchmarks.measure import in_a_process_of_its_own, ratio_in_turns, spread
+from cwa_engine.machine.memory import available_memory
 from cwa_engine.sensitivity.metrics import Needs
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -95,6 +95,15 @@ def followers() -> str:
     return f"x{ratio}; they and the daemon take {100 * share.median:.1f} % of the processor's time meanwhile"
 
 
+def neighbour() -> str:
+    model = cases.smollm2()
+    with cases.busy_neighbour() as busy:
+        ratio = ratio_in_turns(
+            lambda: cases.ranked_beside(busy, model), lambda: cases.ranked_at_once(model), 2 * ROUNDS
+        )
+    return f"x{ratio}"
+
+
 def start_up() -> str:
     times = []
     for _ in range(2 * ROUNDS):
@@ -116,7 +125,7 @@ def growth() -> list[tuple[str, ...]]:
     """(a) to (d) by size of the model."""
     rows = []
     for millions, (width, inner, blocks) in SIZES.items():
-        if millions * 1e6 * BYTES_PER_WEIGHT > psutil.virtual_memory().available:
+        if millions * 1e6 * BYTES_PER_WEIGHT > available_memory().free_bytes:
             rows.append((f"{millions:,}M", *4 * ("more than this machine's memory",)))
             continue
         model = cases.llama(
@@ -166,6 +175,7 @@ BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("(h)", "request and reply", "at most 1.5 ms", talk),
     ("(h)", "a run with 50 subscribers over one with none", "at most 1.03", followers),
     ("(i)", "cwtool --help", "at most 0.4 s", start_up),
+    ("(j)", "scoring SmolLM2-135M beside a process that keeps a processor busy, over alone", "at most 2.2", neighbour),
 )
 
 

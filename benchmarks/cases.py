@@ -8,11 +8,13 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from rich.console import Console
 
@@ -97,6 +99,26 @@ def ranked_at_once(model: Model, needs: Needs = Needs.GRADIENT, metric: str = "g
     ranker = Ranker(loaded, metric, K)
     ranker.offer(resident(loaded, sequences, needs))
     ranker.ranking()
+
+
+@contextmanager
+def busy_neighbour() -> Iterator[psutil.Process]:
+    """A process that computes all the time, one processor's worth, when it is resumed."""
+    busy = psutil.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        busy.suspend()
+        yield busy
+    finally:
+        busy.kill()
+        busy.wait()
+
+
+def ranked_beside(neighbour: psutil.Process, model: Model) -> None:
+    neighbour.resume()
+    try:
+        ranked_at_once(model)
+    finally:
+        neighbour.suspend()
 
 
 def ranked_and_written(model: Model, needs: Needs, metric: str) -> None:

@@ -321,10 +321,11 @@ class AsyncClient:
         """The one reader of the socket: replies to who asked, events to who follows."""
         while True:
             message = protocol.decode(await self._socket.recv())
-            if "event" in message:
+            if "events" in message or "event" in message:  # an older daemon sends them one by one
                 arrived = self._events.get(message["subscription"])
                 if arrived is not None:  # or its follower has left in the meantime
-                    arrived.put_nowait(message["event"])
+                    for event in message["events"] if "events" in message else [message["event"]]:
+                        arrived.put_nowait(event)
                 continue
             if "subscription" in message:  # its events may come before the one who asked looks at this reply
                 self._events[message["subscription"]] = asyncio.Queue()
@@ -333,6 +334,8 @@ class AsyncClient:
 
     async def _next_event(self, arrived: asyncio.Queue[dict[str, Any]]) -> dict[str, Any] | None:
         """The next event; None after a silence, with the daemon there. Raises DaemonUnreachable where nobody is."""
+        if not arrived.empty():
+            return arrived.get_nowait()
         try:
             async with asyncio.timeout(_SILENCE_S):  # `wait_for` would make a task for each event
                 return await arrived.get()

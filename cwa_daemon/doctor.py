@@ -25,6 +25,8 @@ from cwa_daemon.lifecycle import running_pid
 from cwa_daemon.reindex import damage
 from cwa_daemon.settings import CONFIG_FILE, Settings
 from cwa_engine import __version__
+from cwa_engine.machine.memory import available_memory
+from cwa_engine.machine.processors import granted_processors, thread_settings
 from cwa_engine.models.sources import HubAccess, cached_models
 from cwa_engine.reporting.export import leftovers
 
@@ -98,6 +100,18 @@ def _torch(settings: Settings) -> Iterator[Check]:
         yield Check(
             "device", OK, f"{device.device}: {device.used_bytes / 1e9:.1f} of {device.total_bytes / 1e9:.1f} GB used"
         )
+
+
+def _memory(settings: Settings) -> Iterator[Check]:
+    memory = available_memory()
+    left = f"{memory.free_bytes / 1e9:.1f} of {memory.total_bytes / 1e9:.1f} GB free"
+    yield Check("memory", OK, f"{left}, by the limit of {memory.limit}")
+
+
+def _processors(settings: Settings) -> Iterator[Check]:
+    given = {**os.environ, **thread_settings(os.environ)}
+    threads = f", OMP_NUM_THREADS={given['OMP_NUM_THREADS']}" if "OMP_NUM_THREADS" in given else ""
+    yield Check("processors", OK, f"{granted_processors():.3g} of {os.cpu_count()} are granted{threads}")
 
 
 def _hub(settings: Settings) -> Iterator[Check]:
@@ -195,5 +209,5 @@ def _leftovers(settings: Settings) -> Iterator[Check]:
 
 
 _CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-    _versions, _torch, _hub, _disk, _permissions, _socket, _daemon, _database, _leftovers,
+    _versions, _memory, _processors, _torch, _hub, _disk, _permissions, _socket, _daemon, _database, _leftovers,
 )  # fmt: skip

@@ -97,25 +97,20 @@ async def prune(server: Server, identity: bytes, request: protocol.Prune) -> Rep
 @handles(protocol.Subscribe)
 async def subscribe(server: Server, identity: bytes, request: protocol.Subscribe) -> Reply | None:
     run_id = server.jobs.find(request.run_id)["run_id"]
-    number = server.subscribe(identity, run_id, request.after_seq)
+    number = server.subscriptions.add(identity, run_id, request.after_seq, server.takes_several_events(identity))
     server.send(identity, {"id": request.id, "ok": True, "subscription": number, "run_id": run_id})
-    server.pump(number)  # after the reply, so that the client knows whose events these are
+    server.subscriptions.catch_up(number)  # after the reply, so that the client knows whose events these are
     return None
 
 
 @handles(protocol.Acknowledge)
 async def acknowledge(server: Server, identity: bytes, request: protocol.Acknowledge) -> None:
-    subscription = server.subscriptions.get(request.subscription)
-    if subscription and subscription.identity == identity:
-        subscription.acknowledged = max(subscription.acknowledged, min(request.seq, subscription.sent))
-        server.pump(request.subscription)
+    server.subscriptions.acknowledge(identity, request.subscription, request.seq)
 
 
 @handles(protocol.Unsubscribe)
 async def unsubscribe(server: Server, identity: bytes, request: protocol.Unsubscribe) -> Reply:
-    subscription = server.subscriptions.get(request.subscription)
-    if subscription and subscription.identity == identity:
-        del server.subscriptions[request.subscription]
+    server.subscriptions.remove(identity, request.subscription)
     return {}
 
 

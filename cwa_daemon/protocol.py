@@ -1,7 +1,8 @@
 """What daemon and clients say to each other: msgpack maps, checked by pydantic after decoding, version first.
 
 A request is `{id, op, ...}`; its reply `{id, ok: true, ...}` or `{id, ok: false, error: {code, message, hint,
-retryable}}`. Events come unasked on a subscription: `{event: {seq, time, kind, ...}, run_id, subscription}`.
+retryable}}`. Events come unasked on a subscription, several a message: `{events: [{seq, time, kind, ...}, ...], run_id,
+subscription}`; to a client that said hello with a minor version before 3, one a message, as `event`.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from cwa_engine.errors import InvalidInput
 from cwa_engine.spec import RunSpec
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 2
+PROTOCOL_MINOR = 3
+SEVERAL_EVENTS_SINCE = 3  # minor version
 MAX_MESSAGE_BYTES = 16 * 2**20
 PIECE_BYTES = 2**20  # of a file that is handed over; each is a message, and others come in between
 MOST_NAME = 200  # characters of a file's name
 MAX_DEPTH = 16
-CREDIT = 64  # events a subscriber may have received without acknowledging them
-ACKNOWLEDGE_EVERY = 16  # events; each acknowledgement is a message to answer for a daemon with many followers
+CREDIT = 128  # events a subscriber may have received without acknowledging them
+ACKNOWLEDGE_EVERY = 32  # events; each acknowledgement is a message to answer for a daemon with many followers
 
 TERMINAL_STATES = frozenset({"done", "failed", "cancelled", "interrupted"})
 

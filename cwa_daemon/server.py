@@ -1,7 +1,6 @@
 """The control process: requests in, replies and events out. It waits and never computes.
 
-Every event is in the store before it is sent, so a subscription is a position in the store: it replays what was missed
-and then follows. A subscriber that does not acknowledge falls behind alone.
+Every event is in the store before it is sent; `subscriptions.py` tells those who follow.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from typing import Any
 
@@ -29,6 +27,7 @@ from cwa_daemon.lifecycle import hold_lock
 from cwa_daemon.security import private_folder
 from cwa_daemon.settings import Settings
 from cwa_daemon.store import Store
+from cwa_daemon.subscriptions import Subscriptions
 from cwa_daemon.texts import KeptTexts
 from cwa_engine import __version__
 from cwa_engine.errors import CwaError, NotGreeted, Refused, RunFailed, VersionMismatch
@@ -40,16 +39,6 @@ TICK_S = 1.0
 HISTORY = 300  # samples of telemetry, one a tick
 
 
-@dataclass
-class Subscription:
-    """A client's position in the events of one job."""
-
-    identity: bytes
-    run_id: str
-    sent: int
-    acknowledged: int
-
-
 class Server:
     """One daemon: its socket, its store, its jobs and who follows them."""
 
@@ -58,14 +47,13 @@ class Server:
         self.started = time.time()
         library_versions()  # those it began with: to read them takes longer than to answer who asks
         self.store = Store(settings.database)
-        self.jobs = Jobs(self.store, settings, self._on_event)
+        self.subscriptions = Subscriptions(self.store, self.send, asyncio.get_running_loop())
+        self.jobs = Jobs(self.store, settings, self.subscriptions.on_event)
         self.texts = KeptTexts(settings.texts, settings.texts_bytes, self.store.data_files)
         self.stopping = asyncio.Event()
         self.draining: asyncio.Task[None] | None = None  # until what runs has ended
         self.history: deque[protocol.Sample] = deque(maxlen=HISTORY)
-        self.subscriptions: dict[int, Subscription] = {}
-        self._next_subscription = 1
-        self._greeted: dict[bytes, None] = {}
+        self._greeted: dict[bytes, int] = {}  # who has said hello -> its minor version of the protocol
         self._context = zmq.asyncio.Context()
         self.doors: dict[bytes, Door] = {}
 
@@ -157,7 +145,8 @@ class Server:
                 f"the client {message.get('version')} speaks {message.get('major')}",
                 hint="`cwtool daemon restart` starts a daemon of your version",
             )
-        self._greeted[identity] = None
+        minor = message.get("minor")
+        self._greeted[identity] = minor if isinstance(minor, int) else 0
         while len(self._greeted) > 4096:  # the oldest connections are long gone; one that is not greets again
             del self._greeted[next(iter(self._greeted))]
         return {"ok": True, "major": protocol.PROTOCOL_MAJOR, "minor": protocol.PROTOCOL_MINOR, "version": __version__}
@@ -178,38 +167,11 @@ class Server:
 
     def _forget(self, identity: bytes) -> None:
         self._greeted.pop(identity, None)
-        gone = [number for number, s in self.subscriptions.items() if s.identity == identity]
-        for number in gone:
-            del self.subscriptions[number]
+        self.subscriptions.forget(identity)
 
-    def subscribe(self, identity: bytes, run_id: str, after_seq: int) -> int:
-        number = self._next_subscription
-        self._next_subscription += 1
-        self.subscriptions[number] = Subscription(identity, run_id, after_seq, after_seq)
-        return number
-
-    def _on_event(self, run_id: str, event: dict[str, Any]) -> None:
-        for number, subscription in list(self.subscriptions.items()):
-            if subscription.run_id == run_id:
-                self.pump(number, event)
-
-    def pump(self, number: int, newest: dict[str, Any] | None = None) -> None:
-        """Send a subscriber what it has not had, as far as its credit goes; the store is not asked for the `newest`."""
-        subscription = self.subscriptions.get(number)
-        if subscription is None:
-            return
-        credit = protocol.CREDIT - (subscription.sent - subscription.acknowledged)
-        if credit <= 0:
-            return
-        if newest and newest["seq"] == subscription.sent + 1:
-            events: Iterable[dict[str, Any]] = [newest]
-        else:
-            events = self.store.events(subscription.run_id, subscription.sent, credit)
-        for event in events:
-            message = {"subscription": number, "run_id": subscription.run_id, "event": event}
-            if not self.send(subscription.identity, message):
-                return  # lagging or gone; the next acknowledgement or event tries again
-            subscription.sent = event["seq"]
+    def takes_several_events(self, identity: bytes) -> bool:
+        """Whether a client understands messages with more than one event."""
+        return self._greeted.get(identity, 0) >= protocol.SEVERAL_EVENTS_SINCE
 
 
 async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:

@@ -32,7 +32,7 @@ class Settings(BaseModel):
     worker_silence_s: float = 60.0  # without a heartbeat, before a worker counts as hung and is killed
     keep_alive: str = "30m"  # how long a model stays warm after its last use: 30m, 0, forever
     memory_budget_gb: float | None = None  # for the warm models of a device; None: what is free less the reserve
-    memory_reserve_gb: float = 1.0  # left free on each device
+    memory_reserve_gb: float | None = None  # left free on each device; None: 1, or a tenth of a small one
     cache_gb: float = 1.0  # for scores that are kept between runs
     texts_gb: float = 1.0  # the most that a client may hand over at once, out of a pipe or from another machine
     listen: str | None = None  # tcp://HOST:PORT, for clients on other machines whose keys are allowed
@@ -67,7 +67,7 @@ class Settings(BaseModel):
         return {
             "keep_alive": self.keep_alive,
             "budget_bytes": None if self.memory_budget_gb is None else int(self.memory_budget_gb * 1e9),
-            "reserve_bytes": int(self.memory_reserve_gb * 1e9),
+            "reserve_bytes": None if self.memory_reserve_gb is None else int(self.memory_reserve_gb * 1e9),
             "cache_folder": str(self.home / "cache"),
             "cache_bytes": int(self.cache_gb * 1e9),
             "trust_remote_code": self.trust_remote_code,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -213,14 +213,13 @@ class Store:
         )
         return {"seq": rows[0][0], "time": now, **event}
 
-    def events(self, run_id: str, after_seq: int, limit: int) -> Iterator[dict[str, Any]]:
+    def events(self, run_id: str, after_seq: int, limit: int) -> list[dict[str, Any]]:
         """The next `limit` events after number `after_seq`, in order."""
         rows = self._db.execute(
             "SELECT seq, time, body FROM events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
             [run_id, after_seq, limit],
         )
-        for row in rows.fetchall():
-            yield {"seq": row["seq"], "time": row["time"], **json.loads(row["body"])}
+        return [{"seq": row["seq"], "time": row["time"], **json.loads(row["body"])} for row in rows]
 
     def last_seq(self, run_id: str) -> int:
         row = self._db.execute("SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?", [run_id]).fetchone()

@@ -1,4 +1,4 @@
-"""Memory of devices and processes, as it is now. NVML where there are NVIDIA devices, the machine's memory for the CPU."""
+"""Memory of devices and processes, as it is now. NVML where there are NVIDIA devices, what is granted here for the CPU."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TypeVar
 
 import psutil
 
 from cwa_daemon.protocol import DeviceMemory, Sample
+from cwa_engine.machine.cgroups import PROCESSES
+from cwa_engine.machine.memory import available_memory
 
 T = TypeVar("T")
 
@@ -34,7 +37,7 @@ def sample(pids: list[int]) -> Sample:
 
 
 def _private_memory(pid: int) -> int:
-    """Memory of a process alone in bytes: without the pages of files, which the machine counts as available."""
+    """Memory of a process alone in bytes: without the pages of files, which the system counts as available."""
     try:
         info = psutil.Process(pid).memory_info()
         return int(info.rss - getattr(info, "shared", 0))
@@ -43,15 +46,16 @@ def _private_memory(pid: int) -> int:
 
 
 def _devices(pids: list[int]) -> list[DeviceMemory]:
-    memory = psutil.virtual_memory()
-    used = memory.total - memory.available
+    memory = min(
+        (available_memory(PROCESSES / str(pid)) for pid in pids or [os.getpid()]), key=attrgetter("free_bytes")
+    )
     own = sum(_private_memory(pid) for pid in pids)
     found = [
         DeviceMemory(
             device="cpu",
-            total_bytes=memory.total,
-            used_bytes=used,
-            others_bytes=max(0, used - own),
+            total_bytes=memory.total_bytes,
+            used_bytes=memory.used_bytes,
+            others_bytes=max(0, memory.used_bytes - own) if memory.is_shared else 0,
             utilisation=psutil.cpu_percent() / 100,  # since the last time it was asked
         )
     ]

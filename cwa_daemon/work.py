@@ -17,10 +17,11 @@ import torch
 
 from cwa_daemon.residency import ModelKey, Residency, Resident
 from cwa_engine import durations, events
-from cwa_engine.errors import Cancelled, CwaError, OutOfMemory, OutputError, RunFailed
+from cwa_engine.errors import Cancelled, CwaError, OutOfMemory, OutputError, RunFailed, error_from_dict
 from cwa_engine.models.checksum import checksum
+from cwa_engine.models.failures import is_out_of_memory
 from cwa_engine.models.loading import LoadedModel, load_model
-from cwa_engine.models.memory import free_bytes, release
+from cwa_engine.models.memory import free_bytes, release, usual_reserve_bytes
 from cwa_engine.models.sources import HubAccess, fingerprint, resolve
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import plan
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 SAVE_AGAIN_S = 2.0  # between two attempts to save what the disk did not take
 DEVICE_LOST = 70  # exit code of a worker whose device can no longer be trusted
-PROGRESS_INTERVAL_S = 0.1  # no eye and no log needs progress more often than ten times a second
+_MEMORY_HINT = "try --dtype bfloat16 or a shorter --seq-len, or `cwtool unload` other models"
+PROGRESS_INTERVAL_S = 0.2  # no follower hears of it more often
 
 
 class Voice:
@@ -101,20 +103,10 @@ class Work:
     def _job(self, command: dict[str, Any]) -> None:
         """Run a job and say how it ended; no error of a job ends the worker."""
         run_id = command["run_id"]
-        error: CwaError | None = None
         self._used = None
-        device_lost = False
-        try:
-            self._do_job(command, Voice(run_id, self._inbox, self._outbox))
-        except CwaError as named:
-            error = named
-        except Exception as unexpected:
-            traceback.print_exc()  # into the worker's log
-            device_lost = is_device_error(unexpected)
-            error = RunFailed(
-                f"{type(unexpected).__name__}: {str(unexpected).splitlines()[0] if str(unexpected) else 'no message'}",
-                hint="this is a defect of cwtool or of a library; the traceback is in the worker's log (`cwtool daemon logs`)",
-            )
+        error, device_lost = self._tried(command)
+        if error and not device_lost:
+            release()  # what the job took, for the checks need some
         if isinstance(error, OutOfMemory) and self._used:
             device_lost = not breathes(self._used.model)
         if error and self._used and not device_lost:
@@ -124,6 +116,22 @@ class Work:
         if device_lost:  # nothing computed on this device by this process can be trusted any more
             print("the device failed: this worker ends, and another takes its place", file=sys.stderr, flush=True)
             os._exit(DEVICE_LOST)
+        release()  # so that the next job finds it free
+
+    def _tried(self, command: dict[str, Any]) -> tuple[CwaError | None, bool]:
+        """(what ended a job too early, whether the device is lost). The error is a copy: the frames of the one that was
+        raised hold all that the job had in memory."""
+        device_lost = False
+        try:
+            self._do_job(command, Voice(command["run_id"], self._inbox, self._outbox))
+            return None, False
+        except CwaError as named:
+            error = named
+        except Exception as unexpected:
+            traceback.print_exc()  # into the worker's log
+            device_lost = is_device_error(unexpected)
+            error = _named(unexpected, command)
+        return error_from_dict(error.to_dict()), device_lost
 
     def _do_job(self, command: dict[str, Any], voice: Voice) -> None:
         spec, options, limits = RunSpec.model_validate(command["spec"]), command["options"], command["limits"]
@@ -182,9 +190,16 @@ class Work:
 
     def _verify(self, resident: Resident[LoadedModel], voice: Voice) -> None:
         """After a run that did not end well: whether the warm model's weights are those that were loaded."""
-        if checksum(resident.model.model) != resident.checksum:
-            self._warm.remove(resident)
-            voice(events.Note(f"{resident.name} is unloaded: its weights are not as they were loaded", "warning"))
+        try:
+            if checksum(resident.model.model) == resident.checksum:
+                return
+            why = "its weights are not as they were loaded"
+        except (MemoryError, RuntimeError) as failure:
+            if not is_out_of_memory(failure):
+                raise
+            why = "no memory is left to see whether its weights are as they were loaded"
+        self._warm.remove(resident)
+        voice(events.Note(f"{resident.name} is unloaded: {why}", "warning"))
 
     def _warm_model(
         self, spec: RunSpec, access: HubAccess, limits: dict[str, Any], voice: Voice
@@ -216,6 +231,7 @@ class Work:
             read=lambda done, total: voice(events.Progress("load", done, total, "byte")),
             trust_remote_code=limits["trust_remote_code"],
         )
+        release()  # what loading took beside the weights
         resident = Resident(key, spec.model, loaded, loaded.size_bytes, checksum=checksum(loaded.model))
         self._warm.add(resident)
         self._say_models()
@@ -223,9 +239,11 @@ class Work:
 
     def _make_room(self, name: str, size_bytes: int, limits: dict[str, Any], voice: Voice) -> None:
         """Drop least recently used models until the new one fits. Raises DoesNotFit where that is not enough."""
+        asked = limits["reserve_bytes"]
+        reserve = usual_reserve_bytes(torch.device(self.device)) if asked is None else asked
 
         def free() -> int:
-            return self._free_bytes() - int(limits["reserve_bytes"])
+            return max(0, self._free_bytes() - reserve)
 
         for dropped in self._warm.make_room(name, size_bytes, limits["budget_bytes"] or math.inf, free):
             used = f"last used {time.time() - dropped.last_used:.0f} s ago"
@@ -276,6 +294,16 @@ def _difference(asked: ModelKey, warm: ModelKey) -> str:
     return "; ".join(differences)
 
 
+def _named(error: Exception, command: dict[str, Any]) -> CwaError:
+    """What no stage of a job has given a name."""
+    if is_out_of_memory(error):
+        return OutOfMemory(f"out of memory in the {command['kind']} of {command['spec']['model']}", hint=_MEMORY_HINT)
+    return RunFailed(
+        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
+        hint="this is a defect of cwtool or of a library; the traceback is in the worker's log (`cwtool daemon logs`)",
+    )
+
+
 def is_device_error(error: BaseException) -> bool:
     """Whether an accelerator failed otherwise than by lack of memory: its context is of no use any more."""
     return isinstance(error, torch.AcceleratorError)
@@ -283,13 +311,13 @@ def is_device_error(error: BaseException) -> bool:
 
 @torch.no_grad()
 def breathes(loaded: LoadedModel) -> bool:
-    """Whether a model still computes something after memory ran out: one token, forward."""
+    """Whether a model still computes something after memory ran out: one token, forward. It need not have room for it."""
     release()
     try:
         token = torch.zeros(1, 1, dtype=torch.long, device=loaded.device)
         return bool(torch.isfinite(loaded.model(input_ids=token, use_cache=False).logits).all())
-    except (RuntimeError, MemoryError):
-        return False
+    except (RuntimeError, MemoryError) as failure:
+        return is_out_of_memory(failure)
 
 
 def model_record(loaded: LoadedModel) -> ModelRecord:

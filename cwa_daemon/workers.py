@@ -20,9 +20,13 @@ from typing import Any
 import msgpack
 
 from cwa_engine.errors import WorkerDied
+from cwa_engine.machine.memory import allocator_settings
+from cwa_engine.machine.processors import thread_settings
 
 LOG_TAIL_LINES = 5
 LOG_BYTES = 5 * 2**20  # of a worker's log, before it is set aside
+# cuda:0 is the device that NVML and nvidia-smi call 0; CUDA by itself puts the fastest first.
+_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 class Worker:
@@ -66,8 +70,7 @@ class Worker:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C in the terminal that started the daemon is not for workers
-                # cuda:0 is the device that NVML and nvidia-smi call 0; CUDA by itself puts the fastest first.
-                env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+                env={**thread_settings(os.environ), **allocator_settings(os.environ), **os.environ, **_ENVIRONMENT},
             )
         self._reader = asyncio.create_task(self._read())
 

@@ -162,12 +162,16 @@ def _source(loaded: LoadedModel, spec: RunSpec, needs: Needs, needed: int) -> tu
         if needed <= SHARE * free:
             return "resident", f"the gradients of all weights fit at once: {_gb(needed)} of {_gb(free)} free", "info"
         why = f"the gradients of one block after the other: all need {_gb(needed)}, {_gb(free)} are free"
+        least, _ = working_bytes(loaded, sequences, needs, "sweep", size)
+        if least > free:
+            why += f"; even one block needs {_gb(least)}: --dtype bfloat16 or a shorter --seq-len takes less"
+            return _swept(loaded, why, spec, "warning")
     else:
         why = "the gradients of one block after the other, as asked"
     return _swept(loaded, why, spec)
 
 
-def _swept(loaded: LoadedModel, why: str, spec: RunSpec) -> tuple[str, str, str]:
+def _swept(loaded: LoadedModel, why: str, spec: RunSpec, level: str = "info") -> tuple[str, str, str]:
     try:
         chain_of(loaded)
     except NotAChain as reason:
@@ -176,7 +180,7 @@ def _swept(loaded: LoadedModel, why: str, spec: RunSpec) -> tuple[str, str, str]
                 f"{spec.model} cannot be analysed block by block: {reason}", hint="leave out --offload"
             ) from reason
         return "resident", f"the gradients of all weights are kept at once: {reason}", "warning"
-    return "sweep", why, "info"
+    return "sweep", why, level
 
 
 def batch_that_fits(

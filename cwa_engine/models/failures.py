@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from cwa_engine.catalog import catalog_model
 from cwa_engine.errors import CwaError, ModelBroken, ModelGated, ModelNotFound, OutOfMemory
 from cwa_engine.models.sources import HubAccess, ModelSource, SourceKind, near_models
 
+_NO_MEMORY = ("can't allocate memory", os.strerror(errno.ENOMEM))
 _NO_CONNECTION = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
 
 
@@ -44,7 +47,7 @@ def _named(error: Exception, source: ModelSource, revision: str | None, access: 
     def caused_by(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in chain)
 
-    if is_out_of_memory(error):
+    if any(is_out_of_memory(cause) for cause in chain):
         return OutOfMemory(
             f"{name} does not fit into memory", hint="unload other models (`cwtool ps`), or use --dtype bfloat16"
         )
@@ -93,8 +96,10 @@ def _hub_answer(chain: list[BaseException]) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on an accelerator or on the CPU, where torch raises a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    """Whether memory ran out, on an accelerator or on the CPU, where torch raises a plain RuntimeError, files an OSError."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return getattr(error, "errno", None) == errno.ENOMEM or any(phrase in str(error) for phrase in _NO_MEMORY)
 
 
 def _gated(name: str, repo: str, why: str) -> ModelGated:

@@ -59,8 +59,8 @@ class Raw:
         self.send(**message)
         return self.receive()
 
-    def hello(self) -> None:
-        assert self.ask(id=0, op="hello", major=1, minor=0, version="x")["ok"]
+    def hello(self, minor: int = 0) -> None:
+        assert self.ask(id=0, op="hello", major=1, minor=minor, version="x")["ok"]
 
     def close(self) -> None:
         self._socket.close()
@@ -131,6 +131,22 @@ def test_a_subscriber_that_does_not_acknowledge_gets_its_credit_and_then_waits(r
     raw.send(id=3, op="acknowledge", subscription=number, seq=received[-1])
     assert raw.receive()["event"]["seq"] == protocol.CREDIT + 1
     cwtool("jobs", "cancel", run_id)
+
+
+@pytest.mark.parametrize("minor", [2, 3])
+def test_events_come_one_by_one_only_to_a_client_that_knows_no_other_way(
+    raw: Raw, cwtool: CommandLine, minor: int
+) -> None:
+    run_id = cwtool("run", *SHORT, "--detach").stdout.strip()
+    with cwtool.client() as client:
+        stored = list(client.follow(run_id))
+    raw.hello(minor)
+    raw.ask(id=1, op="subscribe", run_id=run_id)
+    received: list[Any] = []
+    while len(received) < len(stored):
+        message = raw.receive()
+        received += message["events"] if minor == 3 else [message["event"]]
+    assert received == stored
 
 
 def test_status_is_answered_while_a_run_computes(cwtool: CommandLine) -> None:

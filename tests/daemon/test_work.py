@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from cwa_daemon.settings import Settings
 from cwa_daemon.work import DEVICE_LOST, Work
 from cwa_engine.errors import Cancelled, OutOfMemory
+from cwa_engine.machine.memory import Memory
 from cwa_engine.models.checksum import checksum
 from cwa_engine.spec import RunSpec
 from tests.models import tiny_model
@@ -162,6 +165,7 @@ def test_a_device_that_fails_takes_its_worker_with_it_after_the_client_has_heard
     _, _, outbox, run = worker
 
     def failing(*args: object) -> None:
+        monkeypatch.setattr("cwa_daemon.work.release", failing)  # nor does the device give back its memory any more
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     def end(code: int) -> None:
@@ -172,3 +176,86 @@ def test_a_device_that_fails_takes_its_worker_with_it_after_the_client_has_heard
     with pytest.raises(Ended, match=str(DEVICE_LOST)):
         run()
     assert "illegal memory access" in outbox.last_error()["message"]
+
+
+class Held:
+    """Stands for the gradients that a job had when memory ran out."""
+
+
+def _exhausted(held: list[weakref.ref[Held]]) -> Callable[..., None]:
+    def analyze(*args: object) -> None:
+        gradients = Held()
+        held.append(weakref.ref(gradients))
+        try:
+            torch.empty(2**60)  # what torch itself raises
+        except RuntimeError as error:
+            raise OutOfMemory("out of memory", hint="a shorter --seq-len") from error
+
+    return analyze
+
+
+def test_what_a_job_held_when_memory_ran_out_is_free_again_when_the_model_is_checked(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, _, outbox, run = worker
+    run()
+    held: list[weakref.ref[Held]] = []
+    alive = []
+
+    def checked(model: Any) -> Any:
+        alive.append(held[0]() is not None)
+        return checksum(model)
+
+    monkeypatch.setattr("cwa_daemon.work.analyze", _exhausted(held))
+    monkeypatch.setattr("cwa_daemon.work.checksum", checked)
+    run()
+    assert alive == [False]
+    assert outbox.last_error() | {"retryable": False} == {
+        "code": "out_of_memory",
+        "message": "out of memory",
+        "hint": "a shorter --seq-len",
+        "retryable": False,
+    }
+    assert [resident.name for resident in work._warm] == ["gpt2"]
+
+
+def test_a_model_that_cannot_be_checked_for_want_of_memory_is_unloaded_and_the_worker_goes_on(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, _, outbox, run = worker
+    run()
+    with monkeypatch.context() as short:
+        short.setattr("cwa_daemon.work.analyze", _exhausted([]))
+        short.setattr("cwa_daemon.work.breathes", lambda model: True)
+        short.setattr("cwa_daemon.work.checksum", lambda model: torch.empty(2**60))
+        run()
+    assert outbox.last_error()["code"] == "out_of_memory"
+    assert "unloaded: no memory is left to see" in outbox.notes()
+    assert list(work._warm) == []
+    run()
+    assert outbox.last_error() is None
+
+
+def test_memory_that_runs_out_where_nobody_expects_it_has_its_name_all_the_same(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, outbox, run = worker
+    monkeypatch.setattr("cwa_daemon.work.write_run", lambda *args: torch.empty(2**60))
+    run()
+    assert outbox.last_error()["code"] == "out_of_memory"
+    assert "gpt2" in outbox.last_error()["message"]
+    assert outbox.last_error()["hint"]
+
+
+def test_a_small_device_keeps_a_tenth_free_where_nobody_says_how_much(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, outbox, run = worker
+    granted = Memory("the control group", 1_000_000, 150_000)
+    monkeypatch.setattr("cwa_engine.models.memory.available_memory", lambda: granted)
+    run()
+    assert outbox.last_error()["code"] == "does_not_fit"
+    assert "0.00 GB are free" in outbox.last_error()["message"]
+    monkeypatch.setattr("cwa_engine.models.memory.available_memory", lambda: replace(granted, free_bytes=800_000))
+    run()
+    assert outbox.last_error() is None

@@ -135,6 +135,7 @@ def test_a_model_that_is_larger_than_the_accelerator_is_planned_with_its_blocks_
     [
         (1 << 40, {}, "resident", "all weights fit at once"),
         (1000, {}, "sweep", "one block after the other: all need"),
+        (1000, {}, "sweep", "even one block needs"),
         (1000, {"gradients": "resident"}, "resident", "as asked"),
         (1 << 40, {"gradients": "sweep"}, "sweep", "as asked"),
     ],

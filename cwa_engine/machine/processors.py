@@ -1,0 +1,50 @@
+"""How many threads this process should compute with, and how they wait for one another. Before torch is imported."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+
+from cwa_engine.machine.cgroups import THIS_PROCESS, groups
+
+
+def granted_processors(process: Path = THIS_PROCESS) -> float:
+    """Processors' worth of time that this process may use: those it may run on, or what its control groups grant."""
+    return min([float(_allowed()), *_quotas(process)])
+
+
+def thread_settings(environment: Mapping[str, str], process: Path = THIS_PROCESS) -> dict[str, str]:
+    """Variables for OpenMP that `environment` lacks, to be set before torch is imported.
+
+    OpenMP counts the processors that a process may run on, not the share of them that a control group grants: with more
+    threads than that, each waits for those that the system has stopped.
+    """
+    settings = {}
+    granted = math.ceil(granted_processors(process))
+    if granted < _allowed():
+        settings["OMP_NUM_THREADS"] = str(min(granted, psutil.cpu_count(logical=False) or granted))
+    if "OMP_WAIT_POLICY" not in environment:
+        settings["GOMP_SPINCOUNT"] = SPIN
+    return {name: value for name, value in settings.items() if name not in environment}
+
+
+SPIN = "1000"
+
+
+def _allowed() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quotas(process: Path) -> Iterator[float]:
+    for group in groups("cpu", process):
+        if group.version == 1:
+            quota, period = group.number("cpu.cfs_quota_us"), group.number("cpu.cfs_period_us")
+        else:
+            quota, period = group.number("cpu.max"), int((group.words("cpu.max") or ["max", "0"])[-1])
+        if quota and period and quota > 0:
+            yield quota / period
