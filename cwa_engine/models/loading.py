@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from cwa_engine.cancellation import check_cancelled
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound
 from cwa_engine.models import causality
@@ -23,6 +24,7 @@ from cwa_engine.models.completeness import check_complete, check_finite, files_l
 from cwa_engine.models.download import snapshot, snapshot_without_weights
 from cwa_engine.models.empty import empty_model
 from cwa_engine.models.failures import named_failures
+from cwa_engine.models.forward import cancel_between_blocks
 from cwa_engine.models.gguf import open_gguf
 from cwa_engine.models.offload import Offload
 from cwa_engine.models.quantised import Settings, restore, scheme_of, take_settings
@@ -188,6 +190,7 @@ def _whole_model(
     )
     notes = check_complete(name, model, info, checkpoint)
     check_finite(name, model)
+    cancel_between_blocks(model)
     return model.eval(), notes
 
 
@@ -195,6 +198,9 @@ def _placed(model: Any, anatomy: Anatomy, device: torch.device, offload: bool) -
     """Bring the model to its device; with `offload` its blocks stay in CPU memory."""
     if offload:
         return Offload(model, list(model.get_submodule(anatomy.blocks_path).children()), device)
+    for block in model.get_submodule(anatomy.blocks_path).children():
+        check_cancelled()
+        block.to(device)
     model.to(device)
     return None
 
@@ -245,11 +251,12 @@ def blueprint(
 
 def torch_device(device: str) -> torch.device:
     """The device, or InvalidInput where this machine lacks it."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    chosen = torch.device(device)
-    if not available[chosen.type] or (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
-        raise InvalidInput(f"this machine has no device '{device}'", hint="use --device cpu")
-    return chosen
+    here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        here.append("mps")
+    if ("cuda:0" if device == "cuda" else device) not in here:
+        raise InvalidInput(f"this machine has no device '{device}'", hint=f"it has {', '.join(here)}")
+    return torch.device(device)
 
 
 def _torch_dtype(dtype: str, device: torch.device, stored: Mapping[str, StoredTensor]) -> torch.dtype:

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from cwa_engine.cancellation import check_cancelled
 from cwa_engine.catalog import catalog_model, known_names
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound, did_you_mean
 from cwa_engine.files import near_files, user_path
 from cwa_engine.hub_names import is_address, read_hub_name
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
+_PIECE = 1 << 20  # bytes of a file that are hashed at once
 
 
 class SourceKind(StrEnum):
@@ -201,8 +203,12 @@ def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
 
 
 def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            check_cancelled()
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def fingerprint(source: ModelSource) -> str:
