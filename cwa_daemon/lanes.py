@@ -1,4 +1,4 @@
-"""A lane: one device with its worker process and its warm models, where one job runs after the other."""
+"""A lane: a worker process, the device it computes on and its warm models, where one job runs after the other."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from cwa_daemon import telemetry
+from cwa_daemon.headway import Headway
 from cwa_daemon.protocol import WarmModel, WorkerView
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
-from cwa_daemon.telemetry import process_memory
 from cwa_daemon.workers import Worker
 from cwa_engine.errors import Cancelled, CwaError, DoesNotFit, InvalidInput, WorkerDied, error_from_dict
 
@@ -21,10 +22,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 5.0  # before a job that waits for memory is tried again
+EMPTY_GRACE_S = 0.8  # for a worker without warm models to stop after a cancel: with it nothing is lost but its start
+_STUCK_HINT = (
+    "look at the model's files and the texts: a network drive may be gone, a pipe without a writer; "
+    "CWTOOL_STAGE_IDLE_S and CWTOOL_STAGE_STEP_S set how long is waited"
+)
 
 
 class Lane:
-    """One device: its worker process, its warm models, and the job that runs there now."""
+    """One device, or none for plans: its worker process, its warm models, and the job that runs there now."""
 
     def __init__(self, device: str, jobs: Jobs, settings: Settings) -> None:
         self.device = device
@@ -37,13 +43,18 @@ class Lane:
         self._worker: Worker | None = None
         self._running: dict[str, Any] | None = None  # the job
         self._ended: asyncio.Future[CwaError | None] | None = None  # of the job that runs
+        self._last_word: CwaError | None = None  # of a worker that ends with this job
+        self._headway = Headway()  # of the job that runs
+        self._idle_since = time.monotonic()
+        self._memory: dict[str, int] | None = None  # bytes `free` on the device and `held` there by the worker
+        self._load_again: list[dict[str, Any]] = []  # what brings pinned models back
+        self._ending: asyncio.Task[None] | None = None  # of a worker that was idle
         self._cancel_asked = False
         self._grace: asyncio.TimerHandle | None = None  # kills a worker that does not answer a cancel
         self._not_before: dict[str, float] = {}  # run id -> when a job that waits for memory is tried again
         self._requests = itertools.count(1)
         self._unloads: dict[int, asyncio.Future[list[str]]] = {}
         self._draining = False
-        self._stopping = False
         self._task = asyncio.create_task(self._run())
 
     @property
@@ -76,16 +87,25 @@ class Lane:
 
     def _pass_on_cancel(self, worker: Worker) -> None:
         worker.send({"op": "cancel", "run_id": self.run_id})
-        self._grace = asyncio.get_running_loop().call_later(self._settings.cancel_grace_s, worker.kill)
+        grace_s = self._settings.cancel_grace_s if self.models else min(EMPTY_GRACE_S, self._settings.cancel_grace_s)
+        because = f"it did not stop within {grace_s:g} s of a cancel"
+        self._grace = asyncio.get_running_loop().call_later(grace_s, worker.kill, because)
 
     def check_health(self) -> None:
-        """Kill a worker of which nothing has been heard for too long; its heartbeat does not depend on its work."""
-        worker = self._worker
+        """Kill a worker that hangs or whose job is stuck, and end one that has had nothing to do for long."""
+        worker, settings = self._worker, self._settings
         if worker is None or worker.pid is None:
             return
-        worker.rotate_log()
-        if worker.silence_s > self._settings.worker_silence_s:
-            worker.kill(f"the worker of {self.device} hung: nothing was heard of it for {worker.silence_s:.0f} s")
+        worker.look_after()
+        if worker.silence_s > settings.worker_silence_s:
+            worker.kill(f"it hung, nothing was heard of it for {worker.silence_s:.0f} s")
+        elif self._running:
+            if stuck := self._headway.complaint(settings.stage_idle_s, settings.stage_step_s):
+                worker.kill(stuck, _STUCK_HINT)
+        elif not self.models and not self._unloads and time.monotonic() - self._idle_since > settings.worker_idle_s:
+            log.info("the worker of %s ends: it has had nothing to do for %g s", self.device, settings.worker_idle_s)
+            self._worker = None  # a job that comes now has another one started
+            self._ending = asyncio.create_task(worker.stop(grace_s=1.0))
 
     async def unload(self, model: str) -> list[str]:
         """Ask the worker to drop a model. Raises InvalidInput while a run is under way, for it may be in use.
@@ -107,11 +127,23 @@ class Lane:
         used = self._running["spec"]["model"] if self._running else None
         return [model.model_copy(update={"in_use": model.name == used}) for model in self.models]
 
+    def memory(self) -> dict[str, Any]:
+        """What a plan must know of the device: what is free there when no run is under way, and what is warm.
+
+        What the worker holds beside its warm models it holds for the run, and gives back after it.
+        """
+        memory = self._memory if self.pid else None
+        if memory is None:
+            free = telemetry.free_bytes(self.device)
+        else:
+            free = memory["free"] + max(0, memory["held"] - sum(model.size_bytes for model in self.models))
+        return {"free_bytes": free, "warm": [model.model_dump() for model in self.models]}
+
     def view(self) -> WorkerView:
         pid = self.pid
         state = "busy" if self._running else "idle" if pid else "stopped"
         return WorkerView(
-            device=self.device, pid=pid, state=state, run_id=self.run_id, memory_bytes=process_memory(pid)
+            device=self.device, pid=pid, state=state, run_id=self.run_id, memory_bytes=telemetry.process_memory(pid)
         )
 
     async def drain(self) -> None:
@@ -120,10 +152,10 @@ class Lane:
         await self._idle.wait()
 
     async def stop(self) -> None:
-        self._stopping = True
         self._task.cancel()
         if self._worker:
             await self._worker.stop(grace_s=1.0)
+        self._forget_models()
         if run_id := self.run_id:
             reason = CwaError("the daemon was stopped", hint=f"`cwtool jobs retry {run_id}` runs it again")
             self._jobs.move(run_id, JobState.INTERRUPTED, reason)
@@ -142,6 +174,7 @@ class Lane:
     async def _run_job(self, job: dict[str, Any]) -> None:
         self._running = job
         self._ended = asyncio.get_running_loop().create_future()
+        self._last_word, self._headway = None, Headway()
         self._jobs.move(job["run_id"], JobState.RUNNING)
         try:
             worker = await self._ready_worker(job["run_id"])
@@ -158,6 +191,7 @@ class Lane:
             self._grace.cancel()
         state, reason = self._outcome(job, error)
         self._running, self._cancel_asked, self._grace = None, False, None
+        self._idle_since = time.monotonic()
         if state is JobState.QUEUED:
             self._look_again_later(job["run_id"])
         self._jobs.move(job["run_id"], state, reason)
@@ -169,7 +203,7 @@ class Lane:
         if isinstance(error, Cancelled):
             return JobState.CANCELLED, error
         if self._cancel_asked and isinstance(error, WorkerDied):
-            return JobState.CANCELLED, Cancelled("cancelled; the worker did not answer and was killed")
+            return JobState.CANCELLED, Cancelled(f"cancelled; {error.message}")
         if isinstance(error, DoesNotFit) and job["options"].get("wait_for_memory") and not self._cancel_asked:
             self._jobs.note(job["run_id"], f"waiting for memory: {error.message}")
             return JobState.QUEUED, None
@@ -183,6 +217,7 @@ class Lane:
         """The device's worker, started where there is none."""
         if self._worker is None or self._worker.pid is None:
             self._jobs.note(run_id, f"starting a worker for {self.device}")
+            self._memory = None
             log_file = self._settings.logs / f"worker-{self.device.replace(':', '-')}.log"
             worker = Worker(self.device, log_file, self._heard, self._died)
             await worker.start()
@@ -190,23 +225,38 @@ class Lane:
         return self._worker
 
     def _heard(self, message: dict[str, Any]) -> None:
+        self._headway.heard(message)
         match message["type"]:
             case "event":
                 self._jobs.record(message["run_id"], message["event"])
+            case "heartbeat":
+                self._memory = message["memory"]
             case "models":
                 self.models = [WarmModel(**model) for model in message["models"]]
+                self._memory, self._load_again = message["memory"], message["again"]
             case "unloaded":
                 self._unloads.pop(message["request"]).set_result(message["names"])
             case "finished" if self._ended and not self._ended.done():
-                self._ended.set_result(error_from_dict(message["error"]) if message["error"] else None)
+                error = error_from_dict(message["error"]) if message["error"] else None
+                if message["ends"]:  # the next job needs another worker
+                    self._last_word = error
+                else:
+                    self._ended.set_result(error)
 
     def _died(self, error: WorkerDied) -> None:
-        self.models = []
+        lost = ", ".join(model.name for model in self.models)
+        if lost:
+            error = WorkerDied(f"{error.message}; lost with it: {lost}", error.hint)
+        log.warning("%s", error.message)
+        again = self._load_again
+        self._forget_models()
+        for model in again:
+            self._jobs.load_again(self.device, model, error.message)
+        if self._ended and not self._ended.done():
+            self._ended.set_result(self._last_word or error)
+
+    def _forget_models(self) -> None:
+        self.models, self._load_again = [], []
         for waiting in self._unloads.values():
             waiting.set_result([])
         self._unloads.clear()
-        if self._stopping:
-            return
-        log.warning("%s", error.message)
-        if self._ended and not self._ended.done():
-            self._ended.set_result(error)

@@ -24,6 +24,7 @@ PIECE_BYTES = 2**20  # of a file that is handed over; each is a message, and oth
 MOST_NAME = 200  # characters of a file's name
 MAX_DEPTH = 16
 CREDIT = 64  # events a subscriber may have received without acknowledging them
+HIGHEST_PRIORITY = 100
 ACKNOWLEDGE_EVERY = 16  # events; each acknowledgement is a message to answer for a daemon with many followers
 
 TERMINAL_STATES = frozenset({"done", "failed", "cancelled", "interrupted"})
@@ -48,7 +49,7 @@ class Access(Message):
 class JobOptions(Message):
     """How a job is to be run. Nothing here changes what it finds."""
 
-    priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
+    priority: int = Field(default=0, ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)  # higher goes first
     after: str | None = Field(default=None, max_length=200)  # run id of a job that must be done before
     wait_for_memory: bool = False  # stay queued until the model fits
     no_cache: bool = False  # score anew even where the scores are known

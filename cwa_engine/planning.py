@@ -6,8 +6,8 @@ with it, and the bytes that live at once are counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
@@ -37,26 +37,39 @@ KERNELS_BYTES = 80_000_000  # and what kernels keep for themselves: both by meas
 IMPORTED_BYTES = int(psutil.Process().memory_info().rss)  # of this process with its libraries and without a model
 SOURCES = ("resident", "sweep")
 
+# Of a dtype and the bytes of the weights in it: what is free for weights and work. None where the device is not known.
+Room = Callable[[str, int], int | None]
 
-def plan(spec: RunSpec, access: HubAccess, device: str, trust_remote_code: bool = False) -> Plan:
+
+def plan(
+    spec: RunSpec, access: HubAccess, device: str, trust_remote_code: bool = False, room: Room | None = None
+) -> Plan:
     """What `spec` needs at each dtype and by each source of gradients, and which of it fits the device.
 
-    Raises what loading the model or reading the texts raises.
+    `room` says what is free there; without it the device is asked. Raises what loading the model or reading the texts raises.
     """
-    free = free_bytes(torch.device(device))
+    room = room or (lambda dtype, weights: free_bytes(torch.device(device)))
     source, config, tokenizer = blueprint(spec.model, spec.revision, access, trust_remote_code)
     stored = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
     full = sketch(source, config, tokenizer, torch.float32)
     _, scoring, evaluation = use_texts(full, spec, ignore)
-    task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, free)
-    rows = task.rows(full)
-    rows += task.rows(sketch(source, config, tokenizer, torch.bfloat16))
-    command, why = _recommended(spec, rows, "float32" if device == "cpu" else stored, free)
+    rows: list[PlanRow] = []
+    free, most = room("", 0), 0
+    for model in (full, sketch(source, config, tokenizer, torch.bfloat16)):
+        found = room(model.dtype, model.size_bytes)
+        task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, found or 0)
+        rows += task.rows(model) if found is not None else [replace(row, fits=None) for row in task.rows(model)]
+        most = max(most, found or 0)
+    if free is None:
+        command, why = None, f"there is no {device} here, and what fits another machine's is not known"
+    else:
+        command, why = _recommended(spec, rows, "float32" if device == "cpu" else stored, most)
     return Plan(
         model=spec.model,
         parameters=full.anatomy.numel,
         device=device,
         free_bytes=free,
+        reclaimable_bytes=max(0, most - (free or 0)),
         sequences=len(scoring),
         longest=max(len(sequence.ids) for sequence in scoring),
         metrics=spec.scored_metrics,

@@ -185,7 +185,7 @@ def _bytes_reader(
     def load() -> Tensor:
         tensor = torch.empty(shape, dtype=dtype)
         if size:
-            memory = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+            memory: Any = tensor.view(-1).view(torch.uint8).numpy()
             with path.open("rb") as file:
                 file.seek(start)
                 for first in range(0, size, _PIECE):

@@ -27,7 +27,7 @@ def _before_block(block: nn.Module, inputs: tuple[Any, ...]) -> None:
     check_cancelled()
     for value in inputs[:1]:
         if isinstance(value, Tensor) and value.requires_grad:
-            value.register_hook(_after_backward)
+            value.register_hook(_after_backward)  # type: ignore[no-untyped-call]
 
 
 def _after_backward(gradient: Tensor) -> None:

@@ -56,6 +56,10 @@ class HubAccess:
             offline=env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
         )
 
+    def shown(self) -> dict[str, str | bool | None]:
+        """All but the token."""
+        return {"cache_dir": self.cache_dir, "offline": self.offline}
+
     @property
     def cache(self) -> Path:
         """The cache folder, by default where huggingface_hub has it."""
