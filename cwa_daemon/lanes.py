@@ -9,8 +9,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from cwa_daemon import telemetry
-from cwa_daemon.headway import Headway
+from cwa_daemon.headway import Headway, Overdue
 from cwa_daemon.protocol import WarmModel, WorkerView
+from cwa_daemon.queue import PLANS
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
 from cwa_daemon.workers import Worker
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 5.0  # before a job that waits for memory is tried again
-EMPTY_GRACE_S = 0.8  # for a worker without warm models to stop after a cancel: with it nothing is lost but its start
+SOON_S = 0.5  # after a cancel, before a job counts as cancelled of which nothing can be left behind
 _STUCK_HINT = (
     "look at the model's files and the texts: a network drive may be gone, a pipe without a writer; "
     "CWTOOL_STAGE_IDLE_S and CWTOOL_STAGE_STEP_S set how long is waited"
@@ -42,7 +43,8 @@ class Lane:
         self._idle.set()
         self._worker: Worker | None = None
         self._running: dict[str, Any] | None = None  # the job
-        self._ended: asyncio.Future[CwaError | None] | None = None  # of the job that runs
+        self._ended: asyncio.Future[CwaError | None] | None = None  # of the job that runs: how it ended
+        self._free: asyncio.Future[None] | None = None  # when the worker has done with it
         self._last_word: CwaError | None = None  # of a worker that ends with this job
         self._headway = Headway()  # of the job that runs
         self._idle_since = time.monotonic()
@@ -50,7 +52,7 @@ class Lane:
         self._load_again: list[dict[str, Any]] = []  # what brings pinned models back
         self._ending: asyncio.Task[None] | None = None  # of a worker that was idle
         self._cancel_asked = False
-        self._grace: asyncio.TimerHandle | None = None  # kills a worker that does not answer a cancel
+        self._overdue: Overdue | None = None  # once the worker was asked to stop
         self._not_before: dict[str, float] = {}  # run id -> when a job that waits for memory is tried again
         self._requests = itertools.count(1)
         self._unloads: dict[int, asyncio.Future[list[str]]] = {}
@@ -79,7 +81,11 @@ class Lane:
         return time.monotonic() < self._not_before.get(run_id, 0.0)
 
     def cancel(self, run_id: str) -> None:
-        """Ask the worker to stop its run between two batches, and kill it where it does not within the grace time."""
+        """Ask the worker to stop its run between two blocks, and kill it where it does not within the grace time.
+
+        A worker may be busy for seconds with the vocabulary of a large model, or with its own start. Its job is cancelled
+        all the same: it can leave nothing behind.
+        """
         if run_id == self.run_id and not self._cancel_asked:
             self._cancel_asked = True
             if self._worker and self._worker.pid:
@@ -87,9 +93,9 @@ class Lane:
 
     def _pass_on_cancel(self, worker: Worker) -> None:
         worker.send({"op": "cancel", "run_id": self.run_id})
-        grace_s = self._settings.cancel_grace_s if self.models else min(EMPTY_GRACE_S, self._settings.cancel_grace_s)
-        because = f"it did not stop within {grace_s:g} s of a cancel"
-        self._grace = asyncio.get_running_loop().call_later(grace_s, worker.kill, because)
+        self._overdue = Overdue(self._headway)
+        if self._ended and (self.device == PLANS or self._headway.stage in ("start", "load")):
+            asyncio.get_running_loop().call_later(SOON_S, _count_as_cancelled, self._ended)
 
     def check_health(self) -> None:
         """Kill a worker that hangs or whose job is stuck, and end one that has had nothing to do for long."""
@@ -100,7 +106,9 @@ class Lane:
         if worker.silence_s > settings.worker_silence_s:
             worker.kill(f"it hung, nothing was heard of it for {worker.silence_s:.0f} s")
         elif self._running:
-            if stuck := self._headway.complaint(settings.stage_idle_s, settings.stage_step_s):
+            if self._overdue and (late := self._overdue.complaint(settings.cancel_grace_s)):
+                worker.kill(late)
+            elif stuck := self._headway.complaint(settings.stage_idle_s, settings.stage_step_s):
                 worker.kill(stuck, _STUCK_HINT)
         elif not self.models and not self._unloads and time.monotonic() - self._idle_since > settings.worker_idle_s:
             log.info("the worker of %s ends: it has had nothing to do for %g s", self.device, settings.worker_idle_s)
@@ -156,7 +164,7 @@ class Lane:
         if self._worker:
             await self._worker.stop(grace_s=1.0)
         self._forget_models()
-        if run_id := self.run_id:
+        if (run_id := self.run_id) and self._ended and not self._ended.done():
             reason = CwaError("the daemon was stopped", hint=f"`cwtool jobs retry {run_id}` runs it again")
             self._jobs.move(run_id, JobState.INTERRUPTED, reason)
 
@@ -173,25 +181,26 @@ class Lane:
 
     async def _run_job(self, job: dict[str, Any]) -> None:
         self._running = job
-        self._ended = asyncio.get_running_loop().create_future()
-        self._last_word, self._headway = None, Headway()
+        loop = asyncio.get_running_loop()
+        self._ended, self._free = loop.create_future(), loop.create_future()
+        self._last_word, self._headway = None, Headway(self._headway.processor_s)
         self._jobs.move(job["run_id"], JobState.RUNNING)
         try:
             worker = await self._ready_worker(job["run_id"])
         except OSError as failure:  # no memory or no processes left
-            self._ended.set_result(
-                WorkerDied(f"no worker can be started: {failure}", hint="free some memory and retry")
-            )
+            self._end(WorkerDied(f"no worker can be started: {failure}", hint="free some memory and retry"))
         else:
             worker.send(self._jobs.command_for(job))
             if self._cancel_asked:  # while the worker was starting
                 self._pass_on_cancel(worker)
-        error = await self._ended
-        if self._grace:
-            self._grace.cancel()
-        state, reason = self._outcome(job, error)
-        self._running, self._cancel_asked, self._grace = None, False, None
+        state, reason = self._outcome(job, await self._ended)
+        if state is JobState.CANCELLED:
+            self._jobs.move(job["run_id"], state, reason)
+        await self._free
+        self._running, self._cancel_asked, self._overdue = None, False, None
         self._idle_since = time.monotonic()
+        if state is JobState.CANCELLED:
+            return
         if state is JobState.QUEUED:
             self._look_again_later(job["run_id"])
         self._jobs.move(job["run_id"], state, reason)
@@ -217,7 +226,7 @@ class Lane:
         """The device's worker, started where there is none."""
         if self._worker is None or self._worker.pid is None:
             self._jobs.note(run_id, f"starting a worker for {self.device}")
-            self._memory = None
+            self._memory, self._headway = None, Headway()
             log_file = self._settings.logs / f"worker-{self.device.replace(':', '-')}.log"
             worker = Worker(self.device, log_file, self._heard, self._died)
             await worker.start()
@@ -227,7 +236,7 @@ class Lane:
     def _heard(self, message: dict[str, Any]) -> None:
         self._headway.heard(message)
         match message["type"]:
-            case "event":
+            case "event" if self._ended and not self._ended.done():
                 self._jobs.record(message["run_id"], message["event"])
             case "heartbeat":
                 self._memory = message["memory"]
@@ -236,12 +245,12 @@ class Lane:
                 self._memory, self._load_again = message["memory"], message["again"]
             case "unloaded":
                 self._unloads.pop(message["request"]).set_result(message["names"])
-            case "finished" if self._ended and not self._ended.done():
+            case "finished":
                 error = error_from_dict(message["error"]) if message["error"] else None
                 if message["ends"]:  # the next job needs another worker
                     self._last_word = error
                 else:
-                    self._ended.set_result(error)
+                    self._end(error)
 
     def _died(self, error: WorkerDied) -> None:
         lost = ", ".join(model.name for model in self.models)
@@ -252,11 +261,22 @@ class Lane:
         self._forget_models()
         for model in again:
             self._jobs.load_again(self.device, model, error.message)
+        self._end(self._last_word or error)
+
+    def _end(self, error: CwaError | None) -> None:
+        """The worker has done with its job."""
         if self._ended and not self._ended.done():
-            self._ended.set_result(self._last_word or error)
+            self._ended.set_result(error)
+        if self._free and not self._free.done():
+            self._free.set_result(None)
 
     def _forget_models(self) -> None:
         self.models, self._load_again = [], []
         for waiting in self._unloads.values():
             waiting.set_result([])
         self._unloads.clear()
+
+
+def _count_as_cancelled(ended: asyncio.Future[CwaError | None]) -> None:
+    if not ended.done():
+        ended.set_result(Cancelled("the run was cancelled"))
