@@ -329,7 +329,12 @@ def _of_gguf(source: ModelSource) -> _StoredModel:
 def _own_folder(source: ModelSource) -> Path:
     """A folder of the user's own."""
     folder = Path(source.location)
-    refuse_adapter((entry.name for entry in folder.iterdir()), source.name)
+    entries = sorted(folder.iterdir())
+    refuse_adapter((entry.name for entry in entries), source.name)
+    if odd := [entry for entry in entries if entry.exists() and not (entry.is_file() or entry.is_dir())]:
+        raise ModelBroken(  # it might be waited for without end
+            f"{odd[0]} is a pipe or a device, and no file", hint="put the file there, or remove it from the folder"
+        )
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"folder {folder} has no config.json", hint="give the folder that `save_pretrained` wrote")
     return folder

@@ -76,13 +76,13 @@ def resolve(name: str) -> ModelSource:
     path = _existing(name)
     if path and path.is_dir():
         return ModelSource(name, SourceKind.FOLDER, str(path.resolve()))
-    if path and _is_gguf(path):
+    if path and _is_gguf(path) and path.is_file():
         return ModelSource(name, SourceKind.GGUF, _absolute(path))
     if entry:
         return ModelSource(name, SourceKind.HUB, entry.name)
     if path:
         raise ModelNotFound(
-            f"{name} is a file, but not a GGUF file", hint="give the model's folder, a .gguf file or a Hub id"
+            f"{name} is no folder and no GGUF file", hint="give the model's folder, a .gguf file or a Hub id"
         )
     found = read_hub_name(name, "model")
     if found is None:
