@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from cwa_daemon.endings import how_it_ended, memory_kills
 from cwa_engine.errors import WorkerDied
 
 LOG_TAIL_LINES = 5
+_LIVES_S = 2.0  # after each heartbeat a worker counts as alive: one that was killed needs seconds to be gone,
+_KILLS_KEPT = 6  # so that of these counts, one a second, the first is from before
 LOG_BYTES = 5 * 2**20  # of a worker's log, before it is set aside
 
 
@@ -45,7 +48,7 @@ class Worker:
         self._last_heard = time.monotonic()
         self._killed_because: tuple[str, str] | None = None
         self._asked_to_end = False
-        self._memory_kills = memory_kills()
+        self._memory_kills = deque([memory_kills()], maxlen=_KILLS_KEPT)
 
     @property
     def pid(self) -> int | None:
@@ -87,8 +90,9 @@ class Worker:
             os.kill(self.pid, signal.SIGKILL)
 
     def look_after(self) -> None:
-        """Once a second: set a long log aside, and note what the system has killed so far."""
-        self._memory_kills = memory_kills()
+        """Once a second: set a long log aside, and while the worker lives note how many the system has killed so far."""
+        if self.silence_s < _LIVES_S:
+            self._memory_kills.append(memory_kills())
         self._rotate_log()
 
     def _rotate_log(self) -> None:
@@ -118,7 +122,7 @@ class Worker:
             for message in unpacker:
                 self._on_message(message)
         code = await self._process.wait()
-        why, hint = self._killed_because or how_it_ended(self.device, code, self._memory_kills)
+        why, hint = self._killed_because or how_it_ended(self.device, code, self._memory_kills[0])
         if not self._asked_to_end:
             self._on_death(WorkerDied(why, hint="; ".join(filter(None, (hint, _log_hint(self.log_file))))))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cwa_daemon import endings, headway, plans
+from cwa_daemon import endings, headway, plans, workers
 from cwa_daemon.headway import Headway, Overdue
+from cwa_daemon.workers import Worker
 from cwa_engine.spec import RunSpec
 
 
@@ -129,3 +131,18 @@ def test_a_plan_counts_on_the_least_recently_used_models_to_go_first_and_on_pinn
     assert room("float32", 16 * 10**9) == 17 * 10**9  # and new
     assert room("float32", 30 * 10**9) == 17 * 10**9  # kept stays
     assert plans._room(RunSpec(model="gpt2"), None, models, limits)("float32", 1) is None
+
+
+def test_what_the_system_killed_is_compared_with_what_it_had_before_the_worker_fell_silent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(workers, "time", clock)
+    monkeypatch.setattr(workers, "memory_kills", lambda: 3 + (clock.now > 100))
+    worker = Worker("cpu", tmp_path / "log", print, print)
+    for clock.now in range(102):
+        worker._last_heard = min(clock.now, 100)
+        worker.look_after()  # for seconds a process that was killed is still there
+    for clock.now in range(102, 140):
+        worker.look_after()
+    assert worker._memory_kills[0] == 3
