@@ -40,11 +40,11 @@ class Headway:
         It is stuck after `idle_s` in which it has neither said nor computed anything, and after `step_s` without a word.
         """
         if self.idle_s > idle_s:
-            waited = f"has neither computed nor said anything for {self.idle_s:.0f} s"
-            return f"its stage '{self.stage}' {waited}, as if a file or a network drive did not answer"
+            waited = f"it has neither computed nor said anything for {self.idle_s:.0f} s, last in stage '{self.stage}'"
+            return f"{waited}, as if a file or a network drive did not answer"
         silence_s = time.monotonic() - self._said
         if silence_s > step_s:
-            return f"its stage '{self.stage}' computes and has not come further for {silence_s:.0f} s"
+            return f"it computes and has not come further for {silence_s:.0f} s, last in stage '{self.stage}'"
         return ""
 
 

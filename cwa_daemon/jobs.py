@@ -139,7 +139,7 @@ class Jobs:
         if access.get("token"):
             self._tokens[run_id] = access["token"]
         self.record(run_id, {"kind": "state", "state": JobState.QUEUED, "error": None})
-        self._lane(queue.lane_of(self.find(run_id))).wake()
+        self._lane(queue.lane_of({"kind": kind, "device": device})).wake()
         return run_id
 
     def load_again(self, device: str, model: dict[str, Any], reason: str) -> None:

@@ -96,7 +96,7 @@ class Work:
             else:
                 held = max(0, psutil.Process().memory_info().rss - IMPORTED_BYTES)
             return {"free": free_bytes(torch.device(self.device)), "held": held}
-        except RuntimeError:  # the device has failed, which its job says
+        except (RuntimeError, OSError, MemoryError, psutil.Error):  # the job says so, and the heartbeat goes on
             return None
 
     def seconds_to_next_expiry(self) -> float | None:

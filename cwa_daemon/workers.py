@@ -24,8 +24,10 @@ from cwa_daemon.endings import how_it_ended, memory_kills
 from cwa_engine.errors import WorkerDied
 
 LOG_TAIL_LINES = 5
-_LIVES_S = 2.0  # after each heartbeat a worker counts as alive: one that was killed needs seconds to be gone,
-_KILLS_KEPT = 6  # so that of these counts, one a second, the first is from before
+# A large process that was killed needs seconds to be gone. The system's kills are counted once a second, and only so long
+# after a heartbeat, so that the first of the last counts is from before.
+_LIVES_S = 2.0
+_KILLS_KEPT = 6
 LOG_BYTES = 5 * 2**20  # of a worker's log, before it is set aside
 
 
@@ -84,7 +86,7 @@ class Worker:
             self._process.stdin.write(msgpack.packb(command))
 
     def kill(self, because: str, hint: str = "") -> None:
-        """End the worker at once; `because` it, as `on_death` hears, and `hint` is what to do then."""
+        """End the worker at once. `on_death` hears why, `because` "it hung" for instance, and what to do then."""
         if self.pid and not self._killed_because:
             self._killed_because = f"the worker of {self.device} was killed: {because}", hint
             os.kill(self.pid, signal.SIGKILL)

@@ -43,7 +43,7 @@ def test_a_job_is_stuck_when_it_neither_computes_nor_says_anything_and_not_befor
         job.heard(heartbeat(5.0))
     assert job.complaint(idle_s=120, step_s=3600) == ""  # the first heartbeat told of what had been computed before
     clock.now = 122
-    assert "its stage 'load' has neither computed nor said anything for 121 s" in job.complaint(120, 3600)
+    assert "it has neither computed nor said anything for 121 s, last in stage 'load'" in job.complaint(120, 3600)
     job.heard({"type": "waiting"})
     assert job.complaint(120, 3600) == ""
 
@@ -55,7 +55,7 @@ def test_a_step_that_computes_for_an_hour_is_left_alone_and_one_without_end_is_n
         job.heard(heartbeat(clock.now / 1000))  # a thousandth of a processor, on a crowded machine
     assert job.complaint(idle_s=120, step_s=3600) == ""
     clock.now = 3601
-    assert "its stage 'score' computes and has not come further for 3601 s" in job.complaint(120, 3600)
+    assert "it computes and has not come further for 3601 s, last in stage 'score'" in job.complaint(120, 3600)
 
 
 def test_a_cancelled_job_may_go_on_for_its_share_of_the_processor(clock: Clock) -> None:
