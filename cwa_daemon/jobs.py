@@ -14,9 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cwa_daemon import queue
+from cwa_daemon import queue, telemetry
 from cwa_daemon.lanes import Lane
-from cwa_daemon.protocol import TERMINAL_STATES, JobOptions, JobView, Pruned, StageProgress, WarmModel, WorkerView
+from cwa_daemon.protocol import (
+    HIGHEST_PRIORITY,
+    TERMINAL_STATES,
+    JobOptions,
+    JobView,
+    Pruned,
+    StageProgress,
+    WarmModel,
+    WorkerView,
+)
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import MOVES, JobState
 from cwa_daemon.store import Store
@@ -31,6 +40,7 @@ from cwa_engine.errors import (
     did_you_mean,
 )
 from cwa_engine.reporting.export import copy_run, leftovers
+from cwa_engine.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +88,8 @@ class Jobs:
                 "the daemon ended while this ran", hint=f"`cwtool jobs retry {job['run_id']}` runs it again"
             )
             self.move(job["run_id"], JobState.INTERRUPTED, reason)
-        for device in self._store.devices_with_queued_jobs():
-            self._lane(device).wake()
+        for lane in self._store.lanes_with_queued_jobs():
+            self._lane(lane).wake()
 
     def _finish_saved(self, job: dict[str, Any]) -> None:
         """A run folder appears whole, by its renaming: only the word that the run was done was lost."""
@@ -129,8 +139,21 @@ class Jobs:
         if access.get("token"):
             self._tokens[run_id] = access["token"]
         self.record(run_id, {"kind": "state", "state": JobState.QUEUED, "error": None})
-        self._lane(device).wake()
+        self._lane(queue.lane_of({"kind": kind, "device": device})).wake()
         return run_id
+
+    def load_again(self, device: str, model: dict[str, Any], reason: str) -> None:
+        """Queue the loading of a pinned model that was lost with its worker: first of all, for its runs count on it."""
+        spec = RunSpec(**model["spec"])
+        options = JobOptions(pin=True, priority=HIGHEST_PRIORITY)
+        command = f"cwtool load {spec.model} --pin"
+        fields = spec.model_dump(mode="json")
+        try:
+            run_id = self.submit("load", fields, device, secrets.token_hex(16), command, model["access"], options)
+        except CwaError as error:
+            log.error("%s is pinned and cannot be loaded again: %s", spec.model, error.message)
+        else:
+            self.note(run_id, f"loaded again, for it is pinned: {reason}", "warning")
 
     def _predecessor(self, part: str) -> str:
         before = self.find(part)
@@ -151,7 +174,7 @@ class Jobs:
         if job["state"] in (JobState.QUEUED, JobState.PAUSED):
             self.move(job["run_id"], JobState.CANCELLED, Cancelled(f"cancelled while it was {job['state']}"))
         elif job["state"] == JobState.RUNNING:
-            self._lane(job["device"]).cancel(job["run_id"])
+            self._lane(queue.lane_of(job)).cancel(job["run_id"])
         return str(self.find(job["run_id"])["state"])
 
     def pause(self, part: str | None) -> list[str]:
@@ -161,8 +184,8 @@ class Jobs:
     def resume(self, part: str | None) -> list[str]:
         """Let a paused job, or all of them, take its turn again; gives their run ids."""
         resumed = self._shift(part, JobState.PAUSED, JobState.QUEUED)
-        for device in self._store.devices_with_queued_jobs():
-            self._lane(device).wake()
+        for lane in self._store.lanes_with_queued_jobs():
+            self._lane(lane).wake()
         return resumed
 
     def _shift(self, part: str | None, before: JobState, after: JobState) -> list[str]:
@@ -207,7 +230,7 @@ class Jobs:
         """Who waited for this one may begin, or never will."""
         for job in self._store.waiting_for(run_id):
             if state is JobState.DONE:
-                self._lane(job["device"]).wake()
+                self._lane(queue.lane_of(job)).wake()
             else:
                 reason = f"cancelled: {run_id}, which it was to follow, is {state}"
                 self.move(job["run_id"], JobState.CANCELLED, Cancelled(reason, hint="submit it again without --after"))
@@ -344,11 +367,19 @@ class Jobs:
             "access": {**job["options"].get("access", {}), "token": self._tokens.get(job["run_id"])},
             "folder": str(self._settings.runs / job["run_id"]),
             "limits": self._settings.limits(),
+            "device": job["device"],
+            "memory": self._memory(job["device"]) if job["kind"] == "plan" else None,
         }
+
+    def _memory(self, device: str) -> dict[str, Any]:
+        """What a plan must know of a device, see `Lane.memory`."""
+        lane = self._lanes.get(device)
+        return lane.memory() if lane else {"free_bytes": telemetry.free_bytes(device), "warm": []}
 
     async def unload(self, model: str) -> list[str]:
         """Drop a warm model on every device; gives the names of what was dropped."""
-        return [name for lane in list(self._lanes.values()) for name in await lane.unload(model)]
+        lanes = [lane for lane in self._lanes.values() if lane.device != queue.PLANS]
+        return [name for lane in lanes for name in await lane.unload(model)]
 
     async def drain(self) -> None:
         """Let what runs come to its end, and begin nothing more."""

@@ -1,4 +1,4 @@
-"""A lane: one device with its worker process and its warm models, where one job runs after the other."""
+"""A lane: a worker process, the device it computes on and its warm models, where one job runs after the other."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from cwa_daemon import telemetry
+from cwa_daemon.headway import Headway, Overdue
 from cwa_daemon.protocol import WarmModel, WorkerView
+from cwa_daemon.queue import PLANS
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
-from cwa_daemon.telemetry import process_memory
 from cwa_daemon.workers import Worker
 from cwa_engine.errors import Cancelled, CwaError, DoesNotFit, InvalidInput, WorkerDied, error_from_dict
 
@@ -21,10 +23,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 5.0  # before a job that waits for memory is tried again
+SOON_S = 0.5  # after a cancel, before a job counts as cancelled of which nothing can be left behind
+_STUCK_HINT = (
+    "look at the model's files and the texts: a network drive may be gone, a pipe without a writer; "
+    "CWTOOL_STAGE_IDLE_S and CWTOOL_STAGE_STEP_S set how long is waited"
+)
 
 
 class Lane:
-    """One device: its worker process, its warm models, and the job that runs there now."""
+    """One device, or none for plans: its worker process, its warm models, and the job that runs there now."""
 
     def __init__(self, device: str, jobs: Jobs, settings: Settings) -> None:
         self.device = device
@@ -36,14 +43,20 @@ class Lane:
         self._idle.set()
         self._worker: Worker | None = None
         self._running: dict[str, Any] | None = None  # the job
-        self._ended: asyncio.Future[CwaError | None] | None = None  # of the job that runs
+        self._ended: asyncio.Future[CwaError | None] | None = None  # of the job that runs: how it ended
+        self._free: asyncio.Future[None] | None = None  # when the worker has done with it
+        self._last_word: CwaError | None = None  # of a worker that ends with this job
+        self._headway = Headway()  # of the job that runs
+        self._idle_since = time.monotonic()
+        self._memory: dict[str, int] | None = None  # bytes `free` on the device and `held` there by the worker
+        self._load_again: list[dict[str, Any]] = []  # what brings pinned models back
+        self._ending: asyncio.Task[None] | None = None  # of a worker that was idle
         self._cancel_asked = False
-        self._grace: asyncio.TimerHandle | None = None  # kills a worker that does not answer a cancel
+        self._overdue: Overdue | None = None  # once the worker was asked to stop
         self._not_before: dict[str, float] = {}  # run id -> when a job that waits for memory is tried again
         self._requests = itertools.count(1)
         self._unloads: dict[int, asyncio.Future[list[str]]] = {}
         self._draining = False
-        self._stopping = False
         self._task = asyncio.create_task(self._run())
 
     @property
@@ -68,7 +81,11 @@ class Lane:
         return time.monotonic() < self._not_before.get(run_id, 0.0)
 
     def cancel(self, run_id: str) -> None:
-        """Ask the worker to stop its run between two batches, and kill it where it does not within the grace time."""
+        """Ask the worker to stop its run between two blocks, and kill it where it does not within the grace time.
+
+        A worker may be busy for seconds with the vocabulary of a large model, or with its own start. Its job is cancelled
+        all the same: it can leave nothing behind.
+        """
         if run_id == self.run_id and not self._cancel_asked:
             self._cancel_asked = True
             if self._worker and self._worker.pid:
@@ -76,16 +93,27 @@ class Lane:
 
     def _pass_on_cancel(self, worker: Worker) -> None:
         worker.send({"op": "cancel", "run_id": self.run_id})
-        self._grace = asyncio.get_running_loop().call_later(self._settings.cancel_grace_s, worker.kill)
+        self._overdue = Overdue(self._headway)
+        if self._ended and (self.device == PLANS or self._headway.stage in ("start", "load")):
+            asyncio.get_running_loop().call_later(SOON_S, _count_as_cancelled, self._ended)
 
     def check_health(self) -> None:
-        """Kill a worker of which nothing has been heard for too long; its heartbeat does not depend on its work."""
-        worker = self._worker
+        """Kill a worker that hangs or whose job is stuck, and end one that has had nothing to do for long."""
+        worker, settings = self._worker, self._settings
         if worker is None or worker.pid is None:
             return
-        worker.rotate_log()
-        if worker.silence_s > self._settings.worker_silence_s:
-            worker.kill(f"the worker of {self.device} hung: nothing was heard of it for {worker.silence_s:.0f} s")
+        worker.look_after()
+        if worker.silence_s > settings.worker_silence_s:
+            worker.kill(f"it hung, nothing was heard of it for {worker.silence_s:.0f} s")
+        elif self._running:
+            if self._overdue and (late := self._overdue.complaint(settings.cancel_grace_s)):
+                worker.kill(late)
+            elif stuck := self._headway.complaint(settings.stage_idle_s, settings.stage_step_s):
+                worker.kill(stuck, _STUCK_HINT)
+        elif not self.models and not self._unloads and time.monotonic() - self._idle_since > settings.worker_idle_s:
+            log.info("the worker of %s ends: it has had nothing to do for %g s", self.device, settings.worker_idle_s)
+            self._worker = None  # a job that comes now has another one started
+            self._ending = asyncio.create_task(worker.stop(grace_s=1.0))
 
     async def unload(self, model: str) -> list[str]:
         """Ask the worker to drop a model. Raises InvalidInput while a run is under way, for it may be in use.
@@ -107,11 +135,23 @@ class Lane:
         used = self._running["spec"]["model"] if self._running else None
         return [model.model_copy(update={"in_use": model.name == used}) for model in self.models]
 
+    def memory(self) -> dict[str, Any]:
+        """What a plan must know of the device: what is free there when no run is under way, and what is warm.
+
+        What the worker holds beside its warm models it holds for the run, and gives back after it.
+        """
+        memory = self._memory if self.pid else None
+        if memory is None:
+            free = telemetry.free_bytes(self.device)
+        else:
+            free = memory["free"] + max(0, memory["held"] - sum(model.size_bytes for model in self.models))
+        return {"free_bytes": free, "warm": [model.model_dump() for model in self.models]}
+
     def view(self) -> WorkerView:
         pid = self.pid
         state = "busy" if self._running else "idle" if pid else "stopped"
         return WorkerView(
-            device=self.device, pid=pid, state=state, run_id=self.run_id, memory_bytes=process_memory(pid)
+            device=self.device, pid=pid, state=state, run_id=self.run_id, memory_bytes=telemetry.process_memory(pid)
         )
 
     async def drain(self) -> None:
@@ -120,11 +160,11 @@ class Lane:
         await self._idle.wait()
 
     async def stop(self) -> None:
-        self._stopping = True
         self._task.cancel()
         if self._worker:
             await self._worker.stop(grace_s=1.0)
-        if run_id := self.run_id:
+        self._forget_models()
+        if (run_id := self.run_id) and self._ended and not self._ended.done():
             reason = CwaError("the daemon was stopped", hint=f"`cwtool jobs retry {run_id}` runs it again")
             self._jobs.move(run_id, JobState.INTERRUPTED, reason)
 
@@ -141,23 +181,26 @@ class Lane:
 
     async def _run_job(self, job: dict[str, Any]) -> None:
         self._running = job
-        self._ended = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._ended, self._free = loop.create_future(), loop.create_future()
+        self._last_word, self._headway = None, Headway(self._headway.processor_s)
         self._jobs.move(job["run_id"], JobState.RUNNING)
         try:
             worker = await self._ready_worker(job["run_id"])
         except OSError as failure:  # no memory or no processes left
-            self._ended.set_result(
-                WorkerDied(f"no worker can be started: {failure}", hint="free some memory and retry")
-            )
+            self._end(WorkerDied(f"no worker can be started: {failure}", hint="free some memory and retry"))
         else:
             worker.send(self._jobs.command_for(job))
             if self._cancel_asked:  # while the worker was starting
                 self._pass_on_cancel(worker)
-        error = await self._ended
-        if self._grace:
-            self._grace.cancel()
-        state, reason = self._outcome(job, error)
-        self._running, self._cancel_asked, self._grace = None, False, None
+        state, reason = self._outcome(job, await self._ended)
+        if state is JobState.CANCELLED:
+            self._jobs.move(job["run_id"], state, reason)
+        await self._free
+        self._running, self._cancel_asked, self._overdue = None, False, None
+        self._idle_since = time.monotonic()
+        if state is JobState.CANCELLED:
+            return
         if state is JobState.QUEUED:
             self._look_again_later(job["run_id"])
         self._jobs.move(job["run_id"], state, reason)
@@ -169,7 +212,7 @@ class Lane:
         if isinstance(error, Cancelled):
             return JobState.CANCELLED, error
         if self._cancel_asked and isinstance(error, WorkerDied):
-            return JobState.CANCELLED, Cancelled("cancelled; the worker did not answer and was killed")
+            return JobState.CANCELLED, Cancelled(f"cancelled; {error.message}")
         if isinstance(error, DoesNotFit) and job["options"].get("wait_for_memory") and not self._cancel_asked:
             self._jobs.note(job["run_id"], f"waiting for memory: {error.message}")
             return JobState.QUEUED, None
@@ -183,6 +226,7 @@ class Lane:
         """The device's worker, started where there is none."""
         if self._worker is None or self._worker.pid is None:
             self._jobs.note(run_id, f"starting a worker for {self.device}")
+            self._memory, self._headway = None, Headway()
             log_file = self._settings.logs / f"worker-{self.device.replace(':', '-')}.log"
             worker = Worker(self.device, log_file, self._heard, self._died)
             await worker.start()
@@ -190,23 +234,49 @@ class Lane:
         return self._worker
 
     def _heard(self, message: dict[str, Any]) -> None:
+        self._headway.heard(message)
         match message["type"]:
-            case "event":
+            case "event" if self._ended and not self._ended.done():
                 self._jobs.record(message["run_id"], message["event"])
+            case "heartbeat":
+                self._memory = message["memory"]
             case "models":
                 self.models = [WarmModel(**model) for model in message["models"]]
+                self._memory, self._load_again = message["memory"], message["again"]
             case "unloaded":
                 self._unloads.pop(message["request"]).set_result(message["names"])
-            case "finished" if self._ended and not self._ended.done():
-                self._ended.set_result(error_from_dict(message["error"]) if message["error"] else None)
+            case "finished":
+                error = error_from_dict(message["error"]) if message["error"] else None
+                if message["ends"]:  # the next job needs another worker
+                    self._last_word = error
+                else:
+                    self._end(error)
 
     def _died(self, error: WorkerDied) -> None:
-        self.models = []
+        lost = ", ".join(model.name for model in self.models)
+        if lost:
+            error = WorkerDied(f"{error.message}; lost with it: {lost}", error.hint)
+        log.warning("%s", error.message)
+        again = self._load_again
+        self._forget_models()
+        for model in again:
+            self._jobs.load_again(self.device, model, error.message)
+        self._end(self._last_word or error)
+
+    def _end(self, error: CwaError | None) -> None:
+        """The worker has done with its job."""
+        if self._ended and not self._ended.done():
+            self._ended.set_result(error)
+        if self._free and not self._free.done():
+            self._free.set_result(None)
+
+    def _forget_models(self) -> None:
+        self.models, self._load_again = [], []
         for waiting in self._unloads.values():
             waiting.set_result([])
         self._unloads.clear()
-        if self._stopping:
-            return
-        log.warning("%s", error.message)
-        if self._ended and not self._ended.done():
-            self._ended.set_result(error)
+
+
+def _count_as_cancelled(ended: asyncio.Future[CwaError | None]) -> None:
+    if not ended.done():
+        ended.set_result(Cancelled("the run was cancelled"))

@@ -25,6 +25,7 @@ MAX_MESSAGE_BYTES = 16 * 2**20
 PIECE_BYTES = 2**20  # of a file that is handed over; each is a message, and others come in between
 MOST_NAME = 200  # characters of a file's name
 MAX_DEPTH = 16
+HIGHEST_PRIORITY = 100
 CREDIT = 128  # events a subscriber may have received without acknowledging them
 ACKNOWLEDGE_EVERY = 32  # events; each acknowledgement is a message to answer for a daemon with many followers
 
@@ -50,7 +51,7 @@ class Access(Message):
 class JobOptions(Message):
     """How a job is to be run. Nothing here changes what it finds."""
 
-    priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
+    priority: int = Field(default=0, ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)  # higher goes first
     after: str | None = Field(default=None, max_length=200)  # run id of a job that must be done before
     wait_for_memory: bool = False  # stay queued until the model fits
     no_cache: bool = False  # score anew even where the scores are known

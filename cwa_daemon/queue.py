@@ -1,13 +1,19 @@
-"""Which of the queued jobs runs next."""
+"""In which line a job waits, and which of the queued jobs runs next."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+PLANS = "plans"  # the lane of plans, which use no device; every other lane is that of a device
 PATIENCE = 4  # later jobs that may go before one, because their model is warm and its own is not
 
 Job = dict[str, Any]
+
+
+def lane_of(job: Job) -> str:
+    """Where a job runs, one after the other: on its device, or where plans are made."""
+    return PLANS if job["kind"] == "plan" else str(job["device"])
 
 
 def choose_next(due: Sequence[Job], is_warm: Callable[[Job], bool]) -> Job | None:

@@ -37,6 +37,8 @@ class Resident(Generic[M]):
     last_used: float = field(default_factory=time.time)
     jobs_served: int = 0
     checksum: object = None  # of the weights as they were loaded
+    suspect: bool = False  # the last run on it did not end well: its weights are compared before the next
+    access: object = None  # how its files were reached
 
     @property
     def expires(self) -> float:

@@ -30,6 +30,9 @@ class Settings(BaseModel):
     cancel_grace_s: float = 10.0  # for a worker to stop between two batches before it is killed
     max_queue: int = 1000  # jobs that wait
     worker_silence_s: float = 60.0  # without a heartbeat, before a worker counts as hung and is killed
+    stage_idle_s: float = 120.0  # a stage may neither compute nor say anything, before it counts as stuck
+    stage_step_s: float = 21600.0  # a stage may compute without getting on, before it counts as stuck
+    worker_idle_s: float = 300.0  # a worker without warm models waits for another job
     keep_alive: str = "30m"  # how long a model stays warm after its last use: 30m, 0, forever
     memory_budget_gb: float | None = None  # for the warm models of a device; None: what is free less the reserve
     memory_reserve_gb: float | None = None  # left free on each device; None: 1, or a tenth of a small one

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cwa_daemon.queue import PLANS
 from cwa_engine.errors import DaemonNotStartable, StateNotWritten
 
 # What brings a database from each version to the next; a released script is never changed again.
@@ -47,6 +48,7 @@ CREATE INDEX jobs_by_predecessor ON jobs (after_run) WHERE after_run IS NOT NULL
 """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
+_LANE = f"CASE kind WHEN 'plan' THEN '{PLANS}' ELSE device END"  # as `queue.lane_of`
 BALLAST_BYTES = 4 * 2**20  # given up when the disk is full, so that what happens can still be written down
 
 
@@ -161,13 +163,13 @@ class Store:
         )
         return [job for row in rows if (job := _job(row))]
 
-    def runnable(self, device: str, limit: int = 100) -> list[dict[str, Any]]:
-        """Queued jobs of a device that wait for no other job, in the order they are due."""
+    def runnable(self, lane: str, limit: int = 100) -> list[dict[str, Any]]:
+        """Queued jobs of a lane that wait for no other job, in the order they are due."""
         rows = self._db.execute(
-            "SELECT * FROM jobs WHERE state = 'queued' AND device = ? AND (after_run IS NULL OR EXISTS"
+            f"SELECT * FROM jobs WHERE state = 'queued' AND {_LANE} = ? AND (after_run IS NULL OR EXISTS"
             " (SELECT 1 FROM jobs AS before WHERE before.run_id = jobs.after_run AND before.state = 'done'))"
             " ORDER BY priority DESC, number LIMIT ?",
-            [device, limit],
+            [lane, limit],
         )
         return [job for row in rows if (job := _job(row))]
 
@@ -196,8 +198,8 @@ class Store:
         last = self.last_seq(run_id) if but_the_last else 2**62
         return len(self._write("DELETE FROM events WHERE run_id = ? AND seq < ? RETURNING 1", [run_id, last]))
 
-    def devices_with_queued_jobs(self) -> list[str]:
-        return [row[0] for row in self._db.execute("SELECT DISTINCT device FROM jobs WHERE state = 'queued'")]
+    def lanes_with_queued_jobs(self) -> list[str]:
+        return [row[0] for row in self._db.execute(f"SELECT DISTINCT {_LANE} FROM jobs WHERE state = 'queued'")]
 
     def count(self, state: str) -> int:
         return int(self._db.execute("SELECT count(*) FROM jobs WHERE state = ?", [state]).fetchone()[0])

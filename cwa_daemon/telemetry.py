@@ -76,6 +76,14 @@ def _devices(pids: list[int]) -> list[DeviceMemory]:
     return found
 
 
+def free_bytes(device: str) -> int | None:
+    """Free memory of an NVIDIA device, "cuda:0"; None where there is no such device, or nobody tells."""
+    kind, _, number = device.partition(":")
+    found = _nvidia() if kind == "cuda" else []
+    place = int(number or 0)
+    return found[place].total - found[place].used if place < len(found) else None
+
+
 def default_device() -> str:
     """Where a run with device "auto" goes: the NVIDIA device with most free memory, else the CPU."""
     free = [gpu.total - gpu.used for gpu in _nvidia()]

@@ -13,18 +13,23 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 
+from cwa_daemon.endings import DEVICE_LOST, NO_DEVICE
+from cwa_daemon.plans import make_plan
+from cwa_daemon.queue import PLANS
 from cwa_daemon.residency import ModelKey, Residency, Resident
 from cwa_engine import durations, events
-from cwa_engine.errors import Cancelled, CwaError, OutOfMemory, OutputError, RunFailed, error_from_dict
+from cwa_engine.cancellation import cancellable
+from cwa_engine.errors import Cancelled, CwaError, InvalidInput, OutOfMemory, OutputError, RunFailed, error_from_dict
 from cwa_engine.models.checksum import checksum
 from cwa_engine.models.failures import is_out_of_memory
-from cwa_engine.models.loading import LoadedModel, load_model
+from cwa_engine.models.loading import LoadedModel, load_model, torch_device
 from cwa_engine.models.memory import free_bytes, release, usual_reserve_bytes
 from cwa_engine.models.sources import HubAccess, fingerprint, resolve
 from cwa_engine.pipeline import analyze
-from cwa_engine.planning import plan
+from cwa_engine.planning import IMPORTED_BYTES
 from cwa_engine.reporting.export import ModelRecord, RunRecord, copy_run, write_run
 from cwa_engine.run import Stages
 from cwa_engine.score_cache import ScoreCache
@@ -34,7 +39,6 @@ if TYPE_CHECKING:
     from cwa_daemon.worker import Inbox, Outbox
 
 SAVE_AGAIN_S = 2.0  # between two attempts to save what the disk did not take
-DEVICE_LOST = 70  # exit code of a worker whose device can no longer be trusted
 _MEMORY_HINT = "try --dtype bfloat16 or a shorter --seq-len, or `cwtool unload` other models"
 PROGRESS_INTERVAL_S = 0.2  # no follower hears of it more often
 
@@ -42,23 +46,26 @@ PROGRESS_INTERVAL_S = 0.2  # no follower hears of it more often
 class Voice:
     """The `emit` of one run: sends events on, keeps the log's lines, and ends the run where it was cancelled."""
 
-    def __init__(self, run_id: str, inbox: Inbox, outbox: Outbox, deaf: bool = False) -> None:
+    def __init__(self, run_id: str, inbox: Inbox, outbox: Outbox) -> None:
         self.run_id = run_id
-        self._deaf = deaf  # to a cancel, for what is said after one
         self.log: list[str] = []
         self._inbox = inbox
         self._outbox = outbox
         self._last_progress = ("", 0.0)
 
     def __call__(self, event: events.Event) -> None:
-        if self._inbox.is_cancelled(self.run_id) and not self._deaf:
-            raise Cancelled("the run was cancelled")
+        self.check_cancelled()
         if isinstance(event, events.Progress) and not self._is_due(event):
             return
         body = events.to_dict(event)
         if line := events.describe(body):
             self.log.append(f"{time.strftime('%H:%M:%S')} {line}")
         self._outbox.send(type="event", run_id=self.run_id, event=body)
+
+    def check_cancelled(self) -> None:
+        """Raises Cancelled where the run is not wanted any more."""
+        if self._inbox.is_cancelled(self.run_id):
+            raise Cancelled("the run was cancelled")
 
     def _is_due(self, progress: events.Progress) -> bool:
         stage, last = self._last_progress
@@ -78,6 +85,21 @@ class Work:
         self._outbox = outbox
         self._warm: Residency[LoadedModel] = Residency()
         self._used: Resident[LoadedModel] | None = None  # by the job that runs
+
+    def memory(self) -> dict[str, int] | None:
+        """Bytes of the device that are free, and that this process holds there beside its libraries; None: not known."""
+        try:
+            if self.device.startswith("cuda"):
+                if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                    return None
+                held = torch.cuda.memory_reserved(self.device)
+            elif self.device == PLANS:
+                return None
+            else:
+                held = max(0, psutil.Process().memory_info().rss - IMPORTED_BYTES)
+            return {"free": free_bytes(torch.device(self.device)), "held": held}
+        except (RuntimeError, OSError, MemoryError, psutil.Error):  # the job says so, and the heartbeat goes on
+            return None
 
     def seconds_to_next_expiry(self) -> float | None:
         """How long to wait for a command before `expire` has something to do; None for as long as it takes."""
@@ -109,21 +131,25 @@ class Work:
             release()  # what the job took, for the checks need some
         if isinstance(error, OutOfMemory) and self._used:
             device_lost = not breathes(self._used.model)
-        if error and self._used and not device_lost:
-            self._verify(self._used, Voice(run_id, self._inbox, self._outbox, deaf=True))
+        if error and self._used:
+            self._used.suspect = True
+        ends = DEVICE_LOST if device_lost else NO_DEVICE if error and not self._has_device() else 0
         self.expire()
-        self._outbox.send(type="finished", run_id=run_id, error=error.to_dict() if error else None)
+        self._outbox.send(type="finished", run_id=run_id, error=error.to_dict() if error else None, ends=bool(ends))
         if device_lost:  # nothing computed on this device by this process can be trusted any more
             print("the device failed: this worker ends, and another takes its place", file=sys.stderr, flush=True)
-            os._exit(DEVICE_LOST)
+        if ends:
+            os._exit(ends)
         release()  # so that the next job finds it free
 
     def _tried(self, command: dict[str, Any]) -> tuple[CwaError | None, bool]:
         """(what ended a job too early, whether the device is lost). The error is a copy: the frames of the one that was
         raised hold all that the job had in memory."""
         device_lost = False
+        voice = Voice(command["run_id"], self._inbox, self._outbox)
         try:
-            self._do_job(command, Voice(command["run_id"], self._inbox, self._outbox))
+            with cancellable(voice.check_cancelled):
+                self._do_job(command, voice)
             return None, False
         except CwaError as named:
             error = named
@@ -133,12 +159,19 @@ class Work:
             error = _named(unexpected, command)
         return error_from_dict(error.to_dict()), device_lost
 
+    def _has_device(self) -> bool:
+        try:
+            return self.device == PLANS or bool(torch_device(self.device))
+        except InvalidInput:
+            return False
+
     def _do_job(self, command: dict[str, Any], voice: Voice) -> None:
         spec, options, limits = RunSpec.model_validate(command["spec"]), command["options"], command["limits"]
         access = HubAccess(**command["access"])
         if command["kind"] == "plan":
-            voice(events.Planned(plan(spec, access, self.device, limits["trust_remote_code"])))
+            voice(events.Planned(make_plan(spec, access, command["device"], command["memory"], limits)))
             return
+        torch_device(self.device)  # raises where this machine lacks it
         started = time.time()
         stages = Stages(voice)
         with stages("load"):
@@ -185,21 +218,22 @@ class Work:
                     )
                 )
                 said = reason
+            self._outbox.send(type="waiting")  # rightly, however long
             if self._inbox.wait_for_cancel(record.run_id, SAVE_AGAIN_S):
                 raise Cancelled("cancelled while its result could not be saved; the result is discarded")
 
-    def _verify(self, resident: Resident[LoadedModel], voice: Voice) -> None:
-        """After a run that did not end well: whether the warm model's weights are those that were loaded."""
-        try:
-            if checksum(resident.model.model) == resident.checksum:
-                return
-            why = "its weights are not as they were loaded"
-        except (MemoryError, RuntimeError) as failure:
-            if not is_out_of_memory(failure):
-                raise
-            why = "no memory is left to see whether its weights are as they were loaded"
-        self._warm.remove(resident)
-        voice(events.Note(f"{resident.name} is unloaded: {why}", "warning"))
+    def _is_intact(self, resident: Resident[LoadedModel], voice: Voice) -> bool:
+        """Whether a warm model's weights are those that were loaded; after a run that did not end well that is looked at.
+
+        It takes a second for 150 million weights, too long for who waits for a run to be cancelled.
+        """
+        why = _doubt(resident) if resident.suspect else ""
+        if why:
+            self._warm.remove(resident)
+            voice(events.Note(f"{resident.name} is unloaded: {why}", "warning"))
+        else:
+            resident.suspect = False
+        return not why
 
     def _warm_model(
         self, spec: RunSpec, access: HubAccess, limits: dict[str, Any], voice: Voice
@@ -210,7 +244,7 @@ class Work:
             if warm.model.revision == spec.revision and warm.key._replace(revision=spec.revision) == key:
                 key = warm.key
         resident = self._warm.use(key)
-        if resident:
+        if resident and self._is_intact(resident, voice):
             voice(events.Note(f"{spec.model} is warm"))
             return resident
         stale = [r for r in self._warm if r.key.location == key.location and r.key.fingerprint != key.fingerprint]
@@ -232,7 +266,9 @@ class Work:
             trust_remote_code=limits["trust_remote_code"],
         )
         release()  # what loading took beside the weights
-        resident = Resident(key, spec.model, loaded, loaded.size_bytes, checksum=checksum(loaded.model))
+        resident = Resident(
+            key, spec.model, loaded, loaded.size_bytes, checksum=checksum(loaded.model), access=access.shown()
+        )
         self._warm.add(resident)
         self._say_models()
         return resident
@@ -265,6 +301,8 @@ class Work:
     def _say_models(self) -> None:
         self._outbox.send(
             type="models",
+            memory=self.memory(),
+            again=[self._load_again(resident) for resident in self._warm if resident.pinned],
             models=[
                 {
                     "name": resident.name,
@@ -283,6 +321,12 @@ class Work:
             ],
         )
 
+    def _load_again(self, resident: Resident[LoadedModel]) -> dict[str, Any]:
+        """What brings a pinned model back after this process has ended otherwise than it should."""
+        key = resident.key
+        spec = {"revision": key.revision, "dtype": key.dtype, "offload": key.offload, "device": self.device}
+        return {"spec": {"model": resident.name, **spec}, "access": resident.access}
+
 
 def _difference(asked: ModelKey, warm: ModelKey) -> str:
     """Why a warm copy does not serve: "dtype float16 asked, auto is warm"."""
@@ -292,6 +336,16 @@ def _difference(asked: ModelKey, warm: ModelKey) -> str:
         if getattr(asked, name) != getattr(warm, name)
     ]
     return "; ".join(differences)
+
+
+def _doubt(resident: Resident[LoadedModel]) -> str:
+    """Why the weights may not be those that were loaded; empty where they are."""
+    try:
+        return "" if checksum(resident.model.model) == resident.checksum else "its weights are not as they were loaded"
+    except (MemoryError, RuntimeError) as failure:
+        if not is_out_of_memory(failure):
+            raise
+        return "no memory is left to see whether its weights are as they were loaded"
 
 
 def _named(error: Exception, command: dict[str, Any]) -> CwaError:

@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import msgpack
@@ -60,6 +61,7 @@ class Outbox:
     """Messages to the control process, each one msgpack map; and a heartbeat, from a thread of its own."""
 
     def __init__(self, stream: BinaryIO) -> None:
+        self.memory: Callable[[], dict[str, int] | None] = lambda: None  # of the device; sent with each heartbeat
         self._stream = stream
         self._one_at_a_time = threading.Lock()
         threading.Thread(target=self._beat, daemon=True).start()
@@ -72,7 +74,8 @@ class Outbox:
     def _beat(self) -> None:
         while True:
             time.sleep(HEARTBEAT_S)
-            self.send(type="heartbeat")
+            # Of all threads but this one: whether anything is computed.
+            self.send(type="heartbeat", processor_s=time.process_time() - time.thread_time(), memory=self.memory())
 
 
 def main() -> None:
@@ -82,6 +85,7 @@ def main() -> None:
     from cwa_daemon.work import Work  # torch is imported here, after the reader has begun to watch the pipe
 
     work = Work(device=sys.argv[1], inbox=inbox, outbox=outbox)
+    outbox.memory = work.memory
     while True:
         command = inbox.next(work.seconds_to_next_expiry())
         if command is None:

@@ -13,24 +13,30 @@ import shutil
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
+from cwa_daemon.endings import how_it_ended, memory_kills
 from cwa_engine.errors import WorkerDied
 from cwa_engine.machine.memory import allocator_settings
 from cwa_engine.machine.processors import thread_settings
 
 LOG_TAIL_LINES = 5
+# A large process that was killed needs seconds to be gone. The system's kills are counted once a second, and only so long
+# after a heartbeat, so that the first of the last counts is from before.
+_LIVES_S = 2.0
+_KILLS_KEPT = 6
 LOG_BYTES = 5 * 2**20  # of a worker's log, before it is set aside
 # cuda:0 is the device that NVML and nvidia-smi call 0; CUDA by itself puts the fastest first.
 _ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 class Worker:
-    """A running worker process. `on_message` hears each of its messages, `on_death` once why it ended."""
+    """A running worker process. `on_message` hears each of its messages, `on_death` why it ended, unless it was asked to."""
 
     def __init__(
         self,
@@ -46,7 +52,9 @@ class Worker:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._last_heard = time.monotonic()
-        self._killed_because = ""
+        self._killed_because: tuple[str, str] | None = None
+        self._asked_to_end = False
+        self._memory_kills = deque([memory_kills()], maxlen=_KILLS_KEPT)
 
     @property
     def pid(self) -> int | None:
@@ -80,14 +88,20 @@ class Worker:
         if not self._process.stdin.is_closing():
             self._process.stdin.write(msgpack.packb(command))
 
-    def kill(self, because: str = "") -> None:
-        """End the worker at once; `because` is what `on_death` hears."""
-        if self.pid:
-            self._killed_because = because
+    def kill(self, because: str, hint: str = "") -> None:
+        """End the worker at once. `on_death` hears why, `because` "it hung" for instance, and what to do then."""
+        if self.pid and not self._killed_because:
+            self._killed_because = f"the worker of {self.device} was killed: {because}", hint
             os.kill(self.pid, signal.SIGKILL)
 
-    def rotate_log(self) -> None:
-        """Set a long log aside. The worker appends to the same file, so it is copied and emptied, not renamed."""
+    def look_after(self) -> None:
+        """Once a second: set a long log aside, and while the worker lives note how many the system has killed so far."""
+        if self.silence_s < _LIVES_S:
+            self._memory_kills.append(memory_kills())
+        self._rotate_log()
+
+    def _rotate_log(self) -> None:
+        """The worker appends to the same file, so it is copied and emptied, not renamed."""
         with contextlib.suppress(OSError):  # there is none yet, or the disk is full: a log is not worth a worker
             if self.log_file.stat().st_size > LOG_BYTES:
                 shutil.copyfile(self.log_file, self.log_file.with_suffix(".log.1"))
@@ -96,11 +110,12 @@ class Worker:
     async def stop(self, grace_s: float) -> None:
         """End the worker: close its input, and kill it where that is not enough."""
         assert self._process and self._process.stdin and self._reader
+        self._asked_to_end = True
         self._process.stdin.close()
         try:
             await asyncio.wait_for(asyncio.shield(self._reader), grace_s)
         except TimeoutError:
-            self.kill()
+            self.kill(f"it did not end within {grace_s:g} s of being asked to")
             await self._reader
 
     async def _read(self) -> None:
@@ -112,16 +127,9 @@ class Worker:
             for message in unpacker:
                 self._on_message(message)
         code = await self._process.wait()
-        because = self._killed_because or _how_it_ended(self.device, code)
-        self._on_death(WorkerDied(because, hint=_log_hint(self.log_file)))
-
-
-def _how_it_ended(device: str, code: int) -> str:
-    if code == -signal.SIGKILL:
-        return f"the worker of {device} was killed (SIGKILL), by hand or by the system for want of memory"
-    if code < 0:
-        return f"the worker of {device} died of {signal.Signals(-code).name}"
-    return f"the worker of {device} ended with exit code {code}"
+        why, hint = self._killed_because or how_it_ended(self.device, code, self._memory_kills[0])
+        if not self._asked_to_end:
+            self._on_death(WorkerDied(why, hint="; ".join(filter(None, (hint, _log_hint(self.log_file))))))
 
 
 def _log_hint(log_file: Path) -> str:

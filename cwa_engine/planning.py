@@ -6,8 +6,8 @@ with it, and the bytes that live at once are counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
@@ -39,26 +39,39 @@ KERNELS_BYTES = 80_000_000  # and what kernels keep for themselves: both by meas
 IMPORTED_BYTES = int(psutil.Process().memory_info().rss)  # of this process with its libraries and without a model
 SOURCES = ("resident", "sweep")
 
+# Of a dtype and the bytes of the weights in it: what is free for weights and work. None where the device is not known.
+Room = Callable[[str, int], int | None]
 
-def plan(spec: RunSpec, access: HubAccess, device: str, trust_remote_code: bool = False) -> Plan:
+
+def plan(
+    spec: RunSpec, access: HubAccess, device: str, trust_remote_code: bool = False, room: Room | None = None
+) -> Plan:
     """What `spec` needs at each dtype and by each source of gradients, and which of it fits the device.
 
-    Raises what loading the model or reading the texts raises.
+    `room` says what is free there; without it the device is asked. Raises what loading the model or reading the texts raises.
     """
-    free = free_bytes(torch.device(device))
+    room = room or (lambda dtype, weights: free_bytes(torch.device(device)))
     source, config, tokenizer = blueprint(spec.model, spec.revision, access, trust_remote_code)
     stored = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
     full = sketch(source, config, tokenizer, torch.float32)
     _, scoring, evaluation = use_texts(full, spec, ignore)
-    task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, free)
-    rows = task.rows(full)
-    rows += task.rows(sketch(source, config, tokenizer, torch.bfloat16))
-    command, why = _recommended(spec, rows, "float32" if device == "cpu" else stored, free)
+    rows: list[PlanRow] = []
+    free, most = room("", 0), 0
+    for model in (full, sketch(source, config, tokenizer, torch.bfloat16)):
+        found = room(model.dtype, model.size_bytes)
+        task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, found or 0)
+        rows += task.rows(model) if found is not None else [replace(row, fits=None) for row in task.rows(model)]
+        most = max(most, found or 0)
+    if free is None:
+        command, why = None, f"there is no {device} here, and what fits another machine's is not known"
+    else:
+        command, why = _recommended(spec, rows, "float32" if device == "cpu" else stored, most)
     return Plan(
         model=spec.model,
         parameters=full.anatomy.numel,
         device=device,
         free_bytes=free,
+        reclaimable_bytes=max(0, most - (free or 0)),
         sequences=len(scoring),
         longest=max(len(sequence.ids) for sequence in scoring),
         metrics=spec.scored_metrics,
@@ -126,7 +139,7 @@ def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence
     halves = can_be_halved(needs, sequences)
     needed = _needed_at_once(loaded, spec, needs, sequences) if needs.backward else 0
     apart = statistics_bytes(loaded, needs) if halves else 0  # of the other half
-    source, why, level = _source(loaded, spec, needs, needed + apart)
+    source, why, level = _source(loaded, spec, needs, needed + apart, sequences)
     halves = halves and (source == "sweep" or needed + apart <= SHARE * free_bytes(loaded.device))
     if spec.batch_size or not needs.backward or loaded.device.type == "cpu":
         return Choice(source, spec.batch_size or loaded.default_batch_size, why, level, halves)
@@ -149,7 +162,9 @@ def _needed_at_once(loaded: LoadedModel, spec: RunSpec, needs: Needs, sequences:
     return needed
 
 
-def _source(loaded: LoadedModel, spec: RunSpec, needs: Needs, needed: int) -> tuple[str, str, str]:
+def _source(
+    loaded: LoadedModel, spec: RunSpec, needs: Needs, needed: int, sequences: Sequence[TokenSequence]
+) -> tuple[str, str, str]:
     """(source, why, level of the note); `needed` are the bytes that all gradients take at once."""
     if not needs.backward or spec.fidelity or Needs.HESSIAN in needs:
         return "resident", "", "info"
@@ -162,7 +177,7 @@ def _source(loaded: LoadedModel, spec: RunSpec, needs: Needs, needed: int) -> tu
         if needed <= SHARE * free:
             return "resident", f"the gradients of all weights fit at once: {_gb(needed)} of {_gb(free)} free", "info"
         why = f"the gradients of one block after the other: all need {_gb(needed)}, {_gb(free)} are free"
-        least, _ = working_bytes(loaded, sequences, needs, "sweep", size)
+        least, _ = working_bytes(loaded, sequences, needs, "sweep", spec.batch_size or 1)
         if least > free:
             why += f"; even one block needs {_gb(least)}: --dtype bfloat16 or a shorter --seq-len takes less"
             return _swept(loaded, why, spec, "warning")

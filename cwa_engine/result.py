@@ -414,7 +414,7 @@ class PlanRow:
     working_bytes: int  # beside the weights, at the peak, with `batch_size` sequences at once
     total_bytes: int  # of the whole process on a CPU; of the weights and the work on an accelerator
     batch_size: int
-    fits: bool
+    fits: bool | None  # None where it is not known what the device has
     simulated: bool  # False where the model cannot be run without weights, and the figures are rough
 
 
@@ -425,7 +425,8 @@ class Plan:
     model: str
     parameters: int
     device: str
-    free_bytes: int
+    free_bytes: int | None  # None where this machine has no such device
+    reclaimable_bytes: int  # more, when warm models make room
     sequences: int  # that are scored
     longest: int  # tokens of the longest of them
     metrics: tuple[str, ...]

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cwa_engine.cancellation import cancellable_steps
 from cwa_engine.data.columns import Tally
 from cwa_engine.data.datasets import dataset_texts
 from cwa_engine.data.formats import read_texts
@@ -67,7 +68,7 @@ def file_texts(
 def _numbered(
     source: str, contents: Iterable[str], limit: int | None, emit: Emit = ignore, tally: Tally | None = None
 ) -> list[Text]:
-    numbered = enumerate(islice(contents, limit), start=1)
+    numbered = enumerate(islice(cancellable_steps(contents), limit), start=1)
     texts = [Text(content, f"text {number} of {source}") for number, content in numbered]
     if tally and tally.empty:
         emit(Note(f"{tally.empty} of {tally.rows} rows of {source} have no text and were left out", "warning"))

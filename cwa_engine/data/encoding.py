@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import pre_tokenizers
 
+from cwa_engine.cancellation import check_cancelled
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -46,6 +48,7 @@ class Encoded:
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
     """The tokens of a text, at once."""
+    check_cancelled()
     if not tokenizer.is_fast:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return Encoded(ids, _spelled_ends(tokenizer, text, ids))

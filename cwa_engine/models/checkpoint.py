@@ -5,6 +5,7 @@ Tensors are read into fresh memory, never mapped: a file that is overwritten whi
 
 from __future__ import annotations
 
+import contextvars
 import json
 import math
 import threading
@@ -16,11 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cwa_engine.cancellation import check_cancelled
 from cwa_engine.errors import ModelBroken
 
 Read = Callable[[int, int], None]  # hears how many bytes of how many have come
 
 ADAPTER = "adapter_config.json"
+_PIECE = 1 << 26  # bytes of a tensor that are read at once
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _DTYPES = {
     "F64": torch.float64,
@@ -116,13 +119,15 @@ class Checkpoint:
         self._read, self._done = read, 0
         self._total = sum(tensor.size_bytes for tensor in tensors.values())
         self._one_at_a_time = threading.Lock()
+        self._context = contextvars.copy_context()
 
     def state_dict(self) -> dict[str, Any]:
         """What transformers reads: name -> something whose `[...]` is the tensor. It is asked from several threads."""
         return {name: _Taking(self, name) for name in self.tensors}
 
     def take(self, name: str) -> Tensor:
-        tensor = self.tensors[name].load()
+        # In a thread of transformers', which does not know that the loading can be cancelled.
+        tensor = self._context.copy().run(self.tensors[name].load)
         with self._one_at_a_time:
             self.taken.add(name)
             self._done += self.tensors[name].size_bytes
@@ -181,10 +186,13 @@ def _bytes_reader(
         tensor = torch.empty(shape, dtype=dtype)
         if size:
             memory: Any = tensor.view(-1).view(torch.uint8).numpy()
-            with path.open("rb") as file:  # buffered: a plain read ends after 2 GiB
+            with path.open("rb") as file:
                 file.seek(start)
-                if file.readinto(memory) != size:
-                    raise _broken(path, "it has become shorter while it was read")
+                for first in range(0, size, _PIECE):
+                    check_cancelled()
+                    piece = memory[first : first + _PIECE]
+                    if file.readinto(piece) != len(piece):
+                        raise _broken(path, "it has become shorter while it was read")
         return tensor
 
     return load

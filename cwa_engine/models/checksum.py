@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cwa_engine.cancellation import check_cancelled
+
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PIECE = 1 << 22  # weights at once, so that no copy of a large embedding is made
 
@@ -22,6 +24,7 @@ def _sums(parameter: Tensor) -> tuple[int, int]:
     bits = parameter.detach().reshape(-1).view(_BITS[parameter.element_size()])
     plain = weighted = 0
     for start in range(0, bits.numel(), _PIECE):
+        check_cancelled()
         piece = bits[start : start + _PIECE].long()
         places = torch.arange(start + 1, start + 1 + piece.numel(), device=piece.device)
         plain += int(piece.sum())

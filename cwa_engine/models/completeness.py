@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel
 
+from cwa_engine.cancellation import check_cancelled
 from cwa_engine.errors import ModelBroken
 from cwa_engine.models.checkpoint import ADAPTER, WEIGHT_DTYPES, Checkpoint, weight_files
 from cwa_engine.models.sources import WEIGHT_SUFFIXES
@@ -107,6 +108,7 @@ def _against_config(model: PreTrainedModel) -> list[str]:
 def check_finite(name: str, model: PreTrainedModel) -> None:
     """Raises ModelBroken for weights that are NaN or infinite: they rank first by any metric."""
     for parameter_name, parameter in model.named_parameters():
+        check_cancelled()
         # Extremes are NaN where any weight is, and take a tenth of the time that asking each weight does.
         if parameter.numel() and not all(extreme.isfinite() for extreme in torch.aminmax(parameter.detach())):
             raise ModelBroken(

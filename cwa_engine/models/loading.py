@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from cwa_engine.cancellation import check_cancelled
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound
 from cwa_engine.models import causality
@@ -23,6 +24,7 @@ from cwa_engine.models.completeness import check_complete, check_finite, files_l
 from cwa_engine.models.download import snapshot, snapshot_without_weights
 from cwa_engine.models.empty import empty_model
 from cwa_engine.models.failures import named_failures
+from cwa_engine.models.forward import cancel_between_blocks
 from cwa_engine.models.gguf import open_gguf
 from cwa_engine.models.offload import Offload
 from cwa_engine.models.quantised import Settings, restore, scheme_of, take_settings
@@ -188,6 +190,7 @@ def _whole_model(
     )
     notes = check_complete(name, model, info, checkpoint)
     check_finite(name, model)
+    cancel_between_blocks(model)
     return model.eval(), notes
 
 
@@ -195,6 +198,9 @@ def _placed(model: Any, anatomy: Anatomy, device: torch.device, offload: bool) -
     """Bring the model to its device; with `offload` its blocks stay in CPU memory."""
     if offload:
         return Offload(model, list(model.get_submodule(anatomy.blocks_path).children()), device)
+    for block in model.get_submodule(anatomy.blocks_path).children():
+        check_cancelled()
+        block.to(device)
     model.to(device)
     return None
 
@@ -245,11 +251,12 @@ def blueprint(
 
 def torch_device(device: str) -> torch.device:
     """The device, or InvalidInput where this machine lacks it."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    chosen = torch.device(device)
-    if not available[chosen.type] or (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
-        raise InvalidInput(f"this machine has no device '{device}'", hint="use --device cpu")
-    return chosen
+    here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        here.append("mps")
+    if ("cuda:0" if device == "cuda" else device) not in here:
+        raise InvalidInput(f"this machine has no device '{device}'", hint=f"it has {', '.join(here)}")
+    return torch.device(device)
 
 
 def _torch_dtype(dtype: str, device: torch.device, stored: Mapping[str, StoredTensor]) -> torch.dtype:
@@ -322,7 +329,12 @@ def _of_gguf(source: ModelSource) -> _StoredModel:
 def _own_folder(source: ModelSource) -> Path:
     """A folder of the user's own."""
     folder = Path(source.location)
-    refuse_adapter((entry.name for entry in folder.iterdir()), source.name)
+    entries = sorted(folder.iterdir())
+    refuse_adapter((entry.name for entry in entries), source.name)
+    if odd := [entry for entry in entries if entry.exists() and not (entry.is_file() or entry.is_dir())]:
+        raise ModelBroken(  # it might be waited for without end
+            f"{odd[0]} is a pipe or a device, and no file", hint="put the file there, or remove it from the folder"
+        )
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"folder {folder} has no config.json", hint="give the folder that `save_pretrained` wrote")
     return folder

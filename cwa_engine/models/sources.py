@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from cwa_engine.cancellation import check_cancelled
 from cwa_engine.catalog import catalog_model, known_names
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound, did_you_mean
 from cwa_engine.files import near_files, user_path
 from cwa_engine.hub_names import is_address, read_hub_name
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
+_PIECE = 1 << 20  # bytes of a file that are hashed at once
 
 
 class SourceKind(StrEnum):
@@ -54,6 +56,10 @@ class HubAccess:
             offline=env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
         )
 
+    def shown(self) -> dict[str, str | bool | None]:
+        """All but the token."""
+        return {"cache_dir": self.cache_dir, "offline": self.offline}
+
     @property
     def cache(self) -> Path:
         """The cache folder, by default where huggingface_hub has it."""
@@ -70,13 +76,13 @@ def resolve(name: str) -> ModelSource:
     path = _existing(name)
     if path and path.is_dir():
         return ModelSource(name, SourceKind.FOLDER, str(path.resolve()))
-    if path and _is_gguf(path):
+    if path and _is_gguf(path) and path.is_file():
         return ModelSource(name, SourceKind.GGUF, _absolute(path))
     if entry:
         return ModelSource(name, SourceKind.HUB, entry.name)
     if path:
         raise ModelNotFound(
-            f"{name} is a file, but not a GGUF file", hint="give the model's folder, a .gguf file or a Hub id"
+            f"{name} is no folder and no GGUF file", hint="give the model's folder, a .gguf file or a Hub id"
         )
     found = read_hub_name(name, "model")
     if found is None:
@@ -201,8 +207,12 @@ def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
 
 
 def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            check_cancelled()
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def fingerprint(source: ModelSource) -> str:

@@ -16,6 +16,16 @@ _GRADIENTS = {
     "sweep": "of one block",
     "offload": "of one block, the others in CPU memory",
 }
+_FITS = {True: Text("yes", "green"), False: Text("no", "red"), None: Text("-", "dim")}
+
+
+def _free(plan: dict[str, Any]) -> str:
+    if plan["free_bytes"] is None:
+        return "not on this machine"
+    more = (
+        f", {fmt.size(plan['reclaimable_bytes'])} more when warm models make room" if plan["reclaimable_bytes"] else ""
+    )
+    return f"{fmt.size(plan['free_bytes'])} free{more}"
 
 
 def plan_report(plan: dict[str, Any]) -> RenderableType:
@@ -23,7 +33,7 @@ def plan_report(plan: dict[str, Any]) -> RenderableType:
     head = Text(
         f"{plan['model']} · {plan['parameters']:,} weights · {plan['sequences']} texts to score, "
         f"the longest of {plan['longest']} tokens · {', '.join(plan['metrics'])}\n"
-        f"{plan['device']}: {fmt.size(plan['free_bytes'])} free"
+        f"{plan['device']}: {_free(plan)}"
     )
     table = Table(title="memory", **TABLE)
     for name in ("dtype", "gradients at once", "weights", "work", "peak", "batch", "fits"):
@@ -31,8 +41,7 @@ def plan_report(plan: dict[str, Any]) -> RenderableType:
     for row in plan["rows"]:
         dtype = "bfloat16, float16" if row["dtype"] == "bfloat16" else row["dtype"]
         sizes = (fmt.size(row[name]) for name in ("weights_bytes", "working_bytes", "total_bytes"))
-        fits = Text("yes", "green") if row["fits"] else Text("no", "red")
-        table.add_row(dtype, _GRADIENTS[row["gradients"]], *sizes, str(row["batch_size"]), fits)
+        table.add_row(dtype, _GRADIENTS[row["gradients"]], *sizes, str(row["batch_size"]), _FITS[row["fits"]])
     if not all(row["simulated"] for row in plan["rows"]):
         table.caption = "roughly: what goes where in this model depends on its weights"
     command = Text(plan["command"], "bold", overflow="fold") if plan["command"] else Text("no command", "bold red")

@@ -59,7 +59,7 @@ def test_the_queue_of_a_device_is_first_in_first_out(store: Store) -> None:
     assert [job["run_id"] for job in store.runnable("cpu")] == ["first", "second"]
     store.update_job("first", state="done")
     assert [job["run_id"] for job in store.runnable("cpu")] == ["second"]
-    assert sorted(store.devices_with_queued_jobs()) == ["cpu", "cuda:0"]
+    assert sorted(store.lanes_with_queued_jobs()) == ["cpu", "cuda:0"]
 
 
 def test_a_store_of_another_schema_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

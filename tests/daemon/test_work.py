@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from cwa_daemon.endings import DEVICE_LOST
 from cwa_daemon.settings import Settings
-from cwa_daemon.work import DEVICE_LOST, Work
+from cwa_daemon.work import Work
 from cwa_engine.errors import Cancelled, OutOfMemory
 from cwa_engine.machine.memory import Memory
 from cwa_engine.models.checksum import checksum
@@ -82,10 +83,22 @@ def test_weights_that_are_not_as_they_were_loaded_are_found_after_a_failed_run_a
         resident.model.model.get_parameter("transformer.wte.weight").view(-1)[7] += 0.25
     run(topk=(10**9,))
     assert outbox.last_error()["code"] == "invalid_input"
-    assert "its weights are not as they were loaded" in outbox.notes()
-    assert list(work._warm) == []
     run()
     assert outbox.last_error() is None
+    assert "its weights are not as they were loaded" in outbox.notes()
+    assert [resident.jobs_served for resident in work._warm] == [1]  # another than before
+
+
+def test_a_run_that_is_cancelled_ends_before_its_models_weights_are_compared(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, _, outbox, run = worker
+    run()
+    looked: list[str] = []
+    monkeypatch.setattr("cwa_daemon.work.checksum", lambda model: looked.append("looked"))
+    run(topk=(10**9,))
+    assert outbox.last_error()["code"] == "invalid_input"
+    assert (looked, next(iter(work._warm)).suspect) == ([], True)
 
 
 def test_a_failed_run_that_changed_nothing_leaves_the_model_warm(worker: Any) -> None:

@@ -86,7 +86,7 @@ def test_a_worker_that_does_not_answer_a_cancel_is_killed(own_cwtool: CommandLin
     psutil.Process(cwtool.worker_pid()).send_signal(signal.SIGSTOP)
     cwtool("jobs", "cancel", run_id)
     job = cwtool.json("jobs", "show", run_id)
-    assert (job["state"], "did not answer" in job["error"]["message"]) == ("cancelled", True)
+    assert (job["state"], "it did not stop within" in job["error"]["message"]) == ("cancelled", True)
     cwtool("run", *SHORT)
 
 

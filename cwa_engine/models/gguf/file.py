@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cwa_engine.cancellation import cancellable_steps, check_cancelled
 from cwa_engine.errors import InvalidInput, ModelBroken
 from cwa_engine.models.gguf.values import checked
 from cwa_engine.models.sources import gguf_shards
@@ -64,6 +65,7 @@ class GgufTensor:
         row_bytes, step = self.size_bytes // len(loaded), max(_AT_ONCE // width, 1)
         # A few rows at a time: the package takes twice the memory of what it gives.
         for first in range(0, len(loaded), step):
+            check_cancelled()
             rows = loaded[first : first + step]
             codes = self._bytes(first * row_bytes, len(rows) * row_bytes).reshape(len(rows), row_bytes)
             rows.copy_(torch.from_numpy(gguf.dequantize(codes, kind)))
@@ -240,7 +242,7 @@ class _Header:
             if inner in _NUMBERS:
                 code = _NUMBERS[inner]
                 return list(struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize(code))))
-            return [self.value(path, key, inner) for _ in range(count)]
+            return [self.value(path, key, inner) for _ in cancellable_steps(range(count))]
         if kind not in _NUMBERS:
             raise broken(path, f"{key} is of the unknown type {kind}")
         value = self.number(_NUMBERS[kind])

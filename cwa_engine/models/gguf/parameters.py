@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cwa_engine.cancellation import check_cancelled
 from cwa_engine.errors import ModelBroken
 from cwa_engine.models.checkpoint import StoredTensor
 from cwa_engine.models.gguf.description import Architecture
@@ -57,6 +58,7 @@ def same_bytes(first: GgufTensor, second: GgufTensor) -> bool:
         theirs.seek(second.offset)
         left = first.size_bytes
         while left > 0:
+            check_cancelled()
             size = min(piece, left)
             if ours.read(size) != theirs.read(size):
                 return False

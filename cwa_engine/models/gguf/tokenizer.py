@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
+from cwa_engine.cancellation import cancellable_steps
 from cwa_engine.errors import ModelBroken, did_you_mean
 from cwa_engine.models.gguf.file import GgufFile
 from cwa_engine.models.gguf.pretokenizers import SPLITTINGS
@@ -63,7 +64,7 @@ def _byte_level(vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
         )
     if "merges" not in vocabulary.values:
         raise broken_vocabulary(vocabulary.path, f"it has no {PREFIX}merges")
-    merges = [_pair(merge) for merge in vocabulary.values["merges"]]
+    merges = [_pair(merge) for merge in cancellable_steps(vocabulary.values["merges"])]
     tokenizer = Tokenizer(_bpe(vocabulary, merges, ignore_merges=splitting.ignore_merges))
     if splitting.nfc:
         tokenizer.normalizer = normalizers.NFC()
@@ -135,7 +136,7 @@ def _on_scores(vocabulary: Vocabulary) -> list[str]:
 def _merges(pieces: Mapping[str, tuple[int, float]]) -> list[tuple[str, str]]:
     """Every way in which two pieces make a third, the third with the highest score first; as transformers converts them."""
     found = []
-    for token, (_, score) in pieces.items():
+    for token, (_, score) in cancellable_steps(pieces.items()):
         halves = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
         known = [(first, second) for first, second in halves if first in pieces and second in pieces]
         known.sort(key=lambda pair: (pieces[pair[0]][0], pieces[pair[1]][0]))
@@ -146,7 +147,7 @@ def _merges(pieces: Mapping[str, tuple[int, float]]) -> list[tuple[str, str]]:
 
 def _bpe(vocabulary: Vocabulary, merges: Sequence[tuple[str, str]], **options: Any) -> BPE:
     ids = vocabulary.ids
-    for first, second in merges:
+    for first, second in cancellable_steps(merges):
         if lacking := [part for part in (first, second, first + second) if part not in ids]:
             raise broken_vocabulary(
                 vocabulary.path, f"'{first}' and '{second}' are merged, but '{lacking[0]}' is no token"

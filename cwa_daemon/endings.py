@@ -1,0 +1,42 @@
+"""Why a worker ended: by itself, by somebody's signal, or by the system for want of memory."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+DEVICE_LOST = 70  # exit code of a worker whose device can no longer be trusted
+NO_DEVICE = 71  # and of one for a device that this machine does not have
+
+_MEMORY_HINT = "`cwtool plan` says what a run needs; --gradients sweep, --dtype bfloat16 and --seq-len lower it"
+_BY_ITSELF = {DEVICE_LOST: "ended, because its device failed", NO_DEVICE: "ended, for there is no such device"}
+
+
+def memory_kills() -> int | None:
+    """How many processes the kernel has killed for want of memory since it started, in containers as well.
+
+    None where it does not tell; Linux does since 4.13.
+    """
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+
+
+def how_it_ended(device: str, code: int, kills_before: int | None) -> tuple[str, str]:
+    """(why a worker with this exit code ended, what to do); `kills_before` is `memory_kills()` of moments before."""
+    worker = f"the worker of {device}"
+    if code == -signal.SIGKILL:
+        kills = memory_kills()
+        if kills is None or kills_before is None:
+            return (
+                f"{worker} was killed (SIGKILL) by another process, or by the system for want of memory",
+                _MEMORY_HINT,
+            )
+        if kills > kills_before:
+            return f"{worker} was killed by the system for want of memory", _MEMORY_HINT
+        return f"{worker} was killed (SIGKILL) by another process; the system has killed none for want of memory", ""
+    if code < 0:
+        return f"{worker} died of {signal.Signals(-code).name}", ""
+    return f"{worker} {_BY_ITSELF.get(code, f'ended with exit code {code}')}", ""

@@ -1,0 +1,67 @@
+"""Whether the job of a worker gets on. A heartbeat comes from a thread of its own, so it says nothing of the work."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+# Processor seconds. A worker that waits uses none beside its heartbeat, whose own are not counted; one that computes, or
+# reads 1 MB a second, uses more within minutes.
+_COMPUTED_S = 0.02
+
+
+class Headway:
+    """What was last heard of a job, and how much it has computed."""
+
+    def __init__(self, processor_s: float = 0.0) -> None:
+        self.stage = "start"
+        self.processor_s = self._counted_s = processor_s  # of the whole process, without its heartbeat
+        self._said = self._computed = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds in which the job has neither computed nor said anything."""
+        return time.monotonic() - self._computed
+
+    def heard(self, message: dict[str, Any]) -> None:
+        """Take note of any message of the worker."""
+        now = time.monotonic()
+        if message["type"] == "heartbeat":
+            self.processor_s = message["processor_s"]
+            if self.processor_s - self._counted_s >= _COMPUTED_S:
+                self._counted_s, self._computed = self.processor_s, now
+        else:
+            self._said = self._computed = now
+            self.stage = message.get("event", {}).get("stage", self.stage)
+
+    def complaint(self, idle_s: float, step_s: float) -> str:
+        """Why the job counts as stuck; empty while it gets on.
+
+        It is stuck after `idle_s` in which it has neither said nor computed anything, and after `step_s` without a word.
+        """
+        if self.idle_s > idle_s:
+            waited = f"it has neither computed nor said anything for {self.idle_s:.0f} s, last in stage '{self.stage}'"
+            return f"{waited}, as if a file or a network drive did not answer"
+        silence_s = time.monotonic() - self._said
+        if silence_s > step_s:
+            return f"it computes and has not come further for {silence_s:.0f} s, last in stage '{self.stage}'"
+        return ""
+
+
+class Overdue:
+    """A job that was cancelled, and whether its worker should have stopped by now."""
+
+    def __init__(self, headway: Headway) -> None:
+        self._headway = headway
+        self._asked, self._processor_s = time.monotonic(), headway.processor_s
+
+    def complaint(self, grace_s: float) -> str:
+        """Why the worker is to be killed; empty while it may still stop.
+
+        It may go on for `grace_s` of processor time: a step of two seconds takes twenty on a machine that others use.
+        """
+        waited_s = time.monotonic() - self._asked
+        computed_s = self._headway.processor_s - self._processor_s
+        if waited_s > grace_s and (computed_s > grace_s or self._headway.idle_s > grace_s):
+            return f"it did not stop within {waited_s:.0f} s of a cancel"
+        return ""
