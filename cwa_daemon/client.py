@@ -23,6 +23,7 @@ import zmq
 import zmq.asyncio
 
 from cwa_daemon import handover, lifecycle, protocol
+from cwa_daemon.loop_thread import LoopThread
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
 from cwa_engine import __version__
@@ -342,20 +343,20 @@ class AsyncClient:
 
 
 class Client:
-    """The same, for programs that do one thing at a time."""
+    """The same, for programs that do one thing at a time; also in a notebook, whose own event loop runs already."""
 
-    def __init__(self, runner: asyncio.Runner, client: AsyncClient) -> None:
-        self._runner = runner
+    def __init__(self, loop: LoopThread, client: AsyncClient) -> None:
+        self._loop = loop
         self._client = client
 
     @classmethod
     def connect(cls, settings: Settings | None = None, start: bool = True) -> Client:
         """Connect, starting a daemon where there is none. With `start=False` that raises DaemonUnreachable instead."""
-        runner = asyncio.Runner()
+        loop = LoopThread()
         try:
-            return cls(runner, runner.run(AsyncClient.connect(settings, start)))
+            return cls(loop, loop.run(AsyncClient.connect(settings, start)))
         except BaseException:
-            runner.close()
+            loop.close()
             raise
 
     def __enter__(self) -> Client:
@@ -367,8 +368,9 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._runner.run(self._client.close())
-        self._runner.close()
+        if not self._loop.closed:
+            self._loop.run(self._client.close())
+            self._loop.close()
 
     @property
     def daemon_version(self) -> str:
@@ -437,8 +439,11 @@ class Client:
     def unload(self, model: str) -> list[str]:
         return self._run(self._client.unload(model))
 
+    def shutdown(self, when_idle: bool = False) -> Stopped:
+        return self._run(self._client.shutdown(when_idle))
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._runner.run(work)
+        return self._loop.run(work)
 
 
 def start_daemon(settings: Settings | None = None, listen: str | None = None) -> bool:
@@ -458,14 +463,8 @@ def stop_daemon(
     if not settings.host and not lifecycle.running_pid(settings):
         return None
 
-    async def shutdown() -> Stopped:
-        client = await AsyncClient.connect(settings, start=False)
-        try:
-            return await client.shutdown(when_idle)
-        finally:
-            await client.close()
-
-    stopped = asyncio.run(shutdown())
+    with Client.connect(settings, start=False) as client:
+        stopped = client.shutdown(when_idle)
     if not lifecycle.wait_until_gone(stopped.pid, timeout_s):
         raise DaemonUnreachable(
             f"the daemon (pid {stopped.pid}) has not stopped in {timeout_s} s", hint=f"kill {stopped.pid}"
