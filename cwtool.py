@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cwa_engine import __version__
-from cwa_engine.errors import Cancelled, CwaError, DaemonUnreachable, InvalidInput
+from cwa_engine.errors import Cancelled, CwaError, InvalidInput, NoDaemon
 from cwa_engine.files import user_path
 from cwa_engine.models.sources import absolute_name, name_and_revision
 from cwa_tui.console import run_options as opt
@@ -223,7 +223,7 @@ def ps(as_json: Json = False) -> None:
     try:
         with _client(start=False) as client:
             status = client.status()
-    except DaemonUnreachable as error:
+    except NoDaemon as error:
         if as_json:
             show({"models": [], "devices": []})
         else:
@@ -487,7 +487,10 @@ def daemon_status(as_json: Json = False) -> None:
 
     with _client(start=False) as client:
         status = client.status()
-    show(status.model_dump() if as_json else tables.daemon_status(status))
+    if as_json:
+        show({**status.model_dump(), "reached": client.where})
+    else:
+        show(tables.daemon_status(status, client.where))
 
 
 @daemon_app.command("logs")
@@ -559,7 +562,7 @@ def version(as_json: Json = False) -> None:
     try:
         with _client(start=False) as client:
             daemon = client.daemon_version
-    except DaemonUnreachable:
+    except NoDaemon:
         pass  # no daemon has no version, which is what is shown
     shown = f"cwtool {__version__}" + (f", daemon {daemon}" if daemon else ", no daemon runs")
     show({"cwtool": __version__, "daemon": daemon} if as_json else shown)
@@ -624,6 +627,8 @@ def _stop(when_idle: bool) -> None:
     if stopped is None:
         say("no daemon was running")
         return
+    if stopped.by_force:
+        say("it did not answer, and was ended by force; `cwtool jobs` shows what was interrupted")
     for run_id in stopped.interrupted:
         say(f"{run_id} was interrupted; `cwtool jobs retry {run_id}` runs it again")
     if stopped.queued:

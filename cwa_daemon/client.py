@@ -22,12 +22,12 @@ from typing import Any, TypeVar
 import zmq
 import zmq.asyncio
 
-from cwa_daemon import handover, lifecycle, protocol
+from cwa_daemon import handover, lifecycle, protocol, reach
 from cwa_daemon.loop_thread import LoopThread
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
 from cwa_engine import __version__
-from cwa_engine.errors import DaemonUnreachable, NotGreeted, error_from_dict
+from cwa_engine.errors import DaemonUnreachable, NoDaemon, NotGreeted, error_from_dict
 from cwa_engine.files import check_output
 from cwa_engine.models.sources import HubAccess
 from cwa_engine.spec import RunSpec
@@ -52,6 +52,7 @@ class Stopped:
     pid: int
     interrupted: list[str]
     queued: int
+    by_force: bool = False  # it did not answer: what it did is not known
 
 
 class AsyncClient:
@@ -60,6 +61,7 @@ class AsyncClient:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.daemon_version = ""
+        self.where = ""  # which daemon this is, in words
         self._greetings = 0  # one more each time a daemon began anew behind the same socket
         self._ids = itertools.count(1)
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -72,44 +74,28 @@ class AsyncClient:
 
     @classmethod
     async def connect(cls, settings: Settings | None = None, start: bool = True) -> AsyncClient:
-        """Connect, starting a daemon where there is none. With `start=False` that raises DaemonUnreachable instead."""
-        settings = settings or Settings()
-        if settings.host:
-            return await cls._connect_to_host(settings, settings.host)
-        if start:
-            await asyncio.to_thread(lifecycle.start, settings)
-        elif not lifecycle.running_pid(settings):
-            raise DaemonUnreachable("no daemon is running", hint="`cwtool daemon start` starts one")
-        client = cls(settings)
-        client._socket.connect(f"ipc://{settings.socket}")
-        return await client._opened()
+        """Connect, starting a daemon where there is none. With `start=False` that raises NoDaemon instead.
 
-    @classmethod
-    async def _connect_to_host(cls, settings: Settings, name: str) -> AsyncClient:
-        """A daemon on another machine is never started from here; and who is not allowed there hears nothing at all."""
-        from cwa_daemon import keys  # only these connections need keys, and each import is a wait
-
-        host, own = keys.find_host(settings, name), keys.own_pair(settings)
-        client = cls(settings)
-        keys.secure(client._socket, host, own)
-        client._socket.connect(host.address)
+        A daemon on another machine, `settings.host`, is never started from here.
+        """
+        client = cls(settings or Settings())
         try:
-            return await client._opened()
-        except DaemonUnreachable:
-            raise DaemonUnreachable(
-                f"the daemon of {name} did not answer",
-                hint="does it listen (`cwtool daemon start --listen ...`), and is your key allowed there? "
-                f"`cwtool daemon keys allow NAME {own.public}`",
-            ) from None
-
-    async def _opened(self) -> AsyncClient:
-        self._receiver = asyncio.create_task(self._receive())
-        try:
-            await self._greet(self.settings.start_timeout_s)
+            await client._open(start)
         except BaseException:
-            await self.close()
+            await client.close()
             raise
-        return self
+        return client
+
+    async def _open(self, start: bool) -> None:
+        settings, patience_s = self.settings, self.settings.request_timeout_s
+        if settings.host:
+            self.where = await reach.connect_to_host(self._socket, settings, settings.host)
+        else:
+            if start and await asyncio.to_thread(lifecycle.start, settings):
+                patience_s = settings.start_timeout_s
+            self.where = await reach.connect_here(self._socket, settings)
+        self._receiver = asyncio.create_task(self._receive())
+        await self._greet(patience_s)
 
     async def _greet(self, timeout_s: float) -> None:
         hello = await self._ask("hello", timeout_s, **_HELLO)
@@ -304,9 +290,10 @@ class AsyncClient:
             await self._send(op, id=request_id, **fields)
             message: dict[str, Any] = await asyncio.wait_for(reply, timeout_s or self.settings.request_timeout_s)
         except TimeoutError:
+            restart = f"`cwtool daemon restart` ends it, and starts another; its log is {self.settings.daemon_log}"
             raise DaemonUnreachable(
-                f"the daemon did not answer '{op}'",
-                hint=f"see {self.settings.daemon_log}; `cwtool daemon restart` helps",
+                f"the daemon ({self.where}) did not answer '{op}'",
+                hint=f"look after it on {self.settings.host}" if self.settings.host else restart,
             ) from None
         finally:
             self._replies.pop(request_id, None)
@@ -375,6 +362,11 @@ class Client:
     @property
     def daemon_version(self) -> str:
         return self._client.daemon_version
+
+    @property
+    def where(self) -> str:
+        """Which daemon this is, in words."""
+        return self._client.where
 
     def submit(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         return self._run(self._client.submit(spec, command, options))
@@ -458,13 +450,20 @@ def start_daemon(settings: Settings | None = None, listen: str | None = None) ->
 def stop_daemon(
     settings: Settings | None = None, timeout_s: float | None = 30.0, when_idle: bool = False
 ) -> Stopped | None:
-    """Stop the daemon, if asked only when nothing runs, and wait until its process is gone; None where none ran."""
-    settings = settings or Settings()
-    if not settings.host and not lifecycle.running_pid(settings):
-        return None
+    """Stop the daemon, if asked only when nothing runs, and wait until its process is gone; None where none ran.
 
-    with Client.connect(settings, start=False) as client:
-        stopped = client.shutdown(when_idle)
+    One of this machine that does not answer is ended by signals.
+    """
+    settings = settings or Settings()
+    try:
+        with Client.connect(settings, start=False) as client:
+            stopped = client.shutdown(when_idle)
+    except NoDaemon:
+        return None
+    except DaemonUnreachable:
+        if settings.host or when_idle:
+            raise
+        return Stopped(lifecycle.end(settings), [], 0, by_force=True)
     if not lifecycle.wait_until_gone(stopped.pid, timeout_s):
         raise DaemonUnreachable(
             f"the daemon (pid {stopped.pid}) has not stopped in {timeout_s} s", hint=f"kill {stopped.pid}"
