@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import os
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
@@ -268,7 +269,9 @@ class AsyncClient:
         return str(reply["run_id"])
 
     def _access(self) -> dict[str, Any]:
-        """How to reach the Hub, as this shell has it; another machine has its own cache."""
+        """How to reach the Hub, as this shell has it. Of another machine its own, but for a token that is set here."""
+        if self.settings.host and not os.environ.get("HF_TOKEN"):
+            return {}
         access = HubAccess.from_environment()
         return {"token": access.token} if self.settings.host else dataclasses.asdict(access)
 

@@ -111,7 +111,8 @@ class Jobs:
             raise QueueFull(f"{self._settings.max_queue} jobs are queued already", hint="wait, or cancel some")
         after = self._predecessor(options.after) if options.after else None
         run_id = new_run_id(spec["model"])
-        reach = {name: value for name, value in access.items() if name != "token"}
+        token = access.get("token")
+        reach = {**access, "token": token and ""}  # whose token it is: none of this shell's, or the daemon's own
         self._store.add_job(
             run_id=run_id,
             kind=kind,
@@ -126,8 +127,8 @@ class Jobs:
             after_run=after,
             options={**options.model_dump(exclude={"priority", "after"}), "access": reach},
         )
-        if access.get("token"):
-            self._tokens[run_id] = access["token"]
+        if token:
+            self._tokens[run_id] = token
         self.record(run_id, {"kind": "state", "state": JobState.QUEUED, "error": None})
         self._lane(device).wake()
         return run_id
@@ -341,10 +342,15 @@ class Jobs:
             "spec": job["spec"],
             "command": job["command"],
             "options": options_of(job).model_dump(),
-            "access": {**job["options"].get("access", {}), "token": self._tokens.get(job["run_id"])},
+            "access": self._access(job),
             "folder": str(self._settings.runs / job["run_id"]),
             "limits": self._settings.limits(),
         }
+
+    def _access(self, job: dict[str, Any]) -> dict[str, Any]:
+        """How the job's shell reaches the Hub, with its token, if it is still known."""
+        stored = dict(job["options"].get("access", {}))
+        return {**stored, "token": self._tokens.get(job["run_id"], stored.get("token"))}
 
     async def unload(self, model: str) -> list[str]:
         """Drop a warm model on every device; gives the names of what was dropped."""

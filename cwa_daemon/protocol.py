@@ -18,7 +18,7 @@ from cwa_engine.errors import InvalidInput
 from cwa_engine.spec import RunSpec
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 2
+PROTOCOL_MINOR = 3
 MAX_MESSAGE_BYTES = 16 * 2**20
 PIECE_BYTES = 2**20  # of a file that is handed over; each is a message, and others come in between
 MOST_NAME = 200  # characters of a file's name
@@ -38,11 +38,17 @@ class Request(Message):
 
 
 class Access(Message):
-    """How the client reaches the Hub. The token stays in memory until the job has ended, and is never stored."""
+    """How the client's shell reaches the Hub, fields as in `HubAccess`; None: as the daemon's own environment says.
+
+    The token stays in memory until the job has ended, and is never stored.
+    """
 
     token: str | None = Field(default=None, repr=False)
     cache_dir: str | None = None
-    offline: bool = False
+    offline: bool | None = None
+    endpoint: str | None = None
+    datasets_cache: str | None = None
+    datasets_offline: bool | None = None
 
 
 class JobOptions(Message):
