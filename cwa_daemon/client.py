@@ -23,12 +23,12 @@ from typing import Any, TypeVar
 import zmq
 import zmq.asyncio
 
-from cwa_daemon import handover, lifecycle, protocol, reach
+from cwa_daemon import fetching, handover, lifecycle, protocol, reach
 from cwa_daemon.loop_thread import LoopThread
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
 from cwa_engine import __version__
-from cwa_engine.errors import DaemonUnreachable, NoDaemon, NotGreeted, error_from_dict
+from cwa_engine.errors import DaemonUnreachable, InvalidInput, NoDaemon, NotGreeted, OutputError, error_from_dict
 from cwa_engine.files import check_output
 from cwa_engine.models.sources import HubAccess
 from cwa_engine.spec import RunSpec
@@ -123,9 +123,18 @@ class AsyncClient:
         Raises DataError for texts that cannot be used and OutputError for a folder that cannot be written.
         """
         if spec.output:
+            if self.settings.host:
+                raise InvalidInput(
+                    f"the daemon of {self.settings.host} cannot write to a folder of this machine",
+                    hint="leave the spec without `output`, and `fetch` the run's files when it is done",
+                )
             check_output(spec.output)
         spec = await self._with_texts(spec)
         return await self._submit("run", spec, command, options, client_key)
+
+    async def submit_again(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
+        """Queue a spec that came from the daemon: its paths are those of the daemon's machine, and are read there."""
+        return await self._submit("run", spec, command, options)
 
     async def load(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         """Queue the loading of `spec.model` and give the job's run id."""
@@ -221,6 +230,31 @@ class AsyncClient:
         reply = await self._request("topk", run_id=run_id, metric=metric, offset=offset, limit=limit)
         return reply["metric"], reply["rows"]
 
+    async def manifest(self, run_id: str) -> dict[str, Any]:
+        """The manifest of a finished run: all that is needed to run it again. Raises NotFound."""
+        return await fetching.manifest(run_id, self._request)
+
+    async def fetch(self, run_id: str, folder: Path) -> str:
+        """Write the files of a finished run into a folder of this machine; gives the whole run id.
+
+        Raises NotFound for a run that is not finished, and OutputError for a folder that cannot be written.
+        """
+        import tempfile  # few clients fetch anything, and each import is a wait
+
+        from cwa_engine.reporting.export import copy_run
+
+        check_output(folder)
+        with tempfile.TemporaryDirectory(prefix="cwtool-") as scratch:
+            try:
+                whole_id = await fetching.download(run_id, Path(scratch), self._request)
+            except OSError as error:
+                raise OutputError(
+                    f"the run's files cannot be kept in {scratch} on the way: {error.strerror}",
+                    hint="make room there, or set TMPDIR to another folder",
+                ) from error
+            copy_run(Path(scratch), folder)
+        return whole_id
+
     async def status(self) -> StatusView:
         """The daemon, its warm models, workers and memory."""
         return StatusView.model_validate((await self._request("status"))["status"])
@@ -247,7 +281,8 @@ class AsyncClient:
         if found is None:
             return spec
         path = await handover.send(found, self._request)
-        return spec.model_copy(update={"data_file": path, "data_name": found.shown})
+        read_there = {"data_file": path, "data_name": found.shown, "dataset": None, "text_column": found.text_column}
+        return spec.model_copy(update=read_there)
 
     async def _submit(
         self,
@@ -367,12 +402,20 @@ class Client:
         return self._client.daemon_version
 
     @property
+    def host(self) -> str | None:
+        """The name of the other machine, where the daemon is on one."""
+        return self._client.settings.host
+
+    @property
     def where(self) -> str:
         """Which daemon this is, in words."""
         return self._client.where
 
     def submit(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         return self._run(self._client.submit(spec, command, options))
+
+    def submit_again(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
+        return self._run(self._client.submit_again(spec, command, options))
 
     def load(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         return self._run(self._client.load(spec, command, options))
@@ -428,6 +471,12 @@ class Client:
     ) -> tuple[str, list[dict[str, Any]]]:
         return self._run(self._client.topk(run_id, metric, offset, limit))
 
+    def manifest(self, run_id: str) -> dict[str, Any]:
+        return self._run(self._client.manifest(run_id))
+
+    def fetch(self, run_id: str, folder: Path) -> str:
+        return self._run(self._client.fetch(run_id, folder))
+
     def status(self) -> StatusView:
         return self._run(self._client.status())
 
@@ -455,7 +504,7 @@ def stop_daemon(
 ) -> Stopped | None:
     """Stop the daemon, if asked only when nothing runs, and wait until its process is gone; None where none ran.
 
-    One of this machine that does not answer is ended by signals.
+    The end of one on another machine is not waited for. One of this machine that does not answer is ended by signals.
     """
     settings = settings or Settings()
     try:
@@ -467,7 +516,7 @@ def stop_daemon(
         if settings.host or when_idle:
             raise
         return Stopped(lifecycle.end(settings), [], 0, by_force=True)
-    if not lifecycle.wait_until_gone(stopped.pid, timeout_s):
+    if not settings.host and not lifecycle.wait_until_gone(stopped.pid, timeout_s):
         raise DaemonUnreachable(
             f"the daemon (pid {stopped.pid}) has not stopped in {timeout_s} s", hint=f"kill {stopped.pid}"
         )

@@ -167,7 +167,7 @@ def _daemon(settings: Settings) -> Iterator[Check]:
     from cwa_daemon.client import Client
 
     try:
-        with Client.connect(settings, start=False) as client:
+        with Client.connect(settings.model_copy(update={"host": None}), start=False) as client:
             version, where = client.daemon_version, client.where
     except NoDaemon:
         yield Check("daemon", OK, "none runs; the first command that needs one starts it")

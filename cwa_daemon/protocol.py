@@ -20,7 +20,7 @@ from cwa_engine.spec import RunSpec
 PROTOCOL_MAJOR = 1
 PROTOCOL_MINOR = 3
 MAX_MESSAGE_BYTES = 16 * 2**20
-PIECE_BYTES = 2**20  # of a file that is handed over; each is a message, and others come in between
+PIECE_BYTES = 2**20  # of a file that is handed over or fetched; each is a message, and others come in between
 MOST_NAME = 200  # characters of a file's name
 MAX_DEPTH = 16
 CREDIT = 64  # events a subscriber may have received without acknowledging them
@@ -197,6 +197,22 @@ class GetTopK(Request):
     limit: int = Field(default=100, ge=1, le=10_000)
 
 
+class ListFiles(Request):
+    """Name -> bytes of every file of a finished run."""
+
+    op: Literal["files"] = "files"
+    run_id: str
+
+
+class GetFile(Request):
+    """A piece of a file of a finished run, at most PIECE_BYTES from `offset` on."""
+
+    op: Literal["file"] = "file"
+    run_id: str
+    name: str = Field(pattern=r"^[^/\x00.][^/\x00]*$", max_length=MOST_NAME)
+    offset: int = Field(default=0, ge=0, lt=2**63)
+
+
 class Shutdown(Request):
     """Stop; with `when_idle` what runs may end before."""
 
@@ -229,6 +245,8 @@ AnyRequest = Annotated[
     | ListResults
     | GetResult
     | GetTopK
+    | ListFiles
+    | GetFile
     | GetTelemetry
     | Shutdown,
     Field(discriminator="op"),

@@ -76,6 +76,11 @@ class Settings(BaseModel):
         }
 
     @property
+    def empty_folder(self) -> Path:
+        """The working folder of the daemon and its workers: with nothing in it, no model or dataset is taken for a path."""
+        return self.home / "empty"
+
+    @property
     def runs(self) -> Path:
         """Where run folders are."""
         return self.home / "runs"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,26 +13,19 @@ from cwa_daemon.client import AsyncClient
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import InvalidInput, NotFound, Refused
 from cwa_engine.spec import RunSpec
-from tests.conftest import SHORT, CommandLine
+from tests.conftest import SHORT, CommandLine, free_address, reached_as_box
 
 
 @pytest.fixture
 def address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    return free_address()
 
 
 @pytest.fixture
-def elsewhere(own_cwtool: CommandLine, address: str, tmp_path: Path) -> Iterator[CommandLine]:
+def elsewhere(own_cwtool: CommandLine, address: str, tmp_path: Path) -> CommandLine:
     """The command line of another machine: it has its own state folder and knows the first one's daemon as "box"."""
-    box = own_cwtool
-    public = box("daemon", "keys", "new").stdout.strip()
-    box("daemon", "start", "--listen", address)
-    away = CommandLine(tmp_path / "elsewhere", tmp_path, Path(box.env["HF_HOME"]))
-    away("daemon", "hosts", "add", "box", address, public)
-    box("daemon", "keys", "allow", "ann", away("daemon", "keys", "new").stdout.strip())
-    yield away
+    away = CommandLine(tmp_path / "elsewhere", tmp_path, Path(own_cwtool.env["HF_HOME"]))
+    return reached_as_box(own_cwtool, away, address)
 
 
 def test_an_allowed_client_runs_and_reads_results_on_the_other_machine(
