@@ -693,7 +693,7 @@ def _stop(when_idle: bool) -> None:
         say("no daemon was running")
         return
     if stopped.by_force:
-        say("it did not answer, and was ended by force; `cwtool jobs` shows what was interrupted")
+        say("it could not be asked, and was ended by force; `cwtool jobs` shows what was interrupted")
     for run_id in stopped.interrupted:
         say(f"{run_id} was interrupted; `cwtool jobs retry {run_id}` runs it again")
     if stopped.queued:

@@ -28,7 +28,15 @@ from cwa_daemon.loop_thread import LoopThread
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
 from cwa_engine import __version__
-from cwa_engine.errors import DaemonUnreachable, InvalidInput, NoDaemon, NotGreeted, OutputError, error_from_dict
+from cwa_engine.errors import (
+    DaemonUnreachable,
+    InvalidInput,
+    NoDaemon,
+    NotGreeted,
+    OutputError,
+    VersionMismatch,
+    error_from_dict,
+)
 from cwa_engine.files import check_output
 from cwa_engine.models.sources import HubAccess
 from cwa_engine.spec import RunSpec
@@ -53,7 +61,7 @@ class Stopped:
     pid: int
     interrupted: list[str]
     queued: int
-    by_force: bool = False  # it did not answer: what it did is not known
+    by_force: bool = False  # it could not be asked: what it did is not known
 
 
 class AsyncClient:
@@ -504,7 +512,8 @@ def stop_daemon(
 ) -> Stopped | None:
     """Stop the daemon, if asked only when nothing runs, and wait until its process is gone; None where none ran.
 
-    The end of one on another machine is not waited for. One of this machine that does not answer is ended by signals.
+    The end of one on another machine is not waited for. One of this machine that does not answer, or speaks another version
+    of the protocol, is ended by signals.
     """
     settings = settings or Settings()
     try:
@@ -512,7 +521,7 @@ def stop_daemon(
             stopped = client.shutdown(when_idle)
     except NoDaemon:
         return None
-    except DaemonUnreachable:
+    except (DaemonUnreachable, VersionMismatch):
         if settings.host or when_idle:
             raise
         return Stopped(lifecycle.end(settings), [], 0, by_force=True)

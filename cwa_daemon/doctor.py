@@ -100,7 +100,11 @@ def _torch(settings: Settings) -> Iterator[Check]:
 
 
 def _hub(settings: Settings) -> Iterator[Check]:
-    access = HubAccess.from_environment()
+    try:
+        access = HubAccess.from_environment()
+    except CwaError as error:
+        yield Check("Hugging Face cache", PROBLEM, error.message, error.hint)
+        return
     models = cached_models(access)
     size = sum(size for _, size in models) / 1e9
     token = "a token is set" if access.token else "no token is set"

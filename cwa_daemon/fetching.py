@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from cwa_daemon.protocol import PIECE_BYTES
 from cwa_engine.errors import RunFailed
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
@@ -25,7 +26,7 @@ async def download(run_id: str, folder: Path, ask: Ask) -> str:
     Raises NotFound, OSError, and RunFailed for a table that is not the one that the run wrote.
     """
     listed = await ask("files", run_id=run_id)
-    whole_id = str(listed["run_id"])  # "latest" may be another one in a moment
+    whole_id = str(listed["run_id"])
     hashes = {}
     for name in listed["files"]:
         digest = hashlib.sha256()
@@ -40,8 +41,11 @@ async def download(run_id: str, folder: Path, ask: Ask) -> str:
     return whole_id
 
 
-async def _pieces(run_id: str, name: str, ask: Ask) -> Any:
-    offset = 0
-    while data := (await ask("file", run_id=run_id, name=name, offset=offset))["data"]:
-        offset += len(data)
-        yield data
+async def _pieces(run_id: str, name: str, ask: Ask) -> AsyncIterator[bytes]:
+    offset, last = 0, False
+    while not last:
+        reply = await ask("file", run_id=run_id, name=name, offset=offset)
+        run_id = reply["run_id"]  # "latest" may be another one in a moment
+        offset += len(reply["data"])
+        last = len(reply["data"]) < PIECE_BYTES
+        yield reply["data"]

@@ -99,8 +99,7 @@ def find(settings: Settings) -> Address:
 def end(settings: Settings) -> int:
     """End a daemon that does not answer, by signals; gives the process id. Raises DaemonUnreachable where that fails."""
     address = find(settings)
-    began = _started(address.pid)
-    if address.started is None or began is None or abs(began - address.started) > 1:
+    if not _is_there(address):
         raise DaemonUnreachable(
             f"the daemon ({address}) does not answer, and is no process that this one can tell",
             hint=f"it runs on {address.machine}, perhaps in a container: end it there",
@@ -147,6 +146,19 @@ def _environment(settings: Settings) -> dict[str, str]:
     paths = {name: str(user_path(environment[name], name)) for name in _PATHS if name in environment}
     listen = {"CWTOOL_LISTEN": settings.listen} if settings.listen else {}
     return {**environment, **paths, "CWTOOL_HOME": str(settings.home), **listen}
+
+
+def _is_there(address: Address) -> bool:
+    """Whether the process of that number is the daemon, and no other process here; to be certain of before it is killed."""
+    import psutil
+
+    try:
+        if address.started is None:
+            return "cwa_daemon.server" in psutil.Process(address.pid).cmdline()
+        began = _started(address.pid)
+        return began is not None and abs(began - address.started) <= 1
+    except psutil.Error:
+        return False
 
 
 def _started(pid: int) -> float | None:

@@ -6,6 +6,7 @@ ZeroMQ itself tries for ever and says nothing; what it does on the way can be he
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -69,12 +70,13 @@ async def connect_to_host(socket: zmq.asyncio.Socket, settings: Settings, name: 
             ) from None
     if end == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         raise Refused(
-            f"the daemon of {name} does not allow your key", hint=f"there: `cwtool daemon keys allow NAME {own.public}`"
+            f"the daemon of {name} does not allow your key",
+            hint=f"there: `cwtool daemon keys allow NAME {shlex.quote(own.public)}`",
         )
     if end != zmq.EVENT_HANDSHAKE_SUCCEEDED:
         raise DaemonUnreachable(
             f"what answers at {host.address} has not the key of {name}",
-            hint=f"`cwtool daemon keys` there shows its key, for `cwtool daemon hosts add {name} {host.address} KEY`",
+            hint=f"`cwtool daemon keys` there shows its key, for `cwtool daemon hosts add {name} {host.address} 'KEY'`",
         )
     return f"{name} at {host.address}"
 

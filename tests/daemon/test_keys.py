@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import zmq
 
 from cwa_daemon import keys, protocol
 from cwa_daemon.client import AsyncClient
+from cwa_daemon.lifecycle import wait_until_gone
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import InvalidInput, NotFound, Refused
 from cwa_engine.spec import RunSpec
@@ -58,7 +60,7 @@ def test_texts_of_this_machine_are_handed_over_and_never_looked_up_on_the_other(
 def test_a_key_that_is_not_allowed_is_told_at_once_what_to_do(elsewhere: CommandLine, own_cwtool: CommandLine) -> None:
     public = elsewhere("daemon", "keys", "new", "--force").stdout.strip()
     said = " ".join(elsewhere("--host", "box", "daemon", "status", rc=4).stderr.split())
-    assert "does not allow your key" in said and f"keys allow NAME {public}" in said
+    assert "does not allow your key" in said and f"keys allow NAME {shlex.quote(public)}" in said
     own_cwtool("daemon", "keys", "allow", "ann", public)
     elsewhere("--host", "box", "daemon", "status")
 
@@ -82,7 +84,9 @@ def test_whoever_is_not_there_or_is_somebody_else_is_named(
     other = elsewhere("daemon", "keys").stdout.strip()
     elsewhere("daemon", "hosts", "add", "impostor", address, other)
     assert "has not the key of impostor" in elsewhere("--host", "impostor", "ps", rc=3).stderr
-    own_cwtool("daemon", "stop")
+    pid = own_cwtool.json("daemon", "status")["pid"]
+    assert "the daemon of box stops" in elsewhere("--host", "box", "daemon", "stop").stdout
+    assert wait_until_gone(pid, 60)
     assert "no daemon of box answers at" in elsewhere("--host", "box", "ps", rc=3).stderr
 
 
