@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cwa_daemon.settings import Settings
 from cwa_engine.errors import InvalidInput
 from cwa_engine.models.sources import absolute_name
 
@@ -13,6 +12,8 @@ def model_name(given: str) -> str:
     What is a path here is made absolute. For a daemon on another machine nothing is looked up here: a folder `gpt2` of this
     machine has no say there. Raises InvalidInput for what would be looked for in a working folder, which it does not have.
     """
+    from cwa_daemon.settings import Settings  # who asks for help need not wait for it
+
     host = Settings().host
     if not host:
         return absolute_name(given)
