@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cwa_engine import __version__
-from cwa_engine.errors import Cancelled, CwaError, DaemonUnreachable, InvalidInput
-from cwa_engine.files import user_path
-from cwa_engine.models.sources import absolute_name, name_and_revision
+from cwa_engine.errors import Cancelled, CwaError, InvalidInput, NoDaemon
+from cwa_engine.files import check_output, user_path
+from cwa_engine.models.sources import name_and_revision
 from cwa_tui.console import run_options as opt
 from cwa_tui.console.keys import hosts_app, keys_app
 from cwa_tui.console.options import Json, SeveralValues
 from cwa_tui.console.output import say, show, show_error
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cwa_daemon.client import Client
 
 app = typer.Typer(
@@ -44,7 +46,10 @@ app.add_typer(results_app, name="results", rich_help_panel="Runs")
 app.add_typer(daemon_app, name="daemon", rich_help_panel="Service", no_args_is_help=True)
 
 RunId = Annotated[str, typer.Argument(help="Run id, its beginning or its ending; the latest one if left out.")]
-Model = Annotated[str, typer.Argument(help="Alias, Hub id, folder or .gguf file.", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Argument(help="Alias, Hub id, folder or .gguf file; of the other machine with --host.", show_default=False),
+]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")]
 DType = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many, latest first.")]
@@ -63,7 +68,11 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 @app.callback()
 def choose_host(
     host: Annotated[
-        str | None, typer.Option(help="A daemon on another machine, by its name in `daemon hosts`.")
+        str | None,
+        typer.Option(
+            help="Use the daemon of another machine, by its name in `daemon hosts`: texts and --weights are read here and "
+            "sent, --output is written here, models are names or whole paths there."
+        ),
     ] = None,
 ) -> None:
     if host is not None:
@@ -197,6 +206,8 @@ def plan(
     spec = parse_spec(opt.spec_fields(given))
     with _client() as client:
         found = planned(client, client.plan(spec, command=_typed()))
+    if client.host:
+        found["command"] = found["command"].replace("cwtool", f"cwtool --host {client.host}", 1)
     show(found if as_json else plan_report(found))
 
 
@@ -208,10 +219,10 @@ def rerun(run_id: RunId = "latest", as_json: Json = False) -> None:
     from cwa_tui.console.rerun import compare, comparison, spec_of
 
     with _client() as client:
-        first = client.result(run_id)
-        again = client.submit(spec_of(first.folder), _typed(), JobOptions(no_cache=True))
+        first = client.manifest(run_id)
+        again = client.submit_again(spec_of(first), _typed(), JobOptions(no_cache=True))
         follow(client, again)
-        found = compare(first.folder, client.result(again).folder)
+        found = compare(first, client.manifest(again))
     show(found if as_json else comparison(found))
     if not found["agree"]:
         raise typer.Exit(1)
@@ -225,7 +236,7 @@ def ps(as_json: Json = False) -> None:
     try:
         with _client(start=False) as client:
             status = client.status()
-    except DaemonUnreachable as error:
+    except NoDaemon as error:
         if as_json:
             show({"models": [], "devices": []})
         else:
@@ -250,8 +261,9 @@ def load(
     from cwa_daemon.protocol import JobOptions
     from cwa_engine.spec import parse_spec
     from cwa_tui.console.following import follow
+    from cwa_tui.places import model_name
 
-    spec = parse_spec({"model": absolute_name(model), "revision": revision, "dtype": dtype, "device": device})
+    spec = parse_spec({"model": model_name(model), "revision": revision, "dtype": dtype, "device": device})
     with _client() as client:
         run_id = client.load(spec, _typed(), JobOptions(**opt.job_options(given)))
         follow(client, run_id, cancel_on_interrupt=True)
@@ -261,7 +273,9 @@ def load(
 @app.command(rich_help_panel="Models")
 def unload(model: Model, as_json: Json = False) -> None:
     """Free a warm model's memory, whatever its revision."""
-    name, revision = name_and_revision(absolute_name(model))
+    from cwa_tui.places import model_name
+
+    name, revision = name_and_revision(model_name(model))
     if revision:
         raise InvalidInput("a model is unloaded with all its revisions", hint=f"`cwtool unload {name}`")
     with _client(start=False) as client:
@@ -281,6 +295,8 @@ def models(
     from cwa_engine.models.sources import HubAccess, cached_models
     from cwa_tui.console.tables import catalog_table
 
+    if host := os.environ.get("CWTOOL_HOST"):
+        say(f"on disk: on this machine, not on {host}")
     cached = {name: size for name, size in cached_models(HubAccess.from_environment()) if query.lower() in name.lower()}
     known = [e for e in CATALOG if query.lower() in f"{e.name} {e.alias} {e.family}".lower()]
     if as_json:
@@ -445,6 +461,28 @@ def results_show(run_id: RunId = "latest", as_json: Json = False) -> None:
         show_result(client, run_id, as_json)
 
 
+@results_app.command("fetch")
+def results_fetch(
+    run_id: RunId = "latest",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", help="Where to; a folder named as the run, here, if left out.", metavar="FOLDER"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a finished run's files to a folder of this machine."""
+    from pathlib import Path
+
+    given = None if output is None else user_path(output, "--output")
+    with _client() as client:
+        run_id = client.job(run_id).run_id if run_id != "latest" else client.result(run_id).summary["run_id"]
+        folder = given or Path(run_id).absolute()
+        client.fetch(run_id, folder)
+    show({"run_id": run_id, "output": str(folder)} if as_json else f"wrote the files of {run_id} to {folder}")
+
+
 @results_app.command("topk")
 def results_topk(
     run_id: RunId = "latest",
@@ -464,6 +502,7 @@ def results_topk(
 @daemon_app.command("start")
 def daemon_start(listen: Listen = None) -> None:
     """Start the daemon in the background."""
+    _only_here("daemon start")
     from cwa_daemon.client import start_daemon
 
     show("the daemon runs" if start_daemon(listen=listen) else "the daemon was running already")
@@ -478,6 +517,7 @@ def daemon_stop(when_idle: WhenIdle = False) -> None:
 @daemon_app.command("restart")
 def daemon_restart(when_idle: WhenIdle = False, listen: Listen = None) -> None:
     """Stop the daemon and start it again; warm models are loaded afresh when they are needed."""
+    _only_here("daemon restart")
     _stop(when_idle)
     daemon_start(listen)
 
@@ -489,7 +529,10 @@ def daemon_status(as_json: Json = False) -> None:
 
     with _client(start=False) as client:
         status = client.status()
-    show(status.model_dump() if as_json else tables.daemon_status(status))
+    if as_json:
+        show({**status.model_dump(), "reached": client.where})
+    else:
+        show(tables.daemon_status(status, client.where))
 
 
 @daemon_app.command("logs")
@@ -497,6 +540,7 @@ def daemon_logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
 ) -> None:
     """The last lines of the daemon's and its workers' logs."""
+    _only_here("daemon logs")
     from cwa_daemon.client import log_files
 
     for path in log_files():
@@ -511,6 +555,7 @@ def daemon_install_service(
     force: Annotated[bool, typer.Option("--force", help="Replace a unit that differs.")] = False,
 ) -> None:
     """Write a systemd user unit, so that the daemon is there after every boot."""
+    _only_here("daemon install-service")
     from cwa_daemon.client import install_service, service_text
 
     if only_print:
@@ -532,6 +577,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Whether everything is as it should be on this machine. Exit code 1 where it is not."""
+    _only_here("doctor")
     from cwa_daemon.client import examine
     from cwa_tui.console.doctor import checks_table
 
@@ -561,7 +607,7 @@ def version(as_json: Json = False) -> None:
     try:
         with _client(start=False) as client:
             daemon = client.daemon_version
-    except DaemonUnreachable:
+    except NoDaemon:
         pass  # no daemon has no version, which is what is shown
     shown = f"cwtool {__version__}" + (f", daemon {daemon}" if daemon else ", no daemon runs")
     show({"cwtool": __version__, "daemon": daemon} if as_json else shown)
@@ -585,6 +631,10 @@ def _submit(
 
     spec = parse_spec(fields)
     with _client() as client:
+        output = spec.output
+        if client.host and output:  # the daemon there cannot write it
+            _check_output_here(output, detach)
+            spec = spec.model_copy(update={"output": None})
         run_id = client.submit(spec, _typed(), JobOptions(**options))
         if detach:
             show({"run_id": run_id} if as_json else run_id)
@@ -592,7 +642,25 @@ def _submit(
         from cwa_tui.console.following import follow, show_result  # in the time in which the run begins
 
         follow(client, run_id, cancel_on_interrupt)
-        show_result(client, run_id, as_json, spec.output)
+        if client.host and output:
+            client.fetch(run_id, output)
+        show_result(client, run_id, as_json, output)
+
+
+def _check_output_here(output: Path, detach: bool) -> None:
+    if detach:
+        raise InvalidInput(
+            "with --host and --detach nothing here waits to write --output",
+            hint="`cwtool results fetch RUN_ID --output FOLDER` writes it when the run is done",
+        )
+    check_output(output)
+
+
+def _only_here(command: str) -> None:
+    """Refuse --host for what looks after this machine."""
+    host = os.environ.get("CWTOOL_HOST")
+    if host:
+        raise InvalidInput(f"`cwtool {command}` is about the machine it is typed on", hint=f"type it on {host}")
 
 
 def _typed() -> str:
@@ -626,11 +694,14 @@ def _stop(when_idle: bool) -> None:
     if stopped is None:
         say("no daemon was running")
         return
+    if stopped.by_force:
+        say("it could not be asked, and was ended by force; `cwtool jobs` shows what was interrupted")
     for run_id in stopped.interrupted:
         say(f"{run_id} was interrupted; `cwtool jobs retry {run_id}` runs it again")
     if stopped.queued:
         say(f"{stopped.queued} queued jobs wait for the next start")
-    show("the daemon has stopped")
+    host = os.environ.get("CWTOOL_HOST")
+    show(f"the daemon of {host} stops" if host else "the daemon has stopped")
 
 
 if __name__ == "__main__":

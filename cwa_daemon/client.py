@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import os
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
@@ -22,11 +23,20 @@ from typing import Any, TypeVar
 import zmq
 import zmq.asyncio
 
-from cwa_daemon import handover, lifecycle, protocol
+from cwa_daemon import fetching, handover, lifecycle, protocol, reach
+from cwa_daemon.loop_thread import LoopThread
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
 from cwa_engine import __version__
-from cwa_engine.errors import DaemonUnreachable, NotGreeted, error_from_dict
+from cwa_engine.errors import (
+    DaemonUnreachable,
+    InvalidInput,
+    NoDaemon,
+    NotGreeted,
+    OutputError,
+    VersionMismatch,
+    error_from_dict,
+)
 from cwa_engine.files import check_output
 from cwa_engine.models.sources import HubAccess
 from cwa_engine.spec import RunSpec
@@ -51,6 +61,7 @@ class Stopped:
     pid: int
     interrupted: list[str]
     queued: int
+    by_force: bool = False  # it could not be asked: what it did is not known
 
 
 class AsyncClient:
@@ -59,6 +70,7 @@ class AsyncClient:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.daemon_version = ""
+        self.where = ""  # which daemon this is, in words
         self._greetings = 0  # one more each time a daemon began anew behind the same socket
         self._ids = itertools.count(1)
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -71,44 +83,28 @@ class AsyncClient:
 
     @classmethod
     async def connect(cls, settings: Settings | None = None, start: bool = True) -> AsyncClient:
-        """Connect, starting a daemon where there is none. With `start=False` that raises DaemonUnreachable instead."""
-        settings = settings or Settings()
-        if settings.host:
-            return await cls._connect_to_host(settings, settings.host)
-        if start:
-            await asyncio.to_thread(lifecycle.start, settings)
-        elif not lifecycle.running_pid(settings):
-            raise DaemonUnreachable("no daemon is running", hint="`cwtool daemon start` starts one")
-        client = cls(settings)
-        client._socket.connect(f"ipc://{settings.socket}")
-        return await client._opened()
+        """Connect, starting a daemon where there is none. With `start=False` that raises NoDaemon instead.
 
-    @classmethod
-    async def _connect_to_host(cls, settings: Settings, name: str) -> AsyncClient:
-        """A daemon on another machine is never started from here; and who is not allowed there hears nothing at all."""
-        from cwa_daemon import keys  # only these connections need keys, and each import is a wait
-
-        host, own = keys.find_host(settings, name), keys.own_pair(settings)
-        client = cls(settings)
-        keys.secure(client._socket, host, own)
-        client._socket.connect(host.address)
+        A daemon on another machine, `settings.host`, is never started from here.
+        """
+        client = cls(settings or Settings())
         try:
-            return await client._opened()
-        except DaemonUnreachable:
-            raise DaemonUnreachable(
-                f"the daemon of {name} did not answer",
-                hint="does it listen (`cwtool daemon start --listen ...`), and is your key allowed there? "
-                f"`cwtool daemon keys allow NAME {own.public}`",
-            ) from None
-
-    async def _opened(self) -> AsyncClient:
-        self._receiver = asyncio.create_task(self._receive())
-        try:
-            await self._greet(self.settings.start_timeout_s)
+            await client._open(start)
         except BaseException:
-            await self.close()
+            await client.close()
             raise
-        return self
+        return client
+
+    async def _open(self, start: bool) -> None:
+        settings, patience_s = self.settings, self.settings.request_timeout_s
+        if settings.host:
+            self.where = await reach.connect_to_host(self._socket, settings, settings.host)
+        else:
+            if start and await asyncio.to_thread(lifecycle.start, settings):
+                patience_s = settings.start_timeout_s
+            self.where = await reach.connect_here(self._socket, settings)
+        self._receiver = asyncio.create_task(self._receive())
+        await self._greet(patience_s)
 
     async def _greet(self, timeout_s: float) -> None:
         hello = await self._ask("hello", timeout_s, **_HELLO)
@@ -135,9 +131,18 @@ class AsyncClient:
         Raises DataError for texts that cannot be used and OutputError for a folder that cannot be written.
         """
         if spec.output:
+            if self.settings.host:
+                raise InvalidInput(
+                    f"the daemon of {self.settings.host} cannot write to a folder of this machine",
+                    hint="leave the spec without `output`, and `fetch` the run's files when it is done",
+                )
             check_output(spec.output)
         spec = await self._with_texts(spec)
         return await self._submit("run", spec, command, options, client_key)
+
+    async def submit_again(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
+        """Queue a spec that came from the daemon: its paths are those of the daemon's machine, and are read there."""
+        return await self._submit("run", spec, command, options)
 
     async def load(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         """Queue the loading of `spec.model` and give the job's run id."""
@@ -233,6 +238,31 @@ class AsyncClient:
         reply = await self._request("topk", run_id=run_id, metric=metric, offset=offset, limit=limit)
         return reply["metric"], reply["rows"]
 
+    async def manifest(self, run_id: str) -> dict[str, Any]:
+        """The manifest of a finished run: all that is needed to run it again. Raises NotFound."""
+        return await fetching.manifest(run_id, self._request)
+
+    async def fetch(self, run_id: str, folder: Path) -> str:
+        """Write the files of a finished run into a folder of this machine; gives the whole run id.
+
+        Raises NotFound for a run that is not finished, and OutputError for a folder that cannot be written.
+        """
+        import tempfile  # few clients fetch anything, and each import is a wait
+
+        from cwa_engine.reporting.export import copy_run
+
+        check_output(folder)
+        with tempfile.TemporaryDirectory(prefix="cwtool-") as scratch:
+            try:
+                whole_id = await fetching.download(run_id, Path(scratch), self._request)
+            except OSError as error:
+                raise OutputError(
+                    f"the run's files cannot be kept in {scratch} on the way: {error.strerror}",
+                    hint="make room there, or set TMPDIR to another folder",
+                ) from error
+            copy_run(Path(scratch), folder)
+        return whole_id
+
     async def status(self) -> StatusView:
         """The daemon, its warm models, workers and memory."""
         return StatusView.model_validate((await self._request("status"))["status"])
@@ -259,7 +289,8 @@ class AsyncClient:
         if found is None:
             return spec
         path = await handover.send(found, self._request)
-        return spec.model_copy(update={"data_file": path, "data_name": found.shown})
+        read_there = {"data_file": path, "data_name": found.shown, "dataset": None, "text_column": found.text_column}
+        return spec.model_copy(update=read_there)
 
     async def _submit(
         self,
@@ -281,7 +312,9 @@ class AsyncClient:
         return str(reply["run_id"])
 
     def _access(self) -> dict[str, Any]:
-        """How to reach the Hub, as this shell has it; another machine has its own cache."""
+        """How to reach the Hub, as this shell has it. Of another machine its own, but for a token that is set here."""
+        if self.settings.host and not os.environ.get("HF_TOKEN"):
+            return {}
         access = HubAccess.from_environment()
         return {"token": access.token} if self.settings.host else dataclasses.asdict(access)
 
@@ -303,9 +336,10 @@ class AsyncClient:
             await self._send(op, id=request_id, **fields)
             message: dict[str, Any] = await asyncio.wait_for(reply, timeout_s or self.settings.request_timeout_s)
         except TimeoutError:
+            restart = f"`cwtool daemon restart` ends it, and starts another; its log is {self.settings.daemon_log}"
             raise DaemonUnreachable(
-                f"the daemon did not answer '{op}'",
-                hint=f"see {self.settings.daemon_log}; `cwtool daemon restart` helps",
+                f"the daemon ({self.where}) did not answer '{op}'",
+                hint=f"look after it on {self.settings.host}" if self.settings.host else restart,
             ) from None
         finally:
             self._replies.pop(request_id, None)
@@ -345,20 +379,20 @@ class AsyncClient:
 
 
 class Client:
-    """The same, for programs that do one thing at a time."""
+    """The same, for programs that do one thing at a time; also in a notebook, whose own event loop runs already."""
 
-    def __init__(self, runner: asyncio.Runner, client: AsyncClient) -> None:
-        self._runner = runner
+    def __init__(self, loop: LoopThread, client: AsyncClient) -> None:
+        self._loop = loop
         self._client = client
 
     @classmethod
     def connect(cls, settings: Settings | None = None, start: bool = True) -> Client:
         """Connect, starting a daemon where there is none. With `start=False` that raises DaemonUnreachable instead."""
-        runner = asyncio.Runner()
+        loop = LoopThread()
         try:
-            return cls(runner, runner.run(AsyncClient.connect(settings, start)))
+            return cls(loop, loop.run(AsyncClient.connect(settings, start)))
         except BaseException:
-            runner.close()
+            loop.close()
             raise
 
     def __enter__(self) -> Client:
@@ -370,15 +404,29 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._runner.run(self._client.close())
-        self._runner.close()
+        if not self._loop.closed:
+            self._loop.run(self._client.close())
+            self._loop.close()
 
     @property
     def daemon_version(self) -> str:
         return self._client.daemon_version
 
+    @property
+    def host(self) -> str | None:
+        """The name of the other machine, where the daemon is on one."""
+        return self._client.settings.host
+
+    @property
+    def where(self) -> str:
+        """Which daemon this is, in words."""
+        return self._client.where
+
     def submit(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         return self._run(self._client.submit(spec, command, options))
+
+    def submit_again(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
+        return self._run(self._client.submit_again(spec, command, options))
 
     def load(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         return self._run(self._client.load(spec, command, options))
@@ -434,14 +482,23 @@ class Client:
     ) -> tuple[str, list[dict[str, Any]]]:
         return self._run(self._client.topk(run_id, metric, offset, limit))
 
+    def manifest(self, run_id: str) -> dict[str, Any]:
+        return self._run(self._client.manifest(run_id))
+
+    def fetch(self, run_id: str, folder: Path) -> str:
+        return self._run(self._client.fetch(run_id, folder))
+
     def status(self) -> StatusView:
         return self._run(self._client.status())
 
     def unload(self, model: str) -> list[str]:
         return self._run(self._client.unload(model))
 
+    def shutdown(self, when_idle: bool = False) -> Stopped:
+        return self._run(self._client.shutdown(when_idle))
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._runner.run(work)
+        return self._loop.run(work)
 
 
 def start_daemon(settings: Settings | None = None, listen: str | None = None) -> bool:
@@ -456,20 +513,22 @@ def start_daemon(settings: Settings | None = None, listen: str | None = None) ->
 def stop_daemon(
     settings: Settings | None = None, timeout_s: float | None = 30.0, when_idle: bool = False
 ) -> Stopped | None:
-    """Stop the daemon, if asked only when nothing runs, and wait until its process is gone; None where none ran."""
+    """Stop the daemon, if asked only when nothing runs, and wait until its process is gone; None where none ran.
+
+    The end of one on another machine is not waited for. One of this machine that does not answer, or speaks another version
+    of the protocol, is ended by signals.
+    """
     settings = settings or Settings()
-    if not settings.host and not lifecycle.running_pid(settings):
+    try:
+        with Client.connect(settings, start=False) as client:
+            stopped = client.shutdown(when_idle)
+    except NoDaemon:
         return None
-
-    async def shutdown() -> Stopped:
-        client = await AsyncClient.connect(settings, start=False)
-        try:
-            return await client.shutdown(when_idle)
-        finally:
-            await client.close()
-
-    stopped = asyncio.run(shutdown())
-    if not lifecycle.wait_until_gone(stopped.pid, timeout_s):
+    except (DaemonUnreachable, VersionMismatch):
+        if settings.host or when_idle:
+            raise
+        return Stopped(lifecycle.end(settings), [], 0, by_force=True)
+    if not settings.host and not lifecycle.wait_until_gone(stopped.pid, timeout_s):
         raise DaemonUnreachable(
             f"the daemon (pid {stopped.pid}) has not stopped in {timeout_s} s", hint=f"kill {stopped.pid}"
         )

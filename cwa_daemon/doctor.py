@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import zmq
-
 from cwa_daemon import telemetry
-from cwa_daemon.lifecycle import running_pid
+from cwa_daemon.lifecycle import find, running_pid
 from cwa_daemon.reindex import damage
-from cwa_daemon.settings import CONFIG_FILE, Settings
+from cwa_daemon.settings import CONFIG_FILE, MOST_SOCKET_BYTES, Settings
 from cwa_engine import __version__
+from cwa_engine.errors import CwaError, NoDaemon
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.machine.processors import granted_processors, thread_settings
 from cwa_engine.models.sources import HubAccess, cached_models
@@ -115,7 +114,11 @@ def _processors(settings: Settings) -> Iterator[Check]:
 
 
 def _hub(settings: Settings) -> Iterator[Check]:
-    access = HubAccess.from_environment()
+    try:
+        access = HubAccess.from_environment()
+    except CwaError as error:
+        yield Check("Hugging Face cache", PROBLEM, error.message, error.hint)
+        return
     models = cached_models(access)
     size = sum(size for _, size in models) / 1e9
     token = "a token is set" if access.token else "no token is set"
@@ -140,7 +143,7 @@ def _nearest(folder: Path) -> Path:
 
 
 def _permissions(settings: Settings) -> Iterator[Check]:
-    for folder in (settings.home, settings.runtime_dir):
+    for folder in (settings.home, _socket_file(settings).parent):
         if not folder.exists():
             continue
         found = folder.lstat()
@@ -156,14 +159,12 @@ def _permissions(settings: Settings) -> Iterator[Check]:
 
 
 def _socket(settings: Settings) -> Iterator[Check]:
-    length = len(str(settings.socket))
-    fits = length <= zmq.IPC_PATH_MAX_LEN
-    advice = "" if fits else "set XDG_RUNTIME_DIR to a short path"
-    found = f"{settings.socket} has {length} of {zmq.IPC_PATH_MAX_LEN} characters"
-    yield Check("socket path", OK if fits else PROBLEM, found, advice)
+    path = _socket_file(settings)
+    elsewhere = "" if path == settings.socket else f"; started in this shell it would be {settings.socket}"
+    yield Check("socket", OK, f"{path}, {len(os.fsencode(path))} of {MOST_SOCKET_BYTES} bytes{elsewhere}")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     lingering = Path("/var/lib/systemd/linger") / getpass.getuser()
-    if runtime and settings.socket.is_relative_to(runtime) and not lingering.exists():
+    if runtime and path.is_relative_to(runtime) and not lingering.exists():
         yield Check(
             "lingering",
             WARNING,
@@ -172,25 +173,30 @@ def _socket(settings: Settings) -> Iterator[Check]:
         )
 
 
+def _socket_file(settings: Settings) -> Path:
+    """Where the daemon's socket is, or would be."""
+    try:
+        return find(settings).socket
+    except NoDaemon:
+        return settings.socket
+
+
 def _daemon(settings: Settings) -> Iterator[Check]:
-    pid = running_pid(settings)
-    if not pid:
-        yield Check("daemon", OK, "none runs; the first command that needs one starts it")
-        return
     from cwa_daemon.client import Client
-    from cwa_engine.errors import CwaError
 
     try:
-        with Client.connect(settings, start=False) as client:
-            version = client.daemon_version
+        with Client.connect(settings.model_copy(update={"host": None}), start=False) as client:
+            version, where = client.daemon_version, client.where
+    except NoDaemon:
+        yield Check("daemon", OK, "none runs; the first command that needs one starts it")
     except CwaError as error:
-        yield Check("daemon", PROBLEM, f"pid {pid} does not answer: {error.message}", "`cwtool daemon restart`")
-        return
-    if version == __version__:
-        yield Check("daemon", OK, f"pid {pid}, version {version}")
+        yield Check("daemon", PROBLEM, error.message, error.hint)
     else:
-        advice = "`cwtool daemon restart --when-idle`"
-        yield Check("daemon", WARNING, f"pid {pid} is version {version}, this is {__version__}", advice)
+        if version == __version__:
+            yield Check("daemon", OK, f"{where}, version {version}")
+        else:
+            advice = "`cwtool daemon restart --when-idle`"
+            yield Check("daemon", WARNING, f"{where} is version {version}, this is {__version__}", advice)
 
 
 def _database(settings: Settings) -> Iterator[Check]:

@@ -11,6 +11,7 @@ import zmq.asyncio
 from zmq.auth.asyncio import AsyncioAuthenticator
 
 from cwa_daemon import keys, protocol
+from cwa_daemon.lifecycle import write_address
 from cwa_daemon.security import check_peer, private_folder
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import CwaError, DaemonNotStartable, Refused
@@ -54,36 +55,42 @@ class LocalDoor(Door):
 
     def open(self) -> None:
         """The lock is held: a second bind on the same path would silently steal it."""
-        private_folder(self.settings.runtime_dir.parent)
-        private_folder(self.settings.runtime_dir)
-        self.settings.socket.unlink(missing_ok=True)
+        self._path = self.settings.socket  # another one once the system has removed the runtime folder
+        private_folder(self._path.parent.parent)
+        private_folder(self._path.parent)
+        self._path.unlink(missing_ok=True)
         before = os.umask(0o077)
         try:
-            self.socket.bind(f"ipc://{self.settings.socket}")
+            self.socket.bind(f"ipc://{self._path}")
         except zmq.ZMQError as error:
             raise DaemonNotStartable(
-                f"no socket can be made at {self.settings.socket}: {error}", hint="set XDG_RUNTIME_DIR to a short path"
+                f"no socket can be made at {self._path}: {error}", hint="set XDG_RUNTIME_DIR to a short path"
             ) from error
         finally:
             os.umask(before)
-        self._inode = self.settings.socket.stat().st_ino
+        self._inode = self._path.stat().st_ino
+        try:
+            write_address(self.settings, self._path)
+        except OSError as error:  # on a full disk, say: who has the environment of this process finds it all the same
+            log.warning("the address cannot be written to %s: %s", self.settings.address_file, error)
 
     def check(self, frame: zmq.Frame) -> None:
         check_peer(str(frame.get("Peer-Address")))
 
     def look_after(self) -> None:
         """Where the socket was removed, as the system does with a runtime folder at the last logout, make it anew."""
-        inode = self.settings.socket.stat().st_ino if self.settings.socket.exists() else None
+        inode = self._path.stat().st_ino if self._path.exists() else None
         if inode == self._inode:
             return
-        log.warning("the socket %s is gone: binding again", self.settings.socket)
+        log.warning("the socket %s is gone: binding again", self._path)
         self.open()  # without unbinding, which would end the connections there are
 
     def close(self) -> None:
         super().close()
-        self.settings.socket.unlink(missing_ok=True)
+        self.settings.address_file.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # a file of somebody else's in it, and the folder stays
-            self.settings.runtime_dir.rmdir()
+            self._path.parent.rmdir()
 
 
 class RemoteDoor(Door):

@@ -12,7 +12,7 @@ from cwa_daemon import protocol, telemetry
 from cwa_daemon.states import JobState
 from cwa_engine import __version__
 from cwa_engine.errors import NotFound
-from cwa_engine.reporting.export import library_versions, read_summary, read_topk
+from cwa_engine.reporting.export import library_versions, read_piece, read_summary, read_topk
 from cwa_engine.result import to_plain
 
 if TYPE_CHECKING:
@@ -165,6 +165,19 @@ async def get_topk(server: Server, identity: bytes, request: protocol.GetTopK) -
     folder = _finished(server, request.run_id)
     metric, rows = read_topk(folder, request.metric, request.offset, request.limit)
     return {"run_id": folder.name, "metric": metric, "rows": to_plain(rows)}
+
+
+@handles(protocol.ListFiles)
+async def list_files(server: Server, identity: bytes, request: protocol.ListFiles) -> Reply:
+    folder = _finished(server, request.run_id)
+    return {"run_id": folder.name, "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())}}
+
+
+@handles(protocol.GetFile)
+async def get_file(server: Server, identity: bytes, request: protocol.GetFile) -> Reply:
+    folder = _finished(server, request.run_id)
+    data = await asyncio.to_thread(read_piece, folder, request.name, request.offset, protocol.PIECE_BYTES)
+    return {"run_id": folder.name, "data": data}
 
 
 @handles(protocol.Shutdown)

@@ -1,4 +1,4 @@
-"""Texts that the daemon cannot open itself: what comes out of a pipe, and files when it runs on another machine.
+"""Texts that the daemon cannot open itself: what comes out of a pipe, and, when it runs on another machine, all of this one.
 
 The client copies them into a file without a name, as far as they are used, and hands that over in pieces.
 """
@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import json
 import os
 import select
 import stat
@@ -22,6 +23,7 @@ from typing import IO, Any, TypeVar
 from cwa_daemon.protocol import MOST_NAME, PIECE_BYTES
 from cwa_engine.data import textfile
 from cwa_engine.data.corpus import file_texts, load_texts
+from cwa_engine.data.datasets import parse_dataset
 from cwa_engine.errors import DataError
 from cwa_engine.spec import RunSpec
 
@@ -41,6 +43,7 @@ class Handover:
     size_bytes: int
     name: str  # that the file shall have
     shown: str  # as the user knows it
+    text_column: str | None = None
 
 
 def prepare(spec: RunSpec, to_another_machine: bool, most_bytes: int) -> Handover | None:
@@ -50,6 +53,8 @@ def prepare(spec: RunSpec, to_another_machine: bool, most_bytes: int) -> Handove
     more than `most_bytes`.
     """
     path = spec.data_file
+    if to_another_machine and spec.dataset and parse_dataset(spec.dataset).path.startswith("/"):
+        return _dataset_folder(spec, spec.dataset, most_bytes)
     if path is None:
         return None
     checked = min(spec.eval_limit or CHECKED_TEXTS, CHECKED_TEXTS)
@@ -65,7 +70,15 @@ def prepare(spec: RunSpec, to_another_machine: bool, most_bytes: int) -> Handove
             while spec.eval_limit is None and file.read(PIECE_BYTES):
                 pass
     name = "standard-input" if path == STDIN else path.name.encode()[-MOST_NAME:].decode(errors="ignore")
-    return Handover(copying.copy, copying.digest.hexdigest(), copying.size_bytes, name, shown)
+    return Handover(copying.copy, copying.digest.hexdigest(), copying.size_bytes, name, shown, spec.text_column)
+
+
+def _dataset_folder(spec: RunSpec, dataset: str, most_bytes: int) -> Handover:
+    """The texts of a dataset that is a folder here, as JSON lines."""
+    copying = _Copying(None, dataset, most_bytes)
+    for text in load_texts(None, spec.eval_limit, dataset, spec.text_column):
+        copying.keep(memoryview(json.dumps({"text": text.content}).encode() + b"\n"))
+    return Handover(copying.copy, copying.digest.hexdigest(), copying.size_bytes, "dataset.jsonl", dataset)
 
 
 async def send(handover: Handover, ask: Callable[..., Awaitable[dict[str, Any]]]) -> Path:
@@ -154,10 +167,11 @@ class _Copying(io.RawIOBase):
                 break
             else:
                 read += count
-        self._keep(view[:read])
+        self.keep(view[:read])
         return read
 
-    def _keep(self, piece: memoryview) -> None:
+    def keep(self, piece: memoryview) -> None:
+        """Copy what was read. Raises DataError where it is too much, or where the disk is full."""
         self.size_bytes += len(piece)
         if self.size_bytes > self._most_bytes:
             raise DataError(

@@ -121,7 +121,8 @@ class Jobs:
             raise QueueFull(f"{self._settings.max_queue} jobs are queued already", hint="wait, or cancel some")
         after = self._predecessor(options.after) if options.after else None
         run_id = new_run_id(spec["model"])
-        reach = {name: value for name, value in access.items() if name != "token"}
+        token = access.get("token")
+        reach = {**access, "token": token and ""}  # whose token it is: none of this shell's, or the daemon's own
         self._store.add_job(
             run_id=run_id,
             kind=kind,
@@ -136,8 +137,8 @@ class Jobs:
             after_run=after,
             options={**options.model_dump(exclude={"priority", "after"}), "access": reach},
         )
-        if access.get("token"):
-            self._tokens[run_id] = access["token"]
+        if token:
+            self._tokens[run_id] = token
         self.record(run_id, {"kind": "state", "state": JobState.QUEUED, "error": None})
         self._lane(queue.lane_of({"kind": kind, "device": device})).wake()
         return run_id
@@ -364,7 +365,7 @@ class Jobs:
             "spec": job["spec"],
             "command": job["command"],
             "options": options_of(job).model_dump(),
-            "access": {**job["options"].get("access", {}), "token": self._tokens.get(job["run_id"])},
+            "access": self._access(job),
             "folder": str(self._settings.runs / job["run_id"]),
             "limits": self._settings.limits(),
             "device": job["device"],
@@ -375,6 +376,11 @@ class Jobs:
         """What a plan must know of a device, see `Lane.memory`."""
         lane = self._lanes.get(device)
         return lane.memory() if lane else {"free_bytes": telemetry.free_bytes(device), "warm": []}
+
+    def _access(self, job: dict[str, Any]) -> dict[str, Any]:
+        """How the job's shell reaches the Hub, with its token, if it is still known."""
+        stored = dict(job["options"].get("access", {}))
+        return {**stored, "token": self._tokens.get(job["run_id"], stored.get("token"))}
 
     async def unload(self, model: str) -> list[str]:
         """Drop a warm model on every device; gives the names of what was dropped."""

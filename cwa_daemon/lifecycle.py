@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import platform
+import signal
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import DaemonNotStartable
-from cwa_engine.files import user_path
+from cwa_engine.errors import DaemonNotStartable, DaemonUnreachable, NoDaemon
+from cwa_engine.files import user_path, write_whole
 
 ALREADY = "another daemon has this state folder"
 _OURS = ("CWTOOL_", "HF_", "XDG_")  # that the daemon, its workers and the libraries they use read
 _PATHS = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
 LOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length (0: to the end), pid
+TERM_S, KILL_S = 5.0, 5.0  # for a daemon that does not answer to end after SIGTERM, and after SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Which daemon runs, and where it is to be reached."""
+
+    pid: int
+    started: float | None  # the process, seconds since the epoch; None for a daemon that did not write it down
+    machine: str
+    socket: Path
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} at {self.socket}"
 
 
 def _lock(kind: int) -> bytes:
@@ -51,6 +70,45 @@ def running_pid(settings: Settings) -> int | None:
     with file:
         kind, *_ = struct.unpack(LOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK)))
         return None if kind == fcntl.F_UNLCK else int(file.read() or 0) or None
+
+
+def write_address(settings: Settings, socket: Path) -> None:
+    """Say where this process, which holds the lock, is to be reached. Raises OSError."""
+    address = Address(os.getpid(), _started(os.getpid()), platform.node(), socket)
+    content = json.dumps({**asdict(address), "socket": str(socket)}).encode()
+    write_whole(settings.address_file, content, mode=0o600)
+
+
+def find(settings: Settings) -> Address:
+    """The daemon that runs. Raises NoDaemon where none does.
+
+    What it wrote down counts only if it is of the process that holds the lock: a daemon that was killed leaves its address.
+    A daemon that wrote nothing is looked for where this shell would have it.
+    """
+    pid = running_pid(settings)
+    if pid is None:
+        raise NoDaemon("no daemon is running", hint="`cwtool daemon start` starts one")
+    try:
+        written = json.loads(settings.address_file.read_text("utf-8"))
+        address = Address(**{**written, "socket": Path(written["socket"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        address = None
+    return address if address and address.pid == pid else Address(pid, None, platform.node(), settings.socket)
+
+
+def end(settings: Settings) -> int:
+    """End a daemon that does not answer, by signals; gives the process id. Raises DaemonUnreachable where that fails."""
+    address = find(settings)
+    if not _is_there(address):
+        raise DaemonUnreachable(
+            f"the daemon ({address}) does not answer, and is no process that this one can tell",
+            hint=f"it runs on {address.machine}, perhaps in a container: end it there",
+        )
+    for signum, patience_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
+        os.kill(address.pid, signum)
+        if wait_until_gone(address.pid, patience_s):
+            return address.pid
+    raise DaemonUnreachable(f"the daemon ({address}) does not end", hint=f"kill -9 {address.pid}")
 
 
 def start(settings: Settings) -> bool:
@@ -88,6 +146,29 @@ def _environment(settings: Settings) -> dict[str, str]:
     paths = {name: str(user_path(environment[name], name)) for name in _PATHS if name in environment}
     listen = {"CWTOOL_LISTEN": settings.listen} if settings.listen else {}
     return {**environment, **paths, "CWTOOL_HOME": str(settings.home), **listen}
+
+
+def _is_there(address: Address) -> bool:
+    """Whether the process of that number is the daemon, and no other process here; to be certain of before it is killed."""
+    import psutil
+
+    try:
+        if address.started is None:
+            return "cwa_daemon.server" in psutil.Process(address.pid).cmdline()
+        began = _started(address.pid)
+        return began is not None and abs(began - address.started) <= 1
+    except psutil.Error:
+        return False
+
+
+def _started(pid: int) -> float | None:
+    """When a process began, seconds since the epoch; None where it cannot be told."""
+    import psutil  # a client needs it only where something is wrong
+
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None
 
 
 def wait_until_gone(pid: int, timeout_s: float | None) -> bool:

@@ -22,7 +22,7 @@ PROTOCOL_MAJOR = 1
 PROTOCOL_MINOR = 3
 SEVERAL_EVENTS_SINCE = 3  # minor version
 MAX_MESSAGE_BYTES = 16 * 2**20
-PIECE_BYTES = 2**20  # of a file that is handed over; each is a message, and others come in between
+PIECE_BYTES = 2**20  # of a file that is handed over or fetched; each is a message, and others come in between
 MOST_NAME = 200  # characters of a file's name
 MAX_DEPTH = 16
 HIGHEST_PRIORITY = 100
@@ -41,11 +41,17 @@ class Request(Message):
 
 
 class Access(Message):
-    """How the client reaches the Hub. The token stays in memory until the job has ended, and is never stored."""
+    """How the client's shell reaches the Hub, fields as in `HubAccess`; None: as the daemon's own environment says.
+
+    The token stays in memory until the job has ended, and is never stored.
+    """
 
     token: str | None = Field(default=None, repr=False)
     cache_dir: str | None = None
-    offline: bool = False
+    offline: bool | None = None
+    endpoint: str | None = None
+    datasets_cache: str | None = None
+    datasets_offline: bool | None = None
 
 
 class JobOptions(Message):
@@ -194,6 +200,22 @@ class GetTopK(Request):
     limit: int = Field(default=100, ge=1, le=10_000)
 
 
+class ListFiles(Request):
+    """Name -> bytes of every file of a finished run."""
+
+    op: Literal["files"] = "files"
+    run_id: str
+
+
+class GetFile(Request):
+    """A piece of a file of a finished run, at most PIECE_BYTES from `offset` on."""
+
+    op: Literal["file"] = "file"
+    run_id: str
+    name: str = Field(pattern=r"^[^/\x00.][^/\x00]*$", max_length=MOST_NAME)
+    offset: int = Field(default=0, ge=0, lt=2**63)
+
+
 class Shutdown(Request):
     """Stop; with `when_idle` what runs may end before."""
 
@@ -226,6 +248,8 @@ AnyRequest = Annotated[
     | ListResults
     | GetResult
     | GetTopK
+    | ListFiles
+    | GetFile
     | GetTelemetry
     | Shutdown,
     Field(discriminator="op"),

@@ -14,13 +14,14 @@ M = TypeVar("M")
 
 
 class ModelKey(NamedTuple):
-    """The same model in another dtype or revision, placed otherwise, or with changed files, is another entry."""
+    """The same model in another dtype or revision, placed otherwise, with changed files or of another Hub, is another entry."""
 
     location: str
     revision: str | None
     dtype: str
     offload: str
     fingerprint: str
+    hub: str = ""  # the cache it comes from, and the Hub that filled it; empty for local files
 
 
 @dataclass

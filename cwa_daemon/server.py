@@ -205,6 +205,8 @@ def main() -> None:
         private_folder(settings.home)
         settings.logs.mkdir(exist_ok=True, mode=0o700)
         settings.runs.mkdir(exist_ok=True, mode=0o700)
+        settings.empty_folder.mkdir(exist_ok=True, mode=0o700)
+        os.chdir(settings.empty_folder)
         handler = RotatingFileHandler(settings.daemon_log, maxBytes=5_000_000, backupCount=3)
         logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(message)s")
         with hold_lock(settings):

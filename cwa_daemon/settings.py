@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from cwa_engine import durations
 from cwa_engine.errors import InvalidInput
 from cwa_engine.files import user_path
 
+MOST_SOCKET_BYTES = 103  # of its path: macOS takes no more, Linux takes 107
 CONFIG_FILE = Path(platformdirs.user_config_dir("cwtool")) / "config.toml"
 
 
@@ -77,6 +79,11 @@ class Settings(BaseModel):
         }
 
     @property
+    def empty_folder(self) -> Path:
+        """The working folder of the daemon and its workers: with nothing in it, no model or dataset is taken for a path."""
+        return self.home / "empty"
+
+    @property
     def runs(self) -> Path:
         """Where run folders are."""
         return self.home / "runs"
@@ -109,14 +116,27 @@ class Settings(BaseModel):
         return self.home / "daemon.lock"
 
     @property
-    def runtime_dir(self) -> Path:
-        """The folder of the socket: short, for a socket path may have 107 bytes, and one for each state folder."""
-        key = hashlib.sha256(str(self.home.absolute()).encode()).hexdigest()[:10]
-        return _runtime_root() / key
+    def address_file(self) -> Path:
+        """Where the running daemon writes which socket it has, for shells that would look for it elsewhere."""
+        return self.home / "daemon.json"
 
     @property
     def socket(self) -> Path:
-        return self.runtime_dir / "daemon.sock"
+        """Where a daemon that starts in this shell has its socket: a path that is short, one for each state folder.
+
+        It is below XDG_RUNTIME_DIR where that is a folder of this user and not too long a path, else below /tmp.
+        """
+        key = hashlib.sha256(os.fsencode(self.home.absolute())).hexdigest()[:10]
+        roots = [Path("/tmp") / f"cwtool-{os.getuid()}"]
+        if base := _own_runtime_folder():
+            roots.insert(0, base / "cwtool")
+        sockets = [root / key / "daemon.sock" for root in roots]
+        return next((path for path in sockets if len(os.fsencode(path)) <= MOST_SOCKET_BYTES), sockets[-1])
+
+    @property
+    def runtime_dir(self) -> Path:
+        """The folder of that socket."""
+        return self.socket.parent
 
 
 def _config_file() -> dict[str, Any]:
@@ -134,8 +154,13 @@ def _environment(names: Iterable[str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _runtime_root() -> Path:
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    if base and Path(base).is_absolute() and Path(base).is_dir():
-        return Path(base) / "cwtool"
-    return Path("/tmp") / f"cwtool-{os.getuid()}"
+def _own_runtime_folder() -> Path | None:
+    """XDG_RUNTIME_DIR, which `sudo` and `su` may hand down to a user whose it is not."""
+    given = os.environ.get("XDG_RUNTIME_DIR")
+    if not given or not Path(given).is_absolute():
+        return None
+    try:
+        found = Path(given).stat()
+    except OSError:
+        return None
+    return Path(given) if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() else None

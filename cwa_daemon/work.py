@@ -23,11 +23,12 @@ from cwa_daemon.residency import ModelKey, Residency, Resident
 from cwa_engine import durations, events
 from cwa_engine.cancellation import cancellable
 from cwa_engine.errors import Cancelled, CwaError, InvalidInput, OutOfMemory, OutputError, RunFailed, error_from_dict
+from cwa_engine.hub import reaching
 from cwa_engine.models.checksum import checksum
 from cwa_engine.models.failures import is_out_of_memory
 from cwa_engine.models.loading import LoadedModel, load_model, torch_device
 from cwa_engine.models.memory import free_bytes, release, usual_reserve_bytes
-from cwa_engine.models.sources import HubAccess, fingerprint, resolve
+from cwa_engine.models.sources import HubAccess, SourceKind, fingerprint, resolve
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import IMPORTED_BYTES
 from cwa_engine.reporting.export import ModelRecord, RunRecord, copy_run, write_run
@@ -167,7 +168,7 @@ class Work:
 
     def _do_job(self, command: dict[str, Any], voice: Voice) -> None:
         spec, options, limits = RunSpec.model_validate(command["spec"]), command["options"], command["limits"]
-        access = HubAccess(**command["access"])
+        access = HubAccess(**command["access"]).filled_in()
         if command["kind"] == "plan":
             voice(events.Planned(make_plan(spec, access, command["device"], command["memory"], limits)))
             return
@@ -182,7 +183,8 @@ class Work:
             return
         resident.jobs_served += 1
         cache = ScoreCache(Path(limits["cache_folder"]), limits["cache_bytes"], command["run_id"])
-        result = analyze(resident.model, spec, voice, None if options["no_cache"] else cache)
+        with reaching(access):  # for the texts of a dataset
+            result = analyze(resident.model, spec, voice, None if options["no_cache"] else cache)
         resident.last_used = time.time()
         result = dataclasses.replace(result, timings={**stages.timings, **result.timings})
         record = RunRecord(
@@ -240,6 +242,8 @@ class Work:
     ) -> Resident[LoadedModel]:
         source = resolve(spec.model)
         key = ModelKey(source.location, spec.revision, spec.dtype, spec.offload, fingerprint(source))
+        if source.kind is SourceKind.HUB:
+            key = key._replace(hub=access.place)
         for warm in self._warm:  # a commit may be warm under the name of its branch
             if warm.model.revision == spec.revision and warm.key._replace(revision=spec.revision) == key:
                 key = warm.key
@@ -332,7 +336,7 @@ def _difference(asked: ModelKey, warm: ModelKey) -> str:
     """Why a warm copy does not serve: "dtype float16 asked, auto is warm"."""
     differences = [
         f"{name} {getattr(asked, name) or 'default'} asked, {getattr(warm, name) or 'default'} is warm"
-        for name in ("revision", "dtype", "offload")
+        for name in ("revision", "dtype", "offload", "hub")
         if getattr(asked, name) != getattr(warm, name)
     ]
     return "; ".join(differences)

@@ -16,6 +16,7 @@ CwaError                      exit 1
 │   └── WorkerDied            1    the computing process ended
 ├── Cancelled                 9
 ├── DaemonUnreachable         3
+│   ├── NoDaemon              3    none runs
 │   └── DaemonNotStartable    3
 ├── StateNotWritten           1    the disk of the state folder is full or broken
 ├── Refused                   4    not allowed to speak to this daemon
@@ -104,6 +105,10 @@ class Cancelled(CwaError):
 
 class DaemonUnreachable(CwaError):
     code, exit_code, retryable = "daemon_unreachable", 3, True
+
+
+class NoDaemon(DaemonUnreachable):
+    code = "no_daemon"
 
 
 class DaemonNotStartable(DaemonUnreachable):

@@ -18,6 +18,7 @@ from cwa_engine.data.use import use_texts
 from cwa_engine.errors import InvalidInput
 from cwa_engine.evaluation.resume import allowed_bytes
 from cwa_engine.events import ignore
+from cwa_engine.hub import reaching
 from cwa_engine.models.chain import NotAChain, chain_of
 from cwa_engine.models.loading import LoadedModel, blueprint
 from cwa_engine.models.memory import free_bytes, rough_bytes, statistics_bytes
@@ -51,6 +52,11 @@ def plan(
     `room` says what is free there; without it the device is asked. Raises what loading the model or reading the texts raises.
     """
     room = room or (lambda dtype, weights: free_bytes(torch.device(device)))
+    with reaching(access):
+        return _plan(spec, access, device, room, trust_remote_code)
+
+
+def _plan(spec: RunSpec, access: HubAccess, device: str, room: Room, trust_remote_code: bool) -> Plan:
     source, config, tokenizer = blueprint(spec.model, spec.revision, access, trust_remote_code)
     stored = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
     full = sketch(source, config, tokenizer, torch.float32)

@@ -225,6 +225,8 @@ def command_of(spec: RunSpec) -> str:
     words = ["cwtool", "run", "--model", spec.model, "--metric", *spec.metrics, "--topk", *map(str, spec.topk)]
     for name in _IN_COMMANDS:
         value, usual = getattr(spec, name), RunSpec.model_fields[name].default
+        if name == "data_file" and spec.data_name:  # a copy, of a file or of what came out of a pipe
+            value = spec.data_name if spec.data_name.startswith("/") else "-"
         if value != usual:
             option = "--" + name.replace("_", "-")
             words += [option] if value is True else [option, str(value)]

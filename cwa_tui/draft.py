@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from cwa_engine.catalog import CATALOG, CatalogModel, catalog_model
 from cwa_engine.errors import InvalidInput, near_names
 from cwa_engine.files import user_path
-from cwa_engine.models.sources import absolute_name
 from cwa_engine.spec import RunSpec, parse_spec
 from cwa_tui import format as fmt
+from cwa_tui.places import model_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Draft:
         if not self.metrics:
             raise InvalidInput("no metric is chosen", hint="space chooses the metric under the cursor")
         fields: dict[str, object] = {
-            "model": absolute_name(self.model.strip()),
+            "model": model_name(self.model.strip()),
             "metrics": self.metrics,
             "topk": _whole_numbers("top-k", self.topk, "10, 100"),
             "fast_perturbation": self.fast_perturbation,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,6 +134,22 @@ def own_cwtool(tmp_path: Path, hub: Path) -> Iterator[CommandLine]:
     command_line = CommandLine(tmp_path / "state", tmp_path, hub)
     yield command_line
     stop_daemon(command_line.settings)
+
+
+def free_address() -> str:
+    """A TCP address at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def reached_as_box(box: CommandLine, away: CommandLine, address: str) -> CommandLine:
+    """Start the daemon of `box` so that `away`, the command line of another machine, may come in, and knows it as "box"."""
+    public = box("daemon", "keys", "new").stdout.strip()
+    box("daemon", "start", "--listen", address)
+    away("daemon", "hosts", "add", "box", address, public)
+    box("daemon", "keys", "allow", "ann", away("daemon", "keys", "new").stdout.strip())
+    return away
 
 
 # A run that is long enough to be caught in the middle, whatever the machine: it is always cancelled or killed.

@@ -12,6 +12,7 @@ from cwa_engine.data.columns import Tally, cell_texts, choose_column
 from cwa_engine.errors import CwaError, DataError, did_you_mean
 from cwa_engine.events import Emit, Note, ignore
 from cwa_engine.files import near_files, user_path
+from cwa_engine.hub import current_access, datasets_reaching
 from cwa_engine.hub_names import is_address, read_hub_name
 
 _USUAL_SPLITS = ("test", "validation", "train")
@@ -83,9 +84,10 @@ def dataset_texts(
         import datasets
     except ImportError as error:
         raise DataError("--dataset needs the package datasets", hint="pip install 'cwtool[eval]'") from error
-    wanted = parse_dataset(name)
+    wanted, access = parse_dataset(name), current_access()
     try:
-        found = _load(datasets, wanted)
+        with datasets_reaching(datasets, access):
+            found = _load(datasets, wanted, access.sent_token)
     except CwaError:
         raise
     except Exception as error:  # the package raises of every kind, also its builders' own
@@ -103,12 +105,12 @@ def dataset_texts(
     return cell_texts(f"dataset {name}", cells, tally or Tally())
 
 
-def _load(datasets: Any, wanted: DatasetName) -> Any:
+def _load(datasets: Any, wanted: DatasetName, token: str | bool) -> Any:
     """One split. A folder may hold what `save_to_disk` wrote, or files of texts."""
     if any((Path(wanted.path) / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
         found = datasets.load_from_disk(wanted.path)
     else:
-        found = datasets.load_dataset(wanted.path, wanted.config, revision=wanted.revision)
+        found = datasets.load_dataset(wanted.path, wanted.config, revision=wanted.revision, token=token)
     if not hasattr(found, "keys"):  # a single split was saved
         if wanted.split and wanted.split != str(found.split):
             raise DataError(

@@ -37,7 +37,7 @@ def snapshot(repo: str, revision: str | None, access: HubAccess, say: Callable[[
             raise ModelBroken(
                 f"the cached copy of {repo} is not complete: it lacks {lacking[0]}", hint="load it once online"
             )
-    names = HfApi(token=access.token).list_repo_files(repo, revision=revision)
+    names = HfApi(token=access.sent_token).list_repo_files(repo, revision=revision)
     refuse_adapter(names, repo)
     listing = Path(fetch(allow_patterns=["config.json", "*.index.json"], tqdm_class=_telling(_nobody, 0)))
     weights = files_to_read(names, lambda name: dict(json.loads((listing / name).read_text("utf-8"))))
@@ -68,7 +68,8 @@ def snapshot_without_weights(repo: str, revision: str | None, access: HubAccess)
 
 
 def _fetch(repo: str, revision: str | None, access: HubAccess) -> Callable[..., Any]:
-    return functools.partial(snapshot_download, repo, revision=revision, cache_dir=access.cache_dir, token=access.token)
+    known = {"cache_dir": access.cache_dir, "token": access.sent_token}
+    return functools.partial(snapshot_download, repo, revision=revision, **known)
 
 
 def _cached(fetch: Callable[..., Any], access: HubAccess) -> Path | None:

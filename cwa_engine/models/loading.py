@@ -17,6 +17,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrain
 from cwa_engine.cancellation import check_cancelled
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound
+from cwa_engine.hub import current_access, reaching
 from cwa_engine.models import causality
 from cwa_engine.models.anatomy import Anatomy, dissect, longest_sequence
 from cwa_engine.models.checkpoint import WEIGHT_DTYPES, Checkpoint, Read, StoredTensor, stored_tensors, weight_files
@@ -110,10 +111,10 @@ def load_model(
     `dtype` "auto" keeps the stored dtype on an accelerator and uses float32 on a CPU. Raises ModelNotFound, ModelGated,
     ModelBroken or OutOfMemory. Weights that the files lack are never made up: a model that misses some is broken.
     """
-    access = access or HubAccess.from_environment()
+    access = access.filled_in() if access else current_access()
     source, revision = _source(name, revision)
     target = torch_device(device)
-    with named_failures(source, revision, access):
+    with reaching(access), named_failures(source, revision, access):
         before = fingerprint(source)
         stored = _stored_model(source, revision, access, say, read, trust_remote_code)
         empty = empty_model(stored.config, _torch_dtype(dtype, target, stored.tensors), trust_remote_code)
@@ -236,7 +237,8 @@ def blueprint(
     """What a model can be sketched from; no weights are read or downloaded. Raises what `load_model` raises."""
     source, revision = _source(name, revision)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    with named_failures(source, revision, access):
+    access = access.filled_in()
+    with reaching(access), named_failures(source, revision, access):
         if source.kind is SourceKind.GGUF:
             opened = _of_gguf(source)
             return source, opened.config, opened.tokenizer

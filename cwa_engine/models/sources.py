@@ -7,7 +7,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound, did_you_
 from cwa_engine.files import near_files, user_path
 from cwa_engine.hub_names import is_address, read_hub_name
 
+HUB = "https://huggingface.co"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
 _PIECE = 1 << 20  # bytes of a file that are hashed at once
 
@@ -38,34 +39,80 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class HubAccess:
-    """How to reach the Hub and its cache; None means: as the process's own environment says. The token is never shown."""
+    """How to reach the Hub and its caches; None means: as the process's own environment says. The token is never shown."""
 
-    token: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)  # "": none is sent
     cache_dir: str | None = None
-    offline: bool = False
+    offline: bool | None = None
+    endpoint: str | None = None  # https://huggingface.co, or a mirror
+    datasets_cache: str | None = None
+    datasets_offline: bool | None = None
 
     @classmethod
     def from_environment(cls) -> HubAccess:
-        """What HF_TOKEN, HF_HUB_CACHE, HF_HOME and HF_HUB_OFFLINE say in this process; an empty one says nothing."""
+        """What the variables of huggingface_hub and datasets say in this process, nothing left open; an empty one says nothing.
+
+        Raises InvalidInput, without showing it, for a token that can be none.
+        """
         env = os.environ
-        home, cache = env.get("HF_HOME"), env.get("HF_HUB_CACHE")
-        cache_dir = user_path(cache, "HF_HUB_CACHE") if cache else user_path(home, "HF_HOME") / "hub" if home else None
+        caches = user_path(env.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME")
+        home = user_path(env.get("HF_HOME") or str(caches / "huggingface"), "HF_HOME")
+        cache = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or str(home / "hub")
+        offline = _is_on("HF_HUB_OFFLINE") or _is_on("TRANSFORMERS_OFFLINE")
         return cls(
-            token=env.get("HF_TOKEN") or env.get("HUGGING_FACE_HUB_TOKEN") or None,
-            cache_dir=str(cache_dir) if cache_dir else None,
-            offline=env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
+            token=_token(home),
+            cache_dir=str(user_path(cache, "HF_HUB_CACHE")),
+            offline=offline,
+            endpoint=(env.get("HF_ENDPOINT") or HUB).rstrip("/"),
+            datasets_cache=str(user_path(env.get("HF_DATASETS_CACHE") or str(home / "datasets"), "HF_DATASETS_CACHE")),
+            datasets_offline=_is_on("HF_DATASETS_OFFLINE") if env.get("HF_DATASETS_OFFLINE") else offline,
         )
 
     def shown(self) -> dict[str, str | bool | None]:
         """All but the token."""
-        return {"cache_dir": self.cache_dir, "offline": self.offline}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "token"}
+
+    def filled_in(self) -> HubAccess:
+        """The same, with what it leaves open as this process's environment has it."""
+        open_fields = [field.name for field in fields(self) if getattr(self, field.name) is None]
+        own = HubAccess.from_environment() if open_fields else self
+        return replace(self, **{name: getattr(own, name) for name in open_fields})
+
+    @property
+    def sent_token(self) -> str | bool:
+        """The token as the libraries take it: with False they do not look for another one."""
+        return self.token or False
 
     @property
     def cache(self) -> Path:
-        """The cache folder, by default where huggingface_hub has it."""
-        if self.cache_dir:
-            return Path(self.cache_dir)
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
+        """The folder of downloaded models."""
+        return Path(self.filled_in().cache_dir or "")
+
+    @property
+    def place(self) -> str:
+        """Which models a Hub id stands for: those of this cache, and of the Hub that fills it."""
+        return f"{self.cache_dir} of {self.endpoint}"
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _token(home: Path) -> str:
+    """The token of HF_TOKEN, or the one that `hf auth login` left in a file; empty for none."""
+    given = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
+    source = "HF_TOKEN"
+    if not given:
+        file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+        source = str(file)
+        try:
+            given = file.read_text("utf-8", errors="replace")
+        except OSError:
+            return ""
+    token = given.strip()
+    if not re.fullmatch(r"[!-~]*", token):  # libraries would put it into what they say of it
+        raise InvalidInput(f"what {source} holds is no token", hint="a token has no spaces, and ASCII characters only")
+    return token
 
 
 def resolve(name: str) -> ModelSource:

@@ -313,6 +313,16 @@ def read_topk(folder: Path, metric: str | None, offset: int, limit: int) -> tupl
     return chosen, [_top_weight(row) for row in itertools.islice(reader, offset, offset + limit)]
 
 
+def read_piece(folder: Path, name: str, offset: int, size: int) -> bytes:
+    """`size` bytes of a file of a run folder from `offset` on, fewer at its end. Raises NotFound where there is none."""
+    try:
+        with (folder / name).open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+    except FileNotFoundError:
+        raise _no_file(folder, name) from None
+
+
 def _top_weight(row: dict[str, str]) -> TopWeight:
     def whole(name: str) -> int | None:
         return int(row[name]) if row[name] else None
@@ -339,7 +349,11 @@ def _read(folder: Path, name: str) -> str:
     try:
         return (folder / name).read_text("utf-8")
     except FileNotFoundError:
-        raise NotFound(f"run {folder.name} has no {name}", hint="`cwtool results` lists finished runs") from None
+        raise _no_file(folder, name) from None
+
+
+def _no_file(folder: Path, name: str) -> NotFound:
+    return NotFound(f"run {folder.name} has no {name}", hint="`cwtool results` lists finished runs")
 
 
 def _table(kind: type, rows: Iterable[Any]) -> bytes:

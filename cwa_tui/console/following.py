@@ -23,7 +23,7 @@ def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet
                 show_event(event)
     except KeyboardInterrupt:
         if not cancel_on_interrupt:
-            _leave(run_id)
+            _leave(client, run_id)
         say("cancelling ...")
         client.cancel(run_id)
         event = list(client.follow(run_id, after_seq=seen))[-1]
@@ -43,15 +43,20 @@ def show_result(client: Client, run_id: str, as_json: bool, output: Path | None 
 
     result = client.result(run_id)
     if as_json:
-        show({**result.summary, "folder": str(result.folder)})
+        elsewhere = {"host": client.host, "output": output and str(output)} if client.host else {}
+        show({**result.summary, "folder": str(result.folder), **elsewhere})
         return
-    show(run_report(result.summary, f"{result.folder} and {output}" if output else str(result.folder)))
+    files = f"{client.host}:{result.folder}" if client.host else str(result.folder)
+    show(run_report(result.summary, f"{files} and {output}" if output else files))
     if not result.summary["damage"] and not result.summary["ablation"]:
         say("no damage was measured; run without --no-perturbation to see what these weights are worth")
 
 
-def _leave(run_id: str) -> NoReturn:
+def _leave(client: Client, run_id: str) -> NoReturn:
+    cwtool = f"cwtool --host {client.host}" if client.host else "cwtool"
     say(f"\n{run_id} goes on.")
-    say(f"  to follow it:  cwtool logs -f {run_id}")
-    say(f"  to cancel it:  cwtool jobs cancel {run_id}")
+    say(f"  to follow it:  {cwtool} logs -f {run_id}")
+    say(f"  to cancel it:  {cwtool} jobs cancel {run_id}")
+    if client.host:
+        say(f"  its files:     {cwtool} results fetch {run_id} --output FOLDER, when it is done")
     raise typer.Exit(130)

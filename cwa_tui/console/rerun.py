@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
-from cwa_engine.reporting.export import read_manifest
 from cwa_engine.spec import RunSpec, parse_spec
 
 _CIRCUMSTANCES = ("model", "data", "versions", "machine")
 
 
-def spec_of(folder: Path) -> RunSpec:
+def spec_of(manifest: dict[str, Any]) -> RunSpec:
     """What the run was asked, with the model's revision as it was then; its files stay where they are."""
-    manifest = read_manifest(folder)
     revision = manifest["model"]["revision"] or manifest["spec"]["revision"]
     return parse_spec({**manifest["spec"], "revision": revision, "output": None})
 
 
-def compare(first: Path, again: Path) -> dict[str, Any]:
-    """Which tables have the same bytes, and what was different about the circumstances."""
-    before, after = read_manifest(first), read_manifest(again)
+def compare(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Which tables of two runs have the same bytes, and what was different about the circumstances, by their manifests."""
     tables = {
         name: before["tables"].get(name) == after["tables"].get(name)
         for name in {**before["tables"], **after["tables"]}

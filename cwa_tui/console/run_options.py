@@ -11,10 +11,10 @@ import typer
 from cwa_engine import durations
 from cwa_engine.errors import InvalidInput
 from cwa_engine.files import user_path
-from cwa_engine.models.sources import absolute_name
 from cwa_engine.sensitivity.metrics import ABLATION, PROPOSERS
 from cwa_engine.structures import read_targets
 from cwa_tui.console.options import numbers, values, whole_numbers
+from cwa_tui.places import model_name
 
 
 def _metric_help() -> str:
@@ -44,7 +44,9 @@ def _option(*names: str, panel: str, **settings: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, **settings)
 
 
-Name = Annotated[str, typer.Option("--model", "-m", help="Alias, Hub id, folder or .gguf file.")]
+Name = Annotated[
+    str, typer.Option("--model", "-m", help="Alias, Hub id, folder or .gguf file; of the other machine with --host.")
+]
 Metric = Annotated[list[str] | None, _option(help=_metric_help(), show_default="grad_x_weight", panel=_RANKING)]
 TopK = Annotated[
     list[str] | None,
@@ -111,7 +113,9 @@ FidelityOption = Annotated[
 DataFile = Annotated[
     str | None,
     _option(
-        help="Your own texts: .txt, .jsonl, .json, .csv, .parquet, code; - reads a pipe.", metavar="FILE", panel=_DATA
+        help="Your own texts, of this machine: .txt, .jsonl, .json, .csv, .parquet, code; - reads a pipe.",
+        metavar="FILE",
+        panel=_DATA,
     ),
 ]
 Dataset = Annotated[
@@ -172,7 +176,8 @@ Offload = Annotated[
     str, typer.Option(help="cpu keeps blocks in CPU memory, for models larger than the device; none does not.")
 ]
 Output = Annotated[
-    str | None, typer.Option("--output", "-o", help="Also write the run's files here.", metavar="FOLDER")
+    str | None,
+    typer.Option("--output", "-o", help="Also write the run's files here, on this machine.", metavar="FOLDER"),
 ]
 
 Priority = Annotated[int, _option(min=-100, max=100, help="Higher goes first; the default is 0.", panel=_QUEUE)]
@@ -260,7 +265,7 @@ def _number(option: str, given: str | None, word: str, meaning: Any) -> Any:
 
 
 _CONVERTED: dict[str, Callable[[Any], Any]] = {
-    "model": absolute_name,
+    "model": model_name,
     "data_file": lambda given: None if given is None else _file("--data-file", given),
     "output": lambda given: None if given is None else user_path(given, "--output"),
     "dataset": lambda given: None if given is None else _dataset(given),

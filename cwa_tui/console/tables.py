@@ -95,11 +95,11 @@ def _memory(device: DeviceMemory) -> str:
     return f"{device.device}: {fmt.size(device.used_bytes)} of {fmt.size(device.total_bytes)} used{others}"
 
 
-def daemon_status(status: StatusView) -> RenderableType:
-    """The daemon and its workers."""
+def daemon_status(status: StatusView, reached: str) -> RenderableType:
+    """The daemon and its workers; `reached` says how this client speaks to it."""
     lines = [
         f"cwtool {status.version}, pid {status.pid}, up {fmt.duration(status.uptime_s)}, {fmt.size(status.memory_bytes)}",
-        f"state folder {status.home}",
+        f"state folder {status.home}, reached as {reached}",
         f"{status.running} running, {status.queued} queued, {status.paused} paused, {len(status.models)} warm",
         *(["the disk is full: progress is not kept, results wait for room"] if status.disk_full else []),
         *(

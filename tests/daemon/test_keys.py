@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import socket
+import shlex
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,30 +11,23 @@ import zmq
 
 from cwa_daemon import keys, protocol
 from cwa_daemon.client import AsyncClient
+from cwa_daemon.lifecycle import wait_until_gone
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import DaemonUnreachable, InvalidInput, NotFound, Refused
+from cwa_engine.errors import InvalidInput, NotFound, Refused
 from cwa_engine.spec import RunSpec
-from tests.conftest import SHORT, CommandLine
+from tests.conftest import SHORT, CommandLine, free_address, reached_as_box
 
 
 @pytest.fixture
 def address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    return free_address()
 
 
 @pytest.fixture
-def elsewhere(own_cwtool: CommandLine, address: str, tmp_path: Path) -> Iterator[CommandLine]:
+def elsewhere(own_cwtool: CommandLine, address: str, tmp_path: Path) -> CommandLine:
     """The command line of another machine: it has its own state folder and knows the first one's daemon as "box"."""
-    box = own_cwtool
-    public = box("daemon", "keys", "new").stdout.strip()
-    box("daemon", "start", "--listen", address)
-    away = CommandLine(tmp_path / "elsewhere", tmp_path, Path(box.env["HF_HOME"]))
-    away.env["CWTOOL_START_TIMEOUT_S"] = "2"
-    away("daemon", "hosts", "add", "box", address, public)
-    box("daemon", "keys", "allow", "ann", away("daemon", "keys", "new").stdout.strip())
-    yield away
+    away = CommandLine(tmp_path / "elsewhere", tmp_path, Path(own_cwtool.env["HF_HOME"]))
+    return reached_as_box(own_cwtool, away, address)
 
 
 def test_an_allowed_client_runs_and_reads_results_on_the_other_machine(
@@ -65,12 +57,10 @@ def test_texts_of_this_machine_are_handed_over_and_never_looked_up_on_the_other(
     assert "does not exist" in elsewhere("--host", "box", *asked, rc=2).stderr
 
 
-def test_a_key_that_is_not_allowed_hears_nothing_and_is_told_what_to_do(
-    elsewhere: CommandLine, own_cwtool: CommandLine
-) -> None:
+def test_a_key_that_is_not_allowed_is_told_at_once_what_to_do(elsewhere: CommandLine, own_cwtool: CommandLine) -> None:
     public = elsewhere("daemon", "keys", "new", "--force").stdout.strip()
-    said = " ".join(elsewhere("--host", "box", "daemon", "status", rc=3).stderr.split())
-    assert "did not answer" in said and f"keys allow NAME {public}" in said
+    said = " ".join(elsewhere("--host", "box", "daemon", "status", rc=4).stderr.split())
+    assert "does not allow your key" in said and f"keys allow NAME {shlex.quote(public)}" in said
     own_cwtool("daemon", "keys", "allow", "ann", public)
     elsewhere("--host", "box", "daemon", "status")
 
@@ -84,8 +74,20 @@ async def test_a_revoked_key_is_out_at_once_also_where_it_is_connected(
     with pytest.raises(Refused, match="not allowed here any more"):
         await client.submit(RunSpec(model="gpt2"))
     await client.close()
-    with pytest.raises(DaemonUnreachable):
-        await AsyncClient.connect(Settings(home=elsewhere.home, host="box", start_timeout_s=1))
+    with pytest.raises(Refused, match="does not allow your key"):
+        await AsyncClient.connect(Settings(home=elsewhere.home, host="box"))
+
+
+def test_whoever_is_not_there_or_is_somebody_else_is_named(
+    elsewhere: CommandLine, own_cwtool: CommandLine, address: str
+) -> None:
+    other = elsewhere("daemon", "keys").stdout.strip()
+    elsewhere("daemon", "hosts", "add", "impostor", address, other)
+    assert "has not the key of impostor" in elsewhere("--host", "impostor", "ps", rc=3).stderr
+    pid = own_cwtool.json("daemon", "status")["pid"]
+    assert "the daemon of box stops" in elsewhere("--host", "box", "daemon", "stop").stdout
+    assert wait_until_gone(pid, 60)
+    assert "no daemon of box answers at" in elsewhere("--host", "box", "ps", rc=3).stderr
 
 
 def test_a_plain_connection_gets_no_answer(elsewhere: CommandLine, address: str) -> None:

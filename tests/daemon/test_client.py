@@ -1,0 +1,71 @@
+"""The clients in programs that have an event loop of their own, as notebooks do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from cwa_daemon.client import AsyncClient, Client
+from cwa_daemon.settings import Settings
+from cwa_engine.errors import DaemonUnreachable
+from tests.conftest import LONG, CommandLine
+
+README = Path(__file__).parents[2] / "README.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def shell(cwtool: CommandLine, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    """This process has the variables of the command line's shell."""
+    for name in ("CWTOOL_HOME", "HF_HOME", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, cwtool.env[name])
+    return cwtool
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+@pytest.mark.usefixtures("shell")
+async def test_the_examples_of_the_readme_run_where_a_loop_runs_already(
+    example: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert asyncio.get_running_loop().is_running()
+    exec(compile(example, "README.md", "exec"), {})
+    if "print" in example:
+        assert {"state", "baseline", "damage"} <= set(capsys.readouterr().out.split())
+
+
+async def test_both_clients_may_be_used_side_by_side(shell: CommandLine) -> None:
+    awaiting = await AsyncClient.connect()
+    with Client.connect() as waiting:
+        assert waiting.status().pid == (await awaiting.status()).pid
+    await awaiting.close()
+
+
+def test_an_interrupted_wait_leaves_the_client_usable_and_closing_it_leaves_no_thread(cwtool: CommandLine) -> None:
+    run_id = cwtool("run", *LONG, "--detach").stdout.strip()
+    before = set(threading.enumerate())
+    client = cwtool.client()
+    with pytest.raises(KeyboardInterrupt):
+        client._run(interrupt_and_wait())
+    client.cancel(run_id)
+    assert list(client.follow(run_id))[-1]["state"] == "cancelled"
+    client.close()
+    client.close()
+    assert set(threading.enumerate()) == before
+
+
+async def interrupt_and_wait() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.Event().wait()
+
+
+def test_a_connection_that_fails_leaves_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    with pytest.raises(DaemonUnreachable):
+        Client.connect(Settings(home=tmp_path), start=False)
+    assert set(threading.enumerate()) == before

@@ -1,0 +1,111 @@
+"""One user, several shells: each finds the daemon that runs, whatever its own variables say."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from cwa_daemon import lifecycle
+from cwa_daemon.client import Client
+from cwa_daemon.lifecycle import hold_lock
+from cwa_daemon.settings import MOST_SOCKET_BYTES, Settings
+from cwa_engine.errors import DaemonUnreachable, NoDaemon
+from tests.conftest import CommandLine
+
+
+@pytest.fixture
+def started(own_cwtool: CommandLine, tmp_path: Path) -> CommandLine:
+    """A daemon that was started in a shell with a runtime folder of its own."""
+    (tmp_path / "r").mkdir(mode=0o700)
+    own_cwtool("daemon", "start", XDG_RUNTIME_DIR=str(tmp_path / "r"))
+    return own_cwtool
+
+
+def test_a_shell_without_the_daemons_variables_reaches_it_and_says_which_it_is(
+    started: CommandLine, tmp_path: Path
+) -> None:
+    kept = {name: started.env[name] for name in ("PATH", "CWTOOL_HOME", "PYTHONPATH") if name in started.env}
+    socket = next((tmp_path / "r").rglob("daemon.sock"))
+    assert stat.S_IMODE(started.settings.address_file.stat().st_mode) == 0o600
+    started.env = kept  # as cron has it
+    status = started.json("daemon", "status")
+    assert status["reached"] == f"pid {status['pid']} at {socket}"
+    assert str(socket) in started("daemon", "status").stdout
+    started.env["XDG_RUNTIME_DIR"] = str(tmp_path)
+    assert started.json("ps")["devices"]
+    found = {check["name"]: check for check in started.json("doctor")["checks"]}
+    assert (found["daemon"]["state"], found["socket"]["state"]) == ("ok", "ok")
+    assert f"{socket}" in found["socket"]["found"]
+    started("daemon", "stop")
+    assert not started.settings.address_file.exists() and not socket.exists()
+    assert "no daemon is running" in started("ps").stderr
+
+
+def test_a_daemon_that_does_not_answer_is_named_and_a_restart_ends_it(started: CommandLine) -> None:
+    pid = started.json("daemon", "status")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    started.env["CWTOOL_REQUEST_TIMEOUT_S"] = "0.3"
+    said = started("ps", rc=3).stderr
+    assert f"the daemon (pid {pid} at " in said and "did not answer 'hello'" in said and "cwtool daemon restart" in said
+    assert "did not answer" in started("version", rc=3).stderr  # nor is it taken for none
+    assert "ended by force" in started("daemon", "stop").stderr
+    del started.env["CWTOOL_REQUEST_TIMEOUT_S"]
+    assert started.json("daemon", "status", rc=3)["error"]["code"] == "no_daemon"
+
+
+def test_a_socket_that_is_not_to_be_seen_from_here_is_named_with_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cwa_daemon.reach.PRESENT_S", 0.1)
+    settings = Settings(home=tmp_path)
+    with hold_lock(settings):
+        lifecycle.write_address(settings, tmp_path / "elsewhere.sock")
+        with pytest.raises(DaemonUnreachable, match=rf"nobody answers at .*elsewhere.sock.*pid {os.getpid()} on"):
+            Client.connect(settings)
+
+
+def test_what_a_killed_daemon_wrote_down_is_not_taken_for_the_one_that_runs(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    lifecycle.write_address(settings, tmp_path / "old.sock")
+    with pytest.raises(NoDaemon):
+        lifecycle.find(settings)
+    written = json.loads(settings.address_file.read_text())
+    settings.address_file.write_text(json.dumps({**written, "pid": 1}))
+    with hold_lock(settings):
+        assert lifecycle.find(settings).socket == settings.socket
+        settings.address_file.write_text("{")  # the disk was full
+        assert lifecycle.find(settings).socket == settings.socket
+
+
+def test_a_process_that_took_the_number_of_the_daemon_is_not_ended(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    with hold_lock(settings):
+        lifecycle.write_address(settings, settings.socket)
+        written = json.loads(settings.address_file.read_text())
+        settings.address_file.write_text(json.dumps({**written, "started": written["started"] - 100}))
+        with pytest.raises(DaemonUnreachable, match="no process that this one can tell"):
+            lifecycle.end(settings)
+
+
+@pytest.mark.parametrize("name", ["x" * 120, "ü" * 40], ids=["long", "of many bytes"])
+def test_a_runtime_folder_with_a_long_name_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    socket = Settings(home=tmp_path).socket
+    assert len(os.fsencode(socket)) <= MOST_SOCKET_BYTES
+    assert socket.is_relative_to(f"/tmp/cwtool-{os.getuid()}")
+
+
+def test_a_runtime_folder_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    settings = Settings(home=tmp_path)
+    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)  # as after `su`, which hands it down
+    assert not settings.socket.is_relative_to(tmp_path)
