@@ -5,7 +5,6 @@ Imports that cost more than a few milliseconds stand inside the commands that ne
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -22,7 +21,8 @@ from cwa_engine.models.sources import absolute_name, name_and_revision
 from cwa_tui.console import run_options as opt
 from cwa_tui.console.keys import hosts_app, keys_app
 from cwa_tui.console.options import Json, SeveralValues
-from cwa_tui.console.output import say, show, show_error
+from cwa_tui.console.output import json_text, say, show, show_error
+from cwa_tui.console.streams import StreamFailed, flush_streams, give_up, open_streams
 
 if TYPE_CHECKING:
     from cwa_daemon.client import Client
@@ -302,9 +302,9 @@ def logs(
         job = client.job(run_id)
         for event in client.follow(job.run_id):
             if as_json:
-                print(json.dumps(event), flush=True)
+                print(json_text(event), flush=True)
             elif line := describe(event):
-                print(time.strftime("%H:%M:%S", time.localtime(event["time"])), line, flush=True)
+                show(f"{time.strftime('%H:%M:%S', time.localtime(event['time']))} {line}")
             if not follow and event["seq"] >= job.last_seq:
                 return
 
@@ -499,8 +499,8 @@ def daemon_logs(
 
     for path in log_files():
         say(f"==> {path}")
-        for line in path.read_text(errors="replace").splitlines()[-lines:]:
-            print(line)
+        for line in path.read_bytes().splitlines()[-lines:]:
+            show(line.decode("utf-8", "backslashreplace"))
 
 
 @daemon_app.command("install-service")
@@ -566,12 +566,28 @@ def version(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Run a command; an error becomes a message, a hint and its exit code."""
+    """Run a command; an error becomes a message, a hint and its exit code. Who does not listen any more hears nothing."""
+    open_streams()
+    try:
+        sys.exit(_exit_code())
+    except StreamFailed as failure:
+        sys.exit(give_up(failure))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _exit_code() -> int | str | None:
+    """Run the command; gives its exit code when all that it said is written. Raises StreamFailed."""
+    code: int | str | None = 0
     try:
         app()
+    except SystemExit as ended:
+        code = ended.code
     except CwaError as error:
         show_error(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    flush_streams()
+    return code
 
 
 def _submit(

@@ -11,6 +11,7 @@ from rich.text import Text
 from cwa_engine.result import GIVEN, cost_sentence, exp, to_plain
 from cwa_tui import format as fmt
 from cwa_tui.console.tables import TABLE
+from cwa_tui.visible import words
 
 SHOWN_ROWS = 30  # of tables that may be long; the whole is in the run's files
 
@@ -39,10 +40,10 @@ def run_report(summary: dict[str, Any], folder: str) -> RenderableType:
     if summary["damage"]:
         parts += ["", *_notes(summary)]
     sentences = [
-        Text(group["verdict"], _VERDICT_STYLES[group["distinguishable"]]) for group in compared if group["verdict"]
+        words(group["verdict"], _VERDICT_STYLES[group["distinguishable"]]) for group in compared if group["verdict"]
     ]
     parts += ["", *sentences] if sentences else []
-    parts += ["", Text(f"texts: {summary['texts']['source']}\nfiles: {folder}", overflow="fold")]
+    parts += ["", words(f"texts: {summary['texts']['source']}\nfiles: {folder}", overflow="fold")]
     return Group(*parts)
 
 
@@ -56,7 +57,7 @@ def _headline(summary: dict[str, Any]) -> Text:
     split = used if texts["shared"] else f"{used}, {measured} others measured"
     notes = "".join(f"{note}\n" for note in model.get("notes", ()))
     bytewise = "" if baseline["bits_per_byte"] is None else f"{baseline['bits_per_byte']:.3f} bits per byte · "
-    return Text(
+    return words(
         f"{model['name']} · {model['parameters']:,} weights · {model['dtype']} on {model['device']} · {split}\n{notes}"
         f"baseline perplexity {fmt.perplexity(baseline['perplexity'])} · {baseline['nll']:.4f} nats per token · "
         f"{bytewise}{baseline['tokens']:,} tokens\n{baseline['protocol']}"
@@ -234,4 +235,4 @@ def _notes(summary: dict[str, Any]) -> list[Text]:
             )
     if summary["texts"]["shared"]:
         lines.append("there was only one text: weights were scored and damage was measured on the same one")
-    return [Text(line, style="dim") for line in lines]
+    return [words(line, "dim") for line in lines]

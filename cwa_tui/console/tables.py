@@ -14,6 +14,7 @@ from cwa_daemon.protocol import DeviceMemory, JobView, StatusView, WarmModel
 from cwa_engine.catalog import CatalogModel
 from cwa_engine.result import exp, to_plain
 from cwa_tui import format as fmt
+from cwa_tui.visible import words
 
 STATE_STYLES = {
     "done": "green",
@@ -37,7 +38,7 @@ def jobs_table(jobs: list[JobView], now: float | None = None) -> RenderableType:
         at = job.progress
         done = f"{at.stage} {fmt.counted(at.done, at.total, at.unit)}" if at else ""
         state = Text(job.state, STATE_STYLES.get(job.state, ""))
-        said = Text(job.error["message"] if job.error else done)
+        said = words(job.error["message"] if job.error else done)
         table.add_row(job.run_id, job.kind, state, said, fmt.ago(job.created, now), fmt.duration(took))
     return table
 
@@ -63,7 +64,7 @@ def job_details(job: JobView) -> RenderableType:
     }
     for name, value in rows.items():
         if value and value != "-":
-            table.add_row(Text(name, "dim"), Text(str(value), overflow="fold"))
+            table.add_row(Text(name, "dim"), words(str(value), overflow="fold"))
     return table
 
 
@@ -81,7 +82,7 @@ def warm_models(status: StatusView) -> RenderableType:
             row = m.name, revision, m.dtype, m.device, fmt.size(m.size_bytes), str(m.jobs_served)
             table.add_row(*row, "in use" if m.in_use else used, _expiry(m))
         shown = table
-    return Group(shown, *(Text(_memory(device), style="dim") for device in status.devices))
+    return Group(shown, *(words(_memory(device), "dim") for device in status.devices))
 
 
 def _expiry(model: WarmModel) -> str:
@@ -108,7 +109,7 @@ def daemon_status(status: StatusView) -> RenderableType:
             if w.pid
         ),
     ]
-    return Text("\n".join(lines), overflow="fold")
+    return words("\n".join(lines), overflow="fold")
 
 
 def results_table(summaries: list[dict[str, Any]]) -> RenderableType:
