@@ -276,15 +276,17 @@ def models(
     import dataclasses
 
     from cwa_engine.catalog import CATALOG
-    from cwa_engine.models.sources import HubAccess, cached_models
+    from cwa_engine.models.sources import HubAccess, models_on_disk
     from cwa_tui.console.tables import catalog_table
 
-    cached = {name: size for name, size in cached_models(HubAccess.from_environment()) if query.lower() in name.lower()}
     known = [e for e in CATALOG if query.lower() in f"{e.name} {e.alias} {e.family}".lower()]
+    names = {entry.name for entry in known}
+    on_disk = models_on_disk(HubAccess.from_environment())
+    on_disk = {name: size for name, size in on_disk.items() if name in names or query.lower() in name.lower()}
     if as_json:
-        show({"guide": [dataclasses.asdict(entry) for entry in known], "on_disk_bytes": cached})
+        show({"guide": [dataclasses.asdict(entry) for entry in known], "on_disk_bytes": on_disk})
     else:
-        show(catalog_table(known, cached) if known or cached else f"no model is called like '{query}'")
+        show(catalog_table(known, on_disk) if known or on_disk else f"no model is called like '{query}'")
 
 
 @app.command(rich_help_panel="Runs")
@@ -319,7 +321,10 @@ def jobs_default(context: typer.Context, as_json: Json = False) -> None:
 def jobs_list(
     limit: Limit = 20,
     offset: Annotated[int, typer.Option(min=0, help="How many to skip.")] = 0,
-    state: Annotated[str | None, typer.Option(help="Only queued, paused, running, done, failed ... ones.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(help="Only those that are queued, paused, running, done, failed, cancelled or interrupted."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Only models whose name contains this.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -328,7 +333,8 @@ def jobs_list(
 
     with _client() as client:
         jobs = client.jobs(limit, offset, state=state, model=model)
-    show({"jobs": [job.model_dump() for job in jobs]} if as_json else jobs_table(jobs))
+    chosen = bool(state or model or offset)
+    show({"jobs": [job.model_dump() for job in jobs]} if as_json else jobs_table(jobs, chosen=chosen))
 
 
 @jobs_app.command("show")
@@ -376,7 +382,7 @@ def jobs_resume(run_id: SomeOrAll = None) -> None:
 
 @jobs_app.command("prune")
 def jobs_prune(
-    older_than: Annotated[str, typer.Option(help="How long ago they ended: 30d, 12h, 0.")] = "30d",
+    older_than: Annotated[str, typer.Option(help="How long ago they ended: 30d, 1h30m, 0.")] = "30d",
     with_results: Annotated[
         bool, typer.Option("--with-results", help="Also remove finished runs and their files.")
     ] = False,
@@ -384,10 +390,8 @@ def jobs_prune(
     as_json: Json = False,
 ) -> None:
     """Forget jobs that ended long ago; of finished runs only what they said on the way, unless --with-results."""
-    from cwa_engine.durations import seconds
-
     with _client() as client:
-        pruned = client.prune(seconds(older_than), with_results, dry_run)
+        pruned = client.prune(_age(older_than), with_results, dry_run)
     if as_json:
         show(pruned.model_dump())
         return
@@ -625,6 +629,16 @@ def _client(start: bool = True) -> Iterator[Client]:
                 "`cwtool daemon restart --when-idle` brings them together"
             )
         yield client
+
+
+def _age(given: str) -> float:
+    """Seconds of --older-than. Raises InvalidInput."""
+    from cwa_engine.durations import seconds
+
+    age_s = seconds(given)
+    if age_s == float("inf"):
+        raise InvalidInput(f"nothing is older than '{given}'", hint="like --older-than 30d, 12h or 0")
+    return age_s
 
 
 def _list_moved(what: str, run_ids: list[str]) -> None:

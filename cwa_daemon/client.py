@@ -482,9 +482,9 @@ def examine(settings: Settings | None = None, repair: bool = False, bundle: Path
     """What `cwtool doctor` finds: `checks`, and what a repair has `repaired` before. Raises InvalidInput where it cannot."""
     from cwa_daemon import doctor, reindex
 
-    settings = settings or Settings()
+    settings, wrong = (settings, []) if settings else Settings.usable()
     repaired = reindex.repair(settings) if repair else []
-    checks = doctor.examine(settings)
+    checks = doctor.examine(settings, wrong)
     if bundle:
         doctor.write_bundle(settings, checks, bundle)
     return {"repaired": repaired, "checks": [dataclasses.asdict(check) for check in checks]}

@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,9 @@ import zmq
 from cwa_daemon import telemetry
 from cwa_daemon.lifecycle import running_pid
 from cwa_daemon.reindex import damage
-from cwa_daemon.settings import CONFIG_FILE, Settings
+from cwa_daemon.settings import CONFIG_FILE, Settings, unknown_variables
 from cwa_engine import __version__
+from cwa_engine.errors import CwaError, InvalidInput, OutputError
 from cwa_engine.models.sources import HubAccess, cached_models
 from cwa_engine.reporting.export import leftovers
 
@@ -47,19 +48,28 @@ class Check:
     advice: str = ""
 
 
-def examine(settings: Settings) -> list[Check]:
-    """Every check, in reading order."""
-    return [check for look in _CHECKS for check in look(settings)]
+def examine(settings: Settings, wrong_settings: Sequence[InvalidInput] = ()) -> list[Check]:
+    """Every check, in reading order; of settings that cannot be it is told what is wrong with them."""
+    checks = [Check("settings", PROBLEM, error.message, error.hint) for error in wrong_settings]
+    checks += [Check("settings", WARNING, error.message, error.hint) for error in unknown_variables()]
+    checks = checks or [Check("settings", OK, f"from {CONFIG_FILE} and the environment")]
+    return checks + [check for look in _CHECKS for check in look(settings)]
 
 
 def write_bundle(settings: Settings, checks: list[Check], target: Path) -> None:
-    """A zip with the checks, the logs and the settings; what is secret or personal is blacked out."""
+    """A zip with the checks, the logs and the settings; what is secret or personal is blacked out.
+
+    Raises OutputError where it cannot be written, and for a file that is there already.
+    """
     report = {"cwtool": __version__, "checks": [dataclasses.asdict(check) for check in checks]}
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as bundle:
-        bundle.writestr("report.json", redact(json.dumps(report, indent=2)))
-        for path in [*sorted(settings.logs.glob("*.log*")), CONFIG_FILE]:
-            if path.is_file():
-                bundle.writestr(path.name, redact(path.read_text(errors="replace")))
+    try:
+        with zipfile.ZipFile(target, "x", zipfile.ZIP_DEFLATED) as bundle:
+            bundle.writestr("report.json", redact(json.dumps(report, indent=2)))
+            for path in [*sorted(settings.logs.glob("*.log*")), CONFIG_FILE]:
+                if path.is_file():
+                    bundle.writestr(path.name, redact(path.read_text("utf-8", errors="replace")))
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}", hint="give --bundle a new file") from error
 
 
 def redact(text: str) -> str:
@@ -70,8 +80,15 @@ def redact(text: str) -> str:
     text = re.sub(r"\b(hf|sk|ghp)_[A-Za-z0-9]{4,}", "[redacted]", text)
     text = re.sub(r"(?i)(authorization\W{1,4}).*", r"\1[redacted]", text)
     text = re.sub(r"(?i)(token|password|secret)(\W{1,4})\S+", r"\1\2[redacted]", text)
-    text = text.replace(str(Path.home()), "~")
-    return re.sub(rf"\b{re.escape(getpass.getuser())}\b", "[user]", text)
+    text = text.replace(os.path.expanduser("~"), "~")  # noqa: PTH111  # Path.home() fails where there is none
+    return re.sub(rf"\b{re.escape(_user_name())}\b", "[user]", text)
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number that the system knows no name of
+        return str(os.getuid())
 
 
 def _versions(settings: Settings) -> Iterator[Check]:
@@ -148,7 +165,7 @@ def _socket(settings: Settings) -> Iterator[Check]:
     found = f"{settings.socket} has {length} of {zmq.IPC_PATH_MAX_LEN} characters"
     yield Check("socket path", OK if fits else PROBLEM, found, advice)
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    lingering = Path("/var/lib/systemd/linger") / getpass.getuser()
+    lingering = Path("/var/lib/systemd/linger") / _user_name()
     if runtime and settings.socket.is_relative_to(runtime) and not lingering.exists():
         yield Check(
             "lingering",
@@ -164,7 +181,6 @@ def _daemon(settings: Settings) -> Iterator[Check]:
         yield Check("daemon", OK, "none runs; the first command that needs one starts it")
         return
     from cwa_daemon.client import Client
-    from cwa_engine.errors import CwaError
 
     try:
         with Client.connect(settings, start=False) as client:

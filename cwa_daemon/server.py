@@ -226,7 +226,6 @@ async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
 
 def main() -> None:
     """Serve until stopped. The first argument may be a file descriptor that hears "ready" or why not."""
-    settings = Settings()
     report = os.fdopen(int(sys.argv[1]), "w") if len(sys.argv) > 1 else None
 
     def ready(problem: str) -> None:
@@ -240,6 +239,7 @@ def main() -> None:
                     os.dup2(file.fileno(), sys.stderr.fileno())
 
     try:
+        settings = Settings()
         private_folder(settings.home)
         settings.logs.mkdir(exist_ok=True, mode=0o700)
         settings.runs.mkdir(exist_ok=True, mode=0o700)

@@ -26,10 +26,14 @@ STATE_STYLES = {
 }
 
 
-def jobs_table(jobs: list[JobView], now: float | None = None) -> RenderableType:
-    """The job list, latest first."""
+def jobs_table(jobs: list[JobView], now: float | None = None, chosen: bool = False) -> RenderableType:
+    """The job list, latest first; `chosen` where it was asked for some only."""
     if not jobs:
-        return Text("no jobs yet; `cwtool run --model smollm2-135m` makes one")
+        return (
+            Text("no such job; `cwtool jobs` lists all")
+            if chosen
+            else Text("no jobs yet; `cwtool run --model smollm2-135m` makes one")
+        )
     table = Table(**TABLE)
     for name in ("run id", "what", "state", "progress", "created", "took"):
         table.add_column(name, no_wrap=name == "run id", overflow="fold")
