@@ -27,8 +27,8 @@ from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
 from cwa_engine import __version__
 from cwa_engine.errors import DaemonUnreachable, NotGreeted, error_from_dict
-from cwa_engine.files import check_output
 from cwa_engine.models.sources import HubAccess
+from cwa_engine.reporting.output import claim_output
 from cwa_engine.spec import RunSpec
 
 T = TypeVar("T")
@@ -132,11 +132,12 @@ class AsyncClient:
 
         Texts that the daemon cannot open, out of a pipe or from here for another machine, are handed over before.
 
-        Raises DataError for texts that cannot be used and OutputError for a folder that cannot be written.
+        Raises DataError for texts that cannot be used, OutputError for a folder that cannot be written, and OutputTaken for
+        one that holds something else than a run of this spec, unless `options.force`.
         """
-        if spec.output:
-            check_output(spec.output)
         spec = await self._with_texts(spec)
+        if spec.output:
+            claim_output(spec.output, spec, options is not None and options.force)
         return await self._submit("run", spec, command, options, client_key)
 
     async def load(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
@@ -218,7 +219,7 @@ class AsyncClient:
     # results and state
 
     async def results(self, limit: int = 50) -> list[dict[str, Any]]:
-        """Summaries of finished runs, latest first."""
+        """Summaries of finished runs, latest first; of one that cannot be read `run_id` and why it is `unreadable`."""
         return list((await self._request("results", limit=limit))["results"])
 
     async def result(self, run_id: str) -> Result:
@@ -276,7 +277,7 @@ class AsyncClient:
             client_key=client_key or uuid.uuid4().hex,
             command=command,
             access=self._access(),
-            options=(options or JobOptions()).model_dump(),
+            options=(options or JobOptions()).model_dump(exclude_defaults=True),  # a daemon may know fewer of them
         )
         return str(reply["run_id"])
 

@@ -26,11 +26,13 @@ from cwa_engine.errors import (
     InvalidInput,
     NotFound,
     OutputError,
+    OutputTaken,
     QueueFull,
     StateNotWritten,
     did_you_mean,
 )
-from cwa_engine.reporting.export import copy_run, leftovers
+from cwa_engine.reporting.export import leftovers
+from cwa_engine.reporting.output import copy_run
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +89,7 @@ class Jobs:
         error: CwaError | None = None
         if output := job["spec"]["output"]:
             try:
-                copy_run(self._settings.runs / job["run_id"], Path(output))
+                copy_run(self._settings.runs / job["run_id"], Path(output), options_of(job).force)
             except OutputError as failure:
                 error = failure
         self.move(job["run_id"], JobState.FAILED if error else JobState.DONE, error)
@@ -110,6 +112,8 @@ class Jobs:
         if waiting >= self._settings.max_queue:
             raise QueueFull(f"{self._settings.max_queue} jobs are queued already", hint="wait, or cancel some")
         after = self._predecessor(options.after) if options.after else None
+        if spec["output"] and not options.force:
+            self._check_nobody_writes(spec)
         run_id = new_run_id(spec["model"])
         reach = {name: value for name, value in access.items() if name != "token"}
         self._store.add_job(
@@ -131,6 +135,15 @@ class Jobs:
         self.record(run_id, {"kind": "state", "state": JobState.QUEUED, "error": None})
         self._lane(device).wake()
         return run_id
+
+    def _check_nobody_writes(self, spec: dict[str, Any]) -> None:
+        """Refuse an output folder that a job of another spec is going to fill."""
+        for job in self._store.unfinished_with_output(spec["output"]):
+            if job["spec"] != spec:
+                raise OutputTaken(
+                    f"{job['run_id']}, which is {job['state']}, is to write its files to {spec['output']}",
+                    hint="give --output another folder, or --force to replace them",
+                )
 
     def _predecessor(self, part: str) -> str:
         before = self.find(part)

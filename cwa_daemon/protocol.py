@@ -47,13 +47,14 @@ class Access(Message):
 
 
 class JobOptions(Message):
-    """How a job is to be run. Nothing here changes what it finds."""
+    """How a job is to be run and where it may write. Nothing here changes what it finds."""
 
     priority: int = Field(default=0, ge=-100, le=100)  # higher goes first
     after: str | None = Field(default=None, max_length=200)  # run id of a job that must be done before
     wait_for_memory: bool = False  # stay queued until the model fits
     no_cache: bool = False  # score anew even where the scores are known
     keep_alive: str | None = Field(default=None, max_length=60)  # 30m, 0, forever; None: the daemon's setting
+    force: bool = False  # replace what is in the output folder, be it of another run
     pin: bool = False  # never unload the model by itself
 
     @field_validator("keep_alive")

@@ -26,7 +26,7 @@ from cwa_daemon.doors import Door, LocalDoor, RemoteDoor
 from cwa_daemon.handlers import HANDLERS, Reply
 from cwa_daemon.jobs import Jobs
 from cwa_daemon.lifecycle import hold_lock
-from cwa_daemon.security import private_folder
+from cwa_daemon.security import state_folder
 from cwa_daemon.settings import Settings
 from cwa_daemon.store import Store
 from cwa_daemon.texts import KeptTexts
@@ -240,7 +240,7 @@ def main() -> None:
 
     try:
         settings = Settings()
-        private_folder(settings.home)
+        state_folder(settings.home)
         settings.logs.mkdir(exist_ok=True, mode=0o700)
         settings.runs.mkdir(exist_ok=True, mode=0o700)
         handler = RotatingFileHandler(settings.daemon_log, maxBytes=5_000_000, backupCount=3)

@@ -17,14 +17,15 @@ import torch
 
 from cwa_daemon.residency import ModelKey, Residency, Resident
 from cwa_engine import durations, events
-from cwa_engine.errors import Cancelled, CwaError, OutOfMemory, OutputError, RunFailed
+from cwa_engine.errors import Cancelled, CwaError, OutOfMemory, OutputError, OutputTaken, RunFailed
 from cwa_engine.models.checksum import checksum
 from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.models.memory import free_bytes, release
 from cwa_engine.models.sources import HubAccess, fingerprint, resolve
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import plan
-from cwa_engine.reporting.export import ModelRecord, RunRecord, copy_run, write_run
+from cwa_engine.reporting.export import ModelRecord, RunRecord, write_run
+from cwa_engine.reporting.output import copy_run
 from cwa_engine.run import Stages
 from cwa_engine.score_cache import ScoreCache
 from cwa_engine.spec import RunSpec
@@ -154,18 +155,23 @@ class Work:
             log=voice.log,
         )
         with stages("save"):
-            self._save(record, Path(command["folder"]), voice)
+            self._save(record, Path(command["folder"]), options["force"], voice)
 
-    def _save(self, record: RunRecord, folder: Path, voice: Voice) -> None:
-        """Write the run's files. Where the disk does not take them, keep the result and try again until cancelled."""
+    def _save(self, record: RunRecord, folder: Path, force: bool, voice: Voice) -> None:
+        """Write the run's files. Where the disk does not take them, keep the result and try again until cancelled.
+
+        Raises OutputTaken where somebody else has filled the output folder; the run folder is there then.
+        """
         said = ""
         while True:
             try:
                 if not folder.is_dir():
                     write_run(folder, record)
                 if record.spec.output:
-                    copy_run(folder, record.spec.output)
+                    copy_run(folder, record.spec.output, force)
                 return
+            except OutputTaken:
+                raise
             except (OSError, OutputError) as error:
                 reason = str(error)
             if reason != said:

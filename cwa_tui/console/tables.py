@@ -124,6 +124,9 @@ def results_table(summaries: list[dict[str, Any]]) -> RenderableType:
     for name in ("run id", "metrics", "baseline", "k", "critical", "random"):
         table.add_column(name, justify="left" if name in ("run id", "metrics") else "right", overflow="fold")
     for summary in summaries:
+        if "unreadable" in summary:
+            table.add_row(words(summary["run_id"]), words(summary["unreadable"], "yellow"))
+            continue
         metrics = ", ".join(ranking["metric"] for ranking in summary["rankings"])
         baseline = fmt.perplexity(summary["baseline"]["perplexity"])
         table.add_row(Text(summary["run_id"], no_wrap=True), metrics, baseline, *_largest_damage(summary))
