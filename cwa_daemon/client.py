@@ -483,6 +483,8 @@ def examine(settings: Settings | None = None, repair: bool = False, bundle: Path
     """What `cwtool doctor` finds: `checks`, and what a repair has `repaired` before. Raises InvalidInput where it cannot."""
     from cwa_daemon import doctor, reindex
 
+    if bundle:
+        doctor.check_target(bundle)
     settings, wrong = (settings, []) if settings else Settings.usable()
     repaired = reindex.repair(settings) if repair else []
     checks = doctor.examine(settings, wrong)

@@ -56,11 +56,16 @@ def examine(settings: Settings, wrong_settings: Sequence[InvalidInput] = ()) -> 
     return checks + [check for look in _CHECKS for check in look(settings)]
 
 
-def write_bundle(settings: Settings, checks: list[Check], target: Path) -> None:
-    """A zip with the checks, the logs and the settings; what is secret or personal is blacked out.
+def check_target(bundle: Path) -> None:
+    """Refuse what can be no new file, before the checks, which take their time. Raises OutputError."""
+    if os.path.lexists(bundle):
+        raise OutputError(f"{bundle} is there already", hint="give --bundle a new file")
+    if not bundle.parent.is_dir():
+        raise OutputError(f"{bundle} cannot be written: there is no folder {bundle.parent}", hint="make it")
 
-    Raises OutputError where it cannot be written, and for a file that is there already.
-    """
+
+def write_bundle(settings: Settings, checks: list[Check], target: Path) -> None:
+    """A zip with the checks, the logs and the settings; what is secret or personal is blacked out. Raises OutputError."""
     report = {"cwtool": __version__, "checks": [dataclasses.asdict(check) for check in checks]}
     try:
         with zipfile.ZipFile(target, "x", zipfile.ZIP_DEFLATED) as bundle:
@@ -69,7 +74,7 @@ def write_bundle(settings: Settings, checks: list[Check], target: Path) -> None:
                 if path.is_file():
                     bundle.writestr(path.name, redact(path.read_text("utf-8", errors="replace")))
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}", hint="give --bundle a new file") from error
+        raise OutputError(f"{target} cannot be written: {error.strerror}", hint="give --bundle another file") from error
 
 
 def redact(text: str) -> str:

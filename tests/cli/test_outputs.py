@@ -49,27 +49,23 @@ def test_a_folder_that_a_waiting_job_will_fill_takes_no_other_run(cwtool: Comman
     cwtool("jobs", "cancel", first)
 
 
-def test_a_broken_summary_hides_no_other_run(own_cwtool: CommandLine) -> None:
-    broken, sound = (own_cwtool.json("run", *RANK_ONLY)["run_id"] for _ in range(2))
-    (own_cwtool.home / "runs" / broken / "summary.json").write_text("{")
-    shown = own_cwtool("results").stdout
-    assert sound in shown and broken in shown and "cannot be read" in shown
-    listed = own_cwtool.json("results")["results"]
-    assert [entry["run_id"] for entry in listed] == [sound, broken]
-    assert "cannot be read" in listed[1]["unreadable"]
-    assert "summary.json cannot be read" in " ".join(own_cwtool("results", "show", broken, rc=6).stderr.split())
-
-
-def test_after_the_clock_was_put_back_the_latest_run_is_still_the_latest(own_cwtool: CommandLine) -> None:
+def test_a_clock_put_back_makes_no_run_the_latest_and_a_broken_summary_hides_no_other(own_cwtool: CommandLine) -> None:
     first = own_cwtool.json("run", *RANK_ONLY)["run_id"]
     with contextlib.closing(sqlite3.connect(own_cwtool.settings.database)) as database, database:
         for moment in ("created", "started", "finished"):  # it was submitted when the clock was ten years ahead
             database.execute(f"UPDATE jobs SET {moment} = {moment} + 315360000")
     second = own_cwtool.json("run", *RANK_ONLY)["run_id"]
     assert [job["run_id"] for job in own_cwtool.json("jobs")["jobs"]] == [second, first]
-    assert [entry["run_id"] for entry in own_cwtool.json("results")["results"]] == [second, first]
     for command in (["jobs", "show"], ["results", "show"]):
         assert own_cwtool.json(*command)["run_id"] == second
+
+    (own_cwtool.home / "runs" / first / "summary.json").write_text("{")
+    shown = own_cwtool("results").stdout
+    assert second in shown and first in shown and "cannot be read" in shown
+    listed = own_cwtool.json("results")["results"]
+    assert [entry["run_id"] for entry in listed] == [second, first]
+    assert "cannot be read" in listed[1]["unreadable"]
+    assert "summary.json cannot be read" in own_cwtool("results", "show", first, rc=6).stderr
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o750])
@@ -102,8 +98,6 @@ def test_a_shared_state_folder_is_named_by_the_command_that_needs_it(own_cwtool:
 
 def test_a_bundle_overwrites_no_file(cwtool: CommandLine) -> None:
     (cwtool.cwd / "notes.txt").write_text("mine")
-    assert "notes.txt cannot be written: File exists" in " ".join(
-        cwtool("doctor", "--bundle", "notes.txt", rc=2).stderr.split()
-    )
+    assert "notes.txt is there already" in cwtool("doctor", "--bundle", "notes.txt", rc=2).stderr
     assert (cwtool.cwd / "notes.txt").read_text() == "mine"
-    assert "cannot be written" in cwtool("doctor", "--bundle", "no/such/folder.zip", rc=2).stderr
+    assert "there is no folder" in cwtool("doctor", "--bundle", "no/such/folder.zip", rc=2).stderr

@@ -107,7 +107,10 @@ def test_any_float_of_a_ranking_reads_back_as_the_same_number(
         TopWeight(rank, "a.weight", 7, 0, 7, value, score, None, "up", None, "a.weight[0,7]")
         for rank, (value, score) in enumerate(numbers, 1)
     )
-    (folder / "summary.json").write_text('{"rankings": [{"metric": "magnitude"}]}')
+    summary = dict.fromkeys(("run_id", "model", "texts", "baseline", "damage")) | {
+        "rankings": [{"metric": "magnitude"}]
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "topk_magnitude.csv").write_bytes(tables_of(rankings=(Ranking("magnitude", rows),))["topk_magnitude.csv"])
     assert tuple(read_topk(folder, None, 0, 10)[1]) == rows
 
