@@ -185,7 +185,7 @@ def _refused(error: ValidationError, given: Mapping[str, Any]) -> InvalidInput:
         return _unknown(name)
     where = "" if name in given else f" in {_variable(name)}" if name in _environment() else f" in {CONFIG_FILE}"
     reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
-    hint = f"{_variable(name)} is read before {CONFIG_FILE}; left out of both it is as docs/architecture.md says"
+    hint = f"{_variable(name)} goes before {CONFIG_FILE}; where neither has it, the usual value holds"
     return InvalidInput(f"setting {name} is {first['input']!r}{where}: {reason}", hint)
 
 

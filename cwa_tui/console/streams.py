@@ -49,7 +49,6 @@ def open_streams() -> None:
     """Make the standard streams ready for any text. A closed one fails as a full disk does, when it is written to."""
     for number in (0, 1, 2):
         _fill(number)
-    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
 
 
