@@ -243,7 +243,9 @@ def main() -> None:
         state_folder(settings.home)
         settings.logs.mkdir(exist_ok=True, mode=0o700)
         settings.runs.mkdir(exist_ok=True, mode=0o700)
-        handler = RotatingFileHandler(settings.daemon_log, maxBytes=5_000_000, backupCount=3)
+        handler = RotatingFileHandler(
+            settings.daemon_log, maxBytes=5_000_000, backupCount=3, encoding="utf-8", errors="backslashreplace"
+        )
         logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(message)s")
         with hold_lock(settings):
             asyncio.run(_serve(settings, ready))

@@ -24,6 +24,13 @@ from cwa_engine.errors import WorkerDied
 LOG_TAIL_LINES = 5
 LOG_BYTES = 5 * 2**20  # of a worker's log, before it is set aside
 
+_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # cuda:0 is 0 to NVML and nvidia-smi; by itself CUDA puts the fastest first
+    "PYTHONUTF8": "1",  # names of models and files go into the log, whatever the shell that started the daemon can show
+    "PYTHONIOENCODING": "utf-8:backslashreplace",
+}
+
 
 class Worker:
     """A running worker process. `on_message` hears each of its messages, `on_death` once why it ended."""
@@ -66,8 +73,7 @@ class Worker:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C in the terminal that started the daemon is not for workers
-                # cuda:0 is the device that NVML and nvidia-smi call 0; CUDA by itself puts the fastest first.
-                env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+                env={**os.environ, **_ENVIRONMENT},
             )
         self._reader = asyncio.create_task(self._read())
 

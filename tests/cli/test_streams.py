@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,17 @@ def test_a_reader_that_has_left_ends_a_command_quietly(cwtool: CommandLine, run_
 def test_head_gets_its_line_and_nobody_complains(cwtool: CommandLine, run_id: str) -> None:
     code, shown, said = typed(cwtool, f"cwtool logs -f {run_id} | head -1; exit ${{PIPESTATUS[1]}}")
     assert (code, shown.count("\n"), said) == (0, 1, "")
+
+
+def test_a_daemon_that_an_ascii_shell_started_logs_every_name(own_cwtool: CommandLine, hub: Path) -> None:
+    shutil.copytree(next((hub / "hub" / "models--gpt2" / "snapshots").iterdir()), own_cwtool.cwd / "文 é")
+    own_cwtool.env["PYTHONIOENCODING"] = "ascii"
+    own_cwtool("load", "./文 é", "--keep-alive", "0")
+    pid = own_cwtool.worker_pid()
+    own_cwtool("load", "gpt2")
+    assert own_cwtool.worker_pid() == pid  # it has said what it unloaded, and lives
+    assert "unloaded " in own_cwtool("daemon", "logs").stdout
+    assert f"unloaded {own_cwtool.cwd}/文 é" in (own_cwtool.settings.logs / "worker-cpu.log").read_text("utf-8")
 
 
 def test_ctrl_c_while_modules_are_imported_ends_the_program_without_a_traceback(
