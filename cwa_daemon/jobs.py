@@ -32,7 +32,8 @@ from cwa_engine.errors import (
     did_you_mean,
 )
 from cwa_engine.reporting.export import leftovers
-from cwa_engine.reporting.output import copy_run
+from cwa_engine.reporting.output import claim_output, copy_run
+from cwa_engine.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -152,11 +153,12 @@ class Jobs:
         return str(before["run_id"])
 
     def retry(self, run_id: str, client_key: str, access: dict[str, Any]) -> str:
-        """Queue the same spec again as a new job."""
+        """Queue the same spec again as a new job. Raises OutputTaken where its output folder holds something else by now."""
         job = self.find(run_id)
-        return self.submit(
-            job["kind"], job["spec"], job["device"], client_key, job["command"], access, options_of(job), job["run_id"]
-        )
+        kind, spec, options = job["kind"], job["spec"], options_of(job)
+        if spec["output"]:
+            claim_output(Path(spec["output"]), RunSpec.model_validate(spec), options.force)
+        return self.submit(kind, spec, job["device"], client_key, job["command"], access, options, job["run_id"])
 
     def cancel(self, run_id: str) -> str:
         """Cancel a waiting or running job; gives its state right after. An ended job stays as it is."""

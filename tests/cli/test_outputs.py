@@ -30,6 +30,7 @@ def test_an_output_folder_takes_the_same_run_again_and_no_other_unless_forced(cw
     assert cwtool.json("jobs", "show")["run_id"] == again["run_id"]  # nothing was computed, nor queued
 
     cwtool("run", *RANK_ONLY, "--output", "out", "--force")
+    assert "holds a run with other perturbations" in cwtool("jobs", "retry", first["run_id"], rc=2).stderr
     names = {path.name for path in (cwtool.cwd / "out").iterdir()}
     assert names == {"summary.json", "manifest.json", "log.txt", "topk_grad_x_weight.csv"}
 
