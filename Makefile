@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test lint format docs bench architectures clean
+.PHONY: help install demo test test-empty test-hostile lint format docs bench architectures clean
 
 help:
 	@echo "make demo     find and damage the critical weights of a real 135M model"
 	@echo "make test     run the tests"
+	@echo "make test-empty, make test-hostile  the same in an environment that holds nothing, and in one full of odd values"
 	@echo "make lint     ruff, mypy and the import contracts"
 	@echo "make install  make $(VENV) with everything for development"
 	@echo "make docs     write the tables in docs/ anew from the registries"
@@ -31,8 +32,29 @@ demo: install
 	$(BIN)/python examples/demo.py
 
 # Two processes with one thread each: the models of the tests are too small for more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST)
+
+# Tests set up their own environment (tests/isolation.py), so they pass whatever a shell has set.
+test-empty: install
+	env -i PATH="$$PATH" $(PYTEST)
+
+HOSTILE := HOME=/nonexistent USER=nobody LOGNAME=nobody TMPDIR=/nonexistent \
+	XDG_CONFIG_HOME=/nonexistent XDG_STATE_HOME=/nonexistent XDG_CACHE_HOME=/nonexistent XDG_DATA_HOME=relative \
+	HF_HOME=/nonexistent HF_HUB_CACHE=relative HF_HUB_OFFLINE=0 HF_ENDPOINT=http://127.0.0.1:9 HF_TOKEN=hf_odd \
+	CWTOOL_HOME=/nonexistent CWTOOL_HOST=nowhere CWTOOL_KEEP_ALIVE=banana CWTOOL_MAX_QUEUE=-1 CWTOOL_LISTEN=odd \
+	TERM=dumb COLUMNS=7 LINES=3 NO_COLOR=1 FORCE_COLOR=1 CLICOLOR_FORCE=1 GITHUB_ACTIONS=true TTY_COMPATIBLE=1 \
+	LC_ALL=tr_TR.ISO-8859-9 LANG=tr_TR LANGUAGE=tr PYTHONIOENCODING=latin-1 TZ=Pacific/Kiritimati \
+	http_proxy=http://127.0.0.1:9 HTTPS_PROXY=http://127.0.0.1:9 ALL_PROXY=socks5://127.0.0.1:9 NO_PROXY=odd \
+	TRANSFORMERS_OFFLINE=0 TRANSFORMERS_VERBOSITY=debug TOKENIZERS_PARALLELISM=odd PYTHONWARNINGS=always \
+	TEXTUAL_ANIMATIONS=full SSH_CONNECTION=odd PAGER=false EDITOR=false
+
+# A login of systemd has an XDG_RUNTIME_DIR that no other user can enter.
+test-hostile: install
+	private=$$(mktemp -d /tmp/private-XXXXXX) && trap "rm -rf $$private" EXIT && umask 077 && \
+	env $(HOSTILE) XDG_RUNTIME_DIR=$$private $(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .

@@ -5,7 +5,6 @@ Imports that cost more than a few milliseconds stand inside the commands that ne
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -17,17 +16,19 @@ import typer
 
 from cwa_engine import __version__
 from cwa_engine.errors import Cancelled, CwaError, InvalidInput, NoDaemon
-from cwa_engine.files import check_output, user_path
+from cwa_engine.files import user_path
 from cwa_engine.models.sources import name_and_revision
 from cwa_tui.console import run_options as opt
 from cwa_tui.console.keys import hosts_app, keys_app
 from cwa_tui.console.options import Json, SeveralValues
-from cwa_tui.console.output import say, show, show_error
+from cwa_tui.console.output import json_text, say, show, show_error
+from cwa_tui.console.streams import StreamFailed, flush_streams, give_up, open_streams
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cwa_daemon.client import Client
+    from cwa_engine.spec import RunSpec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -122,6 +123,7 @@ def run(
     control_seeds: opt.ControlSeeds = 19,
     seed: opt.Seed = 0,
     output: opt.Output = None,
+    force: opt.Force = False,
     revision: Revision = None,
     dtype: DType = "auto",
     device: Device = "auto",
@@ -160,6 +162,7 @@ def ablate(
     bos: opt.Bos = "auto",
     seed: opt.Seed = 0,
     output: opt.Output = None,
+    force: opt.Force = False,
     revision: Revision = None,
     dtype: DType = "auto",
     device: Device = "auto",
@@ -292,17 +295,19 @@ def models(
     import dataclasses
 
     from cwa_engine.catalog import CATALOG
-    from cwa_engine.models.sources import HubAccess, cached_models
+    from cwa_engine.models.sources import HubAccess, models_on_disk
     from cwa_tui.console.tables import catalog_table
 
     if host := os.environ.get("CWTOOL_HOST"):
         say(f"on disk: on this machine, not on {host}")
-    cached = {name: size for name, size in cached_models(HubAccess.from_environment()) if query.lower() in name.lower()}
     known = [e for e in CATALOG if query.lower() in f"{e.name} {e.alias} {e.family}".lower()]
+    names = {entry.name for entry in known}
+    on_disk = models_on_disk(HubAccess.from_environment())
+    on_disk = {name: size for name, size in on_disk.items() if name in names or query.lower() in name.lower()}
     if as_json:
-        show({"guide": [dataclasses.asdict(entry) for entry in known], "on_disk_bytes": cached})
+        show({"guide": [dataclasses.asdict(entry) for entry in known], "on_disk_bytes": on_disk})
     else:
-        show(catalog_table(known, cached) if known or cached else f"no model is called like '{query}'")
+        show(catalog_table(known, on_disk) if known or on_disk else f"no model is called like '{query}'")
 
 
 @app.command(rich_help_panel="Runs")
@@ -320,9 +325,9 @@ def logs(
         job = client.job(run_id)
         for event in client.follow(job.run_id):
             if as_json:
-                print(json.dumps(event), flush=True)
+                print(json_text(event), flush=True)
             elif line := describe(event):
-                print(time.strftime("%H:%M:%S", time.localtime(event["time"])), line, flush=True)
+                show(f"{time.strftime('%H:%M:%S', time.localtime(event['time']))} {line}")
             if not follow and event["seq"] >= job.last_seq:
                 return
 
@@ -337,7 +342,10 @@ def jobs_default(context: typer.Context, as_json: Json = False) -> None:
 def jobs_list(
     limit: Limit = 20,
     offset: Annotated[int, typer.Option(min=0, help="How many to skip.")] = 0,
-    state: Annotated[str | None, typer.Option(help="Only queued, paused, running, done, failed ... ones.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(help="Only those that are queued, paused, running, done, failed, cancelled or interrupted."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Only models whose name contains this.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -346,7 +354,8 @@ def jobs_list(
 
     with _client() as client:
         jobs = client.jobs(limit, offset, state=state, model=model)
-    show({"jobs": [job.model_dump() for job in jobs]} if as_json else jobs_table(jobs))
+    chosen = bool(state or model or offset)
+    show({"jobs": [job.model_dump() for job in jobs]} if as_json else jobs_table(jobs, chosen=chosen))
 
 
 @jobs_app.command("show")
@@ -394,7 +403,7 @@ def jobs_resume(run_id: SomeOrAll = None) -> None:
 
 @jobs_app.command("prune")
 def jobs_prune(
-    older_than: Annotated[str, typer.Option(help="How long ago they ended: 30d, 12h, 0.")] = "30d",
+    older_than: Annotated[str, typer.Option(help="How long ago they ended: 30d, 1h30m, 0.")] = "30d",
     with_results: Annotated[
         bool, typer.Option("--with-results", help="Also remove finished runs and their files.")
     ] = False,
@@ -402,10 +411,8 @@ def jobs_prune(
     as_json: Json = False,
 ) -> None:
     """Forget jobs that ended long ago; of finished runs only what they said on the way, unless --with-results."""
-    from cwa_engine.durations import seconds
-
     with _client() as client:
-        pruned = client.prune(seconds(older_than), with_results, dry_run)
+        pruned = client.prune(_age(older_than), with_results, dry_run)
     if as_json:
         show(pruned.model_dump())
         return
@@ -470,6 +477,7 @@ def results_fetch(
             "--output", "-o", help="Where to; a folder named as the run, here, if left out.", metavar="FOLDER"
         ),
     ] = None,
+    force: opt.Force = False,
     as_json: Json = False,
 ) -> None:
     """Write a finished run's files to a folder of this machine."""
@@ -479,7 +487,7 @@ def results_fetch(
     with _client() as client:
         run_id = client.job(run_id).run_id if run_id != "latest" else client.result(run_id).summary["run_id"]
         folder = given or Path(run_id).absolute()
-        client.fetch(run_id, folder)
+        client.fetch(run_id, folder, force)
     show({"run_id": run_id, "output": str(folder)} if as_json else f"wrote the files of {run_id} to {folder}")
 
 
@@ -545,8 +553,8 @@ def daemon_logs(
 
     for path in log_files():
         say(f"==> {path}")
-        for line in path.read_text(errors="replace").splitlines()[-lines:]:
-            print(line)
+        for line in path.read_bytes().splitlines()[-lines:]:
+            show(line.decode("utf-8", "backslashreplace"))
 
 
 @daemon_app.command("install-service")
@@ -614,12 +622,28 @@ def version(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Run a command; an error becomes a message, a hint and its exit code."""
+    """Run a command; an error becomes a message, a hint and its exit code. Who does not listen any more hears nothing."""
+    open_streams()
+    try:
+        sys.exit(_exit_code())
+    except StreamFailed as failure:
+        sys.exit(give_up(failure))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _exit_code() -> int | str | None:
+    """Run the command; gives its exit code when all that it said is written. Raises StreamFailed."""
+    code: int | str | None = 0
     try:
         app()
+    except SystemExit as ended:
+        code = ended.code
     except CwaError as error:
         show_error(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    flush_streams()
+    return code
 
 
 def _submit(
@@ -633,7 +657,7 @@ def _submit(
     with _client() as client:
         output = spec.output
         if client.host and output:  # the daemon there cannot write it
-            _check_output_here(output, detach)
+            _claim_output_here(output, spec, options["force"], detach)
             spec = spec.model_copy(update={"output": None})
         run_id = client.submit(spec, _typed(), JobOptions(**options))
         if detach:
@@ -643,17 +667,20 @@ def _submit(
 
         follow(client, run_id, cancel_on_interrupt)
         if client.host and output:
-            client.fetch(run_id, output)
+            client.fetch(run_id, output, options["force"])
         show_result(client, run_id, as_json, output)
 
 
-def _check_output_here(output: Path, detach: bool) -> None:
+def _claim_output_here(output: Path, spec: RunSpec, force: bool, detach: bool) -> None:
+    """Before a run on another machine, whose files are fetched when it is done."""
+    from cwa_engine.reporting.output import claim_output
+
     if detach:
         raise InvalidInput(
             "with --host and --detach nothing here waits to write --output",
             hint="`cwtool results fetch RUN_ID --output FOLDER` writes it when the run is done",
         )
-    check_output(output)
+    claim_output(output, spec, force, unknown=("data_file",))  # the copy there has a name of its own
 
 
 def _only_here(command: str) -> None:
@@ -679,6 +706,16 @@ def _client(start: bool = True) -> Iterator[Client]:
                 "`cwtool daemon restart --when-idle` brings them together"
             )
         yield client
+
+
+def _age(given: str) -> float:
+    """Seconds of --older-than. Raises InvalidInput."""
+    from cwa_engine.durations import seconds
+
+    age_s = seconds(given)
+    if age_s == float("inf"):
+        raise InvalidInput(f"nothing is older than '{given}'", hint="like --older-than 30d, 12h or 0")
+    return age_s
 
 
 def _list_moved(what: str, run_ids: list[str]) -> None:

@@ -39,6 +39,7 @@ from cwa_engine.errors import (
 )
 from cwa_engine.files import check_output
 from cwa_engine.models.sources import HubAccess
+from cwa_engine.reporting.output import claim_output, copy_run
 from cwa_engine.spec import RunSpec
 
 T = TypeVar("T")
@@ -128,16 +129,17 @@ class AsyncClient:
 
         Texts that the daemon cannot open, out of a pipe or from here for another machine, are handed over before.
 
-        Raises DataError for texts that cannot be used and OutputError for a folder that cannot be written.
+        Raises DataError for texts that cannot be used, OutputError for a folder that cannot be written, and OutputTaken for
+        one that holds something else than a run of this spec, unless `options.force`.
         """
-        if spec.output:
-            if self.settings.host:
-                raise InvalidInput(
-                    f"the daemon of {self.settings.host} cannot write to a folder of this machine",
-                    hint="leave the spec without `output`, and `fetch` the run's files when it is done",
-                )
-            check_output(spec.output)
+        if spec.output and self.settings.host:
+            raise InvalidInput(
+                f"the daemon of {self.settings.host} cannot write to a folder of this machine",
+                hint="leave the spec without `output`, and `fetch` the run's files when it is done",
+            )
         spec = await self._with_texts(spec)
+        if spec.output:
+            claim_output(spec.output, spec, options is not None and options.force)
         return await self._submit("run", spec, command, options, client_key)
 
     async def submit_again(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
@@ -223,7 +225,7 @@ class AsyncClient:
     # results and state
 
     async def results(self, limit: int = 50) -> list[dict[str, Any]]:
-        """Summaries of finished runs, latest first."""
+        """Summaries of finished runs, latest first; of one that cannot be read `run_id` and why it is `unreadable`."""
         return list((await self._request("results", limit=limit))["results"])
 
     async def result(self, run_id: str) -> Result:
@@ -242,14 +244,13 @@ class AsyncClient:
         """The manifest of a finished run: all that is needed to run it again. Raises NotFound."""
         return await fetching.manifest(run_id, self._request)
 
-    async def fetch(self, run_id: str, folder: Path) -> str:
+    async def fetch(self, run_id: str, folder: Path, force: bool = False) -> str:
         """Write the files of a finished run into a folder of this machine; gives the whole run id.
 
-        Raises NotFound for a run that is not finished, and OutputError for a folder that cannot be written.
+        Raises NotFound for a run that is not finished, OutputError for a folder that cannot be written, and OutputTaken
+        for one that holds something else than a run of its spec, unless `force`.
         """
         import tempfile  # few clients fetch anything, and each import is a wait
-
-        from cwa_engine.reporting.export import copy_run
 
         check_output(folder)
         with tempfile.TemporaryDirectory(prefix="cwtool-") as scratch:
@@ -260,7 +261,7 @@ class AsyncClient:
                     f"the run's files cannot be kept in {scratch} on the way: {error.strerror}",
                     hint="make room there, or set TMPDIR to another folder",
                 ) from error
-            copy_run(Path(scratch), folder)
+            copy_run(Path(scratch), folder, force)
         return whole_id
 
     async def status(self) -> StatusView:
@@ -307,7 +308,7 @@ class AsyncClient:
             client_key=client_key or uuid.uuid4().hex,
             command=command,
             access=self._access(),
-            options=(options or JobOptions()).model_dump(),
+            options=(options or JobOptions()).model_dump(exclude_defaults=True),  # a daemon may know fewer of them
         )
         return str(reply["run_id"])
 
@@ -485,8 +486,8 @@ class Client:
     def manifest(self, run_id: str) -> dict[str, Any]:
         return self._run(self._client.manifest(run_id))
 
-    def fetch(self, run_id: str, folder: Path) -> str:
-        return self._run(self._client.fetch(run_id, folder))
+    def fetch(self, run_id: str, folder: Path, force: bool = False) -> str:
+        return self._run(self._client.fetch(run_id, folder, force))
 
     def status(self) -> StatusView:
         return self._run(self._client.status())
@@ -544,9 +545,11 @@ def examine(settings: Settings | None = None, repair: bool = False, bundle: Path
     """What `cwtool doctor` finds: `checks`, and what a repair has `repaired` before. Raises InvalidInput where it cannot."""
     from cwa_daemon import doctor, reindex
 
-    settings = settings or Settings()
+    if bundle:
+        doctor.check_target(bundle)
+    settings, wrong = (settings, []) if settings else Settings.usable()
     repaired = reindex.repair(settings) if repair else []
-    checks = doctor.examine(settings)
+    checks = doctor.examine(settings, wrong)
     if bundle:
         doctor.write_bundle(settings, checks, bundle)
     return {"repaired": repaired, "checks": [dataclasses.asdict(check) for check in checks]}

@@ -14,16 +14,16 @@ import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cwa_daemon import telemetry
 from cwa_daemon.lifecycle import find, running_pid
 from cwa_daemon.reindex import damage
-from cwa_daemon.settings import CONFIG_FILE, MOST_SOCKET_BYTES, Settings
+from cwa_daemon.settings import CONFIG_FILE, MOST_SOCKET_BYTES, Settings, unknown_variables
 from cwa_engine import __version__
-from cwa_engine.errors import CwaError, NoDaemon
+from cwa_engine.errors import CwaError, InvalidInput, NoDaemon, OutputError
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.machine.processors import granted_processors, thread_settings
 from cwa_engine.models.sources import HubAccess, cached_models
@@ -48,19 +48,33 @@ class Check:
     advice: str = ""
 
 
-def examine(settings: Settings) -> list[Check]:
-    """Every check, in reading order."""
-    return [check for look in _CHECKS for check in look(settings)]
+def examine(settings: Settings, wrong_settings: Sequence[InvalidInput] = ()) -> list[Check]:
+    """Every check, in reading order; of settings that cannot be it is told what is wrong with them."""
+    checks = [Check("settings", PROBLEM, error.message, error.hint) for error in wrong_settings]
+    checks += [Check("settings", WARNING, error.message, error.hint) for error in unknown_variables()]
+    checks = checks or [Check("settings", OK, f"from {CONFIG_FILE} and the environment")]
+    return checks + [check for look in _CHECKS for check in look(settings)]
+
+
+def check_target(bundle: Path) -> None:
+    """Refuse what can be no new file, before the checks, which take their time. Raises OutputError."""
+    if os.path.lexists(bundle):
+        raise OutputError(f"{bundle} is there already", hint="give --bundle a new file")
+    if not bundle.parent.is_dir():
+        raise OutputError(f"{bundle} cannot be written: there is no folder {bundle.parent}", hint="make it")
 
 
 def write_bundle(settings: Settings, checks: list[Check], target: Path) -> None:
-    """A zip with the checks, the logs and the settings; what is secret or personal is blacked out."""
+    """A zip with the checks, the logs and the settings; what is secret or personal is blacked out. Raises OutputError."""
     report = {"cwtool": __version__, "checks": [dataclasses.asdict(check) for check in checks]}
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as bundle:
-        bundle.writestr("report.json", redact(json.dumps(report, indent=2)))
-        for path in [*sorted(settings.logs.glob("*.log*")), CONFIG_FILE]:
-            if path.is_file():
-                bundle.writestr(path.name, redact(path.read_text(errors="replace")))
+    try:
+        with zipfile.ZipFile(target, "x", zipfile.ZIP_DEFLATED) as bundle:
+            bundle.writestr("report.json", redact(json.dumps(report, indent=2)))
+            for path in [*sorted(settings.logs.glob("*.log*")), CONFIG_FILE]:
+                if path.is_file():
+                    bundle.writestr(path.name, redact(path.read_text("utf-8", errors="replace")))
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}", hint="give --bundle another file") from error
 
 
 def redact(text: str) -> str:
@@ -71,8 +85,15 @@ def redact(text: str) -> str:
     text = re.sub(r"\b(hf|sk|ghp)_[A-Za-z0-9]{4,}", "[redacted]", text)
     text = re.sub(r"(?i)(authorization\W{1,4}).*", r"\1[redacted]", text)
     text = re.sub(r"(?i)(token|password|secret)(\W{1,4})\S+", r"\1\2[redacted]", text)
-    text = text.replace(str(Path.home()), "~")
-    return re.sub(rf"\b{re.escape(getpass.getuser())}\b", "[user]", text)
+    text = text.replace(os.path.expanduser("~"), "~")  # noqa: PTH111  # Path.home() fails where there is none
+    return re.sub(rf"\b{re.escape(_user_name())}\b", "[user]", text)
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number that the system knows no name of
+        return str(os.getuid())
 
 
 def _versions(settings: Settings) -> Iterator[Check]:
@@ -163,7 +184,7 @@ def _socket(settings: Settings) -> Iterator[Check]:
     elsewhere = "" if path == settings.socket else f"; started in this shell it would be {settings.socket}"
     yield Check("socket", OK, f"{path}, {len(os.fsencode(path))} of {MOST_SOCKET_BYTES} bytes{elsewhere}")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    lingering = Path("/var/lib/systemd/linger") / getpass.getuser()
+    lingering = Path("/var/lib/systemd/linger") / _user_name()
     if runtime and path.is_relative_to(runtime) and not lingering.exists():
         yield Check(
             "lingering",

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cwa_daemon import protocol, telemetry
@@ -151,7 +152,15 @@ async def unload(server: Server, identity: bytes, request: protocol.Unload) -> R
 async def list_results(server: Server, identity: bytes, request: protocol.ListResults) -> Reply:
     done = server.store.jobs(limit=request.limit, state=JobState.DONE, kind="run")
     folders = [server.settings.runs / job["run_id"] for job in done]
-    return {"results": [read_summary(folder) for folder in folders if folder.is_dir()]}
+    return {"results": [_summary_or_reason(folder) for folder in folders if folder.is_dir()]}
+
+
+def _summary_or_reason(folder: Path) -> dict[str, Any]:
+    """A run's summary; of one that cannot be read why: the others are to be listed all the same."""
+    try:
+        return read_summary(folder)
+    except NotFound as error:
+        return {"run_id": folder.name, "unreadable": error.message}
 
 
 @handles(protocol.GetResult)
@@ -194,7 +203,7 @@ async def shutdown(server: Server, identity: bytes, request: protocol.Shutdown) 
 
 
 def _finished(server: Server, part: str) -> Any:
-    """The folder of a finished run; "latest" is the last one that finished."""
+    """The folder of a finished run; "latest" is the last one submitted of those that are done."""
     if part == "latest":
         done = server.store.jobs(limit=1, state=JobState.DONE, kind="run")
         if not done:

@@ -35,11 +35,13 @@ from cwa_engine.errors import (
     InvalidInput,
     NotFound,
     OutputError,
+    OutputTaken,
     QueueFull,
     StateNotWritten,
     did_you_mean,
 )
-from cwa_engine.reporting.export import copy_run, leftovers
+from cwa_engine.reporting.export import leftovers
+from cwa_engine.reporting.output import claim_output, copy_run
 from cwa_engine.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -97,7 +99,7 @@ class Jobs:
         error: CwaError | None = None
         if output := job["spec"]["output"]:
             try:
-                copy_run(self._settings.runs / job["run_id"], Path(output))
+                copy_run(self._settings.runs / job["run_id"], Path(output), options_of(job).force)
             except OutputError as failure:
                 error = failure
         self.move(job["run_id"], JobState.FAILED if error else JobState.DONE, error)
@@ -120,6 +122,8 @@ class Jobs:
         if waiting >= self._settings.max_queue:
             raise QueueFull(f"{self._settings.max_queue} jobs are queued already", hint="wait, or cancel some")
         after = self._predecessor(options.after) if options.after else None
+        if spec["output"] and not options.force:
+            self._check_nobody_writes(spec)
         run_id = new_run_id(spec["model"])
         token = access.get("token")
         reach = {**access, "token": token and ""}  # whose token it is: none of this shell's, or the daemon's own
@@ -156,6 +160,15 @@ class Jobs:
         else:
             self.note(run_id, f"loaded again, for it is pinned: {reason}", "warning")
 
+    def _check_nobody_writes(self, spec: dict[str, Any]) -> None:
+        """Refuse an output folder that a job of another spec is going to fill."""
+        for job in self._store.unfinished_with_output(spec["output"]):
+            if job["spec"] != spec:
+                raise OutputTaken(
+                    f"{job['run_id']}, which is {job['state']}, is to write its files to {spec['output']}",
+                    hint="give --output another folder, or --force to replace them",
+                )
+
     def _predecessor(self, part: str) -> str:
         before = self.find(part)
         if before["state"] in TERMINAL_STATES - {JobState.DONE}:
@@ -163,11 +176,12 @@ class Jobs:
         return str(before["run_id"])
 
     def retry(self, run_id: str, client_key: str, access: dict[str, Any]) -> str:
-        """Queue the same spec again as a new job."""
+        """Queue the same spec again as a new job. Raises OutputTaken where its output folder holds something else by now."""
         job = self.find(run_id)
-        return self.submit(
-            job["kind"], job["spec"], job["device"], client_key, job["command"], access, options_of(job), job["run_id"]
-        )
+        kind, spec, options = job["kind"], job["spec"], options_of(job)
+        if spec["output"]:
+            claim_output(Path(spec["output"]), RunSpec.model_validate(spec), options.force)
+        return self.submit(kind, spec, job["device"], client_key, job["command"], access, options, job["run_id"])
 
     def cancel(self, run_id: str) -> str:
         """Cancel a waiting or running job; gives its state right after. An ended job stays as it is."""

@@ -16,7 +16,7 @@ from typing import Any
 import zmq
 import zmq.utils.z85
 
-from cwa_daemon.security import private_folder
+from cwa_daemon.security import state_folder
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import InvalidInput, NotFound, did_you_mean
 from cwa_engine.files import write_whole
@@ -146,7 +146,7 @@ def _read(settings: Settings, name: str) -> dict[str, Any]:
 
 def _write(settings: Settings, name: str, content: dict[str, Any]) -> None:
     """Write a file whole, for its owner alone: whoever reads it in this moment gets the one before."""
-    private_folder(settings.home)
+    state_folder(settings.home)
     write_whole(settings.home / name, json.dumps(content, indent=2).encode(), mode=0o600)
 
 

@@ -15,7 +15,7 @@ import msgpack
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from cwa_engine import __version__, durations
-from cwa_engine.errors import InvalidInput
+from cwa_engine.errors import InvalidInput, did_you_mean
 from cwa_engine.spec import RunSpec
 
 PROTOCOL_MAJOR = 1
@@ -29,6 +29,7 @@ HIGHEST_PRIORITY = 100
 CREDIT = 128  # events a subscriber may have received without acknowledging them
 ACKNOWLEDGE_EVERY = 32  # events; each acknowledgement is a message to answer for a daemon with many followers
 
+STATES = ("queued", "paused", "running", "done", "failed", "cancelled", "interrupted")  # of a job
 TERMINAL_STATES = frozenset({"done", "failed", "cancelled", "interrupted"})
 
 
@@ -55,13 +56,14 @@ class Access(Message):
 
 
 class JobOptions(Message):
-    """How a job is to be run. Nothing here changes what it finds."""
+    """How a job is to be run and where it may write. Nothing here changes what it finds."""
 
     priority: int = Field(default=0, ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)  # higher goes first
     after: str | None = Field(default=None, max_length=200)  # run id of a job that must be done before
     wait_for_memory: bool = False  # stay queued until the model fits
     no_cache: bool = False  # score anew even where the scores are known
-    keep_alive: str | None = Field(default=None, max_length=20)  # 30m, 0, forever; None: the daemon's setting
+    keep_alive: str | None = Field(default=None, max_length=60)  # 30m, 0, forever; None: the daemon's setting
+    force: bool = False  # replace what is in the output folder, be it of another run
     pin: bool = False  # never unload the model by itself
 
     @field_validator("keep_alive")
@@ -133,6 +135,14 @@ class ListJobs(Request):
     state: str | None = None
     kind: str | None = None
     model: str | None = None
+
+    @field_validator("state")
+    @classmethod
+    def _known_state(cls, state: str | None) -> str | None:
+        if state is not None and state not in STATES:
+            known = f"a job is {', '.join(STATES[:-1])} or {STATES[-1]}"
+            raise InvalidInput(f"no job is ever '{state}'", hint=f"{did_you_mean(state, STATES)} {known}".strip())
+        return state
 
 
 class Pause(Request):

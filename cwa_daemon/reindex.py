@@ -76,8 +76,9 @@ def reindex(store: Store, runs: Path) -> tuple[int, list[str]]:
             rows.append(_row(folder))
         except (CwaError, KeyError, ValueError):
             unreadable.append(folder.name)
-    for row in sorted(rows, key=lambda row: row["created"]):
-        store.add_job(**row)
+    first = store.first_number() - len(rows)  # a run found again is older than every one that is listed
+    for number, row in enumerate(sorted(rows, key=lambda row: row["created"]), start=first):
+        store.add_job(number=number, **row)
         store.append_event(row["run_id"], {"kind": "state", "state": JobState.DONE, "error": None})
     return len(rows), unreadable
 

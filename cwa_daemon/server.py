@@ -24,7 +24,7 @@ from cwa_daemon.doors import Door, LocalDoor, RemoteDoor
 from cwa_daemon.handlers import HANDLERS, Reply
 from cwa_daemon.jobs import Jobs
 from cwa_daemon.lifecycle import hold_lock
-from cwa_daemon.security import private_folder
+from cwa_daemon.security import state_folder
 from cwa_daemon.settings import Settings
 from cwa_daemon.store import Store
 from cwa_daemon.subscriptions import Subscriptions
@@ -188,7 +188,6 @@ async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
 
 def main() -> None:
     """Serve until stopped. The first argument may be a file descriptor that hears "ready" or why not."""
-    settings = Settings()
     report = os.fdopen(int(sys.argv[1]), "w") if len(sys.argv) > 1 else None
 
     def ready(problem: str) -> None:
@@ -202,12 +201,15 @@ def main() -> None:
                     os.dup2(file.fileno(), sys.stderr.fileno())
 
     try:
-        private_folder(settings.home)
+        settings = Settings()
+        state_folder(settings.home)
         settings.logs.mkdir(exist_ok=True, mode=0o700)
         settings.runs.mkdir(exist_ok=True, mode=0o700)
         settings.empty_folder.mkdir(exist_ok=True, mode=0o700)
         os.chdir(settings.empty_folder)
-        handler = RotatingFileHandler(settings.daemon_log, maxBytes=5_000_000, backupCount=3)
+        handler = RotatingFileHandler(
+            settings.daemon_log, maxBytes=5_000_000, backupCount=3, encoding="utf-8", errors="backslashreplace"
+        )
         logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(message)s")
         with hold_lock(settings):
             asyncio.run(_serve(settings, ready))

@@ -41,7 +41,7 @@ WantedBy=default.target
 def install(settings: Settings, force: bool) -> Path:
     """Write the unit file. Raises OutputError where another one is there, unless `force`."""
     target, text = unit_file(), unit_text(settings)
-    if target.exists() and target.read_text() != text and not force:
+    if target.exists() and target.read_text("utf-8", errors="replace") != text and not force:
         raise OutputError(
             f"{target} is there already, and differs", hint="--force replaces it; --print shows the new one"
         )

@@ -6,40 +6,61 @@ import hashlib
 import os
 import stat
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from cwa_engine import durations
-from cwa_engine.errors import InvalidInput
-from cwa_engine.files import user_path
+from cwa_engine.errors import InvalidInput, did_you_mean
+from cwa_engine.files import home_folder, user_path
 
 MOST_SOCKET_BYTES = 103  # of its path: macOS takes no more, Linux takes 107
-CONFIG_FILE = Path(platformdirs.user_config_dir("cwtool")) / "config.toml"
+
+
+def _config_path() -> Path:
+    """The config file; one that is always empty for who has no home folder, as variables may say everything."""
+    try:
+        if not os.environ.get("XDG_CONFIG_HOME"):
+            home_folder()
+    except InvalidInput:
+        return Path(os.devnull)
+    return Path(platformdirs.user_config_dir("cwtool")) / "config.toml"
+
+
+CONFIG_FILE = _config_path()
+T = TypeVar("T")
+Seconds = Annotated[FiniteFloat, Field(gt=0)]
+Gigabytes = Annotated[FiniteFloat, Field(ge=0)]
+
+
+def _state_folder() -> Path:
+    if not os.environ.get("XDG_STATE_HOME"):
+        home_folder()  # or it would be a folder called ~ here
+    return Path(platformdirs.user_state_dir("cwtool"))
 
 
 class Settings(BaseModel):
     """All settings of daemon and clients; `CWTOOL_HOME=/data/cwtool` sets `home`, and so on."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, coerce_numbers_to_str=True)
 
-    home: Path = Field(default_factory=lambda: Path(platformdirs.user_state_dir("cwtool")))
-    start_timeout_s: float = 20.0  # for the daemon to answer after it was started
-    request_timeout_s: float = 10.0  # for a reply; the daemon answers within milliseconds unless it hangs
-    cancel_grace_s: float = 10.0  # for a worker to stop between two batches before it is killed
-    max_queue: int = 1000  # jobs that wait
-    worker_silence_s: float = 60.0  # without a heartbeat, before a worker counts as hung and is killed
-    stage_idle_s: float = 120.0  # a stage may neither compute nor say anything, before it counts as stuck
-    stage_step_s: float = 21600.0  # a stage may compute without getting on, before it counts as stuck
-    worker_idle_s: float = 300.0  # a worker without warm models waits for another job
+    home: Path = Field(default_factory=_state_folder)
+    start_timeout_s: Seconds = 20.0  # for the daemon to answer after it was started
+    request_timeout_s: Seconds = 10.0  # for a reply; the daemon answers within milliseconds unless it hangs
+    cancel_grace_s: Seconds = 10.0  # for a worker to stop between two batches before it is killed
+    max_queue: int = Field(default=1000, ge=1)  # jobs that wait
+    worker_silence_s: Seconds = 60.0  # without a heartbeat, before a worker counts as hung and is killed
+    stage_idle_s: Seconds = 120.0  # a stage may neither compute nor say anything, before it counts as stuck
+    stage_step_s: Seconds = 21600.0  # a stage may compute without getting on, before it counts as stuck
+    worker_idle_s: Seconds = 300.0  # a worker without warm models waits for another job
     keep_alive: str = "30m"  # how long a model stays warm after its last use: 30m, 0, forever
-    memory_budget_gb: float | None = None  # for the warm models of a device; None: what is free less the reserve
-    memory_reserve_gb: float | None = None  # left free on each device; None: 1, or a tenth of a small one
-    cache_gb: float = 1.0  # for scores that are kept between runs
-    texts_gb: float = 1.0  # the most that a client may hand over at once, out of a pipe or from another machine
+    memory_budget_gb: Gigabytes | None = None  # for the warm models of a device; None: what is free less the reserve
+    memory_reserve_gb: Gigabytes | None = None  # left free on each device; None: 1, or a tenth of a small one
+    cache_gb: Gigabytes = 1.0  # for scores that are kept between runs
+    texts_gb: Gigabytes = 1.0  # the most that a client may hand over at once, out of a pipe or from another machine
     listen: str | None = None  # tcp://HOST:PORT, for clients on other machines whose keys are allowed
     host: str | None = None  # of a client: the name of a daemon on another machine
     trust_remote_code: bool = False  # run code that comes with a model
@@ -47,24 +68,39 @@ class Settings(BaseModel):
     def __init__(self, **given: Any) -> None:
         """What is `given`, then the environment, then the config file. Raises InvalidInput, naming the setting."""
         try:
-            super().__init__(**{**_config_file(), **_environment(type(self).model_fields), **given})
+            super().__init__(**{**_config_file(), **_environment(), **given})
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            name = first["loc"][0]
-            raise InvalidInput(
-                f"setting {name} is {first['input']!r}: {first['msg']}",
-                hint=f"it is read from CWTOOL_{str(name).upper()} and {CONFIG_FILE}",
-            ) from error
+            raise _refused(error, given) from error
 
-    @field_validator("home")
     @classmethod
-    def _absolute_home(cls, home: Path) -> Path:
-        return user_path(str(home), "the state folder")
+    def usable(cls) -> tuple[Settings, list[InvalidInput]]:
+        """The settings less those that cannot be, and what is wrong with each of these: for `cwtool doctor`."""
+        problems, settings = [], cls.model_construct(home=Path(_environment().get("home") or _state_folder()))
+        for source in (_config_file, _environment):
+            try:
+                found = source()
+            except InvalidInput as error:
+                problems.append(error)
+                continue
+            for name, value in found.items():
+                try:
+                    if name in cls.model_fields:
+                        setattr(settings, name, value)
+                    else:
+                        problems.append(_unknown(name))
+                except ValidationError as error:
+                    problems.append(_refused(error, {}))
+        return settings, problems
+
+    @field_validator("home", mode="before")
+    @classmethod
+    def _absolute_home(cls, home: Path | str) -> Path:
+        return _or_value_error(lambda: user_path(str(home), "the state folder"))
 
     @field_validator("keep_alive")
     @classmethod
     def _span_of_time(cls, text: str) -> str:
-        durations.seconds(text)
+        _or_value_error(lambda: durations.seconds(text))
         return text
 
     def limits(self) -> dict[str, Any]:
@@ -148,9 +184,9 @@ def _config_file() -> dict[str, Any]:
         raise InvalidInput(f"cannot read {CONFIG_FILE}: {error}", hint="mend it, or move it away") from error
 
 
-def _environment(names: Iterable[str]) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """Variables that are set; an empty one counts as unset."""
-    found = {name: os.environ.get(f"CWTOOL_{name.upper()}") for name in names}
+    found = {name: os.environ.get(_variable(name)) for name in Settings.model_fields}
     return {name: value for name, value in found.items() if value}
 
 
@@ -164,3 +200,40 @@ def _own_runtime_folder() -> Path | None:
     except OSError:
         return None
     return Path(given) if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() else None
+
+
+def _variable(name: str) -> str:
+    return f"CWTOOL_{name.upper()}"
+
+
+def unknown_variables() -> list[InvalidInput]:
+    """Variables of the environment that look like settings and are none. Other programs may mean them, so they are no error."""
+    known = {_variable(name): name for name in Settings.model_fields}
+    strange = sorted(name for name in os.environ if name.startswith("CWTOOL_") and name not in known)
+    return [InvalidInput(f"no setting is called {name}", did_you_mean(name, known)) for name in strange]
+
+
+def _refused(error: ValidationError, given: Mapping[str, Any]) -> InvalidInput:
+    """The first thing that is wrong, in words: which setting, where it was read, what it is and why it cannot be that."""
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return _unknown(name)
+    where = "" if name in given else f" in {_variable(name)}" if name in _environment() else f" in {CONFIG_FILE}"
+    reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+    hint = f"{_variable(name)} goes before {CONFIG_FILE}; where neither has it, the usual value holds"
+    return InvalidInput(f"setting {name} is {first['input']!r}{where}: {reason}", hint)
+
+
+def _unknown(name: str) -> InvalidInput:
+    known = Settings.model_fields
+    hint = did_you_mean(name, known) or f"the settings are: {', '.join(known)}"
+    return InvalidInput(f"there is no setting '{name}', which {CONFIG_FILE} has", hint)
+
+
+def _or_value_error(check: Callable[[], T]) -> T:
+    """What `check` gives; its InvalidInput as the ValueError that pydantic wants, so that it can name the setting."""
+    try:
+        return check()
+    except InvalidInput as error:
+        raise ValueError(f"{error.message}; {error.hint}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from cwa_daemon.protocol import TERMINAL_STATES
+from cwa_daemon.protocol import STATES, TERMINAL_STATES
 
 
 class JobState(StrEnum):
@@ -28,4 +28,5 @@ MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.CANCELLED: frozenset(),
     JobState.INTERRUPTED: frozenset(),
 }
+assert tuple(JobState) == STATES
 assert {state for state, moves in MOVES.items() if not moves} == TERMINAL_STATES

@@ -141,7 +141,7 @@ class Store:
         escaped = part.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         rows = self._db.execute(
             "SELECT * FROM jobs WHERE run_id LIKE ? ESCAPE '\\' OR run_id LIKE ? ESCAPE '\\'"
-            " ORDER BY created DESC, number DESC LIMIT 20",
+            " ORDER BY number DESC LIMIT 20",
             [f"{escaped}%", f"%{escaped}"],
         )
         return [job for row in rows if (job := _job(row))]
@@ -158,7 +158,7 @@ class Store:
         rows = self._db.execute(
             "SELECT * FROM jobs WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR kind = ?2)"
             " AND (?3 IS NULL OR instr(lower(spec ->> 'model'), lower(?3)) > 0)"
-            " ORDER BY created DESC, number DESC LIMIT ?4 OFFSET ?5",  # a run found again by a repair is not the latest
+            " ORDER BY number DESC LIMIT ?4 OFFSET ?5",
             [state, kind, model, limit, offset],
         )
         return [job for row in rows if (job := _job(row))]
@@ -189,6 +189,17 @@ class Store:
         """The files of texts that jobs use."""
         rows = self._db.execute("SELECT DISTINCT spec ->> 'data_file' AS file FROM jobs WHERE file IS NOT NULL")
         return [row["file"] for row in rows]
+
+    def unfinished_with_output(self, folder: str) -> list[dict[str, Any]]:
+        """Jobs that are to write their files to a folder."""
+        rows = self._db.execute(
+            "SELECT * FROM jobs WHERE state IN ('queued', 'paused', 'running') AND spec ->> 'output' = ?", [folder]
+        )
+        return [job for row in rows if (job := _job(row))]
+
+    def first_number(self) -> int:
+        """The number of the job that counts as the oldest; numbers give the order, for clocks may be put back."""
+        return int(self._db.execute("SELECT coalesce(min(number), 1) FROM jobs").fetchone()[0])
 
     def remove_job(self, run_id: str) -> None:
         self._write("DELETE FROM jobs WHERE run_id = ?", [run_id])

@@ -22,7 +22,16 @@ from cwa_daemon.queue import PLANS
 from cwa_daemon.residency import ModelKey, Residency, Resident
 from cwa_engine import durations, events
 from cwa_engine.cancellation import cancellable
-from cwa_engine.errors import Cancelled, CwaError, InvalidInput, OutOfMemory, OutputError, RunFailed, error_from_dict
+from cwa_engine.errors import (
+    Cancelled,
+    CwaError,
+    InvalidInput,
+    OutOfMemory,
+    OutputError,
+    OutputTaken,
+    RunFailed,
+    error_from_dict,
+)
 from cwa_engine.hub import reaching
 from cwa_engine.models.checksum import checksum
 from cwa_engine.models.failures import is_out_of_memory
@@ -31,7 +40,8 @@ from cwa_engine.models.memory import free_bytes, release, usual_reserve_bytes
 from cwa_engine.models.sources import HubAccess, SourceKind, fingerprint, resolve
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import IMPORTED_BYTES
-from cwa_engine.reporting.export import ModelRecord, RunRecord, copy_run, write_run
+from cwa_engine.reporting.export import ModelRecord, RunRecord, write_run
+from cwa_engine.reporting.output import copy_run
 from cwa_engine.run import Stages
 from cwa_engine.score_cache import ScoreCache
 from cwa_engine.spec import RunSpec
@@ -197,18 +207,23 @@ class Work:
             log=voice.log,
         )
         with stages("save"):
-            self._save(record, Path(command["folder"]), voice)
+            self._save(record, Path(command["folder"]), options["force"], voice)
 
-    def _save(self, record: RunRecord, folder: Path, voice: Voice) -> None:
-        """Write the run's files. Where the disk does not take them, keep the result and try again until cancelled."""
+    def _save(self, record: RunRecord, folder: Path, force: bool, voice: Voice) -> None:
+        """Write the run's files. Where the disk does not take them, keep the result and try again until cancelled.
+
+        Raises OutputTaken where somebody else has filled the output folder; the run folder is there then.
+        """
         said = ""
         while True:
             try:
                 if not folder.is_dir():
                     write_run(folder, record)
                 if record.spec.output:
-                    copy_run(folder, record.spec.output)
+                    copy_run(folder, record.spec.output, force)
                 return
+            except OutputTaken:
+                raise
             except (OSError, OutputError) as error:
                 reason = str(error)
             if reason != said:

@@ -31,8 +31,12 @@ LOG_TAIL_LINES = 5
 _LIVES_S = 2.0
 _KILLS_KEPT = 6
 LOG_BYTES = 5 * 2**20  # of a worker's log, before it is set aside
-# cuda:0 is the device that NVML and nvidia-smi call 0; CUDA by itself puts the fastest first.
-_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # cuda:0 is 0 to NVML and nvidia-smi; by itself CUDA puts the fastest first
+    "PYTHONUTF8": "1",  # names of models and files go into the log, whatever the shell that started the daemon can show
+    "PYTHONIOENCODING": "utf-8:backslashreplace",
+}
 
 
 class Worker:

@@ -5,6 +5,7 @@ CwaError                      exit 1
 │   ├── NotGreeted            2    the daemon does not know this connection: it began anew
 │   ├── DataError             2    texts that cannot be scored
 │   └── OutputError           2    a folder that cannot be written
+│       └── OutputTaken       2    a folder that holds something else
 ├── NotFound                  6    no such run, no such warm model
 │   └── ModelNotFound         6
 ├── ModelGated                4    the licence must be accepted first
@@ -61,6 +62,10 @@ class DataError(InvalidInput):
 
 class OutputError(InvalidInput):
     code = "output"
+
+
+class OutputTaken(OutputError):
+    code = "output_taken"
 
 
 class NotFound(CwaError):

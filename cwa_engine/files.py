@@ -28,6 +28,17 @@ def user_path(given: str, what: str) -> Path:
     return Path(path).absolute()
 
 
+def home_folder() -> Path:
+    """The user's home folder. Raises InvalidInput where a user has none, as in containers that run as any number."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise InvalidInput(
+            f"there is no home folder: HOME is not set, and the system knows no user {os.getuid()}",
+            hint="set HOME, or CWTOOL_HOME and HF_HOME, to folders that you may write",
+        ) from None
+
+
 def near_files(path: Path) -> str:
     """What to try instead of a path that does not exist: `did you mean 'x'?`, or which folder is missing."""
     if not path.parent.is_dir():

@@ -67,7 +67,7 @@ class ScoreCache:
 
     def put(self, key: str, ranking: Ranking, depth: int) -> None:
         """Keep a ranking, and drop what exceeds the limit. Raises OSError where the folder cannot be written."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         entry = {"run_id": self.run_id, "depth": depth, "ranking": dataclasses.asdict(ranking)}
         write_whole(self._path(key), json.dumps(entry).encode())
         self._evict()

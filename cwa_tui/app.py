@@ -5,18 +5,32 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.segment import Segment
 from textual.app import App
+from textual.color import Color
+from textual.filter import LineFilter
 
 from cwa_daemon.client import AsyncClient
 from cwa_engine.errors import InvalidInput
 from cwa_tui.screens.main import MainScreen
 from cwa_tui.session import Connect, DaemonClient, Pace, Session
+from cwa_tui.visible import visible
 
 if TYPE_CHECKING:
     from cwa_daemon.settings import Settings
+
+
+class Visible(LineFilter):
+    """The last door before the terminal: control characters that a widget let through are shown in a line of equal width."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        if all(control or text.isprintable() for text, _, control in segments):
+            return segments
+        shown = [Segment(visible(text), style, control) for text, style, control in segments]
+        return Segment.adjust_line_length(shown, Segment.get_line_length(segments))
 
 
 class CwtoolApp(App[None]):
@@ -31,6 +45,11 @@ class CwtoolApp(App[None]):
     def __init__(self, connect: Connect, clock: Callable[[], float] = time.time, pace: Pace | None = None) -> None:
         super().__init__()
         self._connect, self._clock, self._pace = connect, clock, pace or Pace()
+        self._visible = Visible()
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """What every line of every widget passes on its way to the terminal."""
+        return [*super().get_line_filters(), self._visible]
 
     def on_mount(self) -> None:
         self.push_screen(MainScreen(Session(self._connect, self._pace), self._clock))
@@ -41,7 +60,7 @@ def run(settings: Settings | None = None) -> None:
 
     Textual reads keys from standard input and draws on standard error.
     """
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):  # None where it is closed
         raise InvalidInput("the full-screen interface needs a terminal", hint="`cwtool jobs` and `cwtool ps` do not")
     app = CwtoolApp(connector(settings))
     if "SSH_CONNECTION" in os.environ and "TEXTUAL_ANIMATIONS" not in os.environ:

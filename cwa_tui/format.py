@@ -31,8 +31,8 @@ def millions(parameters_m: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """`0.31 s`, `42 s`, `3 min 05 s`, `2 h 10 min`, `3 d 4 h`."""
-    if seconds is None:
+    """`0.31 s`, `42 s`, `3 min 05 s`, `2 h 10 min`, `3 d 4 h`; `-` also where a clock was put back in between."""
+    if seconds is None or seconds < 0:
         return "-"
     if seconds < 10:
         return f"{seconds:.2f} s"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from tests import isolation  # before anything reads the environment
+
+# isort: split
+
 import json
 import os
 import signal
@@ -25,6 +29,11 @@ CWTOOL = str(Path(sys.executable).with_name("cwtool"))
 HEAR_INTERRUPTS = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 )
+
+
+def pytest_unconfigure() -> None:
+    isolation.remove()
+
 
 STAND_INS = {
     "gpt2": "gpt2",

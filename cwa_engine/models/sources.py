@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from cwa_engine.cancellation import check_cancelled
-from cwa_engine.catalog import catalog_model, known_names
+from cwa_engine.catalog import CATALOG, catalog_model, known_names
 from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound, did_you_mean
 from cwa_engine.files import near_files, user_path
 from cwa_engine.hub_names import is_address, read_hub_name
@@ -217,6 +217,12 @@ def cached_models(access: HubAccess) -> list[tuple[str, int]]:
             repo = folder.name.removeprefix("models--").replace("--", "/")
             found.append((repo, sum(f.stat().st_size for f in weights)))
     return found
+
+
+def models_on_disk(access: HubAccess) -> dict[str, int]:
+    """Hub id -> bytes on disk, of what `resolve` finds without a download: GGUF files of packages, and the Hub's cache."""
+    packaged = {entry.name: packaged_gguf(entry.gguf_package) for entry in CATALOG if entry.gguf_package}
+    return dict(cached_models(access)) | {name: gguf.stat().st_size for name, gguf in packaged.items() if gguf}
 
 
 def gguf_shards(gguf: Path) -> list[Path]:

@@ -27,8 +27,8 @@ from typing import Any
 
 from cwa_engine import __version__
 from cwa_engine.data.corpus import split
-from cwa_engine.errors import NotFound, OutputError
-from cwa_engine.files import check_output, sync_folder, write_synced, write_whole
+from cwa_engine.errors import NotFound
+from cwa_engine.files import sync_folder, write_synced
 from cwa_engine.result import (
     Ablation,
     Agreement,
@@ -98,20 +98,6 @@ def write_run(folder: Path, record: RunRecord) -> None:
 def leftovers(runs: Path) -> list[Path]:
     """What a process that was killed left half written or half removed among run folders."""
     return [path for path in runs.glob(".*") if path.is_dir()]
-
-
-def copy_run(folder: Path, output: Path) -> None:
-    """Copy a run's files into the user's output folder, each whole or not at all. Raises OutputError."""
-    check_output(output)
-    for path in sorted(folder.iterdir()):
-        try:
-            write_whole(output / path.name, path.read_bytes())
-        except OSError as error:
-            raise OutputError(
-                f"{output / path.name} cannot be written: {error.strerror}",
-                hint=f"all files of the run are in {folder}",
-            ) from error
-    sync_folder(output)
 
 
 def run_files(record: RunRecord) -> Iterable[tuple[str, bytes]]:
@@ -294,13 +280,27 @@ def _stability(result: RunResult) -> list[dict[str, Any]]:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a run folder. Raises NotFound where there is none."""
-    return dict(json.loads(_read(folder, "summary.json")))
+    """The summary of a run folder. Raises NotFound where there is none that can be read."""
+    return _read_map(folder, "summary.json", ("run_id", "model", "texts", "baseline", "rankings", "damage"))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run folder. Raises NotFound where there is none."""
-    return dict(json.loads(_read(folder, "manifest.json")))
+    """The manifest of a run folder. Raises NotFound where there is none that can be read."""
+    return _read_map(folder, "manifest.json", ("run_id", "spec", "model", "data", "tables"))
+
+
+def _read_map(folder: Path, name: str, needed: Iterable[str]) -> dict[str, Any]:
+    try:
+        found = json.loads(_read(folder, name))
+    except ValueError as error:
+        raise _unreadable(folder, name, str(error)) from error
+    if not isinstance(found, dict) or (missing := [key for key in needed if key not in found]):
+        raise _unreadable(folder, name, f"it lacks {', '.join(missing)}" if isinstance(found, dict) else "it is no map")
+    return found
+
+
+def _unreadable(folder: Path, name: str, why: str) -> NotFound:
+    return NotFound(f"{folder / name} cannot be read: {why}", hint="run it again: `cwtool jobs retry`")
 
 
 def read_topk(folder: Path, metric: str | None, offset: int, limit: int) -> tuple[str, list[TopWeight]]:
@@ -309,8 +309,12 @@ def read_topk(folder: Path, metric: str | None, offset: int, limit: int) -> tupl
     chosen = metric or metrics[0]
     if chosen not in metrics:
         raise NotFound(f"run {folder.name} has no ranking by '{chosen}'", hint=f"it has: {', '.join(metrics)}")
-    reader = csv.DictReader(io.StringIO(_read(folder, f"topk_{chosen}.csv")))
-    return chosen, [_top_weight(row) for row in itertools.islice(reader, offset, offset + limit)]
+    name = f"topk_{chosen}.csv"
+    reader = csv.DictReader(io.StringIO(_read(folder, name)))
+    try:
+        return chosen, [_top_weight(row) for row in itertools.islice(reader, offset, offset + limit)]
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise _unreadable(folder, name, f"line {reader.line_num}: {error}") from error
 
 
 def read_piece(folder: Path, name: str, offset: int, size: int) -> bytes:
@@ -350,6 +354,8 @@ def _read(folder: Path, name: str) -> str:
         return (folder / name).read_text("utf-8")
     except FileNotFoundError:
         raise _no_file(folder, name) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(folder, name, str(error)) from error
 
 
 def _no_file(folder: Path, name: str) -> NotFound:

@@ -8,6 +8,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cwa_tui.visible import visible, words
+
 _SIGNS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
 
 
@@ -15,8 +17,8 @@ def checks_table(checks: list[dict[str, Any]]) -> RenderableType:
     """One line a check, with the advice below what needs one."""
     table = Table(show_header=False, box=None, padding=(0, 1, 0, 0))
     for check in checks:
-        found = Text(check["found"], overflow="fold")
+        found = words(check["found"], overflow="fold")
         if check["advice"]:
-            found.append(f"\n→ {check['advice']}", "bold")
+            found.append(visible(f"\n→ {check['advice']}"), "bold")
         table.add_row(Text(*_SIGNS[check["state"]]), Text(check["name"]), found)
     return table

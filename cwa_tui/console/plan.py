@@ -10,6 +10,7 @@ from rich.text import Text
 
 from cwa_tui import format as fmt
 from cwa_tui.console.tables import TABLE
+from cwa_tui.visible import words
 
 _GRADIENTS = {
     "resident": "of all weights",
@@ -30,7 +31,7 @@ def _free(plan: dict[str, Any]) -> str:
 
 def plan_report(plan: dict[str, Any]) -> RenderableType:
     """What every way of scoring needs, and the one that is recommended."""
-    head = Text(
+    head = words(
         f"{plan['model']} · {plan['parameters']:,} weights · {plan['sequences']} texts to score, "
         f"the longest of {plan['longest']} tokens · {', '.join(plan['metrics'])}\n"
         f"{plan['device']}: {_free(plan)}"
@@ -44,5 +45,5 @@ def plan_report(plan: dict[str, Any]) -> RenderableType:
         table.add_row(dtype, _GRADIENTS[row["gradients"]], *sizes, str(row["batch_size"]), _FITS[row["fits"]])
     if not all(row["simulated"] for row in plan["rows"]):
         table.caption = "roughly: what goes where in this model depends on its weights"
-    command = Text(plan["command"], "bold", overflow="fold") if plan["command"] else Text("no command", "bold red")
-    return Group(head, "", table, "", Text(plan["why"]), command)
+    command = words(plan["command"], "bold", overflow="fold") if plan["command"] else Text("no command", "bold red")
+    return Group(head, "", table, "", words(plan["why"]), command)

@@ -51,7 +51,7 @@ class _Lines:
             units = "" if event["unit"] == "byte" else f" {event['unit']}s"
             line = f"{event['stage']} {fmt.counted(event['done'], event['total'], event['unit'])}{units}"
         if line:
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(line, highlight=False, soft_wrap=True)
 
 
 class _Bars:
@@ -89,7 +89,7 @@ class _Bars:
                 self._update("perturb", said=f"k={point['k']} {point['selection']} {end}")
             case "note":
                 style = "yellow" if event["level"] == "warning" else "dim"
-                self.progress.console.print(event["text"], style=style, markup=False, highlight=False)
+                self.progress.console.print(event["text"], style=style, highlight=False)
             case "state" if event["state"] == "queued":
                 self.progress.console.print("queued", style="dim")
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from cwa_engine.result import GIVEN, MATRICES, cost_sentence, exp, removal_sentence, to_plain
 from cwa_tui import format as fmt
 from cwa_tui.console.tables import TABLE
+from cwa_tui.visible import words
 
 MOST_TIMES = 1000  # beyond which a ratio says nothing more
 FEW_TEXTS = 16  # below which intervals are short by measurement, see docs/evidence.md
@@ -47,9 +48,9 @@ def run_report(summary: dict[str, Any], folder: str) -> RenderableType:
         parts += ["", Text(cost_sentence(summary["ablation"]), style="dim")]
     if summary["damage"]:
         parts += ["", *_notes(summary)]
-    sentences = [Text(group["verdict"], _VERDICT_STYLES[group["outcome"]]) for group in compared if group["verdict"]]
+    sentences = [words(group["verdict"], _VERDICT_STYLES[group["outcome"]]) for group in compared if group["verdict"]]
     parts += ["", *sentences] if sentences else []
-    parts += ["", Text(f"texts: {summary['texts']['source']}\nfiles: {folder}", overflow="fold")]
+    parts += ["", words(f"texts: {summary['texts']['source']}\nfiles: {folder}", overflow="fold")]
     return Group(*parts)
 
 
@@ -68,7 +69,7 @@ def _headline(summary: dict[str, Any]) -> Text:
     split = used if texts["shared"] else f"{used}, {measured} others measured"
     notes = "".join(f"{note}\n" for note in model.get("notes", ()))
     bytewise = "" if baseline["bits_per_byte"] is None else f"{baseline['bits_per_byte']:.3f} bits per byte · "
-    return Text(
+    return words(
         f"{model['name']} · {model['parameters']:,} weights · {model['dtype']} on {model['device']} · {split}\n{notes}"
         f"baseline perplexity {fmt.perplexity(baseline['perplexity'])} · {baseline['nll']:.4f} nats per token · "
         f"{bytewise}{baseline['tokens']:,} tokens\n{baseline['protocol']}"
@@ -331,7 +332,7 @@ def _notes(summary: dict[str, Any]) -> list[Text]:
         lines.append(f"{texts} texts are few: on so few, 95 % intervals hold the true value about nine times in ten")
     if summary["texts"]["shared"]:
         lines.append("there was only one text: weights were scored and damage was measured on the same one")
-    return [Text(line, style="dim") for line in lines]
+    return [words(line, "dim") for line in lines]
 
 
 def _sample(summary: dict[str, Any]) -> int:

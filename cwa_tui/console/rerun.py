@@ -7,6 +7,7 @@ from typing import Any
 from rich.text import Text
 
 from cwa_engine.spec import RunSpec, parse_spec
+from cwa_tui.visible import words
 
 _CIRCUMSTANCES = ("model", "data", "versions", "machine")
 
@@ -43,4 +44,4 @@ def comparison(found: dict[str, Any]) -> Text:
     lines = [f"{name}: {'the same bytes' if same else 'DIFFERENT'}" for name, same in found["tables"].items()]
     lines += [f"changed since: {change}" for change in found["changed"]]
     verdict = "agree, byte for byte" if found["agree"] else "do NOT agree"
-    return Text("\n".join([*lines, f"{found['first']} and {found['again']} {verdict}"]), overflow="fold")
+    return words("\n".join([*lines, f"{found['first']} and {found['again']} {verdict}"]), overflow="fold")

@@ -180,6 +180,10 @@ Output = Annotated[
     typer.Option("--output", "-o", help="Also write the run's files here, on this machine.", metavar="FOLDER"),
 ]
 
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace a run's files in the --output folder, whatever else it holds.")
+]
+
 Priority = Annotated[int, _option(min=-100, max=100, help="Higher goes first; the default is 0.", panel=_QUEUE)]
 After = Annotated[str | None, _option(help="Begin only when this run is done.", metavar="RUN_ID", panel=_QUEUE)]
 KeepAlive = Annotated[
@@ -218,7 +222,7 @@ def job_options(given: dict[str, Any]) -> dict[str, Any]:
     """The fields of JobOptions from the options as they were given. Raises InvalidInput."""
     if given.get("keep_alive"):
         durations.seconds(given["keep_alive"])
-    names = ("priority", "after", "keep_alive", "wait_for_memory", "pin", "no_cache")
+    names = ("priority", "after", "keep_alive", "wait_for_memory", "pin", "no_cache", "force")
     return {name: given[name] for name in names if name in given}
 
 

@@ -14,6 +14,7 @@ from cwa_daemon.protocol import DeviceMemory, JobView, StatusView, WarmModel
 from cwa_engine.catalog import CatalogModel
 from cwa_engine.result import exp, to_plain
 from cwa_tui import format as fmt
+from cwa_tui.visible import words
 
 STATE_STYLES = {
     "done": "green",
@@ -25,10 +26,14 @@ STATE_STYLES = {
 }
 
 
-def jobs_table(jobs: list[JobView], now: float | None = None) -> RenderableType:
-    """The job list, latest first."""
+def jobs_table(jobs: list[JobView], now: float | None = None, chosen: bool = False) -> RenderableType:
+    """The job list, latest first; `chosen` where it was asked for some only."""
     if not jobs:
-        return Text("no jobs yet; `cwtool run --model smollm2-135m` makes one")
+        return (
+            Text("no such job; `cwtool jobs` lists all")
+            if chosen
+            else Text("no jobs yet; `cwtool run --model smollm2-135m` makes one")
+        )
     table = Table(**TABLE)
     for name in ("run id", "what", "state", "progress", "created", "took"):
         table.add_column(name, no_wrap=name == "run id", overflow="fold")
@@ -37,7 +42,7 @@ def jobs_table(jobs: list[JobView], now: float | None = None) -> RenderableType:
         at = job.progress
         done = f"{at.stage} {fmt.counted(at.done, at.total, at.unit)}" if at else ""
         state = Text(job.state, STATE_STYLES.get(job.state, ""))
-        said = Text(job.error["message"] if job.error else done)
+        said = words(job.error["message"] if job.error else done)
         table.add_row(job.run_id, job.kind, state, said, fmt.ago(job.created, now), fmt.duration(took))
     return table
 
@@ -63,7 +68,7 @@ def job_details(job: JobView) -> RenderableType:
     }
     for name, value in rows.items():
         if value and value != "-":
-            table.add_row(Text(name, "dim"), Text(str(value), overflow="fold"))
+            table.add_row(Text(name, "dim"), words(str(value), overflow="fold"))
     return table
 
 
@@ -81,7 +86,7 @@ def warm_models(status: StatusView) -> RenderableType:
             row = m.name, revision, m.dtype, m.device, fmt.size(m.size_bytes), str(m.jobs_served)
             table.add_row(*row, "in use" if m.in_use else used, _expiry(m))
         shown = table
-    return Group(shown, *(Text(_memory(device), style="dim") for device in status.devices))
+    return Group(shown, *(words(_memory(device), "dim") for device in status.devices))
 
 
 def _expiry(model: WarmModel) -> str:
@@ -108,7 +113,7 @@ def daemon_status(status: StatusView, reached: str) -> RenderableType:
             if w.pid
         ),
     ]
-    return Text("\n".join(lines), overflow="fold")
+    return words("\n".join(lines), overflow="fold")
 
 
 def results_table(summaries: list[dict[str, Any]]) -> RenderableType:
@@ -119,6 +124,9 @@ def results_table(summaries: list[dict[str, Any]]) -> RenderableType:
     for name in ("run id", "metrics", "baseline", "k", "critical", "random"):
         table.add_column(name, justify="left" if name in ("run id", "metrics") else "right", overflow="fold")
     for summary in summaries:
+        if "unreadable" in summary:
+            table.add_row(words(summary["run_id"]), words(summary["unreadable"], "yellow"))
+            continue
         metrics = ", ".join(ranking["metric"] for ranking in summary["rankings"])
         baseline = fmt.perplexity(summary["baseline"]["perplexity"])
         table.add_row(Text(summary["run_id"], no_wrap=True), metrics, baseline, *_largest_damage(summary))

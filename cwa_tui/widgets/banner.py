@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rich.text import Text
-
 from cwa_tui.state import Link, Store
+from cwa_tui.visible import words
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 
@@ -15,4 +14,4 @@ class Banner(QuietStatic):
         self.display = store.link is Link.LOST
         if store.link is Link.LOST and store.trouble:
             hint = f" ({store.trouble.hint})" if store.trouble.hint else ""
-            self.say(Text(f"daemon not reachable, trying again: {store.trouble.message}{hint}"))
+            self.say(words(f"daemon not reachable, trying again: {store.trouble.message}{hint}"))

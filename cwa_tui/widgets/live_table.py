@@ -15,6 +15,7 @@ from textual.strip import Strip
 from textual.widgets import DataTable
 
 from cwa_tui.columns import Column, fit, shorten
+from cwa_tui.visible import visible
 
 MOST_ROWS = 500
 
@@ -122,7 +123,7 @@ class LiveTable(DataTable[Text]):
         return [column for column in self._columns_now if column.key in self._widths_now]
 
     def _cell(self, row: TableRow, column: Column) -> Text:
-        text = shorten(row.cells[column.key], self._widths_now[column.key], column.cut)
+        text = shorten(visible(row.cells[column.key]), self._widths_now[column.key], column.cut)
         return Text(text, row.cell_style(column.key), justify="right" if column.right else "left", no_wrap=True)
 
     def render_line(self, y: int) -> Strip:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.text import Text
 from textual.widgets import Static
 
+from cwa_tui.visible import visible_text
+
 
 class QuietStatic(Static):
     """Say what should stand there with `say`; the screen is laid out again only where the height may be another."""
@@ -13,6 +15,7 @@ class QuietStatic(Static):
     _lengths: tuple[int, ...] = ()
 
     def say(self, text: Text) -> None:
+        text = visible_text(text)
         if text == self._said and text.spans == self._said.spans:
             return
         lengths = tuple(line.cell_len for line in text.split())

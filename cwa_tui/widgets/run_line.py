@@ -11,6 +11,7 @@ from cwa_daemon.protocol import JobView
 from cwa_tui import format as fmt
 from cwa_tui.console.tables import STATE_STYLES
 from cwa_tui.state import Row, RunState
+from cwa_tui.visible import words
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 
@@ -46,13 +47,13 @@ def _where(run: RunState, job: JobView | None, now: float) -> Text:
 def _findings(run: RunState) -> list[Text]:
     lines = []
     if run.error:
-        lines.append(Text(str(run.error["message"])))
+        lines.append(words(str(run.error["message"])))
         if run.error["hint"]:
-            lines.append(Text(f"hint: {run.error['hint']}"))
+            lines.append(words(f"hint: {run.error['hint']}"))
     if run.baseline:
         lines.append(Text(_baseline(run.baseline)))
     elif not run.error and run.lines:
-        lines.append(Text(run.lines[-1].text))
+        lines.append(words(run.lines[-1].text))
     return lines
 
 
@@ -71,4 +72,4 @@ def _asked(job: JobView | None) -> Text:
     limit = f", first {spec['eval_limit']}" if spec["eval_limit"] else ""
     fast = ", fast" if spec["fast_perturbation"] else ""
     k = ", ".join(map(str, spec["topk"]))
-    return Text(f"{job.model} on {job.device} · {', '.join(spec['metrics'])} · k {k} · {data}{limit}{fast}")
+    return words(f"{job.model} on {job.device} · {', '.join(spec['metrics'])} · k {k} · {data}{limit}{fast}")

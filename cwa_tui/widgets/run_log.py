@@ -10,6 +10,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from cwa_tui.state import LogLine, RunState
+from cwa_tui.visible import visible
 
 _STYLES = {"warning": "yellow", "error": "red"}
 
@@ -46,4 +47,4 @@ class RunLog(VerticalScroll):
 
 def _line(line: LogLine) -> Text:
     clock = time.strftime("%H:%M:%S", time.localtime(line.time))
-    return Text.assemble((f"{clock} ", "dim"), (line.text, _STYLES.get(line.level, "")))
+    return Text.assemble((f"{clock} ", "dim"), (visible(line.text), _STYLES.get(line.level, "")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -231,6 +232,7 @@ class TestJobs:
         folder = tmp_path / "runs" / "20260101-000000-gpt2-abcd"
         folder.mkdir(parents=True)
         (folder / "summary.json").write_text("{}")
+        (folder / "manifest.json").write_text(json.dumps({"spec": spec, "tables": {}}))
         jobs.recover()
         assert jobs.find("20260101-000000-gpt2-abcd")["state"] == "done"
         assert (tmp_path / "mine" / "summary.json").read_text() == "{}"

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cwa_daemon.endings import DEVICE_LOST
+from cwa_daemon.protocol import JobOptions
 from cwa_daemon.settings import Settings
 from cwa_daemon.work import Work
 from cwa_engine.errors import Cancelled, OutOfMemory
@@ -65,7 +66,7 @@ def worker(hub: Path, tmp_path: Path) -> tuple[Work, Inbox, Outbox, Callable[...
                 "run_id": f"run-{number}",
                 "spec": spec.model_dump(mode="json"),
                 "command": "",
-                "options": {"pin": False, "keep_alive": None, "no_cache": False},
+                "options": JobOptions().model_dump(),
                 "access": {"token": None, "cache_dir": str(hub / "hub"), "offline": True},
                 "folder": str(tmp_path / "runs" / f"run-{number}"),
                 "limits": Settings(home=tmp_path).limits(),

@@ -20,7 +20,7 @@ from cwa_engine.pipeline import analyze
 from cwa_engine.reporting.export import (
     ModelRecord,
     RunRecord,
-    copy_run,
+    read_manifest,
     read_summary,
     read_topk,
     run_tables,
@@ -108,7 +108,10 @@ def test_any_float_of_a_ranking_reads_back_as_the_same_number(
         TopWeight(rank, "a.weight", 7, 0, 7, value, score, None, "up", None, "a.weight[0,7]", standard_error=error)
         for rank, (value, score, error) in enumerate(numbers, 1)
     )
-    (folder / "summary.json").write_text('{"rankings": [{"metric": "magnitude"}]}')
+    summary = dict.fromkeys(("run_id", "model", "texts", "baseline", "damage")) | {
+        "rankings": [{"metric": "magnitude"}]
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "topk_magnitude.csv").write_bytes(tables_of(rankings=(Ranking("magnitude", rows),))["topk_magnitude.csv"])
     assert tuple(read_topk(folder, None, 0, 10)[1]) == rows
 
@@ -171,28 +174,6 @@ def test_a_run_that_is_there_is_never_overwritten(record: RunRecord, tmp_path: P
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
 
 
-def test_the_output_folder_gets_the_same_files_and_keeps_its_own(record: RunRecord, tmp_path: Path) -> None:
-    write_run(tmp_path / "run", record)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("stays")
-    (tmp_path / "out" / "summary.json").write_text("of an earlier run")
-    copy_run(tmp_path / "run", tmp_path / "out")
-    for path in (tmp_path / "run").iterdir():
-        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {p.name for p in (tmp_path / "run").iterdir()} | {
-        "mine.txt"
-    }
-
-
-def test_a_file_that_cannot_be_copied_is_named_and_leaves_no_half_of_itself(record: RunRecord, tmp_path: Path) -> None:
-    write_run(tmp_path / "run", record)
-    (tmp_path / "out" / "summary.json").mkdir(parents=True)  # a folder where the file should go
-    with pytest.raises(OutputError, match=r"summary\.json cannot be written") as raised:
-        copy_run(tmp_path / "run", tmp_path / "out")
-    assert str(tmp_path / "run") in raised.value.hint
-    assert {path.name for path in (tmp_path / "out").iterdir()} <= {path.name for path in (tmp_path / "run").iterdir()}
-
-
 def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
@@ -202,3 +183,21 @@ def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None
 def test_a_folder_without_a_summary_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         read_summary(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "manifest.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"run_id": 1}'])
+def test_a_file_of_a_run_that_is_broken_is_named(record: RunRecord, tmp_path: Path, name: str, content: bytes) -> None:
+    write_run(tmp_path / "run", record)
+    (tmp_path / "run" / name).write_bytes(content)
+    with pytest.raises(NotFound, match=rf"run/{name} cannot be read"):
+        (read_summary if name == "summary.json" else read_manifest)(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["rank\n1\n", "rank,parameter\nx,y\n"])
+def test_a_ranking_that_is_broken_is_named(record: RunRecord, tmp_path: Path, content: str) -> None:
+    write_run(tmp_path / "run", record)
+    ranking = tmp_path / "run" / "topk_grad_x_weight.csv"
+    ranking.write_text(content)
+    with pytest.raises(NotFound, match=rf"run/{ranking.name} cannot be read: line"):
+        read_topk(tmp_path / "run", None, 0, 10)

@@ -1,0 +1,68 @@
+"""What a terminal may be sent of text from elsewhere: it is read, never obeyed, and spelled out where an encoding lacks it.
+
+Names of files and models, what a model's config says, and messages of libraries may hold anything.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import OverflowMethod
+    from rich.text import Text
+
+# C0 but for tab and line feed, DEL and C1; what turns the direction of writing; line separators; halves of surrogates.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Our own symbols in ASCII. What others write is spelled as in Python, so that no two names look the same.
+_IN_ASCII = {
+    "·": "-", "…": "...", "→": "->", "×": "x", "–": "-", "●": "*", "✓": "+", "✗": "x", "Δ": "delta", "√": "sqrt",
+    "‖": "||", "²": "^2", "½": "1/2", "α": "alpha", "Σ": "sum", "█": "#", "░": ".",
+}  # fmt: skip
+SPELLED_OUT = "cwtool.spelled_out"  # name of the error handler: `text.encode("latin-1", SPELLED_OUT)`
+
+
+def visible(text: str, encoding: str = "utf-8") -> str:
+    r"""The text with control characters as Python writes them (`\x1b`), and with nothing that `encoding` cannot hold."""
+    if not text.isprintable():
+        text = _OBEYED.sub(lambda found: repr(found.group())[1:-1], text)
+    return text if text.isascii() or encoding.startswith("utf") else text.encode(encoding, SPELLED_OUT).decode(encoding)
+
+
+def words(said: str, style: str = "", overflow: OverflowMethod | None = None) -> Text:
+    """A rich text of what may come from elsewhere. Made visible before: rich drops some control characters."""
+    from rich.text import Text
+
+    return Text(visible(said), style, overflow=overflow)
+
+
+def visible_text(text: Text, encoding: str = "utf-8") -> Text:
+    """The same of a rich text, each character in its style."""
+    from rich.text import Span, Text
+
+    if visible(text.plain, encoding) == text.plain:
+        return text
+    shown = text.blank_copy()
+    for character in text.divide(range(1, len(text))):
+        said = visible(character.plain, encoding)
+        shown.append_text(Text(said, spans=[Span(0, len(said), span.style) for span in character.spans]))
+    return shown
+
+
+def _spell_out(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_spelled, error.object[error.start : error.end])), error.end
+
+
+def _spelled(character: str) -> str:
+    name = unicodedata.name(character, "")
+    if name.startswith("BOX DRAWINGS"):
+        across, down = "HORIZONTAL" in name, "VERTICAL" in name
+        return "-" if across and not down else "|" if down and not across else "+"
+    return _IN_ASCII.get(character) or character.encode("ascii", "backslashreplace").decode()
+
+
+codecs.register_error(SPELLED_OUT, _spell_out)

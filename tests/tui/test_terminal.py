@@ -1,0 +1,61 @@
+"""What the full-screen interface sends to a terminal, byte by byte, while a daemon's answers try to command it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from cwa_engine.errors import RunFailed
+from cwa_engine.spec import RunSpec
+from tests.tui.fake_client import FakeDaemon, app_on, warm, weights
+
+HOSTILE = "\x1b]0;owned\x07\x9b31m\x1bc\u202e[red]"
+SHOWN = r"\x1b]0;owned\x07\x9b31m\x1bc\u202e[red]"
+
+
+def hostile_daemon() -> FakeDaemon:
+    """A daemon with hostile names wherever a model, its files or an error have a say."""
+    daemon = FakeDaemon()
+    daemon.models = [warm(HOSTILE)]
+    run_id = daemon.run("20261123-190315-gpt2-ecyg", RunSpec(model=f"/models/{HOSTILE}", topk=(1,)))
+    daemon.say(run_id, "note", text=f"note {HOSTILE}", level="warning")
+    rows = [{**row, "target": f"{HOSTILE}[{row['rank']}]", "component": HOSTILE} for row in weights(3)]
+    daemon.say(run_id, "topk", metric="grad_x_weight", partial=False, weights=rows)
+    error = RunFailed(f"failed: {HOSTILE}", hint=f"see {HOSTILE}")
+    daemon.end(run_id, "failed", error)
+    return daemon
+
+
+def test_no_answer_of_a_daemon_commands_the_terminal() -> None:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.tui.test_terminal"],
+        cwd=Path(__file__).parents[2], env={**os.environ, "COLUMNS": "200", "LINES": "50"},
+        stdin=follower, stdout=follower, stderr=follower,
+    )  # fmt: skip
+    os.close(follower)
+    recorded, asked = b"", False
+    try:
+        while chunk := os.read(leader, 65536):
+            recorded += chunk
+            if not asked and all(said in recorded for said in (rb"note \x1b", rb"failed: \x1b", rb"see \x1b")):
+                os.write(leader, b"u")  # asks whether to unload the model under the cursor, by its name
+                asked = True
+            if b"keep it" in recorded:
+                os.write(leader, b"\x11")  # Ctrl-Q ends it from anywhere
+    except OSError:  # how Linux says that the other side of a terminal is closed
+        pass
+    os.close(leader)
+    assert process.wait() == 0
+    sent = recorded.decode().replace("\x1b]22;default\x07", "")  # the shape of the mouse pointer, of its own accord
+    assert SHOWN in sent
+    assert "\x1b]0;" not in sent and "\x1bc" not in sent
+    assert not re.search(r"[\x07\x80-\x9f\u202e]", sent)
+
+
+if __name__ == "__main__":
+    app_on(hostile_daemon()).run()
