@@ -17,6 +17,8 @@ def user_path(given: str, what: str) -> Path:
     """
     if not given.strip():
         raise InvalidInput(f"{what} is empty", hint="give a path, or leave it out")
+    if given == "~" or given.startswith("~/"):
+        home_folder()  # raises where there is none
     path = os.path.expanduser(given)  # noqa: PTH111  # pathlib takes ./~ for ~
     if path.startswith("~"):
         raise InvalidInput(f"{what} {given}: there is no such user", hint=f"write ./{given} for a file of that name")

@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CWTOOL_CHAOS")  # the last says how long the chaos test goes on
-_KEPT_KINDS = ("PYTHONPATH", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "PYTEST_", "COV_", "OMP_", "CUDA_", "NVIDIA_")
+_KEPT_KINDS = (
+    "PYTHONPATH", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "PYTEST_", "TEXTUAL_SNAPSHOT_", "COV_", "OMP_", "GOMP_",
+    "CUDA_", "NVIDIA_",
+)  # fmt: skip
 
 # The sockets lie below it: short, for a path of one has 107 bytes, and open to who tests that another user is refused.
 FOLDER = Path(tempfile.mkdtemp(prefix="cwtool-tests-", dir="/tmp"))

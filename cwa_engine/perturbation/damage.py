@@ -84,7 +84,7 @@ class _Measuring:
             texts, sample = len(context.sequences), len(context.sample.places)
             self._emit(
                 Note(
-                    f"damage takes at most {self._total / texts:.1f} passes over the {texts} evaluation texts, for "
+                    f"damage takes at most {self._total / texts:.1f} passes over the evaluation texts ({texts}), for "
                     f"{draws} draws of controls on {sample} of them; --fast-perturbation or fewer --control-seeds take less"
                 )
             )

@@ -230,7 +230,7 @@ def ablation_fields(given: dict[str, Any]) -> dict[str, Any]:
     """The same for `cwtool ablate`: the metrics name the candidates, and no further damage is measured."""
     fields = spec_fields(given)
     metrics = [name for name in fields.get("metrics", ()) if name != ABLATION]
-    return {**fields, "metrics": (*metrics, ABLATION), "perturbations": ()}
+    return {**fields, "metrics": (*metrics, ABLATION), "perturbations": (), "matrices": False}
 
 
 _AS_THEY_ARE = (

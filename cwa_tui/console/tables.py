@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cwa_daemon.protocol import DeviceMemory, JobView, StatusView, WarmModel
 from cwa_engine.catalog import CatalogModel
-from cwa_engine.result import exp, to_plain
+from cwa_engine.result import MATRICES, exp, to_plain
 from cwa_tui import format as fmt
 from cwa_tui.visible import words
 
@@ -121,15 +121,17 @@ def results_table(summaries: list[dict[str, Any]]) -> RenderableType:
     if not summaries:
         return Text("no finished runs yet; `cwtool run --model smollm2-135m` makes one")
     table = Table(**TABLE)
-    for name in ("run id", "metrics", "baseline", "k", "critical", "random"):
-        table.add_column(name, justify="left" if name in ("run id", "metrics") else "right", overflow="fold")
+    table.add_column("run id", no_wrap=True, min_width=max(len(summary["run_id"]) for summary in summaries))
+    for name in ("metrics", "baseline", "k", "critical", "random"):
+        table.add_column(name, justify="left" if name == "metrics" else "right", overflow="fold")
     for summary in summaries:
         if "unreadable" in summary:
             table.add_row(words(summary["run_id"]), words(summary["unreadable"], "yellow"))
             continue
-        metrics = ", ".join(ranking["metric"] for ranking in summary["rankings"])
+        names = (ranking["metric"] for ranking in summary["rankings"])
+        metrics = ", ".join(name for name in names if not name.endswith(MATRICES))
         baseline = fmt.perplexity(summary["baseline"]["perplexity"])
-        table.add_row(Text(summary["run_id"], no_wrap=True), metrics, baseline, *_largest_damage(summary))
+        table.add_row(words(summary["run_id"]), metrics, baseline, *_largest_damage(summary))
     return table
 
 

@@ -119,18 +119,18 @@ def test_a_plan_counts_on_what_is_free_when_warm_models_have_made_room(
     models: list[dict[str, Any]], expected: int
 ) -> None:
     limits = {"reserve_bytes": 10**9, "budget_bytes": None}
-    room = plans._room(RunSpec(model="gpt2"), 10 * 10**9, models, limits)
+    room = plans._room(RunSpec(model="gpt2"), "cpu", 10 * 10**9, models, limits)
     assert room("float32", 8 * 10**9) == expected * 10**9
 
 
 def test_a_plan_counts_on_the_least_recently_used_models_to_go_first_and_on_pinned_ones_to_stay() -> None:
     limits = {"reserve_bytes": 10**9, "budget_bytes": None}
     models = [warm("old", 3), warm("kept", 5, pinned=True), warm("new", 4)]
-    room = plans._room(RunSpec(model="gpt2"), 10 * 10**9, models, limits)
+    room = plans._room(RunSpec(model="gpt2"), "cpu", 10 * 10**9, models, limits)
     assert room("float32", 12 * 10**9) == 13 * 10**9  # old goes
     assert room("float32", 16 * 10**9) == 17 * 10**9  # and new
     assert room("float32", 30 * 10**9) == 17 * 10**9  # kept stays
-    assert plans._room(RunSpec(model="gpt2"), None, models, limits)("float32", 1) is None
+    assert plans._room(RunSpec(model="gpt2"), "cuda", None, models, limits)("float32", 1) is None
 
 
 def test_what_the_system_killed_is_compared_with_what_it_had_before_the_worker_fell_silent(

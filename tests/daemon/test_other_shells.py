@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,22 +16,28 @@ from cwa_daemon.client import Client
 from cwa_daemon.lifecycle import hold_lock
 from cwa_daemon.settings import MOST_SOCKET_BYTES, Settings
 from cwa_engine.errors import DaemonUnreachable, NoDaemon
+from tests import isolation
 from tests.conftest import CommandLine
 
 
 @pytest.fixture
-def started(own_cwtool: CommandLine, tmp_path: Path) -> CommandLine:
+def runtime() -> Path:
+    """A folder whose path is short enough for that of a socket."""
+    return Path(tempfile.mkdtemp(dir=isolation.FOLDER))
+
+
+@pytest.fixture
+def started(own_cwtool: CommandLine, runtime: Path) -> CommandLine:
     """A daemon that was started in a shell with a runtime folder of its own."""
-    (tmp_path / "r").mkdir(mode=0o700)
-    own_cwtool("daemon", "start", XDG_RUNTIME_DIR=str(tmp_path / "r"))
+    own_cwtool("daemon", "start", XDG_RUNTIME_DIR=str(runtime))
     return own_cwtool
 
 
 def test_a_shell_without_the_daemons_variables_reaches_it_and_says_which_it_is(
-    started: CommandLine, tmp_path: Path
+    started: CommandLine, runtime: Path, tmp_path: Path
 ) -> None:
     kept = {name: started.env[name] for name in ("PATH", "CWTOOL_HOME", "PYTHONPATH") if name in started.env}
-    socket = next((tmp_path / "r").rglob("daemon.sock"))
+    socket = next(runtime.rglob("daemon.sock"))
     assert stat.S_IMODE(started.settings.address_file.stat().st_mode) == 0o600
     started.env = kept  # as cron has it
     status = started.json("daemon", "status")

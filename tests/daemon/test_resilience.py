@@ -32,7 +32,7 @@ def test_a_worker_that_hangs_is_killed_and_the_job_says_so(own_cwtool: CommandLi
     run_id = cwtool("run", *LONG, "--detach").stdout.strip()
     cwtool.wait_for(run_id, "damage")
     os.kill(cwtool.worker_pid(), signal.SIGSTOP)
-    assert "hung: nothing was heard of it" in cwtool("logs", "-f", run_id).stdout
+    assert "it hung, nothing was heard of it" in cwtool("logs", "-f", run_id).stdout
     assert cwtool.json("jobs", "show", run_id)["error"]["code"] == "worker_died"
     cwtool("run", *SHORT)
 

@@ -13,7 +13,7 @@ import torch
 from cwa_engine.data.corpus import Text
 from cwa_engine.data.tokens import TokenSequence, tokenize
 from cwa_engine.evaluation.perplexity import baseline_of, evaluate
-from cwa_engine.result import exp
+from cwa_engine.result import TextUse, exp
 from tests.engine.conftest import TEXTS, doubled, wrap
 
 
@@ -38,7 +38,7 @@ def test_perplexity_is_exp_of_the_mean_over_all_scored_tokens(loaded: Any, batch
     total = sum(nll_by_hand(loaded, loaded.tokenizer(text)["input_ids"]) for text in TEXTS)
     tokens = sum(len(loaded.tokenizer(text)["input_ids"]) - 1 for text in TEXTS)
     assert measured.perplexity == pytest.approx(math.exp(total / tokens), rel=1e-5)
-    baseline = baseline_of(measured, sequences, 512, packed=False)
+    baseline = baseline_of(measured, sequences, TextUse("", "", 3, 3, 3, False, 0, seq_len=512), 300)
     assert (baseline.tokens, baseline.sequences) == (tokens, len(TEXTS))
     first = [loaded.tokenizer.decode(loaded.tokenizer(text)["input_ids"][:1]) for text in TEXTS]  # not scored
     utf8_bytes = sum(len(text.encode()) for text in TEXTS) - sum(map(len, first))

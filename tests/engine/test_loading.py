@@ -109,7 +109,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cached_model_needs_no_network_even_if_the_index_of_another_format_lies_beside_it(own_cache: Path) -> None:
     index = {"weight_map": {"wte.weight": "pytorch_model-00001-of-00002.bin"}}  # whose shards are not downloaded
     (own_cache / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    access = HubAccess(cache_dir=str(own_cache.parents[2]))
+    access = HubAccess(cache_dir=str(own_cache.parents[2]), offline=False)
     assert load_model("gpt2", access=access).revision == own_cache.name
     tiny_model("gpt2").save_pretrained(own_cache, max_shard_size="20KB")
     (own_cache / "model.safetensors").unlink(missing_ok=True)
@@ -121,7 +121,7 @@ def test_a_cached_model_needs_no_network_even_if_the_index_of_another_format_lie
 
 @pytest.mark.usefixtures("no_network")
 def test_a_model_is_not_called_unknown_or_broken_when_the_network_is(tmp_path: Path) -> None:
-    access = HubAccess(cache_dir=str(tmp_path))
+    access = HubAccess(cache_dir=str(tmp_path), offline=False)
     with pytest.raises(ModelNotFound, match="'gtp2' is not in the cache, and the Hub cannot be reached") as raised:
         load_model("gtp2", access=access)
     assert "did you mean 'gpt2'" in raised.value.hint
@@ -322,7 +322,7 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelBroken):
         load_model(str(tmp_path / "model.gguf"))
     (tmp_path / "weights.pt").touch()
-    with pytest.raises(ModelNotFound, match="not a GGUF file"):
+    with pytest.raises(ModelNotFound, match="no folder and no GGUF file"):
         load_model(str(tmp_path / "weights.pt"))
 
 

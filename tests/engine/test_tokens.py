@@ -23,7 +23,7 @@ from cwa_engine.evaluation.perplexity import baseline_of, evaluate
 from cwa_engine.events import Note
 from cwa_engine.pipeline import analyze
 from cwa_engine.reporting.export import ModelRecord, RunRecord, manifest
-from cwa_engine.result import RunResult
+from cwa_engine.result import RunResult, TextUse
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import TEXTS, doubled, wrap
 from tests.models import tiny_model, tiny_tokenizer
@@ -216,8 +216,9 @@ def test_a_slow_tokenizer_counts_bytes_where_its_tokens_spell_the_text_and_else_
     assert accents.utf8_bytes is None
     model = wrap(tiny_model("llama"))
     measured = evaluate(model, [plain, accents])
-    assert baseline_of(measured, [plain, accents], 4, packed=False).bits_per_byte is None
-    assert baseline_of(evaluate(model, [plain]), [plain], 4, packed=False).bits_per_byte is not None
+    use = TextUse("", "", 2, 2, 2, False, 0, seq_len=4)
+    assert baseline_of(measured, [plain, accents], use, 300).bits_per_byte is None
+    assert baseline_of(evaluate(model, [plain]), [plain], use, 300).bits_per_byte is not None
 
 
 # What stands before a text

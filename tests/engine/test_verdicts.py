@@ -321,7 +321,7 @@ def test_a_run_says_beforehand_how_many_passes_damage_takes(learnt: Any, texts: 
     # 20 texts once for the set; 2 × 19 draws on 8, and the worst draw of each control on the other 12
     passes = (20 + 2 * 19 * 8 + 2 * 12) / 20
     assert notes == [
-        f"damage takes at most {passes:.1f} passes over the 20 evaluation texts, for 38 draws of controls on 8 of them; "
+        f"damage takes at most {passes:.1f} passes over the evaluation texts (20), for 38 draws of controls on 8 of them; "
         "--fast-perturbation or fewer --control-seeds take less"
     ]
 
