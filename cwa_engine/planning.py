@@ -109,6 +109,7 @@ class _Task:
             blocks[parameter.layer] = blocks.get(parameter.layer, 0) + parameter.numel * model.model.dtype.itemsize
         weights = blocks.pop(None, 0) + max(blocks.values(), default=0)
         working, simulated = working_bytes(model, self.scoring, self.needs, "sweep", 1)
+        working += self._other_half(model, "sweep")
         working = max(0, working - _hidden_bytes(model, self.scoring))  # which are in CPU memory
         fits = weights + working <= SHARE * self.free
         return PlanRow(model.dtype, "offload", weights, working, weights + working, 1, fits, simulated)
@@ -117,11 +118,22 @@ class _Task:
         """What scoring takes with as many sequences at once as fit."""
         room = int(SHARE * self.free) - model.size_bytes
         size, working, simulated = batch_that_fits(model, self.scoring, self.needs, source, self.device, room)
-        if source == "resident" and can_be_halved(self.needs, self.scoring):
-            working += statistics_bytes(model, self.needs)  # of the other half
+        working += self._other_half(model, source)
         working = max(working, self._kept(model))
         total = model.size_bytes + working + (IMPORTED_BYTES + KERNELS_BYTES if self.device == "cpu" else 0)
         return PlanRow(model.dtype, source, model.size_bytes, working, total, size, working <= room, simulated)
+
+    def _other_half(self, model: LoadedModel, source: str) -> int:
+        """Of the statistics of the other half of the texts: of all weights, or of the largest block."""
+        if not can_be_halved(self.needs, self.scoring):
+            return 0
+        everything = statistics_bytes(model, self.needs)
+        if source == "resident":
+            return everything
+        blocks: dict[int | None, int] = {}
+        for parameter in model.anatomy.parameters.values():
+            blocks[parameter.layer] = blocks.get(parameter.layer, 0) + parameter.numel
+        return everything * max(blocks.values()) // model.anatomy.numel
 
     def _kept(self, model: LoadedModel) -> int:
         """Of hidden states, while damage is measured."""

@@ -15,7 +15,7 @@ from cwa_tui.console.tables import TABLE
 from cwa_tui.visible import words
 
 MOST_TIMES = 1000  # beyond which a ratio says nothing more
-FEW_TEXTS = 16  # below which intervals are short by measurement, see docs/evidence.md
+FEW_TEXTS = 16  # below which nothing is tested
 SHOWN_ROWS = 30  # of tables that may be long; the whole is in the run's files
 
 
@@ -329,7 +329,7 @@ def _notes(summary: dict[str, Any]) -> list[Text]:
     if any(fmt.is_worse_than_guessing(nll, baseline.get("vocabulary", 0)) for nll in _losses(summary)):
         lines.append(f"worse than guessing: a guess among all {baseline['vocabulary']:,} tokens has this perplexity")
     if (texts := summary["texts"]["damage"]) and texts < FEW_TEXTS:
-        lines.append(f"{texts} texts are few: on so few, 95 % intervals hold the true value about nine times in ten")
+        lines.append(f"{texts} texts are few: a verdict takes {FEW_TEXTS}, and what so few say of others is little")
     if summary["texts"]["shared"]:
         lines.append("there was only one text: weights were scored and damage was measured on the same one")
     return [words(line, "dim") for line in lines]

@@ -84,7 +84,7 @@ def test_the_result_is_that_of_a_model_that_fits_and_the_device_holds_less_than_
     assert dict(run_tables(found)) == dict(run_tables(whole))
     assert fingerprint(model.model) == before
     block = sum(p.nbytes for p in deep.model.model.layers[0].parameters())
-    assert device.resting + device.counted.peak < 8 * block < deep.size_bytes
+    assert device.resting + device.counted.peak < 12 * block < deep.size_bytes
     assert device.counted.live < block
 
 
