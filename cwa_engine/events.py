@@ -127,8 +127,9 @@ def describe(event: Mapping[str, Any]) -> str | None:
             if p["collapsed_at"]:
                 return f"{case}: collapsed, first at {p['collapsed_at']}"
             perplexity = "beyond a float" if p["perplexity"] is None else f"{p['perplexity']:.4f}"
-            interval = f"[{p['delta_low']:+.4f}, {p['delta_high']:+.4f}]"
-            return f"{case}: perplexity {perplexity}, delta {p['delta_nll']:+.4f} nats {interval}"
+            known = p["delta_low"] is not None and p["delta_high"] is not None  # one text has no interval
+            interval = f" [{p['delta_low']:+.4f}, {p['delta_high']:+.4f}]" if known else ""
+            return f"{case}: perplexity {perplexity}, delta {p['delta_nll']:+.4f} nats{interval}"
         case "plan":
             return f"{event['plan']['why']}: {event['plan']['command'] or 'no command'}"
         case "verdict":

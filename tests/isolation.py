@@ -8,6 +8,7 @@ from __future__ import annotations
 import locale
 import os
 import shutil
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -40,6 +41,7 @@ def _isolate() -> None:
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
     time.tzset()
     tempfile.tempdir = None  # chosen anew
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells have programs in the background ignore
 
 
 _isolate()

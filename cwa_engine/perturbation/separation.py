@@ -157,7 +157,7 @@ def _sentence(entry: MeasuredComparison, outcome: str, evidence: str) -> str:
     assert critical
     point = critical.point
     effect = f"changes the loss by {point.delta_nll:+.4g} nats per token"
-    if point.delta_low is not None and point.delta_high is not None:  # one text has no interval
+    if math.isfinite(point.delta_low) and math.isfinite(point.delta_high):  # one text has no interval
         effect += f" [{point.delta_low:+.4g}, {point.delta_high:+.4g}]"
     if point.collapsed_at:
         effect = "makes the model collapse"

@@ -63,7 +63,7 @@ def test_a_clock_put_back_makes_no_run_the_latest_and_a_broken_summary_hides_no_
         assert own_cwtool.json(*command)["run_id"] == second
 
     (own_cwtool.home / "runs" / first / "summary.json").write_text("{")
-    shown = own_cwtool("results").stdout
+    shown = " ".join(own_cwtool("results").stdout.split())
     assert second in shown and first in shown and "cannot be read" in shown
     listed = own_cwtool.json("results")["results"]
     assert [entry["run_id"] for entry in listed] == [second, first]
