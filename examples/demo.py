@@ -16,7 +16,7 @@ from pathlib import Path
 
 CWTOOL = str(Path(sys.executable).with_name("cwtool"))
 COLD = ["run", "--model", "smollm2-135m", "--metric", "grad_x_weight", "--topk", "10", "--eval-limit", "32"]
-WARM = ["run", "--model", "smollm2-135m", "--metric", "grad_squared", "--eval-limit", "32", "--no-perturbation"]
+WARM = ["run", "--model", "smollm2-135m", "--metric", "grad_squared", "--eval-limit", "16", "--no-perturbation"]
 
 
 # What runs the interpreter, says which devices there are, and describes the terminal that shows it all.
