@@ -6,7 +6,6 @@ take about 20 s a set on one core, the others minutes.
 
 from __future__ import annotations
 
-import dataclasses
 import pydoc_data.topics
 import re
 import sys
@@ -34,6 +33,7 @@ from cwa_engine.result import Ranking
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.ranking import rank
+from cwa_engine.sensitivity.views import matrices_in_blocks
 from cwa_engine.spec import RunSpec
 from cwa_engine.statistics import paired_delta
 from cwa_engine.structures import target_name
@@ -111,7 +111,7 @@ def planted_set(loaded: LoadedModel, ranking: Ranking, planted: int, number: int
     """`planted` weights of the ranking, and as many others as make 100, from the matrices of the blocks."""
     rng = np.random.default_rng([number, planted])
     named = [ranking.weights[place].target for place in rng.choice(SIZE, planted, replace=False)]
-    matrices = {n: p for n, p in loaded.anatomy.parameters.items() if p.layer is not None and not p.is_vector}
+    matrices = {name: loaded.anatomy.parameters[name] for name in matrices_in_blocks(loaded.anatomy)}
     sizes = {name: parameter.numel for name, parameter in matrices.items()}
     others = by_parameter(np.sort(rng.choice(sum(sizes.values()), SIZE - planted, replace=False)), sizes)
     drawn = [target_name(matrices[name], "weight", int(unit)) for name, units in others.items() for unit in units]
@@ -174,8 +174,7 @@ def passes() -> Iterator[str]:
 def ranked(loaded: LoadedModel, k: int) -> Ranking:
     """The largest k by grad_x_weight of the matrices in the blocks, on texts that are not measured."""
     scoring = tokenize(loaded.tokenizer, load_texts(None)[0::2], 256)
-    matrices = [n for n, p in loaded.anatomy.parameters.items() if p.layer is not None and not p.is_vector]
-    narrowed = dataclasses.replace(loaded, anatomy=loaded.anatomy.subset(matrices))
+    narrowed = loaded.with_parameters(matrices_in_blocks(loaded.anatomy))
     return rank(narrowed, resident(narrowed, scoring, Needs.GRADIENT), "grad_x_weight", k)
 
 

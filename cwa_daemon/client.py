@@ -388,7 +388,7 @@ class Client:
 
     @classmethod
     def connect(cls, settings: Settings | None = None, start: bool = True) -> Client:
-        """Connect, starting a daemon where there is none. With `start=False` that raises DaemonUnreachable instead."""
+        """Connect, starting a daemon where there is none. With `start=False` that raises NoDaemon instead."""
         loop = LoopThread()
         try:
             return cls(loop, loop.run(AsyncClient.connect(settings, start)))

@@ -10,9 +10,9 @@ from typing import Any
 
 from cwa_daemon.protocol import PIECE_BYTES
 from cwa_engine.errors import RunFailed
+from cwa_engine.reporting.output import MANIFEST
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
-MANIFEST = "manifest.json"
 
 
 async def manifest(run_id: str, ask: Ask) -> dict[str, Any]:

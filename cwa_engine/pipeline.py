@@ -33,7 +33,6 @@ from cwa_engine.models.fan_out import trace_norms
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.memory import BatchSize
 from cwa_engine.perturbation.ablation import Ablated, ablate, find_critical_set, propose
-from cwa_engine.perturbation.cases import population_of
 from cwa_engine.perturbation.damage import control_rows, measure_damage, sequence_rows
 from cwa_engine.perturbation.interactions import measure_interactions
 from cwa_engine.perturbation.kinds import STORED_BITS
@@ -129,7 +128,7 @@ def with_measurements(
     with run.stages("prepare"):
         context = prepare_measurement(run.loaded, evaluation, intact, spec, run.batch_size)
         if result.rankings:
-            context = with_rounding(context, population_of(run.loaded, result.rankings[0], spec), spec.largest_k)
+            context = with_rounding(context, result.rankings[0], spec.largest_k)
     if spec.damages:
         result = with_damage(run, result, context)
     if ablated and spec.critical_set:

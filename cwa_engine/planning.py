@@ -104,10 +104,8 @@ class _Task:
 
     def offloaded(self, model: LoadedModel) -> PlanRow:
         """What stays on the device, and one block at a time beside it."""
-        blocks: dict[int | None, int] = {}
-        for parameter in model.anatomy.parameters.values():
-            blocks[parameter.layer] = blocks.get(parameter.layer, 0) + parameter.numel * model.model.dtype.itemsize
-        weights = blocks.pop(None, 0) + max(blocks.values(), default=0)
+        blocks = _weights_by_block(model)
+        weights = (blocks.pop(None, 0) + max(blocks.values(), default=0)) * model.model.dtype.itemsize
         working, simulated = working_bytes(model, self.scoring, self.needs, "sweep", 1)
         working += self._other_half(model, "sweep")
         working = max(0, working - _hidden_bytes(model, self.scoring))  # which are in CPU memory
@@ -130,14 +128,19 @@ class _Task:
         everything = statistics_bytes(model, self.needs)
         if source == "resident":
             return everything
-        blocks: dict[int | None, int] = {}
-        for parameter in model.anatomy.parameters.values():
-            blocks[parameter.layer] = blocks.get(parameter.layer, 0) + parameter.numel
-        return everything * max(blocks.values()) // model.anatomy.numel
+        return everything * max(_weights_by_block(model).values()) // model.anatomy.numel
 
     def _kept(self, model: LoadedModel) -> int:
         """Of hidden states, while damage is measured."""
         return min(allowed_bytes(model), _hidden_bytes(model, self.evaluation))
+
+
+def _weights_by_block(model: LoadedModel) -> dict[int | None, int]:
+    """How many weights each decoder block has, and under None what is in none."""
+    blocks: dict[int | None, int] = {}
+    for parameter in model.anatomy.parameters.values():
+        blocks[parameter.layer] = blocks.get(parameter.layer, 0) + parameter.numel
+    return blocks
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def controls_of(label: str, spec: RunSpec) -> tuple[str, ...]:
 def comparisons(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec) -> Iterator[Comparison]:
     """Every metric and k."""
     for ranking in rankings:
-        population = population_of(loaded, ranking, spec)
+        population = _population(loaded, ranking, spec)
         for k in sizes(ranking, spec):
             units = critical_set(ranking.top(k), population.parameters, ranking.structure)
             critical = weights_of(units, population.parameters, ranking.structure)
@@ -128,7 +128,7 @@ def elsewhere(
         yield seed, treatment, CONTROLS["random_matched"].draw(critical, single, np.random.default_rng([seed, k]))
 
 
-def population_of(loaded: LoadedModel, ranking: Ranking, spec: RunSpec) -> Population:
+def _population(loaded: LoadedModel, ranking: Ranking, spec: RunSpec) -> Population:
     by_magnitude: tuple[TopWeight, ...] = ()
     if "top_magnitude" in spec.controls:
         ranked = loaded.with_parameters(ranking.parameters)

@@ -25,12 +25,13 @@ from cwa_engine.models.chain import NotAChain
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.memory import BatchSize
 from cwa_engine.perturbation.cases import Treatment
-from cwa_engine.perturbation.controls import Population, Selection, by_parameter, weights_of
+from cwa_engine.perturbation.controls import Selection, by_parameter, weights_of
 from cwa_engine.perturbation.kinds import Options, Perturbation
 from cwa_engine.perturbation.patch import Receipt, patched
-from cwa_engine.result import NumericalFloor
+from cwa_engine.result import NumericalFloor, Ranking
 from cwa_engine.spec import RunSpec
 from cwa_engine.statistics import paired_delta
+from cwa_engine.structures import unit_count
 
 SAMPLE_TEXTS = 8  # evenly spaced, on which the draws of controls are ranked
 DRIFT_LIMIT = 1e-6  # nats; an intact model measured twice differs by nothing on a CPU, by rounding on some GPUs
@@ -187,16 +188,18 @@ def measure(
     return dataclasses.replace(found, collapsed_at=collapsed_at, receipts=tuple(receipts))
 
 
-def with_rounding(context: MeasurementContext, population: Population, k: int) -> MeasurementContext:
-    """The context with the numerical floor: the largest change that nudging k random weights makes.
+def with_rounding(context: MeasurementContext, ranking: Ranking, k: int) -> MeasurementContext:
+    """The context with the numerical floor: the largest change that nudging k random units of what was ranked makes.
 
     Each is moved to the next value its dtype has. In bfloat16 that rounds every product anew, as any edit does.
     """
-    sizes, changes = population.sizes, []
+    parameters = {name: context.loaded.anatomy.parameters[name] for name in ranking.parameters}
+    sizes = {name: unit_count(parameter, ranking.structure) for name, parameter in parameters.items()}
+    changes = []
     for number in range(NUDGES):
         rng = np.random.default_rng([context.spec.seed, number])
         units = by_parameter(np.unique(rng.integers(0, sum(sizes.values()), k)), sizes)
-        nudged = weights_of(units, population.parameters, population.structure)
+        nudged = weights_of(units, parameters, ranking.structure)
         changes.append(abs(context.delta_of(measure(context, nudged, NUDGE, [context.sample]))[0]))
     finite = [change for change in changes if math.isfinite(change)]
     return dataclasses.replace(context, rounding=max(finite, default=0.0))

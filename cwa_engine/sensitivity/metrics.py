@@ -66,8 +66,11 @@ class LargestOutputs(Protocol):
     def rows(self, start: int, stop: int) -> LargestOutputs:
         """Those of rows `start` to `stop` of the first stored axis."""
 
+    def numbered(self, part: int, parts: int) -> Any:
+        """The same with the texts numbered among all, of which this part had one in turn with the other parts."""
+
     def joined(self, other: Any) -> Any:
-        """Those of all texts, of which these were passed first, third and so on, the other's second, fourth and so on."""
+        """The larger of these outputs and of those on other texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +148,9 @@ def _joined(first: WeightStats, second: WeightStats, parts: Parts) -> WeightStat
     if first.input_norm is not None and second.input_norm is not None:  # root of a mean over sequences
         squares = first.input_norm.square() * parts.sequences[0] + second.input_norm.square() * parts.sequences[1]
         found["input_norm"] = squares.sqrt()
-    if first.spikes is not None or second.spikes is not None:
-        found["spikes"] = (
-            first.spikes.joined(second.spikes) if first.spikes and second.spikes else first.spikes or second.spikes
-        )
+    spikes = [of.spikes.numbered(part, 2) for part, of in enumerate((first, second)) if of.spikes]
+    if spikes:  # a routed module may have read nothing in one of the parts
+        found["spikes"] = reduce(lambda one, other: one.joined(other), spikes)
     return WeightStats(**found, sequences=first.sequences + second.sequences)
 
 

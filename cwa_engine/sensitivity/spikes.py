@@ -74,7 +74,7 @@ class Largest:
         )
 
     def numbered(self, part: int, parts: int) -> Largest:
-        """The same with the texts numbered among all, of which this part had one in turn with the other parts."""
+        """As `Spikes.numbered`."""
         where = self.where.clone()
         known = where[:, 0] != UNKNOWN
         where[known, 0] = (where[known, 0] - 1) * parts + part + 1
@@ -95,10 +95,14 @@ class Spikes:
         """Median over tokens of the root mean square of a token's outputs; 1 where nothing was written."""
         return float(self.sizes.median()) if len(self.sizes) else 1.0
 
+    def numbered(self, part: int, parts: int) -> Spikes:
+        """The same with the texts numbered among all, of which this part had one in turn with the other parts."""
+        return replace(self, matrices=tuple(matrix.numbered(part, parts) for matrix in self.matrices))
+
     def joined(self, other: Spikes) -> Spikes:
-        """Those of all texts, of which these had the first, the third and so on, the other's the second, the fourth ..."""
+        """The larger outputs of these and of those on other texts."""
         pairs = zip(self.matrices, other.matrices, strict=True)
-        matrices = tuple(one.numbered(0, 2).joined(two.numbered(1, 2)) for one, two in pairs)
+        matrices = tuple(one.joined(two) for one, two in pairs)
         return replace(self, matrices=matrices, sizes=torch.cat([self.sizes, other.sizes]))
 
     @property

@@ -52,7 +52,7 @@ class Rankers:
 
     def __init__(self, views: Sequence[View], spec: RunSpec, depth: int, halves: bool = False) -> None:
         """Each keeps at least `depth` places of a group."""
-        self._spec, self._views = spec, views
+        self._views = views
 
         def ranker(view: View, metric: Metric, k: int, with_lowest: bool) -> Ranker:
             k = min(k, view.loaded.anatomy.numel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -22,7 +23,7 @@ from cwa_engine.pipeline import analyze
 from cwa_engine.reporting.export import ModelRecord, RunRecord, run_files, run_tables
 from cwa_engine.score_cache import ScoreCache
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.metrics import PROPOSERS, Needs
+from cwa_engine.sensitivity.metrics import PROPOSERS, Needs, Parts, joined
 from cwa_engine.sensitivity.ranking import Ranker, rank
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec, parse_spec
@@ -217,6 +218,19 @@ def test_the_tokens_of_experts_are_known_also_where_their_down_projections_alone
     whole = rank(loaded, resident(loaded, sequences_of(loaded), Needs.SPIKES), "super_weight", 20)
     alone = loaded.with_parameters([name for name in loaded.anatomy.parameters if name.endswith("experts.down_proj")])
     assert rank(alone, resident(alone, sequences_of(alone), Needs.SPIKES), "super_weight", 20).spikes == whole.spikes
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_module_that_reads_nothing_in_one_half_of_the_texts_numbers_those_of_the_other_among_all(
+    llama: Any, part: int
+) -> None:
+    sequences = sequences_of(llama)
+    halves = sequences[0::2], sequences[1::2]
+    by_part = [resident(llama, half, Needs.SPIKES, 1) for half in halves]
+    expected = [2 * number - 1 + part for number in by_part[part][DOWN].spikes.matrices[0].where[:, 0].tolist()]
+    by_part[1 - part][DOWN] = dataclasses.replace(by_part[1 - part][DOWN], spikes=None)
+    together = joined(by_part, Parts.of(halves))[DOWN].spikes
+    assert together.matrices[0].where[:, 0].tolist() == expected
 
 
 def test_a_model_without_mlps_is_refused_by_name_and_ablation_does_without(data_file: Path) -> None:
