@@ -144,7 +144,7 @@ class MainScreen(Screen[None]):
         self.query_one(RunLine).set_class(pane != "models", "-active")
 
     def action_next_metric(self) -> None:
-        self.query_one(TopkTable).next_metric(self._store.job)
+        self.query_one(TopkTable).next_metric(self._store.run, self._store.job)
         self._draw_run(self._clock())
 
     def action_help(self) -> None:
@@ -163,7 +163,7 @@ class MainScreen(Screen[None]):
             case "unload":
                 return True if self._model() else None
             case "next_metric":
-                return len(metrics_of(job)) > 1
+                return len(metrics_of(self._store.run, job)) > 1
         return True
 
     def action_new_run(self) -> None:

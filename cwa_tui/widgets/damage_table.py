@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cwa_daemon.protocol import JobView
+from cwa_engine.result import MATRICES
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
 from cwa_tui.state import Row, RunState
@@ -29,7 +30,9 @@ class DamageTable(LiveTable):
     def show_run(self, run: RunState | None, job: JobView | None) -> None:
         points = list(run.damage.values()) if run else []
         spec = job.spec if job and job.kind == "run" else {}
-        one = {name: len(spec.get(plural, ())) < 2 for name, plural in _SEVERAL.items()}
+        # What is ranked beside what was asked for, the matrices of blocks, is known when it is measured.
+        found = {name: {*spec.get(plural, ()), *(p[name] for p in points)} for name, plural in _SEVERAL.items()}
+        one = {name: len(values) < 2 for name, values in found.items()}
         widest_k = max((len(str(k)) for k in spec.get("topk", ())), default=1)
         columns = [
             replace(column, width=widest_k) if column.key == "k" else column
@@ -49,7 +52,13 @@ def _row(point: Row) -> TableRow:
     selection = f"{point['selection']}{seed}"
     case = {name: str(point[name]) for name in ("metric", "perturbation", "k")} | {"selection": selection}
     style = "bold" if point["selection"] == "critical" else ""
-    return TableRow("/".join(case.values()), case | _measured(point), style)
+    shown = {"metric": _metric_name(point["metric"])}
+    return TableRow("/".join(case.values()), case | shown | _measured(point), style)
+
+
+def _metric_name(label: str) -> str:
+    """A ranking in a narrow column, where long names lose their end."""
+    return f"matrices, {label.removesuffix(MATRICES)}" if label.endswith(MATRICES) else label
 
 
 def _measured(point: Row) -> dict[str, str]:

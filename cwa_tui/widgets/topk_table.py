@@ -24,14 +24,14 @@ class TopkTable(LiveTable):
 
     _metric: str | None = None
 
-    def next_metric(self, job: JobView | None) -> None:
-        metrics = metrics_of(job)
+    def next_metric(self, run: RunState | None, job: JobView | None) -> None:
+        metrics = metrics_of(run, job)
         if metrics:
             place = metrics.index(self._metric) if self._metric in metrics else 0
             self._metric = metrics[(place + 1) % len(metrics)]
 
     def show_run(self, run: RunState | None, job: JobView | None) -> None:
-        metrics = metrics_of(job) or list(run.rankings if run else ())
+        metrics = metrics_of(run, job)
         if self._metric not in metrics:
             self._metric = metrics[0] if metrics else None
         table = run.rankings.get(self._metric) if run and self._metric else None
@@ -39,11 +39,10 @@ class TopkTable(LiveTable):
         self.show([_row(weight) for weight in table.weights] if table else [], nothing=_nothing(run, job))
 
 
-def metrics_of(job: JobView | None) -> list[str]:
-    """The rankings a job was asked for, weights that were given by name first."""
-    if not job or job.kind != "run":
-        return []
-    return [GIVEN] * bool(job.spec["weights"]) + list(job.spec["metrics"])
+def metrics_of(run: RunState | None, job: JobView | None) -> list[str]:
+    """The rankings a job was asked for, weights that were given by name first, and those its run has made beside them."""
+    asked = [GIVEN] * bool(job.spec["weights"]) + list(job.spec["metrics"]) if job and job.kind == "run" else []
+    return [*asked, *(metric for metric in (run.rankings if run else ()) if metric not in asked)]
 
 
 def topk_title(metric: str | None, table: TopTable | None, metrics: list[str], job: JobView | None) -> str:

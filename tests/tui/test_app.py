@@ -209,6 +209,25 @@ async def test_damage_of_several_metrics_says_which_one_each_row_is_of(
         assert "+1.8791 [+1.7196, +2.0126]" in first
 
 
+async def test_rankings_and_damage_of_matrices_are_shown_beside_those_asked_for(daemon: FakeDaemon) -> None:
+    daemon.run(RUN, RunSpec(model="gpt2", topk=(1000,)))
+    for label, rows in (("grad_x_weight", 3), ("grad_x_weight_matrices", 5)):
+        daemon.say(RUN, "topk", metric=label, partial=False, weights=weights(rows))
+        daemon.say(RUN, "damage", point=point(1000, metric=label))
+    async with app_on(daemon).run_test(size=(80, 24)) as pilot:
+        terminal = Terminal(pilot)
+        await until(lambda: isinstance(pilot.app.screen, MainScreen) and pilot.app.screen.query("#jobs"))
+        await until(lambda: len(terminal.topk) == 3)
+        await terminal.press("m")
+        assert len(terminal.topk) == 5
+        assert "grad_x_weight_matrices (2 of 2, m)" in str(terminal.find(TopkTable).border_title)
+        await terminal.press("3")
+        await until(lambda: len(terminal.damage) == 2)
+        first, second = terminal.damage
+        assert first[0].startswith("grad_x_")
+        assert second[0].startswith("matric")
+
+
 async def test_the_cursor_stays_on_its_run_when_new_jobs_arrive(terminal: Terminal, daemon: FakeDaemon) -> None:
     whole_run(daemon, OTHER)
     await terminal.until(lambda: len(terminal.topk) == 10)
