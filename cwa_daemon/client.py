@@ -322,13 +322,14 @@ class AsyncClient:
     async def _request(self, op: str, timeout_s: float | None = None, **fields: Any) -> dict[str, Any]:
         """Send a request and wait for its reply. Raises the error the daemon answers, or DaemonUnreachable.
 
-        A daemon that was started anew is greeted, and asked again: it has refused without doing anything.
+        A daemon that was started anew is greeted, and asked again: it has refused without doing anything. That one may end
+        before it is asked as well, so each that refuses is greeted.
         """
-        try:
-            return await self._ask(op, timeout_s, **fields)
-        except NotGreeted:
-            await self._greet(timeout_s or self.settings.request_timeout_s)
-            return await self._ask(op, timeout_s, **fields)
+        while True:
+            try:
+                return await self._ask(op, timeout_s, **fields)
+            except NotGreeted:
+                await self._greet(timeout_s or self.settings.request_timeout_s)
 
     async def _ask(self, op: str, timeout_s: float | None = None, **fields: Any) -> dict[str, Any]:
         request_id = next(self._ids)

@@ -13,7 +13,8 @@ import pytest
 
 from cwa_daemon.client import AsyncClient, Client
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import DaemonUnreachable
+from cwa_engine import __version__
+from cwa_engine.errors import DaemonUnreachable, NotGreeted
 from tests.conftest import LONG, CommandLine
 
 README = Path(__file__).parents[2] / "README.md"
@@ -69,3 +70,21 @@ def test_a_connection_that_fails_leaves_no_thread(tmp_path: Path) -> None:
     with pytest.raises(DaemonUnreachable):
         Client.connect(Settings(home=tmp_path), start=False)
     assert set(threading.enumerate()) == before
+
+
+async def test_a_daemon_that_ends_between_its_greeting_and_the_question_is_followed_by_the_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    client = AsyncClient(Settings(home=tmp_path))
+    refusals, asked = 2, []
+
+    async def ask(op: str, timeout_s: float | None = None, **fields: object) -> dict[str, object]:
+        asked.append(op)
+        if op != "hello" and asked.count(op) <= refusals:
+            raise NotGreeted("a connection begins with hello")
+        return {"version": __version__, "names": ["gpt2"]}
+
+    monkeypatch.setattr(client, "_ask", ask)
+    assert await client.unload("gpt2") == ["gpt2"]
+    assert asked == ["unload", "hello", "unload", "hello", "unload"]
+    await client.close()
