@@ -46,6 +46,11 @@ ALTER TABLE jobs ADD COLUMN passed_over INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN options TEXT NOT NULL DEFAULT '{}';
 CREATE INDEX jobs_by_predecessor ON jobs (after_run) WHERE after_run IS NOT NULL;
 """,
+    """
+ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN deaths TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE jobs ADD COLUMN copy_error TEXT;
+""",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 _LANE = f"CASE kind WHEN 'plan' THEN '{PLANS}' ELSE device END"  # as `queue.lane_of`
@@ -247,7 +252,7 @@ def _is_full(error: sqlite3.OperationalError) -> bool:
 
 
 def _column(value: Any) -> Any:
-    return json.dumps(value, allow_nan=False) if isinstance(value, dict) else value
+    return json.dumps(value, allow_nan=False) if isinstance(value, (dict, list)) else value
 
 
 def _job(row: sqlite3.Row | None) -> dict[str, Any] | None:
@@ -256,5 +261,7 @@ def _job(row: sqlite3.Row | None) -> dict[str, Any] | None:
     job = dict(row)
     job["spec"] = json.loads(job["spec"])
     job["options"] = json.loads(job["options"])
-    job["error"] = json.loads(job["error"]) if job["error"] else None
+    job["deaths"] = json.loads(job["deaths"])
+    for name in ("error", "copy_error"):
+        job[name] = json.loads(job[name]) if job[name] else None
     return job
