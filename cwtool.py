@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,10 +18,10 @@ from cwa_engine import __version__
 from cwa_engine.errors import Cancelled, CwaError, InvalidInput, NoDaemon
 from cwa_engine.files import user_path
 from cwa_engine.models.sources import name_and_revision
-from cwa_tui.console import run_options as opt
 from cwa_tui.console.keys import hosts_app, keys_app
-from cwa_tui.console.options import Json, SeveralValues
+from cwa_tui.console.options import Json
 from cwa_tui.console.output import json_text, say, show, show_error
+from cwa_tui.console.run_options import Given, RunOptions, job_options_of, spec_of
 from cwa_tui.console.streams import StreamFailed, flush_streams, give_up, open_streams
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ Model = Annotated[
     str,
     typer.Argument(help="Alias, Hub id, folder or .gguf file; of the other machine with --host.", show_default=False),
 ]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")]
-DType = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many, latest first.")]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the run id and return at once.")]
 CancelOnInterrupt = Annotated[
@@ -63,7 +61,6 @@ Listen = Annotated[
     str | None, typer.Option(help="Also take connections from allowed keys at tcp://HOST:PORT.", show_default=False)
 ]
 WhenIdle = Annotated[bool, typer.Option("--when-idle", help="Wait until nothing runs; what is queued waits.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 
 @app.callback()
@@ -84,129 +81,35 @@ def choose_host(
         os.environ["CWTOOL_HOST"] = host
 
 
-@app.command(cls=SeveralValues, rich_help_panel="Runs")
+@app.command(cls=RunOptions, rich_help_panel="Runs")
 def run(
-    model: opt.Name,
-    metric: opt.Metric = None,
-    topk: opt.TopK = None,
-    structure: opt.Structure = "weight",
-    scope: opt.Scope = "global",
-    matrices: opt.Matrices = True,
-    include: opt.Include = None,
-    exclude: opt.Exclude = None,
-    weights: opt.Weights = None,
-    probes: opt.Probes = 8,
-    candidates: opt.Candidates = 1000,
-    critical_set: opt.CriticalSet = None,
-    iterate: opt.Iterate = None,
-    stability: opt.Stability = None,
-    fidelity: opt.FidelityOption = None,
-    data_file: opt.DataFile = None,
-    dataset: opt.Dataset = None,
-    text_column: opt.TextColumn = None,
-    eval_limit: opt.EvalLimit = None,
-    seq_len: opt.SeqLen = 512,
-    packed: opt.Packed = False,
-    bos: opt.Bos = "auto",
-    fast_perturbation: opt.FastPerturbation = False,
-    no_perturbation: opt.NoPerturbation = False,
-    perturb: opt.Perturb = None,
-    noise_scale: opt.NoiseScale = 1.0,
-    scale_factor: opt.ScaleFactor = 2.0,
-    bit: opt.Bit = None,
-    bits: opt.Bits = 4,
-    dose: opt.Dose = None,
-    position_test: opt.PositionTest = False,
-    individually: opt.Individually = False,
-    kl: opt.Kl = False,
-    control: opt.Control = None,
-    control_seeds: opt.ControlSeeds = 19,
-    seed: opt.Seed = 0,
-    output: opt.Output = None,
-    force: opt.Force = False,
-    revision: Revision = None,
-    dtype: DType = "auto",
-    device: Device = "auto",
-    batch_size: opt.BatchSize = "auto",
-    gradients: opt.Gradients = "auto",
-    offload: opt.Offload = "none",
-    priority: opt.Priority = 0,
-    after: opt.After = None,
-    keep_alive: opt.KeepAlive = None,
-    wait_for_memory: opt.WaitForMemory = False,
-    no_cache: opt.NoCache = False,
+    context: typer.Context,
     detach: Detach = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
     as_json: Json = False,
 ) -> None:
     """Rank a model's most critical weights, damage them, and compare with fair controls."""
-    given = locals()  # every option under its name above
-    _submit(opt.spec_fields(given), opt.job_options(given), detach, cancel_on_interrupt, as_json)
+    _submit("run", context.obj, detach, cancel_on_interrupt, as_json)
 
 
-@app.command(cls=SeveralValues, rich_help_panel="Runs")
+@app.command(cls=RunOptions, rich_help_panel="Runs")
 def ablate(
-    model: opt.Name,
-    metric: opt.Proposers = None,
-    topk: opt.ExactTopK = None,
-    candidates: opt.Candidates = 1000,
-    critical_set: opt.CriticalSet = 10.0,
-    include: opt.Include = None,
-    exclude: opt.Exclude = None,
-    data_file: opt.DataFile = None,
-    dataset: opt.Dataset = None,
-    text_column: opt.TextColumn = None,
-    eval_limit: opt.EvalLimit = None,
-    seq_len: opt.SeqLen = 512,
-    packed: opt.Packed = False,
-    bos: opt.Bos = "auto",
-    seed: opt.Seed = 0,
-    output: opt.Output = None,
-    force: opt.Force = False,
-    revision: Revision = None,
-    dtype: DType = "auto",
-    device: Device = "auto",
-    batch_size: opt.BatchSize = "auto",
-    gradients: opt.Gradients = "auto",
-    offload: opt.Offload = "none",
-    priority: opt.Priority = 0,
-    after: opt.After = None,
-    keep_alive: opt.KeepAlive = None,
-    wait_for_memory: opt.WaitForMemory = False,
-    no_cache: opt.NoCache = False,
+    context: typer.Context,
     detach: Detach = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
     as_json: Json = False,
 ) -> None:
     """Zero single weights one by one and rank them by what it costs; then seek the smallest set that breaks the model."""
-    topk = topk or ["20"]
-    given = locals()
-    _submit(opt.ablation_fields(given), opt.job_options(given), detach, cancel_on_interrupt, as_json)
+    _submit("ablate", context.obj, detach, cancel_on_interrupt, as_json)
 
 
-@app.command(cls=SeveralValues, rich_help_panel="Models")
-def plan(
-    model: opt.Name,
-    metric: opt.Metric = None,
-    topk: opt.TopK = None,
-    data_file: opt.DataFile = None,
-    dataset: opt.Dataset = None,
-    text_column: opt.TextColumn = None,
-    eval_limit: opt.EvalLimit = None,
-    seq_len: opt.SeqLen = 512,
-    packed: opt.Packed = False,
-    bos: opt.Bos = "auto",
-    revision: Revision = None,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
+@app.command(cls=RunOptions, rich_help_panel="Models")
+def plan(context: typer.Context, as_json: Json = False) -> None:
     """What a run needs at each dtype, whether it fits the device in view, and the command line for it; loads no weights."""
-    given = locals()
-    from cwa_engine.spec import parse_spec
     from cwa_tui.console.following import planned
     from cwa_tui.console.plan import plan_report
 
-    spec = parse_spec(opt.spec_fields(given))
+    spec = spec_of("plan", context.obj)
     with _client() as client:
         found = planned(client, client.plan(spec, command=_typed()))
     if client.host:
@@ -219,11 +122,11 @@ def rerun(run_id: RunId = "latest", as_json: Json = False) -> None:
     """Repeat a run from its manifest and say whether its tables agree, byte for byte. Exit code 1 where they do not."""
     from cwa_daemon.protocol import JobOptions
     from cwa_tui.console.following import follow
-    from cwa_tui.console.rerun import compare, comparison, spec_of
+    from cwa_tui.console.rerun import compare, comparison, repeated
 
     with _client() as client:
         first = client.manifest(run_id)
-        again = client.submit_again(spec_of(first), _typed(), JobOptions(no_cache=True))
+        again = client.submit_again(repeated(first), _typed(), JobOptions(no_cache=True))
         follow(client, again)
         found = compare(first, client.manifest(again))
     show(found if as_json else comparison(found))
@@ -248,27 +151,15 @@ def ps(as_json: Json = False) -> None:
     show(status.model_dump(include={"models", "devices"}) if as_json else warm_models(status))
 
 
-@app.command(rich_help_panel="Models")
-def load(
-    model: Model,
-    revision: Revision = None,
-    dtype: DType = "auto",
-    device: Device = "auto",
-    pin: Annotated[bool, typer.Option("--pin", help="Keep it until `cwtool unload`.")] = False,
-    keep_alive: opt.KeepAlive = None,
-    wait_for_memory: opt.WaitForMemory = False,
-    as_json: Json = False,
-) -> None:
+@app.command(cls=RunOptions, rich_help_panel="Models")
+def load(context: typer.Context, model: Model, as_json: Json = False) -> None:
     """Load a model, so that the first run finds it warm."""
-    given = locals()
-    from cwa_daemon.protocol import JobOptions
-    from cwa_engine.spec import parse_spec
     from cwa_tui.console.following import follow
-    from cwa_tui.places import model_name
 
-    spec = parse_spec({"model": model_name(model), "revision": revision, "dtype": dtype, "device": device})
+    given = {**context.obj, "model": [model]}
+    spec, options = spec_of("load", given), job_options_of("load", given)
     with _client() as client:
-        run_id = client.load(spec, _typed(), JobOptions(**opt.job_options(given)))
+        run_id = client.load(spec, _typed(), options)
         follow(client, run_id, cancel_on_interrupt=True)
         show({"model": model, "run_id": run_id} if as_json else f"{model} is warm")
 
@@ -477,7 +368,9 @@ def results_fetch(
             "--output", "-o", help="Where to; a folder named as the run, here, if left out.", metavar="FOLDER"
         ),
     ] = None,
-    force: opt.Force = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a run's files in the folder, whatever else it holds.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a finished run's files to a folder of this machine."""
@@ -646,20 +539,15 @@ def _exit_code() -> int | str | None:
     return code
 
 
-def _submit(
-    fields: dict[str, Any], options: dict[str, Any], detach: bool, cancel_on_interrupt: bool, as_json: bool
-) -> None:
+def _submit(command: str, given: Given, detach: bool, cancel_on_interrupt: bool, as_json: bool) -> None:
     """Submit a run, and stay with it unless it is to be left alone."""
-    from cwa_daemon.protocol import JobOptions
-    from cwa_engine.spec import parse_spec
-
-    spec = parse_spec(fields)
+    spec, options = spec_of(command, given), job_options_of(command, given)
     with _client() as client:
         output = spec.output
         if client.host and output:  # the daemon there cannot write it
-            _claim_output_here(output, spec, options["force"], detach)
+            _claim_output_here(output, spec, options.force, detach)
             spec = spec.model_copy(update={"output": None})
-        run_id = client.submit(spec, _typed(), JobOptions(**options))
+        run_id = client.submit(spec, _typed(), options)
         if detach:
             show({"run_id": run_id} if as_json else run_id)
             return
@@ -667,7 +555,7 @@ def _submit(
 
         follow(client, run_id, cancel_on_interrupt)
         if client.host and output:
-            client.fetch(run_id, output, options["force"])
+            client.fetch(run_id, output, options.force)
         show_result(client, run_id, as_json, output)
 
 

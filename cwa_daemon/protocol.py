@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 
 import msgpack
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from cwa_engine import __version__, durations
 from cwa_engine.errors import InvalidInput, did_you_mean
+from cwa_engine.options import ABLATE, LOAD, QUEUE, RUN, Option, check_bounds
 from cwa_engine.spec import RunSpec
 
 PROTOCOL_MAJOR = 1
@@ -26,6 +27,7 @@ PIECE_BYTES = 2**20  # of a file that is handed over or fetched; each is a messa
 MOST_NAME = 200  # characters of a file's name
 MAX_DEPTH = 16
 HIGHEST_PRIORITY = 100
+_JOBS = (RUN, ABLATE)  # commands that queue a run
 CREDIT = 128  # events a subscriber may have received without acknowledging them
 ACKNOWLEDGE_EVERY = 32  # events; each acknowledgement is a message to answer for a daemon with many followers
 
@@ -58,13 +60,32 @@ class Access(Message):
 class JobOptions(Message):
     """How a job is to be run and where it may write. Nothing here changes what it finds."""
 
-    priority: int = Field(default=0, ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)  # higher goes first
-    after: str | None = Field(default=None, max_length=200)  # run id of a job that must be done before
-    wait_for_memory: bool = False  # stay queued until the model fits
-    no_cache: bool = False  # score anew even where the scores are known
-    keep_alive: str | None = Field(default=None, max_length=60)  # 30m, 0, forever; None: the daemon's setting
-    force: bool = False  # replace what is in the output folder, be it of another run
-    pin: bool = False  # never unload the model by itself
+    priority: Annotated[
+        int, Option("Higher goes first.", QUEUE, least=-HIGHEST_PRIORITY, most=HIGHEST_PRIORITY, commands=_JOBS)
+    ] = 0
+    after: Annotated[
+        str | None, Option("Begin only when this run is done.", QUEUE, metavar="RUN_ID", commands=_JOBS)
+    ] = Field(default=None, max_length=200)
+    wait_for_memory: Annotated[
+        bool, Option("Stay queued until the model fits, instead of failing.", QUEUE, commands=(*_JOBS, LOAD))
+    ] = False
+    no_cache: Annotated[
+        bool, Option("Score anew even where an earlier run has these scores.", QUEUE, commands=_JOBS)
+    ] = False
+    keep_alive: Annotated[
+        str | None,
+        Option("How long the model stays warm after its last use: 30m, 0, forever.", QUEUE, commands=(*_JOBS, LOAD)),
+    ] = Field(default=None, max_length=60)  # None: the daemon's setting
+    force: Annotated[
+        bool, Option("Replace a run's files in the --output folder, whatever else it holds.", commands=_JOBS)
+    ] = False
+    pin: Annotated[bool, Option("Keep it until `cwtool unload`.", commands=(LOAD,))] = False
+
+    @field_validator("*")
+    @classmethod
+    def _in_bounds(cls, value: Any, info: ValidationInfo) -> Any:
+        check_bounds(cls, info.field_name, value)
+        return value
 
     @field_validator("keep_alive")
     @classmethod

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import torch
 
+from cwa_engine.command_line import command_of
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.data.use import use_texts
 from cwa_engine.errors import InvalidInput
@@ -29,7 +30,7 @@ from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
 from cwa_engine.sensitivity.metrics import JOINABLE, Needs, needs_of
 from cwa_engine.sensitivity.sweep import sweep
-from cwa_engine.spec import RunSpec, command_of
+from cwa_engine.spec import RunSpec
 
 SHARE = 0.8  # of what is free may be planned for,
 SURE = 0.5  # and where rough figures are less than this, nothing need be counted

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from cwa_engine.errors import InvalidInput
 from cwa_engine.models.sources import name_and_revision
+from cwa_engine.options import ABLATE, ANY_RUN, DAMAGE, LOAD, RANKING, RUN, TEXTS, Option, Variant, check_bounds, parsed
 from cwa_engine.perturbation.controls import CONTROLS
 from cwa_engine.perturbation.kinds import PERTURBATIONS, STANDARD, Options
 from cwa_engine.sensitivity.metrics import ABLATION, METRICS, PROPOSERS, TURNS
@@ -25,8 +33,6 @@ Scope = Literal["global", "per_layer", "per_parameter", "per_component"]
 Bos = Literal["auto", "always", "never"]
 
 _ONE_BLOCK = {"gradients": "sweep", "offload": "cpu"}  # options with which no two blocks have gradients at once
-_LEAST = {"seq_len": 2, "seed": 0, "bit": 0, "bits": 2, "stability": 2}  # 1 for all others
-_MOST = {"bit": 63, "bits": 32, "seed": 2**32 - 1}  # and what 64 bits can hold for all others
 
 
 class RunSpec(BaseModel):
@@ -34,49 +40,245 @@ class RunSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(min_length=1, max_length=4096)
-    revision: str | None = None
-    dtype: DType = "auto"  # auto: as stored on an accelerator, float32 on a CPU
-    device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
-    metrics: tuple[str, ...] = ("grad_x_weight",)  # may be empty where weights are given
-    topk: tuple[int, ...] = Field(default=(100,), min_length=1)
-    structure: Structure = "weight"
-    scope: Scope = "global"
-    matrices: bool = True  # also rank and damage the matrices of decoder blocks by themselves
-    include: tuple[str, ...] = ()  # globs on parameter or component names; empty: all
-    exclude: tuple[str, ...] = ()
-    weights: tuple[str, ...] = ()  # targets to damage as they are given, like "model.norm.weight[17]"
-    probes: int = 8  # hutchinson_diag
-    candidates: int = 1000  # ablation: how many weights are measured one by one
-    critical_set: FiniteFloat | None = Field(default=None, gt=1)  # ablation: factor of perplexity a set is sought for
-    iterate: int | None = None  # super_weight: how many weights may be zeroed, until no spike is left; None: none are
-    data_file: Path | None = None  # None: the dataset, or the built-in texts
+    model: Annotated[
+        str,
+        Option(
+            "Alias, Hub id, folder or .gguf file; of the other machine with --host.",
+            short="m",
+            commands=ANY_RUN,
+            label="model",
+            example="smollm2-135m",
+        ),
+    ] = Field(min_length=1, max_length=4096)
+    revision: Annotated[
+        str | None, Option("Branch, tag or commit of the Hub repository.", commands=(*ANY_RUN, LOAD))
+    ] = None
+    dtype: Annotated[
+        DType,
+        Option(
+            "auto, float32, bfloat16 or float16; auto is as stored on an accelerator, float32 on a CPU.",
+            commands=(RUN, ABLATE, LOAD),
+        ),
+    ] = "auto"
+    device: Annotated[
+        str,
+        Option("auto, cpu, cuda, cuda:N or mps.", commands=(*ANY_RUN, LOAD), choices=("auto", "cpu", "cuda", "mps")),
+    ] = "auto"
+    metrics: Annotated[
+        tuple[str, ...],
+        Option(
+            f"How to rank: {', '.join(METRICS)}; several may be given.",
+            RANKING,
+            name="metric",
+            commands=ANY_RUN,
+            choices=tuple(METRICS),
+            label="metrics",
+            variants={
+                ABLATE: Variant("Metrics whose best weights are the candidates.", shown_default=" ".join(PROPOSERS))
+            },
+        ),
+    ] = ("grad_x_weight",)  # may be empty where weights are given
+    topk: Annotated[
+        tuple[int, ...],
+        Option(
+            "How many weights are critical; several may be given.",
+            RANKING,
+            commands=ANY_RUN,
+            label="top-k",
+            example="10, 100",
+            variants={ABLATE: Variant("How many of the most harmful are wanted for certain.", (20,))},
+        ),
+    ] = Field(default=(100,), min_length=1)
+    structure: Annotated[Structure, Option("What is ranked and damaged: weight, row, column or head.", RANKING)] = (
+        "weight"
+    )
+    scope: Annotated[
+        Scope, Option("Where the top k is taken: global, per_layer, per_parameter or per_component.", RANKING)
+    ] = "global"
+    matrices: Annotated[bool, Option("Also rank and damage the matrices of decoder blocks by themselves.", RANKING)] = (
+        True
+    )
+    include: Annotated[
+        tuple[str, ...],
+        Option("Only parameters or components of such names, like down or '*.mlp.*'.", RANKING, commands=(RUN, ABLATE)),
+    ] = ()  # globs; empty: all
+    exclude: Annotated[
+        tuple[str, ...], Option("No parameters or components of such names.", RANKING, commands=(RUN, ABLATE))
+    ] = ()
+    weights: Annotated[
+        tuple[str, ...],
+        Option("Damage these: a file of targets, a topk_*.csv, or NAME[out,in], where : stands for all.", RANKING),
+    ] = ()  # targets like "model.norm.weight[17]"
+    probes: Annotated[int, Option("hutchinson_diag: random probes.", RANKING)] = 8
+    candidates: Annotated[
+        int, Option("ablation: how many weights are measured one by one.", RANKING, commands=(RUN, ABLATE))
+    ] = 1000
+    critical_set: Annotated[
+        FiniteFloat | None,
+        Option(
+            "ablation: seek the smallest set that multiplies perplexity by this; 0: none.",
+            RANKING,
+            metavar="FACTOR",
+            words={"0": None},
+            commands=(RUN, ABLATE),
+            variants={ABLATE: Variant(default=10.0)},
+        ),
+    ] = Field(default=None, gt=1)
+    iterate: Annotated[
+        int | None,
+        Option(
+            "super_weight: zero the weight behind the largest spike, and so on until it is gone, N at most.",
+            RANKING,
+            metavar="[N]",
+            bare="10",
+        ),
+    ] = None  # None: none are zeroed
+    data_file: Annotated[
+        Path | None,
+        Option(
+            "Your own texts, of this machine: .txt, .jsonl, .json, .csv, .parquet, code; - reads a pipe.",
+            TEXTS,
+            metavar="FILE",
+            commands=ANY_RUN,
+            label="texts",
+            example="a file; empty: built-in",
+        ),
+    ] = None  # None: the dataset, or the built-in texts
     data_name: str | None = None  # what the user called it, where data_file is a copy
-    dataset: str | None = None  # NAME[:CONFIG][:SPLIT]
-    text_column: str | None = None  # of a table or of JSON objects; None: the one with a usual name
-    eval_limit: int | None = None  # the first N texts, None: all
-    seq_len: int = 512  # tokens; longer texts are cut, and the summary says how many
-    packed: bool = False  # join the texts and cut windows of seq_len
-    bos: Bos = "auto"  # auto: what the tokenizer puts before a text, or BOS where the model needs it
-    batch_size: int | None = None  # None: 1 on a CPU, as many as fit elsewhere
-    gradients: Gradients = "auto"  # auto: resident where memory allows, else sweep
-    offload: Offload = "none"  # cpu: blocks live in CPU memory and come to the device one at a time
-    perturbations: tuple[str, ...] = ("zero",)  # empty: no damage is measured; "standard" stands for several
-    noise_scale: FiniteFloat = Field(default=1.0, ge=0)
-    scale_factor: FiniteFloat = 2.0
-    bit: int | Literal["all"] | None = None  # None: drawn for each weight; "all": one after the other
-    bits: int = 4
-    controls: tuple[str, ...] = ("random", "random_matched")
-    control_seeds: int = 19  # draws of each random control; fewer give no p-value
-    fast_perturbation: bool = False
-    kl: bool = False  # also KL divergence and top-1 agreement with the intact model
-    individually: bool = False  # each critical weight alone, and the set without it
-    dose: tuple[FiniteFloat, ...] = ()  # factors for the critical weights
-    position_test: bool = False
-    stability: Literal["halves"] | int | None = None  # rank again by halves of the texts, or by so many resamples
-    fidelity: int | None = None  # units per metric whose predicted loss change is measured
-    seed: int = 0
-    output: Path | None = None
+    dataset: Annotated[
+        str | None,
+        Option(
+            "Texts of NAME[:CONFIG][:SPLIT], from the Hub or a folder; needs cwtool[eval].", TEXTS, commands=ANY_RUN
+        ),
+    ] = None
+    text_column: Annotated[
+        str | None,
+        Option(
+            "Where a table or JSON objects have their texts; text or the like if left out.", TEXTS, commands=ANY_RUN
+        ),
+    ] = None
+    eval_limit: Annotated[
+        int | None, Option("Use the first N texts only.", TEXTS, commands=ANY_RUN, label="first texts", example="all")
+    ] = None  # None: all
+    seq_len: Annotated[
+        int, Option("Longest sequence in tokens; longer texts are cut.", TEXTS, least=2, commands=ANY_RUN)
+    ] = 512
+    packed: Annotated[bool, Option("Join the texts and cut windows of --seq-len tokens.", TEXTS, commands=ANY_RUN)] = (
+        False
+    )
+    bos: Annotated[
+        Bos,
+        Option(
+            "BOS before each text or window: always, never, or auto, as the tokenizer does.",
+            TEXTS,
+            commands=ANY_RUN,
+        ),
+    ] = "auto"  # auto: what the tokenizer puts before a text, or BOS where the model needs it
+    batch_size: Annotated[
+        int | None,
+        Option(
+            "Sequences at once, or auto: 1 on a CPU, as many as fit elsewhere.",
+            words={"auto": None},
+            shown_default="auto",
+            commands=(RUN, ABLATE),
+        ),
+    ] = None
+    gradients: Annotated[
+        Gradients,
+        Option(
+            "resident keeps those of all weights, sweep those of one block; auto goes by memory.",
+            commands=(RUN, ABLATE),
+        ),
+    ] = "auto"
+    offload: Annotated[
+        Offload,
+        Option(
+            "cpu keeps blocks in CPU memory, for models larger than the device; none does not.", commands=(RUN, ABLATE)
+        ),
+    ] = "none"
+    perturbations: Annotated[
+        tuple[str, ...],
+        Option(
+            f"What is done to weights: {', '.join(PERTURBATIONS)}; standard is {', '.join(STANDARD)}.",
+            DAMAGE,
+            name="perturb",
+            choices=("standard", *PERTURBATIONS),
+            no="perturbation",
+            label="perturbation",
+            no_help="Only rank; measure no damage.",
+        ),
+    ] = ("zero",)  # empty: no damage is measured
+    noise_scale: Annotated[FiniteFloat, Option("gaussian_noise: times the parameter's std.", DAMAGE)] = Field(
+        default=1.0, ge=0
+    )
+    scale_factor: Annotated[FiniteFloat, Option("scale: the factor.", DAMAGE)] = 2.0
+    bit: Annotated[
+        int | Literal["all"] | None,
+        Option(
+            "bit_flip: which, 0 is the lowest; all tries one after the other.",
+            DAMAGE,
+            least=0,
+            most=63,
+            words={"all": "all"},
+            shown_default="drawn",
+        ),
+    ] = None  # None: drawn for each weight
+    bits: Annotated[int, Option("quantize: how many.", DAMAGE, least=2, most=32)] = 4
+    controls: Annotated[
+        tuple[str, ...],
+        Option(
+            f"What the critical set is compared with: {', '.join(CONTROLS)}.",
+            DAMAGE,
+            name="control",
+            choices=tuple(CONTROLS),
+        ),
+    ] = ("random", "random_matched")
+    control_seeds: Annotated[int, Option("Draws of each random control; fewer than 19 give no p-value.", DAMAGE)] = 19
+    fast_perturbation: Annotated[
+        bool, Option("Measure damage on a quarter of the evaluation texts.", DAMAGE, label="fast perturbation")
+    ] = False
+    kl: Annotated[bool, Option("Also KL divergence and top-1 agreement with the intact model.", DAMAGE)] = False
+    individually: Annotated[bool, Option("Also each critical weight alone, and the set without it.", DAMAGE)] = False
+    dose: Annotated[
+        tuple[FiniteFloat, ...], Option("Also multiply the critical weights by each of these factors.", DAMAGE)
+    ] = ()
+    position_test: Annotated[bool, Option("Also write their values elsewhere in the same parameter.", DAMAGE)] = False
+    stability: Annotated[
+        Literal["halves"] | int | None,
+        Option(
+            "Rank again by halves of the texts, or by N resamples, and compare.",
+            RANKING,
+            metavar="[N]",
+            least=2,
+            words={"halves": "halves"},
+            bare="halves",
+        ),
+    ] = None
+    fidelity: Annotated[
+        int | None,
+        Option(
+            "Measure the loss change of N weights of all scores, and compare with what metrics predict.",
+            RANKING,
+            metavar="[N]",
+            bare="120",
+        ),
+    ] = None
+    seed: Annotated[
+        int,
+        Option(
+            "Of control draws, probes, resamples and bootstrap.",
+            DAMAGE,
+            least=0,
+            most=2**32 - 1,
+            commands=(RUN, ABLATE),
+        ),
+    ] = 0
+    output: Annotated[
+        Path | None,
+        Option(
+            "Also write the run's files here, on this machine.", short="o", metavar="FOLDER", commands=(RUN, ABLATE)
+        ),
+    ] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -106,8 +308,6 @@ class RunSpec(BaseModel):
     @field_validator("topk")
     @classmethod
     def _ascending_topk(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        for k in sizes:
-            _in_bounds("topk", k)
         return tuple(sorted(set(sizes)))
 
     @field_validator("weights")
@@ -115,14 +315,10 @@ class RunSpec(BaseModel):
     def _readable_targets(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(parse_target(target).text for target in dict.fromkeys(targets))
 
-    @field_validator(
-        "eval_limit", "seq_len", "batch_size", "control_seeds", "seed", "bit", "bits", "probes", "stability", "fidelity",
-        "candidates", "iterate",
-    )  # fmt: skip
+    @field_validator("*")
     @classmethod
-    def _in_range(cls, value: int | str | None, info: object) -> int | str | None:
-        if isinstance(value, int):
-            _in_bounds(info.field_name, value)  # type: ignore[attr-defined]
+    def _in_bounds(cls, value: Any, info: ValidationInfo) -> Any:
+        check_bounds(cls, info.field_name, value)
         return value
 
     @field_validator("device")
@@ -209,34 +405,7 @@ class RunSpec(BaseModel):
 
 def parse_spec(fields: dict[str, object]) -> RunSpec:
     """A RunSpec from plain fields. Raises InvalidInput, in one sentence, where pydantic would raise ValidationError."""
-    try:
-        return RunSpec.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        said = f"{where}: {first['msg']}"
-        if first["type"] == "literal_error":
-            said = f"unknown {where} '{first['input']}': it is {first['ctx']['expected']}"
-        raise InvalidInput(said, hint="`cwtool run --help` lists the options") from error
-
-
-def command_of(spec: RunSpec) -> str:
-    """The `cwtool run` command line that asks for the same, as far as forms and plans go."""
-    words = ["cwtool", "run", "--model", spec.model, "--metric", *spec.metrics, "--topk", *map(str, spec.topk)]
-    for name in _IN_COMMANDS:
-        value, usual = getattr(spec, name), RunSpec.model_fields[name].default
-        if name == "data_file" and spec.data_name:  # a copy, of a file or of what came out of a pipe
-            value = spec.data_name if spec.data_name.startswith("/") else "-"
-        if value != usual:
-            option = "--" + name.replace("_", "-")
-            words += [option] if value is True else [option, str(value)]
-    return shlex.join(words if spec.perturbations else [*words, "--no-perturbation"])
-
-
-_IN_COMMANDS = (
-    "data_file", "dataset", "text_column", "revision", "seq_len", "packed", "bos", "dtype", "gradients", "offload",
-    "eval_limit", "fast_perturbation",
-)  # fmt: skip
+    return parsed(RunSpec, fields, hint="`cwtool run --help` lists the options")
 
 
 def _known(names: tuple[str, ...], registry: object) -> tuple[str, ...]:
@@ -244,11 +413,3 @@ def _known(names: tuple[str, ...], registry: object) -> tuple[str, ...]:
     for name in unique:
         registry[name]  # type: ignore[index]  # raises InvalidInput with near names
     return unique
-
-
-def _in_bounds(name: str, value: int) -> None:
-    option, least, most = "--" + name.replace("_", "-"), _LEAST.get(name, 1), _MOST.get(name, 2**63 - 1)
-    if value < least:
-        raise InvalidInput(f"{option} {value} is too small", hint=f"give at least {least}")
-    if value > most:
-        raise InvalidInput(f"{option} {value} is too large", hint=f"give at most {most}")

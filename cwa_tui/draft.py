@@ -1,50 +1,56 @@
-"""A run as somebody types it: text fields, the RunSpec they mean, and the command that would do the same. No Textual in it."""
+"""A run as somebody types it: what stands in the form, and the RunSpec that it means. No Textual in it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from cwa_engine.catalog import CATALOG, CatalogModel, catalog_model
 from cwa_engine.errors import InvalidInput, near_names
-from cwa_engine.files import user_path
+from cwa_engine.options import Kind, OptionField, option_fields
 from cwa_engine.spec import RunSpec, parse_spec
 from cwa_tui import format as fmt
-from cwa_tui.places import model_name
+from cwa_tui.typed import STDIN, typed_value
+
+
+def form_fields() -> list[OptionField]:
+    """The options that the form has, in its order."""
+    return [entry for entry in option_fields(RunSpec).values() if entry.option.label]
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What stands in the form. Nothing of it is checked yet."""
+    """What stands in the form, by field: a text, what is chosen of several, or whether it is ticked. Nothing is checked yet.
 
-    model: str = ""
-    metrics: tuple[str, ...] = ("grad_x_weight",)
-    topk: str = "100"
-    data_file: str = ""
-    eval_limit: str = ""
-    fast_perturbation: bool = False
-    no_perturbation: bool = False
+    A field with a flag that empties it (`Option.no`) is True where that is ticked. A text that is empty leaves the usual value.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=lambda: {"metrics": ("grad_x_weight",), "topk": "100"})
 
     def spec(self) -> RunSpec:
         """The run that is meant. Raises InvalidInput, with a hint, for what cannot be meant."""
-        if not self.model.strip():
+        if not str(self.values.get("model", "")).strip():
             raise InvalidInput("no model is given", hint="an alias such as smollm2-135m, a Hub id, or a path")
-        if not self.metrics:
+        if not self.values.get("metrics"):
             raise InvalidInput("no metric is chosen", hint="space chooses the metric under the cursor")
-        fields: dict[str, object] = {
-            "model": model_name(self.model.strip()),
-            "metrics": self.metrics,
-            "topk": _whole_numbers("top-k", self.topk, "10, 100"),
-            "fast_perturbation": self.fast_perturbation,
-        }
-        if self.data_file.strip():
-            if self.data_file.strip() in ("-", "/dev/stdin"):
-                raise InvalidInput("a form has no standard input", hint="`... | cwtool run --data-file -` reads it")
-            fields["data_file"] = user_path(self.data_file.strip(), "the file of texts")
-        if self.eval_limit.strip():
-            fields["eval_limit"] = _whole_number("first texts", self.eval_limit, "32")
-        if self.no_perturbation:
-            fields["perturbations"] = ()
+        fields = {}
+        for entry in form_fields():
+            value = self.values.get(entry.field)
+            if isinstance(value, str):
+                value = value.strip() and _meant(entry, value.strip())
+            elif entry.option.no:
+                value = () if value else None
+            if value or value == ():
+                fields[entry.field] = value
+        if fields.get("data_file") == STDIN:
+            raise InvalidInput("a form has no standard input", hint="`... | cwtool run --data-file -` reads it")
         return parse_spec(fields)
+
+
+def _meant(entry: OptionField, typed: str) -> Any:
+    words = typed.replace(",", " ").split() if entry.several and entry.kind is not Kind.TEXT else [typed]
+    return typed_value(entry, words)
 
 
 def model_names(warm: list[str]) -> list[str]:
@@ -68,21 +74,3 @@ def about_model(typed: str, warm: list[str]) -> str:
 def _facts(entry: CatalogModel) -> str:
     token = ", needs HF_TOKEN" if entry.gated else ""
     return f"{entry.name}, {fmt.millions(entry.parameters_m)} weights, {entry.licence}{token}"
-
-
-def _whole_numbers(label: str, typed: str, example: str) -> list[int]:
-    try:
-        numbers = [int(word) for word in typed.replace(",", " ").split()]
-    except ValueError:
-        numbers = []
-    if not numbers:
-        said = f"{label} '{typed.strip()}' is no whole number" if typed.strip() else f"{label} is empty"
-        raise InvalidInput(said, hint=f"for example {example}")
-    return numbers
-
-
-def _whole_number(label: str, typed: str, example: str) -> int:
-    numbers = _whole_numbers(label, typed, example)
-    if len(numbers) > 1:
-        raise InvalidInput(f"{label} '{typed.strip()}' is more than one number", hint=f"for example {example}")
-    return numbers[0]

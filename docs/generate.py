@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cwa_daemon.protocol import JobOptions
+from cwa_engine.options import GENERAL, OptionField, option_fields
 from cwa_engine.perturbation.controls import CONTROLS
 from cwa_engine.perturbation.kinds import PERTURBATIONS
 from cwa_engine.sensitivity.metrics import METRICS
+from cwa_engine.spec import RunSpec
 
 DOCS = Path(__file__).parent
 
@@ -39,9 +42,46 @@ def metrics_page() -> str:
     return "\n".join(lines)
 
 
+def options_page() -> str:
+    """docs/options.md: the options of a run, each with what it says about itself."""
+    lines = [
+        "# Options of a run",
+        "",
+        "Made from the fields of `RunSpec` and `JobOptions` by `make docs`; do not edit.",
+        "",
+        "The form for a new run in `cwtool tui` has those with a label. In Python an option is a field of `RunSpec`, or of",
+        "`JobOptions` where the last column says so.",
+        "",
+    ]
+    entries = [(entry, model) for model in (RunSpec, JobOptions) for entry in option_fields(model).values()]
+    for group in dict.fromkeys(entry.option.group for entry, _ in entries):
+        lines += [f"## {'Model and machine' if group == GENERAL else group}", ""]
+        lines += ["| option | what it does | default | commands | field |", "|---|---|---|---|---|"]
+        lines += [_option_row(entry, model) for entry, model in entries if entry.option.group == group]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _option_row(entry: OptionField, model: type) -> str:
+    option = entry.option
+    flags = [f"`{entry.flag}`"] + ([f"`{entry.no_flag}`"] if option.no or entry.default is True else [])
+    usual = "" if entry.is_required else option.shown_default or _default(entry.default)
+    field = f"`{entry.field}`" + ("" if model is RunSpec else f" of `{model.__name__}`")
+    return f"| {', '.join(flags)} | {_cell(option.help)} | {_cell(usual)} | {', '.join(option.commands)} | {field} |"
+
+
+def _default(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "" if value is None else str(value)
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":
     (DOCS / "metrics.md").write_text(metrics_page())
+    (DOCS / "options.md").write_text(options_page())

@@ -14,7 +14,8 @@ def test_the_tables_in_docs_are_those_of_the_registries(tmp_path: Path) -> None:
     copy = tmp_path / "generate.py"
     copy.write_text((ROOT / "docs/generate.py").read_text())
     subprocess.run([sys.executable, copy], check=True, cwd=ROOT)
-    assert (tmp_path / "metrics.md").read_text() == (ROOT / "docs/metrics.md").read_text(), "run `make docs`"
+    for page in ("metrics.md", "options.md"):
+        assert (tmp_path / page).read_text() == (ROOT / "docs" / page).read_text(), "run `make docs`"
 
 
 def test_every_command_that_the_readme_names_exists() -> None:

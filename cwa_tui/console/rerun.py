@@ -12,7 +12,7 @@ from cwa_tui.visible import words
 _CIRCUMSTANCES = ("model", "data", "versions", "machine")
 
 
-def spec_of(manifest: dict[str, Any]) -> RunSpec:
+def repeated(manifest: dict[str, Any]) -> RunSpec:
     """What the run was asked, with the model's revision as it was then; its files stay where they are."""
     revision = manifest["model"]["revision"] or manifest["spec"]["revision"]
     return parse_spec({**manifest["spec"], "revision": revision, "output": None})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -14,10 +14,12 @@ from textual.suggester import SuggestFromList
 from textual.widget import Widget
 from textual.widgets import Button, Input, Label, Static
 
+from cwa_engine.command_line import command_of
 from cwa_engine.errors import CwaError
+from cwa_engine.options import Kind, OptionField
 from cwa_engine.sensitivity.metrics import METRICS
-from cwa_engine.spec import RunSpec, command_of
-from cwa_tui.draft import Draft, about_model, model_names
+from cwa_engine.spec import RunSpec
+from cwa_tui.draft import Draft, about_model, form_fields, model_names
 from cwa_tui.widgets.tick import Tick
 
 Submit = Callable[[RunSpec, str], Awaitable[str]]
@@ -41,29 +43,39 @@ class NewRunScreen(ModalScreen[str | None]):
         self._submit, self._keep, self._first, self._warm = submit, keep, draft, list(warm)
 
     def compose(self) -> ComposeResult:
-        first = self._first
-        suggester = SuggestFromList(model_names(self._warm), case_sensitive=False)
+        fields = form_fields()
         with Vertical(classes="dialog form") as dialog:
             dialog.border_title = "new run"
             dialog.border_subtitle = "tab next field · enter starts · escape closes"
-            yield _line("model", Input(first.model, "smollm2-135m", id="model", suggester=suggester, compact=True))
-            yield Static(id="about-model", markup=False)
-            yield _line("top-k", Input(first.topk, "10, 100", id="topk", compact=True))
-            yield _line("texts", Input(first.data_file, "a file; empty: built-in", id="data-file", compact=True))
-            yield _line("first texts", Input(first.eval_limit, "all", id="eval-limit", compact=True))
-            with Horizontal(classes="line"):
-                yield Label("metrics")
-                with VerticalScroll(id="metrics", can_focus=False):
-                    for name in METRICS:
-                        yield Tick(f"{name}  {METRICS[name].formula}", name in first.metrics, id=f"metric-{name}")
+            for entry in fields:
+                if _shape(entry) is Input:
+                    yield _line(entry.option.label, self._input(entry))
+                    if entry.field == "model":
+                        yield Static(id="about-model", markup=False)
+            for entry in fields:
+                if _shape(entry) is VerticalScroll:
+                    with Horizontal(classes="line"):
+                        yield Label(entry.option.label)
+                        with VerticalScroll(id=_id(entry), can_focus=False):
+                            for name in entry.choices:
+                                chosen = name in self._first.values.get(entry.field, ())
+                                yield Tick(f"{name}  {METRICS[name].formula}", chosen, id=f"{_id(entry)}-{name}")
             with Horizontal(classes="line"):
                 yield Label("")
-                yield Tick("fast perturbation", first.fast_perturbation, id="fast")
-                yield Tick("no perturbation", first.no_perturbation, id="none")
+                for entry in fields:
+                    if _shape(entry) is Tick:
+                        label = f"no {entry.option.label}" if entry.option.no else entry.option.label
+                        yield Tick(label, bool(self._first.values.get(entry.field)), id=_id(entry))
             yield Static(id="problem", markup=False)
             with Horizontal(classes="buttons"):
                 yield Button("start", id="start", compact=True)
                 yield Button("close", id="close", compact=True)
+
+    def _input(self, entry: OptionField) -> Input:
+        names = model_names(self._warm) if entry.field == "model" else entry.choices
+        suggester = SuggestFromList(names, case_sensitive=False) if names else None
+        value = self._first.values.get(entry.field, "")
+        return Input(value, entry.option.example, id=_id(entry), suggester=suggester, compact=True)
 
     def on_mount(self) -> None:
         self._describe_model()
@@ -72,15 +84,16 @@ class NewRunScreen(ModalScreen[str | None]):
     @property
     def draft(self) -> Draft:
         """The form as it stands."""
-        return Draft(
-            model=self.query_one("#model", Input).value,
-            metrics=tuple(name for name in METRICS if self.query_one(f"#metric-{name}", Tick).value),
-            topk=self.query_one("#topk", Input).value,
-            data_file=self.query_one("#data-file", Input).value,
-            eval_limit=self.query_one("#eval-limit", Input).value,
-            fast_perturbation=self.query_one("#fast", Tick).value,
-            no_perturbation=self.query_one("#none", Tick).value,
-        )
+        return Draft({entry.field: self._value(entry) for entry in form_fields()})
+
+    def _value(self, entry: OptionField) -> Any:
+        shape = _shape(entry)
+        if shape is VerticalScroll:
+            ticks = {name: self.query_one(f"#{_id(entry)}-{name}", Tick) for name in entry.choices}
+            return tuple(name for name, tick in ticks.items() if tick.value)
+        if shape is Tick:
+            return self.query_one(f"#{_id(entry)}", Tick).value
+        return self.query_one(f"#{_id(entry)}", Input).value
 
     @on(Input.Changed, "#model")
     def _describe_model(self) -> None:
@@ -114,6 +127,17 @@ class NewRunScreen(ModalScreen[str | None]):
     def action_close(self) -> None:
         self._keep(self.draft)
         self.dismiss(None)
+
+
+def _shape(entry: OptionField) -> type[Widget]:
+    """What shows an option: a tick for yes or no, a list of ticks for several of a few, else a line to type in."""
+    if entry.kind is Kind.FLAG or entry.option.no:
+        return Tick
+    return VerticalScroll if entry.several and entry.choices else Input
+
+
+def _id(entry: OptionField) -> str:
+    return entry.field.replace("_", "-")
 
 
 def _line(label: str, field: Widget) -> Horizontal:

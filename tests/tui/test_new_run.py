@@ -59,9 +59,9 @@ async def test_a_new_run_is_the_one_that_was_typed_and_is_selected(pilot: Pilot[
     await type_text(pilot, "#topk", "1, 10")
     await type_text(pilot, "#data-file", "/data/texts.txt")
     await type_text(pilot, "#eval-limit", "4")
-    pilot.app.screen.query_one("#fast").focus()
+    pilot.app.screen.query_one("#fast-perturbation").focus()
     await pilot.press("space")
-    pilot.app.screen.query_one("#metric-magnitude").focus()
+    pilot.app.screen.query_one("#metrics-magnitude").focus()
     await pilot.press("space")
     pilot.app.screen.query_one("#start").focus()
     await pilot.press("enter")
@@ -147,7 +147,16 @@ async def test_the_whole_form_is_seen_at_80x24_even_with_an_error(pilot: Pilot[N
     await type_text(pilot, "#topk", "x")
     await pilot.press("enter")
     await until(lambda: problem(pilot) and pilot.app.screen.query_one("#problem").region)
-    for name in ("#model", "#metrics", "#topk", "#data-file", "#eval-limit", "#fast", "#problem", "#start"):
+    for name in (
+        "#model",
+        "#metrics",
+        "#topk",
+        "#data-file",
+        "#eval-limit",
+        "#fast-perturbation",
+        "#problem",
+        "#start",
+    ):
         widget = pilot.app.screen.query_one(name)
         assert pilot.app.screen.region.contains_region(widget.region)
 

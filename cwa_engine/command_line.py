@@ -1,0 +1,35 @@
+"""The `cwtool run` command line of a spec, to copy."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from cwa_engine.options import Kind, OptionField, option_fields
+from cwa_engine.spec import RunSpec
+
+_ALWAYS = ("model", "metrics", "topk")  # told even where they are as usual
+
+
+def command_of(spec: RunSpec) -> str:
+    """What asks for the same run: every option that is not as usual."""
+    words = ["cwtool", "run"]
+    for name, entry in option_fields(RunSpec).items():
+        value = getattr(spec, name)
+        if name == "metrics" and not value:  # weights are given
+            continue
+        if name == "data_file" and spec.data_name:  # a copy, of a file or of what came out of a pipe
+            value = spec.data_name if spec.data_name.startswith("/") else "-"
+        if value != entry.default or name in _ALWAYS:
+            words += _words(entry, value)
+    return shlex.join(words)
+
+
+def _words(entry: OptionField, value: Any) -> list[str]:
+    if entry.kind is Kind.FLAG:
+        return [entry.flag if value else entry.no_flag]
+    if not entry.several:
+        return [entry.flag, str(value)]
+    if not value:
+        return [entry.no_flag] if entry.option.no else [entry.flag, ""]
+    return [entry.flag, *map(str, value)]

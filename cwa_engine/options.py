@@ -1,0 +1,179 @@
+"""What an option of a run says of itself. It stands beside the field of `RunSpec` or `JobOptions` that it sets.
+
+The command line, its help and completion, the form, the command line to copy, the bounds of numbers and the table in
+docs/options.md are all made from here. torch-free.
+
+    probes: Annotated[int, Option("hutchinson_diag: random probes.", RANKING)] = 8
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from cwa_engine.errors import InvalidInput
+
+M = TypeVar("M", bound=BaseModel)
+
+GENERAL, RANKING, TEXTS, DAMAGE, QUEUE = (
+    "Options", "What is ranked", "Texts", "Damage and controls", "Queue and memory"
+)  # fmt: skip
+RUN, ABLATE, PLAN, LOAD = "run", "ablate", "plan", "load"  # commands that take options from here
+ANY_RUN = (RUN, ABLATE, PLAN)
+
+
+class Kind(Enum):
+    """What is typed after an option."""
+
+    FLAG = "nothing"
+    NUMBER = "a whole number"
+    FRACTION = "a number"
+    TEXT = "a text"
+    PATH = "a path"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What is different about an option in one command."""
+
+    help: str = ""
+    default: Any = None
+    shown_default: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Help, group and bounds of an option; all else has a usual value."""
+
+    help: str
+    group: str = GENERAL
+    name: str = ""  # as it is typed, where that is not the name of the field: "metric" for `metrics`
+    short: str = ""  # one letter
+    metavar: str = ""
+    commands: tuple[str, ...] = (RUN,)
+    variants: Mapping[str, Variant] = field(default_factory=dict)  # by command
+    least: int = 1  # of whole numbers
+    most: int = 2**63 - 1
+    words: Mapping[str, Any] = field(default_factory=dict)  # what may stand for a number, and its value: "auto" -> None
+    bare: str = ""  # the value that is meant where none is given
+    shown_default: str = ""  # where the field's own default says nothing: "drawn" for None
+    no: str = ""  # what is left out by a flag, "perturbation" for `--no-perturbation`
+    no_help: str = ""
+    choices: tuple[str, ...] = ()  # that completion offers; those of a Literal are known
+    label: str = ""  # in the form for a new run; without one it is not there
+    example: str = ""  # what an empty field of the form shows
+
+
+@dataclass(frozen=True, slots=True)
+class OptionField:
+    """An option with the field that it sets."""
+
+    field: str
+    option: Option
+    kind: Kind
+    several: bool  # takes several values
+    default: Any
+    choices: tuple[str, ...]
+
+    @property
+    def flag(self) -> str:
+        """As it is typed: `--topk`."""
+        return "--" + (self.option.name or self.field).replace("_", "-")
+
+    @property
+    def is_required(self) -> bool:
+        return self.default is PydanticUndefined
+
+    @property
+    def no_flag(self) -> str:
+        """What says no: `--no-matrices` of a flag that is on, `--no-perturbation` of a list that may be empty."""
+        return f"--no-{self.option.no or self.flag.removeprefix('--')}"
+
+    def for_command(self, command: str) -> OptionField:
+        """The same as one command has it."""
+        variant = self.option.variants.get(command, Variant())
+        shown = variant.shown_default or self.option.shown_default
+        option = replace(self.option, help=variant.help or self.option.help, shown_default=shown)
+        return replace(self, option=option, default=self.default if variant.default is None else variant.default)
+
+
+@cache
+def option_fields(model: type[BaseModel]) -> Mapping[str, OptionField]:
+    """The options of a model of fields, by field, in their order."""
+    found = {}
+    for name, info in model.model_fields.items():
+        if option := next((entry for entry in info.metadata if isinstance(entry, Option)), None):
+            found[name] = _described(name, info, option)
+    return found
+
+
+def options_of(command: str, *models: type[BaseModel]) -> list[OptionField]:
+    """The options that a command takes."""
+    return [
+        entry.for_command(command)
+        for model in models
+        for entry in option_fields(model).values()
+        if command in entry.option.commands
+    ]
+
+
+def check_bounds(model: type[BaseModel], field: str | None, value: Any) -> None:
+    """Raises InvalidInput, naming the option, for a whole number that its field does not take."""
+    entry = option_fields(model).get(field or "")
+    for number in value if isinstance(value, tuple) else (value,):
+        if entry is None or not isinstance(number, int) or isinstance(number, bool):
+            continue
+        if number < entry.option.least:
+            raise InvalidInput(f"{entry.flag} {number} is too small", hint=f"give at least {entry.option.least}")
+        if number > entry.option.most:
+            raise InvalidInput(f"{entry.flag} {number} is too large", hint=f"give at most {entry.option.most}")
+
+
+def parsed(model: type[M], fields: Mapping[str, object], hint: str) -> M:
+    """A model of options from plain fields. Raises InvalidInput, in one sentence, where pydantic raises ValidationError."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        said = f"{where}: {first['msg']}"
+        if first["type"] == "literal_error":
+            said = f"unknown {where} '{first['input']}': it is {first['ctx']['expected']}"
+        raise InvalidInput(said, hint) from error
+
+
+def _described(name: str, info: FieldInfo, option: Option) -> OptionField:
+    parts = set(_parts(info.annotation))
+    several = any(get_origin(part) is tuple for part in parts)
+    values = {get_args(part)[0] for part in parts if get_origin(part) is tuple} if several else parts
+    literals = tuple(
+        value for part in _ordered(info.annotation) if get_origin(part) is Literal for value in get_args(part)
+    )
+    kinds = ((bool, Kind.FLAG), (int, Kind.NUMBER), (float, Kind.FRACTION), (Path, Kind.PATH))
+    kind = next((kind for held, kind in kinds if held in {_plain(value) for value in values}), Kind.TEXT)
+    return OptionField(
+        name, option, kind, several, info.get_default(call_default_factory=True), option.choices or literals
+    )
+
+
+def _ordered(annotation: Any) -> list[Any]:
+    return list(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else [annotation]
+
+
+def _parts(annotation: Any) -> Iterable[Any]:
+    """The members of a union, without None."""
+    return (part for part in _ordered(annotation) if part is not type(None))
+
+
+def _plain(annotation: Any) -> Any:
+    """A type without what is annotated to it, as FiniteFloat is a float."""
+    return get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
