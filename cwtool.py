@@ -63,6 +63,9 @@ Listen = Annotated[
     str | None, typer.Option(help="Also take connections from allowed keys at tcp://HOST:PORT.", show_default=False)
 ]
 WhenIdle = Annotated[bool, typer.Option("--when-idle", help="Wait until nothing runs; what is queued waits.")]
+Kill = Annotated[
+    bool, typer.Option("--force", help="Kill a daemon that does not answer or does not end; what it ran is not lost.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 
@@ -517,16 +520,16 @@ def daemon_start(listen: Listen = None) -> None:
 
 
 @daemon_app.command("stop")
-def daemon_stop(when_idle: WhenIdle = False) -> None:
+def daemon_stop(when_idle: WhenIdle = False, force: Kill = False) -> None:
     """Stop the daemon. What runs is interrupted and can be retried; what is queued waits for the next start."""
-    _stop(when_idle)
+    _stop(when_idle, force)
 
 
 @daemon_app.command("restart")
-def daemon_restart(when_idle: WhenIdle = False, listen: Listen = None) -> None:
+def daemon_restart(when_idle: WhenIdle = False, force: Kill = False, listen: Listen = None) -> None:
     """Stop the daemon and start it again; warm models are loaded afresh when they are needed."""
     _only_here("daemon restart")
-    _stop(when_idle)
+    _stop(when_idle, force)
     daemon_start(listen)
 
 
@@ -724,10 +727,12 @@ def _list_moved(what: str, run_ids: list[str]) -> None:
     say(f"{len(run_ids)} {what}")
 
 
-def _stop(when_idle: bool) -> None:
+def _stop(when_idle: bool, force: bool) -> None:
     from cwa_daemon.client import stop_daemon
 
-    stopped = stop_daemon(timeout_s=None if when_idle else 30.0, when_idle=when_idle)
+    if when_idle and force:
+        raise InvalidInput("--when-idle waits for what runs, --force does not", hint="give one of them")
+    stopped = stop_daemon(timeout_s=None if when_idle else 30.0, when_idle=when_idle, force=force)
     if stopped is None:
         say("no daemon was running")
         return

@@ -253,7 +253,7 @@ class AsyncClient:
         import tempfile  # few clients fetch anything, and each import is a wait
 
         check_output(folder)
-        with tempfile.TemporaryDirectory(prefix="cwtool-") as scratch:
+        with tempfile.TemporaryDirectory(prefix=f"{fetching.SCRATCH}{os.getpid()}-") as scratch:
             try:
                 whole_id = await fetching.download(run_id, Path(scratch), self._request)
             except OSError as error:
@@ -338,10 +338,13 @@ class AsyncClient:
             await self._send(op, id=request_id, **fields)
             message: dict[str, Any] = await asyncio.wait_for(reply, timeout_s or self.settings.request_timeout_s)
         except TimeoutError:
-            restart = f"`cwtool daemon restart` ends it, and starts another; its log is {self.settings.daemon_log}"
+            if not self.settings.host:
+                patience_s = timeout_s or self.settings.request_timeout_s
+                raise await asyncio.to_thread(
+                    lifecycle.not_answering, self.settings, self.where, patience_s, f"'{op}'"
+                ) from None
             raise DaemonUnreachable(
-                f"the daemon ({self.where}) did not answer '{op}'",
-                hint=f"look after it on {self.settings.host}" if self.settings.host else restart,
+                f"the daemon ({self.where}) did not answer '{op}'", hint=f"look after it on {self.settings.host}"
             ) from None
         finally:
             self._replies.pop(request_id, None)
@@ -513,26 +516,38 @@ def start_daemon(settings: Settings | None = None, listen: str | None = None) ->
 
 
 def stop_daemon(
-    settings: Settings | None = None, timeout_s: float | None = 30.0, when_idle: bool = False
+    settings: Settings | None = None, timeout_s: float | None = 30.0, when_idle: bool = False, force: bool = False
 ) -> Stopped | None:
     """Stop the daemon, if asked only when nothing runs, and wait until its process is gone; None where none ran.
 
-    The end of one on another machine is not waited for. One of this machine that does not answer, or speaks another version
-    of the protocol, is ended by signals.
+    The end of one on another machine is not waited for. One that speaks another version of the protocol is asked by SIGTERM.
+    One that does not answer, or does not end, is killed with `force`; without it that raises DaemonUnreachable, which says
+    what it does.
     """
     settings = settings or Settings()
+    force = force and not settings.host
     try:
+        if force and lifecycle.condition(settings) == lifecycle.STOPPED:  # it cannot answer
+            return Stopped(lifecycle.kill(settings), [], 0, by_force=True)
         with Client.connect(settings, start=False) as client:
             stopped = client.shutdown(when_idle)
     except NoDaemon:
         return None
-    except (DaemonUnreachable, VersionMismatch):
+    except VersionMismatch:
         if settings.host or when_idle:
             raise
-        return Stopped(lifecycle.end(settings), [], 0, by_force=True)
+        return Stopped(lifecycle.terminate(settings, settings.request_timeout_s), [], 0, by_force=True)
+    except DaemonUnreachable:
+        if not force:
+            raise
+        return Stopped(lifecycle.kill(settings), [], 0, by_force=True)
     if not settings.host and not lifecycle.wait_until_gone(stopped.pid, timeout_s):
+        if force:
+            lifecycle.kill(settings)
+            return dataclasses.replace(stopped, by_force=True)
         raise DaemonUnreachable(
-            f"the daemon (pid {stopped.pid}) has not stopped in {timeout_s} s", hint=f"kill {stopped.pid}"
+            f"the daemon (pid {stopped.pid}) has not stopped in {timeout_s} s",
+            hint="`cwtool daemon stop --force` kills it",
         )
     return stopped
 

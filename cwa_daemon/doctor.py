@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cwa_daemon import telemetry
+from cwa_daemon import leftovers, telemetry
 from cwa_daemon.lifecycle import find, running_pid
 from cwa_daemon.reindex import damage
 from cwa_daemon.settings import CONFIG_FILE, MOST_SOCKET_BYTES, Settings, unknown_variables
@@ -27,7 +27,6 @@ from cwa_engine.errors import CwaError, InvalidInput, NoDaemon, OutputError
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.machine.processors import granted_processors, thread_settings
 from cwa_engine.models.sources import HubAccess, cached_models
-from cwa_engine.reporting.export import leftovers
 
 LITTLE_DISK_BYTES = 2e9
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -230,9 +229,12 @@ def _database(settings: Settings) -> Iterator[Check]:
 
 
 def _leftovers(settings: Settings) -> Iterator[Check]:
-    left = leftovers(settings.runs)
-    if left and not running_pid(settings):
-        yield Check("leftovers", WARNING, f"{len(left)} half-written run folders", "`cwtool doctor --repair`")
+    if left := leftovers.found(settings):
+        some = ", ".join(map(str, left[:3])) + " ..." * (len(left) > 3)
+        advice = "`cwtool daemon restart --when-idle`" if running_pid(settings) else "`cwtool doctor --repair`"
+        yield Check(
+            "leftovers", WARNING, f"{len(left)} of processes that were killed: {some}", f"{advice} removes them"
+        )
 
 
 _CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (

@@ -25,6 +25,10 @@ class Door:
     """A ROUTER socket. `tag` is one byte that tells its clients' identities from those of other doors."""
 
     tag = b""
+    name = ""
+
+    def __str__(self) -> str:
+        return self.name
 
     def __init__(self, context: zmq.asyncio.Context, settings: Settings) -> None:
         self.settings = settings
@@ -52,6 +56,7 @@ class LocalDoor(Door):
     """For this user's processes on this machine."""
 
     tag = b"l"
+    name = "the local door"
 
     def open(self) -> None:
         """The lock is held: a second bind on the same path would silently steal it."""
@@ -97,6 +102,7 @@ class RemoteDoor(Door):
     """For clients elsewhere whose public key is allowed; everything is encrypted. Nobody comes in without a key."""
 
     tag = b"r"
+    name = "the remote door"
 
     def __init__(self, context: zmq.asyncio.Context, settings: Settings, address: str) -> None:
         super().__init__(context, settings)

@@ -12,6 +12,7 @@ from cwa_daemon.protocol import PIECE_BYTES
 from cwa_engine.errors import RunFailed
 from cwa_engine.reporting.output import MANIFEST
 
+SCRATCH = "cwtool-fetch-"  # begin of the temporary folder of a client that fetches a run; its process id follows
 Ask = Callable[..., Awaitable[dict[str, Any]]]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cwa_daemon import protocol, telemetry
 from cwa_daemon.states import JobState
 from cwa_engine import __version__
-from cwa_engine.errors import NotFound
+from cwa_engine.errors import NotFound, StateDamaged
 from cwa_engine.reporting.export import library_versions, read_piece, read_summary, read_topk
 from cwa_engine.result import to_plain
 
@@ -122,10 +122,10 @@ async def status(server: Server, identity: bytes, request: protocol.GetStatus) -
         pid=os.getpid(),
         uptime_s=time.time() - server.started,
         home=str(server.settings.home),
-        queued=server.store.count(JobState.QUEUED),
-        running=server.store.count(JobState.RUNNING),
-        paused=server.store.count(JobState.PAUSED),
+        **{state.value: _count(server, state) for state in (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)},
         disk_full=server.store.disk_full,
+        troubles=server.troubles.sentences(),
+        limits=server.settings.shown_limits(),
         versions=dict(library_versions()),
         models=server.jobs.warm_models(),
         workers=server.jobs.workers(),
@@ -133,6 +133,14 @@ async def status(server: Server, identity: bytes, request: protocol.GetStatus) -
         memory_bytes=telemetry.process_memory(os.getpid()) or 0,
     )
     return {"status": view.model_dump()}
+
+
+def _count(server: Server, state: JobState) -> int | None:
+    """How many jobs are in a state; None where the database is damaged, of which `troubles` say more."""
+    try:
+        return server.store.count(state)
+    except StateDamaged:
+        return None
 
 
 @handles(protocol.GetTelemetry)
@@ -199,7 +207,7 @@ async def shutdown(server: Server, identity: bytes, request: protocol.Shutdown) 
         running = []
     else:
         loop.call_soon(server.stopping.set)
-    return {"pid": os.getpid(), "interrupted": running, "queued": server.store.count(JobState.QUEUED)}
+    return {"pid": os.getpid(), "interrupted": running, "queued": _count(server, JobState.QUEUED) or 0}
 
 
 def _finished(server: Server, part: str) -> Any:

@@ -29,6 +29,7 @@ from cwa_daemon.protocol import (
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import MOVES, JobState
 from cwa_daemon.store import Store
+from cwa_daemon.supervise import Troubles
 from cwa_engine.errors import (
     Cancelled,
     CwaError,
@@ -37,10 +38,11 @@ from cwa_engine.errors import (
     OutputError,
     OutputTaken,
     QueueFull,
+    StateDamaged,
     StateNotWritten,
     did_you_mean,
 )
-from cwa_engine.reporting.export import leftovers
+from cwa_engine.reporting.export import PRUNED
 from cwa_engine.reporting.output import claim_output, copy_run
 from cwa_engine.spec import RunSpec
 
@@ -66,10 +68,17 @@ def options_of(job: dict[str, Any]) -> JobOptions:
 class Jobs:
     """All jobs of a daemon. `on_event(run_id, event)` is called after an event of that job was stored."""
 
-    def __init__(self, store: Store, settings: Settings, on_event: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        on_event: Callable[[str, dict[str, Any]], None],
+        troubles: Troubles | None = None,
+    ) -> None:
         self._store = store
         self._settings = settings
         self._on_event = on_event
+        self.troubles = troubles or Troubles()
         self._lanes: dict[str, Lane] = {}
         self._tokens: dict[str, str] = {}  # Hub tokens of waiting jobs; in memory only
         self._progress: dict[str, StageProgress] = {}
@@ -80,8 +89,6 @@ class Jobs:
 
     def recover(self) -> None:
         """After a start: what ran when the last daemon ended is interrupted, or done if its files are whole; the queue runs."""
-        for path in leftovers(self._settings.runs):
-            shutil.rmtree(path)
         for job in self._store.jobs(limit=10_000, state=JobState.RUNNING):
             if job["kind"] == "run" and (self._settings.runs / job["run_id"]).is_dir():
                 self._finish_saved(job)
@@ -217,7 +224,12 @@ class Jobs:
     def move(self, run_id: str, state: JobState, error: CwaError | None = None) -> None:
         """Bring a job into another state, once: the row and its event. A move that is not allowed is a defect."""
         unwritten = [moved for waiting, moved, _ in self._unwritten if waiting == run_id]
-        before = unwritten[-1] if unwritten else JobState(self.find(run_id)["state"])
+        try:
+            before = unwritten[-1] if unwritten else JobState(self.find(run_id)["state"])
+        except StateDamaged as trouble:
+            log.error("%s is %s, which cannot be written down: %s", run_id, state, trouble.message)
+            self._unwritten.append((run_id, state, error))
+            return
         if state not in MOVES[before]:
             raise RuntimeError(f"{run_id} cannot go from {before} to {state}")
         body = error.to_dict() if error else None
@@ -349,7 +361,7 @@ class Jobs:
                 continue
             events += self._store.remove_events(run_id, but_the_last=has_result and not with_results)
             if with_results and has_result:
-                gone = folder.with_name(f".{run_id}.pruned")
+                gone = folder.with_name(f".{run_id}{PRUNED}")
                 folder.rename(gone)  # at no moment is there half a run
                 shutil.rmtree(gone)
             if with_results or not has_result:

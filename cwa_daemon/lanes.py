@@ -14,6 +14,7 @@ from cwa_daemon.protocol import WarmModel, WorkerView
 from cwa_daemon.queue import PLANS
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
+from cwa_daemon.supervise import supervise
 from cwa_daemon.workers import Worker
 from cwa_engine.errors import Cancelled, CwaError, DoesNotFit, InvalidInput, WorkerDied, error_from_dict
 
@@ -57,7 +58,7 @@ class Lane:
         self._requests = itertools.count(1)
         self._unloads: dict[int, asyncio.Future[list[str]]] = {}
         self._draining = False
-        self._task = asyncio.create_task(self._run())
+        self._task = supervise(f"the lane of {device}", self._run, jobs.troubles)
 
     @property
     def run_id(self) -> str | None:

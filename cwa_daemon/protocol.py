@@ -357,14 +357,18 @@ class Sample(Message):
 
 
 class StatusView(Message):
+    """The daemon now. Jobs are None where the job database cannot be read; `troubles` are sentences."""
+
     version: str
     pid: int
     uptime_s: float
     home: str
-    queued: int
-    running: int
-    paused: int = 0
+    queued: int | None
+    running: int | None
+    paused: int | None = 0
     disk_full: bool = False
+    troubles: list[str] = Field(default_factory=list)
+    limits: dict[str, float | None] = Field(default_factory=dict)  # of a stage in seconds, of a load in bytes
     versions: dict[str, str] = Field(default_factory=dict)  # of the libraries that the workers use
     models: list[WarmModel]
     workers: list[WorkerView]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
-from cwa_daemon.lifecycle import hold_lock, running_pid
+from cwa_daemon import leftovers
+from cwa_daemon.folder_lock import hold_lock
+from cwa_daemon.lifecycle import running_pid
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
 from cwa_daemon.store import Store
 from cwa_engine.errors import CwaError, InvalidInput
-from cwa_engine.reporting.export import leftovers, read_manifest, read_summary
+from cwa_engine.reporting.export import read_manifest, read_summary
+from cwa_engine.spec import RunSpec
 
+MOST_JOBS = 1_000_000  # of a damaged database that are looked for
 _NOT_DAMAGE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY")
 
 
@@ -30,7 +36,7 @@ def repair(settings: Settings) -> list[str]:
 
 
 def _repair(settings: Settings) -> list[str]:
-    done = []
+    done, aside = [], None
     if settings.database.exists() and damage(settings.database):
         aside = settings.database.with_name(f"{settings.database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
         for ending in ("", "-wal", "-shm"):
@@ -38,11 +44,11 @@ def _repair(settings: Settings) -> list[str]:
             if part.exists():
                 shutil.move(part, aside.with_name(aside.name + ending))
         done.append(f"the damaged database was set aside as {aside}")
-    if left := leftovers(settings.runs):
-        for path in left:
-            shutil.rmtree(path)
-        done.append(f"removed {len(left)} half-written run folders")
+    if gone := leftovers.remove(settings):
+        done.append(f"removed {len(gone)} files and folders that killed processes had left")
     store = Store(settings.database)
+    if aside and (jobs := salvage(store, aside)):
+        done.append(f"found {jobs} jobs in what is left of it")
     found, unreadable = reindex(store, settings.runs)
     store.close()
     if found:
@@ -64,6 +70,41 @@ def damage(database: Path) -> str:
         busy = error.sqlite_errorname.startswith(_NOT_DAMAGE)  # a sound database is never set aside
         return "" if busy else str(error)
     return "" if found == "ok" else str(found)
+
+
+def salvage(store: Store, damaged: Path) -> int:
+    """Take over the jobs that can still be read from a damaged database, those that wait among them; gives how many.
+
+    Of what they said only their state is kept. Rows are read one by one, for a damaged page spoils those on it alone.
+    """
+    known = store.columns()
+    with contextlib.closing(sqlite3.connect(f"{damaged.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        rows = [row for number in _numbers(connection) if (row := _whole_row(connection, number))]
+    for row in rows:
+        store.add_job(**{name: value for name, value in row.items() if name in known})
+        error = json.loads(row["error"]) if row["error"] else None
+        store.append_event(row["run_id"], {"kind": "state", "state": row["state"], "error": error})
+    return len(rows)
+
+
+def _numbers(connection: sqlite3.Connection) -> range:
+    """The numbers that jobs may have; none where not even that can be told."""
+    with contextlib.suppress(sqlite3.DatabaseError, TypeError):
+        return range(1, min(connection.execute("SELECT seq FROM sqlite_sequence").fetchone()[0], MOST_JOBS) + 1)
+    return range(0)
+
+
+def _whole_row(connection: sqlite3.Connection, number: int) -> dict[str, Any] | None:
+    try:
+        row = connection.execute("SELECT * FROM jobs WHERE number = ?", [number]).fetchone()
+        if row is None:
+            return None
+        RunSpec.model_validate_json(row["spec"])
+        JobState(row["state"])
+        return dict(row)
+    except (sqlite3.DatabaseError, ValueError, TypeError):
+        return None
 
 
 def reindex(store: Store, runs: Path) -> tuple[int, list[str]]:

@@ -6,6 +6,7 @@ Every event is in the store before it is sent; `subscriptions.py` tells those wh
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -19,15 +20,16 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from cwa_daemon import protocol, telemetry
+from cwa_daemon import leftovers, protocol, telemetry
 from cwa_daemon.doors import Door, LocalDoor, RemoteDoor
+from cwa_daemon.folder_lock import FolderLock, hold_lock
 from cwa_daemon.handlers import HANDLERS, Reply
 from cwa_daemon.jobs import Jobs
-from cwa_daemon.lifecycle import hold_lock
 from cwa_daemon.security import state_folder
 from cwa_daemon.settings import Settings
 from cwa_daemon.store import Store
 from cwa_daemon.subscriptions import Subscriptions
+from cwa_daemon.supervise import STEADY_S, Troubles, in_words, supervise
 from cwa_daemon.texts import KeptTexts
 from cwa_engine import __version__
 from cwa_engine.errors import CwaError, NotGreeted, Refused, RunFailed, VersionMismatch
@@ -42,13 +44,15 @@ HISTORY = 300  # samples of telemetry, one a tick
 class Server:
     """One daemon: its socket, its store, its jobs and who follows them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, lock: FolderLock) -> None:
         self.settings = settings
+        self.lock = lock
         self.started = time.time()
         library_versions()  # those it began with: to read them takes longer than to answer who asks
         self.store = Store(settings.database)
         self.subscriptions = Subscriptions(self.store, self.send, asyncio.get_running_loop())
-        self.jobs = Jobs(self.store, settings, self.subscriptions.on_event)
+        self.troubles = Troubles()
+        self.jobs = Jobs(self.store, settings, self.subscriptions.on_event, self.troubles)
         self.texts = KeptTexts(settings.texts, settings.texts_bytes, self.store.data_files)
         self.stopping = asyncio.Event()
         self.draining: asyncio.Task[None] | None = None  # until what runs has ended
@@ -69,10 +73,13 @@ class Server:
 
     async def serve(self) -> None:
         """Answer until asked to stop, then end the workers and close."""
-        self.jobs.recover()
+        asyncio.get_running_loop().set_exception_handler(self._unexpected)
         await self.texts.sweep()
-        receivers = [asyncio.create_task(self._receive(door)) for door in self.doors.values()]
-        ticker = asyncio.create_task(self._tick())
+        receivers = [
+            supervise(f"the receiver of {door}", functools.partial(self._receive, door), self.troubles)
+            for door in self.doors.values()
+        ]
+        ticker = supervise("the ticker", self._tick, self.troubles)
         await self.stopping.wait()
         ticker.cancel()
         await self.jobs.stop()
@@ -84,16 +91,40 @@ class Server:
         self.store.close()
 
     async def _tick(self) -> None:
-        """Once a second: look after jobs and the socket, and sample memory."""
+        """Once a second: look after the lock, the database, jobs and doors, and sample memory."""
+        looks: dict[str, Callable[[], object]] = {
+            "the lock": self.lock.look_after,
+            "the job database": self.store.look_after,
+            "jobs": self.jobs.tick,
+            **{str(door): door.look_after for door in self.doors.values()},
+            "telemetry": lambda: self.history.append(self.sample()),
+        }
         while True:
-            try:
-                self.jobs.tick()
-                for door in self.doors.values():
-                    door.look_after()
-                self.history.append(self.sample())
-            except Exception:  # one bad second must not be the last one looked after
-                log.exception("a tick failed")
+            for name, look in looks.items():
+                self._look_after(name, look)
+            if self.store.trouble:
+                self.troubles.report("the job database", self.store.trouble)
             await asyncio.sleep(TICK_S)
+
+    def _look_after(self, name: str, look: Callable[[], object]) -> None:
+        """One of the things that are looked after each second; where that fails, the others are all the same."""
+        subject = f"looking after {name}"
+        try:
+            look()
+        except Exception as error:
+            sentence = f"{subject} fails: {in_words(error)}"
+            if self.troubles.report(subject, sentence):  # once, and not each second
+                log.exception("%s", sentence)
+        else:
+            self.troubles.clear(subject)
+
+    def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a callback or a task that nobody awaits has raised."""
+        error = context.get("exception")
+        if isinstance(error, Exception):
+            self.troubles.report("a task", f"a task of the daemon failed: {in_words(error)}; see the log")
+            loop.call_later(STEADY_S, self.troubles.clear, "a task")
+        loop.default_exception_handler(context)
 
     def sample(self) -> protocol.Sample:
         """What devices and the daemon's processes use now."""
@@ -174,11 +205,12 @@ class Server:
         return self._greeted.get(identity, 0) >= protocol.SEVERAL_EVENTS_SINCE
 
 
-async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
-    server = Server(settings)
+async def _serve(settings: Settings, lock: FolderLock, ready: Callable[[str], None]) -> None:
+    server = Server(settings, lock)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, server.stopping.set)
+    server.jobs.recover()  # before it is said to be ready: a damaged database is a reason not to start
     server.open_doors()
     ready("")
     log.info("cwtool %s serves %s", __version__, settings.home)
@@ -211,8 +243,9 @@ def main() -> None:
             settings.daemon_log, maxBytes=5_000_000, backupCount=3, encoding="utf-8", errors="backslashreplace"
         )
         logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(message)s")
-        with hold_lock(settings):
-            asyncio.run(_serve(settings, ready))
+        with hold_lock(settings) as lock:
+            leftovers.remove(settings)
+            asyncio.run(_serve(settings, lock, ready))
     except CwaError as error:
         ready(f"{error.message}\n{error.hint}")
         sys.exit(f"{error.message}\n{error.hint}")

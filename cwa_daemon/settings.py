@@ -59,6 +59,7 @@ class Settings(BaseModel):
     keep_alive: str = "30m"  # how long a model stays warm after its last use: 30m, 0, forever
     memory_budget_gb: Gigabytes | None = None  # for the warm models of a device; None: what is free less the reserve
     memory_reserve_gb: Gigabytes | None = None  # left free on each device; None: 1, or a tenth of a small one
+    load_memory_gb: Gigabytes | None = None  # that the loading of a model may take; None: what is available
     cache_gb: Gigabytes = 1.0  # for scores that are kept between runs
     texts_gb: Gigabytes = 1.0  # the most that a client may hand over at once, out of a pipe or from another machine
     listen: str | None = None  # tcp://HOST:PORT, for clients on other machines whose keys are allowed
@@ -109,10 +110,24 @@ class Settings(BaseModel):
             "keep_alive": self.keep_alive,
             "budget_bytes": None if self.memory_budget_gb is None else int(self.memory_budget_gb * 1e9),
             "reserve_bytes": None if self.memory_reserve_gb is None else int(self.memory_reserve_gb * 1e9),
-            "cache_folder": str(self.home / "cache"),
+            "load_bytes": None if self.load_memory_gb is None else int(self.load_memory_gb * 1e9),
+            "cache_folder": str(self.cache),
             "cache_bytes": int(self.cache_gb * 1e9),
             "trust_remote_code": self.trust_remote_code,
         }
+
+    def shown_limits(self) -> dict[str, float | None]:
+        """What a job may take, as `cwtool daemon status` shows it: seconds of a stage, bytes of a load."""
+        return {
+            "stage_idle_s": self.stage_idle_s,
+            "stage_step_s": self.stage_step_s,
+            "load_bytes": None if self.load_memory_gb is None else self.load_memory_gb * 1e9,
+        }
+
+    @property
+    def cache(self) -> Path:
+        """Where scores are kept."""
+        return self.home / "cache"
 
     @property
     def empty_folder(self) -> Path:
@@ -162,12 +177,17 @@ class Settings(BaseModel):
 
         It is below XDG_RUNTIME_DIR where that is a folder of this user and not too long a path, else below /tmp.
         """
+        sockets = [folder / "daemon.sock" for folder in self.runtime_folders]
+        return next((path for path in sockets if len(os.fsencode(path)) <= MOST_SOCKET_BYTES), sockets[-1])
+
+    @property
+    def runtime_folders(self) -> list[Path]:
+        """Where the folder of that socket may be, in the order in which they are tried."""
         key = hashlib.sha256(os.fsencode(self.home.absolute())).hexdigest()[:10]
         roots = [Path("/tmp") / f"cwtool-{os.getuid()}"]
         if base := _own_runtime_folder():
             roots.insert(0, base / "cwtool")
-        sockets = [root / key / "daemon.sock" for root in roots]
-        return next((path for path in sockets if len(os.fsencode(path)) <= MOST_SOCKET_BYTES), sockets[-1])
+        return [root / key for root in roots]
 
     @property
     def runtime_dir(self) -> Path:

@@ -1,10 +1,10 @@
 """The long-lived tasks of the daemon: what dies is logged with its traceback, begun again, and shown to who asks.
 
-    troubles = Troubles()
-    task = supervise("the lane of cpu", lane.run, troubles)  # `run` is called again whenever it raises
-    ...
-    troubles.sentences()  # for `cwtool daemon status` and `cwtool doctor`
-    task.cancel()
+troubles = Troubles()
+task = supervise("the lane of cpu", lane.run, troubles)  # `run` is called again whenever it raises
+...
+troubles.sentences()  # for `cwtool daemon status` and `cwtool doctor`
+task.cancel()
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ class Troubles:
     def __init__(self) -> None:
         self._sentences: dict[str, str] = {}
 
-    def report(self, subject: str, sentence: str) -> None:
-        """`subject` is in trouble; another report replaces the one before."""
-        self._sentences[subject] = sentence
+    def report(self, subject: str, sentence: str) -> bool:
+        """`subject` is in trouble, as another report may have said before; whether that is new."""
+        before, self._sentences[subject] = self._sentences.get(subject), sentence
+        return sentence != before
 
     def clear(self, subject: str) -> None:
         self._sentences.pop(subject, None)
@@ -61,13 +62,14 @@ async def _again_and_again(name: str, run: Callable[[], Awaitable[None]], troubl
             deaths = deaths + 1 if loop.time() - died < STEADY_S + LONGEST_PAUSE_S else 1
             died = loop.time()
             times = "" if deaths == 1 else f" ({deaths} times)"
-            troubles.report(name, f"{name} failed and was begun again{times}: {_in_words(error)}")
+            troubles.report(name, f"{name} failed and was begun again{times}: {in_words(error)}")
         finally:
             steady.cancel()
         await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** min(deaths - 1, 20), LONGEST_PAUSE_S))
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """What a trouble says of an error."""
     if isinstance(error, CwaError):
         return f"{error.message}; {error.hint}" if error.hint else error.message
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"

@@ -20,6 +20,7 @@ CwaError                      exit 1
 │   ├── NoDaemon              3    none runs
 │   └── DaemonNotStartable    3
 ├── StateNotWritten           1    the disk of the state folder is full or broken
+│   └── StateDamaged          1    what the job database holds cannot be read any more
 ├── Refused                   4    not allowed to speak to this daemon
 ├── VersionMismatch           5
 ├── QueueFull                 8
@@ -122,6 +123,10 @@ class DaemonNotStartable(DaemonUnreachable):
 
 class StateNotWritten(CwaError):
     code, retryable = "state_not_written", True
+
+
+class StateDamaged(StateNotWritten):
+    code, retryable = "state_damaged", False
 
 
 class Refused(CwaError):

@@ -19,7 +19,6 @@ import platform
 import shutil
 import statistics
 import time
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import Any
 from cwa_engine import __version__
 from cwa_engine.data.corpus import split
 from cwa_engine.errors import NotFound
-from cwa_engine.files import sync_folder, write_synced
+from cwa_engine.files import is_abandoned, scratch_path, sync_folder, write_synced
 from cwa_engine.result import (
     Ablation,
     Agreement,
@@ -83,7 +82,7 @@ class RunRecord:
 
 def write_run(folder: Path, record: RunRecord) -> None:
     """Write the run's folder under a temporary name, flush it to disk, then rename it: it is there whole or not at all."""
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    scratch = scratch_path(folder)
     scratch.mkdir(parents=True)
     try:
         for name, content in run_files(record):
@@ -95,9 +94,12 @@ def write_run(folder: Path, record: RunRecord) -> None:
         raise
 
 
+PRUNED = ".pruned"  # end of the hidden name of a run folder that is being removed
+
+
 def leftovers(runs: Path) -> list[Path]:
-    """What a process that was killed left half written or half removed among run folders."""
-    return [path for path in runs.glob(".*") if path.is_dir()]
+    """What processes that have ended left half written or half removed among run folders."""
+    return [path for path in runs.glob(".*") if is_abandoned(path) or path.name.endswith(PRUNED)]
 
 
 def run_files(record: RunRecord) -> Iterable[tuple[str, bytes]]:

@@ -105,7 +105,10 @@ def daemon_status(status: StatusView, reached: str) -> RenderableType:
     lines = [
         f"cwtool {status.version}, pid {status.pid}, up {fmt.duration(status.uptime_s)}, {fmt.size(status.memory_bytes)}",
         f"state folder {status.home}, reached as {reached}",
-        f"{status.running} running, {status.queued} queued, {status.paused} paused, {len(status.models)} warm",
+        f"{_some(status.running)} running, {_some(status.queued)} queued, {_some(status.paused)} paused, "
+        f"{len(status.models)} warm",
+        *(f"trouble: {trouble}" for trouble in status.troubles),
+        *_limits(status.limits),
         *(["the disk is full: progress is not kept, results wait for room"] if status.disk_full else []),
         *(
             f"worker {w.device}: {w.state}{f' with {w.run_id}' if w.run_id else ''}, pid {w.pid}, {fmt.size(w.memory_bytes)}"
@@ -114,6 +117,21 @@ def daemon_status(status: StatusView, reached: str) -> RenderableType:
         ),
     ]
     return words("\n".join(lines), overflow="fold")
+
+
+def _some(count: int | None) -> str:
+    """A number of jobs, which nobody knows while the job database is damaged."""
+    return "?" if count is None else str(count)
+
+
+def _limits(limits: dict[str, float | None]) -> list[str]:
+    """One line; none of a daemon that does not tell."""
+    if not limits:
+        return []
+    load_bytes = limits.get("load_bytes")
+    memory = "what is available" if load_bytes is None else fmt.size(int(load_bytes))
+    idle, step = (fmt.duration(limits[name] or 0) for name in ("stage_idle_s", "stage_step_s"))
+    return [f"limits: a load {memory} of memory, a stage {idle} of idling and {step} of computing without getting on"]
 
 
 def results_table(summaries: list[dict[str, Any]]) -> RenderableType:

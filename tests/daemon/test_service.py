@@ -19,7 +19,8 @@ import zmq.asyncio
 
 from cwa_daemon import protocol
 from cwa_daemon.client import AsyncClient, Client, start_daemon
-from cwa_daemon.lifecycle import hold_lock, running_pid
+from cwa_daemon.folder_lock import hold_lock
+from cwa_daemon.lifecycle import running_pid
 from cwa_daemon.security import check_peer, private_folder
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import (
@@ -308,7 +309,7 @@ def test_a_daemon_of_another_version_is_named_with_the_command_that_mends_it(own
     private_folder(settings.home)
     private_folder(settings.runtime_dir.parent)
     private_folder(settings.runtime_dir)
-    old = "import sys, zmq, msgpack; from cwa_daemon.lifecycle import hold_lock; from cwa_daemon.settings import Settings\n"
+    old = "import sys, zmq, msgpack; from cwa_daemon.folder_lock import hold_lock; from cwa_daemon.settings import Settings\n"
     old += "s = zmq.Context().socket(zmq.ROUTER); s.bind(sys.argv[1])\n"
     old += "with hold_lock(Settings()):\n  print('ready', flush=True)\n  while True:\n"
     old += "    who, frame = s.recv_multipart(); ask = msgpack.unpackb(frame)\n"

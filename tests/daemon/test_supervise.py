@@ -18,6 +18,22 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr(supervise_module, "LONGEST_PAUSE_S", 0.01)
 
 
+class Heard(Troubles):
+    """Tells when a trouble is reported and when it is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reported, self.over = asyncio.Event(), asyncio.Event()
+
+    def report(self, subject: str, sentence: str) -> bool:
+        self.reported.set()
+        return super().report(subject, sentence)
+
+    def clear(self, subject: str) -> None:
+        super().clear(subject)
+        self.over.set()
+
+
 def dies(times: int, done: asyncio.Event, error: Exception):
     """A task that dies so often, and then waits for ever."""
     deaths = iter([error] * times)
@@ -50,13 +66,12 @@ def test_a_task_that_has_lived_on_for_a_while_is_in_no_trouble_any_more(monkeypa
     monkeypatch.setattr(supervise_module, "STEADY_S", 0.05)
 
     async def scene() -> None:
-        troubles, recovered = Troubles(), asyncio.Event()
+        troubles, recovered = Heard(), asyncio.Event()
         task = supervise("a task", dies(1, recovered, StateNotWritten("no room", hint="make room")), troubles)
         await asyncio.wait_for(recovered.wait(), 10)
         assert troubles.sentences() == ["a task failed and was begun again: no room; make room"]
-        async with asyncio.timeout(10):
-            while troubles.sentences():
-                await asyncio.sleep(0.01)
+        await asyncio.wait_for(troubles.over.wait(), 10)
+        assert troubles.sentences() == []
         task.cancel()
 
     asyncio.run(scene())
@@ -67,11 +82,9 @@ def test_a_task_ends_when_it_is_cancelled_also_between_a_death_and_its_next_begi
     monkeypatch.setattr(supervise_module, "LONGEST_PAUSE_S", 3600.0)
 
     async def scene() -> None:
-        troubles = Troubles()
+        troubles = Heard()
         task = supervise("a task", dies(99, asyncio.Event(), OSError("gone")), troubles)
-        async with asyncio.timeout(10):
-            while not troubles.sentences():
-                await asyncio.sleep(0)
+        await asyncio.wait_for(troubles.reported.wait(), 10)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
