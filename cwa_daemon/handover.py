@@ -95,28 +95,6 @@ async def send(handover: Handover, ask: Callable[..., Awaitable[dict[str, Any]]]
             data = file.read(PIECE_BYTES)
 
 
-async def in_thread(work: Callable[[], T]) -> T:
-    """Like `asyncio.to_thread`, but a pipe to which nobody writes keeps neither the loop nor the program from ending."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def tell(outcome: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # nobody waits any more: the loop is closed
-            loop.call_soon_threadsafe(lambda: None if done.done() else outcome())
-
-    def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:
-            raised = error
-            tell(lambda: done.set_exception(raised))
-        else:
-            tell(lambda: done.set_result(result))
-
-    threading.Thread(target=run, daemon=True).start()
-    return await done
-
-
 def _is_lasting(path: Path) -> bool:
     """Whether a path means the same to another process and later: no pipe, and no open file of this process."""
     if path == STDIN or path.is_relative_to("/dev/fd") or path.is_relative_to("/proc"):

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 from cwa_daemon import telemetry
+from cwa_daemon.deaths import Cause, Death
 from cwa_daemon.headway import Headway, Overdue
 from cwa_daemon.protocol import WarmModel, WorkerView
 from cwa_daemon.queue import PLANS
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
 from cwa_daemon.workers import Worker
-from cwa_engine.errors import Cancelled, CwaError, DoesNotFit, InvalidInput, WorkerDied, error_from_dict
+from cwa_engine.errors import Cancelled, CwaError, DoesNotFit, InvalidInput, error_from_dict
 
 if TYPE_CHECKING:
     from cwa_daemon.jobs import Jobs
@@ -43,7 +45,7 @@ class Lane:
         self._idle.set()
         self._worker: Worker | None = None
         self._running: dict[str, Any] | None = None  # the job
-        self._ended: asyncio.Future[CwaError | None] | None = None  # of the job that runs: how it ended
+        self._ended: asyncio.Future[CwaError | Death | None] | None = None  # of the job that runs: how it ended
         self._free: asyncio.Future[None] | None = None  # when the worker has done with it
         self._last_word: CwaError | None = None  # of a worker that ends with this job
         self._headway = Headway()  # of the job that runs
@@ -164,9 +166,9 @@ class Lane:
         if self._worker:
             await self._worker.stop(grace_s=1.0)
         self._forget_models()
-        if (run_id := self.run_id) and self._ended and not self._ended.done():
-            reason = CwaError("the daemon was stopped", hint=f"`cwtool jobs retry {run_id}` runs it again")
-            self._jobs.move(run_id, JobState.INTERRUPTED, reason)
+        if self._running and self._ended and not self._ended.done():
+            stop = Death("the daemon was stopped", Cause.STOP, stage=self._headway.stage)
+            self._jobs.move(self._running["run_id"], *self._outcome(self._running, stop))
 
     async def _run(self) -> None:
         while True:
@@ -188,7 +190,8 @@ class Lane:
         try:
             worker = await self._ready_worker(job["run_id"])
         except OSError as failure:  # no memory or no processes left
-            self._end(WorkerDied(f"no worker can be started: {failure}", hint="free some memory and retry"))
+            self._look_again_later(job["run_id"])
+            self._end(Death(f"no worker can be started: {failure}", Cause.OTHERS, "free some memory and retry"))
         else:
             worker.send(self._jobs.command_for(job))
             if self._cancel_asked:  # while the worker was starting
@@ -201,22 +204,23 @@ class Lane:
         self._idle_since = time.monotonic()
         if state is JobState.CANCELLED:
             return
-        if state is JobState.QUEUED:
-            self._look_again_later(job["run_id"])
         self._jobs.move(job["run_id"], state, reason)
 
-    def _outcome(self, job: dict[str, Any], error: CwaError | None) -> tuple[JobState, CwaError | None]:
-        """The state that a job goes to, and why."""
-        if error is None:
+    def _outcome(self, job: dict[str, Any], end: CwaError | Death | None) -> tuple[JobState, CwaError | None]:
+        """The state that a job goes to, and why. Whatever came after a run was saved, it is done."""
+        if end is None or self._jobs.is_saved(job):
             return JobState.DONE, None
-        if isinstance(error, Cancelled):
-            return JobState.CANCELLED, error
-        if self._cancel_asked and isinstance(error, WorkerDied):
-            return JobState.CANCELLED, Cancelled(f"cancelled; {error.message}")
-        if isinstance(error, DoesNotFit) and job["options"].get("wait_for_memory") and not self._cancel_asked:
-            self._jobs.note(job["run_id"], f"waiting for memory: {error.message}")
+        if isinstance(end, Cancelled):
+            return JobState.CANCELLED, end
+        if isinstance(end, Death) and self._cancel_asked:
+            return JobState.CANCELLED, Cancelled(f"cancelled; {end.reason}")
+        if isinstance(end, Death):
+            return self._jobs.after_death(job, end)
+        if isinstance(end, DoesNotFit) and job["options"].get("wait_for_memory") and not self._cancel_asked:
+            self._look_again_later(job["run_id"])
+            self._jobs.note(job["run_id"], f"waiting for memory: {end.message}")
             return JobState.QUEUED, None
-        return JobState.FAILED, error
+        return JobState.FAILED, end
 
     def _look_again_later(self, run_id: str) -> None:
         self._not_before[run_id] = time.monotonic() + LOOK_AGAIN_S
@@ -252,21 +256,20 @@ class Lane:
                 else:
                     self._end(error)
 
-    def _died(self, error: WorkerDied) -> None:
+    def _died(self, death: Death) -> None:
         lost = ", ".join(model.name for model in self.models)
-        if lost:
-            error = WorkerDied(f"{error.message}; lost with it: {lost}", error.hint)
-        log.warning("%s", error.message)
+        reason = f"{death.reason}; lost with it: {lost}" if lost else death.reason
+        log.warning("%s", reason)
         again = self._load_again
         self._forget_models()
         for model in again:
-            self._jobs.load_again(self.device, model, error.message)
-        self._end(self._last_word or error)
+            self._jobs.load_again(self.device, model, reason)
+        self._end(self._last_word or dataclasses.replace(death, reason=reason, stage=self._headway.stage))
 
-    def _end(self, error: CwaError | None) -> None:
+    def _end(self, how: CwaError | Death | None) -> None:
         """The worker has done with its job."""
         if self._ended and not self._ended.done():
-            self._ended.set_result(error)
+            self._ended.set_result(how)
         if self._free and not self._free.done():
             self._free.set_result(None)
 
@@ -277,6 +280,6 @@ class Lane:
         self._unloads.clear()
 
 
-def _count_as_cancelled(ended: asyncio.Future[CwaError | None]) -> None:
+def _count_as_cancelled(ended: asyncio.Future[CwaError | Death | None]) -> None:
     if not ended.done():
         ended.set_result(Cancelled("the run was cancelled"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cwa_daemon.queue import PLANS
-from cwa_engine.errors import DaemonNotStartable, StateNotWritten
+from cwa_engine.errors import CopyPending, DaemonNotStartable, StateNotWritten
 
 # What brings a database from each version to the next; a released script is never changed again.
 _MIGRATIONS = (
@@ -54,6 +54,7 @@ ALTER TABLE jobs ADD COLUMN copy_error TEXT;
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 _LANE = f"CASE kind WHEN 'plan' THEN '{PLANS}' ELSE device END"  # as `queue.lane_of`
+_TO_BE_COPIED = f"(copy_error ->> 'code' = '{CopyPending.code}')"
 BALLAST_BYTES = 4 * 2**20  # given up when the disk is full, so that what happens can still be written down
 
 
@@ -186,8 +187,10 @@ class Store:
         return [job for row in rows if (job := _job(row))]
 
     def ended_before(self, moment: float) -> list[dict[str, Any]]:
-        """Jobs that ended before `moment`, seconds since the epoch; oldest first."""
-        rows = self._db.execute("SELECT * FROM jobs WHERE finished < ? ORDER BY number", [moment])
+        """Jobs that ended before `moment`, seconds since the epoch, and are not being copied; oldest first."""
+        rows = self._db.execute(
+            f"SELECT * FROM jobs WHERE finished < ? AND {_TO_BE_COPIED} IS NOT TRUE ORDER BY number", [moment]
+        )
         return [job for row in rows if (job := _job(row))]
 
     def data_files(self) -> list[str]:
@@ -198,8 +201,15 @@ class Store:
     def unfinished_with_output(self, folder: str) -> list[dict[str, Any]]:
         """Jobs that are to write their files to a folder."""
         rows = self._db.execute(
-            "SELECT * FROM jobs WHERE state IN ('queued', 'paused', 'running') AND spec ->> 'output' = ?", [folder]
+            f"SELECT * FROM jobs WHERE (state IN ('queued', 'paused', 'running') OR {_TO_BE_COPIED})"
+            " AND spec ->> 'output' = ?",
+            [folder],
         )
+        return [job for row in rows if (job := _job(row))]
+
+    def to_be_copied(self) -> list[dict[str, Any]]:
+        """Runs that are done, and whose files are not in their output folder yet; those that ended first come first."""
+        rows = self._db.execute(f"SELECT * FROM jobs WHERE {_TO_BE_COPIED} ORDER BY finished")
         return [job for row in rows if (job := _job(row))]
 
     def first_number(self) -> int:
@@ -209,10 +219,11 @@ class Store:
     def remove_job(self, run_id: str) -> None:
         self._write("DELETE FROM jobs WHERE run_id = ?", [run_id])
 
-    def remove_events(self, run_id: str, but_the_last: bool = False) -> int:
-        """Forget what a job has said, if asked but for its last event; gives how many events that were."""
-        last = self.last_seq(run_id) if but_the_last else 2**62
-        return len(self._write("DELETE FROM events WHERE run_id = ? AND seq < ? RETURNING 1", [run_id, last]))
+    def remove_events(self, run_id: str, but_the_end: bool = False) -> int:
+        """Forget what a job has said, if asked but for how it ended; gives how many events that were."""
+        state = "SELECT max(seq) FROM events WHERE run_id = ?1 AND body ->> 'kind' = 'state'"
+        before = f"coalesce(({state}), 0)" if but_the_end else str(2**62)
+        return len(self._write(f"DELETE FROM events WHERE run_id = ?1 AND seq < {before} RETURNING 1", [run_id]))
 
     def lanes_with_queued_jobs(self) -> list[str]:
         return [row[0] for row in self._db.execute(f"SELECT DISTINCT {_LANE} FROM jobs WHERE state = 'queued'")]

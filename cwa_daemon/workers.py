@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -20,8 +21,8 @@ from typing import Any
 
 import msgpack
 
+from cwa_daemon.deaths import Cause, Death
 from cwa_daemon.endings import how_it_ended, memory_kills
-from cwa_engine.errors import WorkerDied
 from cwa_engine.machine.memory import allocator_settings
 from cwa_engine.machine.processors import thread_settings
 
@@ -47,7 +48,7 @@ class Worker:
         device: str,
         log_file: Path,
         on_message: Callable[[dict[str, Any]], None],
-        on_death: Callable[[WorkerDied], None],
+        on_death: Callable[[Death], None],
     ) -> None:
         self.device = device
         self.log_file = log_file
@@ -56,7 +57,7 @@ class Worker:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._last_heard = time.monotonic()
-        self._killed_because: tuple[str, str] | None = None
+        self._killed_because: Death | None = None
         self._asked_to_end = False
         self._memory_kills = deque([memory_kills()], maxlen=_KILLS_KEPT)
 
@@ -95,7 +96,7 @@ class Worker:
     def kill(self, because: str, hint: str = "") -> None:
         """End the worker at once. `on_death` hears why, `because` "it hung" for instance, and what to do then."""
         if self.pid and not self._killed_because:
-            self._killed_because = f"the worker of {self.device} was killed: {because}", hint
+            self._killed_because = Death(f"the worker of {self.device} was killed: {because}", Cause.ITSELF, hint)
             os.kill(self.pid, signal.SIGKILL)
 
     def look_after(self) -> None:
@@ -131,9 +132,10 @@ class Worker:
             for message in unpacker:
                 self._on_message(message)
         code = await self._process.wait()
-        why, hint = self._killed_because or how_it_ended(self.device, code, self._memory_kills[0])
+        death = self._killed_because or how_it_ended(self.device, code, self._memory_kills[0])
         if not self._asked_to_end:
-            self._on_death(WorkerDied(why, hint="; ".join(filter(None, (hint, _log_hint(self.log_file))))))
+            hint = "; ".join(filter(None, (death.hint, _log_hint(self.log_file))))
+            self._on_death(dataclasses.replace(death, hint=hint))
 
 
 def _log_hint(log_file: Path) -> str:

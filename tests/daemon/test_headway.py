@@ -92,8 +92,7 @@ def test_who_killed_a_worker_is_told_by_what_the_kernel_has_counted(
     monkeypatch: pytest.MonkeyPatch, before: int | None, after: int | None, said: str
 ) -> None:
     monkeypatch.setattr(endings, "memory_kills", lambda: after)
-    why, _ = endings.how_it_ended("cpu", -signal.SIGKILL, before)
-    assert said in why
+    assert said in endings.how_it_ended("cpu", -signal.SIGKILL, before).reason
 
 
 def test_the_system_tells_how_many_processes_it_has_killed_for_want_of_memory() -> None:
