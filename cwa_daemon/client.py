@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import zmq
 import zmq.asyncio
 
-from cwa_daemon import fetching, handover, lifecycle, protocol, reach
+from cwa_daemon import fetching, handover, lifecycle, protocol, reach, records
 from cwa_daemon.loop_thread import LoopThread
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
@@ -527,6 +527,8 @@ def stop_daemon(
         with Client.connect(settings, start=False) as client:
             stopped = client.shutdown(when_idle)
     except NoDaemon:
+        if not settings.host:
+            records.end_all(settings.workers)  # which finish what they were at when their daemon was killed
         return None
     except (DaemonUnreachable, VersionMismatch):
         if settings.host or when_idle:

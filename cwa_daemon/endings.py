@@ -28,11 +28,20 @@ def memory_kills() -> int | None:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
 
-def how_it_ended(device: str, code: int, kills_before: int | None) -> Death:
-    """The death of a worker with this exit code; `kills_before` is `memory_kills()` of moments before."""
+def how_it_ended(device: str, code: int | None, kills_before: int | None) -> Death:
+    """The death of a worker with this exit code; `kills_before` is `memory_kills()` of moments before.
+
+    The exit code of a worker that another daemon has started is not known.
+    """
     worker = f"the worker of {device}"
+    kills = memory_kills()
+    if code is None:
+        if kills is not None and kills_before is not None and kills > kills_before:
+            return Death(
+                f"{worker} ended when the system killed a process for want of memory", Cause.ITSELF, _MEMORY_HINT
+            )
+        return Death(f"{worker}, which an earlier daemon had started, ended", Cause.OTHERS)
     if code == -signal.SIGKILL:
-        kills = memory_kills()
         if kills is None or kills_before is None:
             unknown = f"{worker} was killed (SIGKILL) by another process, or by the system for want of memory"
             return Death(unknown, Cause.OTHERS, _MEMORY_HINT)

@@ -5,8 +5,6 @@ The client copies them into a file without a name, as far as they are used, and 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import io
 import json
@@ -14,7 +12,6 @@ import os
 import select
 import stat
 import sys
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cwa_daemon import queue, telemetry
+from cwa_daemon import queue, records, telemetry
+from cwa_daemon.awake import AwakeClock
 from cwa_daemon.copies import Copies, pending
 from cwa_daemon.deaths import Cause, Death, why_not_again
 from cwa_daemon.lanes import Lane
@@ -31,6 +32,7 @@ from cwa_daemon.protocol import (
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import MOVES, JobState
 from cwa_daemon.store import Store
+from cwa_daemon.supervise import Troubles
 from cwa_engine.errors import (
     Cancelled,
     CwaError,
@@ -68,7 +70,15 @@ def options_of(job: dict[str, Any]) -> JobOptions:
 class Jobs:
     """All jobs of a daemon. `on_event(run_id, event)` is called after an event of that job was stored."""
 
-    def __init__(self, store: Store, settings: Settings, on_event: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        on_event: Callable[[str, dict[str, Any]], None],
+        troubles: Troubles | None = None,
+    ) -> None:
+        self.clock = AwakeClock()
+        self.troubles = troubles or Troubles()
         self._store = store
         self._settings = settings
         self._on_event = on_event
@@ -83,16 +93,39 @@ class Jobs:
     # from submission to end
 
     def recover(self) -> None:
-        """After a start: copy what is not copied yet, end or queue again what ran when the last daemon ended; the queue runs."""
-        for path in leftovers(self._settings.runs):
-            shutil.rmtree(path)
+        """After a start: copy what is not copied yet, and begin the lanes; each looks for the worker that it had before."""
         for job in self._store.to_be_copied():
             self._copy(job)
-        for job in self._store.jobs(limit=10_000, state=JobState.RUNNING):
-            death = Death("the daemon ended while this ran", Cause.OTHERS)
-            self.move(job["run_id"], *self.after_death(job, death))
-        for lane in self._store.lanes_with_queued_jobs():
+        running = self._store.jobs(limit=10_000, state=JobState.RUNNING)
+        for path in leftovers(self._settings.runs):
+            if not any(path.name.startswith(f".{job['run_id']}.") for job in running):  # or its worker may be at it
+                shutil.rmtree(path)
+        lanes = {queue.lane_of(job) for job in running}
+        for lane in {*lanes, *records.lanes(self._settings.workers), *self._store.lanes_with_queued_jobs()}:
             self._lane(lane).wake()
+
+    def taken_up(self, run_id: str, lane: str) -> dict[str, Any] | None:
+        """The job that a worker of an earlier daemon is at; None where it is not to go on with it."""
+        job = self._store.job(run_id)
+        if job is None or queue.lane_of(job) != lane:
+            return None
+        if job["state"] == JobState.QUEUED:  # that it had begun did not fit on the full disk
+            self.move(run_id, JobState.RUNNING)
+        elif job["state"] != JobState.RUNNING:
+            return None
+        self.note(run_id, "the daemon was started anew, and the worker has gone on meanwhile")
+        return job
+
+    def settle(self, lane: str, running: str | None) -> None:
+        """End or queue again the jobs of a lane that ran when the last daemon ended, but for the one that goes on."""
+        for job in self._store.jobs(limit=10_000, state=JobState.RUNNING):
+            if queue.lane_of(job) == lane and job["run_id"] != running:
+                death = Death("the daemon ended while this ran", Cause.OTHERS)
+                self.move(job["run_id"], *self.after_death(job, death))
+
+    def last_written(self, run_id: str) -> int:
+        """The number of the last message of its worker that the store has, see `Outbox`."""
+        return self._store.last_number(run_id)
 
     def submit(
         self,
@@ -208,9 +241,7 @@ class Jobs:
 
     def move(self, run_id: str, state: JobState, error: CwaError | None = None) -> None:
         """Bring a job into another state, once: the row and its event. A move that is not allowed is a defect."""
-        unwritten = [moved for waiting, moved, _ in self._unwritten if waiting == run_id]
-        job = self.find(run_id)
-        before = unwritten[-1] if unwritten else JobState(job["state"])
+        job, before = self.find(run_id), self.state_of(run_id)
         if state not in MOVES[before]:
             raise RuntimeError(f"{run_id} cannot go from {before} to {state}")
         body = error.to_dict() if error else None
@@ -220,7 +251,7 @@ class Jobs:
         output = job["spec"]["output"] if state is JobState.DONE and job["kind"] == "run" else None
         if output:
             columns["copy_error"] = pending(run_id, Path(output)).to_dict()
-        if unwritten:  # one after the other
+        if any(waiting == run_id for waiting, _, _ in self._unwritten):  # one after the other
             self._unwritten.append((run_id, state, error))
             return
         try:
@@ -238,6 +269,11 @@ class Jobs:
             self._copy(job)
         if state in TERMINAL_STATES:
             self._release(run_id, state)
+
+    def state_of(self, run_id: str) -> JobState:
+        """The state of a job, be it written down or not."""
+        unwritten = [state for waiting, state, _ in self._unwritten if waiting == run_id]
+        return unwritten[-1] if unwritten else JobState(self.find(run_id)["state"])
 
     def _release(self, run_id: str, state: JobState) -> None:
         """Who waited for this one may begin, or never will."""
@@ -304,6 +340,7 @@ class Jobs:
 
     def tick(self) -> None:
         """What is looked after once a second: workers that hang, and states that a full disk did not take."""
+        self.clock.tick()
         for lane in self._lanes.values():
             lane.check_health()
         if self._store.disk_full:
@@ -446,8 +483,9 @@ class Jobs:
         await asyncio.gather(*(lane.drain() for lane in self._lanes.values()))
 
     async def stop(self) -> None:
-        """End all lanes and copies; what runs is queued again, and all that is queued or not copied waits for the next start."""
+        """End all lanes and copies; what runs is queued again. What is queued or not copied waits for the next start."""
         await asyncio.gather(*(lane.stop() for lane in self._lanes.values()), self._copies.stop())
+        await asyncio.to_thread(records.end_all, self._settings.workers)
 
     def _lane(self, device: str) -> Lane:
         if device not in self._lanes:

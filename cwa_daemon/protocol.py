@@ -65,7 +65,9 @@ class JobOptions(Message):
     keep_alive: str | None = Field(default=None, max_length=60)  # 30m, 0, forever; None: the daemon's setting
     force: bool = False  # replace what is in the output folder, be it of another run
     pin: bool = False  # never unload the model by itself
-    retries: int = Field(default=1, ge=0, le=100)  # how often the job is run again after a death of its own, see `deaths`
+    retries: int = Field(
+        default=1, ge=0, le=100
+    )  # how often the job is run again after a death of its own, see `deaths`
 
     @field_validator("keep_alive")
     @classmethod

@@ -248,7 +248,13 @@ class Store:
             "SELECT seq, time, body FROM events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
             [run_id, after_seq, limit],
         )
-        return [{"seq": row["seq"], "time": row["time"], **json.loads(row["body"])} for row in rows]
+        return [{"seq": row["seq"], "time": row["time"], **_event(row["body"])} for row in rows]
+
+    def last_number(self, run_id: str) -> int:
+        """The highest `number` that a worker gave to an event of a job since its state changed last; 0 without any."""
+        state = "SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?1 AND body ->> 'kind' = 'state'"
+        rows = f"SELECT coalesce(max(body ->> 'number'), 0) FROM events WHERE run_id = ?1 AND seq > ({state})"
+        return int(self._db.execute(rows, [run_id]).fetchone()[0])
 
     def last_seq(self, run_id: str) -> int:
         row = self._db.execute("SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?", [run_id]).fetchone()
@@ -260,6 +266,13 @@ _DISK_HINT = "make room on the disk of the state folder; `cwtool doctor` tells h
 
 def _is_full(error: sqlite3.OperationalError) -> bool:
     return error.sqlite_errorname in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR")
+
+
+def _event(body: str) -> dict[str, Any]:
+    """An event as it was recorded, without the number that its worker gave it."""
+    event: dict[str, Any] = json.loads(body)
+    event.pop("number", None)
+    return event
 
 
 def _column(value: Any) -> Any:

@@ -179,6 +179,7 @@ class TestJobs:
         add(store, "20260101-000000-gpt2-abcd", state="running")
         later = self.submit(jobs, "later")
         jobs.recover()
+        jobs.settle("cpu", None)
         assert [job["run_id"] for job in store.runnable("cpu")] == ["20260101-000000-gpt2-abcd", later]
         (death,) = jobs.find("20260101-000000-gpt2-abcd")["deaths"]
         assert (death["cause"], death["reason"]) == ("others", "the daemon ended while this ran")
@@ -224,6 +225,7 @@ class TestJobs:
         (tmp_path / "runs" / "20260101-000000-gpt2-abcd").mkdir(parents=True)
         (tmp_path / "runs" / ".20260101-000000-gpt2-efgh.12345678").mkdir()
         jobs.recover()
+        jobs.settle("cpu", None)
         assert jobs.find("20260101-000000-gpt2-abcd")["state"] == "done"
         assert [path.name for path in (tmp_path / "runs").iterdir()] == ["20260101-000000-gpt2-abcd"]
 
@@ -237,6 +239,7 @@ class TestJobs:
         (folder / "summary.json").write_text("{}")
         (folder / "manifest.json").write_text(json.dumps({"spec": spec, "tables": {}}))
         jobs.recover()
+        jobs.settle("cpu", None)
         job = jobs.find("20260101-000000-gpt2-abcd")
         assert (job["state"], job["copy_error"]["code"]) == ("done", "copy_pending")
         await asyncio.gather(*jobs._copies._tasks.values())
