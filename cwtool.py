@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cwa_engine import __version__
-from cwa_engine.errors import Cancelled, CwaError, InvalidInput, NoDaemon
+from cwa_engine.errors import Cancelled, CwaError, InvalidInput, NoDaemon, OutputError
 from cwa_engine.files import user_path
 from cwa_engine.models.sources import name_and_revision
 from cwa_tui.console import run_options as opt
@@ -138,6 +138,7 @@ def run(
     keep_alive: opt.KeepAlive = None,
     wait_for_memory: opt.WaitForMemory = False,
     no_cache: opt.NoCache = False,
+    retries: opt.Retries = 1,
     detach: Detach = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
     as_json: Json = False,
@@ -177,6 +178,7 @@ def ablate(
     keep_alive: opt.KeepAlive = None,
     wait_for_memory: opt.WaitForMemory = False,
     no_cache: opt.NoCache = False,
+    retries: opt.Retries = 1,
     detach: Detach = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
     as_json: Json = False,
@@ -373,12 +375,12 @@ def jobs_show(run_id: RunId = "latest", as_json: Json = False) -> None:
 
 @jobs_app.command("cancel")
 def jobs_cancel(run_id: Annotated[str, typer.Argument(help="Run id, its beginning or its ending.")]) -> None:
-    """Cancel a job; a running one ends between two batches, with the model as it was."""
+    """Cancel a job, or its copy to --output; a running one ends between two batches, with the model as it was."""
     from cwa_tui.console.following import follow
 
     with _client() as client:
         job = client.job(run_id)
-        if job.ended:
+        if job.ended and not job.copying:
             say(f"{job.run_id} is {job.state} already")
             return
         client.cancel(job.run_id)
@@ -386,6 +388,8 @@ def jobs_cancel(run_id: Annotated[str, typer.Argument(help="Run id, its beginnin
             follow(client, job.run_id, quiet=True)
         except Cancelled:
             show(f"{job.run_id} is cancelled")
+        except OutputError as error:
+            show(error.message)
         else:
             say(f"{job.run_id} was done before it could be cancelled")
 
@@ -521,7 +525,7 @@ def daemon_start(listen: Listen = None) -> None:
 
 @daemon_app.command("stop")
 def daemon_stop(when_idle: WhenIdle = False, force: Kill = False) -> None:
-    """Stop the daemon. What runs is interrupted and can be retried; what is queued waits for the next start."""
+    """Stop the daemon. What runs is broken off and, like what is queued, runs after the next start."""
     _stop(when_idle, force)
 
 
@@ -737,9 +741,9 @@ def _stop(when_idle: bool, force: bool) -> None:
         say("no daemon was running")
         return
     if stopped.by_force:
-        say("it could not be asked, and was ended by force; `cwtool jobs` shows what was interrupted")
+        say("it could not be asked, and was ended by force; `cwtool jobs` shows what runs again")
     for run_id in stopped.interrupted:
-        say(f"{run_id} was interrupted; `cwtool jobs retry {run_id}` runs it again")
+        say(f"{run_id} was broken off; it runs again after the next start, unless `cwtool jobs cancel {run_id}`")
     if stopped.queued:
         say(f"{stopped.queued} queued jobs wait for the next start")
     host = os.environ.get("CWTOOL_HOST")

@@ -23,10 +23,11 @@ from typing import Any, TypeVar
 import zmq
 import zmq.asyncio
 
-from cwa_daemon import fetching, handover, lifecycle, protocol, reach
+from cwa_daemon import fetching, handover, lifecycle, protocol, reach, records
 from cwa_daemon.loop_thread import LoopThread
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
+from cwa_daemon.threads import in_thread
 from cwa_engine import __version__
 from cwa_engine.errors import (
     DaemonUnreachable,
@@ -196,7 +197,8 @@ class AsyncClient:
         """The job's events after number `after_seq`: those that were, then those to come, until the job has ended.
 
         Each is a map with `seq`, `time`, `kind` and the fields of that kind of event (`cwa_engine.events`), or of kind
-        "state" with `state` and `error`. Raises DaemonUnreachable where the daemon goes away.
+        "state" with `state`, `error` and `output`. Where that one names a folder, a last event of kind "copied" tells by
+        its `error` whether the files are there. Raises DaemonUnreachable where the daemon goes away.
         """
         seen, number = after_seq, None
         try:
@@ -214,7 +216,7 @@ class AsyncClient:
                 if seen % protocol.ACKNOWLEDGE_EVERY == 0:
                     await self._send("acknowledge", subscription=number, seq=seen)
                 yield event
-                if event["kind"] == "state" and event["state"] in protocol.TERMINAL_STATES:
+                if protocol.is_last(event):
                     return
         finally:
             if number is not None:
@@ -286,7 +288,7 @@ class AsyncClient:
     async def _with_texts(self, spec: RunSpec) -> RunSpec:
         """The spec with texts that the daemon can read: it is handed a copy of those that it cannot."""
         away, most_bytes = bool(self.settings.host), self.settings.texts_bytes
-        found = await handover.in_thread(lambda: handover.prepare(spec, away, most_bytes))
+        found = await in_thread(lambda: handover.prepare(spec, away, most_bytes))
         if found is None:
             return spec
         path = await handover.send(found, self._request)
@@ -532,6 +534,8 @@ def stop_daemon(
         with Client.connect(settings, start=False) as client:
             stopped = client.shutdown(when_idle)
     except NoDaemon:
+        if not settings.host:
+            records.end_all(settings.workers)  # which finish what they were at when their daemon was killed
         return None
     except VersionMismatch:
         if settings.host or when_idle:

@@ -14,7 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cwa_daemon import queue, telemetry
+from cwa_daemon import queue, records, telemetry
+from cwa_daemon.awake import AwakeClock
+from cwa_daemon.copies import Copies, pending
+from cwa_daemon.deaths import Cause, Death, why_not_again
 from cwa_daemon.lanes import Lane
 from cwa_daemon.protocol import (
     HIGHEST_PRIORITY,
@@ -35,15 +38,15 @@ from cwa_engine.errors import (
     CwaError,
     InvalidInput,
     NotFound,
-    OutputError,
     OutputTaken,
     QueueFull,
     StateDamaged,
     StateNotWritten,
+    WorkerDied,
     did_you_mean,
 )
 from cwa_engine.reporting.export import PRUNED
-from cwa_engine.reporting.output import claim_output, copy_run
+from cwa_engine.reporting.output import claim_output
 from cwa_engine.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -75,41 +78,52 @@ class Jobs:
         on_event: Callable[[str, dict[str, Any]], None],
         troubles: Troubles | None = None,
     ) -> None:
+        self.clock = AwakeClock()
+        self.troubles = troubles or Troubles()
         self._store = store
         self._settings = settings
         self._on_event = on_event
-        self.troubles = troubles or Troubles()
         self._lanes: dict[str, Lane] = {}
         self._tokens: dict[str, str] = {}  # Hub tokens of waiting jobs; in memory only
         self._progress: dict[str, StageProgress] = {}
         self._unwritten_events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MOST_UNWRITTEN)
         self._unwritten: list[tuple[str, JobState, CwaError | None]] = []  # moves that the full disk did not take
+        self._unwritten_copies: dict[str, CwaError | None] = {}
+        self._copies = Copies(lambda run_id, text: self.note(run_id, text, "warning"), self._copied)
 
     # from submission to end
 
     def recover(self) -> None:
-        """After a start: what ran when the last daemon ended is interrupted, or done if its files are whole; the queue runs."""
-        for job in self._store.jobs(limit=10_000, state=JobState.RUNNING):
-            if job["kind"] == "run" and (self._settings.runs / job["run_id"]).is_dir():
-                self._finish_saved(job)
-                continue
-            reason = CwaError(
-                "the daemon ended while this ran", hint=f"`cwtool jobs retry {job['run_id']}` runs it again"
-            )
-            self.move(job["run_id"], JobState.INTERRUPTED, reason)
-        for lane in self._store.lanes_with_queued_jobs():
+        """After a start: copy what is not copied yet, and begin the lanes; each looks for the worker that it had before."""
+        for job in self._store.to_be_copied():
+            self._copy(job)
+        running = self._store.jobs(limit=10_000, state=JobState.RUNNING)
+        lanes = {queue.lane_of(job) for job in running}
+        for lane in {*lanes, *records.lanes(self._settings.workers), *self._store.lanes_with_queued_jobs()}:
             self._lane(lane).wake()
 
-    def _finish_saved(self, job: dict[str, Any]) -> None:
-        """A run folder appears whole, by its renaming: only the word that the run was done was lost."""
-        self.note(job["run_id"], "the daemon ended just after this was saved; its files are whole")
-        error: CwaError | None = None
-        if output := job["spec"]["output"]:
-            try:
-                copy_run(self._settings.runs / job["run_id"], Path(output), options_of(job).force)
-            except OutputError as failure:
-                error = failure
-        self.move(job["run_id"], JobState.FAILED if error else JobState.DONE, error)
+    def taken_up(self, run_id: str, lane: str) -> dict[str, Any] | None:
+        """The job that a worker of an earlier daemon is at; None where it is not to go on with it."""
+        job = self._store.job(run_id)
+        if job is None or queue.lane_of(job) != lane:
+            return None
+        if job["state"] == JobState.QUEUED:  # that it had begun did not fit on the full disk
+            self.move(run_id, JobState.RUNNING)
+        elif job["state"] != JobState.RUNNING:
+            return None
+        self.note(run_id, "the daemon was started anew, and the worker has gone on meanwhile")
+        return job
+
+    def settle(self, lane: str, running: str | None) -> None:
+        """End or queue again the jobs of a lane that ran when the last daemon ended, but for the one that goes on."""
+        for job in self._store.jobs(limit=10_000, state=JobState.RUNNING):
+            if queue.lane_of(job) == lane and job["run_id"] != running:
+                death = Death("the daemon ended while this ran", Cause.OTHERS)
+                self.move(job["run_id"], *self.after_death(job, death))
+
+    def last_written(self, run_id: str) -> int:
+        """The number of the last message of its worker that the store has, see `Outbox`."""
+        return self._store.last_number(run_id)
 
     def submit(
         self,
@@ -191,12 +205,14 @@ class Jobs:
         return self.submit(kind, spec, job["device"], client_key, job["command"], access, options, job["run_id"])
 
     def cancel(self, run_id: str) -> str:
-        """Cancel a waiting or running job; gives its state right after. An ended job stays as it is."""
+        """Cancel a waiting or running job, or the copy of a run that is done; gives its state right after."""
         job = self.find(run_id)
         if job["state"] in (JobState.QUEUED, JobState.PAUSED):
             self.move(job["run_id"], JobState.CANCELLED, Cancelled(f"cancelled while it was {job['state']}"))
         elif job["state"] == JobState.RUNNING:
             self._lane(queue.lane_of(job)).cancel(job["run_id"])
+        else:
+            self._copies.cancel(job["run_id"])
         return str(self.find(job["run_id"])["state"])
 
     def pause(self, part: str | None) -> list[str]:
@@ -223,9 +239,8 @@ class Jobs:
 
     def move(self, run_id: str, state: JobState, error: CwaError | None = None) -> None:
         """Bring a job into another state, once: the row and its event. A move that is not allowed is a defect."""
-        unwritten = [moved for waiting, moved, _ in self._unwritten if waiting == run_id]
         try:
-            before = unwritten[-1] if unwritten else JobState(self.find(run_id)["state"])
+            job, before = self.find(run_id), self.state_of(run_id)
         except StateDamaged as trouble:
             log.error("%s is %s, which cannot be written down: %s", run_id, state, trouble.message)
             self._unwritten.append((run_id, state, error))
@@ -233,14 +248,17 @@ class Jobs:
         if state not in MOVES[before]:
             raise RuntimeError(f"{run_id} cannot go from {before} to {state}")
         body = error.to_dict() if error else None
-        moments = {"started": time.time()} if state is JobState.RUNNING else {}
+        columns: dict[str, Any] = {"started": time.time()} if state is JobState.RUNNING else {}
         if state in TERMINAL_STATES:
-            moments = {"finished": time.time()}
-        if unwritten:  # one after the other
+            columns = {"finished": time.time()}
+        output = job["spec"]["output"] if state is JobState.DONE and job["kind"] == "run" else None
+        if output:
+            columns["copy_error"] = pending(run_id, Path(output)).to_dict()
+        if any(waiting == run_id for waiting, _, _ in self._unwritten):  # one after the other
             self._unwritten.append((run_id, state, error))
             return
         try:
-            self._store.update_job(run_id, state=state, error=body, **moments)
+            self._store.update_job(run_id, state=state, error=body, **columns)
         except StateNotWritten as trouble:
             log.error("%s is %s, which cannot be written down yet: %s", run_id, state, trouble.message)
             self._unwritten.append((run_id, state, error))
@@ -249,9 +267,16 @@ class Jobs:
         if state in TERMINAL_STATES:
             self._tokens.pop(run_id, None)
             self._progress.pop(run_id, None)
-        self.record(run_id, {"kind": "state", "state": state, "error": body})
+        self.record(run_id, {"kind": "state", "state": state, "error": body, **({"output": output} if output else {})})
+        if output:
+            self._copy(job)
         if state in TERMINAL_STATES:
             self._release(run_id, state)
+
+    def state_of(self, run_id: str) -> JobState:
+        """The state of a job, be it written down or not."""
+        unwritten = [state for waiting, state, _ in self._unwritten if waiting == run_id]
+        return unwritten[-1] if unwritten else JobState(self.find(run_id)["state"])
 
     def _release(self, run_id: str, state: JobState) -> None:
         """Who waited for this one may begin, or never will."""
@@ -261,6 +286,40 @@ class Jobs:
             else:
                 reason = f"cancelled: {run_id}, which it was to follow, is {state}"
                 self.move(job["run_id"], JobState.CANCELLED, Cancelled(reason, hint="submit it again without --after"))
+
+    def is_saved(self, job: dict[str, Any]) -> bool:
+        """Whether a run is done, whatever became of its worker: its folder appears whole, by a renaming."""
+        return bool(job["kind"] == "run" and (self._settings.runs / job["run_id"]).is_dir())
+
+    def after_death(self, job: dict[str, Any], death: Death) -> tuple[JobState, CwaError | None]:
+        """The state that a job goes to after a death of its worker, and why; the death is kept with the job."""
+        run_id = job["run_id"]
+        if self.is_saved(job):
+            self.note(run_id, f"{death.reason}, just after this was saved; its files are whole")
+            return JobState.DONE, None
+        deaths = [*self.find(run_id)["deaths"], death.row()]
+        with contextlib.suppress(StateNotWritten):  # on a full disk it may be run once more
+            self._store.update_job(run_id, deaths=deaths)
+        refusal = why_not_again(deaths, options_of(job).retries)
+        if refusal is None:
+            self.note(run_id, f"{death.reason}; queued again", "warning")
+            return JobState.QUEUED, None
+        return JobState.FAILED, WorkerDied("; ".join(filter(None, (death.reason, refusal))), death.hint)
+
+    def _copy(self, job: dict[str, Any]) -> None:
+        folder, output = self._settings.runs / job["run_id"], Path(job["spec"]["output"])
+        self._copies.begin(job["run_id"], folder, output, options_of(job).force)
+
+    def _copied(self, run_id: str, error: CwaError | None) -> None:
+        """The files of a run are in its output folder, or why they will not be."""
+        body = error.to_dict() if error else None
+        try:
+            self._store.update_job(run_id, copy_error=body)
+        except StateNotWritten:
+            self._unwritten_copies[run_id] = error
+            return
+        log.info("%s", error.message if error else f"{run_id} is copied")
+        self.record(run_id, {"kind": "copied", "folder": self.find(run_id)["spec"]["output"], "error": body})
 
     def record(self, run_id: str, event: dict[str, Any]) -> None:
         """Store an event of a job, then tell that it is there. On a full disk only what changes a state is kept."""
@@ -284,6 +343,7 @@ class Jobs:
 
     def tick(self) -> None:
         """What is looked after once a second: workers that hang, and states that a full disk did not take."""
+        self.clock.tick()
         for lane in self._lanes.values():
             lane.check_health()
         if self._store.disk_full:
@@ -294,6 +354,12 @@ class Jobs:
         unwritten, self._unwritten = self._unwritten, []
         for run_id, state, error in unwritten:
             self.move(run_id, state, error)
+        if unwritten:
+            for lane in self._lanes.values():
+                lane.wake()
+        copies, self._unwritten_copies = self._unwritten_copies, {}
+        for run_id, copy_error in copies.items():
+            self._copied(run_id, copy_error)
 
     # what clients see
 
@@ -334,6 +400,8 @@ class Jobs:
             progress=self._progress.get(job["run_id"]),
             folder=str(folder) if job["kind"] == "run" and job["state"] == JobState.DONE else None,
             last_seq=self._store.last_seq(job["run_id"]),
+            copy_error=job["copy_error"],
+            deaths=job["deaths"],
         )
 
     def warm_models(self) -> list[WarmModel]:
@@ -359,7 +427,7 @@ class Jobs:
             (runs if has_result else jobs).append(run_id)
             if dry_run:
                 continue
-            events += self._store.remove_events(run_id, but_the_last=has_result and not with_results)
+            events += self._store.remove_events(run_id, but_the_end=has_result and not with_results)
             if with_results and has_result:
                 gone = folder.with_name(f".{run_id}{PRUNED}")
                 folder.rename(gone)  # at no moment is there half a run
@@ -418,8 +486,9 @@ class Jobs:
         await asyncio.gather(*(lane.drain() for lane in self._lanes.values()))
 
     async def stop(self) -> None:
-        """End all lanes; what runs becomes interrupted and can be retried, what is queued stays queued."""
-        await asyncio.gather(*(lane.stop() for lane in self._lanes.values()))
+        """End all lanes and copies; what runs is queued again. What is queued or not copied waits for the next start."""
+        await asyncio.gather(*(lane.stop() for lane in self._lanes.values()), self._copies.stop())
+        await asyncio.to_thread(records.end_all, self._settings.workers)
 
     def _lane(self, device: str) -> Lane:
         if device not in self._lanes:

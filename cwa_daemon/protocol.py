@@ -65,6 +65,9 @@ class JobOptions(Message):
     keep_alive: str | None = Field(default=None, max_length=60)  # 30m, 0, forever; None: the daemon's setting
     force: bool = False  # replace what is in the output folder, be it of another run
     pin: bool = False  # never unload the model by itself
+    retries: int = Field(
+        default=1, ge=0, le=100
+    )  # how often the job is run again after a death of its own, see `deaths`
 
     @field_validator("keep_alive")
     @classmethod
@@ -298,10 +301,24 @@ class JobView(Message):
     progress: StageProgress | None = None
     folder: str | None = None  # where the files are, once the run is done
     last_seq: int = 0
+    copy_error: dict[str, Any] | None = None  # why the files of a run that is done are not in its output folder
+    deaths: list[dict[str, Any]] = Field(default_factory=list)  # of workers under this job: reason, cause, stage, time
 
     @property
     def ended(self) -> bool:
         return self.state in TERMINAL_STATES
+
+    @property
+    def copying(self) -> bool:
+        """Whether the files are being copied to the output folder, or will be once there is room."""
+        return bool(self.copy_error and self.copy_error["retryable"])
+
+
+def is_last(event: Mapping[str, Any]) -> bool:
+    """Whether nothing follows an event of a job: it has ended, and its files are copied where that was asked for."""
+    if event["kind"] == "state":
+        return event["state"] in TERMINAL_STATES and not event.get("output")
+    return bool(event["kind"] == "copied")
 
 
 class Pruned(Message):

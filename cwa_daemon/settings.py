@@ -140,6 +140,11 @@ class Settings(BaseModel):
         return self.home / "runs"
 
     @property
+    def workers(self) -> Path:
+        """Where it is written down which workers there are."""
+        return self.home / "workers"
+
+    @property
     def texts(self) -> Path:
         """Where texts are kept that clients handed over."""
         return self.home / "texts"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cwa_daemon.queue import PLANS
-from cwa_engine.errors import CwaError, DaemonNotStartable, StateDamaged, StateNotWritten
+from cwa_engine.errors import CopyPending, CwaError, DaemonNotStartable, StateDamaged, StateNotWritten
 
 # What brings a database from each version to the next; a released script is never changed again.
 _MIGRATIONS = (
@@ -54,6 +54,7 @@ ALTER TABLE jobs ADD COLUMN copy_error TEXT;
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 _LANE = f"CASE kind WHEN 'plan' THEN '{PLANS}' ELSE device END"  # as `queue.lane_of`
+_TO_BE_COPIED = f"(copy_error ->> 'code' = '{CopyPending.code}')"
 BALLAST_BYTES = 4 * 2**20  # given up when the disk is full, so that what happens can still be written down
 
 
@@ -228,8 +229,10 @@ class Store:
         )
 
     def ended_before(self, moment: float) -> list[dict[str, Any]]:
-        """Jobs that ended before `moment`, seconds since the epoch; oldest first."""
-        return self._read_jobs("SELECT * FROM jobs WHERE finished < ? ORDER BY number", [moment])
+        """Jobs that ended before `moment`, seconds since the epoch, and are not being copied; oldest first."""
+        return self._read_jobs(
+            f"SELECT * FROM jobs WHERE finished < ? AND {_TO_BE_COPIED} IS NOT TRUE ORDER BY number", [moment]
+        )
 
     def data_files(self) -> list[str]:
         """The files of texts that jobs use."""
@@ -239,8 +242,14 @@ class Store:
     def unfinished_with_output(self, folder: str) -> list[dict[str, Any]]:
         """Jobs that are to write their files to a folder."""
         return self._read_jobs(
-            "SELECT * FROM jobs WHERE state IN ('queued', 'paused', 'running') AND spec ->> 'output' = ?", [folder]
+            f"SELECT * FROM jobs WHERE (state IN ('queued', 'paused', 'running') OR {_TO_BE_COPIED})"
+            " AND spec ->> 'output' = ?",
+            [folder],
         )
+
+    def to_be_copied(self) -> list[dict[str, Any]]:
+        """Runs that are done, and whose files are not in their output folder yet; those that ended first come first."""
+        return self._read_jobs(f"SELECT * FROM jobs WHERE {_TO_BE_COPIED} ORDER BY finished")
 
     def first_number(self) -> int:
         """The number of the job that counts as the oldest; numbers give the order, for clocks may be put back."""
@@ -249,10 +258,11 @@ class Store:
     def remove_job(self, run_id: str) -> None:
         self._write("DELETE FROM jobs WHERE run_id = ?", [run_id])
 
-    def remove_events(self, run_id: str, but_the_last: bool = False) -> int:
-        """Forget what a job has said, if asked but for its last event; gives how many events that were."""
-        last = self.last_seq(run_id) if but_the_last else 2**62
-        return len(self._write("DELETE FROM events WHERE run_id = ? AND seq < ? RETURNING 1", [run_id, last]))
+    def remove_events(self, run_id: str, but_the_end: bool = False) -> int:
+        """Forget what a job has said, if asked but for how it ended; gives how many events that were."""
+        state = "SELECT max(seq) FROM events WHERE run_id = ?1 AND body ->> 'kind' = 'state'"
+        before = f"coalesce(({state}), 0)" if but_the_end else str(2**62)
+        return len(self._write(f"DELETE FROM events WHERE run_id = ?1 AND seq < {before} RETURNING 1", [run_id]))
 
     def lanes_with_queued_jobs(self) -> list[str]:
         return [row[0] for row in self._read(f"SELECT DISTINCT {_LANE} FROM jobs WHERE state = 'queued'")]
@@ -278,9 +288,15 @@ class Store:
             [run_id, after_seq, limit],
         )
         try:
-            return [{"seq": row["seq"], "time": row["time"], **json.loads(row["body"])} for row in rows]
+            return [{"seq": row["seq"], "time": row["time"], **_event(row["body"])} for row in rows]
         except (ValueError, TypeError) as error:
             raise self._damaged(f"an event in it is no whole row: {error}") from error
+
+    def last_number(self, run_id: str) -> int:
+        """The highest `number` that a worker gave to an event of a job since its state changed last; 0 without any."""
+        state = "SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?1 AND body ->> 'kind' = 'state'"
+        rows = f"SELECT coalesce(max(body ->> 'number'), 0) FROM events WHERE run_id = ?1 AND seq > ({state})"
+        return int(self._read(rows, [run_id])[0][0])
 
     def last_seq(self, run_id: str) -> int:
         return int(self._read("SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?", [run_id])[0][0])
@@ -299,6 +315,13 @@ def _is_full(error: sqlite3.DatabaseError) -> bool:
 def _is_unreadable(error: sqlite3.OperationalError) -> bool:
     """What a damaged file also raises: a table that its damaged first page does not list, a read beyond its end."""
     return error.sqlite_errorname in ("SQLITE_ERROR", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_READ")
+
+
+def _event(body: str) -> dict[str, Any]:
+    """An event as it was recorded, without the number that its worker gave it."""
+    event: dict[str, Any] = json.loads(body)
+    event.pop("number", None)
+    return event
 
 
 def _column(value: Any) -> Any:

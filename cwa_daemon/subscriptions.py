@@ -101,7 +101,7 @@ class Subscriptions:
         followed = self._jobs.get(run_id)
         if followed is None:
             return
-        ends = event["kind"] == "state" and event["state"] in protocol.TERMINAL_STATES
+        ends = protocol.is_last(event) or (event["kind"] == "state" and event["state"] in protocol.TERMINAL_STATES)
         begins = event["kind"] == "progress" and not followed.has_progress
         followed.has_progress |= begins
         if ends or begins or self._loop.time() >= followed.due:

@@ -27,8 +27,6 @@ from cwa_engine.errors import (
     CwaError,
     InvalidInput,
     OutOfMemory,
-    OutputError,
-    OutputTaken,
     RunFailed,
     error_from_dict,
 )
@@ -41,7 +39,6 @@ from cwa_engine.models.sources import HubAccess, SourceKind, fingerprint, resolv
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import IMPORTED_BYTES
 from cwa_engine.reporting.export import ModelRecord, RunRecord, write_run
-from cwa_engine.reporting.output import copy_run
 from cwa_engine.run import Stages
 from cwa_engine.score_cache import ScoreCache
 from cwa_engine.spec import RunSpec
@@ -207,24 +204,17 @@ class Work:
             log=voice.log,
         )
         with stages("save"):
-            self._save(record, Path(command["folder"]), options["force"], voice)
+            self._save(record, Path(command["folder"]), voice)
 
-    def _save(self, record: RunRecord, folder: Path, force: bool, voice: Voice) -> None:
-        """Write the run's files. Where the disk does not take them, keep the result and try again until cancelled.
-
-        Raises OutputTaken where somebody else has filled the output folder; the run folder is there then.
-        """
+    def _save(self, record: RunRecord, folder: Path, voice: Voice) -> None:
+        """Write the run's folder. Where the disk does not take it, keep the result and try again until cancelled."""
         said = ""
         while True:
             try:
                 if not folder.is_dir():
                     write_run(folder, record)
-                if record.spec.output:
-                    copy_run(folder, record.spec.output, force)
                 return
-            except OutputTaken:
-                raise
-            except (OSError, OutputError) as error:
+            except OSError as error:
                 reason = str(error)
             if reason != said:
                 voice(

@@ -5,7 +5,8 @@ CwaError                      exit 1
 │   ├── NotGreeted            2    the daemon does not know this connection: it began anew
 │   ├── DataError             2    texts that cannot be scored
 │   └── OutputError           2    a folder that cannot be written
-│       └── OutputTaken       2    a folder that holds something else
+│       ├── OutputTaken       2    a folder that holds something else
+│       └── CopyPending       2    the files of a run that is done are not there yet
 ├── NotFound                  6    no such run, no such warm model
 │   └── ModelNotFound         6
 ├── ModelGated                4    the licence must be accepted first
@@ -67,6 +68,10 @@ class OutputError(InvalidInput):
 
 class OutputTaken(OutputError):
     code = "output_taken"
+
+
+class CopyPending(OutputError):
+    code, retryable = "copy_pending", True
 
 
 class NotFound(CwaError):

@@ -14,7 +14,7 @@ from cwa_tui.console.progress import progress
 
 
 def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet: bool = False) -> None:
-    """Show a job until it is done. Raises its error; at Ctrl-C leaves it running, or cancels it where that was asked."""
+    """Show a job until it is done and copied. Raises its error; at Ctrl-C leaves it, or cancels it where that was asked."""
     seen = 0
     try:
         with progress(stderr(quiet)) as show_event:
@@ -27,8 +27,10 @@ def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet
         say("cancelling ...")
         client.cancel(run_id)
         event = list(client.follow(run_id, after_seq=seen))[-1]
-    if event["state"] != "done":
-        raise error_from_dict(event["error"]) if event["error"] else RunFailed(f"{run_id} is {event['state']}")
+    if event["error"]:
+        raise error_from_dict(event["error"])
+    if event["kind"] == "state" and event["state"] != "done":
+        raise RunFailed(f"{run_id} is {event['state']}")
 
 
 def planned(client: Client, run_id: str) -> dict[str, Any]:

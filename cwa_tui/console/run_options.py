@@ -198,6 +198,10 @@ NoCache = Annotated[
     bool, _option("--no-cache", help="Score anew even where an earlier run has these scores.", panel=_QUEUE)
 ]
 
+Retries = Annotated[
+    int, _option(min=0, max=100, help="Run again by itself so often, if the worker dies by itself.", panel=_QUEUE)
+]
+
 
 def spec_fields(given: dict[str, Any]) -> dict[str, Any]:
     """The fields of a RunSpec from the options as they were given, by their names in the command. Raises InvalidInput."""
@@ -222,7 +226,7 @@ def job_options(given: dict[str, Any]) -> dict[str, Any]:
     """The fields of JobOptions from the options as they were given. Raises InvalidInput."""
     if given.get("keep_alive"):
         durations.seconds(given["keep_alive"])
-    names = ("priority", "after", "keep_alive", "wait_for_memory", "pin", "no_cache", "force")
+    names = ("priority", "after", "keep_alive", "wait_for_memory", "pin", "no_cache", "force", "retries")
     return {name: given[name] for name in names if name in given}
 
 

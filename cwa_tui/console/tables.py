@@ -42,7 +42,8 @@ def jobs_table(jobs: list[JobView], now: float | None = None, chosen: bool = Fal
         at = job.progress
         done = f"{at.stage} {fmt.counted(at.done, at.total, at.unit)}" if at else ""
         state = Text(job.state, STATE_STYLES.get(job.state, ""))
-        said = words(job.error["message"] if job.error else done)
+        error = job.error or job.copy_error
+        said = words(error["message"] if error else done)
         table.add_row(job.run_id, job.kind, state, said, fmt.ago(job.created, now), fmt.duration(took))
     return table
 
@@ -50,6 +51,7 @@ def jobs_table(jobs: list[JobView], now: float | None = None, chosen: bool = Fal
 def job_details(job: JobView) -> RenderableType:
     """One job, field by field."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    error = job.error or job.copy_error
     rows = {
         "run id": job.run_id,
         "what": f"{job.kind} {job.model}",
@@ -62,8 +64,9 @@ def job_details(job: JobView) -> RenderableType:
         "after": job.after,
         "priority": job.priority or None,
         "files": job.folder,
-        "error": job.error["message"] if job.error else None,
-        "hint": job.error["hint"] if job.error else None,
+        "error": error["message"] if error else None,
+        "hint": error["hint"] if error else None,
+        "deaths": "; ".join(f"{death['reason']} (in {death['stage'] or 'no stage'})" for death in job.deaths),
         "spec": ", ".join(f"{name}={value}" for name, value in job.spec.items() if value is not None),
     }
     for name, value in rows.items():

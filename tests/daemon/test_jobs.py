@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -174,11 +175,14 @@ class TestJobs:
         with pytest.raises(NotFound):
             jobs.find("%")
 
-    def test_what_ran_when_the_daemon_died_is_interrupted_and_can_be_retried(self, jobs: Jobs, store: Store) -> None:
+    def test_what_ran_when_daemon_and_worker_died_is_queued_again_in_its_place(self, jobs: Jobs, store: Store) -> None:
         add(store, "20260101-000000-gpt2-abcd", state="running")
+        later = self.submit(jobs, "later")
         jobs.recover()
-        job = jobs.find("20260101-000000-gpt2-abcd")
-        assert (job["state"], "cwtool jobs retry" in job["error"]["hint"]) == ("interrupted", True)
+        jobs.settle("cpu", None)
+        assert [job["run_id"] for job in store.runnable("cpu")] == ["20260101-000000-gpt2-abcd", later]
+        (death,) = jobs.find("20260101-000000-gpt2-abcd")["deaths"]
+        assert (death["cause"], death["reason"]) == ("others", "the daemon ended while this ran")
 
     def test_a_hub_token_is_in_memory_alone(self, jobs: Jobs, tmp_path: Path) -> None:
         spec = RunSpec(model="gpt2").model_dump(mode="json")
@@ -221,10 +225,11 @@ class TestJobs:
         (tmp_path / "runs" / "20260101-000000-gpt2-abcd").mkdir(parents=True)
         (tmp_path / "runs" / ".20260101-000000-gpt2-efgh.12345678").mkdir()
         jobs.recover()
+        jobs.settle("cpu", None)
         assert jobs.find("20260101-000000-gpt2-abcd")["state"] == "done"
         assert [path.name for path in (tmp_path / "runs").iterdir()] == ["20260101-000000-gpt2-abcd"]
 
-    def test_a_run_that_was_saved_but_not_copied_to_its_output_is_copied_and_done(
+    async def test_a_run_that_was_saved_but_not_copied_to_its_output_is_done_and_copied(
         self, jobs: Jobs, store: Store, tmp_path: Path
     ) -> None:
         spec = RunSpec(model="gpt2", output=tmp_path / "mine").model_dump(mode="json")
@@ -234,8 +239,14 @@ class TestJobs:
         (folder / "summary.json").write_text("{}")
         (folder / "manifest.json").write_text(json.dumps({"spec": spec, "tables": {}}))
         jobs.recover()
-        assert jobs.find("20260101-000000-gpt2-abcd")["state"] == "done"
+        jobs.settle("cpu", None)
+        job = jobs.find("20260101-000000-gpt2-abcd")
+        assert (job["state"], job["copy_error"]["code"]) == ("done", "copy_pending")
+        await asyncio.gather(*jobs._copies._tasks.values())
+        assert jobs.find("20260101-000000-gpt2-abcd")["copy_error"] is None
         assert (tmp_path / "mine" / "summary.json").read_text() == "{}"
+        last = store.events("20260101-000000-gpt2-abcd", 0, 10)[-1]
+        assert (last["kind"], last["folder"], last["error"]) == ("copied", str(tmp_path / "mine"), None)
 
     def test_states_that_a_full_disk_does_not_take_are_written_in_their_order_and_nothing_is_begun_twice(
         self, jobs: Jobs, store: Store, monkeypatch: pytest.MonkeyPatch

@@ -267,4 +267,3 @@ def test_status_shows_what_a_job_may_take(own_cwtool: CommandLine) -> None:
     limits = own_cwtool.json("daemon", "status")["limits"]
     assert (limits["load_bytes"], limits["stage_idle_s"]) == (2e9, 77)
     assert "limits: a load 2.0 GB of memory" in own_cwtool("daemon", "status").stdout
-
