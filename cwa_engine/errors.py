@@ -21,6 +21,7 @@ CwaError                      exit 1
 │   └── DaemonNotStartable    3
 ├── StateNotWritten           1    the disk of the state folder is full or broken
 ├── Refused                   4    not allowed to speak to this daemon
+├── UnsafePlace               4    a file, folder or socket that another user could have made
 ├── VersionMismatch           5
 ├── QueueFull                 8
 └── WaitTimedOut            124
@@ -126,6 +127,10 @@ class StateNotWritten(CwaError):
 
 class Refused(CwaError):
     code, exit_code = "refused", 4
+
+
+class UnsafePlace(CwaError):
+    code, exit_code = "unsafe_place", 4
 
 
 class VersionMismatch(CwaError):
