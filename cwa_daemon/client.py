@@ -10,6 +10,7 @@ with Client.connect() as client:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -72,7 +73,6 @@ class AsyncClient:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.daemon_version = ""
-        self.where = ""  # which daemon this is, in words
         self._greetings = 0  # one more each time a daemon began anew behind the same socket
         self._ids = itertools.count(1)
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -81,7 +81,13 @@ class AsyncClient:
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_MESSAGE_BYTES)
+        self._link = reach.Link()
         self._receiver: asyncio.Task[None] | None = None
+
+    @property
+    def where(self) -> str:
+        """Which daemon this is, in words."""
+        return self._link.where
 
     @classmethod
     async def connect(cls, settings: Settings | None = None, start: bool = True) -> AsyncClient:
@@ -100,11 +106,12 @@ class AsyncClient:
     async def _open(self, start: bool) -> None:
         settings, patience_s = self.settings, self.settings.request_timeout_s
         if settings.host:
-            self.where = await reach.connect_to_host(self._socket, settings, settings.host)
+            self._link = await reach.connect_to_host(self._socket, settings, settings.host)
         else:
             if start and await asyncio.to_thread(lifecycle.start, settings):
                 patience_s = settings.start_timeout_s
-            self.where = await reach.connect_here(self._socket, settings)
+            self._link = link = reach.LocalLink(self._socket, settings, self._lost)
+            await link.connect()
         self._receiver = asyncio.create_task(self._receive())
         await self._greet(patience_s)
 
@@ -116,6 +123,7 @@ class AsyncClient:
     async def close(self) -> None:
         if self._receiver:
             self._receiver.cancel()
+        self._link.close()
         self._socket.close()
         self._context.term()
 
@@ -214,7 +222,7 @@ class AsyncClient:
                     continue
                 seen = event["seq"]
                 if seen % protocol.ACKNOWLEDGE_EVERY == 0:
-                    await self._send("acknowledge", subscription=number, seq=seen)
+                    await self._tell("acknowledge", subscription=number, seq=seen)
                 yield event
                 if protocol.is_last(event):
                     return
@@ -222,7 +230,7 @@ class AsyncClient:
             if number is not None:
                 self._events.pop(number, None)
                 if not self._socket.closed:
-                    await self._send("unsubscribe", subscription=number)
+                    await self._tell("unsubscribe", subscription=number)
 
     # results and state
 
@@ -337,41 +345,75 @@ class AsyncClient:
         request_id = next(self._ids)
         reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
         try:
-            await self._send(op, id=request_id, **fields)
-            message: dict[str, Any] = await asyncio.wait_for(reply, timeout_s or self.settings.request_timeout_s)
+            async with asyncio.timeout(timeout_s or self.settings.request_timeout_s):
+                await self._send(op, id=request_id, **fields)
+                message: dict[str, Any] = await reply
         except TimeoutError:
             if not self.settings.host:
                 patience_s = timeout_s or self.settings.request_timeout_s
                 raise await asyncio.to_thread(
                     lifecycle.not_answering, self.settings, self.where, patience_s, f"'{op}'"
                 ) from None
-            raise DaemonUnreachable(
-                f"the daemon ({self.where}) did not answer '{op}'", hint=f"look after it on {self.settings.host}"
-            ) from None
+            raise self._silent("did not answer", op) from None
         finally:
             self._replies.pop(request_id, None)
+        if message.get("lost"):
+            raise self._silent("hung up before it answered", op)
         if not message["ok"]:
             raise error_from_dict(message["error"])
         return message
 
+    def _silent(self, what: str, op: str) -> DaemonUnreachable:
+        restart = f"`cwtool daemon restart` ends it, and starts another; its log is {self.settings.daemon_log}"
+        return DaemonUnreachable(
+            f"the daemon ({self.where}) {what} '{op}'",
+            hint=f"look after it on {self.settings.host}" if self.settings.host else restart,
+        )
+
+    def _lost(self) -> None:
+        """The connection has ended: what was asked on it, and has no reply yet, is not answered any more."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._heard(zmq.Socket.shadow(self._socket.underlying).recv(zmq.DONTWAIT))
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_result({"lost": True})
+
+    async def _tell(self, op: str, **fields: Any) -> None:
+        """Send what nobody answers; where there is no connection it has no meaning any more."""
+        if self._link.up:
+            await self._send(op, **fields)
+
     async def _send(self, op: str, **fields: Any) -> None:
         fields.setdefault("id", next(self._ids))
-        await self._socket.send(protocol.encode({"op": op, **fields}))
+        frame = protocol.encode({"op": op, **fields})
+        while True:
+            await self._link.ready()
+            try:
+                await self._socket.send(frame, zmq.DONTWAIT)
+            except zmq.Again:  # the connection has just ended, or nobody reads from it
+                self._link.drop()
+            else:
+                return
 
     async def _receive(self) -> None:
-        """The one reader of the socket: replies to who asked, events to who follows."""
+        """The one reader of the socket."""
         while True:
-            message = protocol.decode(await self._socket.recv())
-            if "events" in message or "event" in message:  # an older daemon sends them one by one
-                arrived = self._events.get(message["subscription"])
-                if arrived is not None:  # or its follower has left in the meantime
-                    for event in message["events"] if "events" in message else [message["event"]]:
-                        arrived.put_nowait(event)
-                continue
-            if "subscription" in message:  # its events may come before the one who asked looks at this reply
-                self._events[message["subscription"]] = asyncio.Queue()
-            if (reply := self._replies.get(message["id"])) and not reply.done():
-                reply.set_result(message)
+            self._heard(await self._socket.recv())
+
+    def _heard(self, frame: bytes) -> None:
+        """Replies to who asked, events to who follows."""
+        message = protocol.decode(frame)
+        if "events" in message or "event" in message:  # an older daemon sends them one by one
+            arrived = self._events.get(message["subscription"])
+            if arrived is not None:  # or its follower has left in the meantime
+                for event in message["events"] if "events" in message else [message["event"]]:
+                    arrived.put_nowait(event)
+            return
+        if "subscription" in message:  # its events may come before the one who asked looks at this reply
+            self._events[message["subscription"]] = asyncio.Queue()
+        if (reply := self._replies.get(message["id"])) and not reply.done():
+            reply.set_result(message)
 
     async def _next_event(self, arrived: asyncio.Queue[dict[str, Any]]) -> dict[str, Any] | None:
         """The next event; None after a silence, with the daemon there. Raises DaemonUnreachable where nobody is."""

@@ -197,7 +197,7 @@ def _socket_file(settings: Settings) -> Path:
     """Where the daemon's socket is, or would be."""
     try:
         return find(settings).socket
-    except NoDaemon:
+    except CwaError:  # none runs, or what is wrong with its address is told by the check of the daemon
         return settings.socket
 
 

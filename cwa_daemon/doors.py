@@ -12,7 +12,7 @@ from zmq.auth.asyncio import AsyncioAuthenticator
 
 from cwa_daemon import keys, protocol
 from cwa_daemon.lifecycle import write_address
-from cwa_daemon.security import check_peer, private_folder
+from cwa_daemon.security import check_peer, check_socket, private_folder
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import CwaError, DaemonNotStartable, Refused
 
@@ -74,10 +74,20 @@ class LocalDoor(Door):
         finally:
             os.umask(before)
         self._inode = self._path.stat().st_ino
+        check_socket(self._path.parent.resolve() / self._path.name)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Clients find the socket by what is written down. Raises DaemonNotStartable."""
+        self._announced = False
         try:
             write_address(self.settings, self._path)
-        except OSError as error:  # on a full disk, say: who has the environment of this process finds it all the same
-            log.warning("the address cannot be written to %s: %s", self.settings.address_file, error)
+        except OSError as error:
+            raise DaemonNotStartable(
+                f"the daemon's address cannot be written to {self.settings.address_file}: {error.strerror}",
+                hint="clients look there: make room on the disk of the state folder",
+            ) from error
+        self._announced = True
 
     def check(self, frame: zmq.Frame) -> None:
         check_peer(str(frame.get("Peer-Address")))
@@ -85,10 +95,11 @@ class LocalDoor(Door):
     def look_after(self) -> None:
         """Where the socket was removed, as the system does with a runtime folder at the last logout, make it anew."""
         inode = self._path.stat().st_ino if self._path.exists() else None
-        if inode == self._inode:
-            return
-        log.warning("the socket %s is gone: binding again", self._path)
-        self.open()  # without unbinding, which would end the connections there are
+        if inode != self._inode:
+            log.warning("the socket %s is gone: binding again", self._path)
+            self.open()  # without unbinding, which would end the connections there are
+        elif not self._announced:
+            self._announce()
 
     def close(self) -> None:
         super().close()

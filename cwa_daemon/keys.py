@@ -16,12 +16,17 @@ from typing import Any
 import zmq
 import zmq.utils.z85
 
-from cwa_daemon.security import state_folder
+from cwa_daemon.security import read_own_file, state_folder
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import InvalidInput, NotFound, did_you_mean
 from cwa_engine.files import write_whole
 
 _OWN, _ALLOWED, _HOSTS = "keys.json", "allowed.json", "hosts.json"
+_REMAKE = {
+    _OWN: "mend it, or remove it and make new keys with `cwtool daemon keys new`",
+    _ALLOWED: "mend it, or remove it and allow each key again with `cwtool daemon keys allow`; until then no key is let in",
+    _HOSTS: "mend it, or remove it and add each daemon again with `cwtool daemon hosts add`",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +142,17 @@ def _checked_key(public: str) -> str:
 
 
 def _read(settings: Settings, name: str) -> dict[str, Any]:
-    """The map in a file of the state folder, empty where there is none."""
+    """The map in a file of the state folder, empty where there is none.
+
+    Raises InvalidInput for a file that holds none, and UnsafePlace for one that others could have written.
+    """
+    path = settings.home / name
     try:
-        return dict(json.loads((settings.home / name).read_text()))
+        return dict(json.loads(read_own_file(path, private=name == _OWN)))
     except FileNotFoundError:
         return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise InvalidInput(f"{path} cannot be read: {error}", hint=_REMAKE[name]) from error
 
 
 def _write(settings: Settings, name: str, content: dict[str, Any]) -> None:

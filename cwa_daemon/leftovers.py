@@ -28,7 +28,7 @@ _CONNECT_S = 0.2
 
 
 def found(settings: Settings) -> list[Path]:
-    """Half run folders, half files of the state folder and its cache, and the folders of clients and daemons that were killed."""
+    """Half run folders, half files of the state folder and its cache, and folders of clients and daemons that were killed."""
     paths: list[Path] = []
     for look in (_half_runs, _half_files, _fetched, _runtime_folders):
         with contextlib.suppress(OSError):  # a folder that cannot be read or is gone by now: doctor names it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cwa_daemon.folder_lock import ALREADY, holder
+from cwa_daemon.security import read_own_file
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import DaemonNotStartable, DaemonUnreachable, NoDaemon
 from cwa_engine.files import user_path, write_whole
@@ -47,28 +49,36 @@ def running_pid(settings: Settings) -> int | None:
 
 
 def write_address(settings: Settings, socket: Path) -> None:
-    """Say where this process, which holds the lock, is to be reached. Raises OSError."""
-    address = Address(os.getpid(), _started(os.getpid()), platform.node(), socket)
-    content = json.dumps({**asdict(address), "socket": str(socket)}).encode()
+    """Say where this process, which holds the lock, is to be reached, by a path without links. Raises OSError."""
+    real = socket.parent.resolve() / socket.name
+    address = Address(os.getpid(), _started(os.getpid()), platform.node(), real)
+    content = json.dumps({**asdict(address), "socket": str(real)}).encode()
     write_whole(settings.address_file, content, mode=0o600)
 
 
 def find(settings: Settings) -> Address:
-    """The daemon that runs. Raises NoDaemon where none does.
+    """The daemon that runs, as it wrote it down itself; no other place is looked at, for a stranger may have made that.
 
-    What it wrote down counts only if it is of the process that holds the lock: a daemon that was killed leaves its address.
-    A daemon that wrote nothing is looked for where this shell would have it.
+    Raises NoDaemon where none runs, UnsafePlace where another user could have written the address, and DaemonUnreachable where
+    there is none of the process that holds the lock: it starts in this moment, or its disk is full.
     """
+    with contextlib.suppress(OSError):  # there is none, or it cannot be read: `running_pid` knows
+        read_own_file(settings.lock_file)
     pid = running_pid(settings)
     if pid is None:
         raise NoDaemon("no daemon is running", hint="`cwtool daemon start` starts one")
     address = _written_address(settings)
-    return address if address and address.pid == pid else Address(pid, None, platform.node(), settings.socket)
+    if address is None or address.pid != pid:
+        raise DaemonUnreachable(
+            f"the daemon of {settings.home} (pid {pid}) has not written down where it is to be reached",
+            hint=f"its log may say why: {settings.daemon_log}; `kill {pid}` ends it",
+        )
+    return address
 
 
 def _written_address(settings: Settings) -> Address | None:
     try:
-        written = json.loads(settings.address_file.read_text("utf-8"))
+        written = json.loads(read_own_file(settings.address_file))
         return Address(**{**written, "socket": Path(written["socket"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None

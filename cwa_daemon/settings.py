@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
+from cwa_daemon.security import others_may_write
 from cwa_engine import durations
 from cwa_engine.errors import InvalidInput, did_you_mean
 from cwa_engine.files import home_folder, user_path
@@ -180,10 +181,11 @@ class Settings(BaseModel):
     def socket(self) -> Path:
         """Where a daemon that starts in this shell has its socket: a path that is short, one for each state folder.
 
-        It is below XDG_RUNTIME_DIR where that is a folder of this user and not too long a path, else below /tmp.
+        It is below XDG_RUNTIME_DIR where that is a folder of this user and not too long a path, else below /tmp; where another
+        user has taken that name, in the state folder. Clients do not ask here: the daemon writes down which one it has.
         """
         sockets = [folder / "daemon.sock" for folder in self.runtime_folders]
-        return next((path for path in sockets if len(os.fsencode(path)) <= MOST_SOCKET_BYTES), sockets[-1])
+        return next((path for path in sockets if len(os.fsencode(path)) <= MOST_SOCKET_BYTES), sockets[0])
 
     @property
     def runtime_folders(self) -> list[Path]:
@@ -192,7 +194,7 @@ class Settings(BaseModel):
         roots = [Path("/tmp") / f"cwtool-{os.getuid()}"]
         if base := _own_runtime_folder():
             roots.insert(0, base / "cwtool")
-        return [root / key for root in roots]
+        return [*(root / key for root in roots if not _is_anothers(root)), self.home / "run"]
 
     @property
     def runtime_dir(self) -> Path:
@@ -202,11 +204,22 @@ class Settings(BaseModel):
 
 def _config_file() -> dict[str, Any]:
     try:
-        return tomllib.loads(CONFIG_FILE.read_text("utf-8"))
+        with CONFIG_FILE.open("rb") as file:
+            _check_config(os.fstat(file.fileno()))
+            return tomllib.load(file)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise InvalidInput(f"cannot read {CONFIG_FILE}: {error}", hint="mend it, or move it away") from error
+
+
+def _check_config(found: os.stat_result) -> None:
+    """Raise InvalidInput for a config file of another user than this one and root, as `su` may hand one down."""
+    if stat.S_ISREG(found.st_mode) and (found.st_uid not in (0, os.getuid()) or others_may_write(found)):
+        raise InvalidInput(
+            f"{CONFIG_FILE} is not yours alone: it belongs to uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}",
+            hint="others could set what your daemon does: `chown` it to yourself, `chmod go-w` it, or set XDG_CONFIG_HOME",
+        )
 
 
 def _environment() -> dict[str, str]:
@@ -225,6 +238,15 @@ def _own_runtime_folder() -> Path | None:
     except OSError:
         return None
     return Path(given) if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() else None
+
+
+def _is_anothers(folder: Path) -> bool:
+    """Whether something by that name is there already that is not this user's folder."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid()
 
 
 def _variable(name: str) -> str:

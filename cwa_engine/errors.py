@@ -23,6 +23,7 @@ CwaError                      exit 1
 ├── StateNotWritten           1    the disk of the state folder is full or broken
 │   └── StateDamaged          1    what the job database holds cannot be read any more
 ├── Refused                   4    not allowed to speak to this daemon
+├── UnsafePlace               4    a file, folder or socket that another user could have made
 ├── VersionMismatch           5
 ├── QueueFull                 8
 └── WaitTimedOut            124
@@ -136,6 +137,10 @@ class StateDamaged(StateNotWritten):
 
 class Refused(CwaError):
     code, exit_code = "refused", 4
+
+
+class UnsafePlace(CwaError):
+    code, exit_code = "unsafe_place", 4
 
 
 class VersionMismatch(CwaError):

@@ -309,12 +309,14 @@ def test_a_daemon_of_another_version_is_named_with_the_command_that_mends_it(own
     private_folder(settings.home)
     private_folder(settings.runtime_dir.parent)
     private_folder(settings.runtime_dir)
-    old = "import sys, zmq, msgpack; from cwa_daemon.folder_lock import hold_lock; from cwa_daemon.settings import Settings\n"
-    old += "s = zmq.Context().socket(zmq.ROUTER); s.bind(sys.argv[1])\n"
-    old += "with hold_lock(Settings()):\n  print('ready', flush=True)\n  while True:\n"
+    old = "import sys, zmq, msgpack; from cwa_daemon.folder_lock import hold_lock\n"
+    old += "from cwa_daemon.lifecycle import write_address; from cwa_daemon.settings import Settings\n"
+    old += "s = zmq.Context().socket(zmq.ROUTER); s.bind(f'ipc://{Settings().socket}')\n"
+    old += "with hold_lock(Settings()):\n  write_address(Settings(), Settings().socket)\n"
+    old += "  print('ready', flush=True)\n  while True:\n"
     old += "    who, frame = s.recv_multipart(); ask = msgpack.unpackb(frame)\n"
     old += "    s.send_multipart([who, msgpack.packb({'id': ask['id'], 'ok': True, 'version': '0.0.9', 'jobs': []})])\n"
-    command = [sys.executable, "-c", old, f"ipc://{settings.socket}"]
+    command = [sys.executable, "-c", old]
     with subprocess.Popen(command, env=own_cwtool.env, stdout=subprocess.PIPE, text=True) as daemon:
         assert daemon.stdout and daemon.stdout.readline() == "ready\n"
         said = own_cwtool("jobs").stderr
