@@ -31,7 +31,8 @@ from cwa_engine.perturbation.cases import ZERO
 from cwa_engine.perturbation.copies import Zeroed
 from cwa_engine.perturbation.measurement import MeasurementContext, measure, prepare_measurement
 from cwa_engine.perturbation.single_zeros import SingleZeros
-from cwa_engine.reporting.export import ModelRecord, RunRecord, read_summary, write_run
+from cwa_engine.reporting.export import ModelRecord, RunRecord, write_run
+from cwa_engine.reporting.reading import read_summary
 from cwa_engine.result import Baseline, RunResult, TextUse
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.metrics import Needs

@@ -40,6 +40,7 @@ from cwa_engine.errors import (
     StateNotWritten,
     did_you_mean,
 )
+from cwa_engine.reporting.checksums import fingerprint_of
 from cwa_engine.reporting.export import leftovers
 from cwa_engine.reporting.output import claim_output, copy_run
 from cwa_engine.spec import RunSpec
@@ -237,7 +238,10 @@ class Jobs:
         if state in TERMINAL_STATES:
             self._tokens.pop(run_id, None)
             self._progress.pop(run_id, None)
-        self.record(run_id, {"kind": "state", "state": state, "error": body})
+        event = {"kind": "state", "state": state, "error": body}
+        if state is JobState.DONE:
+            event["fingerprint"] = fingerprint_of(self._settings.runs / run_id)
+        self.record(run_id, event)
         if state in TERMINAL_STATES:
             self._release(run_id, state)
 

@@ -13,7 +13,9 @@ from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
 from cwa_daemon.store import Store
 from cwa_engine.errors import CwaError, InvalidInput
-from cwa_engine.reporting.export import leftovers, read_manifest, read_summary
+from cwa_engine.reporting.checksums import fingerprint_of
+from cwa_engine.reporting.export import leftovers
+from cwa_engine.reporting.reading import read_manifest, read_summary
 
 _NOT_DAMAGE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY")
 
@@ -79,7 +81,10 @@ def reindex(store: Store, runs: Path) -> tuple[int, list[str]]:
     first = store.first_number() - len(rows)  # a run found again is older than every one that is listed
     for number, row in enumerate(sorted(rows, key=lambda row: row["created"]), start=first):
         store.add_job(number=number, **row)
-        store.append_event(row["run_id"], {"kind": "state", "state": JobState.DONE, "error": None})
+        fingerprint = fingerprint_of(runs / row["run_id"])
+        store.append_event(
+            row["run_id"], {"kind": "state", "state": JobState.DONE, "error": None, "fingerprint": fingerprint}
+        )
     return len(rows), unreadable
 
 

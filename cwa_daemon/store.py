@@ -239,6 +239,15 @@ class Store:
         )
         return [{"seq": row["seq"], "time": row["time"], **json.loads(row["body"])} for row in rows]
 
+    def fingerprint(self, run_id: str) -> str | None:
+        """The fingerprint that a run's files had when it was done; None where that was not written down."""
+        row = self._db.execute(
+            "SELECT body ->> 'fingerprint' FROM events WHERE run_id = ? AND body ->> 'state' = 'done'"
+            " ORDER BY seq DESC LIMIT 1",
+            [run_id],
+        ).fetchone()
+        return row[0] if row else None
+
     def last_seq(self, run_id: str) -> int:
         row = self._db.execute("SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?", [run_id]).fetchone()
         return int(row[0])

@@ -8,6 +8,7 @@ CwaError                      exit 1
 │       └── OutputTaken       2    a folder that holds something else
 ├── NotFound                  6    no such run, no such warm model
 │   └── ModelNotFound         6
+├── Altered                   1    a file of a run is not what the run wrote
 ├── ModelGated                4    the licence must be accepted first
 ├── ModelBroken               1    files that are no whole model
 ├── OutOfMemory               7
@@ -74,6 +75,10 @@ class NotFound(CwaError):
 
 class ModelNotFound(NotFound):
     code = "model_not_found"
+
+
+class Altered(CwaError):
+    code = "altered"
 
 
 class ModelGated(CwaError):

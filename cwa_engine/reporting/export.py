@@ -1,7 +1,8 @@
-"""The files of a run: written whole or not at all, read back by every client. torch-free.
+"""The files of a run: written whole or not at all. `reading` reads them back. torch-free.
 
-summary.json · manifest.json · topk_<metric>.csv · perturbation.csv · evaluation.csv · controls.csv · log.txt, and where
-asked for interactions.csv · stability.csv · fidelity.csv · ablation.csv · critical_set.csv · spikes.csv · spike_removal.csv
+summary.json · manifest.json · topk_<metric>.csv · perturbation.csv · evaluation.csv · controls.csv · log.txt ·
+SHA256SUMS, and where asked for interactions.csv · stability.csv · fidelity.csv · ablation.csv · critical_set.csv ·
+spikes.csv · spike_removal.csv
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from typing import Any
 
 from cwa_engine import __version__
 from cwa_engine.data.corpus import split
-from cwa_engine.errors import NotFound
 from cwa_engine.files import sync_folder, write_synced
+from cwa_engine.reporting.checksums import SUMS, sums_text
 from cwa_engine.result import (
     Ablation,
     Agreement,
@@ -101,7 +102,16 @@ def leftovers(runs: Path) -> list[Path]:
 
 
 def run_files(record: RunRecord) -> Iterable[tuple[str, bytes]]:
-    """(file name, content) of every file of a run; the summary last, so it can tell how long the others took."""
+    """(file name, content) of every file of a run, the hashes of all others last."""
+    hashes = {}
+    for name, content in _files(record):
+        hashes[name] = hashlib.sha256(content).hexdigest()
+        yield name, content
+    yield SUMS, sums_text(hashes)
+
+
+def _files(record: RunRecord) -> Iterable[tuple[str, bytes]]:
+    """The same without the hashes; the summary last, so it can tell how long the others took."""
     began = time.perf_counter()
     tables = dict(run_tables(record.result))
     yield from tables.items()
@@ -179,6 +189,7 @@ def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
             "python": platform.python_version(),
             **library_versions(),
         },
+        "sums": SUMS,
         "tables": {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()},
         "machine": {"platform": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }
@@ -277,89 +288,6 @@ def _stability(result: RunResult) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a run folder. Raises NotFound where there is none that can be read."""
-    return _read_map(folder, "summary.json", ("run_id", "model", "texts", "baseline", "rankings", "damage"))
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run folder. Raises NotFound where there is none that can be read."""
-    return _read_map(folder, "manifest.json", ("run_id", "spec", "model", "data", "tables"))
-
-
-def _read_map(folder: Path, name: str, needed: Iterable[str]) -> dict[str, Any]:
-    try:
-        found = json.loads(_read(folder, name))
-    except ValueError as error:
-        raise _unreadable(folder, name, str(error)) from error
-    if not isinstance(found, dict) or (missing := [key for key in needed if key not in found]):
-        raise _unreadable(folder, name, f"it lacks {', '.join(missing)}" if isinstance(found, dict) else "it is no map")
-    return found
-
-
-def _unreadable(folder: Path, name: str, why: str) -> NotFound:
-    return NotFound(f"{folder / name} cannot be read: {why}", hint="run it again: `cwtool jobs retry`")
-
-
-def read_topk(folder: Path, metric: str | None, offset: int, limit: int) -> tuple[str, list[TopWeight]]:
-    """(metric, rows `offset` to `offset + limit` of its ranking); without a metric, of the run's first one."""
-    metrics = [ranking["metric"] for ranking in read_summary(folder)["rankings"]]
-    chosen = metric or metrics[0]
-    if chosen not in metrics:
-        raise NotFound(f"run {folder.name} has no ranking by '{chosen}'", hint=f"it has: {', '.join(metrics)}")
-    name = f"topk_{chosen}.csv"
-    reader = csv.DictReader(io.StringIO(_read(folder, name)))
-    try:
-        return chosen, [_top_weight(row) for row in itertools.islice(reader, offset, offset + limit)]
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise _unreadable(folder, name, f"line {reader.line_num}: {error}") from error
-
-
-def read_piece(folder: Path, name: str, offset: int, size: int) -> bytes:
-    """`size` bytes of a file of a run folder from `offset` on, fewer at its end. Raises NotFound where there is none."""
-    try:
-        with (folder / name).open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
-    except FileNotFoundError:
-        raise _no_file(folder, name) from None
-
-
-def _top_weight(row: dict[str, str]) -> TopWeight:
-    def whole(name: str) -> int | None:
-        return int(row[name]) if row[name] else None
-
-    return TopWeight(
-        rank=int(row["rank"]),
-        parameter=row["parameter"],
-        flat_index=int(row["flat_index"]),
-        out_feature=whole("out_feature"),
-        in_feature=whole("in_feature"),
-        value=float(row["value"]),
-        score=float(row["score"]) if row["score"] else None,
-        layer=whole("layer"),
-        component=row["component"],
-        expert=whole("expert"),
-        target=row["target"],
-        stable=row["stable"] == "True" if row["stable"] else None,
-        fan_out=whole("fan_out") if "fan_out" in row else None,  # runs of before have none
-        standard_error=float(row["standard_error"]) if row.get("standard_error") else None,  # older runs have none
-    )
-
-
-def _read(folder: Path, name: str) -> str:
-    try:
-        return (folder / name).read_text("utf-8")
-    except FileNotFoundError:
-        raise _no_file(folder, name) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(folder, name, str(error)) from error
-
-
-def _no_file(folder: Path, name: str) -> NotFound:
-    return NotFound(f"run {folder.name} has no {name}", hint="`cwtool results` lists finished runs")
 
 
 def _table(kind: type, rows: Iterable[Any]) -> bytes:
