@@ -13,12 +13,10 @@ import functools
 import hashlib
 import importlib.metadata
 import io
-import itertools
 import json
 import os
 import platform
 import shutil
-import statistics
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from cwa_engine import __version__
-from cwa_engine.data.corpus import split
 from cwa_engine.files import sync_folder, write_synced
 from cwa_engine.reporting.checksums import SUMS, sums_text
+from cwa_engine.reporting.summary import TOP_IN_SUMMARY, damage_groups, numbers_of, spikes_of, stability_means
 from cwa_engine.result import (
     Ablation,
     Agreement,
@@ -39,17 +37,14 @@ from cwa_engine.result import (
     Interaction,
     Prediction,
     RunResult,
-    Separation,
     SequenceNll,
     Spike,
     SpikeRemovalStep,
     TopWeight,
-    Verdict,
     to_plain,
 )
 from cwa_engine.spec import RunSpec
 
-TOP_IN_SUMMARY = 10
 _VERSIONED = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
@@ -140,15 +135,10 @@ def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
         yield "ablation.csv", _table(Ablation, result.ablations)
     if result.critical_set:
         yield "critical_set.csv", _table(CriticalSetStep, result.critical_set.steps)
-    if spikes := _spikes(result):
+    if spikes := spikes_of(result):
         yield "spikes.csv", _table(Spike, spikes)
     if result.spike_removal:
         yield "spike_removal.csv", _table(SpikeRemovalStep, result.spike_removal.steps)
-
-
-def _spikes(result: RunResult) -> list[Spike]:
-    """Those of every ranking that has them: there is one metric of spikes."""
-    return [spike for ranking in result.rankings for spike in ranking.spikes]
 
 
 def fidelity_csv(result: RunResult) -> bytes:
@@ -161,11 +151,7 @@ def fidelity_csv(result: RunResult) -> bytes:
 def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
     """All that is needed to run this again and to know whether it was the same."""
     spec, texts = record.spec, record.result.texts
-    left_out = set(texts.too_short)
-    numbers = [n for n in range(1, texts.texts + 1) if n not in left_out]  # of texts that differ, the first is 1
-    scored, measured = split(numbers)
-    if texts.damage and not texts.packed:
-        measured = measured[: texts.damage]
+    scored, measured = numbers_of(texts)
     return {
         "run_id": record.run_id,
         "started": record.started,
@@ -217,13 +203,13 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
             for r in result.rankings
         ],
         "halves": to_plain(result.halves),
-        "damage": _damage_groups(result.damage, result.separations, result.verdicts),
+        "damage": damage_groups(result.damage, result.separations, result.verdicts),
         "interactions": to_plain(result.interactions),
-        "stability": _stability(result),
+        "stability": stability_means(result.rankings, result.stability),
         "fidelity": to_plain(result.fidelity),
         "ablation": to_plain(result.ablation_cost) if result.ablation_cost else None,
         "critical_set": to_plain(result.critical_set) if result.critical_set else None,
-        "spikes": to_plain(_spikes(result)[:TOP_IN_SUMMARY]),
+        "spikes": to_plain(spikes_of(result)[:TOP_IN_SUMMARY]),
         "spike_removal": to_plain(result.spike_removal) if result.spike_removal else None,
         "gradients": result.gradients,
         "scores_from": result.scores_from,
@@ -231,63 +217,6 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
         "timings": timings,
         "peak_memory_bytes": result.peak_memory_bytes,
     }
-
-
-def _damage_groups(
-    points: Sequence[DamagePoint], separations: Sequence[Separation], verdicts: Sequence[Verdict]
-) -> list[dict[str, Any]]:
-    """Per metric, k and perturbation: the critical set, each control with the ratio it is beaten by, the verdict.
-
-    The position test has no critical set of its own, only its draws.
-    """
-
-    def group(row: DamagePoint | Separation | Verdict) -> tuple[str, int, str]:
-        return row.metric, row.k, row.perturbation
-
-    groups = []
-    for key, grouped in itertools.groupby(points, key=group):
-        members = list(grouped)
-        critical = next((point for point in members if point.selection == "critical"), None)
-        verdict = next((verdict for verdict in verdicts if group(verdict) == key), None)
-        groups.append(
-            {
-                "metric": key[0],
-                "k": key[1],
-                "perturbation": key[2],
-                "critical": to_plain(critical) if critical else None,
-                "controls": [_without_key(row) for row in separations if group(row) == key],
-                "elsewhere": [to_plain(point) for point in members if point.selection == "elsewhere"],
-                "outcome": verdict.outcome if verdict else None,
-                "verdict": verdict.sentence if verdict else None,
-            }
-        )
-    return groups
-
-
-def _without_key(row: Separation) -> dict[str, Any]:
-    return {name: value for name, value in to_plain(row).items() if name not in ("metric", "k", "perturbation")}
-
-
-def _stability(result: RunResult) -> list[dict[str, Any]]:
-    """Means over all pairs of repeats, per metric and k."""
-    found = []
-    for (metric, k), rows in itertools.groupby(result.stability, key=lambda row: (row.metric, row.k)):
-        pairs = list(rows)
-        correlations = [pair.spearman for pair in pairs if pair.spearman is not None]
-        ranking = next(ranking for ranking in result.rankings if ranking.metric == metric)
-        found.append(
-            {
-                "metric": metric,
-                "k": k,
-                "pairs": len(pairs),
-                "jaccard": statistics.fmean(pair.jaccard for pair in pairs),
-                "chance": pairs[0].chance,
-                "rbo": statistics.fmean(pair.rbo for pair in pairs),
-                "spearman": statistics.fmean(correlations) if correlations else None,
-                "in_every_repeat": sum(weight.stable is True for weight in ranking.top(k)),
-            }
-        )
-    return found
 
 
 def _table(kind: type, rows: Iterable[Any]) -> bytes:

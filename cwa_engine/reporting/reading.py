@@ -10,13 +10,20 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterable
+import typing
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cwa_engine.errors import NotFound
 from cwa_engine.reporting.checksums import MANIFEST, read_checked
-from cwa_engine.result import TopWeight
+from cwa_engine.result import Prediction, TopWeight
+
+Row = TypeVar("Row")
+
+SUMMARY_KEYS = ("run_id", "model", "texts", "baseline", "rankings", "damage")
+MANIFEST_KEYS = ("run_id", "spec", "model", "data", "tables")
+_SCORE = "score_"  # before a metric's name, in fidelity.csv
 
 
 def read_summary(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:
@@ -28,17 +35,79 @@ def read_summary(folder: Path, fingerprint: str | None = None) -> dict[str, Any]
 
 def read_manifest(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:
     """The manifest of a run folder."""
-    return _read_map(folder, fingerprint, MANIFEST, ("run_id", "spec", "model", "data", "tables"))
+    return _read_map(folder, fingerprint, MANIFEST, MANIFEST_KEYS)
 
 
 def _read_map(folder: Path, fingerprint: str | None, name: str, needed: Iterable[str]) -> dict[str, Any]:
+    return parse_map(folder, name, _read(folder, fingerprint, name), needed)
+
+
+def parse_map(folder: Path, name: str, content: str, needed: Iterable[str]) -> dict[str, Any]:
+    """The content of a JSON file of a run, which has these keys."""
     try:
-        found = json.loads(_read(folder, fingerprint, name))
+        found = json.loads(content)
     except ValueError as error:
         raise _unreadable(folder, name, str(error)) from error
     if not isinstance(found, dict) or (missing := [key for key in needed if key not in found]):
         raise _unreadable(folder, name, f"it lacks {', '.join(missing)}" if isinstance(found, dict) else "it is no map")
     return found
+
+
+def parse_rows(
+    folder: Path, name: str, content: str, kind: type[Row], offset: int = 0, limit: int | None = None
+) -> list[Row]:
+    """Rows of a table of a run, from row `offset` on. Columns that an earlier version did not have get their defaults."""
+    reader = csv.DictReader(io.StringIO(content))
+    columns = _columns_of(kind)
+    try:
+        rows = itertools.islice(reader, offset, None if limit is None else offset + limit)
+        return [kind(**{column: read(row[column]) for column, read in columns if column in row}) for row in rows]
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise _unreadable(folder, name, f"line {reader.line_num}: {error}") from error
+
+
+def parse_predictions(folder: Path, name: str, content: str) -> tuple[list[str], list[Prediction]]:
+    """(metrics, rows) of fidelity.csv, which has a column for each metric's score."""
+    reader = csv.DictReader(io.StringIO(content))
+    metrics = [column.removeprefix(_SCORE) for column in reader.fieldnames or () if column.startswith(_SCORE)]
+    columns = _columns_of(Prediction)
+    try:
+        rows = [
+            Prediction(
+                **{column: read(row[column]) for column, read in columns},
+                scores=tuple(float(row[_SCORE + metric]) if row[_SCORE + metric] else None for metric in metrics),
+            )
+            for row in reader
+        ]
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise _unreadable(folder, name, f"line {reader.line_num}: {error}") from error
+    return metrics, rows
+
+
+def _columns_of(kind: type) -> tuple[tuple[str, Callable[[str], Any]], ...]:
+    """(column, how its text is read) of a table of these rows; a column that may be None is so where it is empty."""
+    return tuple(
+        (name, _READERS[str(hint)]) for name, hint in typing.get_type_hints(kind).items() if str(hint) in _READERS
+    )
+
+
+def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: read(text) if text else None
+
+
+def _text(text: str) -> str:
+    if text is None:  # csv has it for what a short line lacks
+        raise ValueError("a column is missing")
+    return text
+
+
+def _flag(text: str) -> bool:
+    return {"True": True, "False": False}[text]
+
+
+_SIMPLE: dict[type, Callable[[str], Any]] = {str: _text, int: int, float: float, bool: _flag}
+_READERS = {str(kind): read for kind, read in _SIMPLE.items()}
+_READERS |= {str(kind | None): _or_none(read) for kind, read in _SIMPLE.items()}
 
 
 def _unreadable(folder: Path, name: str, why: str) -> NotFound:
@@ -54,11 +123,8 @@ def read_topk(
     if chosen not in metrics:
         raise NotFound(f"run {folder.name} has no ranking by '{chosen}'", hint=f"it has: {', '.join(metrics)}")
     name = f"topk_{chosen}.csv"
-    reader = csv.DictReader(io.StringIO(_read(folder, fingerprint, name)))
-    try:
-        return chosen, [_top_weight(row) for row in itertools.islice(reader, offset, offset + limit)]
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise _unreadable(folder, name, f"line {reader.line_num}: {error}") from error
+    content = _read(folder, fingerprint, name)
+    return chosen, parse_rows(folder, name, content, TopWeight, offset, limit)
 
 
 def read_piece(folder: Path, name: str, offset: int, size: int) -> bytes:
@@ -69,28 +135,6 @@ def read_piece(folder: Path, name: str, offset: int, size: int) -> bytes:
             return file.read(size)
     except FileNotFoundError:
         raise _no_file(folder, name) from None
-
-
-def _top_weight(row: dict[str, str]) -> TopWeight:
-    def whole(name: str) -> int | None:
-        return int(row[name]) if row[name] else None
-
-    return TopWeight(
-        rank=int(row["rank"]),
-        parameter=row["parameter"],
-        flat_index=int(row["flat_index"]),
-        out_feature=whole("out_feature"),
-        in_feature=whole("in_feature"),
-        value=float(row["value"]),
-        score=float(row["score"]) if row["score"] else None,
-        layer=whole("layer"),
-        component=row["component"],
-        expert=whole("expert"),
-        target=row["target"],
-        stable=row["stable"] == "True" if row["stable"] else None,
-        fan_out=whole("fan_out") if "fan_out" in row else None,  # runs of before have none
-        standard_error=float(row["standard_error"]) if row.get("standard_error") else None,  # older runs have none
-    )
 
 
 def _read(folder: Path, fingerprint: str | None, name: str) -> str:
