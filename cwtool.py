@@ -230,7 +230,8 @@ def rerun(run_id: RunId = "latest", as_json: Json = False) -> None:
         first = client.manifest(run_id)
         again = client.submit_again(spec_of(first), _typed(), JobOptions(no_cache=True))
         follow(client, again)
-        found = compare(first, client.manifest(again))
+        checks = (client.check(one)[1] for one in (first["run_id"], again))
+        found = compare(first, client.manifest(again), *checks)
     show(found if as_json else comparison(found))
     if not found["agree"]:
         raise typer.Exit(1)

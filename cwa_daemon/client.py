@@ -41,6 +41,7 @@ from cwa_engine.errors import (
 )
 from cwa_engine.files import check_output
 from cwa_engine.models.sources import HubAccess
+from cwa_engine.reporting.checksums import Check
 from cwa_engine.reporting.output import claim_output, copy_run
 from cwa_engine.spec import RunSpec
 
@@ -251,14 +252,19 @@ class AsyncClient:
         return reply["metric"], reply["rows"]
 
     async def manifest(self, run_id: str) -> dict[str, Any]:
-        """The manifest of a finished run: all that is needed to run it again. Raises NotFound."""
+        """The manifest of a finished run: all that is needed to run it again. Raises NotFound and Altered."""
         return await fetching.manifest(run_id, self._request)
+
+    async def check(self, run_id: str) -> tuple[Path, Check]:
+        """(folder of a finished run, its files beside what the run wrote). Raises NotFound."""
+        return await fetching.check(run_id, self._request)
 
     async def fetch(self, run_id: str, folder: Path, force: bool = False) -> str:
         """Write the files of a finished run into a folder of this machine; gives the whole run id.
 
-        Raises NotFound for a run that is not finished, OutputError for a folder that cannot be written, and OutputTaken
-        for one that holds something else than a run of its spec, unless `force`.
+        Raises NotFound for a run that is not finished, Altered for one whose files are not what it wrote, OutputError for a
+        folder that cannot be written, and OutputTaken for one that holds something else than a run of its spec, unless
+        `force`.
         """
         import tempfile  # few clients fetch anything, and each import is a wait
 
@@ -533,6 +539,9 @@ class Client:
 
     def manifest(self, run_id: str) -> dict[str, Any]:
         return self._run(self._client.manifest(run_id))
+
+    def check(self, run_id: str) -> tuple[Path, Check]:
+        return self._run(self._client.check(run_id))
 
     def fetch(self, run_id: str, folder: Path, force: bool = False) -> str:
         return self._run(self._client.fetch(run_id, folder, force))

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from cwa_daemon import protocol, telemetry
 from cwa_daemon.states import JobState
 from cwa_engine import __version__
-from cwa_engine.errors import NotFound, StateDamaged
-from cwa_engine.reporting.export import library_versions, read_piece, read_summary, read_topk
+from cwa_engine.errors import Altered, NotFound, StateDamaged
+from cwa_engine.reporting.checksums import check_run
+from cwa_engine.reporting.export import library_versions
+from cwa_engine.reporting.reading import read_piece, read_summary, read_topk
 from cwa_engine.result import to_plain
 
 if TYPE_CHECKING:
@@ -160,34 +162,37 @@ async def unload(server: Server, identity: bytes, request: protocol.Unload) -> R
 async def list_results(server: Server, identity: bytes, request: protocol.ListResults) -> Reply:
     done = server.store.jobs(limit=request.limit, state=JobState.DONE, kind="run")
     folders = [server.settings.runs / job["run_id"] for job in done]
-    return {"results": [_summary_or_reason(folder) for folder in folders if folder.is_dir()]}
+    return {"results": [_summary_or_reason(server, folder) for folder in folders if folder.is_dir()]}
 
 
-def _summary_or_reason(folder: Path) -> dict[str, Any]:
-    """A run's summary; of one that cannot be read why: the others are to be listed all the same."""
+def _summary_or_reason(server: Server, folder: Path) -> dict[str, Any]:
+    """A run's summary; of one that is altered or cannot be read why: the others are to be listed all the same."""
     try:
-        return read_summary(folder)
-    except NotFound as error:
+        return read_summary(folder, server.store.fingerprint(folder.name))
+    except (Altered, NotFound) as error:
         return {"run_id": folder.name, "unreadable": error.message}
 
 
 @handles(protocol.GetResult)
 async def get_result(server: Server, identity: bytes, request: protocol.GetResult) -> Reply:
     folder = _finished(server, request.run_id)
-    return {"folder": str(folder), "summary": read_summary(folder)}
+    return {"folder": str(folder), "summary": read_summary(folder, server.store.fingerprint(folder.name))}
 
 
 @handles(protocol.GetTopK)
 async def get_topk(server: Server, identity: bytes, request: protocol.GetTopK) -> Reply:
     folder = _finished(server, request.run_id)
-    metric, rows = read_topk(folder, request.metric, request.offset, request.limit)
+    fingerprint = server.store.fingerprint(folder.name)
+    metric, rows = read_topk(folder, request.metric, request.offset, request.limit, fingerprint)
     return {"run_id": folder.name, "metric": metric, "rows": to_plain(rows)}
 
 
 @handles(protocol.ListFiles)
 async def list_files(server: Server, identity: bytes, request: protocol.ListFiles) -> Reply:
     folder = _finished(server, request.run_id)
-    return {"run_id": folder.name, "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())}}
+    check = await asyncio.to_thread(check_run, folder, server.store.fingerprint(folder.name))
+    sizes = {name: (folder / name).stat().st_size for name in check.hashes}
+    return {"run_id": folder.name, "folder": str(folder), "files": sizes, "check": to_plain(check)}
 
 
 @handles(protocol.GetFile)

@@ -45,6 +45,7 @@ from cwa_engine.errors import (
     WorkerDied,
     did_you_mean,
 )
+from cwa_engine.reporting.checksums import fingerprint_of
 from cwa_engine.reporting.export import PRUNED
 from cwa_engine.reporting.output import claim_output
 from cwa_engine.spec import RunSpec
@@ -267,7 +268,12 @@ class Jobs:
         if state in TERMINAL_STATES:
             self._tokens.pop(run_id, None)
             self._progress.pop(run_id, None)
-        self.record(run_id, {"kind": "state", "state": state, "error": body, **({"output": output} if output else {})})
+        event = {"kind": "state", "state": state, "error": body}
+        if state is JobState.DONE:
+            event["fingerprint"] = fingerprint_of(self._settings.runs / run_id)
+        if output:
+            event["output"] = output
+        self.record(run_id, event)
         if output:
             self._copy(job)
         if state in TERMINAL_STATES:

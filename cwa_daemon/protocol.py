@@ -214,7 +214,7 @@ class GetTopK(Request):
 
 
 class ListFiles(Request):
-    """Name -> bytes of every file of a finished run."""
+    """Name -> bytes of every file of a finished run, and whether they are what the run wrote."""
 
     op: Literal["files"] = "files"
     run_id: str

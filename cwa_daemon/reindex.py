@@ -17,7 +17,8 @@ from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
 from cwa_daemon.store import Store
 from cwa_engine.errors import CwaError, InvalidInput
-from cwa_engine.reporting.export import read_manifest, read_summary
+from cwa_engine.reporting.checksums import fingerprint_of
+from cwa_engine.reporting.reading import read_manifest, read_summary
 from cwa_engine.spec import RunSpec
 
 MOST_JOBS = 1_000_000  # of a damaged database that are looked for
@@ -120,7 +121,10 @@ def reindex(store: Store, runs: Path) -> tuple[int, list[str]]:
     first = store.first_number() - len(rows)  # a run found again is older than every one that is listed
     for number, row in enumerate(sorted(rows, key=lambda row: row["created"]), start=first):
         store.add_job(number=number, **row)
-        store.append_event(row["run_id"], {"kind": "state", "state": JobState.DONE, "error": None})
+        fingerprint = fingerprint_of(runs / row["run_id"])
+        store.append_event(
+            row["run_id"], {"kind": "state", "state": JobState.DONE, "error": None, "fingerprint": fingerprint}
+        )
     return len(rows), unreadable
 
 

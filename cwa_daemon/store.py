@@ -298,6 +298,15 @@ class Store:
         rows = f"SELECT coalesce(max(body ->> 'number'), 0) FROM events WHERE run_id = ?1 AND seq > ({state})"
         return int(self._read(rows, [run_id])[0][0])
 
+    def fingerprint(self, run_id: str) -> str | None:
+        """The fingerprint that a run's files had when it was done; None where that was not written down."""
+        rows = self._read(
+            "SELECT body ->> 'fingerprint' FROM events WHERE run_id = ? AND body ->> 'state' = 'done'"
+            " ORDER BY seq DESC LIMIT 1",
+            [run_id],
+        )
+        return rows[0][0] if rows else None
+
     def last_seq(self, run_id: str) -> int:
         return int(self._read("SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?", [run_id])[0][0])
 

@@ -9,6 +9,7 @@ CwaError                      exit 1
 │       └── CopyPending       2    the files of a run that is done are not there yet
 ├── NotFound                  6    no such run, no such warm model
 │   └── ModelNotFound         6
+├── Altered                   1    a file of a run is not what the run wrote
 ├── ModelGated                4    the licence must be accepted first
 ├── ModelBroken               1    files that are no whole model
 ├── OutOfMemory               7
@@ -81,6 +82,10 @@ class NotFound(CwaError):
 
 class ModelNotFound(NotFound):
     code = "model_not_found"
+
+
+class Altered(CwaError):
+    code = "altered"
 
 
 class ModelGated(CwaError):

@@ -8,8 +8,9 @@ from typing import Any, NoReturn
 import typer
 
 from cwa_daemon.client import Client
-from cwa_engine.errors import RunFailed, error_from_dict
-from cwa_tui.console.output import say, show, stderr
+from cwa_engine.errors import RunFailed, VersionMismatch, error_from_dict
+from cwa_engine.reporting.checksums import Check, altered_error
+from cwa_tui.console.output import say, show, show_error, stderr
 from cwa_tui.console.progress import progress
 
 
@@ -40,18 +41,40 @@ def planned(client: Client, run_id: str) -> dict[str, Any]:
 
 
 def show_result(client: Client, run_id: str, as_json: bool, output: Path | None = None) -> None:
-    """The report of a finished run, or its summary as JSON."""
+    """The report of a finished run, or its summary as JSON. Exit code 1 where one of its files is altered.
+
+    Raises Altered where the summary itself is.
+    """
     from cwa_tui.console.report import run_report  # here, so that a run that begins does not wait for it
 
     result = client.result(run_id)
+    check = _checked(client, result.summary["run_id"])
     if as_json:
         elsewhere = {"host": client.host, "output": output and str(output)} if client.host else {}
-        show({**result.summary, "folder": str(result.folder), **elsewhere})
-        return
-    files = f"{client.host}:{result.folder}" if client.host else str(result.folder)
-    show(run_report(result.summary, f"{files} and {output}" if output else files))
-    if not result.summary["damage"] and not result.summary["ablation"]:
-        say("no damage was measured; run without --no-perturbation to see what these weights are worth")
+        state = {"fingerprint": check.fingerprint, "altered": check.altered} if check else {}
+        show({**result.summary, "folder": str(result.folder), **state, **elsewhere})
+    else:
+        files = f"{client.host}:{result.folder}" if client.host else str(result.folder)
+        files = f"{files} and {output}" if output else files
+        show(run_report(result.summary, files, check.fingerprint if check else None))
+        if not result.summary["damage"] and not result.summary["ablation"]:
+            say("no damage was measured; run without --no-perturbation to see what these weights are worth")
+    if check and check.unchecked:
+        say(
+            f"whether {', '.join(check.unchecked)} is as the run wrote it is not known: an earlier version wrote no hash"
+        )
+    if check and check.altered:
+        show_error(altered_error(result.summary["run_id"], check.altered), as_json=False)
+        raise typer.Exit(1)
+
+
+def _checked(client: Client, run_id: str) -> Check | None:
+    """The files of a run beside what it wrote; None, and a word, where the daemon is too old to tell."""
+    try:
+        return client.check(run_id)[1]
+    except VersionMismatch as error:
+        say(error.message)
+        return None
 
 
 def _leave(client: Client, run_id: str) -> NoReturn:

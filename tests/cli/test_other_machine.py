@@ -59,7 +59,7 @@ def test_a_table_that_is_not_as_the_run_wrote_it_is_not_fetched(here: CommandLin
     run_id = here.json("--host", "box", "run", *SHORT, "--no-perturbation")["run_id"]
     table = run_folder(box, run_id) / "topk_grad_x_weight.csv"
     table.write_bytes(table.read_bytes()[:-20])
-    assert "is not as the run wrote it" in here("--host", "box", "results", "fetch", run_id, rc=1).stderr
+    assert "topk_grad_x_weight.csv is altered" in here("--host", "box", "results", "fetch", run_id, rc=1).stderr
     assert list((here.cwd / run_id).iterdir()) == []
     assert "there is no run" in here("--host", "box", "results", "fetch", "nothing", rc=6).stderr
 
