@@ -264,6 +264,8 @@ class Jobs:
             log.error("%s is %s, which cannot be written down yet: %s", run_id, state, trouble.message)
             self._unwritten.append((run_id, state, error))
             return
+        if before is JobState.RUNNING:
+            self._remove_scratch(run_id)
         log.info("%s %s%s", run_id, state, f": {error.message}" if error else "")
         if state in TERMINAL_STATES:
             self._tokens.pop(run_id, None)
@@ -292,6 +294,11 @@ class Jobs:
             else:
                 reason = f"cancelled: {run_id}, which it was to follow, is {state}"
                 self.move(job["run_id"], JobState.CANCELLED, Cancelled(reason, hint="submit it again without --after"))
+
+    def _remove_scratch(self, run_id: str) -> None:
+        """Remove what a worker that was killed while it saved has left half written."""
+        for path in self._settings.runs.glob(f".{run_id}.*"):
+            shutil.rmtree(path, ignore_errors=True)  # at the latest the next start does
 
     def is_saved(self, job: dict[str, Any]) -> bool:
         """Whether a run is done, whatever became of its worker: its folder appears whole, by a renaming."""

@@ -10,9 +10,9 @@ MEDIUM = (*SHORT, "--control-seeds", "150", "--no-cache")
 def test_a_killed_daemon_ends_no_run_and_the_next_one_hears_all_that_the_worker_said(own_cwtool: CommandLine) -> None:
     cwtool = own_cwtool
     undisturbed = cwtool.json("run", *MEDIUM)
+    worker, daemon = cwtool.worker_pid(), cwtool.json("daemon", "status")["pid"]
     run_id = cwtool("run", *MEDIUM, "--detach").stdout.strip()
     cwtool.wait_for(run_id, "damage")
-    worker, daemon = cwtool.worker_pid(), cwtool.json("daemon", "status")["pid"]
     cwtool.kill(daemon)
 
     cwtool("logs", "-f", run_id)  # starts another daemon
