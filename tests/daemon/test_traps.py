@@ -17,7 +17,8 @@ import pytest
 
 from cwa_daemon import keys, lifecycle
 from cwa_daemon.client import Client, stop_daemon
-from cwa_daemon.lifecycle import hold_lock, wait_until_gone
+from cwa_daemon.folder_lock import hold_lock
+from cwa_daemon.lifecycle import wait_until_gone
 from cwa_daemon.security import check_socket, read_own_file
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import CwaError, InvalidInput, UnsafePlace
