@@ -31,6 +31,7 @@ def _config_path() -> Path:
 
 
 CONFIG_FILE = _config_path()
+NOWHERE = Path("/nonexistent/cwtool")  # the state folder of who has no home folder and has set none
 T = TypeVar("T")
 Seconds = Annotated[FiniteFloat, Field(gt=0)]
 Gigabytes = Annotated[FiniteFloat, Field(ge=0)]
@@ -76,7 +77,12 @@ class Settings(BaseModel):
     @classmethod
     def usable(cls) -> tuple[Settings, list[InvalidInput]]:
         """The settings less those that cannot be, and what is wrong with each of these: for `cwtool doctor`."""
-        problems, settings = [], cls.model_construct(home=Path(_environment().get("home") or _state_folder()))
+        problems, settings = [], cls.model_construct(home=NOWHERE)
+        try:
+            settings.home = _state_folder()
+        except InvalidInput as error:
+            if not _environment().get("home"):
+                problems.append(error)
         for source in (_config_file, _environment):
             try:
                 found = source()
@@ -177,17 +183,12 @@ class Settings(BaseModel):
 
         It is below XDG_RUNTIME_DIR where that is a folder of this user and not too long a path, else below /tmp.
         """
-        sockets = [folder / "daemon.sock" for folder in self.runtime_folders]
-        return next((path for path in sockets if len(os.fsencode(path)) <= MOST_SOCKET_BYTES), sockets[-1])
-
-    @property
-    def runtime_folders(self) -> list[Path]:
-        """Where the folder of that socket may be, in the order in which they are tried."""
         key = hashlib.sha256(os.fsencode(self.home.absolute())).hexdigest()[:10]
         roots = [Path("/tmp") / f"cwtool-{os.getuid()}"]
         if base := _own_runtime_folder():
             roots.insert(0, base / "cwtool")
-        return [root / key for root in roots]
+        sockets = [root / key / "daemon.sock" for root in roots]
+        return next((path for path in sockets if len(os.fsencode(path)) <= MOST_SOCKET_BYTES), sockets[-1])
 
     @property
     def runtime_dir(self) -> Path:

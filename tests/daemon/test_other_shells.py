@@ -58,7 +58,11 @@ def test_a_daemon_that_does_not_answer_is_named_and_a_restart_ends_it(started: C
     os.kill(pid, signal.SIGSTOP)
     started.env["CWTOOL_REQUEST_TIMEOUT_S"] = "0.3"
     said = started("ps", rc=3).stderr
-    assert f"the daemon (pid {pid} at " in said and "did not answer 'hello'" in said and "cwtool daemon restart --force" in said
+    assert (
+        f"the daemon (pid {pid} at " in said
+        and "did not answer 'hello'" in said
+        and "cwtool daemon restart --force" in said
+    )
     assert "did not answer" in started("version", rc=3).stderr  # nor is it taken for none
     assert "ended by force" in started("daemon", "stop", "--force").stderr
     del started.env["CWTOOL_REQUEST_TIMEOUT_S"]
