@@ -614,16 +614,17 @@ def log_files(settings: Settings | None = None) -> list[Path]:
 
 def examine(settings: Settings | None = None, repair: bool = False, bundle: Path | None = None) -> dict[str, Any]:
     """What `cwtool doctor` finds: `checks`, and what a repair has `repaired` before. Raises InvalidInput where it cannot."""
+    from cwa_daemon import bundle as zipped
     from cwa_daemon import doctor, reindex
 
     if bundle:
-        doctor.check_target(bundle)
+        zipped.check_target(bundle)
     settings, wrong = (settings, []) if settings else Settings.usable()
     repaired = reindex.repair(settings) if repair else []
-    checks = doctor.examine(settings, wrong)
+    checks = [dataclasses.asdict(check) for check in doctor.examine(settings, wrong)]
     if bundle:
-        doctor.write_bundle(settings, checks, bundle)
-    return {"repaired": repaired, "checks": [dataclasses.asdict(check) for check in checks]}
+        zipped.write_bundle(settings, checks, bundle)
+    return {"repaired": repaired, "checks": checks}
 
 
 def install_service(force: bool) -> tuple[Path, tuple[str, ...]]:

@@ -28,7 +28,7 @@ _CONNECT_S = 0.2
 
 
 def found(settings: Settings) -> list[Path]:
-    """Half run folders, half files of the state folder and its cache, and folders of clients and daemons that were killed."""
+    """Half run folders, half files of the state folder and its cache, and folders of killed clients and daemons."""
     paths: list[Path] = []
     for look in (_half_runs, _half_files, _fetched, _runtime_folders):
         with contextlib.suppress(OSError):  # a folder that cannot be read or is gone by now: doctor names it
@@ -68,7 +68,7 @@ def _fetched(settings: Settings) -> Iterator[Path]:
 
 def _runtime_folders(settings: Settings) -> Iterator[Path]:
     """Folders of other daemons' sockets, at which nobody listens any more."""
-    for root in {folder.parent for folder in settings.runtime_folders}:
+    for root in {Path("/tmp") / f"cwtool-{os.getuid()}", settings.runtime_dir.parent} - {settings.home}:
         for folder in root.iterdir() if root.is_dir() else ():
             if folder != settings.runtime_dir and _is_own_folder(folder) and _is_silent(folder):
                 yield folder

@@ -157,17 +157,22 @@ def start(settings: Settings) -> bool:
         return False
     reader, writer = os.pipe()
     with os.fdopen(reader) as report:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cwa_daemon.server", str(writer)],
-            pass_fds=[writer],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=_environment(settings),
-            cwd="/",
-        )
-        os.close(writer)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cwa_daemon.server", str(writer)],
+                pass_fds=[writer],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                env=_environment(settings),
+                cwd="/",
+            )
+        except OSError as error:
+            hint = "end some processes; `ulimit -u` shows how many you may have"
+            raise DaemonNotStartable(f"no process can be started: {error.strerror}", hint) from error
+        finally:
+            os.close(writer)
         said = report.read()  # ends when the daemon says "ready", or dies
     if said == "ready":
         return True

@@ -15,7 +15,7 @@ from cwa_daemon.folder_lock import hold_lock
 from cwa_daemon.lifecycle import running_pid
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
-from cwa_daemon.store import Store
+from cwa_daemon.store import SCHEMA_VERSION, Store
 from cwa_engine.errors import CwaError, InvalidInput
 from cwa_engine.reporting.checksums import fingerprint_of
 from cwa_engine.reporting.reading import read_manifest, read_summary
@@ -38,7 +38,8 @@ def repair(settings: Settings) -> list[str]:
 
 def _repair(settings: Settings) -> list[str]:
     done, aside = [], None
-    if settings.database.exists() and damage(settings.database):
+    newer = settings.database.exists() and schema_of(settings.database) > SCHEMA_VERSION  # sound: the store refuses it
+    if settings.database.exists() and not newer and damage(settings.database):
         aside = settings.database.with_name(f"{settings.database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
         for ending in ("", "-wal", "-shm"):
             part = settings.database.with_name(settings.database.name + ending)
@@ -56,6 +57,16 @@ def _repair(settings: Settings) -> list[str]:
         done.append(f"found {found} finished runs again")
     done += [f"{folder} could not be read, and was left alone" for folder in unreadable]
     return done
+
+
+def schema_of(database: Path) -> int:
+    """The version of a database's schema; 0 where that cannot be read."""
+    with (
+        contextlib.suppress(sqlite3.DatabaseError),
+        contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection,
+    ):
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    return 0
 
 
 def damage(database: Path) -> str:

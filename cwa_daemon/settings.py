@@ -32,6 +32,7 @@ def _config_path() -> Path:
 
 
 CONFIG_FILE = _config_path()
+NOWHERE = Path("/nonexistent/cwtool")  # the state folder of who has no home folder and has set none
 T = TypeVar("T")
 Seconds = Annotated[FiniteFloat, Field(gt=0)]
 Gigabytes = Annotated[FiniteFloat, Field(ge=0)]
@@ -77,7 +78,12 @@ class Settings(BaseModel):
     @classmethod
     def usable(cls) -> tuple[Settings, list[InvalidInput]]:
         """The settings less those that cannot be, and what is wrong with each of these: for `cwtool doctor`."""
-        problems, settings = [], cls.model_construct(home=Path(_environment().get("home") or _state_folder()))
+        problems, settings = [], cls.model_construct(home=NOWHERE)
+        try:
+            settings.home = _state_folder()
+        except InvalidInput as error:
+            if not _environment().get("home"):
+                problems.append(error)
         for source in (_config_file, _environment):
             try:
                 found = source()
@@ -184,17 +190,13 @@ class Settings(BaseModel):
         It is below XDG_RUNTIME_DIR where that is a folder of this user and not too long a path, else below /tmp; where another
         user has taken that name, in the state folder. Clients do not ask here: the daemon writes down which one it has.
         """
-        sockets = [folder / "daemon.sock" for folder in self.runtime_folders]
-        return next((path for path in sockets if len(os.fsencode(path)) <= MOST_SOCKET_BYTES), sockets[0])
-
-    @property
-    def runtime_folders(self) -> list[Path]:
-        """Where the folder of that socket may be, in the order in which they are tried."""
         key = hashlib.sha256(os.fsencode(self.home.absolute())).hexdigest()[:10]
         roots = [Path("/tmp") / f"cwtool-{os.getuid()}"]
         if base := _own_runtime_folder():
             roots.insert(0, base / "cwtool")
-        return [*(root / key for root in roots if not _is_anothers(root)), self.home / "run"]
+        folders = [root / key for root in roots if not _is_anothers(root)] + [self.home / "run"]
+        sockets = [folder / "daemon.sock" for folder in folders]
+        return next((path for path in sockets if len(os.fsencode(path)) <= MOST_SOCKET_BYTES), sockets[0])
 
     @property
     def runtime_dir(self) -> Path:

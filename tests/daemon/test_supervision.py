@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cwa_daemon import leftovers
@@ -22,6 +23,8 @@ from cwa_daemon.store import Store
 from cwa_engine.errors import DaemonNotStartable, StateDamaged
 from cwa_engine.files import scratch_path
 from tests.conftest import LONG, SHORT, CommandLine
+from tests.engine.test_hostile_models import HOSTILE
+from tests.models import edit_json, save_tiny
 
 
 def gone_pid() -> int:
@@ -132,10 +135,6 @@ def overwrite_pages(database: Path) -> None:
         for page in range(4096, size, 4096):
             file.seek(page)
             file.write(os.urandom(min(4096, size - page)))
-    for ending in ("-wal", "-shm"):
-        part = database.with_name(database.name + ending)
-        if part.exists():
-            os.truncate(part, 0)
 
 
 def test_a_damaged_database_is_a_named_error_for_every_read_and_write(tmp_path: Path) -> None:
@@ -221,6 +220,7 @@ def test_what_killed_processes_left_is_removed_and_what_live_ones_write_is_not(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
     settings, gone = Settings(home=tmp_path / "state"), gone_pid()
     for folder in (settings.home, settings.runs, settings.cache, tmp_path / "tmp", settings.runtime_dir):
         folder.mkdir(parents=True)
@@ -267,3 +267,41 @@ def test_status_shows_what_a_job_may_take(own_cwtool: CommandLine) -> None:
     limits = own_cwtool.json("daemon", "status")["limits"]
     assert (limits["load_bytes"], limits["stage_idle_s"]) == (2e9, 77)
     assert "limits: a load 2.0 GB of memory" in own_cwtool("daemon", "status").stdout
+
+
+def test_a_tokenizer_that_panics_at_a_users_texts_fails_that_job_alone(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    folder = save_tiny("llama", cwtool.cwd / "m")
+    pattern = {"type": "Split", "pattern": {"Regex": "(?:x+x+)+y"}, "behavior": "Isolated", "invert": False}
+    edit_json(folder / "tokenizer.json", pre_tokenizer=pattern)
+    texts = cwtool.cwd / "texts.txt"
+    texts.write_text(f"a word\n\n{'x' * 200}\n\nanother\n\nand another\n")
+    cwtool("load", "gpt2")
+    worker = cwtool.worker_pid()
+    said = cwtool("run", "--model", str(folder), "--topk", "2", "--data-file", str(texts), rc=1).stderr
+    assert "panicked" in said and "retry-limit-in-match over" in said
+    cwtool("run", *SHORT)
+    assert cwtool.worker_pid() == worker
+
+
+def test_hostile_models_end_within_seconds_and_the_next_job_is_done_by_the_same_worker(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    cwtool("load", "gpt2")
+    worker = cwtool.worker_pid()
+    before = psutil.Process(worker).memory_info().rss
+    for number, kind in enumerate(("config of 500 MB", "weights are a pipe", "header of 4 GB", "a tokenizer of 4 GB")):
+        folder = save_tiny("llama", cwtool.cwd / f"m{number}")
+        HOSTILE[kind][0](folder)
+        began = time.monotonic()
+        said = cwtool.json("run", "--model", str(folder), "--topk", "2", rc=1)["error"]
+        assert said["code"] == "model_broken"
+        assert time.monotonic() - began < 20
+    assert psutil.Process(worker).memory_info().rss - before < 200_000_000
+    cwtool("run", *SHORT)
+    assert cwtool.worker_pid() == worker
+
+
+def test_a_load_that_needs_more_than_a_load_may_take_does_not_fit(own_cwtool: CommandLine) -> None:
+    own_cwtool.env["CWTOOL_LOAD_MEMORY_GB"] = "0.0001"
+    said = own_cwtool("load", "gpt2", rc=7).stderr
+    assert "a load may take 0.00" in said and "CWTOOL_LOAD_MEMORY_GB" in said
