@@ -230,10 +230,29 @@ def rerun(run_id: RunId = "latest", as_json: Json = False) -> None:
         first = client.manifest(run_id)
         again = client.submit_again(spec_of(first), _typed(), JobOptions(no_cache=True))
         follow(client, again)
-        checks = (client.check(one)[1] for one in (first["run_id"], again))
+        checks = (client.check(one).check for one in (first["run_id"], again))
         found = compare(first, client.manifest(again), *checks)
     show(found if as_json else comparison(found))
     if not found["agree"]:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Runs")
+def verify(
+    run: Annotated[
+        str, typer.Argument(help="Run id, its beginning or its ending, or a folder with the files of a run.")
+    ] = "latest",
+    fingerprint: Annotated[
+        str | None, typer.Option(help="The run's, as whoever published it gives it; `results show` has it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a run's files, and recompute its figures from its tables. Exit code 1 where anything does not agree."""
+    from cwa_tui.console.verify import as_plain, found_in_words, verified
+
+    found = verified(run, fingerprint, _client)
+    show(as_plain(found) if as_json else found_in_words(found))
+    if not found.agrees:
         raise typer.Exit(1)
 
 

@@ -25,6 +25,7 @@ import zmq
 import zmq.asyncio
 
 from cwa_daemon import fetching, handover, lifecycle, protocol, reach, records
+from cwa_daemon.fetching import RunFiles
 from cwa_daemon.loop_thread import LoopThread
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
@@ -41,7 +42,7 @@ from cwa_engine.errors import (
 )
 from cwa_engine.files import check_output
 from cwa_engine.models.sources import HubAccess
-from cwa_engine.reporting.checksums import Check
+from cwa_engine.reporting.checksums import altered_error, check_run
 from cwa_engine.reporting.output import claim_output, copy_run
 from cwa_engine.spec import RunSpec
 
@@ -255,9 +256,22 @@ class AsyncClient:
         """The manifest of a finished run: all that is needed to run it again. Raises NotFound and Altered."""
         return await fetching.manifest(run_id, self._request)
 
-    async def check(self, run_id: str) -> tuple[Path, Check]:
-        """(folder of a finished run, its files beside what the run wrote). Raises NotFound."""
+    async def check(self, run_id: str) -> RunFiles:
+        """The files of a finished run, and whether they are what it wrote. Raises NotFound."""
         return await fetching.check(run_id, self._request)
+
+    async def download(self, run_id: str, folder: Path) -> tuple[str, str | None]:
+        """Write the files of a finished run into an empty folder as they are, altered ones too.
+
+        Gives the whole run id, and its fingerprint by the daemon's job database. Raises NotFound and OutputError.
+        """
+        try:
+            return await fetching.download(run_id, folder, self._request)
+        except OSError as error:
+            raise OutputError(
+                f"the run's files cannot be kept in {folder} on the way: {error.strerror}",
+                hint="make room there, or set TMPDIR to another folder",
+            ) from error
 
     async def fetch(self, run_id: str, folder: Path, force: bool = False) -> str:
         """Write the files of a finished run into a folder of this machine; gives the whole run id.
@@ -270,13 +284,9 @@ class AsyncClient:
 
         check_output(folder)
         with tempfile.TemporaryDirectory(prefix=f"{fetching.SCRATCH}{os.getpid()}-") as scratch:
-            try:
-                whole_id = await fetching.download(run_id, Path(scratch), self._request)
-            except OSError as error:
-                raise OutputError(
-                    f"the run's files cannot be kept in {scratch} on the way: {error.strerror}",
-                    hint="make room there, or set TMPDIR to another folder",
-                ) from error
+            whole_id, fingerprint = await self.download(run_id, Path(scratch))
+            if altered := check_run(Path(scratch), fingerprint).altered:
+                raise altered_error(whole_id, altered)
             copy_run(Path(scratch), folder, force)
         return whole_id
 
@@ -540,7 +550,10 @@ class Client:
     def manifest(self, run_id: str) -> dict[str, Any]:
         return self._run(self._client.manifest(run_id))
 
-    def check(self, run_id: str) -> tuple[Path, Check]:
+    def download(self, run_id: str, folder: Path) -> tuple[str, str | None]:
+        return self._run(self._client.download(run_id, folder))
+
+    def check(self, run_id: str) -> RunFiles:
         return self._run(self._client.check(run_id))
 
     def fetch(self, run_id: str, folder: Path, force: bool = False) -> str:

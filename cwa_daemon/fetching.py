@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cwa_daemon.protocol import PIECE_BYTES
 from cwa_engine.errors import VersionMismatch
-from cwa_engine.reporting.checksums import MANIFEST, SUMS, Check, altered_error, check_run
+from cwa_engine.reporting.checksums import MANIFEST, SUMS, Check, altered_error
 
 SCRATCH = "cwtool-fetch-"  # begin of the temporary folder of a client that fetches a run; its process id follows
 Ask = Callable[..., Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a finished run on the daemon's machine."""
+
+    run_id: str
+    folder: Path  # there
+    check: Check
+    fingerprint: str | None  # as the job database has it
 
 
 async def manifest(run_id: str, ask: Ask) -> dict[str, Any]:
@@ -24,26 +35,22 @@ async def manifest(run_id: str, ask: Ask) -> dict[str, Any]:
     return dict(json.loads(b"".join([piece async for piece in _pieces(listed["run_id"], MANIFEST, ask)])))
 
 
-async def download(run_id: str, folder: Path, ask: Ask) -> str:
-    """Write every file of a finished run into an empty folder; gives the whole run id.
+async def download(run_id: str, folder: Path, ask: Ask) -> tuple[str, str | None]:
+    """Write every file of a finished run into an empty folder, altered ones too; gives the whole run id and its fingerprint.
 
-    Raises NotFound, OSError, and Altered for files that are not what the run wrote.
+    The fingerprint is that of the job database there, None where it has none. Raises NotFound and OSError.
     """
     listed = await ask("files", run_id=run_id)
     whole_id = str(listed["run_id"])
-    if altered := listed.get("check", {}).get("altered"):  # older daemons do not look
-        raise altered_error(whole_id, altered)
     for name in listed["files"]:
         with (folder / name).open("xb") as file:
             async for piece in _pieces(whole_id, name, ask):
                 file.write(piece)
-    if altered := check_run(folder).altered:
-        raise altered_error(whole_id, altered)
-    return whole_id
+    return whole_id, listed.get("fingerprint")  # older daemons keep none
 
 
-async def check(run_id: str, ask: Ask) -> tuple[Path, Check]:
-    """(folder there, its files beside what the run wrote). Raises NotFound, and VersionMismatch for an older daemon."""
+async def check(run_id: str, ask: Ask) -> RunFiles:
+    """The files of a finished run as they are there. Raises NotFound, and VersionMismatch for an older daemon."""
     listed = await ask("files", run_id=run_id)
     if "check" not in listed:
         raise VersionMismatch(
@@ -51,7 +58,8 @@ async def check(run_id: str, ask: Ask) -> tuple[Path, Check]:
             hint="`cwtool daemon restart --when-idle`",
         )
     found = listed["check"]
-    return Path(listed["folder"]), Check(**{**found, "unchecked": tuple(found["unchecked"])})
+    found = Check(**{**found, "unchecked": tuple(found["unchecked"]), "sound": tuple(found["sound"])})
+    return RunFiles(str(listed["run_id"]), Path(listed["folder"]), found, listed["fingerprint"])
 
 
 async def _pieces(run_id: str, name: str, ask: Ask) -> AsyncIterator[bytes]:

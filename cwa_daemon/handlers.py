@@ -190,9 +190,15 @@ async def get_topk(server: Server, identity: bytes, request: protocol.GetTopK) -
 @handles(protocol.ListFiles)
 async def list_files(server: Server, identity: bytes, request: protocol.ListFiles) -> Reply:
     folder = _finished(server, request.run_id)
-    check = await asyncio.to_thread(check_run, folder, server.store.fingerprint(folder.name))
-    sizes = {name: (folder / name).stat().st_size for name in check.hashes}
-    return {"run_id": folder.name, "folder": str(folder), "files": sizes, "check": to_plain(check)}
+    fingerprint = server.store.fingerprint(folder.name)
+    check = await asyncio.to_thread(check_run, folder, fingerprint)
+    return {
+        "run_id": folder.name,
+        "folder": str(folder),
+        "files": {name: (folder / name).stat().st_size for name in check.hashes},
+        "check": to_plain(check),
+        "fingerprint": fingerprint,
+    }
 
 
 @handles(protocol.GetFile)

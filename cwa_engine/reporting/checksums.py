@@ -36,6 +36,7 @@ class Check:
     hashes: dict[str, str]  # file name -> sha256, as they are now
     altered: dict[str, str]  # file name -> what is wrong with it; empty where every file is as it was written
     unchecked: tuple[str, ...]  # files of which nothing says what the run wrote
+    sound: tuple[str, ...]  # files that are as the run wrote them
     fingerprint: str | None  # sha256 of SHA256SUMS, as it is now; None for a run that has none
     known: bool  # whether the fingerprint was compared with one from elsewhere
 
@@ -67,24 +68,27 @@ def read_checked(folder: Path, name: str, fingerprint: str | None = None) -> byt
 
 
 def check_run(folder: Path, fingerprint: str | None = None) -> Check:
-    """Hash every file of a run folder and compare. Raises NotFound where the folder cannot be read."""
+    """Hash every file of a run and compare. Raises NotFound where the folder cannot be read.
+
+    Files of other names than runs give theirs are nobody's business, so an output folder may hold some.
+    """
     try:
-        names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        there = sorted(path.name for path in folder.iterdir() if path.is_file())
     except OSError as error:
-        raise NotFound(
-            f"{folder} cannot be read: {error.strerror}", hint="`cwtool results` lists finished runs"
-        ) from None
-    hashes = {name: _sha256_of_file(folder, name) for name in names}
+        raise NotFound(f"{folder} cannot be read: {error.strerror}", hint="`cwtool results` lists runs") from None
     try:
-        written, complete = _written(folder, fingerprint)
+        (written, complete), wrong = _written(folder, fingerprint), {}
     except _Unfit as unfit:
-        return Check(hashes, {SUMS: str(unfit)}, (), hashes.get(SUMS), fingerprint is not None)
+        (written, complete), wrong = ({}, True), {SUMS: str(unfit)}
+    hashes = {name: _sha256_of_file(folder, name) for name in there if name in written or is_of_a_run(name)}
+    known = fingerprint is not None
+    if wrong:
+        return Check(hashes, wrong, (), (), hashes.get(SUMS), known)
+    sound = tuple(name for name in hashes if hashes[name] == written.get(name))
+    unchecked = () if complete else tuple(name for name in hashes if name in ALWAYS)
     altered = {name: MISSING for name in written if name not in hashes}
-    altered |= {name: CHANGED for name in written if name in hashes and hashes[name] != written[name]}
-    others = [name for name in names if name not in written and is_of_a_run(name) and name != SUMS]
-    unchecked = () if complete else tuple(name for name in others if name in ALWAYS)
-    altered |= {name: ADDED for name in others if name not in unchecked}
-    return Check(hashes, altered, unchecked, hashes.get(SUMS), fingerprint is not None)
+    altered |= {name: CHANGED if name in written else ADDED for name in hashes.keys() - {*sound, *unchecked, SUMS}}
+    return Check(hashes, altered, unchecked, sound, hashes.get(SUMS), known)
 
 
 def fingerprint_of(folder: Path) -> str | None:

@@ -26,8 +26,9 @@ from typing import Any
 from cwa_engine import __version__
 from cwa_engine.files import is_abandoned, scratch_path, sync_folder, write_synced
 from cwa_engine.reporting.checksums import SUMS, sums_text
-from cwa_engine.reporting.summary import TOP_IN_SUMMARY, damage_groups, numbers_of, spikes_of, stability_means
+from cwa_engine.reporting.summary import damage_groups, numbers_of, spikes_of, stability_means
 from cwa_engine.result import (
+    SHOWN,
     Ablation,
     Agreement,
     ControlDraw,
@@ -201,8 +202,7 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
         "baseline": to_plain(result.baseline),
         "numerical_floor": to_plain(result.floor) if result.floor else None,
         "rankings": [
-            {"metric": r.metric, "structure": r.structure, "top": to_plain(r.weights[:TOP_IN_SUMMARY])}
-            for r in result.rankings
+            {"metric": r.metric, "structure": r.structure, "top": to_plain(r.weights[:SHOWN])} for r in result.rankings
         ],
         "halves": to_plain(result.halves),
         "damage": damage_groups(result.damage, result.separations, result.verdicts),
@@ -211,7 +211,7 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
         "fidelity": to_plain(result.fidelity),
         "ablation": to_plain(result.ablation_cost) if result.ablation_cost else None,
         "critical_set": to_plain(result.critical_set) if result.critical_set else None,
-        "spikes": to_plain(spikes_of(result)[:TOP_IN_SUMMARY]),
+        "spikes": to_plain(spikes_of(result)[:SHOWN]),
         "spike_removal": to_plain(result.spike_removal) if result.spike_removal else None,
         "gradients": result.gradients,
         "scores_from": result.scores_from,

@@ -108,25 +108,22 @@ def reference_of(intact: Evaluation, rounding: float) -> Reference:
     return Reference(intact, sample_places(len(intact.tokens)), rounding)
 
 
-def measured_on(reference: Reference, asked: Asked, cases: Mapping[Case, Measured]) -> Iterator[tuple[Case, str]]:
-    """(case, what is wrong) for each that was not measured on the texts it should be.
-
-    The critical set on all, draws on the sample, and of each control the draw that does most there on all.
-    """
+def misplaced(reference: Reference, asked: Asked, cases: Mapping[Case, Measured]) -> Iterator[tuple[Case, str]]:
+    """(case, what is wrong) for each that was not measured on all texts, the critical set, or on the sample, a draw."""
     everything = len(reference.intact.tokens)
-
-    def is_whole(case: Case) -> bool:
-        return len(cases[case].places) == everything
-
-    if asked.critical and not is_whole(asked.critical):
+    if asked.critical and len(cases[asked.critical].places) < everything:
         yield asked.critical, f"measured on {len(cases[asked.critical].places)} of {everything} texts"
     for case in [*itertools.chain(*asked.draws.values()), *asked.elsewhere]:
-        if not is_whole(case) and not np.array_equal(cases[case].places, reference.sample):
+        places = cases[case].places
+        if len(places) < everything and not np.array_equal(places, reference.sample):
             yield case, "measured on other texts than the sample of all draws"
-    if everything == len(reference.sample):
-        return
-    for draws in asked.draws.values():
-        whole = [case for case in draws if is_whole(case)]
+
+
+def not_the_worst(reference: Reference, asked: Asked, cases: Mapping[Case, Measured]) -> Iterator[tuple[Case, str]]:
+    """(a draw, what is wrong) for each control of which another draw was measured on all texts than the one that does most."""
+    everything = len(reference.intact.tokens)
+    for draws in asked.draws.values() if len(reference.sample) < everything else ():
+        whole = [case for case in draws if len(cases[case].places) == everything]
         changes = {case: _size_on_sample(reference, cases[case]) for case in draws}
         if len(whole) != 1:
             yield draws[0], f"of the draws {len(whole)} were measured on all texts, not the one that does most"

@@ -10,8 +10,6 @@ from typing import Any
 from cwa_engine.data.corpus import split
 from cwa_engine.result import Agreement, DamagePoint, Ranking, RunResult, Separation, Spike, TextUse, Verdict, to_plain
 
-TOP_IN_SUMMARY = 10
-
 
 def numbers_of(texts: TextUse) -> tuple[list[int], list[int]]:
     """(texts that were scored, texts that were measured) by their numbers; of texts that differ the first is 1."""

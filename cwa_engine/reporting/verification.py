@@ -24,8 +24,9 @@ from cwa_engine.reporting import remeasured
 from cwa_engine.reporting.checksums import ALWAYS, MANIFEST, Check, check_run, is_of_a_run
 from cwa_engine.reporting.ledger import Disagreement, Ledger
 from cwa_engine.reporting.reading import MANIFEST_KEYS, SUMMARY_KEYS, Row, parse_map, parse_predictions, parse_rows
-from cwa_engine.reporting.summary import TOP_IN_SUMMARY, damage_groups, numbers_of, stability_means
+from cwa_engine.reporting.summary import damage_groups, numbers_of, stability_means
 from cwa_engine.result import (
+    SHOWN,
     Ablation,
     Agreement,
     Baseline,
@@ -148,6 +149,9 @@ def _manifest(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     ledger.same("summary.json: run_id", summary["run_id"], manifest["run_id"])
     ledger.same("summary.json: started", summary["started"], manifest["started"])
     ledger.same("summary.json: model", summary["model"], manifest["model"])
+    ledger.same("summary.json: texts, packed", texts.packed, spec.packed)
+    if not texts.packed:
+        ledger.same("summary.json: texts, scoring", texts.scoring, len(scored))
     used = {
         "source": texts.source, "sha256": texts.sha256, "scored": scored, "scored_sha256": texts.scoring_sha256,
         "measured": measured, "measured_sha256": texts.evaluation_sha256, "too_short": list(texts.too_short),
@@ -160,9 +164,8 @@ def _manifest(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
         ledger.same("manifest.json: spec_sha256", manifest["spec_sha256"], spec.sha256())
     hashes = {name: digest for name, digest in check_run(run.folder).hashes.items() if _is_table(name)}
     ledger.same("manifest.json: tables", manifest["tables"], hashes)
-    unknown.append(
-        "command, versions, machine and the model's files: what the manifest says of them is not repeated elsewhere"
-    )
+    unknown.append("command, versions and machine: the manifest alone has them")
+    unknown.append("the protocol of the perplexities, timings, memory and the batch size: the summary alone has them")
 
 
 def _is_table(name: str) -> bool:
@@ -172,11 +175,26 @@ def _is_table(name: str) -> bool:
 def _rankings(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The rankings of the summary are the first places of their tables."""
     for ranking, said in zip(run.rankings, run.summary["rankings"], strict=True):
-        top = to_plain(ranking.weights[:TOP_IN_SUMMARY])
+        top = to_plain(ranking.weights[:SHOWN])
         ledger.same(f"summary.json: rankings, {ranking.metric}", said["top"], top)
     tables = sorted(path.name for path in run.folder.glob("topk_*.csv"))
     ledger.same("summary.json: rankings", sorted(f"topk_{r.metric}.csv" for r in run.rankings), tables)
     unknown.append("scores, and the rankings by halves of the texts: they take the model")
+
+
+def _halves(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
+    """What halves of the texts name is counted at the places that are shown, and can be."""
+    largest = max(run.spec.topk)
+    places = sorted({*run.spec.topk, min(SHOWN, largest)})
+    said = run.summary.get("halves", [])
+    ranked = list(dict.fromkeys(row["metric"] for row in said))
+    names = [ranking.metric for ranking in run.rankings if ranking.metric in ranked]
+    asked = [{"metric": metric, "k": k} for metric in names for k in places]
+    ledger.same("summary.json: halves", [{"metric": row["metric"], "k": row["k"]} for row in said], asked)
+    for row in said:
+        least = row["first"], row["second"], row["common"]
+        possible = 0 <= row["both"] <= min(least) and max(least) <= row["k"]
+        ledger.same(f"summary.json: halves, {row['metric']} k={row['k']}, possible", possible, True)
 
 
 def _damage(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
@@ -198,15 +216,23 @@ def _damage(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     baseline = _baseline(run, ledger, intact)
     floor = summary["numerical_floor"] or {"rounding": 0.0}
     reference = remeasured.reference_of(intact, float(floor["rounding"]))
-    whole = [one for one in asked if all(case in cases and case in points for case in one.cases)]
-    for one in whole:
-        for case, wrong in remeasured.measured_on(reference, one, cases):
-            ledger.same(f"evaluation.csv: {case}", wrong, "as docs/method.md has it")
-    found = [remeasured.compared(reference, one, cases, points) for one in whole]
+    found = []
+    for one in asked:
+        if not all(case in cases and case in points for case in one.cases):
+            continue  # which are missing is said
+        wrong = list(remeasured.misplaced(reference, one, cases))
+        if not wrong:
+            found.append(remeasured.compared(reference, one, cases, points))
+            wrong = list(remeasured.not_the_worst(reference, one, cases))
+        for case, why in wrong:
+            ledger.same(f"evaluation.csv: {case}", why, "as docs/method.md has it")
     made = [damaged.point for entry in found for damaged in entry.damaged]
     for point in made:
         case = remeasured.case_of(point)
         ledger.same(f"perturbation.csv: {case}", *(_figures(row) for row in (points[case], point)))
+        has_kl = run.spec.kl and point.selection == remeasured.CRITICAL
+        for name in ("kl", "top1_agreement"):
+            ledger.same(f"perturbation.csv: {case}, has {name}", getattr(point, name) is not None, has_kl)
         ledger.same(f"perturbation.csv: {case}, collapsed", bool(point.collapsed_at), not math.isfinite(point.nll))
     for entry in found:
         weights = len(run.top(entry.group[0], entry.group[1]))
@@ -274,7 +300,7 @@ def _draw_name(metric: str, k: int, control: str, seed: int | None) -> str:
 def _interactions(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """Each weight's share is the damage of the set minus that without it, and its role follows."""
     rows = run.rows("interactions.csv", Interaction) if run.has("interactions.csv") else []
-    ledger.same("summary.json: interactions", run.summary["interactions"], to_plain(rows))
+    ledger.same("summary.json: interactions", run.summary.get("interactions"), to_plain(rows))
     if not rows:
         return
     points = {remeasured.case_of(point): point for point in run.rows("perturbation.csv", DamagePoint)}
@@ -293,7 +319,7 @@ def _interactions(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
 def _stability(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The means of stability are those of its table."""
     rows = run.rows("stability.csv", Agreement) if run.has("stability.csv") else []
-    ledger.same("summary.json: stability", run.summary["stability"], stability_means(run.rankings, rows))
+    ledger.same("summary.json: stability", run.summary.get("stability"), stability_means(run.rankings, rows))
     if rows:
         unknown.append("the rankings of the repeats, of which stability.csv has the agreement")
 
@@ -305,13 +331,13 @@ def _fidelity(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
         metrics, rows = parse_predictions(run.folder, "fidelity.csv", run.text("fidelity.csv"))
         found = fidelities(rows, metrics)
         unknown.append("the measured changes in fidelity.csv: no table has these losses")
-    ledger.same("summary.json: fidelity", run.summary["fidelity"], to_plain(found))
+    ledger.same("summary.json: fidelity", run.summary.get("fidelity"), to_plain(found))
 
 
 def _ablation(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The exact ranking is that of its candidates."""
     rows = run.rows("ablation.csv", Ablation) if run.has("ablation.csv") else []
-    ledger.same("summary.json: ablation", bool(run.summary["ablation"]), bool(rows))
+    ledger.same("summary.json: ablation", bool(run.summary.get("ablation")), bool(rows))
     if not rows:
         return
     ledger.same("summary.json: ablation, candidates", run.summary["ablation"]["candidates"], len(rows))
@@ -329,7 +355,7 @@ def _ablation(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
 def _critical_set(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The smallest set is that of its table, and reaches its factor or not."""
     rows = run.rows("critical_set.csv", CriticalSetStep) if run.has("critical_set.csv") else []
-    said = run.summary["critical_set"] or {"steps": [], "reached": False, "factor": run.spec.critical_set}
+    said = run.summary.get("critical_set") or {"steps": [], "reached": False, "factor": run.spec.critical_set}
     ledger.same("summary.json: critical_set, steps", said["steps"], to_plain(rows))
     ledger.same("summary.json: critical_set, factor", said["factor"], run.spec.critical_set)
     reached = bool(rows) and rows[-1].scoring_ratio >= said["factor"]
@@ -342,14 +368,14 @@ def _critical_set(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
 def _spikes(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The spikes of the summary are those of their tables."""
     rows = run.rows("spikes.csv", Spike) if run.has("spikes.csv") else []
-    ledger.same("summary.json: spikes", run.summary["spikes"], to_plain(rows[:TOP_IN_SUMMARY]))
+    ledger.same("summary.json: spikes", run.summary.get("spikes", []), to_plain(rows[:SHOWN]))
     steps = run.rows("spike_removal.csv", SpikeRemovalStep) if run.has("spike_removal.csv") else []
-    removal = run.summary["spike_removal"] or {"steps": []}
+    removal = run.summary.get("spike_removal") or {"steps": []}
     ledger.same("summary.json: spike_removal, steps", removal["steps"], to_plain(steps))
     if rows or steps:
         unknown.append("the outputs behind spikes: they take the model")
 
 
 _PARTS: tuple[Callable[[_Run, Ledger, list[str]], None], ...] = (
-    _manifest, _rankings, _damage, _controls, _interactions, _stability, _fidelity, _ablation, _critical_set, _spikes,
+    _manifest, _rankings, _halves, _damage, _controls, _interactions, _stability, _fidelity, _ablation, _critical_set, _spikes,
 )  # fmt: skip

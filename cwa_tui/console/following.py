@@ -71,7 +71,7 @@ def show_result(client: Client, run_id: str, as_json: bool, output: Path | None 
 def _checked(client: Client, run_id: str) -> Check | None:
     """The files of a run beside what it wrote; None, and a word, where the daemon is too old to tell."""
     try:
-        return client.check(run_id)[1]
+        return client.check(run_id).check
     except VersionMismatch as error:
         say(error.message)
         return None

@@ -167,6 +167,29 @@ def test_a_rerun_says_whether_the_same_came_out(cwtool: CommandLine) -> None:
     assert "manifest.json is altered" in cwtool("rerun", run_id, rc=1).stderr
 
 
+def test_verify_recomputes_a_run_of_the_daemon_and_a_folder_that_was_brought_elsewhere(cwtool: CommandLine) -> None:
+    done = json.loads(cwtool("run", *SHORT, "--output", "out", "--json").stdout)
+    found = cwtool("verify", done["run_id"][-4:])
+    assert f"{done['run_id']} is sound as far as its files tell" in found.stdout
+    assert "as the job database or you have it" in " ".join(found.stdout.split())
+    away = cwtool.json("verify", "./out")
+    assert (away["agrees"], away["check"]["known"], away["disagreements"]) == (True, False, [])
+    assert away["check"]["fingerprint"] == done["fingerprint"]
+    assert cwtool.json("verify", "./out", "--fingerprint", done["fingerprint"])["check"]["known"]
+    wrong = cwtool("verify", "./out", "--fingerprint", "0" * 64, rc=1)
+    assert "ALTERED: SHA256SUMS is not as it was when the run ended" in wrong.stdout
+    assert "no SHA-256" in cwtool("verify", "./out", "--fingerprint", "12", rc=2).stderr
+    summary = cwtool.cwd / "out/summary.json"
+    told = json.loads(summary.read_text())
+    told["damage"][0]["controls"][0]["p_value"] = 0.001
+    summary.write_text(json.dumps(told))
+    wrong = cwtool("verify", "./out", rc=1)
+    said = " ".join(wrong.stdout.split())
+    assert "ALTERED: summary.json is altered" in said
+    assert "p_value: it says 0.001, recomputed 0." in said and "is NOT sound" in said
+    assert "holds no run" in cwtool("verify", "./", rc=6).stderr
+
+
 def test_files_that_are_not_what_the_run_wrote_are_never_shown_as_if_they_were(cwtool: CommandLine) -> None:
     run_id = json.loads(cwtool("run", *SHORT, "--json").stdout)["run_id"]
     folder = cwtool.home / "runs" / run_id
