@@ -37,6 +37,7 @@ from cwa_engine.errors import (
     NoDaemon,
     NotGreeted,
     OutputError,
+    RunFailed,
     VersionMismatch,
     error_from_dict,
 )
@@ -78,6 +79,7 @@ class AsyncClient:
         self._greetings = 0  # one more each time a daemon began anew behind the same socket
         self._ids = itertools.count(1)
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._parts: dict[int, list[bytes]] = {}  # of replies that are not whole yet
         self._events: dict[int, asyncio.Queue[dict[str, Any]]] = {}
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -373,6 +375,7 @@ class AsyncClient:
             raise self._silent("did not answer", op) from None
         finally:
             self._replies.pop(request_id, None)
+            self._parts.pop(request_id, None)
         if message.get("lost"):
             raise self._silent("hung up before it answered", op)
         if not message["ok"]:
@@ -402,7 +405,7 @@ class AsyncClient:
 
     async def _send(self, op: str, **fields: Any) -> None:
         fields.setdefault("id", next(self._ids))
-        frame = protocol.encode({"op": op, **fields})
+        frame = protocol.encode({"op": op, **fields}, protocol.MAX_REQUEST_BYTES)
         while True:
             await self._link.ready()
             try:
@@ -419,16 +422,40 @@ class AsyncClient:
 
     def _heard(self, frame: bytes) -> None:
         """Replies to who asked, events to who follows."""
-        message = protocol.decode(frame)
+        try:
+            message = protocol.decode(frame, protocol.MAX_REPLY_BYTES, protocol.MAX_REPLY_ELEMENTS)
+        except InvalidInput as error:
+            unreadable = RunFailed(
+                f"the daemon's answer cannot be read: {error.message}", hint="its version may differ"
+            )
+            self._answered(protocol.peek(frame)[1], {"ok": False, "error": unreadable.to_dict()})
+            return
         if "events" in message or "event" in message:  # an older daemon sends them one by one
             arrived = self._events.get(message["subscription"])
             if arrived is not None:  # or its follower has left in the meantime
                 for event in message["events"] if "events" in message else [message["event"]]:
                     arrived.put_nowait(event)
             return
+        if "part" in message:
+            self._join(message)
+            return
         if "subscription" in message:  # its events may come before the one who asked looks at this reply
             self._events[message["subscription"]] = asyncio.Queue()
-        if (reply := self._replies.get(message["id"])) and not reply.done():
+        self._answered(message["id"], message)
+
+    def _join(self, part: dict[str, Any]) -> None:
+        """Keep a part of a reply that somebody waits for, and read the reply when it is whole."""
+        request_id = part["id"]
+        if request_id not in self._replies:
+            return
+        pieces = self._parts.setdefault(request_id, [])
+        pieces.append(part["data"])
+        if len(pieces) == part["parts"]:
+            self._heard(b"".join(self._parts.pop(request_id)))
+
+    def _answered(self, request_id: int | None, message: dict[str, Any]) -> None:
+        reply = self._replies.get(request_id) if request_id is not None else None
+        if reply and not reply.done():
             reply.set_result(message)
 
     async def _next_event(self, arrived: asyncio.Queue[dict[str, Any]]) -> dict[str, Any] | None:

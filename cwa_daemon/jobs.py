@@ -136,6 +136,7 @@ class Jobs:
         access: dict[str, Any],
         options: JobOptions,
         retry_of: str | None = None,
+        owner: str = "",
     ) -> str:
         """Queue a job and give its run id; the same client key again gives the same run id."""
         if known := self._store.job_by_client_key(client_key):
@@ -148,7 +149,7 @@ class Jobs:
             self._check_nobody_writes(spec)
         run_id = new_run_id(spec["model"])
         token = access.get("token")
-        reach = {**access, "token": token and ""}  # whose token it is: none of this shell's, or the daemon's own
+        reach = {**access, "token": ""}  # never the daemon's own
         self._store.add_job(
             run_id=run_id,
             kind=kind,
@@ -162,6 +163,7 @@ class Jobs:
             priority=options.priority,
             after_run=after,
             options={**options.model_dump(exclude={"priority", "after"}), "access": reach},
+            owner=owner,
         )
         if token:
             self._tokens[run_id] = token
@@ -197,13 +199,14 @@ class Jobs:
             raise InvalidInput(f"{before['run_id']} is {before['state']}: nothing can wait for it to be done")
         return str(before["run_id"])
 
-    def retry(self, run_id: str, client_key: str, access: dict[str, Any]) -> str:
+    def retry(self, run_id: str, client_key: str, access: dict[str, Any], owner: str = "") -> str:
         """Queue the same spec again as a new job. Raises OutputTaken where its output folder holds something else by now."""
         job = self.find(run_id)
         kind, spec, options = job["kind"], job["spec"], options_of(job)
         if spec["output"]:
             claim_output(Path(spec["output"]), RunSpec.model_validate(spec), options.force)
-        return self.submit(kind, spec, job["device"], client_key, job["command"], access, options, job["run_id"])
+        device, command = job["device"], job["command"]
+        return self.submit(kind, spec, device, client_key, command, access, options, job["run_id"], owner)
 
     def cancel(self, run_id: str) -> str:
         """Cancel a waiting or running job, or the copy of a run that is done; gives its state right after."""
@@ -216,19 +219,20 @@ class Jobs:
             self._copies.cancel(job["run_id"])
         return str(self.find(job["run_id"])["state"])
 
-    def pause(self, part: str | None) -> list[str]:
-        """Keep a queued job, or all of them, from being begun; gives their run ids."""
-        return self._shift(part, JobState.QUEUED, JobState.PAUSED)
+    def pause(self, part: str | None, owner: str | None = None) -> list[str]:
+        """Keep a queued job, or all of them, or all of an owner, from being begun; gives their run ids."""
+        return self._shift(part, JobState.QUEUED, JobState.PAUSED, owner)
 
-    def resume(self, part: str | None) -> list[str]:
-        """Let a paused job, or all of them, take its turn again; gives their run ids."""
-        resumed = self._shift(part, JobState.PAUSED, JobState.QUEUED)
+    def resume(self, part: str | None, owner: str | None = None) -> list[str]:
+        """Let a paused job, or all of them, or all of an owner, take its turn again; gives their run ids."""
+        resumed = self._shift(part, JobState.PAUSED, JobState.QUEUED, owner)
         for lane in self._store.lanes_with_queued_jobs():
             self._lane(lane).wake()
         return resumed
 
-    def _shift(self, part: str | None, before: JobState, after: JobState) -> list[str]:
+    def _shift(self, part: str | None, before: JobState, after: JobState, owner: str | None) -> list[str]:
         jobs = [self.find(part)] if part else self._store.jobs(limit=self._settings.max_queue, state=before)
+        jobs = [job for job in jobs if owner is None or job["owner"] == owner]
         for job in jobs:
             if job["state"] != before:
                 raise InvalidInput(
@@ -415,6 +419,7 @@ class Jobs:
             last_seq=self._store.last_seq(job["run_id"]),
             copy_error=job["copy_error"],
             deaths=job["deaths"],
+            owner=job["owner"],
         )
 
     def warm_models(self) -> list[WarmModel]:
@@ -485,9 +490,8 @@ class Jobs:
         return lane.memory() if lane else {"free_bytes": telemetry.free_bytes(device), "warm": []}
 
     def _access(self, job: dict[str, Any]) -> dict[str, Any]:
-        """How the job's shell reaches the Hub, with its token, if it is still known."""
-        stored = dict(job["options"].get("access", {}))
-        return {**stored, "token": self._tokens.get(job["run_id"], stored.get("token"))}
+        """How the job's shell reaches the Hub, with its token if it is still known, and without the daemon's in any case."""
+        return {**job["options"].get("access", {}), "token": self._tokens.get(job["run_id"], "")}
 
     async def unload(self, model: str) -> list[str]:
         """Drop a warm model on every device; gives the names of what was dropped."""

@@ -2,11 +2,13 @@
 
 A request is `{id, op, ...}`; its reply `{id, ok: true, ...}` or `{id, ok: false, error: {code, message, hint,
 retryable}}`. Events come unasked on a subscription, several a message: `{events: [{seq, time, kind, ...}, ...], run_id,
-subscription}`; to a client that said hello with a minor version before 3, one a message, as `event`.
+subscription}`; to a client that said hello with a minor version before 3, one a message, as `event`. A reply larger than
+PART_BYTES comes in parts, `{id, part, parts, data}`, that joined are the reply; to clients from minor version 4 on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
@@ -19,9 +21,18 @@ from cwa_engine.errors import InvalidInput, did_you_mean
 from cwa_engine.spec import RunSpec
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 3
+PROTOCOL_MINOR = 4
 SEVERAL_EVENTS_SINCE = 3  # minor version
+PARTS_SINCE = 4
 MAX_MESSAGE_BYTES = 16 * 2**20
+MAX_REQUEST_BYTES = 4 * 2**20  # a spec with fifty thousand weights fits
+MAX_REQUEST_ELEMENTS = 100_000  # of all lists and maps in it
+MAX_HELLO_BYTES = 4096
+MAX_REPLY_BYTES = 64 * 2**20  # all parts together
+MAX_REPLY_ELEMENTS = 10_000_000
+PART_BYTES = 4 * 2**20
+MOST_UNANSWERED = 64  # requests of a connection
+MOST_SUBSCRIPTIONS = 256  # of a connection
 PIECE_BYTES = 2**20  # of a file that is handed over or fetched; each is a message, and others come in between
 MOST_NAME = 200  # characters of a file's name
 MAX_DEPTH = 16
@@ -29,12 +40,26 @@ HIGHEST_PRIORITY = 100
 CREDIT = 128  # events a subscriber may have received without acknowledging them
 ACKNOWLEDGE_EVERY = 32  # events; each acknowledgement is a message to answer for a daemon with many followers
 
+_PEEK_BYTES = 128
 STATES = ("queued", "paused", "running", "done", "failed", "cancelled", "interrupted")  # of a job
 TERMINAL_STATES = frozenset({"done", "failed", "cancelled", "interrupted"})
 
 
 class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", defer_build=True)  # a client that starts needs few of these
+
+
+class View(Message):
+    """What clients are shown. A field that an older client does not know is left out where it has its default value."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True)  # what a newer daemon shows beside
+
+    def shown(self, minor: int) -> dict[str, Any]:
+        """The view for a client of this minor version."""
+        return self.model_dump(exclude_defaults=True, exclude=_SINCE_4 if minor < 4 else None)
+
+
+_SINCE_4 = {"owner", "copy_error", "deaths", "troubles", "limits"}  # clients before refuse a view with them
 
 
 class Request(Message):
@@ -282,7 +307,7 @@ class StageProgress(Message):
         return cls(**{name: event[name] for name in cls.model_fields})
 
 
-class JobView(Message):
+class JobView(View):
     """A job as clients see it. Times are seconds since the epoch."""
 
     run_id: str
@@ -303,6 +328,7 @@ class JobView(Message):
     last_seq: int = 0
     copy_error: dict[str, Any] | None = None  # why the files of a run that is done are not in its output folder
     deaths: list[dict[str, Any]] = Field(default_factory=list)  # of workers under this job: reason, cause, stage, time
+    owner: str = ""  # name of the key that submitted it; empty for the user of the daemon's machine
 
     @property
     def ended(self) -> bool:
@@ -373,7 +399,7 @@ class Sample(Message):
     processes_bytes: int  # resident memory of the daemon and its workers
 
 
-class StatusView(Message):
+class StatusView(View):
     """The daemon now. Jobs are None where the job database cannot be read; `troubles` are sentences."""
 
     version: str
@@ -393,26 +419,89 @@ class StatusView(Message):
     memory_bytes: int
 
 
-def encode(message: dict[str, Any]) -> bytes:
-    """A message as msgpack. Raises InvalidInput where it is too large to be accepted."""
-    frame: bytes = msgpack.packb(message)
-    if len(frame) > MAX_MESSAGE_BYTES:
-        raise InvalidInput(f"a message of {len(frame):,} bytes exceeds {MAX_MESSAGE_BYTES:,}")
+def encode(message: dict[str, Any], most_bytes: int = MAX_MESSAGE_BYTES) -> bytes:
+    """A message as msgpack. Raises InvalidInput where it is too large to be accepted, or holds what cannot be sent."""
+    try:
+        frame: bytes = msgpack.packb(message)
+    except (ValueError, TypeError, OverflowError) as error:  # of a surrogate, an object, a number of more than 64 bits
+        raise InvalidInput(f"a message cannot be sent: {error}") from error
+    _check_size(len(frame), most_bytes)
     return frame
 
 
-def decode(frame: bytes) -> dict[str, Any]:
-    """The map in a frame. Raises InvalidInput for anything but a sane one: size, depth, types and numbers are bounded."""
-    if len(frame) > MAX_MESSAGE_BYTES:
-        raise InvalidInput(f"a message of {len(frame):,} bytes exceeds {MAX_MESSAGE_BYTES:,}")
+def parts(frame: bytes, request_id: Any) -> list[bytes]:
+    """A reply as it is sent to a client that joins parts: whole, or in parts that are messages of their own."""
+    if len(frame) <= PART_BYTES:
+        return [frame]
+    pieces = [frame[offset : offset + PART_BYTES] for offset in range(0, len(frame), PART_BYTES)]
+    count = len(pieces)
+    return [encode({"id": request_id, "part": n, "parts": count, "data": piece}) for n, piece in enumerate(pieces)]
+
+
+def decode(
+    frame: bytes, most_bytes: int = MAX_MESSAGE_BYTES, most_elements: int = MAX_REQUEST_ELEMENTS
+) -> dict[str, Any]:
+    """The map in a frame. Raises InvalidInput for anything but a sane one: size, depth, types and numbers are bounded.
+
+    What is cheap to write may cost a lot to read: a byte is an empty list. So elements are counted while they are read.
+    """
+    _check_size(len(frame), most_bytes)
+    counted = _Counted(most_elements)
     try:
-        message = msgpack.unpackb(frame, strict_map_key=True, ext_hook=_refuse_extension, timestamp=0)
+        message = msgpack.unpackb(
+            frame,
+            strict_map_key=True,
+            ext_hook=_refuse_extension,
+            timestamp=0,
+            list_hook=counted.as_list,
+            object_pairs_hook=counted.as_map,
+            max_array_len=min(len(frame), most_elements),
+            max_map_len=min(len(frame), most_elements),
+        )
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise InvalidInput(f"not a msgpack message: {error}") from error
     if not isinstance(message, dict):
         raise InvalidInput(f"a message is a map, not {type(message).__name__}")
     _check(message, MAX_DEPTH)
     return message
+
+
+def peek(frame: bytes) -> tuple[str | None, int | None]:
+    """(op, id) of a message that begins with them, as those of clients do, without a look at the rest; None for the others."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(frame[:_PEEK_BYTES])
+    found: dict[Any, Any] = {}
+    with contextlib.suppress(ValueError, TypeError, msgpack.exceptions.UnpackException):
+        for _ in range(min(2, unpacker.read_map_header())):
+            key = unpacker.unpack()
+            found[key] = unpacker.unpack()
+    op, number = found.get("op"), found.get("id")
+    return op if isinstance(op, str) else None, number if type(number) is int else None
+
+
+class _Counted:
+    """Builds the lists and maps of a message, as long as there are not too many elements in them."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def as_list(self, items: list[Any]) -> list[Any]:
+        self._count(len(items) + 1)
+        return items
+
+    def as_map(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        self._count(len(pairs) + 1)
+        return dict(pairs)
+
+    def _count(self, elements: int) -> None:
+        self._left -= elements
+        if self._left < 0:
+            raise ValueError("it has too many elements")
+
+
+def _check_size(size_bytes: int, most_bytes: int) -> None:
+    if size_bytes > most_bytes:
+        raise InvalidInput(f"a message of {size_bytes:,} bytes exceeds {most_bytes:,}")
 
 
 def parse_request(message: dict[str, Any]) -> Any:

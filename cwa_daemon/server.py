@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from typing import Any
@@ -20,11 +20,12 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from cwa_daemon import leftovers, protocol, telemetry
+from cwa_daemon import gates, leftovers, protocol, telemetry
 from cwa_daemon.doors import Door, LocalDoor, RemoteDoor
 from cwa_daemon.folder_lock import FolderLock, hold_lock
 from cwa_daemon.handlers import HANDLERS, Reply
 from cwa_daemon.jobs import Jobs
+from cwa_daemon.roles import Caller, check_role
 from cwa_daemon.security import state_folder
 from cwa_daemon.settings import Settings
 from cwa_daemon.store import Store
@@ -32,12 +33,13 @@ from cwa_daemon.subscriptions import Subscriptions
 from cwa_daemon.supervise import STEADY_S, Troubles, in_words, supervise
 from cwa_daemon.texts import KeptTexts
 from cwa_engine import __version__
-from cwa_engine.errors import CwaError, NotGreeted, Refused, RunFailed, VersionMismatch
+from cwa_engine.errors import CwaError, InvalidInput, NotGreeted, QueueFull, Refused, RunFailed, VersionMismatch
 from cwa_engine.reporting.export import library_versions
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+FINISH_S = 1.0  # for clients to read what was sent to them last
 HISTORY = 300  # samples of telemetry, one a tick
 
 
@@ -57,16 +59,18 @@ class Server:
         self.stopping = asyncio.Event()
         self.draining: asyncio.Task[None] | None = None  # until what runs has ended
         self.history: deque[protocol.Sample] = deque(maxlen=HISTORY)
+        self._unanswered: Counter[bytes] = Counter()  # requests of each connection
         self._greeted: dict[bytes, int] = {}  # who has said hello -> its minor version of the protocol
         self._context = zmq.asyncio.Context()
         self.doors: dict[bytes, Door] = {}
 
     def open_doors(self) -> None:
         """Begin to listen. The lock is held."""
+        places = gates.places(gates.raise_limit(), doors=2 if self.settings.listen else 1)
         doors: list[Door] = []
         if self.settings.listen:
-            doors.append(RemoteDoor(self._context, self.settings, self.settings.listen))
-        doors.append(LocalDoor(self._context, self.settings))
+            doors.append(RemoteDoor(self._context, self.settings, places, self.settings.listen))
+        doors.append(LocalDoor(self._context, self.settings, places))
         for door in doors:
             door.open()
             self.doors[door.tag] = door
@@ -85,10 +89,15 @@ class Server:
         await self.jobs.stop()
         for receiver in receivers:
             receiver.cancel()
+        await self._close_doors()
+        self.store.close()
+
+    async def _close_doors(self) -> None:
+        """Let what was sent go out to its clients, then end their connections."""
         for door in self.doors.values():
             door.close()
-        self._context.term()
-        self.store.close()
+        await asyncio.to_thread(self._context.term)
+        await asyncio.gather(*(door.gate.finish(FINISH_S) for door in self.doors.values()))
 
     async def _tick(self) -> None:
         """Once a second: look after the lock, the database, jobs and doors, and sample memory."""
@@ -136,36 +145,52 @@ class Server:
             frames = await door.socket.recv_multipart(copy=False)
             if len(frames) != 2:
                 continue
-            task = asyncio.create_task(self._answer(door, door.tag + frames[0].bytes, frames[1]))
+            identity = door.tag + frames[0].bytes
+            if self._unanswered[identity] >= protocol.MOST_UNANSWERED:
+                self._reply(identity, protocol.peek(_beginning(frames[1]))[1], _failed(_too_many()))
+                continue
+            self._unanswered[identity] += 1
+            task = asyncio.create_task(self._answer(door, identity, frames[1]))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+            await asyncio.sleep(0)  # `recv` does not give way while there is more, and others are to have their turn
 
     async def _answer(self, door: Door, identity: bytes, frame: zmq.Frame) -> None:
         """One request to its handler; whatever is wrong with it, the client hears and the daemon lives."""
-        request_id = None
+        op, request_id = protocol.peek(_beginning(frame))
         try:
-            message = protocol.decode(frame.bytes)
+            caller = self._caller(door, identity, frame)
+            if op != "hello" and identity not in self._greeted:
+                raise NotGreeted("a connection begins with hello")
+            most = protocol.MAX_HELLO_BYTES if op == "hello" else protocol.MAX_REQUEST_BYTES
+            message = protocol.decode(frame.bytes, most)  # only now, as it costs the most
             request_id = message.get("id")
-            door.check(frame)
-            reply = await self._handle(identity, message)
+            reply = await self._handle(caller, message)
         except CwaError as error:
-            if isinstance(error, Refused):
-                self._forget(identity)  # nor is it told of events any more
-            reply = {"ok": False, "error": error.to_dict()}
+            reply = _failed(error)
         except Exception as error:
             log.exception("a request failed")
-            defect = RunFailed(f"the daemon failed: {error}", hint=f"see {self.settings.daemon_log}")
-            reply = {"ok": False, "error": defect.to_dict()}
+            reply = _failed(RunFailed(f"the daemon failed: {error}", hint=f"see {self.settings.daemon_log}"))
+        finally:
+            self._unanswered[identity] -= 1
+            if not self._unanswered[identity]:
+                del self._unanswered[identity]
         if reply is not None:
-            self.send(identity, {"id": request_id, **reply})
+            self._reply(identity, request_id, reply)
 
-    async def _handle(self, identity: bytes, message: dict[str, Any]) -> Reply | None:
+    def _caller(self, door: Door, identity: bytes, frame: zmq.Frame) -> Caller:
+        try:
+            return door.caller(identity, frame, self._greeted.get(identity, 0))
+        except Refused:
+            self._forget(identity)  # nor is it told of events any more
+            raise
+
+    async def _handle(self, caller: Caller, message: dict[str, Any]) -> Reply | None:
         if message.get("op") == "hello":
-            return self._greet(identity, message)
-        if identity not in self._greeted:
-            raise NotGreeted("a connection begins with hello")
+            return self._greet(caller.identity, message)
         request = protocol.parse_request(message)
-        reply = await HANDLERS[type(request)](self, identity, request)
+        check_role(caller, request)
+        reply = await HANDLERS[type(request)](self, caller, request)
         return None if reply is None else {"ok": True, **reply}
 
     def _greet(self, identity: bytes, message: dict[str, Any]) -> Reply:
@@ -182,10 +207,30 @@ class Server:
             del self._greeted[next(iter(self._greeted))]
         return {"ok": True, "major": protocol.PROTOCOL_MAJOR, "minor": protocol.PROTOCOL_MINOR, "version": __version__}
 
+    def _reply(self, identity: bytes, request_id: Any, reply: Reply) -> None:
+        """Answer a request, in parts where that is too large for a message. What cannot be sent is an error, never silence."""
+        joins = self._greeted.get(identity, 0) >= protocol.PARTS_SINCE
+        most = protocol.MAX_REPLY_BYTES if joins else protocol.MAX_MESSAGE_BYTES
+        try:
+            frame = protocol.encode({"id": request_id, **reply}, most)
+        except InvalidInput as error:
+            log.warning("a reply cannot be sent: %s", error.message)
+            unsent = RunFailed(
+                f"the reply cannot be sent: {error.message}", hint="ask for less, with --limit for instance"
+            )
+            frame = protocol.encode({"id": request_id, **_failed(unsent)})
+        for part in protocol.parts(frame, request_id) if joins else [frame]:
+            if not self._send_frame(identity, part):
+                log.warning("a client takes no reply: it is gone, or does not read")
+                return
+
     def send(self, identity: bytes, message: dict[str, Any]) -> bool:
         """Send without waiting. False for a client that is gone or whose buffer is full."""
+        return self._send_frame(identity, protocol.encode(message))
+
+    def _send_frame(self, identity: bytes, frame: bytes) -> bool:
         socket = self.doors[identity[:1]].socket
-        sent: Any = socket.send_multipart([identity[1:], protocol.encode(message)], zmq.DONTWAIT)
+        sent: Any = socket.send_multipart([identity[1:], frame], zmq.DONTWAIT)
         error = sent.exception()  # with DONTWAIT the future is done at once
         if isinstance(error, zmq.Again):
             return False
@@ -200,9 +245,20 @@ class Server:
         self._greeted.pop(identity, None)
         self.subscriptions.forget(identity)
 
-    def takes_several_events(self, identity: bytes) -> bool:
-        """Whether a client understands messages with more than one event."""
-        return self._greeted.get(identity, 0) >= protocol.SEVERAL_EVENTS_SINCE
+
+def _beginning(frame: zmq.Frame) -> bytes:
+    """What `peek` looks at, without a copy of the rest."""
+    return bytes(frame.buffer[:128])
+
+
+def _failed(error: CwaError) -> Reply:
+    return {"ok": False, "error": error.to_dict()}
+
+
+def _too_many() -> QueueFull:
+    return QueueFull(
+        f"{protocol.MOST_UNANSWERED} requests of this connection are not answered yet", hint="wait for their replies"
+    )
 
 
 async def _serve(settings: Settings, lock: FolderLock, ready: Callable[[str], None]) -> None:

@@ -33,6 +33,10 @@ class KeptTexts:
         self._used = used
         self._one_at_a_time = asyncio.Lock()
 
+    def holds(self, path: Path) -> bool:
+        """Whether a file is one of those that clients handed over."""
+        return path.is_absolute() and ".." not in path.parts and path.is_relative_to(self._folder)
+
     async def keep(self, piece: KeepTexts) -> tuple[int, Path | None]:
         """Take a piece of a file: how many bytes of it are here now and, once all are, its path.
 

@@ -21,13 +21,12 @@ from cwa_daemon import protocol
 from cwa_daemon.client import AsyncClient, Client, start_daemon
 from cwa_daemon.folder_lock import hold_lock
 from cwa_daemon.lifecycle import running_pid
-from cwa_daemon.security import check_peer, private_folder
+from cwa_daemon.security import private_folder
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import (
     DaemonNotStartable,
     DaemonUnreachable,
     InvalidInput,
-    Refused,
     VersionMismatch,
     error_from_dict,
 )
@@ -259,25 +258,6 @@ def test_socket_and_folders_are_for_their_owner_alone(cwtool: CommandLine) -> No
     assert stat.S_IMODE(cwtool.settings.socket.stat().st_mode) & 0o077 == 0
     assert stat.S_IMODE(cwtool.settings.runtime_dir.stat().st_mode) == 0o700
     assert stat.S_IMODE(cwtool.home.stat().st_mode) == 0o700
-
-
-def test_zeromq_tells_who_the_peer_is_as_the_check_expects() -> None:
-    context = zmq.Context()
-    address = f"ipc:///tmp/cwtool-test-{os.getpid()}.sock"
-    server, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
-    server.bind(address)
-    client.connect(address)
-    client.send(b"x")
-    peer = str(server.recv_multipart(copy=False)[-1].get("Peer-Address"))
-    check_peer(peer)
-    parts = peer.split(":")
-    assert parts[-1] == str(os.getpid())
-    parts[-3] = str(os.getuid() + 1)
-    with pytest.raises(Refused):
-        check_peer(":".join(parts))
-    with pytest.raises(Refused):
-        check_peer("")
-    context.destroy(linger=0)
 
 
 def test_a_folder_that_is_a_link_is_no_private_folder(tmp_path: Path) -> None:
