@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cwa_daemon import protocol, telemetry
+from cwa_daemon.pruning import prune
 from cwa_daemon.states import JobState
 from cwa_engine import __version__
 from cwa_engine.errors import NotFound
@@ -89,8 +90,9 @@ async def resume(server: Server, identity: bytes, request: protocol.Resume) -> R
 
 
 @handles(protocol.Prune)
-async def prune(server: Server, identity: bytes, request: protocol.Prune) -> Reply:
-    pruned = server.jobs.prune(request.older_than_s, request.with_results, request.dry_run)
+async def prune_jobs(server: Server, identity: bytes, request: protocol.Prune) -> Reply:
+    runs = server.settings.runs
+    pruned = prune(server.store, runs, request.older_than_s, request.with_results, request.dry_run)
     await server.texts.sweep()
     return pruned.model_dump()
 
