@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import typer
 
 from cwa_daemon.client import Client
-from cwa_engine.errors import RunFailed, error_from_dict
+from cwa_engine.errors import DaemonUnreachable, RunFailed, error_from_dict
 from cwa_tui.console.output import say, show, stderr
 from cwa_tui.console.progress import progress
 
@@ -21,6 +21,9 @@ def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet
             for event in client.follow(run_id):
                 seen = event["seq"]
                 show_event(event)
+    except DaemonUnreachable as error:
+        again = f"{_cwtool(client)} logs -f {run_id}"
+        raise type(error)(error.message, hint=f"{run_id} is not lost: `{again}` follows it on") from error
     except KeyboardInterrupt:
         if not cancel_on_interrupt:
             _leave(client, run_id)
@@ -54,8 +57,12 @@ def show_result(client: Client, run_id: str, as_json: bool, output: Path | None 
         say("no damage was measured; run without --no-perturbation to see what these weights are worth")
 
 
+def _cwtool(client: Client) -> str:
+    return f"cwtool --host {client.host}" if client.host else "cwtool"
+
+
 def _leave(client: Client, run_id: str) -> NoReturn:
-    cwtool = f"cwtool --host {client.host}" if client.host else "cwtool"
+    cwtool = _cwtool(client)
     say(f"\n{run_id} goes on.")
     say(f"  to follow it:  {cwtool} logs -f {run_id}")
     say(f"  to cancel it:  {cwtool} jobs cancel {run_id}")
