@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cwa_daemon.threads import in_thread
-from cwa_engine.errors import CopyPending, OutputError
+from cwa_engine.errors import OutputError
 from cwa_engine.reporting.output import copy_run
 
 AGAIN_S = 2.0  # between two attempts
@@ -26,13 +26,6 @@ _LASTING = {
 
 Note = Callable[[str, str], None]  # run id, what a user should know
 Ended = Callable[[str, OutputError | None], None]  # run id, why its files are not in the output folder
-
-
-def pending(run_id: str, output: Path) -> CopyPending:
-    """The `copy_error` of a run from its end until its files are copied."""
-    return CopyPending(
-        f"the files of {run_id} are not in {output} yet", hint=f"`cwtool jobs cancel {run_id}` gives the copy up"
-    )
 
 
 class Copies:

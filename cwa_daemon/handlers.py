@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cwa_daemon import protocol, telemetry
+from cwa_daemon.pruning import prune
 from cwa_daemon.roles import Caller, check_owner
 from cwa_daemon.states import JobState
 from cwa_engine import __version__
@@ -131,8 +132,9 @@ async def resume(server: Server, caller: Caller, request: protocol.Resume) -> Re
 
 
 @handles(protocol.Prune)
-async def prune(server: Server, caller: Caller, request: protocol.Prune) -> Reply:
-    pruned = server.jobs.prune(request.older_than_s, request.with_results, request.dry_run)
+async def prune_jobs(server: Server, caller: Caller, request: protocol.Prune) -> Reply:
+    runs = server.settings.runs
+    pruned = prune(server.store, runs, request.older_than_s, request.with_results, request.dry_run)
     await server.texts.sweep()
     return pruned.model_dump()
 

@@ -9,28 +9,25 @@ import re
 import secrets
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cwa_daemon import queue, records, telemetry
 from cwa_daemon.awake import AwakeClock
-from cwa_daemon.copies import Copies, pending
+from cwa_daemon.copies import Copies
 from cwa_daemon.deaths import Cause, Death, why_not_again
+from cwa_daemon.journal import Journal, OnEvent
 from cwa_daemon.lanes import Lane
 from cwa_daemon.protocol import (
     HIGHEST_PRIORITY,
     TERMINAL_STATES,
     JobOptions,
     JobView,
-    Pruned,
-    StageProgress,
     WarmModel,
     WorkerView,
 )
 from cwa_daemon.settings import Settings
-from cwa_daemon.states import MOVES, JobState
+from cwa_daemon.states import JobState
 from cwa_daemon.store import Store
 from cwa_daemon.supervise import Troubles
 from cwa_engine.errors import (
@@ -40,19 +37,15 @@ from cwa_engine.errors import (
     NotFound,
     OutputTaken,
     QueueFull,
-    StateDamaged,
     StateNotWritten,
     WorkerDied,
     did_you_mean,
 )
-from cwa_engine.reporting.checksums import fingerprint_of
-from cwa_engine.reporting.export import PRUNED
 from cwa_engine.reporting.output import claim_output
 from cwa_engine.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
-MOST_UNWRITTEN = 10_000  # events kept in memory while the disk is full
 _ID_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # nothing that reads as another letter
 
 
@@ -76,21 +69,17 @@ class Jobs:
         self,
         store: Store,
         settings: Settings,
-        on_event: Callable[[str, dict[str, Any]], None],
+        on_event: OnEvent,
         troubles: Troubles | None = None,
     ) -> None:
         self.clock = AwakeClock()
         self.troubles = troubles or Troubles()
         self._store = store
         self._settings = settings
-        self._on_event = on_event
         self._lanes: dict[str, Lane] = {}
         self._tokens: dict[str, str] = {}  # Hub tokens of waiting jobs; in memory only
-        self._progress: dict[str, StageProgress] = {}
-        self._unwritten_events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MOST_UNWRITTEN)
-        self._unwritten: list[tuple[str, JobState, CwaError | None]] = []  # moves that the full disk did not take
-        self._unwritten_copies: dict[str, CwaError | None] = {}
-        self._copies = Copies(lambda run_id, text: self.note(run_id, text, "warning"), self._copied)
+        self.journal = Journal(store, settings.runs, on_event, self._moved)
+        self._copies = Copies(lambda run_id, text: self.journal.note(run_id, text, "warning"), self.journal.copied)
 
     # from submission to end
 
@@ -109,10 +98,10 @@ class Jobs:
         if job is None or queue.lane_of(job) != lane:
             return None
         if job["state"] == JobState.QUEUED:  # that it had begun did not fit on the full disk
-            self.move(run_id, JobState.RUNNING)
+            self.journal.move(run_id, JobState.RUNNING)
         elif job["state"] != JobState.RUNNING:
             return None
-        self.note(run_id, "the daemon was started anew, and the worker has gone on meanwhile")
+        self.journal.note(run_id, "the daemon was started anew, and the worker has gone on meanwhile")
         return job
 
     def settle(self, lane: str, running: str | None) -> None:
@@ -120,7 +109,7 @@ class Jobs:
         for job in self._store.jobs(limit=10_000, state=JobState.RUNNING):
             if queue.lane_of(job) == lane and job["run_id"] != running:
                 death = Death("the daemon ended while this ran", Cause.OTHERS)
-                self.move(job["run_id"], *self.after_death(job, death))
+                self.journal.move(job["run_id"], *self.after_death(job, death))
 
     def last_written(self, run_id: str) -> int:
         """The number of the last message of its worker that the store has, see `Outbox`."""
@@ -167,7 +156,7 @@ class Jobs:
         )
         if token:
             self._tokens[run_id] = token
-        self.record(run_id, {"kind": "state", "state": JobState.QUEUED, "error": None})
+        self.journal.record(run_id, {"kind": "state", "state": JobState.QUEUED, "error": None})
         self._lane(queue.lane_of({"kind": kind, "device": device})).wake()
         return run_id
 
@@ -182,7 +171,7 @@ class Jobs:
         except CwaError as error:
             log.error("%s is pinned and cannot be loaded again: %s", spec.model, error.message)
         else:
-            self.note(run_id, f"loaded again, for it is pinned: {reason}", "warning")
+            self.journal.note(run_id, f"loaded again, for it is pinned: {reason}", "warning")
 
     def _check_nobody_writes(self, spec: dict[str, Any]) -> None:
         """Refuse an output folder that a job of another spec is going to fill."""
@@ -212,7 +201,7 @@ class Jobs:
         """Cancel a waiting or running job, or the copy of a run that is done; gives its state right after."""
         job = self.find(run_id)
         if job["state"] in (JobState.QUEUED, JobState.PAUSED):
-            self.move(job["run_id"], JobState.CANCELLED, Cancelled(f"cancelled while it was {job['state']}"))
+            self.journal.move(job["run_id"], JobState.CANCELLED, Cancelled(f"cancelled while it was {job['state']}"))
         elif job["state"] == JobState.RUNNING:
             self._lane(queue.lane_of(job)).cancel(job["run_id"])
         else:
@@ -239,56 +228,19 @@ class Jobs:
                     f"{job['run_id']} is {job['state']}, not {before}",
                     hint="what runs can be cancelled and retried" if job["state"] == JobState.RUNNING else "",
                 )
-            self.move(job["run_id"], after)
+            self.journal.move(job["run_id"], after)
         return [job["run_id"] for job in jobs]
 
-    def move(self, run_id: str, state: JobState, error: CwaError | None = None) -> None:
-        """Bring a job into another state, once: the row and its event. A move that is not allowed is a defect."""
-        try:
-            job, before = self.find(run_id), self.state_of(run_id)
-        except StateDamaged as trouble:
-            log.error("%s is %s, which cannot be written down: %s", run_id, state, trouble.message)
-            self._unwritten.append((run_id, state, error))
-            return
-        if state not in MOVES[before]:
-            raise RuntimeError(f"{run_id} cannot go from {before} to {state}")
-        body = error.to_dict() if error else None
-        columns: dict[str, Any] = {"started": time.time()} if state is JobState.RUNNING else {}
-        if state in TERMINAL_STATES:
-            columns = {"finished": time.time()}
-        output = job["spec"]["output"] if state is JobState.DONE and job["kind"] == "run" else None
-        if output:
-            columns["copy_error"] = pending(run_id, Path(output)).to_dict()
-        if any(waiting == run_id for waiting, _, _ in self._unwritten):  # one after the other
-            self._unwritten.append((run_id, state, error))
-            return
-        try:
-            self._store.update_job(run_id, state=state, error=body, **columns)
-        except StateNotWritten as trouble:
-            log.error("%s is %s, which cannot be written down yet: %s", run_id, state, trouble.message)
-            self._unwritten.append((run_id, state, error))
-            return
+    def _moved(self, job: dict[str, Any], before: JobState, state: JobState) -> None:
+        """What follows when the state of a job has changed."""
+        run_id = job["run_id"]
         if before is JobState.RUNNING:
             self._remove_scratch(run_id)
-        log.info("%s %s%s", run_id, state, f": {error.message}" if error else "")
-        if state in TERMINAL_STATES:
-            self._tokens.pop(run_id, None)
-            self._progress.pop(run_id, None)
-        event = {"kind": "state", "state": state, "error": body}
-        if state is JobState.DONE:
-            event["fingerprint"] = fingerprint_of(self._settings.runs / run_id)
-        if output:
-            event["output"] = output
-        self.record(run_id, event)
-        if output:
+        if state is JobState.DONE and job["kind"] == "run" and job["spec"]["output"]:
             self._copy(job)
         if state in TERMINAL_STATES:
+            self._tokens.pop(run_id, None)
             self._release(run_id, state)
-
-    def state_of(self, run_id: str) -> JobState:
-        """The state of a job, be it written down or not."""
-        unwritten = [state for waiting, state, _ in self._unwritten if waiting == run_id]
-        return unwritten[-1] if unwritten else JobState(self.find(run_id)["state"])
 
     def _release(self, run_id: str, state: JobState) -> None:
         """Who waited for this one may begin, or never will."""
@@ -297,7 +249,9 @@ class Jobs:
                 self._lane(queue.lane_of(job)).wake()
             else:
                 reason = f"cancelled: {run_id}, which it was to follow, is {state}"
-                self.move(job["run_id"], JobState.CANCELLED, Cancelled(reason, hint="submit it again without --after"))
+                self.journal.move(
+                    job["run_id"], JobState.CANCELLED, Cancelled(reason, hint="submit it again without --after")
+                )
 
     def _remove_scratch(self, run_id: str) -> None:
         """Remove what a worker that was killed while it saved has left half written."""
@@ -312,51 +266,20 @@ class Jobs:
         """The state that a job goes to after a death of its worker, and why; the death is kept with the job."""
         run_id = job["run_id"]
         if self.is_saved(job):
-            self.note(run_id, f"{death.reason}, just after this was saved; its files are whole")
+            self.journal.note(run_id, f"{death.reason}, just after this was saved; its files are whole")
             return JobState.DONE, None
         deaths = [*self.find(run_id)["deaths"], death.row()]
         with contextlib.suppress(StateNotWritten):  # on a full disk it may be run once more
             self._store.update_job(run_id, deaths=deaths)
         refusal = why_not_again(deaths, options_of(job).retries)
         if refusal is None:
-            self.note(run_id, f"{death.reason}; queued again", "warning")
+            self.journal.note(run_id, f"{death.reason}; queued again", "warning")
             return JobState.QUEUED, None
         return JobState.FAILED, WorkerDied("; ".join(filter(None, (death.reason, refusal))), death.hint)
 
     def _copy(self, job: dict[str, Any]) -> None:
         folder, output = self._settings.runs / job["run_id"], Path(job["spec"]["output"])
         self._copies.begin(job["run_id"], folder, output, options_of(job).force)
-
-    def _copied(self, run_id: str, error: CwaError | None) -> None:
-        """The files of a run are in its output folder, or why they will not be."""
-        body = error.to_dict() if error else None
-        try:
-            self._store.update_job(run_id, copy_error=body)
-        except StateNotWritten:
-            self._unwritten_copies[run_id] = error
-            return
-        log.info("%s", error.message if error else f"{run_id} is copied")
-        self.record(run_id, {"kind": "copied", "folder": self.find(run_id)["spec"]["output"], "error": body})
-
-    def record(self, run_id: str, event: dict[str, Any]) -> None:
-        """Store an event of a job, then tell that it is there. On a full disk only what changes a state is kept."""
-        if event["kind"] == "progress":
-            self._progress[run_id] = StageProgress.of(event)
-            if self._store.disk_full:
-                return
-        if self._unwritten_events:  # in their order, or not at all
-            self._unwritten_events.append((run_id, event))
-            return
-        try:
-            stored = self._store.append_event(run_id, event)
-        except StateNotWritten as trouble:
-            log.error("%s: an event waits for room: %s", run_id, trouble.message)
-            self._unwritten_events.append((run_id, event))
-            return
-        self._on_event(run_id, stored)
-
-    def note(self, run_id: str, text: str, level: str = "info") -> None:
-        self.record(run_id, {"kind": "note", "text": text, "level": level})
 
     def tick(self) -> None:
         """What is looked after once a second: workers that hang, and states that a full disk did not take."""
@@ -365,18 +288,9 @@ class Jobs:
             lane.check_health()
         if self._store.disk_full:
             self._store.restore_ballast()
-        events, self._unwritten_events = list(self._unwritten_events), deque(maxlen=MOST_UNWRITTEN)
-        for run_id, event in events:
-            self.record(run_id, event)
-        unwritten, self._unwritten = self._unwritten, []
-        for run_id, state, error in unwritten:
-            self.move(run_id, state, error)
-        if unwritten:
+        if self.journal.catch_up():
             for lane in self._lanes.values():
                 lane.wake()
-        copies, self._unwritten_copies = self._unwritten_copies, {}
-        for run_id, copy_error in copies.items():
-            self._copied(run_id, copy_error)
 
     # what clients see
 
@@ -414,7 +328,7 @@ class Jobs:
             retry_of=job["retry_of"],
             priority=job["priority"],
             after=job["after_run"],
-            progress=self._progress.get(job["run_id"]),
+            progress=self.journal.progress.get(job["run_id"]),
             folder=str(folder) if job["kind"] == "run" and job["state"] == JobState.DONE else None,
             last_seq=self._store.last_seq(job["run_id"]),
             copy_error=job["copy_error"],
@@ -431,41 +345,18 @@ class Jobs:
     def workers(self) -> list[WorkerView]:
         return [lane.view() for lane in self._lanes.values()]
 
-    def prune(self, older_than_s: float, with_results: bool, dry_run: bool) -> Pruned:
-        """Forget jobs that ended so long ago: those without a result entirely, finished runs' events.
-
-        `with_results` removes finished runs with their folders, too; `dry_run` only tells.
-        """
-        jobs: list[str] = []
-        runs: list[str] = []
-        events = 0
-        for job in self._store.ended_before(time.time() - older_than_s):
-            run_id, folder = job["run_id"], self._settings.runs / job["run_id"]
-            has_result = folder.is_dir()
-            (runs if has_result else jobs).append(run_id)
-            if dry_run:
-                continue
-            events += self._store.remove_events(run_id, but_the_end=has_result and not with_results)
-            if with_results and has_result:
-                gone = folder.with_name(f".{run_id}{PRUNED}")
-                folder.rename(gone)  # at no moment is there half a run
-                shutil.rmtree(gone)
-            if with_results or not has_result:
-                self._store.remove_job(run_id)
-        return Pruned(jobs=jobs, runs=runs, events=events)
-
     # what lanes ask
 
     def next_due(self, device: str, lane: Lane) -> dict[str, Any] | None:
         """The job that a free lane is to run now; what a later one overtakes because its model is warm is counted."""
-        begun = {run_id for run_id, _, _ in self._unwritten}  # though the database says they are queued
+        begun = self.journal.unwritten  # though the database says they are queued
         runnable = self._store.runnable(device)
         due = [job for job in runnable if job["run_id"] not in begun and not lane.must_wait(job["run_id"])]
         chosen = queue.choose_next(due, lane.is_warm)
         if chosen and chosen is not due[0]:
             with contextlib.suppress(StateNotWritten):  # on a full disk it may be overtaken once more
                 self._store.update_job(due[0]["run_id"], passed_over=due[0]["passed_over"] + 1)
-            self.note(chosen["run_id"], f"goes before {due[0]['run_id']}, because its model is warm")
+            self.journal.note(chosen["run_id"], f"goes before {due[0]['run_id']}, because its model is warm")
         return chosen
 
     def command_for(self, job: dict[str, Any]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ class Lane:
         self._forget_models()
         if self._running and self._ended and not self._ended.done():
             stop = Death("the daemon was stopped", Cause.STOP, stage=self._headway.stage)
-            self._jobs.move(self._running["run_id"], *self._outcome(self._running, stop))
+            self._jobs.journal.move(self._running["run_id"], *self._outcome(self._running, stop))
 
     async def _run(self) -> None:
         if self._running:  # this task has failed when the job had ended, and is begun again
@@ -248,7 +248,7 @@ class Lane:
     async def _run_job(self, job: dict[str, Any]) -> None:
         self._take(job)
         try:
-            self._jobs.move(job["run_id"], JobState.RUNNING)
+            self._jobs.journal.move(job["run_id"], JobState.RUNNING)
         except BaseException:
             self._running = None  # the database fails, and the job is queued as before
             raise
@@ -268,8 +268,8 @@ class Lane:
         state, reason = self._outcome(job, await self._ended)
         if state is not JobState.CANCELLED:
             await self._free
-        if self._jobs.state_of(job["run_id"]) is JobState.RUNNING:
-            self._jobs.move(job["run_id"], state, reason)
+        if self._jobs.journal.state_of(job["run_id"]) is JobState.RUNNING:
+            self._jobs.journal.move(job["run_id"], state, reason)
         await self._free
         self._written = max(self._written, self._finished)
         self._running, self._cancel_asked, self._overdue = None, False, None
@@ -288,7 +288,7 @@ class Lane:
             return self._jobs.after_death(job, end)
         if isinstance(end, DoesNotFit) and job["options"].get("wait_for_memory") and not self._cancel_asked:
             self._look_again_later(job["run_id"])
-            self._jobs.note(job["run_id"], f"waiting for memory: {end.message}")
+            self._jobs.journal.note(job["run_id"], f"waiting for memory: {end.message}")
             return JobState.QUEUED, None
         return JobState.FAILED, end
 
@@ -302,7 +302,7 @@ class Lane:
             await self._ending
             self._ending = None
         if self._worker is None or self._worker.pid is None:
-            self._jobs.note(run_id, f"starting a worker for {self.device}")
+            self._jobs.journal.note(run_id, f"starting a worker for {self.device}")
             self._memory, self._headway = None, Headway(self._clock)
             self._written = self._finished = 0
             worker = self._new_worker()
@@ -328,7 +328,7 @@ class Lane:
         number = message["number"]
         of_this_job = message["run_id"] == self.run_id and self._ended and not self._ended.done()
         if number > self._written and of_this_job:
-            self._jobs.record(message["run_id"], {**message["event"], "number": number})
+            self._jobs.journal.record(message["run_id"], {**message["event"], "number": number})
         self._written = max(number, self._written)
 
     def _heard(self, message: dict[str, Any]) -> None:

@@ -86,6 +86,7 @@ class Place:
     def connect(self) -> socket.socket:
         """A connection to the worker. Raises OSError, and Refused where another user's process listens."""
         connection = socket.socket(socket.AF_UNIX)
+        connection.setblocking(False)  # one that is stopped, with daemons enough before this one, would be waited for
         try:
             with self._short_path() as path:
                 connection.connect(path)

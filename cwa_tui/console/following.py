@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import typer
 
 from cwa_daemon.client import Client
-from cwa_engine.errors import RunFailed, VersionMismatch, error_from_dict
+from cwa_engine.errors import DaemonUnreachable, RunFailed, VersionMismatch, error_from_dict
 from cwa_engine.reporting.checksums import Check, altered_error
 from cwa_tui.console.output import say, show, show_error, stderr
 from cwa_tui.console.progress import progress
@@ -22,6 +22,9 @@ def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet
             for event in client.follow(run_id):
                 seen = event["seq"]
                 show_event(event)
+    except DaemonUnreachable as error:
+        again = f"{_cwtool(client)} logs -f {run_id}"
+        raise type(error)(error.message, hint=f"{run_id} is not lost: `{again}` follows it on") from error
     except KeyboardInterrupt:
         if not cancel_on_interrupt:
             _leave(client, run_id)
@@ -77,8 +80,12 @@ def _checked(client: Client, run_id: str) -> Check | None:
         return None
 
 
+def _cwtool(client: Client) -> str:
+    return f"cwtool --host {client.host}" if client.host else "cwtool"
+
+
 def _leave(client: Client, run_id: str) -> NoReturn:
-    cwtool = f"cwtool --host {client.host}" if client.host else "cwtool"
+    cwtool = _cwtool(client)
     say(f"\n{run_id} goes on.")
     say(f"  to follow it:  {cwtool} logs -f {run_id}")
     say(f"  to cancel it:  {cwtool} jobs cancel {run_id}")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from cwa_daemon import queue
 from cwa_daemon.jobs import Jobs, new_run_id
 from cwa_daemon.protocol import JobOptions
+from cwa_daemon.pruning import prune
 from cwa_daemon.residency import ModelKey, Residency, Resident
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import MOVES, JobState
@@ -258,8 +259,8 @@ class TestJobs:
 
         with monkeypatch.context() as disk:
             disk.setattr(store, "update_job", full)
-            jobs.move(run_id, JobState.RUNNING)
-            jobs.move(run_id, JobState.DONE)
+            jobs.journal.move(run_id, JobState.RUNNING)
+            jobs.journal.move(run_id, JobState.DONE)
             assert jobs.next_due("cpu", QuietLane()) is None  # type: ignore[arg-type]
         assert jobs.find(run_id)["state"] == "queued"
         jobs.tick()
@@ -284,12 +285,12 @@ class TestJobs:
                 store.append_event(run_id, {"kind": "state", "state": state})
         queued = self.submit(jobs, "a")
         (tmp_path / "runs" / "done").mkdir(parents=True)
-        told = jobs.prune(100, with_results=False, dry_run=True)
+        told = prune(store, tmp_path / "runs", 100, with_results=False, dry_run=True)
         assert (told.jobs, told.runs, told.events) == (["failed"], ["done"], 0)
-        assert jobs.prune(100, with_results=False, dry_run=False).events == 5
+        assert prune(store, tmp_path / "runs", 100, with_results=False, dry_run=False).events == 5
         assert [job["run_id"] for job in store.jobs()] == [queued, "recent", "done"]
         assert store.last_seq("done") == 3  # a follower still hears how it ended
-        assert jobs.prune(100, with_results=True, dry_run=False).runs == ["done"]
+        assert prune(store, tmp_path / "runs", 100, with_results=True, dry_run=False).runs == ["done"]
         assert list((tmp_path / "runs").iterdir()) == []
 
 

@@ -141,7 +141,7 @@ async def survive(chaos: Chaos) -> None:
     assert workers_of(settings) == []
     assert not settings.runtime_dir.exists()
     assert list(settings.workers.iterdir()) == []
-    assert [path for path in settings.home.rglob(".*")] == []
+    assert list(settings.home.rglob(".*")) == []
 
 
 async def undisturbed(settings: Settings, spec: RunSpec) -> Path:
@@ -205,7 +205,8 @@ async def wait_for(event: asyncio.Event, seconds: float) -> None:
 
 
 def kill(pids: list[int]) -> bool:
-    return any([send(pid, signal.SIGKILL) for pid in pids])
+    hit = [send(pid, signal.SIGKILL) for pid in pids]  # all of them
+    return any(hit)
 
 
 def send(pid: int, signum: signal.Signals) -> bool:
@@ -244,7 +245,7 @@ def fill(folder: Path) -> Path:
 
 @pytest.fixture
 def small_disks(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """The state folder and a folder for outputs, each a small file system of its own where one can be mounted; others are not filled."""
+    """The state folder and one for outputs, each a small file system of its own, where such can be mounted."""
     folders = (tmp_path / "home", tmp_path / "outputs")
     for folder, size_kb in zip(folders, (STATE_DISK_KB, OUTPUT_DISK_KB), strict=True):
         folder.mkdir(mode=0o700)

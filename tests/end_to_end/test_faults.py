@@ -70,13 +70,15 @@ def test_a_run_that_crashes_its_worker_twice_in_the_same_stage_is_not_tried_agai
     cwtool = own_cwtool
     run_id = cwtool("run", *LONG, "--retries", "5", "--detach").stdout.strip()
     with cwtool.client() as client:
-        crashed: set[int] = set()
+        crashes, sound = 0, False
         for event in client.follow(run_id):
-            if event["kind"] == "damage" and (pid := cwtool.worker_pid()) not in crashed:
-                os.kill(pid, signal.SIGSEGV)
-                crashed.add(pid)
+            if event["kind"] == "state":
+                sound = event["state"] == "running"
+            elif event["kind"] == "damage" and sound:
+                os.kill(cwtool.worker_pid(), signal.SIGSEGV)
+                crashes, sound = crashes + 1, False
         job = client.job(run_id)
-    assert len(crashed) == 2
+    assert crashes == 2
     assert job.state == "failed" and job.error
     assert "second time in stage 'perturb', so the job is not tried again" in job.error["message"]
     assert "worker-cpu.log" in job.error["hint"]
