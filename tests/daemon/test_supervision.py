@@ -8,6 +8,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -259,6 +260,22 @@ def test_what_killed_processes_left_is_removed_and_what_live_ones_write_is_not(
         leftovers.remove(settings)
     assert not any(path.exists() for path in (*left, *half, dead))
     assert all(path.exists() for path in (*kept, *whole, alive, empty))
+
+
+def test_half_a_score_that_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "state")
+    settings.cache.mkdir(parents=True)
+    write = "import sys; from pathlib import Path; from cwa_engine.files import write_whole\n"
+    write += "import os; fsync = os.fsync; os.fsync = lambda handle: (print(flush=True), fsync(handle), input())\n"
+    write += "write_whole(Path(sys.argv[1]), bytes(10**6))"
+    command = [sys.executable, "-c", write, str(settings.cache / "abc.json")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert leftovers.found(settings) == []  # it lives
+        process.kill()
+    assert len(leftovers.remove(settings)) == 1
+    assert list(settings.cache.iterdir()) == []
 
 
 def test_status_shows_what_a_job_may_take(own_cwtool: CommandLine) -> None:
