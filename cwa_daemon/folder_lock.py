@@ -61,14 +61,14 @@ class FolderLock:
         self._file_handle = self._folder_handle = -1
 
     def _take_file(self) -> None:
-        handle = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        handle = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         try:
             fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
-        except BlockingIOError:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
+        except OSError as error:
             os.close(handle)
-            raise _already() from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
+            raise (_already() if isinstance(error, BlockingIOError) else error) from None
         if self._file_handle >= 0:
             os.close(self._file_handle)
         self._file_handle = handle
@@ -76,8 +76,14 @@ class FolderLock:
 
 @contextmanager
 def hold_lock(settings: Settings) -> Iterator[FolderLock]:
-    """Be the only daemon of a state folder. Raises DaemonNotStartable where another one runs."""
-    lock = FolderLock(settings.home, settings.lock_file)
+    """Be the only daemon of a state folder. Raises DaemonNotStartable where another one runs, or the folder cannot be used."""
+    try:
+        lock = FolderLock(settings.home, settings.lock_file)
+    except OSError as error:
+        raise DaemonNotStartable(
+            f"the lock {settings.lock_file} cannot be taken: {error.strerror}",
+            hint="set CWTOOL_HOME to a folder you may write; `cwtool doctor` looks at it",
+        ) from error
     try:
         yield lock
     finally:
@@ -90,7 +96,7 @@ def holder(settings: Settings) -> int | None:
     Asks without taking the lock: a question must not be what keeps a daemon from starting.
     """
     try:
-        file = settings.lock_file.open("r")
+        file = os.fdopen(os.open(settings.lock_file, os.O_RDONLY | os.O_NONBLOCK), "r")  # a pipe is not waited for
     except OSError:  # no state folder, or none of ours; a start would say which
         return None
     with file:
@@ -110,7 +116,7 @@ def _lock_folder(handle: int) -> None:
 
 def _is_same(path: Path, handle: int) -> bool:
     with contextlib.suppress(OSError):
-        return os.path.samestat(path.lstat(), os.fstat(handle))
+        return os.path.samestat(path.stat(), os.fstat(handle))
     return False
 
 

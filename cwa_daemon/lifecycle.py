@@ -15,7 +15,7 @@ from pathlib import Path
 from cwa_daemon.folder_lock import ALREADY, holder
 from cwa_daemon.security import read_own_file
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import DaemonNotStartable, DaemonUnreachable, NoDaemon
+from cwa_engine.errors import CwaError, DaemonNotStartable, DaemonUnreachable, NoDaemon
 from cwa_engine.files import user_path, write_whole
 
 _OURS = ("CWTOOL_", "HF_", "XDG_")  # that the daemon, its workers and the libraries they use read
@@ -99,7 +99,7 @@ def condition(settings: Settings) -> str:
         if state == psutil.STATUS_DISK_SLEEP:
             return "waiting for a disk"
         return "busy" if process.cpu_percent(interval=0.1) > 50 else "waiting for something"
-    except (psutil.Error, NoDaemon):
+    except (psutil.Error, CwaError):
         return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -11,6 +12,9 @@ from typing import Any
 
 from cwa_daemon.queue import PLANS
 from cwa_engine.errors import CopyPending, CwaError, DaemonNotStartable, StateDamaged, StateNotWritten
+from cwa_engine.files import scratch_path
+
+log = logging.getLogger(__name__)
 
 # What brings a database from each version to the next; a released script is never changed again.
 _MIGRATIONS = (
@@ -72,12 +76,7 @@ class Store:
         self.trouble = ""
         database.touch(mode=0o600)  # its journal takes the same mode
         try:
-            self._db = sqlite3.connect(database, isolation_level=None)
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA journal_mode = WAL")
-            # A killed process loses nothing, a power cut at most a moment, and no job: see `add_job`.
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("PRAGMA busy_timeout = 5000")  # milliseconds; somebody may look with sqlite3
+            self._db = _connected(database)
             self._bring_up_to_date(database)
         except sqlite3.OperationalError as error:
             raise DaemonNotStartable(
@@ -157,13 +156,33 @@ class Store:
         return damaged
 
     def look_after(self) -> None:
-        """Once a second: notice where the database's file was removed or replaced, for what is written would be lost."""
+        """Once a second: write the database anew where its file was deleted, for what is written would be lost with it.
+
+        Where another file is in its place, that is a trouble. Raises OSError.
+        """
         try:
-            there = self._database.stat().st_ino == self._inode
-        except OSError:
-            there = False
-        if not there:
-            self._damaged("its file was removed or replaced while it was in use")
+            if self._database.stat().st_ino != self._inode:
+                self._damaged("its file was replaced while it was in use")
+        except FileNotFoundError:
+            self._write_anew()
+
+    def _write_anew(self) -> None:
+        """All that the deleted file holds, which is there for as long as it is open, under its name again."""
+        log.warning("%s was deleted while it was in use: it is written anew", self._database)
+        scratch = scratch_path(self._database)
+        try:
+            self._db.execute("VACUUM INTO ?", [str(scratch)])
+            scratch.chmod(0o600)
+            self._db.close()
+            for ending in ("-wal", "-shm"):  # of the file that is gone
+                self._database.with_name(f"{self._database.name}{ending}").unlink(missing_ok=True)
+            scratch.replace(self._database)
+        except sqlite3.DatabaseError as error:
+            raise self._named(error) from error
+        finally:
+            scratch.unlink(missing_ok=True)
+        self._db = _connected(self._database)
+        self._inode = self._database.stat().st_ino
 
     # jobs
 
@@ -316,6 +335,18 @@ class Store:
 
 
 _DISK_HINT = "make room on the disk of the state folder; `cwtool doctor` tells how full it is"
+
+
+def _connected(database: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA journal_mode = WAL")
+    # A killed process loses nothing, a power cut at most a moment, and no job: see `add_job`.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA busy_timeout = 5000")  # milliseconds; somebody may look with sqlite3
+    return connection
+
+
 _DAMAGE_HINT = (
     "`cwtool daemon stop`, then `cwtool doctor --repair`: it sets the database aside and finds your runs again"
 )

@@ -71,5 +71,5 @@ async def _again_and_again(name: str, run: Callable[[], Awaitable[None]], troubl
 def in_words(error: Exception) -> str:
     """What a trouble says of an error."""
     if isinstance(error, CwaError):
-        return f"{error.message}; {error.hint}" if error.hint else error.message
+        return error.message
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"

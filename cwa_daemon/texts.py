@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cwa_daemon.protocol import KeepTexts
 from cwa_daemon.security import private_folder
-from cwa_engine.errors import InvalidInput, StateNotWritten
+from cwa_engine.errors import InvalidInput, StateDamaged, StateNotWritten
 from cwa_engine.files import sync_folder
 from cwa_engine.models.sources import file_sha256
 
@@ -74,7 +74,7 @@ class KeptTexts:
         async with self._one_at_a_time:
             try:
                 self._sweep()
-            except OSError as error:
+            except (OSError, StateDamaged) as error:
                 log.warning("texts that no job uses cannot be removed: %s", error)
 
     def _sweep(self) -> None:

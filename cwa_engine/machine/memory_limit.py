@@ -5,9 +5,11 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+_limit: ContextVar[int | None] = ContextVar("limit", default=None)  # that held before the one that `memory_limit` keeps
 
 
 @contextmanager
@@ -21,13 +23,26 @@ def memory_limit(more_bytes: int) -> Iterator[None]:
         yield
         return
     before, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = used + more_bytes
-    known = [limit for limit in (before, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min([most, *known]), hard))
+    _set(used + more_bytes, before, hard)
+    active = _limit.set(before)
     try:
         yield
     finally:
+        _limit.reset(active)
         resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
+
+
+def allow_mapping(size_bytes: int) -> None:
+    """Let a file of this size be mapped as well: the system counts it, though its pages are the file's own until written to."""
+    before = _limit.get()
+    if before is not None:
+        now, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        _set(now + size_bytes, before, hard)
+
+
+def _set(most: int, before: int, hard: int) -> None:
+    known = [limit for limit in (before, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([most, *known]), hard))
 
 
 def _data_bytes() -> int | None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cwa_engine.cancellation import check_cancelled
 from cwa_engine.errors import ModelBroken
+from cwa_engine.machine.memory_limit import allow_mapping
 from cwa_engine.models.model_files import read_json
 
 Read = Callable[[int, int], None]  # hears how many bytes of how many have come
@@ -27,6 +28,7 @@ Read = Callable[[int, int], None]  # hears how many bytes of how many have come
 ADAPTER = "adapter_config.json"
 _PIECE = 1 << 26  # bytes of a tensor that are read at once
 _MOST_HEADER = 32 * 2**20  # bytes of a safetensors file's header; 70,000 tensors in one file take 9 MB
+_MOST_SHARED = 4  # times that the bytes of a pickle may be used, as those of tied weights are
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _DTYPES = {
     "F64": torch.float64,
@@ -216,8 +218,10 @@ def _bytes_reader(
 
 def _of_torch(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a file that torch.save wrote; its zip format is mapped until each tensor has been copied."""
-    if packed := _compressed(path):
-        raise _broken(path, f"{packed} in it is compressed, which torch.save does not do")
+    if zipfile.is_zipfile(path):
+        if packed := _compressed(path):
+            raise _broken(path, f"{packed} in it is compressed, which torch.save does not do")
+        allow_mapping(path.stat().st_size)
     try:
         try:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -230,7 +234,8 @@ def _of_torch(path: Path) -> dict[str, StoredTensor]:
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise _broken(path, f"{others[0]} is no tensor")
-    if sum(tensor.numel() * tensor.element_size() for tensor in _different(content)) > path.stat().st_size:
+    asked = sum(tensor.numel() * tensor.element_size() for tensor in content.values())
+    if asked > _MOST_SHARED * path.stat().st_size:
         raise _broken(path, "its tensors are larger than the file")
     return {
         name: StoredTensor(tuple(tensor.shape), tensor.dtype, tensor.numel() * tensor.element_size(), tensor.clone)
@@ -239,17 +244,9 @@ def _of_torch(path: Path) -> dict[str, StoredTensor]:
 
 
 def _compressed(path: Path) -> str:
-    """An entry of a zip file that is stored smaller than it is; empty where there is none, or for the older format."""
-    if not zipfile.is_zipfile(path):
-        return ""
+    """An entry of a zip file that is stored smaller than it is; empty where there is none."""
     with zipfile.ZipFile(path) as content:
         return next((entry.filename for entry in content.infolist() if entry.file_size > entry.compress_size), "")
-
-
-def _different(content: Mapping[str, Tensor]) -> list[Tensor]:
-    """The tensors, those that share their bytes once: tied weights are saved so."""
-    views = {(t.untyped_storage().data_ptr(), t.storage_offset(), t.shape, t.stride()): t for t in content.values()}
-    return list(views.values())
 
 
 def _broken(path: Path, why: str) -> ModelBroken:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -161,31 +162,57 @@ def test_a_damaged_database_is_a_named_error_for_every_read_and_write(tmp_path: 
     store.close()
 
 
-@pytest.mark.parametrize("how", ["overwritten", "deleted"])
-def test_a_database_that_is_spoilt_while_the_daemon_runs_is_shown_and_repaired(
-    own_cwtool: CommandLine, how: str
-) -> None:
+def told_of(cwtool: CommandLine) -> list[str]:
+    """The troubles that status tells, as soon as there are any."""
+    deadline = time.monotonic() + 20
+    while not (troubles := cwtool.json("daemon", "status")["troubles"]):
+        assert time.monotonic() < deadline, "no trouble was told"
+    return list(troubles)
+
+
+def test_a_database_that_is_overwritten_while_the_daemon_runs_is_shown_and_repaired(own_cwtool: CommandLine) -> None:
     cwtool = own_cwtool
     done = cwtool.json("run", *SHORT)["run_id"]
-    if how == "overwritten":
-        cwtool("daemon", "restart")  # so that nothing of it is in memory
-        cwtool("daemon", "status")
-        overwrite_pages(cwtool.settings.database)
-        said = cwtool("run", *SHORT, rc=1).stderr
-        assert "is damaged" in said and "cwtool doctor --repair" in " ".join(said.split())
-    else:
-        cwtool.settings.database.unlink()
-    deadline = time.monotonic() + 10
-    while not cwtool.json("daemon", "status")["troubles"]:
-        assert time.monotonic() < deadline, "no trouble was told"
+    cwtool("daemon", "restart")  # so that nothing of it is in memory
+    overwrite_pages(cwtool.settings.database)
+    said = cwtool("run", *SHORT, rc=1).stderr
+    assert "is damaged" in said and "cwtool doctor --repair" in " ".join(said.split())
+    assert any("the job database" in trouble for trouble in told_of(cwtool))
     assert "trouble: the job database" in cwtool("daemon", "status").stdout
-    found = {check["name"]: check for check in cwtool.json("doctor", rc=1)["checks"]}
-    assert found["daemon"]["state"] == "problem" and "the job database" in found["daemon"]["found"]
+    found = [check for check in cwtool.json("doctor", rc=1)["checks"] if check["name"] == "daemon"]
+    assert any(check["state"] == "problem" and "the job database" in check["found"] for check in found)
     cwtool("daemon", "stop")
+    said = cwtool("daemon", "start", rc=3).stderr
+    assert "is damaged" in said and "cwtool doctor --repair" in " ".join(said.split())
     cwtool("doctor", "--repair")
     assert [row["run_id"] for row in cwtool.json("results")["results"]] == [done]
     cwtool("run", *SHORT)
     assert cwtool.json("daemon", "status")["troubles"] == []
+
+
+def test_a_database_that_is_deleted_while_the_daemon_runs_is_written_anew(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    done = cwtool.json("run", *SHORT)["run_id"]
+    for ending in ("", "-wal", "-shm"):
+        Path(f"{cwtool.settings.database}{ending}").unlink()
+    deadline = time.monotonic() + 20
+    while not cwtool.settings.database.exists():
+        assert time.monotonic() < deadline, "it was not written anew"
+    assert cwtool.settings.database.stat().st_mode & 0o077 == 0
+    second = cwtool.json("run", *SHORT)["run_id"]
+    assert cwtool.json("daemon", "status")["troubles"] == []
+    cwtool("daemon", "restart", "--force")
+    assert [job["run_id"] for job in cwtool.json("jobs", "list")["jobs"]] == [second, done]
+    assert cwtool("logs", done).stdout.rstrip().endswith("done")
+
+
+def test_a_database_that_is_replaced_while_the_daemon_runs_is_told(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    cwtool("daemon", "start")
+    other = cwtool.home / "other"
+    other.write_bytes(cwtool.settings.database.read_bytes())
+    other.replace(cwtool.settings.database)
+    assert "was replaced while it was in use" in told_of(cwtool)[0]
 
 
 def test_jobs_that_wait_are_found_again_in_what_is_left_of_a_damaged_database(own_cwtool: CommandLine) -> None:
@@ -259,6 +286,22 @@ def test_what_killed_processes_left_is_removed_and_what_live_ones_write_is_not(
         leftovers.remove(settings)
     assert not any(path.exists() for path in (*left, *half, dead))
     assert all(path.exists() for path in (*kept, *whole, alive, empty))
+
+
+def test_half_a_score_that_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "state")
+    settings.cache.mkdir(parents=True)
+    write = "import sys; from pathlib import Path; from cwa_engine.files import write_whole\n"
+    write += "import os; fsync = os.fsync; os.fsync = lambda handle: (print(flush=True), fsync(handle), input())\n"
+    write += "write_whole(Path(sys.argv[1]), bytes(10**6))"
+    command = [sys.executable, "-c", write, str(settings.cache / "abc.json")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert leftovers.found(settings) == []  # it lives
+        process.kill()
+    assert len(leftovers.remove(settings)) == 1
+    assert list(settings.cache.iterdir()) == []
 
 
 def test_status_shows_what_a_job_may_take(own_cwtool: CommandLine) -> None:

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from cwa_engine.cancellation import cancellable
 from cwa_engine.errors import Cancelled, ModelBroken, ModelNotFound, OutOfMemory
 from cwa_engine.machine.memory_limit import memory_limit
+from cwa_engine.models.checkpoint import stored_tensors
 from cwa_engine.models.loading import blueprint, load_model
 from cwa_engine.models.sources import HubAccess
 from tests.models import edit_json, save_tiny
@@ -246,6 +247,13 @@ def test_beyond_the_limit_memory_is_refused_and_afterwards_there_is_as_much_as_b
     with memory_limit(50_000_000), pytest.raises((RuntimeError, MemoryError)):
         torch.ones(10**8)
     assert len(np.ones(10**7)) == 10**7
+
+
+def test_a_pickle_that_is_mapped_counts_once(tmp_path: Path) -> None:
+    """Its file is not counted beside the tensors that are copied out of it."""
+    torch.save({"t": torch.ones(5 * 10**7)}, tmp_path / "pytorch_model.bin")
+    with memory_limit(250_000_000):
+        assert stored_tensors(tmp_path)["t"].load().sum() == 5 * 10**7
 
 
 def test_a_load_that_takes_more_than_it_may_is_out_of_memory(tmp_path: Path) -> None:
