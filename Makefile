@@ -12,7 +12,7 @@ help:
 	@echo "make test-empty, make test-hostile  the same in an environment that holds nothing, and in one full of odd values"
 	@echo "make lint     ruff, mypy and the import contracts"
 	@echo "make install  make $(VENV) with everything for development"
-	@echo "make lock     write the hashes of requirements.txt anew from constraints.txt; needs uv"
+	@echo "make lock     write the hashes of requirements*.txt anew from constraints*.txt; needs uv"
 	@echo "make wheel    build dist/cwtool-*.whl and its bill of materials"
 	@echo "make docs     write the tables in docs/ anew from the registries"
 	@echo "make bench    measure speed and memory, and write benchmarks/RESULTS.md"
@@ -21,20 +21,23 @@ help:
 
 install: $(INSTALLED)
 
-# Every package, pip and setuptools too, is the very file that requirements.txt has the hash of: `make lock` writes it
-# anew from constraints.txt. Nothing is resolved, so nothing else comes along. Of torch any file that PyPI has is taken, and
-# the build without CUDA; the former needs libraries of CUDA on Linux, which are gigabytes and come only with it.
-LOCKED := -m pip install --quiet --require-hashes --no-deps --requirement
+# Every package, pip and setuptools too, is the very file that a requirements file has the hash of; nothing is resolved, so
+# nothing else comes along. Which file of torch is taken is left to the index, as for `pip install torch==...`: any that PyPI
+# has, or the build without CUDA. The former needs libraries of CUDA on Linux, gigabytes that come only with it.
+LOCKED := -m pip install --quiet --require-hashes --no-deps
 define NEEDS_CUDA
 from importlib.metadata import requires; from packaging.requirements import Requirement; \
 needed = [r for r in map(Requirement, requires("torch")) if r.marker is None or r.marker.evaluate({"extra": ""})]; \
 raise SystemExit(not any(r.name == "cuda-toolkit" for r in needed))
 endef
 
-$(INSTALLED): pyproject.toml requirements.txt requirements-cuda.txt
+$(INSTALLED): pyproject.toml requirements.txt requirements-torch.txt requirements-cuda.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(LOCKED) requirements.txt
-	if $(BIN)/python -c '$(NEEDS_CUDA)'; then $(BIN)/python $(LOCKED) requirements-cuda.txt; fi
+	$(BIN)/python $(LOCKED) --requirement requirements.txt
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/torch $$(grep -o '^torch==[0-9.]*' requirements-torch.txt)
+	$(BIN)/python $(LOCKED) --no-index --find-links $(VENV)/torch --requirement requirements-torch.txt
+	rm -r $(VENV)/torch
+	if $(BIN)/python -c '$(NEEDS_CUDA)'; then $(BIN)/python $(LOCKED) --requirement requirements-cuda.txt; fi
 	$(BIN)/python -m pip install --quiet --no-deps --no-index --no-build-isolation --editable .
 	touch $@
 
@@ -43,9 +46,10 @@ TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 HASHED := uv pip compile --quiet --generate-hashes --no-deps --universal --python-version 3.11 --no-header --no-annotate
 
 lock:
-	$(HASHED) constraints.txt --output-file requirements.txt
+	grep -v '^torch==' constraints.txt | $(HASHED) - --output-file requirements.txt
+	grep '^torch==' constraints.txt | $(HASHED) - --output-file requirements-torch.txt
+	sed -i 's|^torch==.*|&\n    --hash=sha256:$(TORCH_CPU) \\|' requirements-torch.txt
 	$(HASHED) constraints-cuda.txt --output-file requirements-cuda.txt
-	sed -i 's|^torch==.* .$$|&\n    --hash=sha256:$(TORCH_CPU) \\|' requirements.txt
 
 # The wheel, and beside it what it needs: a bill of materials in the format of CycloneDX.
 wheel: install
