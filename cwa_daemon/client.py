@@ -430,7 +430,7 @@ class AsyncClient:
             )
             self._answered(protocol.peek(frame)[1], {"ok": False, "error": unreadable.to_dict()})
             return
-        if "events" in message or "event" in message:  # an older daemon sends them one by one
+        if "id" not in message:  # it comes unasked; an older daemon sends events one by one
             arrived = self._events.get(message["subscription"])
             if arrived is not None:  # or its follower has left in the meantime
                 for event in message["events"] if "events" in message else [message["event"]]:

@@ -170,11 +170,14 @@ def _read(settings: Settings, name: str) -> dict[str, Any]:
     """
     path = settings.home / name
     try:
-        return dict(json.loads(read_own_file(path, private=name == _OWN)))
+        content = json.loads(read_own_file(path, private=name == _OWN))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
+    if not isinstance(content, dict):
+        raise _unreadable(path, "it holds no JSON object")
+    return content
 
 
 def _entries(settings: Settings, name: str, entry: Callable[[Any], T]) -> dict[str, T]:

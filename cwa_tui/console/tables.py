@@ -60,6 +60,7 @@ def job_details(job: JobView) -> RenderableType:
         "created": _moment(job.created),
         "started": _moment(job.started),
         "finished": _moment(job.finished),
+        "owner": job.owner or None,
         "retry of": job.retry_of,
         "after": job.after,
         "priority": job.priority or None,
