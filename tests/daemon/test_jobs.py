@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwa_daemon import queue
+from cwa_daemon.copies import Copies
 from cwa_daemon.jobs import Jobs, new_run_id
 from cwa_daemon.protocol import JobOptions
 from cwa_daemon.pruning import prune
@@ -24,7 +25,15 @@ from cwa_daemon.residency import ModelKey, Residency, Resident
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import MOVES, JobState
 from cwa_daemon.store import SCHEMA_VERSION, Store
-from cwa_engine.errors import DaemonNotStartable, DoesNotFit, InvalidInput, NotFound, QueueFull, StateNotWritten
+from cwa_engine.errors import (
+    DaemonNotStartable,
+    DoesNotFit,
+    InvalidInput,
+    NotFound,
+    OutputTaken,
+    QueueFull,
+    StateNotWritten,
+)
 from cwa_engine.spec import RunSpec
 
 
@@ -248,6 +257,50 @@ class TestJobs:
         assert (tmp_path / "mine" / "summary.json").read_text() == "{}"
         last = store.events("20260101-000000-gpt2-abcd", 0, 10)[-1]
         assert (last["kind"], last["folder"], last["error"]) == ("copied", str(tmp_path / "mine"), None)
+
+    async def test_a_copy_that_no_time_mends_is_told_apart_from_the_run_and_until_it_is_made_nothing_is_pruned(
+        self, jobs: Jobs, store: Store, tmp_path: Path
+    ) -> None:
+        spec = RunSpec(model="gpt2", output=tmp_path / "mine").model_dump(mode="json")
+        add(store, "saved", state="running", spec=spec)
+        (tmp_path / "runs" / "saved").mkdir(parents=True)
+        (tmp_path / "runs" / "saved" / "manifest.json").write_text(json.dumps({"spec": spec, "tables": {}}))
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "notes.txt").write_text("of somebody else")
+        jobs.settle("cpu", None)
+        with pytest.raises(OutputTaken, match="saved, which is done, is to write"):
+            other = RunSpec(model="gpt2", seed=1, output=tmp_path / "mine").model_dump(mode="json")
+            jobs.submit("run", other, "cpu", "key", "", {}, JobOptions())
+        assert prune(store, tmp_path / "runs", -1, with_results=True, dry_run=True).runs == []
+        await asyncio.gather(*jobs._copies._tasks.values())
+        job = jobs.view(jobs.find("saved"))
+        assert (job.state, job.error, job.copying) == ("done", None, False)
+        assert job.copy_error and job.copy_error["code"] == "output_taken"
+        assert "cwtool results fetch saved --output FOLDER" in job.copy_error["hint"]
+        assert prune(store, tmp_path / "runs", -1, with_results=False, dry_run=False).runs == ["saved"]
+        assert [event["kind"] for event in store.events("saved", 0, 9)] == ["state", "copied"]  # how it ended stays
+
+    async def test_runs_for_the_same_folder_are_copied_one_after_the_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        at_work: list[str] = []
+        order: list[str] = []
+
+        def copy(folder: Path, output: Path, force: bool) -> None:
+            at_work.append(folder.name)
+            order.append(folder.name)
+            assert len(at_work) == 1, at_work
+            time.sleep(0.01)  # in a thread of its own: the other one would come in between
+            at_work.clear()
+
+        monkeypatch.setattr("cwa_daemon.copies.copy_run", copy)
+        ended: list[tuple[str, object]] = []
+        copies = Copies(lambda run_id, text: None, lambda run_id, error: ended.append((run_id, error)))
+        for run_id in ("first", "second", "third"):
+            copies.begin(run_id, tmp_path / run_id, tmp_path / "out", force=False)
+        await asyncio.gather(*copies._tasks.values())
+        assert order == ["first", "second", "third"]
+        assert ended == [("first", None), ("second", None), ("third", None)]
 
     def test_states_that_a_full_disk_does_not_take_are_written_in_their_order_and_nothing_is_begun_twice(
         self, jobs: Jobs, store: Store, monkeypatch: pytest.MonkeyPatch
