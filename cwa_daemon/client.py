@@ -631,7 +631,12 @@ def stop_daemon(
     except VersionMismatch:
         if settings.host or when_idle:
             raise
-        return Stopped(lifecycle.terminate(settings, settings.request_timeout_s), [], 0, by_force=True)
+        try:
+            return Stopped(lifecycle.terminate(settings, settings.request_timeout_s), [], 0, by_force=True)
+        except DaemonUnreachable:
+            if not force:
+                raise
+            return Stopped(lifecycle.kill(settings), [], 0, by_force=True)
     except DaemonUnreachable:
         if not force:
             raise

@@ -136,8 +136,13 @@ def terminate(settings: Settings, timeout_s: float) -> int:
 
 def not_answering(settings: Settings, where: str, timeout_s: float, asked: str = "to stop") -> DaemonUnreachable:
     """What to say of a daemon of this machine that was asked something and has not answered in time."""
-    state = condition(settings)
     pid = running_pid(settings)
+    if pid is None:
+        return DaemonUnreachable(
+            f"the daemon ({where}) ended before it answered {asked}",
+            hint=f"`cwtool daemon start` starts another; the log of this one is {settings.daemon_log}",
+        )
+    state = condition(settings)
     why = f": it is {state}" if state else ""
     goes_on = f"`kill -CONT {pid}` lets it go on; " if state == STOPPED else ""
     return DaemonUnreachable(
