@@ -27,9 +27,11 @@ from cwa_engine.errors import CwaError, InvalidInput, NoDaemon, OutputError
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.machine.processors import granted_processors, thread_settings
 from cwa_engine.models.sources import HubAccess, cached_models
+from cwa_engine.reporting.checksums import altered_error, check_run
 from cwa_engine.reporting.export import leftovers
 
 LITTLE_DISK_BYTES = 2e9
+MOST_NAMED = 3  # altered runs
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 _PACKAGES = ("torch", "transformers", "safetensors", "pyzmq", "msgpack", "pydantic", "textual", "typer")
 # torch is asked in a process of its own: this one answers in a moment, and a broken CUDA cannot end it.
@@ -229,6 +231,26 @@ def _database(settings: Settings) -> Iterator[Check]:
         yield Check("job database", OK, f"{settings.database}, {settings.database.stat().st_size / 1e6:.1f} MB")
 
 
+def _runs(settings: Settings) -> Iterator[Check]:
+    """Every file of every finished run, hashed."""
+    folders = [path for path in sorted(settings.runs.glob("[!.]*")) if path.is_dir()]
+    altered = []
+    for folder in folders:
+        try:
+            if wrong := check_run(folder).altered:
+                altered.append(altered_error(folder.name, wrong).message)
+        except CwaError as error:
+            altered.append(error.message)
+    if altered:
+        more = f", and {len(altered) - MOST_NAMED} more runs" if len(altered) > MOST_NAMED else ""
+        found = f"{'; '.join(altered[:MOST_NAMED])}{more}"
+        yield Check(
+            "run folders", PROBLEM, found, "`cwtool verify RUN` says more, `cwtool rerun RUN` computes it again"
+        )
+    elif folders:
+        yield Check("run folders", OK, f"the files of {len(folders)} runs are as they were written")
+
+
 def _leftovers(settings: Settings) -> Iterator[Check]:
     left = leftovers(settings.runs)
     if left and not running_pid(settings):
@@ -236,5 +258,5 @@ def _leftovers(settings: Settings) -> Iterator[Check]:
 
 
 _CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-    _versions, _memory, _processors, _torch, _hub, _disk, _permissions, _socket, _daemon, _database, _leftovers,
+    _versions, _memory, _processors, _torch, _hub, _disk, _permissions, _socket, _daemon, _database, _runs, _leftovers,
 )  # fmt: skip
