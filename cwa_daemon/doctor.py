@@ -24,8 +24,10 @@ from cwa_engine.errors import CwaError, InvalidInput, NoDaemon
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.machine.processors import granted_processors, thread_settings
 from cwa_engine.models.sources import HubAccess, cached_models
+from cwa_engine.reporting.checksums import altered_error, check_run
 
 LITTLE_DISK_BYTES = 2e9
+MOST_NAMED = 3  # altered runs
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 _PACKAGES = ("torch", "transformers", "safetensors", "pyzmq", "msgpack", "pydantic", "textual", "typer")
 # torch is asked in a process of its own: this one answers in a moment, and a broken CUDA cannot end it.
@@ -269,6 +271,26 @@ def _keys(settings: Settings) -> Iterator[Check]:
             yield Check("keys", OK, f"{path} can be read")
 
 
+def _runs(settings: Settings) -> Iterator[Check]:
+    """Every file of every finished run, hashed."""
+    folders = [path for path in sorted(settings.runs.glob("[!.]*")) if path.is_dir()]
+    altered = []
+    for folder in folders:
+        try:
+            if wrong := check_run(folder).altered:
+                altered.append(altered_error(folder.name, wrong).message)
+        except CwaError as error:
+            altered.append(error.message)
+    if altered:
+        more = f", and {len(altered) - MOST_NAMED} more runs" if len(altered) > MOST_NAMED else ""
+        found = f"{'; '.join(altered[:MOST_NAMED])}{more}"
+        yield Check(
+            "run folders", PROBLEM, found, "`cwtool verify RUN` says more, `cwtool rerun RUN` computes it again"
+        )
+    elif folders:
+        yield Check("run folders", OK, f"the files of {len(folders)} runs are as they were written")
+
+
 def _leftovers(settings: Settings) -> Iterator[Check]:
     if left := leftovers.found(settings):
         some = ", ".join(map(str, left[:3])) + " ..." * (len(left) > 3)
@@ -280,4 +302,4 @@ def _leftovers(settings: Settings) -> Iterator[Check]:
 
 _Looks = tuple[Callable[[Settings], Iterator[Check]], ...]
 _OF_THE_MACHINE: _Looks = (_versions, _memory, _processors, _torch, _hub)
-_OF_THE_DAEMON: _Looks = (_disk, _permissions, _socket, _keys, _daemon, _database, _leftovers)
+_OF_THE_DAEMON: _Looks = (_disk, _permissions, _socket, _keys, _daemon, _database, _runs, _leftovers)

@@ -105,6 +105,10 @@ def test_the_service_unit_starts_the_daemon_of_this_state_folder(own_cwtool: Com
     unit = configparser.ConfigParser(interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(file)
+    assert (
+        unit["Service"]["NoNewPrivileges"] == "yes" and "PrivateTmp" not in unit["Service"]
+    )  # --output may lie in /tmp
+    assert ("ProtectSystem" in unit["Service"]) == (os.getuid() == 0)
     command = [word.strip('"') for word in unit["Service"]["ExecStart"].split(" ")]
     name, _, value = unit["Service"]["Environment"].strip('"').partition("=")
     assert (command[0], name, value) == (sys.executable, "CWTOOL_HOME", str(cwtool.home))
