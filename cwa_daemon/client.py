@@ -401,11 +401,11 @@ class AsyncClient:
     async def _tell(self, op: str, **fields: Any) -> None:
         """Send what nobody answers; where there is no connection it has no meaning any more."""
         if self._link.up:
-            await self._send(op, **fields)
+            with contextlib.suppress(zmq.Again):
+                await self._socket.send(self._frame(op, **fields), zmq.DONTWAIT)
 
     async def _send(self, op: str, **fields: Any) -> None:
-        fields.setdefault("id", next(self._ids))
-        frame = protocol.encode({"op": op, **fields}, protocol.MAX_REQUEST_BYTES)
+        frame = self._frame(op, **fields)
         while True:
             await self._link.ready()
             try:
@@ -414,6 +414,10 @@ class AsyncClient:
                 self._link.drop()
             else:
                 return
+
+    def _frame(self, op: str, **fields: Any) -> bytes:
+        fields.setdefault("id", next(self._ids))
+        return protocol.encode({"op": op, **fields}, protocol.MAX_REQUEST_BYTES)
 
     async def _receive(self) -> None:
         """The one reader of the socket."""

@@ -89,9 +89,11 @@ def test_another_major_version_is_refused_with_the_command_that_mends_it(raw: Ra
 
 def test_nonsense_is_answered_and_the_daemon_lives(raw: Raw) -> None:
     raw.send_frames(b"\xc1")
-    assert raw.receive()["error"]["code"] == "invalid_input"
+    assert raw.receive()["error"]["code"] == "not_greeted"
     raw.send_frames(b"", b"two", b"frames too many")
     raw.hello()
+    raw.send_frames(b"\xc1")
+    assert raw.receive()["error"]["code"] == "invalid_input"
     assert raw.ask(id=2, op="submit", spec={"model": ""})["error"]["code"] == "invalid_input"
     assert raw.ask(id=3, op="status")["ok"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cwa_daemon import keys, lifecycle
-from cwa_daemon.client import Client, stop_daemon
+from cwa_daemon.client import Client
 from cwa_daemon.folder_lock import hold_lock
 from cwa_daemon.lifecycle import wait_until_gone
 from cwa_daemon.security import check_socket, read_own_file
@@ -182,24 +182,22 @@ def test_a_connection_that_is_made_anew_is_checked_anew(own_cwtool: CommandLine,
         assert client.status().pid != pid
 
 
-def test_a_name_below_tmp_that_a_stranger_took_keeps_no_daemon_from_starting(
-    own_cwtool: CommandLine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("/tmp")], ids=["folder", "file", "link"]
+)
+def test_a_name_below_tmp_that_somebody_else_took_keeps_no_daemon_from_starting(
+    make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = Path(f"/tmp/cwtool-{os.getuid()}")
-    if root.exists():
-        pytest.skip(f"{root} is in use")
-    root.mkdir()
-    os.chown(root, NOBODY, NOBODY)
-    short = Path(tempfile.mkdtemp(dir=isolation.FOLDER))
-    cwtool = CommandLine(short, own_cwtool.cwd, Path(own_cwtool.env["HF_HOME"]))
+    taken, user = Path("/tmp/cwtool-61234"), 61234
+    home = Path(tempfile.mkdtemp(dir=isolation.FOLDER))
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    del cwtool.env["XDG_RUNTIME_DIR"]
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    assert Settings(home=home).socket.is_relative_to(taken)
+    make(taken)
     try:
-        assert str(short / "run" / "daemon.sock") in cwtool.json("daemon", "start")["reached"]
-        assert cwtool.json("ps")["models"] == []
+        assert Settings(home=home).socket == home / "run" / "daemon.sock"
     finally:
-        stop_daemon(cwtool.settings)
-        root.rmdir()
+        taken.rmdir() if taken.is_dir() and not taken.is_symlink() else taken.unlink()
 
 
 def test_files_of_another_user_are_not_read_as_ours(tmp_path: Path) -> None:
