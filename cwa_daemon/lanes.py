@@ -217,7 +217,9 @@ class Lane:
             except (OSError, CwaError) as error:  # it is ending, or has only begun
                 await asyncio.sleep(REACH_AGAIN_S)
                 if loop.time() > patience_until:
-                    log.warning("the worker of %s, which an earlier daemon started, is not reached: %s", place, error)
+                    log.warning(
+                        "the worker of %s, which an earlier daemon started, is not reached: %s", self.device, error
+                    )
                     await asyncio.to_thread(place.end)
                 continue
             self._worker, self._greeted = worker, loop.create_future()
@@ -228,15 +230,17 @@ class Lane:
     def _heard_hello(self, worker: Worker, message: dict[str, Any]) -> None:
         """A worker that was found says which job it is at, before all that it has said of it."""
         run_id = message["run_id"]
-        if job := run_id and self._jobs.taken_up(run_id, self.device):
-            self._take(job)
-            self._headway.stage = message["stage"]
-            self._written = self._jobs.last_written(run_id)
-        elif run_id:
-            worker.send({"op": "cancel", "run_id": run_id})
         log.info("the worker of %s, which an earlier daemon started, goes on: pid %s", self.device, worker.pid)
-        if self._greeted and not self._greeted.done():
-            self._greeted.set_result(None)
+        try:
+            if job := run_id and self._jobs.taken_up(run_id, self.device):
+                self._take(job)
+                self._headway.stage = message["stage"]
+                self._written = self._jobs.last_written(run_id)
+            elif run_id:
+                worker.send({"op": "cancel", "run_id": run_id})
+        finally:
+            if self._greeted and not self._greeted.done():
+                self._greeted.set_result(None)
 
     def _take(self, job: dict[str, Any]) -> None:
         """From now on this job is the one that runs here."""
@@ -332,6 +336,15 @@ class Lane:
         self._written = max(number, self._written)
 
     def _heard(self, message: dict[str, Any]) -> None:
+        """Take a message in. One that fails, as with a database that is damaged, is told of, and the next ones are heard."""
+        subject = f"hearing the worker of {self.device}"
+        try:
+            self._take_in(message)
+        except Exception as error:
+            log.exception("%s failed", subject)
+            self._jobs.troubles.report(subject, f"{subject} failed: {error}; see the log")
+
+    def _take_in(self, message: dict[str, Any]) -> None:
         self._headway.heard(message)
         match message["type"]:
             case "hello" if self._worker:
@@ -365,9 +378,9 @@ class Lane:
         log.warning("%s", reason)
         again = self._load_again
         self._forget_models()
+        self._end(self._last_word or dataclasses.replace(death, reason=reason, stage=self._headway.stage))
         for model in again:
             self._jobs.load_again(self.device, model, reason)
-        self._end(self._last_word or dataclasses.replace(death, reason=reason, stage=self._headway.stage))
 
     def _end(self, how: CwaError | Death | None) -> None:
         """The worker has done with its job."""

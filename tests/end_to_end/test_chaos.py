@@ -93,6 +93,7 @@ class Chaos:
         return True
 
 
+@pytest.mark.timeout(240 + 15 * JOBS)
 async def test_jobs_of_many_clients_are_all_done_whatever_is_killed_frozen_stopped_or_full(
     small_disks: tuple[Path, Path], own_cwtool: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
