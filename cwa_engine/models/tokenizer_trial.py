@@ -17,8 +17,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-_MOST_BYTES = 4 * 2**30  # of address space; a tokenizer.json of 34 MB takes less than 1 GB
-_MOST_CPU_S = 20  # of the processor; that tokenizer takes 2
 _MOST_S = 120.0  # on a machine that is busy with other things
 _LOOK_S = 0.1  # between two questions whether the trial is still wanted
 _fine: set[tuple[str, int, int]] = set()  # path, size and time of change; a trial takes as long as reading the file
@@ -51,10 +49,10 @@ def complaint(path: Path, texts: Sequence[str], check: Callable[[], None]) -> st
         _fine.add(key)
         return ""
     if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return f"it does not come to an end within {_MOST_CPU_S} s"
+        return f"it does not come to an end within {_most_cpu_s(found.st_size)} s"
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("note: ")]
     if process.returncode == -signal.SIGABRT or any("MemoryError" in line for line in lines):
-        return f"it takes more than {_MOST_BYTES / 2**30:g} GiB of memory"
+        return f"it takes more than {_most_bytes(found.st_size) / 1e9:.1f} GB of memory"
     return lines[-1] if lines else f"reading it ends with exit code {process.returncode}"
 
 
@@ -72,12 +70,22 @@ def _wait(process: subprocess.Popen[str], texts: str, check: Callable[[], None])
                 process.kill()
 
 
+def _most_bytes(size: int) -> int:
+    """Of address space, for a file of this size; one of 33 MB (Gemma 3) takes 390 MB."""
+    return 512 * 2**20 + 24 * size
+
+
+def _most_cpu_s(size: int) -> int:
+    """Of the processor; that file takes 2 s."""
+    return 5 + size // 2_000_000
+
+
 def _main() -> None:
-    for limit, most in (
-        (resource.RLIMIT_AS, _MOST_BYTES),
-        (resource.RLIMIT_CPU, _MOST_CPU_S),
-        (resource.RLIMIT_CORE, 0),
-    ):
+    size = Path(sys.argv[1]).stat().st_size
+    limits = {
+        resource.RLIMIT_AS: _most_bytes(size), resource.RLIMIT_CPU: _most_cpu_s(size), resource.RLIMIT_CORE: 0
+    }  # fmt: skip
+    for limit, most in limits.items():
         _, hard = resource.getrlimit(limit)
         resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     from tokenizers import Tokenizer

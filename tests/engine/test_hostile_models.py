@@ -30,7 +30,7 @@ from cwa_engine.models.sources import HubAccess
 from tests.models import edit_json, save_tiny
 
 Spoil = Callable[[Path], object]
-WITHIN_S = 15.0
+WITHIN_S = 60.0  # on a machine that is busy with other things; alone the slowest takes 5
 MOST_BYTES = 600_000_000
 
 
