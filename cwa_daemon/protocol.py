@@ -419,10 +419,10 @@ class StatusView(View):
     memory_bytes: int
 
 
-def encode(message: dict[str, Any], most_bytes: int = MAX_MESSAGE_BYTES) -> bytes:
+def encode(message: dict[str, Any], most_bytes: int = MAX_MESSAGE_BYTES, unicode_errors: str = "strict") -> bytes:
     """A message as msgpack. Raises InvalidInput where it is too large to be accepted, or holds what cannot be sent."""
     try:
-        frame: bytes = msgpack.packb(message)
+        frame: bytes = msgpack.packb(message, unicode_errors=unicode_errors)
     except (ValueError, TypeError, OverflowError) as error:  # of a surrogate, an object, a number of more than 64 bits
         raise InvalidInput(f"a message cannot be sent: {error}") from error
     _check_size(len(frame), most_bytes)

@@ -143,6 +143,7 @@ class Server:
         tasks: set[asyncio.Task[None]] = set()
         while True:
             frames = await door.socket.recv_multipart(copy=False)
+            await asyncio.sleep(0)  # `recv` does not give way while there is more, and others are to have their turn
             if len(frames) != 2:
                 continue
             identity = door.tag + frames[0].bytes
@@ -153,7 +154,6 @@ class Server:
             task = asyncio.create_task(self._answer(door, identity, frames[1]))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-            await asyncio.sleep(0)  # `recv` does not give way while there is more, and others are to have their turn
 
     async def _answer(self, door: Door, identity: bytes, frame: zmq.Frame) -> None:
         """One request to its handler; whatever is wrong with it, the client hears and the daemon lives."""
@@ -225,8 +225,11 @@ class Server:
                 return
 
     def send(self, identity: bytes, message: dict[str, Any]) -> bool:
-        """Send without waiting. False for a client that is gone or whose buffer is full."""
-        return self._send_frame(identity, protocol.encode(message))
+        """Send without waiting. False for a client that is gone or whose buffer is full.
+
+        What is no text, as a file's name may be, is shown by its codes: an event is to arrive in any case.
+        """
+        return self._send_frame(identity, protocol.encode(message, unicode_errors="backslashreplace"))
 
     def _send_frame(self, identity: bytes, frame: bytes) -> bool:
         socket = self.doors[identity[:1]].socket
