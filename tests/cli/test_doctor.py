@@ -73,6 +73,15 @@ def test_a_run_found_again_is_not_taken_for_the_latest(own_cwtool: CommandLine) 
     assert cwtool.json("results", "show")["run_id"] == second
 
 
+def test_files_of_a_run_that_are_not_what_it_wrote_are_found(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    run_id = cwtool.json("run", *SHORT, "--no-perturbation")["run_id"]
+    assert "the files of 1 runs are as they were written" in " ".join(cwtool("doctor").stdout.split())
+    (cwtool.settings.runs / run_id / "topk_grad_x_weight.csv").write_text("rank\n")
+    said = " ".join(cwtool("doctor", rc=1).stdout.split())
+    assert "is not as it was written" in said and "cwtool verify" in said
+
+
 def test_nothing_is_repaired_under_a_daemon_that_runs(own_cwtool: CommandLine) -> None:
     own_cwtool("daemon", "start")
     assert "cwtool daemon stop" in own_cwtool("doctor", "--repair", rc=2).stderr
