@@ -3,7 +3,7 @@
 A death counts as the job's own where its worker died by itself: of a signal that the processor or a library raised, for
 want of memory, or because it hung. Somebody else's kill and the end of the daemon say nothing about the job.
 
-    again      while no more than `retries` deaths were the job's own, and no more than ten times as many happened in all
+    again      while no more than `retries` deaths were the job's own, and others are no more than MOST_DEATHS for each retry
     poison     never, once two deaths in the same stage were the job's own
     a stop     of the daemon never counts
 """
@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-FOREIGN_DEATHS = 10  # that a job may meet for each retry
+START = "start"  # the stage of a worker that has not come to its job yet
+MOST_BEGUN, MOST_DEATHS = 20, 100  # that a job may meet for each retry: once it had begun, and in all
 
 
 class Cause(StrEnum):
@@ -32,7 +33,7 @@ class Death:
     reason: str
     cause: Cause
     hint: str = ""
-    stage: str = ""  # the last that was heard of, empty where none was
+    stage: str = START  # the last that was heard of
     time: float = field(default_factory=time.time)
 
     def row(self) -> dict[str, Any]:
@@ -44,9 +45,9 @@ def why_not_again(deaths: Sequence[dict[str, Any]], retries: int) -> str | None:
     """Why a job with these deaths, the latest last, is not run again by itself; None where it is."""
     counted = [death for death in deaths if death["cause"] != Cause.STOP]
     own = [death["stage"] for death in counted if death["cause"] == Cause.ITSELF]
+    begun = [death for death in counted if death["stage"] != START]
     if deaths[-1]["cause"] == Cause.ITSELF and own.count(own[-1]) > 1:
-        where = f"in stage '{own[-1]}'" if own[-1] else "before it began"
-        return f"that was the second time {where}, so the job is not tried again"
-    if len(own) > retries or len(counted) > FOREIGN_DEATHS * retries:
+        return f"that was the second time in stage '{own[-1]}', so the job is not tried again"
+    if len(own) > retries or len(begun) > MOST_BEGUN * retries or len(counted) > MOST_DEATHS * retries:
         return f"its worker has died {len(counted)} times, with --retries {retries}" if len(counted) > 1 else ""
     return None

@@ -15,7 +15,7 @@ from typing import Any
 from cwa_daemon import queue, records, telemetry
 from cwa_daemon.awake import AwakeClock
 from cwa_daemon.copies import Copies
-from cwa_daemon.deaths import Cause, Death, why_not_again
+from cwa_daemon.deaths import START, Cause, Death, why_not_again
 from cwa_daemon.journal import Journal, OnEvent
 from cwa_daemon.lanes import Lane
 from cwa_daemon.protocol import (
@@ -108,7 +108,8 @@ class Jobs:
         """End or queue again the jobs of a lane that ran when the last daemon ended, but for the one that goes on."""
         for job in self._store.jobs(limit=10_000, state=JobState.RUNNING):
             if queue.lane_of(job) == lane and job["run_id"] != running:
-                death = Death("the daemon ended while this ran", Cause.OTHERS)
+                stage = self._store.last_stage(job["run_id"]) or START
+                death = Death("the daemon ended while this ran", Cause.OTHERS, stage=stage)
                 self.journal.move(job["run_id"], *self.after_death(job, death))
 
     def last_written(self, run_id: str) -> int:

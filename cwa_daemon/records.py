@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 import struct
@@ -18,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote, unquote
 
 from cwa_daemon.security import private_folder
-from cwa_engine.errors import Refused
-from cwa_engine.files import write_whole
+from cwa_engine.errors import CwaError, Refused
 
 _LOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length (0: to the end), pid
 _PEER = "3i"  # struct ucred of Linux: pid, uid, gid
@@ -37,15 +36,15 @@ class Place:
 
     @property
     def _stem(self) -> str:
-        return self.lane.replace(":", "-")
+        return quote(self.lane, safe="")
 
     @property
     def lock(self) -> Path:
         return self.folder / f"{self._stem}.lock"
 
     @property
-    def record(self) -> Path:
-        return self.folder / f"{self._stem}.json"
+    def address(self) -> Path:
+        return self.folder / f"{self._stem}.sock"
 
     def take_lock(self) -> IO[bytes]:
         """The lock, for a worker that is about to begin. Raises BlockingIOError where another one has it, OSError."""
@@ -70,17 +69,16 @@ class Place:
 
     def clear(self) -> None:
         """Remove the files of a worker that has ended. Only the daemon does, which alone takes the lock."""
-        for path in (self.record, self.folder / f"{self._stem}.sock", self.lock):
+        for path in (self.address, self.lock):
             path.unlink(missing_ok=True)
 
     def listen(self) -> socket.socket:
-        """The worker's socket, and its record. Raises OSError, where the file system takes no sockets for instance."""
+        """The worker's socket. Raises OSError, where the file system takes no sockets for instance."""
         listener = socket.socket(socket.AF_UNIX)
         with self._short_path() as path:
             Path(path).unlink(missing_ok=True)
             listener.bind(path)
-        listener.listen(1)
-        write_whole(self.record, json.dumps({"lane": self.lane, "pid": os.getpid()}).encode(), mode=0o600)
+        listener.listen(16)
         return listener
 
     def connect(self) -> socket.socket:
@@ -96,21 +94,15 @@ class Place:
             raise
         return connection
 
-    def pid(self) -> int | None:
-        """The worker's process as it has written it down; None where it has not yet."""
-        try:
-            return int(json.loads(self.record.read_text("utf-8"))["pid"])
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-
     def end(self) -> int | None:
         """Kill the worker that is here, and wait until it is gone; gives its process id, None where none is or can be told."""
         import psutil  # only who ends one needs it
 
-        pid = self.pid() if self.is_held() else None
-        if pid and is_worker(pid):
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(pid)
+        pid = None
+        with contextlib.suppress(OSError, CwaError, psutil.Error), self.connect() as connection:
+            pid = check_peer(connection)
+            process = psutil.Process(pid)
+            if self.is_held():  # so the process that was connected with lives, and the number is still its own
                 process.kill()
                 psutil.wait_procs([process], timeout=_END_S)
         if not self.is_held():
@@ -128,12 +120,8 @@ class Place:
 
 
 def lanes(folder: Path) -> list[str]:
-    """The lanes whose workers have left a record here, whether they live or not."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            found.append(str(json.loads(path.read_text("utf-8"))["lane"]))
-    return found
+    """The lanes whose workers have left their files here, whether they live or not."""
+    return sorted(unquote(path.stem) for path in folder.glob("*.lock"))
 
 
 def check_peer(connection: socket.socket) -> int:
@@ -148,16 +136,6 @@ def check_peer(connection: socket.socket) -> int:
 def end_all(folder: Path) -> list[int]:
     """End the workers that no daemon has; gives their process ids. Nothing of a run that is saved is lost."""
     return [pid for lane in lanes(folder) if (pid := Place(folder, lane).end())]
-
-
-def is_worker(pid: int) -> bool:
-    """Whether a process is a worker, and no other that was given its number since; to be certain of before it is killed."""
-    import psutil
-
-    try:
-        return "cwa_daemon.worker" in psutil.Process(pid).cmdline()
-    except psutil.Error:
-        return False
 
 
 def _lock() -> bytes:

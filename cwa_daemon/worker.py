@@ -101,7 +101,7 @@ class Inbox:
     def _next_daemon(self) -> socket.socket | None:
         """The connection of another daemon; None where there is nothing to wait for any more."""
         idle_since = time.monotonic()
-        while self._listener and self._place.record.exists():  # or the state folder is gone
+        while self._listener and self._place.address.exists():  # or the state folder is gone
             if self._job is not None:
                 idle_since = time.monotonic()
             elif not self._outbox.has_news or time.monotonic() - idle_since > WAIT_S:
@@ -214,7 +214,7 @@ def _wake_with_the_daemon() -> None:
 
 
 def main() -> None:
-    """`worker DEVICE FOLDER FD`: its device, the folder of its record, and the lock that it holds for life."""
+    """`worker DEVICE FOLDER FD`: its device, the folder of its socket, and the lock that it holds for life."""
     device, folder, lock = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     os.set_inheritable(lock, False)
     _wake_with_the_daemon()

@@ -67,7 +67,7 @@ def job_details(job: JobView) -> RenderableType:
         "files": job.folder,
         "error": error["message"] if error else None,
         "hint": error["hint"] if error else None,
-        "deaths": "; ".join(f"{death['reason']} (in {death['stage'] or 'no stage'})" for death in job.deaths),
+        "deaths": "; ".join(f"{death['reason']} (in {death['stage']})" for death in job.deaths),
         "spec": ", ".join(f"{name}={value}" for name, value in job.spec.items() if value is not None),
     }
     for name, value in rows.items():

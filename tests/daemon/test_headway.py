@@ -175,8 +175,10 @@ ITSELF, OTHERS, STOP = died(Cause.ITSELF), died(Cause.OTHERS), died(Cause.STOP)
         ([ITSELF, ITSELF], 9, False),  # poison
         ([died(Cause.ITSELF, "load"), ITSELF], 2, True),
         ([died(Cause.ITSELF, "load"), ITSELF], 1, False),
-        ([OTHERS] * 10, 1, True),
-        ([OTHERS] * 11, 1, False),
+        ([OTHERS] * 20, 1, True),
+        ([OTHERS] * 21, 1, False),
+        ([died(Cause.OTHERS, "start")] * 100, 1, True),  # it never came to the job
+        ([died(Cause.OTHERS, "start")] * 101, 1, False),
         ([ITSELF, OTHERS], 1, True),  # somebody's kill does not use up the retry
         ([OTHERS], 0, False),
         ([STOP] * 99, 0, True),
