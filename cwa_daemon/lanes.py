@@ -171,15 +171,16 @@ class Lane:
         await self._idle.wait()
 
     async def stop(self) -> None:
+        broken_off = self._running if self._ended and not self._ended.done() else None  # cancelled with who awaits it
         self._task.cancel()
         if self._worker:
             await self._worker.stop(grace_s=1.0)
         if self._ending:
             await self._ending
         self._forget_models()
-        if self._running and self._ended and not self._ended.done():
+        if broken_off:
             stop = Death("the daemon was stopped", Cause.STOP, stage=self._headway.stage)
-            self._jobs.journal.move(self._running["run_id"], *self._outcome(self._running, stop))
+            self._jobs.journal.move(broken_off["run_id"], *self._outcome(broken_off, stop))
 
     async def _run(self) -> None:
         if self._running:  # this task has failed when the job had ended, and is begun again
