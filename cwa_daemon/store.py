@@ -318,12 +318,12 @@ class Store:
     def last_stage(self, run_id: str) -> str | None:
         """The stage of a job that was last heard of since its state changed."""
         state = "SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?1 AND body ->> 'kind' = 'state'"
-        row = self._db.execute(
+        rows = self._read(
             f"SELECT body ->> 'stage' FROM events WHERE run_id = ?1 AND seq > ({state})"
             " AND body ->> 'stage' IS NOT NULL ORDER BY seq DESC LIMIT 1",
             [run_id],
-        ).fetchone()
-        return row and str(row[0])
+        )
+        return str(rows[0][0]) if rows else None
 
     def last_number(self, run_id: str) -> int:
         """The highest `number` that a worker gave to an event of a job since its state changed last; 0 without any."""
