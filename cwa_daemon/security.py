@@ -55,7 +55,7 @@ def read_own_file(path: Path, private: bool = False) -> bytes:
         finally:
             os.close(folder)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        if error.errno == errno.ELOOP or path.parent.is_symlink():
             raise UnsafePlace(f"{path} is not the file that cwtool wrote: a link leads to it", hint=_PLACE) from error
         raise
     with os.fdopen(file, "rb") as opened:

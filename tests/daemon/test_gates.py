@@ -184,5 +184,5 @@ def test_a_client_that_never_reads_is_cut_off_and_costs_bounded_memory(own_cwtoo
         most = psutil.Process(pid).memory_info().rss - before
         own_cwtool.json("ps")
     assert asked < 20_000
-    assert most < 4 * gates.MOST_UNREAD_BYTES
+    assert most < 8 * gates.MOST_UNREAD_BYTES  # ZeroMQ has a queue of its own behind the gate
     stop_daemon(own_cwtool.settings)

@@ -331,6 +331,7 @@ def test_a_follower_goes_on_with_the_daemon_that_was_started_anew_without_a_gap_
         seen = [next(events)["seq"]]
         cwtool.kill(client.status().pid)
         cwtool("daemon", "start")
+        cwtool("jobs", "cancel", running)  # which has gone on meanwhile
         seen += [event["seq"] for event in events]
     assert seen == list(range(1, len(seen) + 1))
     assert cwtool.json("jobs", "show", waiting)["state"] == "done"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
+import sqlite3
 import subprocess
 import sys
 import time
@@ -111,29 +113,32 @@ async def test_replies_are_found_by_everyone_who_asks_at_once(own_cwtool: Comman
 
 
 @pytest.fixture
-def large_run(own_cwtool: CommandLine) -> str:
-    """A run whose summary has as many megabytes as a test writes into it."""
-    return str(own_cwtool.json("run", *SHORT, "--no-perturbation")["run_id"])
+def large_job(own_cwtool: CommandLine) -> str:
+    """A job whose error is as large as a test makes it."""
+    return str(own_cwtool("run", *SHORT, "--no-perturbation", "--detach").stdout.strip())
 
 
-def pad(cwtool: CommandLine, run_id: str, **fields: Any) -> None:
-    path = next((cwtool.settings.runs / run_id).glob("summary*.json"))
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+def pad(cwtool: CommandLine, run_id: str, padding: Any) -> None:
+    cwtool("logs", "-f", run_id)
+    with contextlib.closing(sqlite3.connect(cwtool.settings.database)) as database, database:
+        error = json.dumps({"code": "run_failed", "message": "", "hint": "", "padding": padding})
+        database.execute("UPDATE jobs SET error = ? WHERE run_id = ?", [error, run_id])
 
 
-def test_a_reply_larger_than_a_message_arrives_whole(own_cwtool: CommandLine, large_run: str) -> None:
+def test_a_reply_larger_than_a_message_arrives_whole(own_cwtool: CommandLine, large_job: str) -> None:
     text = "".join(chr(97 + number % 26) for number in range(40 * 2**20))
-    pad(own_cwtool, large_run, padding=text)
+    pad(own_cwtool, large_job, text)
     with own_cwtool.client() as client:
-        assert client._run(client._client._request("result", run_id=large_run))["summary"]["padding"] == text
+        error = client.job(large_job).error
+        assert error and error["padding"] == text
         assert client.status().pid
 
 
-def test_an_older_client_hears_that_a_reply_is_too_large_for_it(own_cwtool: CommandLine, large_run: str) -> None:
-    pad(own_cwtool, large_run, padding="x" * (20 * 2**20))
+def test_an_older_client_hears_that_a_reply_is_too_large_for_it(own_cwtool: CommandLine, large_job: str) -> None:
+    pad(own_cwtool, large_job, "x" * (20 * 2**20))
     raw = Raw(own_cwtool.settings)
     raw.hello(minor=3)
-    error = raw.ask(id=1, op="result", run_id=large_run)["error"]
+    error = raw.ask(id=1, op="job", run_id=large_job)["error"]
     assert error["code"] == "run_failed" and "exceeds 16,777,216" in error["message"] and "--limit" in error["hint"]
     raw.close()
 
@@ -149,12 +154,12 @@ def test_an_older_client_hears_that_a_reply_is_too_large_for_it(own_cwtool: Comm
     ids=["too large", "too large a number", "a surrogate", "not a number"],
 )
 def test_a_reply_that_cannot_be_sent_or_read_is_an_error_and_not_silence(
-    own_cwtool: CommandLine, large_run: str, value: object, why: str
+    own_cwtool: CommandLine, large_job: str, value: object, why: str
 ) -> None:
-    pad(own_cwtool, large_run, padding=value)
+    pad(own_cwtool, large_job, value)
     with own_cwtool.client() as client:
         with pytest.raises(RunFailed, match=why):
-            client.result(large_run)
+            client.job(large_job)
         assert client.status().pid
 
 
@@ -164,11 +169,11 @@ def test_a_request_that_cannot_be_sent_is_refused_where_it_is_made(cwtool: Comma
         client.job(text)
 
 
-def test_parts_of_a_reply_nobody_waits_for_are_not_kept(own_cwtool: CommandLine, large_run: str) -> None:
-    pad(own_cwtool, large_run, padding="x" * (20 * 2**20))
+def test_parts_of_a_reply_nobody_waits_for_are_not_kept(own_cwtool: CommandLine, large_job: str) -> None:
+    pad(own_cwtool, large_job, "x" * (20 * 2**20))
     with Client.connect(own_cwtool.settings) as client:
         connection = client._client
         with pytest.raises(Exception, match="did not answer"):
-            client._run(connection._request("result", timeout_s=0.001, run_id=large_run))
-        client.result(large_run)
+            client._run(connection._request("job", timeout_s=0.001, run_id=large_job))
+        client.job(large_job)
         assert not connection._parts and not connection._replies

@@ -92,5 +92,5 @@ def _killed_in_the_middle(cwtool: CommandLine, options: tuple[str, ...], stopped
 
 
 def _said(event: dict[str, object]) -> object:
-    """What an event says, whenever it was."""
-    return {name: value for name, value in event.items() if name not in ("seq", "time", "seconds")}
+    """What an event says, whenever it was and whatever the run is called."""
+    return {name: value for name, value in event.items() if name not in ("seq", "time", "seconds", "fingerprint")}
