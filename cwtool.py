@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cwa_engine import __version__
-from cwa_engine.errors import Cancelled, CwaError, InvalidInput, NoDaemon
+from cwa_engine.errors import Cancelled, CwaError, InvalidInput, NoDaemon, OutputError
 from cwa_engine.files import user_path
 from cwa_engine.models.sources import name_and_revision
 from cwa_tui.console.keys import hosts_app, keys_app
@@ -61,6 +61,9 @@ Listen = Annotated[
     str | None, typer.Option(help="Also take connections from allowed keys at tcp://HOST:PORT.", show_default=False)
 ]
 WhenIdle = Annotated[bool, typer.Option("--when-idle", help="Wait until nothing runs; what is queued waits.")]
+Kill = Annotated[
+    bool, typer.Option("--force", help="Kill a daemon that does not answer or does not end; what it ran is not lost.")
+]
 
 
 @app.callback()
@@ -128,9 +131,29 @@ def rerun(run_id: RunId = "latest", as_json: Json = False) -> None:
         first = client.manifest(run_id)
         again = client.submit_again(repeated(first), _typed(), JobOptions(no_cache=True))
         follow(client, again)
-        found = compare(first, client.manifest(again))
+        checks = (client.check(one).check for one in (first["run_id"], again))
+        found = compare(first, client.manifest(again), *checks)
     show(found if as_json else comparison(found))
     if not found["agree"]:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Runs")
+def verify(
+    run: Annotated[
+        str, typer.Argument(help="Run id, its beginning or its ending, or a folder with the files of a run.")
+    ] = "latest",
+    fingerprint: Annotated[
+        str | None, typer.Option(help="The run's, as whoever published it gives it; `results show` has it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a run's files, and recompute its figures from its tables. Exit code 1 where anything does not agree."""
+    from cwa_tui.console.verify import as_plain, found_in_words, verified
+
+    found = verified(run, fingerprint, _client)
+    show(as_plain(found) if as_json else found_in_words(found))
+    if not found.agrees:
         raise typer.Exit(1)
 
 
@@ -261,12 +284,12 @@ def jobs_show(run_id: RunId = "latest", as_json: Json = False) -> None:
 
 @jobs_app.command("cancel")
 def jobs_cancel(run_id: Annotated[str, typer.Argument(help="Run id, its beginning or its ending.")]) -> None:
-    """Cancel a job; a running one ends between two batches, with the model as it was."""
+    """Cancel a job, or its copy to --output; a running one ends between two batches, with the model as it was."""
     from cwa_tui.console.following import follow
 
     with _client() as client:
         job = client.job(run_id)
-        if job.ended:
+        if job.ended and not job.copying:
             say(f"{job.run_id} is {job.state} already")
             return
         client.cancel(job.run_id)
@@ -274,6 +297,8 @@ def jobs_cancel(run_id: Annotated[str, typer.Argument(help="Run id, its beginnin
             follow(client, job.run_id, quiet=True)
         except Cancelled:
             show(f"{job.run_id} is cancelled")
+        except OutputError as error:
+            show(error.message)
         else:
             say(f"{job.run_id} was done before it could be cancelled")
 
@@ -410,16 +435,16 @@ def daemon_start(listen: Listen = None) -> None:
 
 
 @daemon_app.command("stop")
-def daemon_stop(when_idle: WhenIdle = False) -> None:
-    """Stop the daemon. What runs is interrupted and can be retried; what is queued waits for the next start."""
-    _stop(when_idle)
+def daemon_stop(when_idle: WhenIdle = False, force: Kill = False) -> None:
+    """Stop the daemon. What runs is broken off and, like what is queued, runs after the next start."""
+    _stop(when_idle, force)
 
 
 @daemon_app.command("restart")
-def daemon_restart(when_idle: WhenIdle = False, listen: Listen = None) -> None:
+def daemon_restart(when_idle: WhenIdle = False, force: Kill = False, listen: Listen = None) -> None:
     """Stop the daemon and start it again; warm models are loaded afresh when they are needed."""
     _only_here("daemon restart")
-    _stop(when_idle)
+    _stop(when_idle, force)
     daemon_start(listen)
 
 
@@ -612,17 +637,19 @@ def _list_moved(what: str, run_ids: list[str]) -> None:
     say(f"{len(run_ids)} {what}")
 
 
-def _stop(when_idle: bool) -> None:
+def _stop(when_idle: bool, force: bool) -> None:
     from cwa_daemon.client import stop_daemon
 
-    stopped = stop_daemon(timeout_s=None if when_idle else 30.0, when_idle=when_idle)
+    if when_idle and force:
+        raise InvalidInput("--when-idle waits for what runs, --force does not", hint="give one of them")
+    stopped = stop_daemon(timeout_s=None if when_idle else 30.0, when_idle=when_idle, force=force)
     if stopped is None:
         say("no daemon was running")
         return
     if stopped.by_force:
-        say("it could not be asked, and was ended by force; `cwtool jobs` shows what was interrupted")
+        say("it could not be asked, and was ended by force; `cwtool jobs` shows what runs again")
     for run_id in stopped.interrupted:
-        say(f"{run_id} was interrupted; `cwtool jobs retry {run_id}` runs it again")
+        say(f"{run_id} was broken off; it runs again after the next start, unless `cwtool jobs cancel {run_id}`")
     if stopped.queued:
         say(f"{stopped.queued} queued jobs wait for the next start")
     host = os.environ.get("CWTOOL_HOST")

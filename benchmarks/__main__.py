@@ -90,6 +90,11 @@ def talk() -> str:
     return f"{service.round_trips()} ms; {service.replayed_events():,.0f} events a second to one client"
 
 
+def power_cut() -> str:
+    job, event = service.added_jobs()
+    return f"{job} ms; an event, which a power cut may lose, {event} ms"
+
+
 def followers() -> str:
     ratio, share = service.subscribers_over_none(4 * ROUNDS)
     return f"x{ratio}; they and the daemon take {100 * share.median:.1f} % of the processor's time meanwhile"
@@ -173,6 +178,7 @@ BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("(f)", "damage from the first changed block on, single weights all over the model", "", damage),
     ("(g)", "first progress of a run, cold process over warm", "at least 15", warmth),
     ("(h)", "request and reply", "at most 1.5 ms", talk),
+    ("(h)", "a submitted job is on the disk", "at most 20 ms", power_cut),
     ("(h)", "a run with 50 subscribers over one with none", "at most 1.03", followers),
     ("(i)", "cwtool --help", "at most 0.4 s", start_up),
     ("(j)", "scoring SmolLM2-135M beside a process that keeps a processor busy, over alone", "at most 2.2", neighbour),

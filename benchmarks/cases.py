@@ -27,11 +27,12 @@ from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.models.memory import BatchSize
 from cwa_engine.models.sources import ModelSource, SourceKind
 from cwa_engine.perturbation.ablation import ablate, propose
-from cwa_engine.perturbation.cases import ZERO
 from cwa_engine.perturbation.copies import Zeroed
 from cwa_engine.perturbation.measurement import MeasurementContext, measure, prepare_measurement
 from cwa_engine.perturbation.single_zeros import SingleZeros
-from cwa_engine.reporting.export import ModelRecord, RunRecord, read_summary, write_run
+from cwa_engine.perturbation.treatments import ZERO
+from cwa_engine.reporting.export import ModelRecord, RunRecord, write_run
+from cwa_engine.reporting.reading import read_summary
 from cwa_engine.result import Baseline, RunResult, TextUse
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.metrics import Needs

@@ -17,6 +17,7 @@ import psutil
 from benchmarks.measure import Spread, spread
 from cwa_daemon.client import AsyncClient, Client, stop_daemon
 from cwa_daemon.settings import Settings
+from cwa_daemon.store import Store
 from cwa_engine.spec import RunSpec
 
 CWTOOL = str(Path(sys.executable).with_name("cwtool"))
@@ -56,6 +57,25 @@ def _to_first_progress(settings: Settings) -> float:
     seconds = next(time.perf_counter() - began for line in run.stderr if line.startswith("baseline ..."))
     run.communicate()
     return seconds
+
+
+def added_jobs() -> tuple[Spread, Spread]:
+    """Milliseconds in which a job is on the disk, and in which an event is written that need not be there at once."""
+    jobs, events = [], []
+    with tempfile.TemporaryDirectory(dir=Path.home()) as folder:  # a temporary folder may be in memory
+        store = Store(Path(folder) / "jobs.sqlite")
+        for number in range(REQUESTS):
+            began = time.perf_counter()
+            store.add_job(
+                run_id=str(number), kind="run", state="queued", spec={"model": MODEL}, command="", device="cpu",
+                client_key=str(number), created=0.0,
+            )  # fmt: skip
+            queued = time.perf_counter()
+            store.append_event(str(number), {"kind": "state", "state": "queued", "error": None})
+            jobs.append(1000 * (queued - began))
+            events.append(1000 * (time.perf_counter() - queued))
+        store.close()
+    return spread(jobs), spread(events)
 
 
 def round_trips() -> Spread:

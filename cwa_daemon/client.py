@@ -10,6 +10,7 @@ with Client.connect() as client:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -23,10 +24,12 @@ from typing import Any, TypeVar
 import zmq
 import zmq.asyncio
 
-from cwa_daemon import fetching, handover, lifecycle, protocol, reach
+from cwa_daemon import fetching, handover, lifecycle, protocol, reach, records
+from cwa_daemon.fetching import RunFiles
 from cwa_daemon.loop_thread import LoopThread
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
+from cwa_daemon.threads import in_thread
 from cwa_engine import __version__
 from cwa_engine.errors import (
     DaemonUnreachable,
@@ -34,11 +37,13 @@ from cwa_engine.errors import (
     NoDaemon,
     NotGreeted,
     OutputError,
+    RunFailed,
     VersionMismatch,
     error_from_dict,
 )
 from cwa_engine.files import check_output
 from cwa_engine.models.sources import HubAccess
+from cwa_engine.reporting.checksums import altered_error, check_run
 from cwa_engine.reporting.output import claim_output, copy_run
 from cwa_engine.spec import RunSpec
 
@@ -71,16 +76,22 @@ class AsyncClient:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.daemon_version = ""
-        self.where = ""  # which daemon this is, in words
         self._greetings = 0  # one more each time a daemon began anew behind the same socket
         self._ids = itertools.count(1)
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._parts: dict[int, list[bytes]] = {}  # of replies that are not whole yet
         self._events: dict[int, asyncio.Queue[dict[str, Any]]] = {}
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_MESSAGE_BYTES)
+        self._link = reach.Link()
         self._receiver: asyncio.Task[None] | None = None
+
+    @property
+    def where(self) -> str:
+        """Which daemon this is, in words."""
+        return self._link.where
 
     @classmethod
     async def connect(cls, settings: Settings | None = None, start: bool = True) -> AsyncClient:
@@ -99,11 +110,12 @@ class AsyncClient:
     async def _open(self, start: bool) -> None:
         settings, patience_s = self.settings, self.settings.request_timeout_s
         if settings.host:
-            self.where = await reach.connect_to_host(self._socket, settings, settings.host)
+            self._link = await reach.connect_to_host(self._socket, settings, settings.host)
         else:
             if start and await asyncio.to_thread(lifecycle.start, settings):
                 patience_s = settings.start_timeout_s
-            self.where = await reach.connect_here(self._socket, settings)
+            self._link = link = reach.LocalLink(self._socket, settings, self._lost)
+            await link.connect()
         self._receiver = asyncio.create_task(self._receive())
         await self._greet(patience_s)
 
@@ -115,6 +127,7 @@ class AsyncClient:
     async def close(self) -> None:
         if self._receiver:
             self._receiver.cancel()
+        self._link.close()
         self._socket.close()
         self._context.term()
 
@@ -196,7 +209,8 @@ class AsyncClient:
         """The job's events after number `after_seq`: those that were, then those to come, until the job has ended.
 
         Each is a map with `seq`, `time`, `kind` and the fields of that kind of event (`cwa_engine.events`), or of kind
-        "state" with `state` and `error`. Raises DaemonUnreachable where the daemon goes away.
+        "state" with `state`, `error` and `output`. Where that one names a folder, a last event of kind "copied" tells by
+        its `error` whether the files are there. Raises DaemonUnreachable where the daemon goes away.
         """
         seen, number = after_seq, None
         try:
@@ -212,15 +226,15 @@ class AsyncClient:
                     continue
                 seen = event["seq"]
                 if seen % protocol.ACKNOWLEDGE_EVERY == 0:
-                    await self._send("acknowledge", subscription=number, seq=seen)
+                    await self._tell("acknowledge", subscription=number, seq=seen)
                 yield event
-                if event["kind"] == "state" and event["state"] in protocol.TERMINAL_STATES:
+                if protocol.is_last(event):
                     return
         finally:
             if number is not None:
                 self._events.pop(number, None)
                 if not self._socket.closed:
-                    await self._send("unsubscribe", subscription=number)
+                    await self._tell("unsubscribe", subscription=number)
 
     # results and state
 
@@ -241,26 +255,40 @@ class AsyncClient:
         return reply["metric"], reply["rows"]
 
     async def manifest(self, run_id: str) -> dict[str, Any]:
-        """The manifest of a finished run: all that is needed to run it again. Raises NotFound."""
+        """The manifest of a finished run: all that is needed to run it again. Raises NotFound and Altered."""
         return await fetching.manifest(run_id, self._request)
+
+    async def check(self, run_id: str) -> RunFiles:
+        """The files of a finished run, and whether they are what it wrote. Raises NotFound."""
+        return await fetching.check(run_id, self._request)
+
+    async def download(self, run_id: str, folder: Path) -> tuple[str, str | None]:
+        """Write the files of a finished run into an empty folder as they are, altered ones too.
+
+        Gives the whole run id, and its fingerprint by the daemon's job database. Raises NotFound and OutputError.
+        """
+        try:
+            return await fetching.download(run_id, folder, self._request)
+        except OSError as error:
+            raise OutputError(
+                f"the run's files cannot be kept in {folder} on the way: {error.strerror}",
+                hint="make room there, or set TMPDIR to another folder",
+            ) from error
 
     async def fetch(self, run_id: str, folder: Path, force: bool = False) -> str:
         """Write the files of a finished run into a folder of this machine; gives the whole run id.
 
-        Raises NotFound for a run that is not finished, OutputError for a folder that cannot be written, and OutputTaken
-        for one that holds something else than a run of its spec, unless `force`.
+        Raises NotFound for a run that is not finished, Altered for one whose files are not what it wrote, OutputError for a
+        folder that cannot be written, and OutputTaken for one that holds something else than a run of its spec, unless
+        `force`.
         """
         import tempfile  # few clients fetch anything, and each import is a wait
 
         check_output(folder)
-        with tempfile.TemporaryDirectory(prefix="cwtool-") as scratch:
-            try:
-                whole_id = await fetching.download(run_id, Path(scratch), self._request)
-            except OSError as error:
-                raise OutputError(
-                    f"the run's files cannot be kept in {scratch} on the way: {error.strerror}",
-                    hint="make room there, or set TMPDIR to another folder",
-                ) from error
+        with tempfile.TemporaryDirectory(prefix=f"{fetching.SCRATCH}{os.getpid()}-") as scratch:
+            whole_id, fingerprint = await self.download(run_id, Path(scratch))
+            if altered := check_run(Path(scratch), fingerprint).altered:
+                raise altered_error(whole_id, altered)
             copy_run(Path(scratch), folder, force)
         return whole_id
 
@@ -286,7 +314,7 @@ class AsyncClient:
     async def _with_texts(self, spec: RunSpec) -> RunSpec:
         """The spec with texts that the daemon can read: it is handed a copy of those that it cannot."""
         away, most_bytes = bool(self.settings.host), self.settings.texts_bytes
-        found = await handover.in_thread(lambda: handover.prepare(spec, away, most_bytes))
+        found = await in_thread(lambda: handover.prepare(spec, away, most_bytes))
         if found is None:
             return spec
         path = await handover.send(found, self._request)
@@ -335,38 +363,104 @@ class AsyncClient:
         request_id = next(self._ids)
         reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
         try:
-            await self._send(op, id=request_id, **fields)
-            message: dict[str, Any] = await asyncio.wait_for(reply, timeout_s or self.settings.request_timeout_s)
+            async with asyncio.timeout(timeout_s or self.settings.request_timeout_s):
+                await self._send(op, id=request_id, **fields)
+                message: dict[str, Any] = await reply
         except TimeoutError:
-            restart = f"`cwtool daemon restart` ends it, and starts another; its log is {self.settings.daemon_log}"
-            raise DaemonUnreachable(
-                f"the daemon ({self.where}) did not answer '{op}'",
-                hint=f"look after it on {self.settings.host}" if self.settings.host else restart,
-            ) from None
+            if not self.settings.host:
+                patience_s = timeout_s or self.settings.request_timeout_s
+                raise await asyncio.to_thread(
+                    lifecycle.not_answering, self.settings, self.where, patience_s, f"'{op}'"
+                ) from None
+            raise self._silent("did not answer", op) from None
         finally:
             self._replies.pop(request_id, None)
+            self._parts.pop(request_id, None)
+        if message.get("lost"):
+            raise self._silent("hung up before it answered", op)
         if not message["ok"]:
             raise error_from_dict(message["error"])
         return message
 
+    def _silent(self, what: str, op: str) -> DaemonUnreachable:
+        restart = f"`cwtool daemon restart` ends it, and starts another; its log is {self.settings.daemon_log}"
+        return DaemonUnreachable(
+            f"the daemon ({self.where}) {what} '{op}'",
+            hint=f"look after it on {self.settings.host}" if self.settings.host else restart,
+        )
+
+    def _lost(self) -> None:
+        """The connection has ended: what was asked on it, and has no reply yet, is not answered any more."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._heard(zmq.Socket.shadow(self._socket.underlying).recv(zmq.DONTWAIT))
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_result({"lost": True})
+
+    async def _tell(self, op: str, **fields: Any) -> None:
+        """Send what nobody answers; where there is no connection it has no meaning any more."""
+        if self._link.up:
+            with contextlib.suppress(zmq.Again):
+                await self._socket.send(self._frame(op, **fields), zmq.DONTWAIT)
+
     async def _send(self, op: str, **fields: Any) -> None:
+        frame = self._frame(op, **fields)
+        while True:
+            await self._link.ready()
+            try:
+                await self._socket.send(frame, zmq.DONTWAIT)
+            except zmq.Again:  # the connection has just ended, or nobody reads from it
+                self._link.drop()
+            else:
+                return
+
+    def _frame(self, op: str, **fields: Any) -> bytes:
         fields.setdefault("id", next(self._ids))
-        await self._socket.send(protocol.encode({"op": op, **fields}))
+        return protocol.encode({"op": op, **fields}, protocol.MAX_REQUEST_BYTES)
 
     async def _receive(self) -> None:
-        """The one reader of the socket: replies to who asked, events to who follows."""
+        """The one reader of the socket."""
         while True:
-            message = protocol.decode(await self._socket.recv())
-            if "events" in message or "event" in message:  # an older daemon sends them one by one
-                arrived = self._events.get(message["subscription"])
-                if arrived is not None:  # or its follower has left in the meantime
-                    for event in message["events"] if "events" in message else [message["event"]]:
-                        arrived.put_nowait(event)
-                continue
-            if "subscription" in message:  # its events may come before the one who asked looks at this reply
-                self._events[message["subscription"]] = asyncio.Queue()
-            if (reply := self._replies.get(message["id"])) and not reply.done():
-                reply.set_result(message)
+            self._heard(await self._socket.recv())
+
+    def _heard(self, frame: bytes) -> None:
+        """Replies to who asked, events to who follows."""
+        try:
+            message = protocol.decode(frame, protocol.MAX_REPLY_BYTES, protocol.MAX_REPLY_ELEMENTS)
+        except InvalidInput as error:
+            unreadable = RunFailed(
+                f"the daemon's answer cannot be read: {error.message}", hint="its version may differ"
+            )
+            self._answered(protocol.peek(frame)[1], {"ok": False, "error": unreadable.to_dict()})
+            return
+        if "id" not in message:  # it comes unasked; an older daemon sends events one by one
+            arrived = self._events.get(message["subscription"])
+            if arrived is not None:  # or its follower has left in the meantime
+                for event in message["events"] if "events" in message else [message["event"]]:
+                    arrived.put_nowait(event)
+            return
+        if "part" in message:
+            self._join(message)
+            return
+        if "subscription" in message:  # its events may come before the one who asked looks at this reply
+            self._events[message["subscription"]] = asyncio.Queue()
+        self._answered(message["id"], message)
+
+    def _join(self, part: dict[str, Any]) -> None:
+        """Keep a part of a reply that somebody waits for, and read the reply when it is whole."""
+        request_id = part["id"]
+        if request_id not in self._replies:
+            return
+        pieces = self._parts.setdefault(request_id, [])
+        pieces.append(part["data"])
+        if len(pieces) == part["parts"]:
+            self._heard(b"".join(self._parts.pop(request_id)))
+
+    def _answered(self, request_id: int | None, message: dict[str, Any]) -> None:
+        reply = self._replies.get(request_id) if request_id is not None else None
+        if reply and not reply.done():
+            reply.set_result(message)
 
     async def _next_event(self, arrived: asyncio.Queue[dict[str, Any]]) -> dict[str, Any] | None:
         """The next event; None after a silence, with the daemon there. Raises DaemonUnreachable where nobody is."""
@@ -487,6 +581,12 @@ class Client:
     def manifest(self, run_id: str) -> dict[str, Any]:
         return self._run(self._client.manifest(run_id))
 
+    def download(self, run_id: str, folder: Path) -> tuple[str, str | None]:
+        return self._run(self._client.download(run_id, folder))
+
+    def check(self, run_id: str) -> RunFiles:
+        return self._run(self._client.check(run_id))
+
     def fetch(self, run_id: str, folder: Path, force: bool = False) -> str:
         return self._run(self._client.fetch(run_id, folder, force))
 
@@ -513,26 +613,45 @@ def start_daemon(settings: Settings | None = None, listen: str | None = None) ->
 
 
 def stop_daemon(
-    settings: Settings | None = None, timeout_s: float | None = 30.0, when_idle: bool = False
+    settings: Settings | None = None, timeout_s: float | None = 30.0, when_idle: bool = False, force: bool = False
 ) -> Stopped | None:
     """Stop the daemon, if asked only when nothing runs, and wait until its process is gone; None where none ran.
 
-    The end of one on another machine is not waited for. One of this machine that does not answer, or speaks another version
-    of the protocol, is ended by signals.
+    The end of one on another machine is not waited for. One that speaks another version of the protocol is asked by SIGTERM.
+    One that does not answer, or does not end, is killed with `force`; without it that raises DaemonUnreachable, which says
+    what it does.
     """
     settings = settings or Settings()
+    force = force and not settings.host
     try:
+        if force and lifecycle.condition(settings) == lifecycle.STOPPED:  # it cannot answer
+            return Stopped(lifecycle.kill(settings), [], 0, by_force=True)
         with Client.connect(settings, start=False) as client:
             stopped = client.shutdown(when_idle)
     except NoDaemon:
+        if not settings.host:
+            records.end_all(settings.workers)  # which finish what they were at when their daemon was killed
         return None
-    except (DaemonUnreachable, VersionMismatch):
+    except VersionMismatch:
         if settings.host or when_idle:
             raise
-        return Stopped(lifecycle.end(settings), [], 0, by_force=True)
+        try:
+            return Stopped(lifecycle.terminate(settings, settings.request_timeout_s), [], 0, by_force=True)
+        except DaemonUnreachable:
+            if not force:
+                raise
+            return Stopped(lifecycle.kill(settings), [], 0, by_force=True)
+    except DaemonUnreachable:
+        if not force:
+            raise
+        return Stopped(lifecycle.kill(settings), [], 0, by_force=True)
     if not settings.host and not lifecycle.wait_until_gone(stopped.pid, timeout_s):
+        if force:
+            lifecycle.kill(settings)
+            return dataclasses.replace(stopped, by_force=True)
         raise DaemonUnreachable(
-            f"the daemon (pid {stopped.pid}) has not stopped in {timeout_s} s", hint=f"kill {stopped.pid}"
+            f"the daemon (pid {stopped.pid}) has not stopped in {timeout_s} s",
+            hint="`cwtool daemon stop --force` kills it",
         )
     return stopped
 
@@ -544,16 +663,17 @@ def log_files(settings: Settings | None = None) -> list[Path]:
 
 def examine(settings: Settings | None = None, repair: bool = False, bundle: Path | None = None) -> dict[str, Any]:
     """What `cwtool doctor` finds: `checks`, and what a repair has `repaired` before. Raises InvalidInput where it cannot."""
+    from cwa_daemon import bundle as zipped
     from cwa_daemon import doctor, reindex
 
     if bundle:
-        doctor.check_target(bundle)
+        zipped.check_target(bundle)
     settings, wrong = (settings, []) if settings else Settings.usable()
     repaired = reindex.repair(settings) if repair else []
-    checks = doctor.examine(settings, wrong)
+    checks = [dataclasses.asdict(check) for check in doctor.examine(settings, wrong)]
     if bundle:
-        doctor.write_bundle(settings, checks, bundle)
-    return {"repaired": repaired, "checks": [dataclasses.asdict(check) for check in checks]}
+        zipped.write_bundle(settings, checks, bundle)
+    return {"repaired": repaired, "checks": checks}
 
 
 def install_service(force: bool) -> tuple[Path, tuple[str, ...]]:

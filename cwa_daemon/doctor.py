@@ -1,38 +1,38 @@
-"""Whether everything is as it should be on this machine, what to do where it is not, and a bundle to send to others."""
+"""Whether everything is as it should be on this machine, and what to do where it is not."""
 
 from __future__ import annotations
 
-import dataclasses
-import getpass
 import importlib.metadata
-import json
 import os
 import platform
-import re
 import shutil
 import stat
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cwa_daemon import telemetry
+from cwa_daemon import leftovers, telemetry
+from cwa_daemon.bundle import user_name
 from cwa_daemon.lifecycle import find, running_pid
-from cwa_daemon.reindex import damage
-from cwa_daemon.settings import CONFIG_FILE, MOST_SOCKET_BYTES, Settings, unknown_variables
+from cwa_daemon.reindex import damage, schema_of
+from cwa_daemon.settings import CONFIG_FILE, MOST_SOCKET_BYTES, NOWHERE, Settings, unknown_variables
+from cwa_daemon.store import SCHEMA_VERSION
 from cwa_engine import __version__
-from cwa_engine.errors import CwaError, InvalidInput, NoDaemon, OutputError
+from cwa_engine.errors import CwaError, InvalidInput, NoDaemon
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.machine.processors import granted_processors, thread_settings
 from cwa_engine.models.sources import HubAccess, cached_models
-from cwa_engine.reporting.export import leftovers
+from cwa_engine.reporting.checksums import altered_error, check_run
 
 LITTLE_DISK_BYTES = 2e9
+MOST_NAMED = 3  # altered runs
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 _PACKAGES = ("torch", "transformers", "safetensors", "pyzmq", "msgpack", "pydantic", "textual", "typer")
 # torch is asked in a process of its own: this one answers in a moment, and a broken CUDA cannot end it.
+_TORCH_S = 120.0
+_PROCESSES_HINT = "end some processes; `ulimit -u` shows how many you may have"
 _ASK_TORCH = (
     "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.is_available(), torch.cuda.device_count())"
 )
@@ -53,61 +53,57 @@ def examine(settings: Settings, wrong_settings: Sequence[InvalidInput] = ()) -> 
     checks = [Check("settings", PROBLEM, error.message, error.hint) for error in wrong_settings]
     checks += [Check("settings", WARNING, error.message, error.hint) for error in unknown_variables()]
     checks = checks or [Check("settings", OK, f"from {CONFIG_FILE} and the environment")]
-    return checks + [check for look in _CHECKS for check in look(settings)]
+    if settings.home == NOWHERE:
+        checks.append(
+            Check("state folder", PROBLEM, "there is none, so that nothing of it was looked at", "set CWTOOL_HOME")
+        )
+        return checks + [check for look in _OF_THE_MACHINE for check in _looked_at(look, settings)]
+    return checks + [check for look in (*_OF_THE_MACHINE, *_OF_THE_DAEMON) for check in _looked_at(look, settings)]
 
 
-def check_target(bundle: Path) -> None:
-    """Refuse what can be no new file, before the checks, which take their time. Raises OutputError."""
-    if os.path.lexists(bundle):
-        raise OutputError(f"{bundle} is there already", hint="give --bundle a new file")
-    if not bundle.parent.is_dir():
-        raise OutputError(f"{bundle} cannot be written: there is no folder {bundle.parent}", hint="make it")
-
-
-def write_bundle(settings: Settings, checks: list[Check], target: Path) -> None:
-    """A zip with the checks, the logs and the settings; what is secret or personal is blacked out. Raises OutputError."""
-    report = {"cwtool": __version__, "checks": [dataclasses.asdict(check) for check in checks]}
+def _looked_at(look: Callable[[Settings], Iterator[Check]], settings: Settings) -> Iterator[Check]:
+    """The checks of one kind; where looking itself fails, a check that says so: the others are made all the same."""
+    name = look.__name__.strip("_").replace("_", " ")
     try:
-        with zipfile.ZipFile(target, "x", zipfile.ZIP_DEFLATED) as bundle:
-            bundle.writestr("report.json", redact(json.dumps(report, indent=2)))
-            for path in [*sorted(settings.logs.glob("*.log*")), CONFIG_FILE]:
-                if path.is_file():
-                    bundle.writestr(path.name, redact(path.read_text("utf-8", errors="replace")))
+        yield from look(settings)
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}", hint="give --bundle another file") from error
-
-
-def redact(text: str) -> str:
-    """The text without tokens, without values of secret variables, and without the user's name and home."""
-    for name, value in os.environ.items():
-        if re.search(r"TOKEN|KEY|SECRET|PASSWORD", name) and len(value) >= 6:
-            text = text.replace(value, "[redacted]")
-    text = re.sub(r"\b(hf|sk|ghp)_[A-Za-z0-9]{4,}", "[redacted]", text)
-    text = re.sub(r"(?i)(authorization\W{1,4}).*", r"\1[redacted]", text)
-    text = re.sub(r"(?i)(token|password|secret)(\W{1,4})\S+", r"\1\2[redacted]", text)
-    text = text.replace(os.path.expanduser("~"), "~")  # noqa: PTH111  # Path.home() fails where there is none
-    return re.sub(rf"\b{re.escape(_user_name())}\b", "[user]", text)
-
-
-def _user_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a number that the system knows no name of
-        return str(os.getuid())
+        where = f"{error.filename}: " if error.filename else ""
+        yield Check(name, PROBLEM, f"it cannot be looked at: {where}{error.strerror}", "mend that, and look again")
+    except CwaError as error:
+        yield Check(name, PROBLEM, error.message, error.hint)
+    except Exception as error:
+        yield Check(
+            name, PROBLEM, f"looking at it failed: {type(error).__name__}: {error}", "this is a defect of cwtool"
+        )
 
 
 def _versions(settings: Settings) -> Iterator[Check]:
     yield Check("python", OK, f"{platform.python_version()} on {platform.platform()}")
-    yield Check("packages", OK, ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES))
+    found, missing = [], []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        yield Check("packages", PROBLEM, f"{', '.join(missing)} cannot be found", "install cwtool again")
+    yield Check("packages", OK, ", ".join(found))
 
 
 def _torch(settings: Settings) -> Iterator[Check]:
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=120, check=True
+            [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=_TORCH_S, check=True
         )
-    except (subprocess.SubprocessError, OSError) as error:
-        yield Check("torch", PROBLEM, f"it cannot be imported: {error}", "install torch anew")
+    except OSError as error:
+        yield Check("torch", PROBLEM, f"no process can be started: {error.strerror}", _PROCESSES_HINT)
+        return
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
+        yield Check("torch", PROBLEM, f"it cannot be imported: {last}", "install torch anew")
+        return
+    except subprocess.TimeoutExpired:
+        yield Check("torch", PROBLEM, f"it was not imported within {_TORCH_S:g} s", "look at the disk and the driver")
         return
     version, cuda, available, count = done.stdout.split()
     devices = [device for device in telemetry.sample([]).devices if device.device != "cpu"]
@@ -140,6 +136,9 @@ def _hub(settings: Settings) -> Iterator[Check]:
     except CwaError as error:
         yield Check("Hugging Face cache", PROBLEM, error.message, error.hint)
         return
+    if unreadable := _unreadable(access.cache):
+        yield Check("Hugging Face cache", PROBLEM, unreadable, "set HF_HOME to a folder of yours")
+        return
     models = cached_models(access)
     size = sum(size for _, size in models) / 1e9
     token = "a token is set" if access.token else "no token is set"
@@ -151,6 +150,19 @@ def _hub(settings: Settings) -> Iterator[Check]:
         yield Check("Hugging Face cache", WARNING, f"{found}; it cannot be written", "set HF_HOME to a folder of yours")
 
 
+def _unreadable(folder: Path) -> str:
+    """Why a folder, or one of those in it, cannot be read; empty where all can, or where there is none."""
+    try:
+        for inner in [folder, *folder.iterdir()]:
+            if inner.is_dir() and not os.access(inner, os.R_OK | os.X_OK):
+                return f"{inner} cannot be read"
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{folder} cannot be read: {error.strerror}"
+    return ""
+
+
 def _disk(settings: Settings) -> Iterator[Check]:
     free = shutil.disk_usage(_nearest(settings.home)).free
     state = OK if free >= LITTLE_DISK_BYTES else WARNING
@@ -160,7 +172,7 @@ def _disk(settings: Settings) -> Iterator[Check]:
 
 def _nearest(folder: Path) -> Path:
     """The folder, or where it is not made yet the one it will be made in."""
-    return next(known for known in (folder, *folder.parents) if known.exists())
+    return next(known for known in (folder, *folder.parents) if os.path.exists(known))  # noqa: PTH110  # Path.exists raises
 
 
 def _permissions(settings: Settings) -> Iterator[Check]:
@@ -184,7 +196,7 @@ def _socket(settings: Settings) -> Iterator[Check]:
     elsewhere = "" if path == settings.socket else f"; started in this shell it would be {settings.socket}"
     yield Check("socket", OK, f"{path}, {len(os.fsencode(path))} of {MOST_SOCKET_BYTES} bytes{elsewhere}")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    lingering = Path("/var/lib/systemd/linger") / _user_name()
+    lingering = Path("/var/lib/systemd/linger") / user_name()
     if runtime and path.is_relative_to(runtime) and not lingering.exists():
         yield Check(
             "lingering",
@@ -198,7 +210,7 @@ def _socket_file(settings: Settings) -> Path:
     """Where the daemon's socket is, or would be."""
     try:
         return find(settings).socket
-    except NoDaemon:
+    except CwaError:  # none runs, or what is wrong with its address is told by the check of the daemon
         return settings.socket
 
 
@@ -207,12 +219,18 @@ def _daemon(settings: Settings) -> Iterator[Check]:
 
     try:
         with Client.connect(settings.model_copy(update={"host": None}), start=False) as client:
-            version, where = client.daemon_version, client.where
+            version, where, troubles = client.daemon_version, client.where, client.status().troubles
     except NoDaemon:
         yield Check("daemon", OK, "none runs; the first command that needs one starts it")
     except CwaError as error:
         yield Check("daemon", PROBLEM, error.message, error.hint)
+    except RuntimeError as error:  # of threading
+        yield Check("daemon", PROBLEM, f"it cannot be asked: {error}", _PROCESSES_HINT)
     else:
+        for trouble in troubles:
+            yield Check("daemon", PROBLEM, trouble, f"its log is {settings.daemon_log}")
+        if troubles:
+            return
         if version == __version__:
             yield Check("daemon", OK, f"{where}, version {version}")
         else:
@@ -223,18 +241,65 @@ def _daemon(settings: Settings) -> Iterator[Check]:
 def _database(settings: Settings) -> Iterator[Check]:
     if not settings.database.exists():
         yield Check("job database", OK, "there is none yet")
+    elif (schema := schema_of(settings.database)) > SCHEMA_VERSION:
+        found = f"{settings.database} was written by a newer version of cwtool (schema {schema}, here {SCHEMA_VERSION})"
+        yield Check("job database", PROBLEM, found, "use that version, or set CWTOOL_HOME to another folder")
     elif found := damage(settings.database):
         yield Check("job database", PROBLEM, f"{settings.database} is damaged: {found}", "`cwtool doctor --repair`")
     else:
         yield Check("job database", OK, f"{settings.database}, {settings.database.stat().st_size / 1e6:.1f} MB")
 
 
+def _keys(settings: Settings) -> Iterator[Check]:
+    """The files of connections to and from other machines, which most users do not have."""
+    from cwa_daemon import keys
+
+    looks: dict[str, Callable[[Settings], object]] = {
+        "keys.json": keys.own_pair, "allowed.json": keys.allowed, "hosts.json": keys.hosts
+    }  # fmt: skip
+    for name, look in looks.items():
+        path = settings.home / name
+        if not path.exists():
+            continue
+        try:
+            look(settings)
+        except CwaError as error:
+            yield Check("keys", PROBLEM, error.message, error.hint)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            yield Check("keys", PROBLEM, f"{path} is not as cwtool writes it: {error}", "mend it, or remove it")
+        else:
+            yield Check("keys", OK, f"{path} can be read")
+
+
+def _runs(settings: Settings) -> Iterator[Check]:
+    """Every file of every finished run, hashed."""
+    folders = [path for path in sorted(settings.runs.glob("[!.]*")) if path.is_dir()]
+    altered = []
+    for folder in folders:
+        try:
+            if wrong := check_run(folder).altered:
+                altered.append(altered_error(folder.name, wrong).message)
+        except CwaError as error:
+            altered.append(error.message)
+    if altered:
+        more = f", and {len(altered) - MOST_NAMED} more runs" if len(altered) > MOST_NAMED else ""
+        found = f"{'; '.join(altered[:MOST_NAMED])}{more}"
+        yield Check(
+            "run folders", PROBLEM, found, "`cwtool verify RUN` says more, `cwtool rerun RUN` computes it again"
+        )
+    elif folders:
+        yield Check("run folders", OK, f"the files of {len(folders)} runs are as they were written")
+
+
 def _leftovers(settings: Settings) -> Iterator[Check]:
-    left = leftovers(settings.runs)
-    if left and not running_pid(settings):
-        yield Check("leftovers", WARNING, f"{len(left)} half-written run folders", "`cwtool doctor --repair`")
+    if left := leftovers.found(settings):
+        some = ", ".join(map(str, left[:3])) + " ..." * (len(left) > 3)
+        advice = "`cwtool daemon restart --when-idle`" if running_pid(settings) else "`cwtool doctor --repair`"
+        yield Check(
+            "leftovers", WARNING, f"{len(left)} of processes that were killed: {some}", f"{advice} removes them"
+        )
 
 
-_CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-    _versions, _memory, _processors, _torch, _hub, _disk, _permissions, _socket, _daemon, _database, _leftovers,
-)  # fmt: skip
+_Looks = tuple[Callable[[Settings], Iterator[Check]], ...]
+_OF_THE_MACHINE: _Looks = (_versions, _memory, _processors, _torch, _hub)
+_OF_THE_DAEMON: _Looks = (_disk, _permissions, _socket, _keys, _daemon, _database, _runs, _leftovers)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+from cwa_daemon.deaths import Cause, Death
+
 DEVICE_LOST = 70  # exit code of a worker whose device can no longer be trusted
 NO_DEVICE = 71  # and of one for a device that this machine does not have
 
 _MEMORY_HINT = "`cwtool plan` says what a run needs; --gradients sweep, --dtype bfloat16 and --seq-len lower it"
+# Signals that somebody sends; the processor and libraries raise others: SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT.
+_SENT = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
 _BY_ITSELF = {DEVICE_LOST: "ended, because its device failed", NO_DEVICE: "ended, for there is no such device"}
 
 
@@ -24,19 +28,28 @@ def memory_kills() -> int | None:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
 
-def how_it_ended(device: str, code: int, kills_before: int | None) -> tuple[str, str]:
-    """(why a worker with this exit code ended, what to do); `kills_before` is `memory_kills()` of moments before."""
+def how_it_ended(device: str, code: int | None, kills_before: int | None) -> Death:
+    """The death of a worker with this exit code; `kills_before` is `memory_kills()` of moments before.
+
+    The exit code of a worker that another daemon has started is not known.
+    """
     worker = f"the worker of {device}"
-    if code == -signal.SIGKILL:
-        kills = memory_kills()
-        if kills is None or kills_before is None:
-            return (
-                f"{worker} was killed (SIGKILL) by another process, or by the system for want of memory",
-                _MEMORY_HINT,
+    kills = memory_kills()
+    if code is None:
+        if kills is not None and kills_before is not None and kills > kills_before:
+            return Death(
+                f"{worker} ended when the system killed a process for want of memory", Cause.ITSELF, _MEMORY_HINT
             )
+        return Death(f"{worker}, which an earlier daemon had started, ended", Cause.OTHERS)
+    if code == -signal.SIGKILL:
+        if kills is None or kills_before is None:
+            unknown = f"{worker} was killed (SIGKILL) by another process, or by the system for want of memory"
+            return Death(unknown, Cause.OTHERS, _MEMORY_HINT)
         if kills > kills_before:
-            return f"{worker} was killed by the system for want of memory", _MEMORY_HINT
-        return f"{worker} was killed (SIGKILL) by another process; the system has killed none for want of memory", ""
+            return Death(f"{worker} was killed by the system for want of memory", Cause.ITSELF, _MEMORY_HINT)
+        told = f"{worker} was killed (SIGKILL) by another process; the system has killed none for want of memory"
+        return Death(told, Cause.OTHERS)
     if code < 0:
-        return f"{worker} died of {signal.Signals(-code).name}", ""
-    return f"{worker} {_BY_ITSELF.get(code, f'ended with exit code {code}')}", ""
+        cause = Cause.OTHERS if -code in _SENT else Cause.ITSELF
+        return Death(f"{worker} died of {signal.Signals(-code).name}", cause)
+    return Death(f"{worker} {_BY_ITSELF.get(code, f'ended with exit code {code}')}", Cause.ITSELF)

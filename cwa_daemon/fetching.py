@@ -2,43 +2,64 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cwa_daemon.protocol import PIECE_BYTES
-from cwa_engine.errors import RunFailed
-from cwa_engine.reporting.output import MANIFEST
+from cwa_engine.errors import VersionMismatch
+from cwa_engine.reporting.checksums import MANIFEST, SUMS, Check, altered_error
 
+SCRATCH = "cwtool-fetch-"  # begin of the temporary folder of a client that fetches a run; its process id follows
 Ask = Callable[..., Awaitable[dict[str, Any]]]
 
 
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a finished run on the daemon's machine."""
+
+    run_id: str
+    folder: Path  # there
+    check: Check
+    fingerprint: str | None  # as the job database has it
+
+
 async def manifest(run_id: str, ask: Ask) -> dict[str, Any]:
-    """The manifest of a finished run. Raises NotFound."""
-    return dict(json.loads(b"".join([piece async for piece in _pieces(run_id, MANIFEST, ask)])))
+    """The manifest of a finished run. Raises NotFound, and Altered where it is not what the run wrote."""
+    listed = await ask("files", run_id=run_id)
+    altered = listed.get("check", {}).get("altered", {})  # older daemons do not look
+    if MANIFEST in altered or SUMS in altered:
+        raise altered_error(listed["run_id"], altered)
+    return dict(json.loads(b"".join([piece async for piece in _pieces(listed["run_id"], MANIFEST, ask)])))
 
 
-async def download(run_id: str, folder: Path, ask: Ask) -> str:
-    """Write every file of a finished run into an empty folder; gives the whole run id.
+async def download(run_id: str, folder: Path, ask: Ask) -> tuple[str, str | None]:
+    """Write every file of a finished run into an empty folder, altered ones too; gives the whole run id and its fingerprint.
 
-    Raises NotFound, OSError, and RunFailed for a table that is not the one that the run wrote.
+    The fingerprint is that of the job database there, None where it has none. Raises NotFound and OSError.
     """
     listed = await ask("files", run_id=run_id)
     whole_id = str(listed["run_id"])
-    hashes = {}
     for name in listed["files"]:
-        digest = hashlib.sha256()
         with (folder / name).open("xb") as file:
             async for piece in _pieces(whole_id, name, ask):
                 file.write(piece)
-                digest.update(piece)
-        hashes[name] = digest.hexdigest()
-    for name, sha256 in json.loads((folder / MANIFEST).read_bytes())["tables"].items():
-        if hashes.get(name) != sha256:
-            raise RunFailed(f"{name} of {whole_id} is not as the run wrote it", hint="`cwtool rerun` repeats the run")
-    return whole_id
+    return whole_id, listed.get("fingerprint")  # older daemons keep none
+
+
+async def check(run_id: str, ask: Ask) -> RunFiles:
+    """The files of a finished run as they are there. Raises NotFound, and VersionMismatch for an older daemon."""
+    listed = await ask("files", run_id=run_id)
+    if "check" not in listed:
+        raise VersionMismatch(
+            "the daemon is older than this client, and does not tell whether files are altered",
+            hint="`cwtool daemon restart --when-idle`",
+        )
+    found = listed["check"]
+    found = Check(**{**found, "unchecked": tuple(found["unchecked"]), "sound": tuple(found["sound"])})
+    return RunFiles(str(listed["run_id"]), Path(listed["folder"]), found, listed["fingerprint"])
 
 
 async def _pieces(run_id: str, name: str, ask: Ask) -> AsyncIterator[bytes]:

@@ -5,8 +5,6 @@ The client copies them into a file without a name, as far as they are used, and 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import io
 import json
@@ -14,7 +12,6 @@ import os
 import select
 import stat
 import sys
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,28 +90,6 @@ async def send(handover: Handover, ask: Callable[..., Awaitable[dict[str, Any]]]
             here = reply["here"]
             file.seek(here)
             data = file.read(PIECE_BYTES)
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """Like `asyncio.to_thread`, but a pipe to which nobody writes keeps neither the loop nor the program from ending."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def tell(outcome: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # nobody waits any more: the loop is closed
-            loop.call_soon_threadsafe(lambda: None if done.done() else outcome())
-
-    def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:
-            raised = error
-            tell(lambda: done.set_exception(raised))
-        else:
-            tell(lambda: done.set_result(result))
-
-    threading.Thread(target=run, daemon=True).start()
-    return await done
 
 
 def _is_lasting(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from typing import Any
 
 # Processor seconds. A worker that waits uses none beside its heartbeat, whose own are not counted; one that computes, or
@@ -11,21 +11,22 @@ _COMPUTED_S = 0.02
 
 
 class Headway:
-    """What was last heard of a job, and how much it has computed."""
+    """What was last heard of a job, and how much it has computed; `clock` as in `awake.py`."""
 
-    def __init__(self, processor_s: float = 0.0) -> None:
+    def __init__(self, clock: Callable[[], float], processor_s: float = 0.0) -> None:
+        self.clock = clock
         self.stage = "start"
         self.processor_s = self._counted_s = processor_s  # of the whole process, without its heartbeat
-        self._said = self._computed = time.monotonic()
+        self._said = self._computed = clock()
 
     @property
     def idle_s(self) -> float:
         """Seconds in which the job has neither computed nor said anything."""
-        return time.monotonic() - self._computed
+        return self.clock() - self._computed
 
     def heard(self, message: dict[str, Any]) -> None:
         """Take note of any message of the worker."""
-        now = time.monotonic()
+        now = self.clock()
         if message["type"] == "heartbeat":
             self.processor_s = message["processor_s"]
             if self.processor_s - self._counted_s >= _COMPUTED_S:
@@ -42,7 +43,7 @@ class Headway:
         if self.idle_s > idle_s:
             waited = f"it has neither computed nor said anything for {self.idle_s:.0f} s, last in stage '{self.stage}'"
             return f"{waited}, as if a file or a network drive did not answer"
-        silence_s = time.monotonic() - self._said
+        silence_s = self.clock() - self._said
         if silence_s > step_s:
             return f"it computes and has not come further for {silence_s:.0f} s, last in stage '{self.stage}'"
         return ""
@@ -53,14 +54,14 @@ class Overdue:
 
     def __init__(self, headway: Headway) -> None:
         self._headway = headway
-        self._asked, self._processor_s = time.monotonic(), headway.processor_s
+        self._asked, self._processor_s = headway.clock(), headway.processor_s
 
     def complaint(self, grace_s: float) -> str:
         """Why the worker is to be killed; empty while it may still stop.
 
         It may go on for `grace_s` of processor time: a step of two seconds takes twenty on a machine that others use.
         """
-        waited_s = time.monotonic() - self._asked
+        waited_s = self._headway.clock() - self._asked
         computed_s = self._headway.processor_s - self._processor_s
         if waited_s > grace_s and (computed_s > grace_s or self._headway.idle_s > grace_s):
             return f"it did not stop within {waited_s:.0f} s of a cancel"

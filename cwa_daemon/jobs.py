@@ -9,44 +9,43 @@ import re
 import secrets
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cwa_daemon import queue, telemetry
+from cwa_daemon import queue, records, telemetry
+from cwa_daemon.awake import AwakeClock
+from cwa_daemon.copies import Copies
+from cwa_daemon.deaths import START, Cause, Death, why_not_again
+from cwa_daemon.journal import Journal, OnEvent
 from cwa_daemon.lanes import Lane
 from cwa_daemon.protocol import (
     HIGHEST_PRIORITY,
     TERMINAL_STATES,
     JobOptions,
     JobView,
-    Pruned,
-    StageProgress,
     WarmModel,
     WorkerView,
 )
 from cwa_daemon.settings import Settings
-from cwa_daemon.states import MOVES, JobState
+from cwa_daemon.states import JobState
 from cwa_daemon.store import Store
+from cwa_daemon.supervise import Troubles
 from cwa_engine.errors import (
     Cancelled,
     CwaError,
     InvalidInput,
     NotFound,
-    OutputError,
     OutputTaken,
     QueueFull,
     StateNotWritten,
+    WorkerDied,
     did_you_mean,
 )
-from cwa_engine.reporting.export import leftovers
-from cwa_engine.reporting.output import claim_output, copy_run
+from cwa_engine.reporting.output import claim_output
 from cwa_engine.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
-MOST_UNWRITTEN = 10_000  # events kept in memory while the disk is full
 _ID_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # nothing that reads as another letter
 
 
@@ -66,43 +65,56 @@ def options_of(job: dict[str, Any]) -> JobOptions:
 class Jobs:
     """All jobs of a daemon. `on_event(run_id, event)` is called after an event of that job was stored."""
 
-    def __init__(self, store: Store, settings: Settings, on_event: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        on_event: OnEvent,
+        troubles: Troubles | None = None,
+    ) -> None:
+        self.clock = AwakeClock()
+        self.troubles = troubles or Troubles()
         self._store = store
         self._settings = settings
-        self._on_event = on_event
         self._lanes: dict[str, Lane] = {}
         self._tokens: dict[str, str] = {}  # Hub tokens of waiting jobs; in memory only
-        self._progress: dict[str, StageProgress] = {}
-        self._unwritten_events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MOST_UNWRITTEN)
-        self._unwritten: list[tuple[str, JobState, CwaError | None]] = []  # moves that the full disk did not take
+        self.journal = Journal(store, settings.runs, on_event, self._moved)
+        self._copies = Copies(lambda run_id, text: self.journal.note(run_id, text, "warning"), self.journal.copied)
 
     # from submission to end
 
     def recover(self) -> None:
-        """After a start: what ran when the last daemon ended is interrupted, or done if its files are whole; the queue runs."""
-        for path in leftovers(self._settings.runs):
-            shutil.rmtree(path)
-        for job in self._store.jobs(limit=10_000, state=JobState.RUNNING):
-            if job["kind"] == "run" and (self._settings.runs / job["run_id"]).is_dir():
-                self._finish_saved(job)
-                continue
-            reason = CwaError(
-                "the daemon ended while this ran", hint=f"`cwtool jobs retry {job['run_id']}` runs it again"
-            )
-            self.move(job["run_id"], JobState.INTERRUPTED, reason)
-        for lane in self._store.lanes_with_queued_jobs():
+        """After a start: copy what is not copied yet, and begin the lanes; each looks for the worker that it had before."""
+        for job in self._store.to_be_copied():
+            self._copy(job)
+        running = self._store.jobs(limit=10_000, state=JobState.RUNNING)
+        lanes = {queue.lane_of(job) for job in running}
+        for lane in {*lanes, *records.lanes(self._settings.workers), *self._store.lanes_with_queued_jobs()}:
             self._lane(lane).wake()
 
-    def _finish_saved(self, job: dict[str, Any]) -> None:
-        """A run folder appears whole, by its renaming: only the word that the run was done was lost."""
-        self.note(job["run_id"], "the daemon ended just after this was saved; its files are whole")
-        error: CwaError | None = None
-        if output := job["spec"]["output"]:
-            try:
-                copy_run(self._settings.runs / job["run_id"], Path(output), options_of(job).force)
-            except OutputError as failure:
-                error = failure
-        self.move(job["run_id"], JobState.FAILED if error else JobState.DONE, error)
+    def taken_up(self, run_id: str, lane: str) -> dict[str, Any] | None:
+        """The job that a worker of an earlier daemon is at; None where it is not to go on with it."""
+        job = self._store.job(run_id)
+        if job is None or queue.lane_of(job) != lane:
+            return None
+        if job["state"] == JobState.QUEUED:  # that it had begun did not fit on the full disk
+            self.journal.move(run_id, JobState.RUNNING)
+        elif job["state"] != JobState.RUNNING:
+            return None
+        self.journal.note(run_id, "the daemon was started anew, and the worker has gone on meanwhile")
+        return job
+
+    def settle(self, lane: str, running: str | None) -> None:
+        """End or queue again the jobs of a lane that ran when the last daemon ended, but for the one that goes on."""
+        for job in self._store.jobs(limit=10_000, state=JobState.RUNNING):
+            if queue.lane_of(job) == lane and job["run_id"] != running:
+                stage = self._store.last_stage(job["run_id"]) or START
+                death = Death("the daemon ended while this ran", Cause.OTHERS, stage=stage)
+                self.journal.move(job["run_id"], *self.after_death(job, death))
+
+    def last_written(self, run_id: str) -> int:
+        """The number of the last message of its worker that the store has, see `Outbox`."""
+        return self._store.last_number(run_id)
 
     def submit(
         self,
@@ -114,6 +126,7 @@ class Jobs:
         access: dict[str, Any],
         options: JobOptions,
         retry_of: str | None = None,
+        owner: str = "",
     ) -> str:
         """Queue a job and give its run id; the same client key again gives the same run id."""
         if known := self._store.job_by_client_key(client_key):
@@ -126,7 +139,7 @@ class Jobs:
             self._check_nobody_writes(spec)
         run_id = new_run_id(spec["model"])
         token = access.get("token")
-        reach = {**access, "token": token and ""}  # whose token it is: none of this shell's, or the daemon's own
+        reach = {**access, "token": ""}  # never the daemon's own
         self._store.add_job(
             run_id=run_id,
             kind=kind,
@@ -140,10 +153,11 @@ class Jobs:
             priority=options.priority,
             after_run=after,
             options={**options.model_dump(exclude={"priority", "after"}), "access": reach},
+            owner=owner,
         )
         if token:
             self._tokens[run_id] = token
-        self.record(run_id, {"kind": "state", "state": JobState.QUEUED, "error": None})
+        self.journal.record(run_id, {"kind": "state", "state": JobState.QUEUED, "error": None})
         self._lane(queue.lane_of({"kind": kind, "device": device})).wake()
         return run_id
 
@@ -158,7 +172,7 @@ class Jobs:
         except CwaError as error:
             log.error("%s is pinned and cannot be loaded again: %s", spec.model, error.message)
         else:
-            self.note(run_id, f"loaded again, for it is pinned: {reason}", "warning")
+            self.journal.note(run_id, f"loaded again, for it is pinned: {reason}", "warning")
 
     def _check_nobody_writes(self, spec: dict[str, Any]) -> None:
         """Refuse an output folder that a job of another spec is going to fill."""
@@ -175,70 +189,58 @@ class Jobs:
             raise InvalidInput(f"{before['run_id']} is {before['state']}: nothing can wait for it to be done")
         return str(before["run_id"])
 
-    def retry(self, run_id: str, client_key: str, access: dict[str, Any]) -> str:
+    def retry(self, run_id: str, client_key: str, access: dict[str, Any], owner: str = "") -> str:
         """Queue the same spec again as a new job. Raises OutputTaken where its output folder holds something else by now."""
         job = self.find(run_id)
         kind, spec, options = job["kind"], job["spec"], options_of(job)
         if spec["output"]:
             claim_output(Path(spec["output"]), RunSpec.model_validate(spec), options.force)
-        return self.submit(kind, spec, job["device"], client_key, job["command"], access, options, job["run_id"])
+        device, command = job["device"], job["command"]
+        return self.submit(kind, spec, device, client_key, command, access, options, job["run_id"], owner)
 
     def cancel(self, run_id: str) -> str:
-        """Cancel a waiting or running job; gives its state right after. An ended job stays as it is."""
+        """Cancel a waiting or running job, or the copy of a run that is done; gives its state right after."""
         job = self.find(run_id)
         if job["state"] in (JobState.QUEUED, JobState.PAUSED):
-            self.move(job["run_id"], JobState.CANCELLED, Cancelled(f"cancelled while it was {job['state']}"))
+            self.journal.move(job["run_id"], JobState.CANCELLED, Cancelled(f"cancelled while it was {job['state']}"))
         elif job["state"] == JobState.RUNNING:
             self._lane(queue.lane_of(job)).cancel(job["run_id"])
+        else:
+            self._copies.cancel(job["run_id"])
         return str(self.find(job["run_id"])["state"])
 
-    def pause(self, part: str | None) -> list[str]:
-        """Keep a queued job, or all of them, from being begun; gives their run ids."""
-        return self._shift(part, JobState.QUEUED, JobState.PAUSED)
+    def pause(self, part: str | None, owner: str | None = None) -> list[str]:
+        """Keep a queued job, or all of them, or all of an owner, from being begun; gives their run ids."""
+        return self._shift(part, JobState.QUEUED, JobState.PAUSED, owner)
 
-    def resume(self, part: str | None) -> list[str]:
-        """Let a paused job, or all of them, take its turn again; gives their run ids."""
-        resumed = self._shift(part, JobState.PAUSED, JobState.QUEUED)
+    def resume(self, part: str | None, owner: str | None = None) -> list[str]:
+        """Let a paused job, or all of them, or all of an owner, take its turn again; gives their run ids."""
+        resumed = self._shift(part, JobState.PAUSED, JobState.QUEUED, owner)
         for lane in self._store.lanes_with_queued_jobs():
             self._lane(lane).wake()
         return resumed
 
-    def _shift(self, part: str | None, before: JobState, after: JobState) -> list[str]:
+    def _shift(self, part: str | None, before: JobState, after: JobState, owner: str | None) -> list[str]:
         jobs = [self.find(part)] if part else self._store.jobs(limit=self._settings.max_queue, state=before)
+        jobs = [job for job in jobs if owner is None or job["owner"] == owner]
         for job in jobs:
             if job["state"] != before:
                 raise InvalidInput(
                     f"{job['run_id']} is {job['state']}, not {before}",
                     hint="what runs can be cancelled and retried" if job["state"] == JobState.RUNNING else "",
                 )
-            self.move(job["run_id"], after)
+            self.journal.move(job["run_id"], after)
         return [job["run_id"] for job in jobs]
 
-    def move(self, run_id: str, state: JobState, error: CwaError | None = None) -> None:
-        """Bring a job into another state, once: the row and its event. A move that is not allowed is a defect."""
-        unwritten = [moved for waiting, moved, _ in self._unwritten if waiting == run_id]
-        before = unwritten[-1] if unwritten else JobState(self.find(run_id)["state"])
-        if state not in MOVES[before]:
-            raise RuntimeError(f"{run_id} cannot go from {before} to {state}")
-        body = error.to_dict() if error else None
-        moments = {"started": time.time()} if state is JobState.RUNNING else {}
-        if state in TERMINAL_STATES:
-            moments = {"finished": time.time()}
-        if unwritten:  # one after the other
-            self._unwritten.append((run_id, state, error))
-            return
-        try:
-            self._store.update_job(run_id, state=state, error=body, **moments)
-        except StateNotWritten as trouble:
-            log.error("%s is %s, which cannot be written down yet: %s", run_id, state, trouble.message)
-            self._unwritten.append((run_id, state, error))
-            return
-        log.info("%s %s%s", run_id, state, f": {error.message}" if error else "")
+    def _moved(self, job: dict[str, Any], before: JobState, state: JobState) -> None:
+        """What follows when the state of a job has changed."""
+        run_id = job["run_id"]
+        if before is JobState.RUNNING:
+            self._remove_scratch(run_id)
+        if state is JobState.DONE and job["kind"] == "run" and job["spec"]["output"]:
+            self._copy(job)
         if state in TERMINAL_STATES:
             self._tokens.pop(run_id, None)
-            self._progress.pop(run_id, None)
-        self.record(run_id, {"kind": "state", "state": state, "error": body})
-        if state in TERMINAL_STATES:
             self._release(run_id, state)
 
     def _release(self, run_id: str, state: JobState) -> None:
@@ -248,40 +250,48 @@ class Jobs:
                 self._lane(queue.lane_of(job)).wake()
             else:
                 reason = f"cancelled: {run_id}, which it was to follow, is {state}"
-                self.move(job["run_id"], JobState.CANCELLED, Cancelled(reason, hint="submit it again without --after"))
+                self.journal.move(
+                    job["run_id"], JobState.CANCELLED, Cancelled(reason, hint="submit it again without --after")
+                )
 
-    def record(self, run_id: str, event: dict[str, Any]) -> None:
-        """Store an event of a job, then tell that it is there. On a full disk only what changes a state is kept."""
-        if event["kind"] == "progress":
-            self._progress[run_id] = StageProgress.of(event)
-            if self._store.disk_full:
-                return
-        if self._unwritten_events:  # in their order, or not at all
-            self._unwritten_events.append((run_id, event))
-            return
-        try:
-            stored = self._store.append_event(run_id, event)
-        except StateNotWritten as trouble:
-            log.error("%s: an event waits for room: %s", run_id, trouble.message)
-            self._unwritten_events.append((run_id, event))
-            return
-        self._on_event(run_id, stored)
+    def _remove_scratch(self, run_id: str) -> None:
+        """Remove what a worker that was killed while it saved has left half written."""
+        for path in self._settings.runs.glob(f".{run_id}.*"):
+            shutil.rmtree(path, ignore_errors=True)  # at the latest the next start does
 
-    def note(self, run_id: str, text: str, level: str = "info") -> None:
-        self.record(run_id, {"kind": "note", "text": text, "level": level})
+    def is_saved(self, job: dict[str, Any]) -> bool:
+        """Whether a run is done, whatever became of its worker: its folder appears whole, by a renaming."""
+        return bool(job["kind"] == "run" and (self._settings.runs / job["run_id"]).is_dir())
+
+    def after_death(self, job: dict[str, Any], death: Death) -> tuple[JobState, CwaError | None]:
+        """The state that a job goes to after a death of its worker, and why; the death is kept with the job."""
+        run_id = job["run_id"]
+        if self.is_saved(job):
+            self.journal.note(run_id, f"{death.reason}, just after this was saved; its files are whole")
+            return JobState.DONE, None
+        deaths = [*self.find(run_id)["deaths"], death.row()]
+        with contextlib.suppress(StateNotWritten):  # on a full disk it may be run once more
+            self._store.update_job(run_id, deaths=deaths)
+        refusal = why_not_again(deaths, options_of(job).retries)
+        if refusal is None:
+            self.journal.note(run_id, f"{death.reason}; queued again", "warning")
+            return JobState.QUEUED, None
+        return JobState.FAILED, WorkerDied("; ".join(filter(None, (death.reason, refusal))), death.hint)
+
+    def _copy(self, job: dict[str, Any]) -> None:
+        folder, output = self._settings.runs / job["run_id"], Path(job["spec"]["output"])
+        self._copies.begin(job["run_id"], folder, output, options_of(job).force)
 
     def tick(self) -> None:
         """What is looked after once a second: workers that hang, and states that a full disk did not take."""
+        self.clock.tick()
         for lane in self._lanes.values():
             lane.check_health()
         if self._store.disk_full:
             self._store.restore_ballast()
-        events, self._unwritten_events = list(self._unwritten_events), deque(maxlen=MOST_UNWRITTEN)
-        for run_id, event in events:
-            self.record(run_id, event)
-        unwritten, self._unwritten = self._unwritten, []
-        for run_id, state, error in unwritten:
-            self.move(run_id, state, error)
+        if self.journal.catch_up():
+            for lane in self._lanes.values():
+                lane.wake()
 
     # what clients see
 
@@ -319,9 +329,12 @@ class Jobs:
             retry_of=job["retry_of"],
             priority=job["priority"],
             after=job["after_run"],
-            progress=self._progress.get(job["run_id"]),
+            progress=self.journal.progress.get(job["run_id"]),
             folder=str(folder) if job["kind"] == "run" and job["state"] == JobState.DONE else None,
             last_seq=self._store.last_seq(job["run_id"]),
+            copy_error=job["copy_error"],
+            deaths=job["deaths"],
+            owner=job["owner"],
         )
 
     def warm_models(self) -> list[WarmModel]:
@@ -333,41 +346,18 @@ class Jobs:
     def workers(self) -> list[WorkerView]:
         return [lane.view() for lane in self._lanes.values()]
 
-    def prune(self, older_than_s: float, with_results: bool, dry_run: bool) -> Pruned:
-        """Forget jobs that ended so long ago: those without a result entirely, finished runs' events.
-
-        `with_results` removes finished runs with their folders, too; `dry_run` only tells.
-        """
-        jobs: list[str] = []
-        runs: list[str] = []
-        events = 0
-        for job in self._store.ended_before(time.time() - older_than_s):
-            run_id, folder = job["run_id"], self._settings.runs / job["run_id"]
-            has_result = folder.is_dir()
-            (runs if has_result else jobs).append(run_id)
-            if dry_run:
-                continue
-            events += self._store.remove_events(run_id, but_the_last=has_result and not with_results)
-            if with_results and has_result:
-                gone = folder.with_name(f".{run_id}.pruned")
-                folder.rename(gone)  # at no moment is there half a run
-                shutil.rmtree(gone)
-            if with_results or not has_result:
-                self._store.remove_job(run_id)
-        return Pruned(jobs=jobs, runs=runs, events=events)
-
     # what lanes ask
 
     def next_due(self, device: str, lane: Lane) -> dict[str, Any] | None:
         """The job that a free lane is to run now; what a later one overtakes because its model is warm is counted."""
-        begun = {run_id for run_id, _, _ in self._unwritten}  # though the database says they are queued
+        begun = self.journal.unwritten  # though the database says they are queued
         runnable = self._store.runnable(device)
         due = [job for job in runnable if job["run_id"] not in begun and not lane.must_wait(job["run_id"])]
         chosen = queue.choose_next(due, lane.is_warm)
         if chosen and chosen is not due[0]:
             with contextlib.suppress(StateNotWritten):  # on a full disk it may be overtaken once more
                 self._store.update_job(due[0]["run_id"], passed_over=due[0]["passed_over"] + 1)
-            self.note(chosen["run_id"], f"goes before {due[0]['run_id']}, because its model is warm")
+            self.journal.note(chosen["run_id"], f"goes before {due[0]['run_id']}, because its model is warm")
         return chosen
 
     def command_for(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -392,9 +382,8 @@ class Jobs:
         return lane.memory() if lane else {"free_bytes": telemetry.free_bytes(device), "warm": []}
 
     def _access(self, job: dict[str, Any]) -> dict[str, Any]:
-        """How the job's shell reaches the Hub, with its token, if it is still known."""
-        stored = dict(job["options"].get("access", {}))
-        return {**stored, "token": self._tokens.get(job["run_id"], stored.get("token"))}
+        """How the job's shell reaches the Hub, with its token if it is still known, and without the daemon's in any case."""
+        return {**job["options"].get("access", {}), "token": self._tokens.get(job["run_id"], "")}
 
     async def unload(self, model: str) -> list[str]:
         """Drop a warm model on every device; gives the names of what was dropped."""
@@ -406,8 +395,9 @@ class Jobs:
         await asyncio.gather(*(lane.drain() for lane in self._lanes.values()))
 
     async def stop(self) -> None:
-        """End all lanes; what runs becomes interrupted and can be retried, what is queued stays queued."""
-        await asyncio.gather(*(lane.stop() for lane in self._lanes.values()))
+        """End all lanes and copies; what runs is queued again. What is queued or not copied waits for the next start."""
+        await asyncio.gather(*(lane.stop() for lane in self._lanes.values()), self._copies.stop())
+        await asyncio.to_thread(records.end_all, self._settings.workers)
 
     def _lane(self, device: str) -> Lane:
         if device not in self._lanes:

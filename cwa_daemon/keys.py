@@ -10,18 +10,28 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import zmq
 import zmq.utils.z85
 
-from cwa_daemon.security import state_folder
+from cwa_daemon.roles import Role
+from cwa_daemon.security import read_own_file, state_folder
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import InvalidInput, NotFound, did_you_mean
 from cwa_engine.files import write_whole
 
+T = TypeVar("T")
+
 _OWN, _ALLOWED, _HOSTS = "keys.json", "allowed.json", "hosts.json"
+_REMAKE = {
+    _OWN: "mend it, or remove it and make new keys with `cwtool daemon keys new`",
+    _ALLOWED: "mend it, or remove it and allow each key again with `cwtool daemon keys allow`; until then no key is let in",
+    _HOSTS: "mend it, or remove it and add each daemon again with `cwtool daemon hosts add`",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,14 @@ class Pair:
 
     public: str
     secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedKey:
+    """A client that may connect."""
+
+    public: str
+    role: Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +77,21 @@ def own_pair(settings: Settings) -> Pair:
     own = _read(settings, _OWN)
     if not own:
         raise NotFound("you have no keys", hint="`cwtool daemon keys new` makes them")
-    return Pair(**own)
+    try:
+        return Pair(str(own["public"]), str(own["secret"]))
+    except KeyError as error:
+        raise _unreadable(settings.home / _OWN, f"it lacks {error}") from error
 
 
-def allow(settings: Settings, name: str, public: str) -> None:
-    """Let whoever has the secret to this public key connect. Raises InvalidInput for no such key, or no such name."""
-    _write(settings, _ALLOWED, {**allowed(settings), _checked_name(name): _checked_key(public)})
+def allow(settings: Settings, name: str, public: str, role: Role = Role.RUNNER) -> None:
+    """Let whoever has the secret to this public key connect, and do what the role may.
+
+    Raises InvalidInput for no such key, no such name, and a key that has another name already.
+    """
+    known = allowed(settings)
+    if other := next((other for other, key in known.items() if key.public == public and other != name), None):
+        raise InvalidInput(f"this key is allowed as {other} already", hint=f"`cwtool daemon keys revoke {other}` first")
+    _write_allowed(settings, {**known, _checked_name(name): AllowedKey(_checked_key(public), role)})
 
 
 def revoke(settings: Settings, name: str) -> None:
@@ -72,12 +99,12 @@ def revoke(settings: Settings, name: str) -> None:
     known = allowed(settings)
     if name not in known:
         raise NotFound(f"no key is allowed as '{name}'", hint=did_you_mean(name, known))
-    _write(settings, _ALLOWED, {other: public for other, public in known.items() if other != name})
+    _write_allowed(settings, {other: key for other, key in known.items() if other != name})
 
 
-def allowed(settings: Settings) -> dict[str, str]:
-    """Name -> public key of every client that may connect."""
-    return _read(settings, _ALLOWED)
+def allowed(settings: Settings) -> dict[str, AllowedKey]:
+    """Name -> key of every client that may connect. Raises InvalidInput for a file that is no list of keys."""
+    return _entries(settings, _ALLOWED, _allowed_key)
 
 
 def add_host(settings: Settings, name: str, address: str, public: str) -> None:
@@ -94,7 +121,7 @@ def remove_host(settings: Settings, name: str) -> None:
 
 def hosts(settings: Settings) -> dict[str, Host]:
     """The daemons this client knows."""
-    return {name: Host(**host) for name, host in _read(settings, _HOSTS).items()}
+    return _entries(settings, _HOSTS, lambda host: Host(str(host["address"]), str(host["public"])))
 
 
 def find_host(settings: Settings, name: str) -> Host:
@@ -137,11 +164,45 @@ def _checked_key(public: str) -> str:
 
 
 def _read(settings: Settings, name: str) -> dict[str, Any]:
-    """The map in a file of the state folder, empty where there is none."""
+    """The map in a file of the state folder, empty where there is none.
+
+    Raises InvalidInput for a file that holds none, and UnsafePlace for one that others could have written.
+    """
+    path = settings.home / name
     try:
-        return dict(json.loads((settings.home / name).read_text()))
+        content = json.loads(read_own_file(path, private=name == _OWN))
     except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(content, dict):
+        raise _unreadable(path, "it holds no JSON object")
+    return content
+
+
+def _entries(settings: Settings, name: str, entry: Callable[[Any], T]) -> dict[str, T]:
+    """The entries of a map in a file. Raises InvalidInput, naming the first that cannot be one."""
+    found = {}
+    for known, content in _read(settings, name).items():
+        try:
+            found[known] = entry(content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _unreadable(settings.home / name, f"the entry of '{known}': {error!r}") from error
+    return found
+
+
+def _allowed_key(content: Any) -> AllowedKey:
+    if isinstance(content, str):  # of a version without roles, when a key might do all
+        return AllowedKey(content, Role.ADMIN)
+    return AllowedKey(str(content["public"]), Role(content["role"]))
+
+
+def _unreadable(path: Path, why: object) -> InvalidInput:
+    return InvalidInput(f"{path} cannot be read: {why}", hint=_REMAKE[path.name])
+
+
+def _write_allowed(settings: Settings, known: dict[str, AllowedKey]) -> None:
+    _write(settings, _ALLOWED, {name: asdict(key) for name, key in known.items()})
 
 
 def _write(settings: Settings, name: str, content: dict[str, Any]) -> None:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 from cwa_daemon import telemetry
+from cwa_daemon.deaths import Cause, Death
 from cwa_daemon.headway import Headway, Overdue
 from cwa_daemon.protocol import WarmModel, WorkerView
 from cwa_daemon.queue import PLANS
+from cwa_daemon.records import Place
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
+from cwa_daemon.supervise import supervise
 from cwa_daemon.workers import Worker
-from cwa_engine.errors import Cancelled, CwaError, DoesNotFit, InvalidInput, WorkerDied, error_from_dict
+from cwa_engine.errors import Cancelled, CwaError, DoesNotFit, InvalidInput, error_from_dict
 
 if TYPE_CHECKING:
     from cwa_daemon.jobs import Jobs
 
 log = logging.getLogger(__name__)
 
+REACH_S, REACH_AGAIN_S = 5.0, 0.1  # for a worker of an earlier daemon to listen, and between two attempts
 LOOK_AGAIN_S = 5.0  # before a job that waits for memory is tried again
 SOON_S = 0.5  # after a cancel, before a job counts as cancelled of which nothing can be left behind
 _STUCK_HINT = (
@@ -43,11 +48,12 @@ class Lane:
         self._idle.set()
         self._worker: Worker | None = None
         self._running: dict[str, Any] | None = None  # the job
-        self._ended: asyncio.Future[CwaError | None] | None = None  # of the job that runs: how it ended
+        self._ended: asyncio.Future[CwaError | Death | None] | None = None  # of the job that runs: how it ended
         self._free: asyncio.Future[None] | None = None  # when the worker has done with it
         self._last_word: CwaError | None = None  # of a worker that ends with this job
-        self._headway = Headway()  # of the job that runs
-        self._idle_since = time.monotonic()
+        self._clock = jobs.clock
+        self._headway = Headway(self._clock)  # of the job that runs
+        self._idle_since = self._clock()
         self._memory: dict[str, int] | None = None  # bytes `free` on the device and `held` there by the worker
         self._load_again: list[dict[str, Any]] = []  # what brings pinned models back
         self._ending: asyncio.Task[None] | None = None  # of a worker that was idle
@@ -57,7 +63,10 @@ class Lane:
         self._requests = itertools.count(1)
         self._unloads: dict[int, asyncio.Future[list[str]]] = {}
         self._draining = False
-        self._task = asyncio.create_task(self._run())
+        self._greeted: asyncio.Future[None] | None = None  # once a worker that was found has said what it does, or died
+        self._written = 0  # the number of the worker's last message that is in the store
+        self._finished = 0  # and of the one that told of the end of its job
+        self._task = supervise(f"the lane of {device}", self._run, jobs.troubles)
 
     @property
     def run_id(self) -> str | None:
@@ -103,6 +112,8 @@ class Lane:
         if worker is None or worker.pid is None:
             return
         worker.look_after()
+        if self._clock.has_just_woken:
+            return
         if worker.silence_s > settings.worker_silence_s:
             worker.kill(f"it hung, nothing was heard of it for {worker.silence_s:.0f} s")
         elif self._running:
@@ -110,7 +121,7 @@ class Lane:
                 worker.kill(late)
             elif stuck := self._headway.complaint(settings.stage_idle_s, settings.stage_step_s):
                 worker.kill(stuck, _STUCK_HINT)
-        elif not self.models and not self._unloads and time.monotonic() - self._idle_since > settings.worker_idle_s:
+        elif not self.models and not self._unloads and self._clock() - self._idle_since > settings.worker_idle_s:
             log.info("the worker of %s ends: it has had nothing to do for %g s", self.device, settings.worker_idle_s)
             self._worker = None  # a job that comes now has another one started
             self._ending = asyncio.create_task(worker.stop(grace_s=1.0))
@@ -160,15 +171,23 @@ class Lane:
         await self._idle.wait()
 
     async def stop(self) -> None:
+        broken_off = self._running if self._ended and not self._ended.done() else None  # cancelled with who awaits it
         self._task.cancel()
         if self._worker:
             await self._worker.stop(grace_s=1.0)
+        if self._ending:
+            await self._ending
         self._forget_models()
-        if (run_id := self.run_id) and self._ended and not self._ended.done():
-            reason = CwaError("the daemon was stopped", hint=f"`cwtool jobs retry {run_id}` runs it again")
-            self._jobs.move(run_id, JobState.INTERRUPTED, reason)
+        if broken_off:
+            stop = Death("the daemon was stopped", Cause.STOP, stage=self._headway.stage)
+            self._jobs.journal.move(broken_off["run_id"], *self._outcome(broken_off, stop))
 
     async def _run(self) -> None:
+        if self._running:  # this task has failed when the job had ended, and is begun again
+            await self._see_it_end(self._running)
+            self._idle.set()
+        elif self._worker is None:
+            await self._adopt()
         while True:
             job = None if self._draining else self._jobs.next_due(self.device, self)
             if job is None:
@@ -179,44 +198,104 @@ class Lane:
             await self._run_job(job)
             self._idle.set()
 
-    async def _run_job(self, job: dict[str, Any]) -> None:
+    async def _adopt(self) -> None:
+        """Take over the worker that an earlier daemon has left here, with the job it is at; other jobs lost theirs."""
+        await self._reach()
+        self._jobs.settle(self.device, self.run_id)
+        if self._running:
+            self._idle.clear()
+            await self._see_it_end(self._running)
+            self._idle.set()
+
+    async def _reach(self) -> None:
+        """Speak with the worker that is here, if there is one. One that does not answer is ended: no device gets two."""
+        place, loop = self._place, asyncio.get_running_loop()
+        patience_until = loop.time() + REACH_S
+        while self._worker is None and place.is_held():
+            worker = self._new_worker()
+            try:
+                await worker.adopt()
+            except (OSError, CwaError) as error:  # it is ending, or has only begun
+                await asyncio.sleep(REACH_AGAIN_S)
+                if loop.time() > patience_until:
+                    log.warning(
+                        "the worker of %s, which an earlier daemon started, is not reached: %s", self.device, error
+                    )
+                    await asyncio.to_thread(place.end)
+                continue
+            self._worker, self._greeted = worker, loop.create_future()
+            await self._greeted
+        if self._worker is None:
+            place.clear()
+
+    def _heard_hello(self, worker: Worker, message: dict[str, Any]) -> None:
+        """A worker that was found says which job it is at, before all that it has said of it."""
+        run_id = message["run_id"]
+        log.info("the worker of %s, which an earlier daemon started, goes on: pid %s", self.device, worker.pid)
+        try:
+            if job := run_id and self._jobs.taken_up(run_id, self.device):
+                self._take(job)
+                self._headway.stage = message["stage"]
+                self._written = self._jobs.last_written(run_id)
+            elif run_id:
+                worker.send({"op": "cancel", "run_id": run_id})
+        finally:
+            if self._greeted and not self._greeted.done():
+                self._greeted.set_result(None)
+
+    def _take(self, job: dict[str, Any]) -> None:
+        """From now on this job is the one that runs here."""
         self._running = job
         loop = asyncio.get_running_loop()
         self._ended, self._free = loop.create_future(), loop.create_future()
-        self._last_word, self._headway = None, Headway(self._headway.processor_s)
-        self._jobs.move(job["run_id"], JobState.RUNNING)
+        self._last_word, self._headway = None, Headway(self._clock, self._headway.processor_s)
+
+    async def _run_job(self, job: dict[str, Any]) -> None:
+        self._take(job)
+        try:
+            self._jobs.journal.move(job["run_id"], JobState.RUNNING)
+        except BaseException:
+            self._running = None  # the database fails, and the job is queued as before
+            raise
         try:
             worker = await self._ready_worker(job["run_id"])
         except OSError as failure:  # no memory or no processes left
-            self._end(WorkerDied(f"no worker can be started: {failure}", hint="free some memory and retry"))
+            self._look_again_later(job["run_id"])
+            self._end(Death(f"no worker can be started: {failure}", Cause.OTHERS, "free some memory and retry"))
         else:
             worker.send(self._jobs.command_for(job))
             if self._cancel_asked:  # while the worker was starting
                 self._pass_on_cancel(worker)
-        state, reason = self._outcome(job, await self._ended)
-        if state is JobState.CANCELLED:
-            self._jobs.move(job["run_id"], state, reason)
-        await self._free
-        self._running, self._cancel_asked, self._overdue = None, False, None
-        self._idle_since = time.monotonic()
-        if state is JobState.CANCELLED:
-            return
-        if state is JobState.QUEUED:
-            self._look_again_later(job["run_id"])
-        self._jobs.move(job["run_id"], state, reason)
+        await self._see_it_end(job)
 
-    def _outcome(self, job: dict[str, Any], error: CwaError | None) -> tuple[JobState, CwaError | None]:
-        """The state that a job goes to, and why."""
-        if error is None:
+    async def _see_it_end(self, job: dict[str, Any]) -> None:
+        assert self._ended and self._free
+        state, reason = self._outcome(job, await self._ended)
+        if state is not JobState.CANCELLED:
+            await self._free
+        if self._jobs.journal.state_of(job["run_id"]) is JobState.RUNNING:
+            self._jobs.journal.move(job["run_id"], state, reason)
+        await self._free
+        self._written = max(self._written, self._finished)
+        self._running, self._cancel_asked, self._overdue = None, False, None
+        self._idle_since = self._clock()
+        self._acknowledge()
+
+    def _outcome(self, job: dict[str, Any], end: CwaError | Death | None) -> tuple[JobState, CwaError | None]:
+        """The state that a job goes to, and why. Whatever came after a run was saved, it is done."""
+        if end is None or self._jobs.is_saved(job):
             return JobState.DONE, None
-        if isinstance(error, Cancelled):
-            return JobState.CANCELLED, error
-        if self._cancel_asked and isinstance(error, WorkerDied):
-            return JobState.CANCELLED, Cancelled(f"cancelled; {error.message}")
-        if isinstance(error, DoesNotFit) and job["options"].get("wait_for_memory") and not self._cancel_asked:
-            self._jobs.note(job["run_id"], f"waiting for memory: {error.message}")
+        if isinstance(end, Cancelled):
+            return JobState.CANCELLED, end
+        if isinstance(end, Death) and self._cancel_asked:
+            return JobState.CANCELLED, Cancelled(f"cancelled; {end.reason}")
+        if isinstance(end, Death):
+            return self._jobs.after_death(job, end)
+        if isinstance(end, DoesNotFit) and job["options"].get("wait_for_memory") and not self._cancel_asked:
+            self._look_again_later(job["run_id"])
+            self._jobs.journal.note(job["run_id"], f"waiting for memory: {end.message}")
             return JobState.QUEUED, None
-        return JobState.FAILED, error
+        return JobState.FAILED, end
 
     def _look_again_later(self, run_id: str) -> None:
         self._not_before[run_id] = time.monotonic() + LOOK_AGAIN_S
@@ -224,49 +303,90 @@ class Lane:
 
     async def _ready_worker(self, run_id: str) -> Worker:
         """The device's worker, started where there is none."""
+        if self._ending:  # its lock is free when it has ended
+            await self._ending
+            self._ending = None
         if self._worker is None or self._worker.pid is None:
-            self._jobs.note(run_id, f"starting a worker for {self.device}")
-            self._memory, self._headway = None, Headway()
-            log_file = self._settings.logs / f"worker-{self.device.replace(':', '-')}.log"
-            worker = Worker(self.device, log_file, self._heard, self._died)
+            self._jobs.journal.note(run_id, f"starting a worker for {self.device}")
+            self._memory, self._headway = None, Headway(self._clock)
+            self._written = self._finished = 0
+            worker = self._new_worker()
             await worker.start()
             self._worker = worker
         return self._worker
 
+    def _new_worker(self) -> Worker:
+        log_file = self._settings.logs / f"worker-{self.device.replace(':', '-')}.log"
+        return Worker(self._place, log_file, self._clock, self._heard, self._died)
+
+    @property
+    def _place(self) -> Place:
+        return Place(self._settings.workers, self.device)
+
+    def _acknowledge(self) -> None:
+        """Tell the worker what it need not keep any more."""
+        if self._worker and self._worker.pid:
+            self._worker.send({"op": "heard", "number": self._written})
+
+    def _write(self, message: dict[str, Any]) -> None:
+        """Store what the worker says of its job, unless an earlier daemon has."""
+        number = message["number"]
+        of_this_job = message["run_id"] == self.run_id and self._ended and not self._ended.done()
+        if number > self._written and of_this_job:
+            self._jobs.journal.record(message["run_id"], {**message["event"], "number": number})
+        self._written = max(number, self._written)
+
     def _heard(self, message: dict[str, Any]) -> None:
+        """Take a message in. One that fails, as with a database that is damaged, is told of, and the next ones are heard."""
+        subject = f"hearing the worker of {self.device}"
+        try:
+            self._take_in(message)
+        except Exception as error:
+            log.exception("%s failed", subject)
+            self._jobs.troubles.report(subject, f"{subject} failed: {error}; see the log")
+
+    def _take_in(self, message: dict[str, Any]) -> None:
         self._headway.heard(message)
         match message["type"]:
-            case "event" if self._ended and not self._ended.done():
-                self._jobs.record(message["run_id"], message["event"])
+            case "hello" if self._worker:
+                self._heard_hello(self._worker, message)
+            case "event":
+                self._write(message)
             case "heartbeat":
                 self._memory = message["memory"]
+                self._acknowledge()
             case "models":
                 self.models = [WarmModel(**model) for model in message["models"]]
                 self._memory, self._load_again = message["memory"], message["again"]
             case "unloaded":
                 self._unloads.pop(message["request"]).set_result(message["names"])
+            case "finished" if message["run_id"] != self.run_id:  # which an earlier daemon has heard
+                self._written = max(message["number"], self._written)
             case "finished":
+                self._finished = message["number"]
                 error = error_from_dict(message["error"]) if message["error"] else None
                 if message["ends"]:  # the next job needs another worker
                     self._last_word = error
                 else:
                     self._end(error)
 
-    def _died(self, error: WorkerDied) -> None:
+    def _died(self, death: Death) -> None:
+        if self._greeted and not self._greeted.done():
+            self._worker = None  # it had no job, and was ending
+            self._greeted.set_result(None)
         lost = ", ".join(model.name for model in self.models)
-        if lost:
-            error = WorkerDied(f"{error.message}; lost with it: {lost}", error.hint)
-        log.warning("%s", error.message)
+        reason = f"{death.reason}; lost with it: {lost}" if lost else death.reason
+        log.warning("%s", reason)
         again = self._load_again
         self._forget_models()
+        self._end(self._last_word or dataclasses.replace(death, reason=reason, stage=self._headway.stage))
         for model in again:
-            self._jobs.load_again(self.device, model, error.message)
-        self._end(self._last_word or error)
+            self._jobs.load_again(self.device, model, reason)
 
-    def _end(self, error: CwaError | None) -> None:
+    def _end(self, how: CwaError | Death | None) -> None:
         """The worker has done with its job."""
         if self._ended and not self._ended.done():
-            self._ended.set_result(error)
+            self._ended.set_result(how)
         if self._free and not self._free.done():
             self._free.set_result(None)
 
@@ -277,6 +397,6 @@ class Lane:
         self._unloads.clear()
 
 
-def _count_as_cancelled(ended: asyncio.Future[CwaError | None]) -> None:
+def _count_as_cancelled(ended: asyncio.Future[CwaError | Death | None]) -> None:
     if not ended.done():
         ended.set_result(Cancelled("the run was cancelled"))

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
 import os
 import platform
 import signal
-import struct
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cwa_daemon.folder_lock import ALREADY, holder
+from cwa_daemon.security import read_own_file
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import DaemonNotStartable, DaemonUnreachable, NoDaemon
+from cwa_engine.errors import CwaError, DaemonNotStartable, DaemonUnreachable, NoDaemon
 from cwa_engine.files import user_path, write_whole
 
-ALREADY = "another daemon has this state folder"
 _OURS = ("CWTOOL_", "HF_", "XDG_")  # that the daemon, its workers and the libraries they use read
 _PATHS = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
-LOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length (0: to the end), pid
-TERM_S, KILL_S = 5.0, 5.0  # for a daemon that does not answer to end after SIGTERM, and after SIGKILL
+KILL_S = 5.0  # for a process to be gone after SIGKILL
+STOPPED = "stopped by a signal (SIGSTOP)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,76 +37,123 @@ class Address:
         return f"pid {self.pid} at {self.socket}"
 
 
-def _lock(kind: int) -> bytes:
-    return struct.pack(LOCK, kind, os.SEEK_SET, 0, 0, 0)
-
-
-@contextmanager
-def hold_lock(settings: Settings) -> Iterator[None]:
-    """Be the only daemon of a state folder. The system releases the lock however the process ends."""
-    settings.lock_file.touch(mode=0o600)
-    with settings.lock_file.open("a+") as file:
-        try:
-            fcntl.fcntl(file, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
-        except BlockingIOError:
-            raise DaemonNotStartable(ALREADY, hint="`cwtool daemon status` shows it") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
 def running_pid(settings: Settings) -> int | None:
-    """Process id of the daemon that holds the lock, None where nobody does.
+    """Process id of the daemon of this state folder, None where none runs.
 
-    Asks without taking the lock: a question must not be what keeps a daemon from starting.
+    A daemon whose lock file was deleted makes it anew within a second; until then its address tells that it runs.
     """
-    try:
-        file = settings.lock_file.open("r")
-    except OSError:  # no state folder, or none of ours; a start would say which
-        return None
-    with file:
-        kind, *_ = struct.unpack(LOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK)))
-        return None if kind == fcntl.F_UNLCK else int(file.read() or 0) or None
+    if pid := holder(settings):
+        return pid
+    address = _written_address(settings)
+    return address.pid if address and address.machine == platform.node() and _is_daemon(address) else None
 
 
 def write_address(settings: Settings, socket: Path) -> None:
-    """Say where this process, which holds the lock, is to be reached. Raises OSError."""
-    address = Address(os.getpid(), _started(os.getpid()), platform.node(), socket)
-    content = json.dumps({**asdict(address), "socket": str(socket)}).encode()
+    """Say where this process, which holds the lock, is to be reached, by a path without links. Raises OSError."""
+    real = socket.parent.resolve() / socket.name
+    address = Address(os.getpid(), _started(os.getpid()), platform.node(), real)
+    content = json.dumps({**asdict(address), "socket": str(real)}).encode()
     write_whole(settings.address_file, content, mode=0o600)
 
 
 def find(settings: Settings) -> Address:
-    """The daemon that runs. Raises NoDaemon where none does.
+    """The daemon that runs, as it wrote it down itself; no other place is looked at, for a stranger may have made that.
 
-    What it wrote down counts only if it is of the process that holds the lock: a daemon that was killed leaves its address.
-    A daemon that wrote nothing is looked for where this shell would have it.
+    Raises NoDaemon where none runs, UnsafePlace where another user could have written the address, and DaemonUnreachable where
+    there is none of the process that holds the lock: it starts in this moment, or its disk is full.
     """
+    with contextlib.suppress(OSError):  # there is none, or it cannot be read: `running_pid` knows
+        read_own_file(settings.lock_file)
     pid = running_pid(settings)
     if pid is None:
         raise NoDaemon("no daemon is running", hint="`cwtool daemon start` starts one")
+    address = _written_address(settings)
+    if address is None or address.pid != pid:
+        raise DaemonUnreachable(
+            f"the daemon of {settings.home} (pid {pid}) has not written down where it is to be reached",
+            hint=f"its log may say why: {settings.daemon_log}; `kill {pid}` ends it",
+        )
+    return address
+
+
+def _written_address(settings: Settings) -> Address | None:
     try:
-        written = json.loads(settings.address_file.read_text("utf-8"))
-        address = Address(**{**written, "socket": Path(written["socket"])})
+        written = json.loads(read_own_file(settings.address_file))
+        return Address(**{**written, "socket": Path(written["socket"])})
     except (OSError, ValueError, TypeError, KeyError):
-        address = None
-    return address if address and address.pid == pid else Address(pid, None, platform.node(), settings.socket)
+        return None
 
 
-def end(settings: Settings) -> int:
-    """End a daemon that does not answer, by signals; gives the process id. Raises DaemonUnreachable where that fails."""
+def condition(settings: Settings) -> str:
+    """Why a daemon may not answer, in words that follow "it is"; empty where that cannot be told from here."""
+    import psutil  # a client needs it only where something is wrong
+
+    try:
+        address = find(settings)
+        if not _is_there(address):
+            return ""
+        process = psutil.Process(address.pid)
+        state = process.status()
+        if state in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
+            return STOPPED
+        if state == psutil.STATUS_DISK_SLEEP:
+            return "waiting for a disk"
+        return "busy" if process.cpu_percent(interval=0.1) > 50 else "waiting for something"
+    except (psutil.Error, CwaError):
+        return ""
+
+
+def kill(settings: Settings) -> int:
+    """End a daemon by SIGKILL, as one that does not answer may need; gives its process id.
+
+    Raises DaemonUnreachable where it is not to be seen from here or does not end.
+    """
     address = find(settings)
     if not _is_there(address):
         raise DaemonUnreachable(
             f"the daemon ({address}) does not answer, and is no process that this one can tell",
             hint=f"it runs on {address.machine}, perhaps in a container: end it there",
         )
-    for signum, patience_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
-        os.kill(address.pid, signum)
-        if wait_until_gone(address.pid, patience_s):
-            return address.pid
-    raise DaemonUnreachable(f"the daemon ({address}) does not end", hint=f"kill -9 {address.pid}")
+    os.kill(address.pid, signal.SIGKILL)
+    if not wait_until_gone(address.pid, KILL_S):
+        raise DaemonUnreachable(f"the daemon ({address}) does not end, though it was killed", hint=_wait_hint(address))
+    return address.pid
+
+
+def terminate(settings: Settings, timeout_s: float) -> int:
+    """Ask a daemon that speaks another protocol to end, by SIGTERM; gives its process id.
+
+    Raises DaemonUnreachable where it has not ended in time.
+    """
+    address = find(settings)
+    if not _is_there(address):
+        return kill(settings)  # which says why it cannot
+    os.kill(address.pid, signal.SIGTERM)
+    if not wait_until_gone(address.pid, timeout_s):
+        raise not_answering(settings, str(address), timeout_s)
+    return address.pid
+
+
+def not_answering(settings: Settings, where: str, timeout_s: float, asked: str = "to stop") -> DaemonUnreachable:
+    """What to say of a daemon of this machine that was asked something and has not answered in time."""
+    pid = running_pid(settings)
+    if pid is None:
+        return DaemonUnreachable(
+            f"the daemon ({where}) ended before it answered {asked}",
+            hint=f"`cwtool daemon start` starts another; the log of this one is {settings.daemon_log}",
+        )
+    state = condition(settings)
+    why = f": it is {state}" if state else ""
+    goes_on = f"`kill -CONT {pid}` lets it go on; " if state == STOPPED else ""
+    return DaemonUnreachable(
+        f"the daemon ({where}) did not answer {asked} within {timeout_s:g} s{why}",
+        hint=f"{goes_on}`cwtool daemon stop --force` or `cwtool daemon restart --force` kills it; "
+        f"its log is {settings.daemon_log}",
+    )
+
+
+def _wait_hint(address: Address) -> str:
+    return f"the system still holds process {address.pid}, perhaps for a disk or a network drive; it is gone when that answers"
 
 
 def start(settings: Settings) -> bool:
@@ -117,17 +162,22 @@ def start(settings: Settings) -> bool:
         return False
     reader, writer = os.pipe()
     with os.fdopen(reader) as report:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cwa_daemon.server", str(writer)],
-            pass_fds=[writer],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=_environment(settings),
-            cwd="/",
-        )
-        os.close(writer)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cwa_daemon.server", str(writer)],
+                pass_fds=[writer],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                env=_environment(settings),
+                cwd="/",
+            )
+        except OSError as error:
+            hint = "end some processes; `ulimit -u` shows how many you may have"
+            raise DaemonNotStartable(f"no process can be started: {error.strerror}", hint) from error
+        finally:
+            os.close(writer)
         said = report.read()  # ends when the daemon says "ready", or dies
     if said == "ready":
         return True
@@ -157,6 +207,16 @@ def _is_there(address: Address) -> bool:
             return "cwa_daemon.server" in psutil.Process(address.pid).cmdline()
         began = _started(address.pid)
         return began is not None and abs(began - address.started) <= 1
+    except psutil.Error:
+        return False
+
+
+def _is_daemon(address: Address) -> bool:
+    """Whether the process that wrote an address lives, and is a daemon."""
+    import psutil
+
+    try:
+        return _is_there(address) and "cwa_daemon.server" in psutil.Process(address.pid).cmdline()
     except psutil.Error:
         return False
 

@@ -2,11 +2,13 @@
 
 A request is `{id, op, ...}`; its reply `{id, ok: true, ...}` or `{id, ok: false, error: {code, message, hint,
 retryable}}`. Events come unasked on a subscription, several a message: `{events: [{seq, time, kind, ...}, ...], run_id,
-subscription}`; to a client that said hello with a minor version before 3, one a message, as `event`.
+subscription}`; to a client that said hello with a minor version before 3, one a message, as `event`. A reply larger than
+PART_BYTES comes in parts, `{id, part, parts, data}`, that joined are the reply; to clients from minor version 4 on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
@@ -20,9 +22,18 @@ from cwa_engine.options import ABLATE, LOAD, QUEUE, RUN, Option, check_bounds
 from cwa_engine.spec import RunSpec
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 3
+PROTOCOL_MINOR = 4
 SEVERAL_EVENTS_SINCE = 3  # minor version
+PARTS_SINCE = 4
 MAX_MESSAGE_BYTES = 16 * 2**20
+MAX_REQUEST_BYTES = 4 * 2**20  # a spec with fifty thousand weights fits
+MAX_REQUEST_ELEMENTS = 100_000  # of all lists and maps in it
+MAX_HELLO_BYTES = 4096
+MAX_REPLY_BYTES = 64 * 2**20  # all parts together
+MAX_REPLY_ELEMENTS = 10_000_000
+PART_BYTES = 4 * 2**20
+MOST_UNANSWERED = 64  # requests of a connection
+MOST_SUBSCRIPTIONS = 256  # of a connection
 PIECE_BYTES = 2**20  # of a file that is handed over or fetched; each is a message, and others come in between
 MOST_NAME = 200  # characters of a file's name
 MAX_DEPTH = 16
@@ -31,12 +42,26 @@ _JOBS = (RUN, ABLATE)  # commands that queue a run
 CREDIT = 128  # events a subscriber may have received without acknowledging them
 ACKNOWLEDGE_EVERY = 32  # events; each acknowledgement is a message to answer for a daemon with many followers
 
+_PEEK_BYTES = 128
 STATES = ("queued", "paused", "running", "done", "failed", "cancelled", "interrupted")  # of a job
 TERMINAL_STATES = frozenset({"done", "failed", "cancelled", "interrupted"})
 
 
 class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", defer_build=True)  # a client that starts needs few of these
+
+
+class View(Message):
+    """What clients are shown. A field that an older client does not know is left out where it has its default value."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True)  # what a newer daemon shows beside
+
+    def shown(self, minor: int) -> dict[str, Any]:
+        """The view for a client of this minor version."""
+        return self.model_dump(exclude_defaults=True, exclude=_SINCE_4 if minor < 4 else None)
+
+
+_SINCE_4 = {"owner", "copy_error", "deaths", "troubles", "limits"}  # clients before refuse a view with them
 
 
 class Request(Message):
@@ -79,6 +104,10 @@ class JobOptions(Message):
     force: Annotated[
         bool, Option("Replace a run's files in the --output folder, whatever else it holds.", commands=_JOBS)
     ] = False
+    retries: Annotated[
+        int,
+        Option("Run again by itself so often, if the worker dies by itself.", QUEUE, least=0, most=100, commands=_JOBS),
+    ] = 1  # see `deaths`
     pin: Annotated[bool, Option("Keep it until `cwtool unload`.", commands=(LOAD,))] = False
 
     @field_validator("*")
@@ -232,7 +261,7 @@ class GetTopK(Request):
 
 
 class ListFiles(Request):
-    """Name -> bytes of every file of a finished run."""
+    """Name -> bytes of every file of a finished run, and whether they are what the run wrote."""
 
     op: Literal["files"] = "files"
     run_id: str
@@ -300,7 +329,7 @@ class StageProgress(Message):
         return cls(**{name: event[name] for name in cls.model_fields})
 
 
-class JobView(Message):
+class JobView(View):
     """A job as clients see it. Times are seconds since the epoch."""
 
     run_id: str
@@ -319,10 +348,25 @@ class JobView(Message):
     progress: StageProgress | None = None
     folder: str | None = None  # where the files are, once the run is done
     last_seq: int = 0
+    copy_error: dict[str, Any] | None = None  # why the files of a run that is done are not in its output folder
+    deaths: list[dict[str, Any]] = Field(default_factory=list)  # of workers under this job: reason, cause, stage, time
+    owner: str = ""  # name of the key that submitted it; empty for the user of the daemon's machine
 
     @property
     def ended(self) -> bool:
         return self.state in TERMINAL_STATES
+
+    @property
+    def copying(self) -> bool:
+        """Whether the files are being copied to the output folder, or will be once there is room."""
+        return bool(self.copy_error and self.copy_error["retryable"])
+
+
+def is_last(event: Mapping[str, Any]) -> bool:
+    """Whether nothing follows an event of a job: it has ended, and its files are copied where that was asked for."""
+    if event["kind"] == "state":
+        return event["state"] in TERMINAL_STATES and not event.get("output")
+    return bool(event["kind"] == "copied")
 
 
 class Pruned(Message):
@@ -377,15 +421,19 @@ class Sample(Message):
     processes_bytes: int  # resident memory of the daemon and its workers
 
 
-class StatusView(Message):
+class StatusView(View):
+    """The daemon now. Jobs are None where the job database cannot be read; `troubles` are sentences."""
+
     version: str
     pid: int
     uptime_s: float
     home: str
-    queued: int
-    running: int
-    paused: int = 0
+    queued: int | None
+    running: int | None
+    paused: int | None = 0
     disk_full: bool = False
+    troubles: list[str] = Field(default_factory=list)
+    limits: dict[str, float | None] = Field(default_factory=dict)  # of a stage in seconds, of a load in bytes
     versions: dict[str, str] = Field(default_factory=dict)  # of the libraries that the workers use
     models: list[WarmModel]
     workers: list[WorkerView]
@@ -393,26 +441,89 @@ class StatusView(Message):
     memory_bytes: int
 
 
-def encode(message: dict[str, Any]) -> bytes:
-    """A message as msgpack. Raises InvalidInput where it is too large to be accepted."""
-    frame: bytes = msgpack.packb(message)
-    if len(frame) > MAX_MESSAGE_BYTES:
-        raise InvalidInput(f"a message of {len(frame):,} bytes exceeds {MAX_MESSAGE_BYTES:,}")
+def encode(message: dict[str, Any], most_bytes: int = MAX_MESSAGE_BYTES, unicode_errors: str = "strict") -> bytes:
+    """A message as msgpack. Raises InvalidInput where it is too large to be accepted, or holds what cannot be sent."""
+    try:
+        frame: bytes = msgpack.packb(message, unicode_errors=unicode_errors)
+    except (ValueError, TypeError, OverflowError) as error:  # of a surrogate, an object, a number of more than 64 bits
+        raise InvalidInput(f"a message cannot be sent: {error}") from error
+    _check_size(len(frame), most_bytes)
     return frame
 
 
-def decode(frame: bytes) -> dict[str, Any]:
-    """The map in a frame. Raises InvalidInput for anything but a sane one: size, depth, types and numbers are bounded."""
-    if len(frame) > MAX_MESSAGE_BYTES:
-        raise InvalidInput(f"a message of {len(frame):,} bytes exceeds {MAX_MESSAGE_BYTES:,}")
+def parts(frame: bytes, request_id: Any) -> list[bytes]:
+    """A reply as it is sent to a client that joins parts: whole, or in parts that are messages of their own."""
+    if len(frame) <= PART_BYTES:
+        return [frame]
+    pieces = [frame[offset : offset + PART_BYTES] for offset in range(0, len(frame), PART_BYTES)]
+    count = len(pieces)
+    return [encode({"id": request_id, "part": n, "parts": count, "data": piece}) for n, piece in enumerate(pieces)]
+
+
+def decode(
+    frame: bytes, most_bytes: int = MAX_MESSAGE_BYTES, most_elements: int = MAX_REQUEST_ELEMENTS
+) -> dict[str, Any]:
+    """The map in a frame. Raises InvalidInput for anything but a sane one: size, depth, types and numbers are bounded.
+
+    What is cheap to write may cost a lot to read: a byte is an empty list. So elements are counted while they are read.
+    """
+    _check_size(len(frame), most_bytes)
+    counted = _Counted(most_elements)
     try:
-        message = msgpack.unpackb(frame, strict_map_key=True, ext_hook=_refuse_extension, timestamp=0)
+        message = msgpack.unpackb(
+            frame,
+            strict_map_key=True,
+            ext_hook=_refuse_extension,
+            timestamp=0,
+            list_hook=counted.as_list,
+            object_pairs_hook=counted.as_map,
+            max_array_len=min(len(frame), most_elements),
+            max_map_len=min(len(frame), most_elements),
+        )
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise InvalidInput(f"not a msgpack message: {error}") from error
     if not isinstance(message, dict):
         raise InvalidInput(f"a message is a map, not {type(message).__name__}")
     _check(message, MAX_DEPTH)
     return message
+
+
+def peek(frame: bytes) -> tuple[str | None, int | None]:
+    """(op, id) of a message that begins with them, as those of clients do, without a look at the rest; None for the others."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(frame[:_PEEK_BYTES])
+    found: dict[Any, Any] = {}
+    with contextlib.suppress(ValueError, TypeError, msgpack.exceptions.UnpackException):
+        for _ in range(min(2, unpacker.read_map_header())):
+            key = unpacker.unpack()
+            found[key] = unpacker.unpack()
+    op, number = found.get("op"), found.get("id")
+    return op if isinstance(op, str) else None, number if type(number) is int else None
+
+
+class _Counted:
+    """Builds the lists and maps of a message, as long as there are not too many elements in them."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def as_list(self, items: list[Any]) -> list[Any]:
+        self._count(len(items) + 1)
+        return items
+
+    def as_map(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        self._count(len(pairs) + 1)
+        return dict(pairs)
+
+    def _count(self, elements: int) -> None:
+        self._left -= elements
+        if self._left < 0:
+            raise ValueError("it has too many elements")
+
+
+def _check_size(size_bytes: int, most_bytes: int) -> None:
+    if size_bytes > most_bytes:
+        raise InvalidInput(f"a message of {size_bytes:,} bytes exceeds {most_bytes:,}")
 
 
 def parse_request(message: dict[str, Any]) -> Any:

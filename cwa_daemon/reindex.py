@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
-from cwa_daemon.lifecycle import hold_lock, running_pid
+from cwa_daemon import leftovers
+from cwa_daemon.folder_lock import hold_lock
+from cwa_daemon.lifecycle import running_pid
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
-from cwa_daemon.store import Store
+from cwa_daemon.store import SCHEMA_VERSION, Store
 from cwa_engine.errors import CwaError, InvalidInput
-from cwa_engine.reporting.export import leftovers, read_manifest, read_summary
+from cwa_engine.reporting.checksums import fingerprint_of
+from cwa_engine.reporting.reading import read_manifest, read_summary
+from cwa_engine.spec import RunSpec
 
+MOST_JOBS = 1_000_000  # of a damaged database that are looked for
 _NOT_DAMAGE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY")
 
 
@@ -30,25 +37,36 @@ def repair(settings: Settings) -> list[str]:
 
 
 def _repair(settings: Settings) -> list[str]:
-    done = []
-    if settings.database.exists() and damage(settings.database):
+    done, aside = [], None
+    newer = settings.database.exists() and schema_of(settings.database) > SCHEMA_VERSION  # sound: the store refuses it
+    if settings.database.exists() and not newer and damage(settings.database):
         aside = settings.database.with_name(f"{settings.database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
         for ending in ("", "-wal", "-shm"):
             part = settings.database.with_name(settings.database.name + ending)
             if part.exists():
                 shutil.move(part, aside.with_name(aside.name + ending))
         done.append(f"the damaged database was set aside as {aside}")
-    if left := leftovers(settings.runs):
-        for path in left:
-            shutil.rmtree(path)
-        done.append(f"removed {len(left)} half-written run folders")
+    if gone := leftovers.remove(settings):
+        done.append(f"removed {len(gone)} files and folders that killed processes had left")
     store = Store(settings.database)
+    if aside and (jobs := salvage(store, aside)):
+        done.append(f"found {jobs} jobs in what is left of it")
     found, unreadable = reindex(store, settings.runs)
     store.close()
     if found:
         done.append(f"found {found} finished runs again")
     done += [f"{folder} could not be read, and was left alone" for folder in unreadable]
     return done
+
+
+def schema_of(database: Path) -> int:
+    """The version of a database's schema; 0 where that cannot be read."""
+    with (
+        contextlib.suppress(sqlite3.DatabaseError),
+        contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection,
+    ):
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    return 0
 
 
 def damage(database: Path) -> str:
@@ -66,6 +84,41 @@ def damage(database: Path) -> str:
     return "" if found == "ok" else str(found)
 
 
+def salvage(store: Store, damaged: Path) -> int:
+    """Take over the jobs that can still be read from a damaged database, those that wait among them; gives how many.
+
+    Of what they said only their state is kept. Rows are read one by one, for a damaged page spoils those on it alone.
+    """
+    known = store.columns()
+    with contextlib.closing(sqlite3.connect(f"{damaged.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        rows = [row for number in _numbers(connection) if (row := _whole_row(connection, number))]
+    for row in rows:
+        store.add_job(**{name: value for name, value in row.items() if name in known})
+        error = json.loads(row["error"]) if row["error"] else None
+        store.append_event(row["run_id"], {"kind": "state", "state": row["state"], "error": error})
+    return len(rows)
+
+
+def _numbers(connection: sqlite3.Connection) -> range:
+    """The numbers that jobs may have; none where not even that can be told."""
+    with contextlib.suppress(sqlite3.DatabaseError, TypeError):
+        return range(1, min(connection.execute("SELECT seq FROM sqlite_sequence").fetchone()[0], MOST_JOBS) + 1)
+    return range(0)
+
+
+def _whole_row(connection: sqlite3.Connection, number: int) -> dict[str, Any] | None:
+    try:
+        row = connection.execute("SELECT * FROM jobs WHERE number = ?", [number]).fetchone()
+        if row is None:
+            return None
+        RunSpec.model_validate_json(row["spec"])
+        JobState(row["state"])
+        return dict(row)
+    except (sqlite3.DatabaseError, ValueError, TypeError):
+        return None
+
+
 def reindex(store: Store, runs: Path) -> tuple[int, list[str]]:
     """Add every finished run that the database does not list; gives how many, and the folders that are no whole runs."""
     unreadable, rows = [], []
@@ -79,7 +132,10 @@ def reindex(store: Store, runs: Path) -> tuple[int, list[str]]:
     first = store.first_number() - len(rows)  # a run found again is older than every one that is listed
     for number, row in enumerate(sorted(rows, key=lambda row: row["created"]), start=first):
         store.add_job(number=number, **row)
-        store.append_event(row["run_id"], {"kind": "state", "state": JobState.DONE, "error": None})
+        fingerprint = fingerprint_of(runs / row["run_id"])
+        store.append_event(
+            row["run_id"], {"kind": "state", "state": JobState.DONE, "error": None, "fingerprint": fingerprint}
+        )
     return len(rows), unreadable
 
 

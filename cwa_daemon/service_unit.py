@@ -22,7 +22,13 @@ def unit_file() -> Path:
 
 
 def unit_text(settings: Settings) -> str:
-    """The unit: this interpreter, this state folder."""
+    """The unit: this interpreter, this state folder, and no more rights than the daemon needs.
+
+    No PrivateTmp: models, texts and --output may lie below /tmp, and are opened by the names that clients see. ProtectSystem
+    is for root alone: nobody else can write there, and for others it takes a user namespace, in which all files of root
+    seem to be nobody's, and which not every kernel allows.
+    """
+    for_root = "ProtectSystem=full\n" if os.getuid() == 0 else ""
     return f"""[Unit]
 Description=cwtool: holds language models warm and serves analyses
 
@@ -32,7 +38,15 @@ Environment={_quoted(f"CWTOOL_HOME={settings.home.absolute()}")}
 Restart=on-failure
 RestartSec=2
 KillMode=mixed
-
+LimitNOFILE=524288
+NoNewPrivileges=yes
+LockPersonality=yes
+RestrictSUIDSGID=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+SystemCallArchitectures=native
+{for_root}
 [Install]
 WantedBy=default.target
 """

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
+from cwa_daemon.security import others_may_write
 from cwa_engine import durations
 from cwa_engine.errors import InvalidInput, did_you_mean
 from cwa_engine.files import home_folder, user_path
@@ -31,6 +32,7 @@ def _config_path() -> Path:
 
 
 CONFIG_FILE = _config_path()
+NOWHERE = Path("/nonexistent/cwtool")  # the state folder of who has no home folder and has set none
 T = TypeVar("T")
 Seconds = Annotated[FiniteFloat, Field(gt=0)]
 Gigabytes = Annotated[FiniteFloat, Field(ge=0)]
@@ -59,6 +61,7 @@ class Settings(BaseModel):
     keep_alive: str = "30m"  # how long a model stays warm after its last use: 30m, 0, forever
     memory_budget_gb: Gigabytes | None = None  # for the warm models of a device; None: what is free less the reserve
     memory_reserve_gb: Gigabytes | None = None  # left free on each device; None: 1, or a tenth of a small one
+    load_memory_gb: Gigabytes | None = None  # that the loading of a model may take; None: what is available
     cache_gb: Gigabytes = 1.0  # for scores that are kept between runs
     texts_gb: Gigabytes = 1.0  # the most that a client may hand over at once, out of a pipe or from another machine
     listen: str | None = None  # tcp://HOST:PORT, for clients on other machines whose keys are allowed
@@ -75,7 +78,12 @@ class Settings(BaseModel):
     @classmethod
     def usable(cls) -> tuple[Settings, list[InvalidInput]]:
         """The settings less those that cannot be, and what is wrong with each of these: for `cwtool doctor`."""
-        problems, settings = [], cls.model_construct(home=Path(_environment().get("home") or _state_folder()))
+        problems, settings = [], cls.model_construct(home=NOWHERE)
+        try:
+            settings.home = _state_folder()
+        except InvalidInput as error:
+            if not _environment().get("home"):
+                problems.append(error)
         for source in (_config_file, _environment):
             try:
                 found = source()
@@ -109,10 +117,24 @@ class Settings(BaseModel):
             "keep_alive": self.keep_alive,
             "budget_bytes": None if self.memory_budget_gb is None else int(self.memory_budget_gb * 1e9),
             "reserve_bytes": None if self.memory_reserve_gb is None else int(self.memory_reserve_gb * 1e9),
-            "cache_folder": str(self.home / "cache"),
+            "load_bytes": None if self.load_memory_gb is None else int(self.load_memory_gb * 1e9),
+            "cache_folder": str(self.cache),
             "cache_bytes": int(self.cache_gb * 1e9),
             "trust_remote_code": self.trust_remote_code,
         }
+
+    def shown_limits(self) -> dict[str, float | None]:
+        """What a job may take, as `cwtool daemon status` shows it: seconds of a stage, bytes of a load."""
+        return {
+            "stage_idle_s": self.stage_idle_s,
+            "stage_step_s": self.stage_step_s,
+            "load_bytes": None if self.load_memory_gb is None else self.load_memory_gb * 1e9,
+        }
+
+    @property
+    def cache(self) -> Path:
+        """Where scores are kept."""
+        return self.home / "cache"
 
     @property
     def empty_folder(self) -> Path:
@@ -123,6 +145,11 @@ class Settings(BaseModel):
     def runs(self) -> Path:
         """Where run folders are."""
         return self.home / "runs"
+
+    @property
+    def workers(self) -> Path:
+        """Where it is written down which workers there are."""
+        return self.home / "workers"
 
     @property
     def texts(self) -> Path:
@@ -160,14 +187,16 @@ class Settings(BaseModel):
     def socket(self) -> Path:
         """Where a daemon that starts in this shell has its socket: a path that is short, one for each state folder.
 
-        It is below XDG_RUNTIME_DIR where that is a folder of this user and not too long a path, else below /tmp.
+        It is below XDG_RUNTIME_DIR where that is a folder of this user and not too long a path, else below /tmp; where another
+        user has taken that name, in the state folder. Clients do not ask here: the daemon writes down which one it has.
         """
         key = hashlib.sha256(os.fsencode(self.home.absolute())).hexdigest()[:10]
         roots = [Path("/tmp") / f"cwtool-{os.getuid()}"]
         if base := _own_runtime_folder():
             roots.insert(0, base / "cwtool")
-        sockets = [root / key / "daemon.sock" for root in roots]
-        return next((path for path in sockets if len(os.fsencode(path)) <= MOST_SOCKET_BYTES), sockets[-1])
+        folders = [root / key for root in roots if not _is_anothers(root)] + [self.home / "run"]
+        sockets = [folder / "daemon.sock" for folder in folders]
+        return next((path for path in sockets if len(os.fsencode(path)) <= MOST_SOCKET_BYTES), sockets[0])
 
     @property
     def runtime_dir(self) -> Path:
@@ -177,11 +206,22 @@ class Settings(BaseModel):
 
 def _config_file() -> dict[str, Any]:
     try:
-        return tomllib.loads(CONFIG_FILE.read_text("utf-8"))
+        with CONFIG_FILE.open("rb") as file:
+            _check_config(os.fstat(file.fileno()))
+            return tomllib.load(file)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise InvalidInput(f"cannot read {CONFIG_FILE}: {error}", hint="mend it, or move it away") from error
+
+
+def _check_config(found: os.stat_result) -> None:
+    """Raise InvalidInput for a config file of another user than this one and root, as `su` may hand one down."""
+    if stat.S_ISREG(found.st_mode) and (found.st_uid not in (0, os.getuid()) or others_may_write(found)):
+        raise InvalidInput(
+            f"{CONFIG_FILE} is not yours alone: it belongs to uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}",
+            hint="others could set what your daemon does: `chown` it to yourself, `chmod go-w` it, or set XDG_CONFIG_HOME",
+        )
 
 
 def _environment() -> dict[str, str]:
@@ -200,6 +240,15 @@ def _own_runtime_folder() -> Path | None:
     except OSError:
         return None
     return Path(given) if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() else None
+
+
+def _is_anothers(folder: Path) -> bool:
+    """Whether something by that name is there already that is not this user's folder."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid()
 
 
 def _variable(name: str) -> str:

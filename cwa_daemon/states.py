@@ -14,7 +14,7 @@ class JobState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"  # the daemon stopped or died while it ran
+    INTERRUPTED = "interrupted"  # by the end of a daemon; today such a job is queued again
 
 
 MOVES: dict[JobState, frozenset[JobState]] = {
@@ -22,7 +22,7 @@ MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
     JobState.RUNNING: frozenset(
         {JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.INTERRUPTED, JobState.QUEUED}
-    ),  # back to queued: it waits for memory
+    ),  # back to queued: it waits for memory, or its worker died
     JobState.DONE: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),

@@ -13,7 +13,10 @@ from typing import Any
 
 from cwa_daemon import protocol
 from cwa_daemon.store import Store
+from cwa_engine.errors import QueueFull
 
+MOST_IN_ALL = 4096
+_FULL = "leave those that have ended, or open another connection"
 INTERVAL_S = 0.2  # between two messages about a job: 50 followers take 3 % of a processor; with one for each event, 8 %
 
 Send = Callable[[bytes, dict[str, Any]], bool]
@@ -55,11 +58,22 @@ class Subscriptions:
         self._loop = loop
         self._all: dict[int, Subscription] = {}
         self._jobs: dict[str, _Followed] = {}
+        self._of_client: dict[bytes, set[int]] = {}
         self._last = 0
 
     def add(self, identity: bytes, run_id: str, after_seq: int, several: bool) -> int:
-        """The number of a new subscription to the events after `after_seq`; `catch_up` sends those there are."""
+        """The number of a new subscription to the events after `after_seq`; `catch_up` sends those there are.
+
+        Raises QueueFull for a connection that follows too many jobs, and where all clients together do.
+        """
+        if len(self._of_client.get(identity, ())) >= protocol.MOST_SUBSCRIPTIONS:
+            raise QueueFull(f"this connection follows {protocol.MOST_SUBSCRIPTIONS} jobs already", hint=_FULL)
+        if len(self._all) >= MOST_IN_ALL:
+            self._forget_who_is_gone()
+        if len(self._all) >= MOST_IN_ALL:
+            raise QueueFull(f"{MOST_IN_ALL} jobs are followed already", hint=_FULL)
         self._last += 1
+        self._of_client.setdefault(identity, set()).add(self._last)
         self._all[self._last] = Subscription(identity, run_id, after_seq, after_seq, several)
         self._jobs.setdefault(run_id, _Followed()).numbers.add(self._last)
         return self._last
@@ -84,6 +98,9 @@ class Subscriptions:
         if subscription is None or subscription.identity != identity:
             return
         del self._all[number]
+        self._of_client[identity].remove(number)
+        if not self._of_client[identity]:
+            del self._of_client[identity]
         followed = self._jobs[subscription.run_id]
         followed.numbers.remove(number)
         if not followed.numbers:
@@ -93,15 +110,22 @@ class Subscriptions:
 
     def forget(self, identity: bytes) -> None:
         """End the subscriptions of a client that is gone."""
-        for number in [number for number, subscription in self._all.items() if subscription.identity == identity]:
+        for number in list(self._of_client.get(identity, ())):
             self.remove(identity, number)
+
+    def _forget_who_is_gone(self) -> None:
+        """Send every client that takes several events a message without one: of those that are gone `send` then knows."""
+        for identity, numbers in list(self._of_client.items()):
+            number = next(iter(numbers))
+            if self._all[number].several:
+                self._send(identity, {"subscription": number, "run_id": self._all[number].run_id, "events": []})
 
     def on_event(self, run_id: str, event: Event) -> None:
         """An event of a job was stored: tell its followers, at once or with what comes in the next moments."""
         followed = self._jobs.get(run_id)
         if followed is None:
             return
-        ends = event["kind"] == "state" and event["state"] in protocol.TERMINAL_STATES
+        ends = protocol.is_last(event) or (event["kind"] == "state" and event["state"] in protocol.TERMINAL_STATES)
         begins = event["kind"] == "progress" and not followed.has_progress
         followed.has_progress |= begins
         if ends or begins or self._loop.time() >= followed.due:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cwa_daemon.protocol import KeepTexts
 from cwa_daemon.security import private_folder
-from cwa_engine.errors import InvalidInput, StateNotWritten
+from cwa_engine.errors import InvalidInput, StateDamaged, StateNotWritten
 from cwa_engine.files import sync_folder
 from cwa_engine.models.sources import file_sha256
 
@@ -32,6 +32,10 @@ class KeptTexts:
         self._most_bytes = most_bytes
         self._used = used
         self._one_at_a_time = asyncio.Lock()
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file is one of those that clients handed over."""
+        return path.is_absolute() and ".." not in path.parts and path.is_relative_to(self._folder)
 
     async def keep(self, piece: KeepTexts) -> tuple[int, Path | None]:
         """Take a piece of a file: how many bytes of it are here now and, once all are, its path.
@@ -70,7 +74,7 @@ class KeptTexts:
         async with self._one_at_a_time:
             try:
                 self._sweep()
-            except OSError as error:
+            except (OSError, StateDamaged) as error:
                 log.warning("texts that no job uses cannot be removed: %s", error)
 
     def _sweep(self) -> None:

@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,23 +26,23 @@ from cwa_engine.cancellation import cancellable
 from cwa_engine.errors import (
     Cancelled,
     CwaError,
+    DoesNotFit,
     InvalidInput,
     OutOfMemory,
-    OutputError,
-    OutputTaken,
     RunFailed,
     error_from_dict,
 )
 from cwa_engine.hub import reaching
+from cwa_engine.machine.memory import available_memory
+from cwa_engine.machine.memory_limit import memory_limit
 from cwa_engine.models.checksum import checksum
-from cwa_engine.models.failures import is_out_of_memory
+from cwa_engine.models.failures import is_out_of_memory, is_panic
 from cwa_engine.models.loading import LoadedModel, load_model, torch_device
 from cwa_engine.models.memory import free_bytes, release, usual_reserve_bytes
 from cwa_engine.models.sources import HubAccess, SourceKind, fingerprint, resolve
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import IMPORTED_BYTES
 from cwa_engine.reporting.export import ModelRecord, RunRecord, write_run
-from cwa_engine.reporting.output import copy_run
 from cwa_engine.run import Stages
 from cwa_engine.score_cache import ScoreCache
 from cwa_engine.spec import RunSpec
@@ -164,7 +165,9 @@ class Work:
             return None, False
         except CwaError as named:
             error = named
-        except Exception as unexpected:
+        except BaseException as unexpected:
+            if not isinstance(unexpected, Exception) and not is_panic(unexpected):
+                raise
             traceback.print_exc()  # into the worker's log
             device_lost = is_device_error(unexpected)
             error = _named(unexpected, command)
@@ -207,24 +210,17 @@ class Work:
             log=voice.log,
         )
         with stages("save"):
-            self._save(record, Path(command["folder"]), options["force"], voice)
+            self._save(record, Path(command["folder"]), voice)
 
-    def _save(self, record: RunRecord, folder: Path, force: bool, voice: Voice) -> None:
-        """Write the run's files. Where the disk does not take them, keep the result and try again until cancelled.
-
-        Raises OutputTaken where somebody else has filled the output folder; the run folder is there then.
-        """
+    def _save(self, record: RunRecord, folder: Path, voice: Voice) -> None:
+        """Write the run's folder. Where the disk does not take it, keep the result and try again until cancelled."""
         said = ""
         while True:
             try:
                 if not folder.is_dir():
                     write_run(folder, record)
-                if record.spec.output:
-                    copy_run(folder, record.spec.output, force)
                 return
-            except OutputTaken:
-                raise
-            except (OSError, OutputError) as error:
+            except OSError as error:
                 reason = str(error)
             if reason != said:
                 voice(
@@ -272,18 +268,19 @@ class Work:
             self._warm.drop({source.location})
         elif others := [r for r in self._warm if r.key.location == key.location]:
             voice(events.Note(f"{spec.model} is loaded: {_difference(key, others[-1].key)}"))
-        loaded = load_model(
-            spec.model,
-            spec.revision,
-            spec.dtype,
-            self.device,
-            spec.offload == "cpu",
-            access,
-            say=lambda text: voice(events.Note(text)),
-            make_room=lambda size_bytes: self._make_room(spec.model, size_bytes, limits, voice),
-            read=lambda done, total: voice(events.Progress("load", done, total, "byte")),
-            trust_remote_code=limits["trust_remote_code"],
-        )
+        with self._load_limit(spec.model, limits.get("load_bytes")):
+            loaded = load_model(
+                spec.model,
+                spec.revision,
+                spec.dtype,
+                self.device,
+                spec.offload == "cpu",
+                access,
+                say=lambda text: voice(events.Note(text)),
+                make_room=lambda size_bytes: self._make_room(spec.model, size_bytes, limits, voice),
+                read=lambda done, total: voice(events.Progress("load", done, total, "byte")),
+                trust_remote_code=limits["trust_remote_code"],
+            )
         release()  # what loading took beside the weights
         resident = Resident(
             key, spec.model, loaded, loaded.size_bytes, checksum=checksum(loaded.model), access=access.shown()
@@ -292,8 +289,28 @@ class Work:
         self._say_models()
         return resident
 
+    @contextlib.contextmanager
+    def _load_limit(self, name: str, most_bytes: int | None) -> Iterator[None]:
+        """The memory of this machine that a load may take: what was set, else what is available.
+
+        A device's driver reserves memory of this machine as well, nobody knows how much: there only what was set counts.
+        """
+        if most_bytes is None and self.device != "cpu":
+            yield
+            return
+        try:
+            with memory_limit(available_memory().free_bytes if most_bytes is None else most_bytes):
+                yield
+        except OutOfMemory as error:
+            if most_bytes is None or isinstance(error, DoesNotFit):
+                raise
+            raise _beyond_limit(f"loading {name} takes more", most_bytes) from error
+
     def _make_room(self, name: str, size_bytes: int, limits: dict[str, Any], voice: Voice) -> None:
         """Drop least recently used models until the new one fits. Raises DoesNotFit where that is not enough."""
+        most = limits.get("load_bytes")
+        if most is not None and size_bytes > most:
+            raise _beyond_limit(f"{name} takes {size_bytes / 1e9:,.2f} GB", most)
         asked = limits["reserve_bytes"]
         reserve = usual_reserve_bytes(torch.device(self.device)) if asked is None else asked
 
@@ -347,6 +364,13 @@ class Work:
         return {"spec": {"model": resident.name, **spec}, "access": resident.access}
 
 
+def _beyond_limit(what: str, most_bytes: int) -> DoesNotFit:
+    return DoesNotFit(
+        f"{what}, and a load may take {most_bytes / 1e9:,.2f} GB",
+        hint="CWTOOL_LOAD_MEMORY_GB, where the daemon runs, sets how much that is",
+    )
+
+
 def _difference(asked: ModelKey, warm: ModelKey) -> str:
     """Why a warm copy does not serve: "dtype float16 asked, auto is warm"."""
     differences = [
@@ -367,10 +391,16 @@ def _doubt(resident: Resident[LoadedModel]) -> str:
         return "no memory is left to see whether its weights are as they were loaded"
 
 
-def _named(error: Exception, command: dict[str, Any]) -> CwaError:
+def _named(error: BaseException, command: dict[str, Any]) -> CwaError:
     """What no stage of a job has given a name."""
     if is_out_of_memory(error):
         return OutOfMemory(f"out of memory in the {command['kind']} of {command['spec']['model']}", hint=_MEMORY_HINT)
+    if is_panic(error):
+        return RunFailed(
+            f"a library panicked in the {command['kind']} of {command['spec']['model']}: {error}",
+            hint="a tokenizer whose regular expressions are too much for these texts does that; "
+            "the worker's log says more (`cwtool daemon logs`)",
+        )
     return RunFailed(
         f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
         hint="this is a defect of cwtool or of a library; the traceback is in the worker's log (`cwtool daemon logs`)",

@@ -5,9 +5,11 @@ CwaError                      exit 1
 │   ├── NotGreeted            2    the daemon does not know this connection: it began anew
 │   ├── DataError             2    texts that cannot be scored
 │   └── OutputError           2    a folder that cannot be written
-│       └── OutputTaken       2    a folder that holds something else
+│       ├── OutputTaken       2    a folder that holds something else
+│       └── CopyPending       2    the files of a run that is done are not there yet
 ├── NotFound                  6    no such run, no such warm model
 │   └── ModelNotFound         6
+├── Altered                   1    a file of a run is not what the run wrote
 ├── ModelGated                4    the licence must be accepted first
 ├── ModelBroken               1    files that are no whole model
 ├── OutOfMemory               7
@@ -20,7 +22,9 @@ CwaError                      exit 1
 │   ├── NoDaemon              3    none runs
 │   └── DaemonNotStartable    3
 ├── StateNotWritten           1    the disk of the state folder is full or broken
+│   └── StateDamaged          1    what the job database holds cannot be read any more
 ├── Refused                   4    not allowed to speak to this daemon
+├── UnsafePlace               4    a file, folder or socket that another user could have made
 ├── VersionMismatch           5
 ├── QueueFull                 8
 └── WaitTimedOut            124
@@ -68,12 +72,20 @@ class OutputTaken(OutputError):
     code = "output_taken"
 
 
+class CopyPending(OutputError):
+    code, retryable = "copy_pending", True
+
+
 class NotFound(CwaError):
     code, exit_code = "not_found", 6
 
 
 class ModelNotFound(NotFound):
     code = "model_not_found"
+
+
+class Altered(CwaError):
+    code = "altered"
 
 
 class ModelGated(CwaError):
@@ -124,8 +136,16 @@ class StateNotWritten(CwaError):
     code, retryable = "state_not_written", True
 
 
+class StateDamaged(StateNotWritten):
+    code, retryable = "state_damaged", False
+
+
 class Refused(CwaError):
     code, exit_code = "refused", 4
+
+
+class UnsafePlace(CwaError):
+    code, exit_code = "unsafe_place", 4
 
 
 class VersionMismatch(CwaError):

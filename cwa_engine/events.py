@@ -134,6 +134,8 @@ def describe(event: Mapping[str, Any]) -> str | None:
             return f"{event['plan']['why']}: {event['plan']['command'] or 'no command'}"
         case "verdict":
             return str(event["verdict"]["sentence"])
+        case "copied":
+            return str(event["error"]["message"]) if event["error"] else f"copied to {event['folder']}"
         case "state":
             reason = event.get("error")
             return f"{event['state']}: {reason['message']}" if reason else str(event["state"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import uuid
 from pathlib import Path
@@ -69,12 +70,35 @@ def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
 
     `mode` is as for `os.open`: the umask takes from it.
     """
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    scratch = scratch_path(path)
     try:
         write_synced(scratch, content, mode)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def scratch_path(path: Path) -> Path:
+    """Beside `path`, a hidden name for what will be it: `.NAME.PID-xxxx`, which tells whose it is."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a name is one of `scratch_path`, or of earlier versions, and its process has ended."""
+    match = re.fullmatch(r"\..+\.(?:(\d+)-)?[0-9a-f]{8}", path.name)
+    if match is None:
+        return False
+    return match[1] is None or not process_lives(int(match[1]))
+
+
+def process_lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # somebody else's; no number of a process
+        return True
+    return True
 
 
 def write_synced(path: Path, content: bytes, mode: int = 0o666) -> None:

@@ -16,7 +16,8 @@ from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.data.use import use_texts
 from cwa_engine.errors import InvalidInput, OutOfMemory, RunFailed
 from cwa_engine.evaluation.collapse import first_non_finite_layer
-from cwa_engine.evaluation.perplexity import Evaluation, baseline_of, evaluate
+from cwa_engine.evaluation.losses import Evaluation
+from cwa_engine.evaluation.perplexity import baseline_of, evaluate
 from cwa_engine.events import (
     PREVIEW_ROWS,
     BaselineMeasured,
@@ -48,9 +49,10 @@ from cwa_engine.planning import choose
 from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult, TextUse
 from cwa_engine.run import Run, Stages
 from cwa_engine.score_cache import ScoreCache
-from cwa_engine.sensitivity.fidelity import Sample, fidelities, measure_predictions
+from cwa_engine.sensitivity.fidelity import Sample, measure_predictions
 from cwa_engine.sensitivity.loss_scale import LossScale
 from cwa_engine.sensitivity.metrics import ABLATION
+from cwa_engine.sensitivity.prediction import fidelities
 from cwa_engine.sensitivity.ranking import describe_unit, shortened
 from cwa_engine.sensitivity.rankings import scored_rankings
 from cwa_engine.sensitivity.stability import agreements, half_overlaps, marked, measure_stability
@@ -162,8 +164,8 @@ def with_damage(run: Run, result: RunResult, context: MeasurementContext) -> Run
     """The result with every critical set and control measured and compared, and where asked for each weight alone."""
     with run.stages("perturb"):
         measured = measure_damage(context, result.rankings, run.emit)
-        rows = separations(context, measured)
-        sentences = verdicts(context, result.baseline, measured, rows)
+        rows = separations(context.reference, measured)
+        sentences = verdicts(context.reference, result.baseline, measured, rows)
         for verdict in sentences:
             run.emit(VerdictReached(verdict))
     result = dataclasses.replace(

@@ -10,6 +10,7 @@ from typing import Any
 
 MATRICES = "_matrices"  # behind a metric's name: its ranking of the matrices in decoder blocks alone
 SMALL = 0.1  # nats per token, 10 % of perplexity: a smaller difference is called small
+SHOWN = 10  # places of a ranking that the report shows, and down to which it is always compared by halves
 GIVEN = "given"  # stands for the metric where weights are given by name
 
 

@@ -76,6 +76,10 @@ class RunState:
         match event["kind"]:
             case "state":
                 self.state, self.error = event["state"], event["error"]
+                if not self.ended:  # of a job whose worker died, all begins anew
+                    self.stage = self.progress = None
+            case "copied":
+                self.error = event["error"]
             case "stage_started":
                 self.stage, self.progress = event["stage"], None
             case "stage_finished":
@@ -159,6 +163,6 @@ class Store:
 
 
 def _level(event: Row) -> str:
-    if event["kind"] == "state" and event["error"]:
-        return "error" if event["state"] == "failed" else "warning"
+    if event["kind"] in ("state", "copied") and event["error"]:
+        return "error" if event.get("state") == "failed" else "warning"
     return str(event["level"]) if event["kind"] == "note" else "info"

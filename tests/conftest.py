@@ -120,7 +120,7 @@ class CommandLine:
 def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("state")
     yield home
-    stop_daemon(Settings(home=home))
+    stop_daemon(Settings(home=home), force=True)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def own_cwtool(tmp_path: Path, hub: Path) -> Iterator[CommandLine]:
     """The command line with a daemon that this test may hurt."""
     command_line = CommandLine(tmp_path / "state", tmp_path, hub)
     yield command_line
-    stop_daemon(command_line.settings)
+    stop_daemon(command_line.settings, force=True)
 
 
 def free_address() -> str:

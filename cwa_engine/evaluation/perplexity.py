@@ -14,34 +14,17 @@ from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.errors import RunFailed
+from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.models.anatomy import config_number
 from cwa_engine.models.chain import Begin, Chain, NotAChain, chain_of
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.result import Baseline, TextUse, exp
-from cwa_engine.statistics import Array
+from cwa_engine.result import Baseline, TextUse
 
 LOGITS = 2**24  # made at once: 64 MiB in float32, of which there are a few copies
 PROTOCOL = "one text a sequence, at most {seq_len} tokens, {beginning}"
 PACKED_PROTOCOL = "texts joined and cut into windows of {seq_len} tokens, {beginning}"
 WITH_BOS, WITHOUT_BOS = "each after {bos}, which is not scored", "without BOS, the first token of each not scored"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """NLL of each sequence, so that any statistic can be made from it."""
-
-    nll_sums: Array  # nats [sequences]
-    tokens: Array  # scored tokens [sequences]
-
-    @property
-    def nll(self) -> float:
-        """Mean NLL in nats per token; NaN or infinite where the model collapsed."""
-        return float(self.nll_sums.sum() / self.tokens.sum())
-
-    @property
-    def perplexity(self) -> float:
-        return exp(self.nll)
 
 
 @dataclass(frozen=True)

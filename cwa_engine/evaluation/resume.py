@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.evaluation.perplexity import Evaluation, Padded, collect, nll_from, padded
+from cwa_engine.evaluation.losses import Evaluation
+from cwa_engine.evaluation.perplexity import Padded, collect, nll_from, padded
 from cwa_engine.models.chain import Begin, Chain, Stations, chain_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.memory import free_bytes

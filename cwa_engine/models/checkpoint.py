@@ -9,6 +9,7 @@ import contextvars
 import json
 import math
 import threading
+import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,15 @@ from torch import Tensor
 
 from cwa_engine.cancellation import check_cancelled
 from cwa_engine.errors import ModelBroken
+from cwa_engine.machine.memory_limit import allow_mapping
+from cwa_engine.models.model_files import read_json
 
 Read = Callable[[int, int], None]  # hears how many bytes of how many have come
 
 ADAPTER = "adapter_config.json"
 _PIECE = 1 << 26  # bytes of a tensor that are read at once
+_MOST_HEADER = 32 * 2**20  # bytes of a safetensors file's header; 70,000 tensors in one file take 9 MB
+_MOST_SHARED = 4  # times that the bytes of a pickle may be used, as those of tied weights are
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _DTYPES = {
     "F64": torch.float64,
@@ -64,27 +69,33 @@ def files_to_read(names: Collection[str], read_json: Callable[[str], Mapping[str
     """
     explicit = read_json("config.json").get("transformers_weights") if "config.json" in names else None
     for name in (explicit,) if explicit else _SINGLE:
+        if not isinstance(name, str):
+            raise ModelBroken(f"config.json says transformers_weights = {str(name)[:60]}, which is no name of a file")
         if name in names and not name.endswith(".index.json"):
             return [name]
         index = name if name.endswith(".index.json") else f"{name}.index.json"
         if index in names:
-            return sorted(set(read_json(index)["weight_map"].values()))
+            return _listed(index, read_json(index).get("weight_map"))
     return []
+
+
+def _listed(index: str, weight_map: Any) -> list[str]:
+    """The files of an index. Raises ModelBroken for one that lists none, or files outside of the model's folder."""
+    if not isinstance(weight_map, Mapping) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ModelBroken(f"{index} has no weight_map of names of files", hint="download or save the model again")
+    found = sorted(set(weight_map.values()))
+    if outside := [name for name in found if Path(name).name != name or name in ("", ".", "..")]:
+        raise ModelBroken(
+            f"{index} lists '{outside[0][:200]}', which is no file in the model's folder",
+            hint="put all weights files beside the index, and list them by their names",
+        )
+    return found
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The weights files of a folder that are read; some may be missing. Raises ModelBroken for an unreadable index."""
-
-    def read_json(name: str) -> Mapping[str, Any]:
-        try:
-            return dict(json.loads((folder / name).read_text("utf-8")))
-        except ValueError as error:
-            raise ModelBroken(
-                f"{folder / name} is no JSON: {error}", hint="download or save the model again"
-            ) from error
-
     names = {entry.name for entry in folder.iterdir()}
-    return [folder / name for name in files_to_read(names, read_json)]
+    return [folder / name for name in files_to_read(names, lambda name: read_json(folder / name))]
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -156,22 +167,29 @@ def _of_safetensors(path: Path) -> dict[str, StoredTensor]:
         length = int.from_bytes(file.read(8), "little")
         if length + 8 > size:
             raise _broken(path, "its header is longer than the file")
+        if length > _MOST_HEADER:
+            raise _broken(path, f"its header has {length / 1e6:,.0f} MB, which no model's has")
         try:
-            header = dict(json.loads(file.read(length)))
-        except ValueError:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError):
             raise _broken(path, "its header is no JSON") from None
+    if not isinstance(header, dict):
+        raise _broken(path, "its header is no JSON object")
     header.pop("__metadata__", None)
     return dict(_entries(path, header, length + 8, size - length - 8))
 
 
 def _entries(path: Path, header: Mapping[str, Any], start: int, size: int) -> Iterator[tuple[str, StoredTensor]]:
+    left = size  # tensors that lay one over the other would ask for more memory than the file has bytes
     for name, entry in header.items():
         try:
             shape, (begin, end) = tuple(map(int, entry["shape"])), map(int, entry["data_offsets"])
             dtype = _DTYPES[entry["dtype"]]
         except (KeyError, TypeError, ValueError):
             raise _broken(path, f"the entry of {name} cannot be read: {str(entry)[:80]}") from None
-        if not 0 <= begin <= end <= size or end - begin != math.prod(shape) * dtype.itemsize:
+        left -= end - begin
+        fits = 0 <= begin <= end <= size and left >= 0 and all(axis >= 0 for axis in shape)
+        if not fits or end - begin != math.prod(shape) * dtype.itemsize:
             raise _broken(path, f"{name} does not lie in it as its header says")
         yield (
             name,
@@ -200,6 +218,10 @@ def _bytes_reader(
 
 def _of_torch(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a file that torch.save wrote; its zip format is mapped until each tensor has been copied."""
+    if zipfile.is_zipfile(path):
+        if packed := _compressed(path):
+            raise _broken(path, f"{packed} in it is compressed, which torch.save does not do")
+        allow_mapping(path.stat().st_size)
     try:
         try:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -207,13 +229,24 @@ def _of_torch(path: Path) -> dict[str, StoredTensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, by what is broken; pickles of other things than tensors are refused
         raise _broken(path, str(error).strip().splitlines()[0]) from error
+    if not isinstance(content, Mapping):
+        raise _broken(path, f"it holds a {type(content).__name__}, and no tensors by name")
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise _broken(path, f"{others[0]} is no tensor")
+    asked = sum(tensor.numel() * tensor.element_size() for tensor in content.values())
+    if asked > _MOST_SHARED * path.stat().st_size:
+        raise _broken(path, "its tensors are larger than the file")
     return {
         name: StoredTensor(tuple(tensor.shape), tensor.dtype, tensor.numel() * tensor.element_size(), tensor.clone)
         for name, tensor in content.items()
     }
+
+
+def _compressed(path: Path) -> str:
+    """An entry of a zip file that is stored smaller than it is; empty where there is none."""
+    with zipfile.ZipFile(path) as content:
+        return next((entry.filename for entry in content.infolist() if entry.file_size > entry.compress_size), "")
 
 
 def _broken(path: Path, why: str) -> ModelBroken:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from cwa_engine.errors import ModelBroken
 from cwa_engine.models.checkpoint import Read, files_to_read, weight_files
 from cwa_engine.models.completeness import refuse_adapter
+from cwa_engine.models.model_files import read_json
 from cwa_engine.models.sources import HubAccess
 
 _CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
@@ -40,7 +40,7 @@ def snapshot(repo: str, revision: str | None, access: HubAccess, say: Callable[[
     names = HfApi(token=access.sent_token).list_repo_files(repo, revision=revision)
     refuse_adapter(names, repo)
     listing = Path(fetch(allow_patterns=["config.json", "*.index.json"], tqdm_class=_telling(_nobody, 0)))
-    weights = files_to_read(names, lambda name: dict(json.loads((listing / name).read_text("utf-8"))))
+    weights = files_to_read(names, lambda name: read_json(listing / name))
     if not weights:
         raise ModelBroken(f"{repo} has no weights that transformers reads", hint=_other_weights(names))
     wanted = [*_CONFIG_PATTERNS, *weights]

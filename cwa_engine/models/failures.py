@@ -25,7 +25,7 @@ from cwa_engine.catalog import catalog_model
 from cwa_engine.errors import CwaError, ModelBroken, ModelGated, ModelNotFound, OutOfMemory
 from cwa_engine.models.sources import HubAccess, ModelSource, SourceKind, near_models
 
-_NO_MEMORY = ("can't allocate memory", os.strerror(errno.ENOMEM))
+_NO_MEMORY = ("can't allocate memory", os.strerror(errno.ENOMEM), "can't start new thread", "std::bad_alloc")
 _NO_CONNECTION = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
 
 
@@ -36,11 +36,18 @@ def named_failures(source: ModelSource, revision: str | None, access: HubAccess)
         yield
     except CwaError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise _named(error, source, revision, access) from error
 
 
-def _named(error: Exception, source: ModelSource, revision: str | None, access: HubAccess) -> CwaError:
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust met a defect of its own, or data that it had not thought of: no Exception."""
+    return type(error).__name__ == "PanicException"
+
+
+def _named(error: BaseException, source: ModelSource, revision: str | None, access: HubAccess) -> CwaError:
     chain = list(_causes(error))
     name = source.name
 

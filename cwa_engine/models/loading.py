@@ -27,6 +27,7 @@ from cwa_engine.models.empty import empty_model
 from cwa_engine.models.failures import named_failures
 from cwa_engine.models.forward import cancel_between_blocks
 from cwa_engine.models.gguf import open_gguf
+from cwa_engine.models.model_files import check_counts, check_files, read_json
 from cwa_engine.models.offload import Offload
 from cwa_engine.models.quantised import Settings, restore, scheme_of, take_settings
 from cwa_engine.models.sources import (
@@ -40,6 +41,9 @@ from cwa_engine.models.sources import (
     resolve,
 )
 from cwa_engine.models.tokenizer import load_tokenizer, refuse_empty
+
+_SMALL = 10_000_000  # weights that any config may describe
+_MOST_COMPUTED_BYTES = 2**30  # of masks and tables of positions; those of GPT-J take 117 MB
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ def load_model(
         before = fingerprint(source)
         stored = _stored_model(source, revision, access, say, read, trust_remote_code)
         empty = empty_model(stored.config, _torch_dtype(dtype, target, stored.tensors), trust_remote_code)
+        _refuse_more_than_stored(name, empty, stored.tensors)
         make_room(weights_bytes(empty))
         model, notes = _causal_model(name, empty, stored.tensors, stored.tokenizer, read)
         alone_above, on_batches = _batching(model, stored.tokenizer)
@@ -150,6 +155,26 @@ def _source(name: str, revision: str | None) -> tuple[ModelSource, str | None]:
             f"{name} is read from {source.location}, which has no revision '{revision}'", hint="leave out --revision"
         )
     return source, revision
+
+
+def _refuse_more_than_stored(name: str, empty: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raises ModelBroken for a config of a far larger model than the files hold, before memory is asked for.
+
+    What differs by less is named in more detail once the tensors have been read.
+    """
+    stored = sum(tensor.numel for tensor in tensors.values())
+    described = sum(parameter.numel() for parameter in empty.parameters())
+    if described > 4 * stored + _SMALL:
+        raise ModelBroken(
+            f"the config of {name} describes a model of {described:,} weights, and its files hold {stored:,}",
+            hint="download or save the model again",
+        )
+    computed = sum(buffer.numel() * buffer.element_size() for buffer in empty.buffers())
+    if computed > 4 * stored + _MOST_COMPUTED_BYTES:
+        raise ModelBroken(
+            f"the config of {name} asks for tables of {computed / 1e9:,.1f} GB beside its {stored:,} weights",
+            hint="download or save the model again",
+        )
 
 
 def _causal_model(
@@ -244,6 +269,8 @@ def blueprint(
             return source, opened.config, opened.tokenizer
         hub = source.kind is SourceKind.HUB
         folder = snapshot_without_weights(source.location, revision, access) if hub else _own_folder(source)
+        check_files(folder)
+        check_counts(read_json(folder / "config.json"), folder / "config.json")
         config, settings = _plain_config(folder, **options)
         if settings:
             scheme_of(settings, name)  # raises for what could not be loaded
@@ -301,9 +328,12 @@ def _stored_model(
         return _of_gguf(source)
     hub = source.kind is SourceKind.HUB
     folder = snapshot(source.location, revision, access, say, read) if hub else _own_folder(source)
+    check_files(folder)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    files = stored_tensors(folder)
+    check_counts(read_json(folder / "config.json"), folder / "config.json", len(files))
     config, settings = _plain_config(folder, **options)
-    stored = restore(stored_tensors(folder), settings, source.name)
+    stored = restore(files, settings, source.name)
     tokenizer, on_tokens = load_tokenizer(source, folder, local_files_only=True, **options)
     return _StoredModel(
         config=config,
@@ -331,12 +361,8 @@ def _of_gguf(source: ModelSource) -> _StoredModel:
 def _own_folder(source: ModelSource) -> Path:
     """A folder of the user's own."""
     folder = Path(source.location)
-    entries = sorted(folder.iterdir())
-    refuse_adapter((entry.name for entry in entries), source.name)
-    if odd := [entry for entry in entries if entry.exists() and not (entry.is_file() or entry.is_dir())]:
-        raise ModelBroken(  # it might be waited for without end
-            f"{odd[0]} is a pipe or a device, and no file", hint="put the file there, or remove it from the folder"
-        )
+    refuse_adapter((entry.name for entry in folder.iterdir()), source.name)
+    check_files(folder)
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"folder {folder} has no config.json", hint="give the folder that `save_pretrained` wrote")
     return folder

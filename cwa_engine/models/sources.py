@@ -122,6 +122,8 @@ def resolve(name: str) -> ModelSource:
         return ModelSource(name, SourceKind.GGUF, str(gguf))
     path = _existing(name)
     if path and path.is_dir():
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise _unreadable(path)
         return ModelSource(name, SourceKind.FOLDER, str(path.resolve()))
     if path and _is_gguf(path) and path.is_file():
         return ModelSource(name, SourceKind.GGUF, _absolute(path))
@@ -190,8 +192,19 @@ def _existing(name: str) -> Path | None:
     try:
         path = user_path(name, "the model")
         return path if path.exists() else None
+    except PermissionError:
+        if name.startswith(("/", ".", "~")):  # what can be nothing but a path
+            raise _unreadable(path) from None
+        return None
     except (OSError, InvalidInput):  # a name longer than a path may be; empty; ~user of a user that does not exist
         return None
+
+
+def _unreadable(path: Path) -> ModelNotFound:
+    return ModelNotFound(
+        f"{path} cannot be read: permission denied",
+        hint="`chmod` it, or the folders above it, so that your daemon's user may read it",
+    )
 
 
 def packaged_gguf(package: str) -> Path | None:
@@ -280,6 +293,11 @@ def fingerprint(source: ModelSource) -> str:
         case SourceKind.GGUF:
             paths = gguf_shards(path)
         case SourceKind.FOLDER:
-            paths = sorted(entry for entry in path.iterdir() if entry.is_file())
-    stats = [(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in paths]
+            paths = sorted(path.iterdir())
+    try:
+        stats = [(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in paths if entry.is_file()]
+    except OSError as error:
+        raise ModelBroken(
+            f"the files of {source.name} cannot be read: {error.strerror}", hint=f"look at {source.location}"
+        ) from error
     return hashlib.sha256(repr(stats).encode()).hexdigest()

@@ -8,7 +8,6 @@ have read texts otherwise, the notes say so.
 
 from __future__ import annotations
 
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,11 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from cwa_engine.cancellation import check_cancelled
 from cwa_engine.errors import ModelBroken
+from cwa_engine.models.model_files import read_json
 from cwa_engine.models.sources import ModelSource
+from cwa_engine.models.tokenizer_trial import complaint
 from cwa_engine.models.vocabulary_file import (
     is_sentencepiece,
     is_tiktoken,
@@ -39,6 +41,7 @@ AWKWARD = (
     " ===== ----- ..... !!! ((a)) [b] <c> {d}",
     "def f(x):\n    return x**2  # camelCase snake_case\n\tprint(f'{x!r}')\n",
 )
+_REPEATED = "a" * 60 + "!"  # what some regular expressions try in 2^60 ways
 
 
 def load_tokenizer(
@@ -50,7 +53,7 @@ def load_tokenizer(
     `tokenizers.Tokenizer.from_file`, with a SentencePiece model alone those of sentencepiece, else those of the class that
     transformers picks. Raises ModelBroken, and what transformers raises where there is neither of these files.
     """
-    config = _read_json(source, folder / "tokenizer_config.json")
+    config = _read_json(folder / "tokenizer_config.json")
     if (folder / STORED).is_file():
         return _as_described(source, folder, STORED, _stored(source, folder), config, options)
     vocabulary = vocabulary_file(folder)
@@ -68,12 +71,17 @@ def load_tokenizer(
 
 
 def _stored(source: ModelSource, folder: Path) -> Tokenizer:
+    def refused(why: str) -> ModelBroken:
+        return ModelBroken(
+            f"{STORED} of {source.name} cannot be read: {why}", hint="download it, or save the tokenizer, again"
+        )
+
+    if why := complaint(folder / STORED, [*_sample(), _REPEATED], check_cancelled):
+        raise refused(why)
     try:
         return Tokenizer.from_file(str(folder / STORED))
     except Exception as error:  # the package raises nothing more special
-        raise ModelBroken(
-            f"{STORED} of {source.name} cannot be read: {error}", hint="download it, or save the tokenizer, again"
-        ) from error
+        raise refused(str(error)) from error
 
 
 def _as_described(
@@ -81,7 +89,7 @@ def _as_described(
 ) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
     """What a file describes, in transformers' shell, with the special tokens named as transformers names them."""
     notes = [*_without_dropout(described, file), *_add_numbered_tokens(source, described, folder, config, file)]
-    names = _read_json(source, folder / "special_tokens_map.json") | config
+    names = _read_json(folder / "special_tokens_map.json") | config
     try:
         picked = AutoTokenizer.from_pretrained(folder, **options)
         notes += _difference(picked, described, file)
@@ -165,7 +173,7 @@ def _add_numbered_tokens(
     source: ModelSource, described: Tokenizer, folder: Path, config: dict[str, Any], file: str
 ) -> list[str]:
     """Add the tokens that other files number and the vocabulary lacks, where their number is the next one."""
-    listed = _read_json(source, folder / "added_tokens.json")
+    listed = _read_json(folder / "added_tokens.json")
     try:
         numbered = {content: (int(number), AddedToken(content)) for content, number in listed.items()}
         for number, fields in config.get("added_tokens_decoder", {}).items():
@@ -236,14 +244,6 @@ def _sample() -> tuple[str, ...]:
     return (*AWKWARD, *passages[:4])
 
 
-def _read_json(source: ModelSource, path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     """The object in a file, empty where there is no such file. Raises ModelBroken."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ModelBroken(f"{path.name} of {source.name} is no JSON: {error}", hint="download it again") from error
-    if not isinstance(found, dict):
-        raise ModelBroken(f"{path.name} of {source.name} is no JSON object", hint="download it again")
-    return found
+    return read_json(path) if path.is_file() else {}

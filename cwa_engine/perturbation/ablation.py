@@ -28,13 +28,13 @@ from cwa_engine.errors import RunFailed
 from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.events import PREVIEW_ROWS, Emit, Note, Progress, TopK, ignore
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.perturbation.cases import ZERO
 from cwa_engine.perturbation.controls import critical_set
 from cwa_engine.perturbation.copies import Zeroed
 from cwa_engine.perturbation.kinds import PERTURBATIONS
 from cwa_engine.perturbation.measurement import MeasurementContext, measure
 from cwa_engine.perturbation.patch import patched
 from cwa_engine.perturbation.single_zeros import SingleZeros
+from cwa_engine.perturbation.treatments import ZERO
 from cwa_engine.result import (
     Ablation,
     AblationCost,

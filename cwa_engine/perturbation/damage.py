@@ -2,56 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import numpy as np
 
 from cwa_engine.evaluation.divergence import Divergence, divergence
-from cwa_engine.evaluation.perplexity import Evaluation
+from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.events import DamageMeasured, Emit, Note, Progress
-from cwa_engine.perturbation.cases import Comparison, Draw, Treatment, comparisons, controls_of, elsewhere, treatments
+from cwa_engine.perturbation.cases import comparisons, elsewhere
 from cwa_engine.perturbation.controls import Selection, count
-from cwa_engine.perturbation.measurement import Measured, MeasurementContext, Places, TextPart, measure
+from cwa_engine.perturbation.measured import Damaged, Measured, MeasuredComparison, Places, figures
+from cwa_engine.perturbation.measurement import MeasurementContext, TextPart, measure
 from cwa_engine.perturbation.patch import patched
-from cwa_engine.result import ControlDraw, DamagePoint, Ranking, SequenceNll, exp
+from cwa_engine.perturbation.treatments import Comparison, Draw, Treatment, controls_of, treatments
+from cwa_engine.result import ControlDraw, DamagePoint, Ranking, SequenceNll
 from cwa_engine.structures import target_name, unit_weights
-
-
-@dataclass(frozen=True)
-class Damaged:
-    """A change of weights: what was measured, and what is published of it."""
-
-    measured: Measured
-    point: DamagePoint
-
-    @property
-    def size(self) -> float:
-        """How far the loss moved, in nats per token; infinite where the model collapsed."""
-        return abs(self.point.delta_nll) if math.isfinite(self.point.delta_nll) else math.inf
-
-
-@dataclass(frozen=True)
-class MeasuredComparison:
-    """A critical set on all texts, the draws of its controls on the sample, of each control the one that did most on all."""
-
-    comparison: Comparison
-    treatment: Treatment
-    critical: Damaged | None  # None for the position test, which leaves the critical set as it is
-    draws: dict[str, list[Damaged]]  # by control, in the order of the draws
-    elsewhere: tuple[Damaged, ...] = ()
-
-    @property
-    def group(self) -> tuple[str, int, str]:
-        """What a critical set and its controls have in common in tables."""
-        return self.comparison.metric, self.comparison.k, self.treatment.label
-
-    @property
-    def damaged(self) -> list[Damaged]:
-        """All measurements, in the order of tables."""
-        return [*filter(None, [self.critical]), *(d for drawn in self.draws.values() for d in drawn), *self.elsewhere]
 
 
 def measure_damage(context: MeasurementContext, rankings: Sequence[Ranking], emit: Emit) -> list[MeasuredComparison]:
@@ -142,7 +108,6 @@ class _Measuring:
         if unchanged == count(weights) and not before:
             self._emit(Note(f"{treatment.label} changed none of the {unchanged} {selection} weights", "warning"))
         apart = _divergence(context, weights, treatment) if context.spec.kl and selection == "critical" else None
-        delta, low, high = context.delta_of(measured)
         point = DamagePoint(
             metric=comparison.metric,
             k=comparison.k,
@@ -150,16 +115,10 @@ class _Measuring:
             selection=selection,
             seed=seed,
             weights=count(weights),
-            nll=measured.evaluation.nll,
-            perplexity=measured.evaluation.perplexity,
-            delta_nll=delta,
-            delta_low=low,
-            delta_high=high,
-            perplexity_ratio=exp(delta),
+            **figures(context.reference, measured),
             kl=apart.kl if apart else None,
             top1_agreement=apart.top1_agreement if apart else None,
             collapsed_at=measured.collapsed_at,
-            sequences=len(measured.places),
         )
         self._emit(DamageMeasured(point))
         return Damaged(measured, point)

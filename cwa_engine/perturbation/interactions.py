@@ -1,19 +1,19 @@
 """Interactions: what each unit of a critical set does alone, and what the set does without it.
 
-Most published super weights do nothing alone, and much together; a damage of the whole set does not tell which. A unit
-matters where it makes a tenth of an equal share of the set's damage, and the whole interval is a loss.
+Most published super weights do nothing alone, and much together; a damage of the whole set does not tell which.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from cwa_engine.evaluation.perplexity import Evaluation
+from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.events import Emit, Progress
-from cwa_engine.perturbation.cases import Treatment, critical_weights, sizes, treatments
-from cwa_engine.perturbation.damage import MeasuredComparison
+from cwa_engine.perturbation.cases import critical_weights
+from cwa_engine.perturbation.measured import MeasuredComparison
 from cwa_engine.perturbation.measurement import MeasurementContext, measure
+from cwa_engine.perturbation.roles import role_of
+from cwa_engine.perturbation.treatments import Treatment, sizes, treatments
 from cwa_engine.result import Interaction, Ranking, TopWeight
 
 
@@ -24,7 +24,7 @@ def measure_interactions(
     plan = [
         (ranking, k, treatment)
         for ranking in rankings
-        for k in sizes(ranking, context.spec)
+        for k in sizes(ranking.metric, len(ranking.weights), context.spec)
         for treatment in treatments(context.spec, context.loaded.dtype)
         if treatment.has_controls
     ]
@@ -62,12 +62,6 @@ def _interaction(
     joint: Evaluation,
 ) -> Interaction:
     own, share = context.delta(alone), context.delta(joint, without)
-    least = max(context.rounding, context.delta(joint)[0] / (10 * group[1]) if math.isfinite(joint.nll) else 0)
-    matters_alone, adds = _is_loss(own, least), _is_loss(share, least) and math.isfinite(without.nll)
-    role = "alone" if matters_alone else "together" if adds else "inert"
-    return Interaction(*group, unit.target, *own, context.delta(without)[0], *share, role)
-
-
-def _is_loss(delta: tuple[float, float, float], least: float) -> bool:
-    """Whether a loss is at least so large, and its whole interval above zero; one that is not finite is."""
-    return not (delta[0] < least or delta[1] <= 0)
+    rest, together = context.delta(without)[0], context.delta(joint)[0]
+    role = role_of(own, share, rest, together, group[1], context.rounding)
+    return Interaction(*group, unit.target, *own, rest, *share, role)

@@ -14,31 +14,30 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.errors import WeightsNotRestored
 from cwa_engine.evaluation.collapse import first_non_finite_layer
-from cwa_engine.evaluation.perplexity import Evaluation, evaluate
+from cwa_engine.evaluation.losses import Evaluation
+from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.evaluation.resume import KeptStates, keep_states
 from cwa_engine.models.chain import NotAChain
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.memory import BatchSize
-from cwa_engine.perturbation.cases import Treatment
 from cwa_engine.perturbation.controls import Selection, by_parameter, weights_of
 from cwa_engine.perturbation.kinds import Options, Perturbation
-from cwa_engine.perturbation.patch import Receipt, patched
+from cwa_engine.perturbation.measured import Measured, Places, Reference, sample_places
+from cwa_engine.perturbation.patch import patched
+from cwa_engine.perturbation.treatments import Treatment
 from cwa_engine.result import NumericalFloor, Ranking
 from cwa_engine.spec import RunSpec
 from cwa_engine.statistics import paired_delta
 from cwa_engine.structures import unit_count
 
-SAMPLE_TEXTS = 8  # evenly spaced, on which the draws of controls are ranked
 DRIFT_LIMIT = 1e-6  # nats; an intact model measured twice differs by nothing on a CPU, by rounding on some GPUs
 NUDGES = 3  # edits that should do nothing but round, of which the largest change is the numerical floor
 
 Report = Callable[[int], None]  # hears how many sequences are measured
-Places = NDArray[np.int64]
 
 
 def _nobody(done: int) -> None: ...
@@ -60,34 +59,6 @@ class TextPart:
     places: Places  # among the evaluation texts, ascending
     sequences: Sequence[TokenSequence]
     kept: KeptStates | None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A loss on some of the evaluation texts, while some weights were changed."""
-
-    places: Places
-    evaluation: Evaluation
-    collapsed_at: str | None = None  # the first layer whose output was not finite
-    receipts: tuple[Receipt, ...] = ()
-
-    def on(self, places: Places) -> Evaluation:
-        """The part of it that is of these texts."""
-        where = np.searchsorted(self.places, places)
-        return Evaluation(self.evaluation.nll_sums[where], self.evaluation.tokens[where])
-
-    def with_others(self, other: Measured) -> Measured:
-        """Together with what was measured on other texts under the same change."""
-        places = np.concatenate([self.places, other.places])
-        order = np.argsort(places)
-        sums = np.concatenate([self.evaluation.nll_sums, other.evaluation.nll_sums])
-        tokens = np.concatenate([self.evaluation.tokens, other.evaluation.tokens])
-        return Measured(
-            places[order],
-            Evaluation(sums[order], tokens[order]),
-            self.collapsed_at or other.collapsed_at,
-            self.receipts or other.receipts,
-        )
 
 
 @dataclass(frozen=True)
@@ -140,21 +111,17 @@ class MeasurementContext:
         base = reference or self.intact
         return paired_delta(damaged.nll_sums, base.nll_sums, base.tokens)
 
-    def delta_of(self, measured: Measured) -> tuple[float, float, float]:
-        """The same on the texts that were measured."""
-        intact = self.intact_on(measured.places)
-        return paired_delta(measured.evaluation.nll_sums, intact.nll_sums, intact.tokens)
-
-    def intact_on(self, places: Places) -> Evaluation:
-        """The intact model's loss on these texts."""
-        return Evaluation(self.intact.nll_sums[places], self.intact.tokens[places])
+    @property
+    def reference(self) -> Reference:
+        """The intact model's loss, which is what changes are judged by."""
+        return Reference(self.intact, self.sample.places, self.rounding)
 
 
 def prepare_measurement(
     loaded: LoadedModel, sequences: Sequence[TokenSequence], intact: Evaluation, spec: RunSpec, batch_size: BatchSize
 ) -> MeasurementContext:
     """Divide the texts, and run the intact model over them once to keep what damage is measured from."""
-    places = np.unique(np.linspace(0, len(sequences) - 1, min(SAMPLE_TEXTS, len(sequences))).round().astype(np.int64))
+    places = sample_places(len(sequences))
     others = np.setdiff1d(np.arange(len(sequences)), places)
     sample = _part(loaded, sequences, places, batch_size)
     rest = _part(loaded, sequences, others, batch_size) if len(others) else None
@@ -200,7 +167,7 @@ def with_rounding(context: MeasurementContext, ranking: Ranking, k: int) -> Meas
         rng = np.random.default_rng([context.spec.seed, number])
         units = by_parameter(np.unique(rng.integers(0, sum(sizes.values()), k)), sizes)
         nudged = weights_of(units, parameters, ranking.structure)
-        changes.append(abs(context.delta_of(measure(context, nudged, NUDGE, [context.sample]))[0]))
+        changes.append(abs(context.reference.delta(measure(context, nudged, NUDGE, [context.sample]))[0]))
     finite = [change for change in changes if math.isfinite(change)]
     return dataclasses.replace(context, rounding=max(finite, default=0.0))
 
@@ -209,7 +176,7 @@ def check_restored(context: MeasurementContext) -> NumericalFloor:
     """Measure the intact model again, on the sample. Raises WeightsNotRestored where it differs beyond rounding."""
     sample = context.sample
     again = context.batch_size.run(lambda size: evaluate(context.loaded, sample.sequences, size))
-    drift = again.nll - context.intact_on(sample.places).nll
+    drift = again.nll - context.reference.on(sample.places).nll
     if not abs(drift) <= DRIFT_LIMIT:
         raise WeightsNotRestored(
             f"after all edits were undone the baseline differs by {drift:.3g} nats per token",

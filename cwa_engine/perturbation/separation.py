@@ -5,6 +5,7 @@ each of at least 19 draws on the same texts (p <= 0.05) and larger than that of 
 larger than the numerical floor. Sets of several sizes are tested from the largest on, and no further once one fails: a
 fixed sequence keeps the error of the whole at that of one test (Maurer et al. 1995). Fewer draws, fewer than 16 texts, or a
 model that is no better than guessing mean that nothing was tested. The measured error rates are in docs/evidence.md.
+torch-free: `reporting.verification` judges what is in files by the same rule.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from cwa_engine.perturbation.cases import Comparison
 from cwa_engine.perturbation.controls import CONTROLS
-from cwa_engine.perturbation.damage import Damaged, MeasuredComparison
-from cwa_engine.perturbation.measurement import MeasurementContext
+from cwa_engine.perturbation.measured import Damaged, MeasuredComparison, Reference
+from cwa_engine.perturbation.treatments import Comparison
 from cwa_engine.result import GIVEN, MATRICES, SMALL, Baseline, Separation, Verdict
 from cwa_engine.statistics import as_extreme
 
@@ -25,10 +25,10 @@ LEAST_TEXTS = 16
 LEVEL = 0.05
 
 
-def separations(context: MeasurementContext, measured: Sequence[MeasuredComparison]) -> list[Separation]:
+def separations(reference: Reference, measured: Sequence[MeasuredComparison]) -> list[Separation]:
     """Each critical set beside each of its controls."""
     return [
-        _separation(context, entry, entry.critical, control, draws)
+        _separation(reference, entry, entry.critical, control, draws)
         for entry in measured
         if entry.critical
         for control, draws in entry.draws.items()
@@ -36,19 +36,19 @@ def separations(context: MeasurementContext, measured: Sequence[MeasuredComparis
 
 
 def _separation(
-    context: MeasurementContext,
+    reference: Reference,
     entry: MeasuredComparison,
     critical: Damaged,
     control: str,
     draws: Sequence[Damaged],
 ) -> Separation:
-    places = context.sample.places
-    intact = context.intact_on(places).nll
+    places = reference.sample
+    intact = reference.on(places).nll
     ours, *theirs = (damaged.measured.on(places).nll - intact for damaged in (critical, *draws))
     largest = max(draws, key=lambda damaged: (len(damaged.measured.places), damaged.size))
     count = as_extreme(ours, theirs)
     has_p = CONTROLS[control].is_random and len(draws) >= LEAST_DRAWS
-    size = max(largest.size, context.rounding)
+    size = max(largest.size, reference.rounding)
     finite = math.isfinite(critical.size) and math.isfinite(size) and size > 0
     metric, k, perturbation = entry.group
     return Separation(
@@ -75,7 +75,7 @@ def _finite(value: float) -> float | None:
 
 
 def verdicts(
-    context: MeasurementContext, baseline: Baseline, measured: Sequence[MeasuredComparison], rows: Sequence[Separation]
+    reference: Reference, baseline: Baseline, measured: Sequence[MeasuredComparison], rows: Sequence[Separation]
 ) -> list[Verdict]:
     """One verdict for every critical set that was compared with controls, in the order they were measured."""
     found: dict[tuple[str, int, str], Verdict] = {}
@@ -85,19 +85,19 @@ def verdicts(
         group = entry.group
         family = group[0], group[2]
         against = [row for row in rows if (row.metric, row.k, row.perturbation) == group]
-        missing = _missing(context, baseline, against)
+        missing = _missing(reference, baseline, against)
         if not missing and family in failed:
             missing = [
                 f"the larger set of {failed[family]:,} is not distinguishable, and sets are tested from the largest on"
             ]
-        outcome, evidence = _outcome(context, entry, against, missing)
+        outcome, evidence = _outcome(reference, entry, against, missing)
         if outcome == "indistinguishable":
             failed.setdefault(family, group[1])
         found[group] = Verdict(*group, outcome, _sentence(entry, outcome, evidence))
     return [found[entry.group] for entry in compared]
 
 
-def _missing(context: MeasurementContext, baseline: Baseline, against: Sequence[Separation]) -> list[str]:
+def _missing(reference: Reference, baseline: Baseline, against: Sequence[Separation]) -> list[str]:
     """What a test would need and is not there."""
     missing = []
     for row in against:
@@ -107,23 +107,23 @@ def _missing(context: MeasurementContext, baseline: Baseline, against: Sequence[
             )
     if not any(CONTROLS[row.control].is_random for row in against):
         missing.append("no control is drawn at random")
-    if len(context.sequences) < LEAST_TEXTS:
-        missing.append(f"{len(context.sequences)} texts were measured, {LEAST_TEXTS} are needed")
+    if len(reference.intact.tokens) < LEAST_TEXTS:
+        missing.append(f"{len(reference.intact.tokens)} texts were measured, {LEAST_TEXTS} are needed")
     if baseline.is_guessing:
         missing.append("the intact model is no better than guessing")
     return missing
 
 
 def _outcome(
-    context: MeasurementContext, entry: MeasuredComparison, against: Sequence[Separation], missing: Sequence[str]
+    reference: Reference, entry: MeasuredComparison, against: Sequence[Separation], missing: Sequence[str]
 ) -> tuple[str, str]:
     """(outcome, the evidence in words)"""
     critical = entry.critical
     assert critical
     if missing:
         return "not tested", f"{'; '.join(missing)} ({', '.join(map(_as_bad, against))})"
-    if critical.size <= context.rounding:
-        return "indistinguishable", f"rounding alone changes the loss by up to {context.rounding:.2g}"
+    if critical.size <= reference.rounding:
+        return "indistinguishable", f"rounding alone changes the loss by up to {reference.rounding:.2g}"
     rivals = [row for row in against if (row.p_value or 0) > LEVEL or not row.beyond]
     if rivals:
         return "indistinguishable", ", ".join(f"{_as_bad(row)}{_p(row)}" for row in rivals)

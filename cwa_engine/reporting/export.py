@@ -1,7 +1,8 @@
-"""The files of a run: written whole or not at all, read back by every client. torch-free.
+"""The files of a run: written whole or not at all. `reading` reads them back. torch-free.
 
-summary.json · manifest.json · topk_<metric>.csv · perturbation.csv · evaluation.csv · controls.csv · log.txt, and where
-asked for interactions.csv · stability.csv · fidelity.csv · ablation.csv · critical_set.csv · spikes.csv · spike_removal.csv
+summary.json · manifest.json · topk_<metric>.csv · perturbation.csv · evaluation.csv · controls.csv · log.txt ·
+SHA256SUMS, and where asked for interactions.csv · stability.csv · fidelity.csv · ablation.csv · critical_set.csv ·
+spikes.csv · spike_removal.csv
 """
 
 from __future__ import annotations
@@ -12,24 +13,22 @@ import functools
 import hashlib
 import importlib.metadata
 import io
-import itertools
 import json
 import os
 import platform
 import shutil
-import statistics
 import time
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cwa_engine import __version__
-from cwa_engine.data.corpus import split
-from cwa_engine.errors import NotFound
-from cwa_engine.files import sync_folder, write_synced
+from cwa_engine.files import is_abandoned, scratch_path, sync_folder, write_synced
+from cwa_engine.reporting.checksums import SUMS, sums_text
+from cwa_engine.reporting.summary import damage_groups, numbers_of, spikes_of, stability_means
 from cwa_engine.result import (
+    SHOWN,
     Ablation,
     Agreement,
     ControlDraw,
@@ -38,17 +37,14 @@ from cwa_engine.result import (
     Interaction,
     Prediction,
     RunResult,
-    Separation,
     SequenceNll,
     Spike,
     SpikeRemovalStep,
     TopWeight,
-    Verdict,
     to_plain,
 )
 from cwa_engine.spec import RunSpec
 
-TOP_IN_SUMMARY = 10
 _VERSIONED = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
@@ -83,7 +79,7 @@ class RunRecord:
 
 def write_run(folder: Path, record: RunRecord) -> None:
     """Write the run's folder under a temporary name, flush it to disk, then rename it: it is there whole or not at all."""
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    scratch = scratch_path(folder)
     scratch.mkdir(parents=True)
     try:
         for name, content in run_files(record):
@@ -95,13 +91,25 @@ def write_run(folder: Path, record: RunRecord) -> None:
         raise
 
 
+PRUNED = ".pruned"  # end of the hidden name of a run folder that is being removed
+
+
 def leftovers(runs: Path) -> list[Path]:
-    """What a process that was killed left half written or half removed among run folders."""
-    return [path for path in runs.glob(".*") if path.is_dir()]
+    """What processes that have ended left half written or half removed among run folders."""
+    return [path for path in runs.glob(".*") if is_abandoned(path) or path.name.endswith(PRUNED)]
 
 
 def run_files(record: RunRecord) -> Iterable[tuple[str, bytes]]:
-    """(file name, content) of every file of a run; the summary last, so it can tell how long the others took."""
+    """(file name, content) of every file of a run, the hashes of all others last."""
+    hashes = {}
+    for name, content in _files(record):
+        hashes[name] = hashlib.sha256(content).hexdigest()
+        yield name, content
+    yield SUMS, sums_text(hashes)
+
+
+def _files(record: RunRecord) -> Iterable[tuple[str, bytes]]:
+    """The same without the hashes; the summary last, so it can tell how long the others took."""
     began = time.perf_counter()
     tables = dict(run_tables(record.result))
     yield from tables.items()
@@ -130,15 +138,10 @@ def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
         yield "ablation.csv", _table(Ablation, result.ablations)
     if result.critical_set:
         yield "critical_set.csv", _table(CriticalSetStep, result.critical_set.steps)
-    if spikes := _spikes(result):
+    if spikes := spikes_of(result):
         yield "spikes.csv", _table(Spike, spikes)
     if result.spike_removal:
         yield "spike_removal.csv", _table(SpikeRemovalStep, result.spike_removal.steps)
-
-
-def _spikes(result: RunResult) -> list[Spike]:
-    """Those of every ranking that has them: there is one metric of spikes."""
-    return [spike for ranking in result.rankings for spike in ranking.spikes]
 
 
 def fidelity_csv(result: RunResult) -> bytes:
@@ -151,11 +154,7 @@ def fidelity_csv(result: RunResult) -> bytes:
 def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
     """All that is needed to run this again and to know whether it was the same."""
     spec, texts = record.spec, record.result.texts
-    left_out = set(texts.too_short)
-    numbers = [n for n in range(1, texts.texts + 1) if n not in left_out]  # of texts that differ, the first is 1
-    scored, measured = split(numbers)
-    if texts.damage and not texts.packed:
-        measured = measured[: texts.damage]
+    scored, measured = numbers_of(texts)
     return {
         "run_id": record.run_id,
         "started": record.started,
@@ -179,6 +178,7 @@ def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
             "python": platform.python_version(),
             **library_versions(),
         },
+        "sums": SUMS,
         "tables": {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()},
         "machine": {"platform": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }
@@ -202,17 +202,16 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
         "baseline": to_plain(result.baseline),
         "numerical_floor": to_plain(result.floor) if result.floor else None,
         "rankings": [
-            {"metric": r.metric, "structure": r.structure, "top": to_plain(r.weights[:TOP_IN_SUMMARY])}
-            for r in result.rankings
+            {"metric": r.metric, "structure": r.structure, "top": to_plain(r.weights[:SHOWN])} for r in result.rankings
         ],
         "halves": to_plain(result.halves),
-        "damage": _damage_groups(result.damage, result.separations, result.verdicts),
+        "damage": damage_groups(result.damage, result.separations, result.verdicts),
         "interactions": to_plain(result.interactions),
-        "stability": _stability(result),
+        "stability": stability_means(result.rankings, result.stability),
         "fidelity": to_plain(result.fidelity),
         "ablation": to_plain(result.ablation_cost) if result.ablation_cost else None,
         "critical_set": to_plain(result.critical_set) if result.critical_set else None,
-        "spikes": to_plain(_spikes(result)[:TOP_IN_SUMMARY]),
+        "spikes": to_plain(spikes_of(result)[:SHOWN]),
         "spike_removal": to_plain(result.spike_removal) if result.spike_removal else None,
         "gradients": result.gradients,
         "scores_from": result.scores_from,
@@ -220,146 +219,6 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
         "timings": timings,
         "peak_memory_bytes": result.peak_memory_bytes,
     }
-
-
-def _damage_groups(
-    points: Sequence[DamagePoint], separations: Sequence[Separation], verdicts: Sequence[Verdict]
-) -> list[dict[str, Any]]:
-    """Per metric, k and perturbation: the critical set, each control with the ratio it is beaten by, the verdict.
-
-    The position test has no critical set of its own, only its draws.
-    """
-
-    def group(row: DamagePoint | Separation | Verdict) -> tuple[str, int, str]:
-        return row.metric, row.k, row.perturbation
-
-    groups = []
-    for key, grouped in itertools.groupby(points, key=group):
-        members = list(grouped)
-        critical = next((point for point in members if point.selection == "critical"), None)
-        verdict = next((verdict for verdict in verdicts if group(verdict) == key), None)
-        groups.append(
-            {
-                "metric": key[0],
-                "k": key[1],
-                "perturbation": key[2],
-                "critical": to_plain(critical) if critical else None,
-                "controls": [_without_key(row) for row in separations if group(row) == key],
-                "elsewhere": [to_plain(point) for point in members if point.selection == "elsewhere"],
-                "outcome": verdict.outcome if verdict else None,
-                "verdict": verdict.sentence if verdict else None,
-            }
-        )
-    return groups
-
-
-def _without_key(row: Separation) -> dict[str, Any]:
-    return {name: value for name, value in to_plain(row).items() if name not in ("metric", "k", "perturbation")}
-
-
-def _stability(result: RunResult) -> list[dict[str, Any]]:
-    """Means over all pairs of repeats, per metric and k."""
-    found = []
-    for (metric, k), rows in itertools.groupby(result.stability, key=lambda row: (row.metric, row.k)):
-        pairs = list(rows)
-        correlations = [pair.spearman for pair in pairs if pair.spearman is not None]
-        ranking = next(ranking for ranking in result.rankings if ranking.metric == metric)
-        found.append(
-            {
-                "metric": metric,
-                "k": k,
-                "pairs": len(pairs),
-                "jaccard": statistics.fmean(pair.jaccard for pair in pairs),
-                "chance": pairs[0].chance,
-                "rbo": statistics.fmean(pair.rbo for pair in pairs),
-                "spearman": statistics.fmean(correlations) if correlations else None,
-                "in_every_repeat": sum(weight.stable is True for weight in ranking.top(k)),
-            }
-        )
-    return found
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a run folder. Raises NotFound where there is none that can be read."""
-    return _read_map(folder, "summary.json", ("run_id", "model", "texts", "baseline", "rankings", "damage"))
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run folder. Raises NotFound where there is none that can be read."""
-    return _read_map(folder, "manifest.json", ("run_id", "spec", "model", "data", "tables"))
-
-
-def _read_map(folder: Path, name: str, needed: Iterable[str]) -> dict[str, Any]:
-    try:
-        found = json.loads(_read(folder, name))
-    except ValueError as error:
-        raise _unreadable(folder, name, str(error)) from error
-    if not isinstance(found, dict) or (missing := [key for key in needed if key not in found]):
-        raise _unreadable(folder, name, f"it lacks {', '.join(missing)}" if isinstance(found, dict) else "it is no map")
-    return found
-
-
-def _unreadable(folder: Path, name: str, why: str) -> NotFound:
-    return NotFound(f"{folder / name} cannot be read: {why}", hint="run it again: `cwtool jobs retry`")
-
-
-def read_topk(folder: Path, metric: str | None, offset: int, limit: int) -> tuple[str, list[TopWeight]]:
-    """(metric, rows `offset` to `offset + limit` of its ranking); without a metric, of the run's first one."""
-    metrics = [ranking["metric"] for ranking in read_summary(folder)["rankings"]]
-    chosen = metric or metrics[0]
-    if chosen not in metrics:
-        raise NotFound(f"run {folder.name} has no ranking by '{chosen}'", hint=f"it has: {', '.join(metrics)}")
-    name = f"topk_{chosen}.csv"
-    reader = csv.DictReader(io.StringIO(_read(folder, name)))
-    try:
-        return chosen, [_top_weight(row) for row in itertools.islice(reader, offset, offset + limit)]
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise _unreadable(folder, name, f"line {reader.line_num}: {error}") from error
-
-
-def read_piece(folder: Path, name: str, offset: int, size: int) -> bytes:
-    """`size` bytes of a file of a run folder from `offset` on, fewer at its end. Raises NotFound where there is none."""
-    try:
-        with (folder / name).open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
-    except FileNotFoundError:
-        raise _no_file(folder, name) from None
-
-
-def _top_weight(row: dict[str, str]) -> TopWeight:
-    def whole(name: str) -> int | None:
-        return int(row[name]) if row[name] else None
-
-    return TopWeight(
-        rank=int(row["rank"]),
-        parameter=row["parameter"],
-        flat_index=int(row["flat_index"]),
-        out_feature=whole("out_feature"),
-        in_feature=whole("in_feature"),
-        value=float(row["value"]),
-        score=float(row["score"]) if row["score"] else None,
-        layer=whole("layer"),
-        component=row["component"],
-        expert=whole("expert"),
-        target=row["target"],
-        stable=row["stable"] == "True" if row["stable"] else None,
-        fan_out=whole("fan_out") if "fan_out" in row else None,  # runs of before have none
-        standard_error=float(row["standard_error"]) if row.get("standard_error") else None,  # older runs have none
-    )
-
-
-def _read(folder: Path, name: str) -> str:
-    try:
-        return (folder / name).read_text("utf-8")
-    except FileNotFoundError:
-        raise _no_file(folder, name) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(folder, name, str(error)) from error
-
-
-def _no_file(folder: Path, name: str) -> NotFound:
-    return NotFound(f"run {folder.name} has no {name}", hint="`cwtool results` lists finished runs")
 
 
 def _table(kind: type, rows: Iterable[Any]) -> bytes:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from collections.abc import Collection
 from pathlib import Path
 
 from cwa_engine.errors import InvalidInput, OutputError, OutputTaken
 from cwa_engine.files import check_output, sync_folder, write_whole
+from cwa_engine.reporting.checksums import ALWAYS, MANIFEST, is_of_a_run
 from cwa_engine.spec import RunSpec, parse_spec
 
-MANIFEST = "manifest.json"
 _UNFINISHED = ".manifest.json"  # the manifest of a copy whose last step, its renaming, is yet to come
-_RUN_FILES = (
-    MANIFEST, "summary.json", "log.txt", "topk_*.csv", "perturbation.csv", "evaluation.csv", "interactions.csv",
-    "stability.csv", "fidelity.csv", "ablation.csv", "critical_set.csv", "controls.csv", "spikes.csv", "spike_removal.csv",
-)  # fmt: skip
 _NOT_ASKED = {"output", "data_name"}  # fields of a spec that do not change what is found
 MOST_NAMED = 5
 
@@ -39,7 +34,7 @@ def claim_output(folder: Path, spec: RunSpec, force: bool, unknown: Collection[s
     earlier, tables = found
     if differences := [name for name in _differences(earlier, spec) if name not in unknown]:
         raise OutputTaken(f"output folder {folder} holds a run with other {_some(differences)}", hint)
-    others = [name for name in there if _is_of_a_run(name) and name not in {*_RUN_FILES[:3], *tables}]
+    others = [name for name in there if is_of_a_run(name) and name not in {*ALWAYS, *tables}]
     if others:
         raise OutputTaken(f"output folder {folder} holds {_some(others)}, which the run there has not written", hint)
 
@@ -63,7 +58,7 @@ def copy_run(folder: Path, output: Path, force: bool = False) -> None:
         write_whole(output / _UNFINISHED, (folder / MANIFEST).read_bytes())
         target.unlink(missing_ok=True)
         for stale in output.iterdir():
-            if _is_of_a_run(stale.name) and not (folder / stale.name).exists():
+            if is_of_a_run(stale.name) and not (folder / stale.name).exists():
                 stale.unlink()
         for path in files:
             target = output / path.name
@@ -90,10 +85,6 @@ def _differences(one: RunSpec, other: RunSpec) -> list[str]:
     """Fields of two specs that are not the same, but for those that do not change what is found."""
     fields = (name for name in RunSpec.model_fields if name not in _NOT_ASKED)
     return [name for name in fields if getattr(one, name) != getattr(other, name)]
-
-
-def _is_of_a_run(name: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _RUN_FILES)
 
 
 def _some(names: list[str]) -> str:

@@ -9,18 +9,18 @@ import numpy as np
 
 from cwa_engine.events import Emit, Progress
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.perturbation.cases import ZERO, critical_weights
+from cwa_engine.perturbation.cases import critical_weights
 from cwa_engine.perturbation.controls import CONTROLS, Population, critical_set
 from cwa_engine.perturbation.measurement import MeasurementContext, measure
-from cwa_engine.result import Fidelity, Prediction, Ranking, TopWeight
+from cwa_engine.perturbation.treatments import ZERO
+from cwa_engine.result import Prediction, Ranking, TopWeight
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.metrics import METRICS
+from cwa_engine.sensitivity.prediction import TOP
 from cwa_engine.sensitivity.ranking import describe_unit, rank, scores_at
 from cwa_engine.spec import RunSpec
-from cwa_engine.statistics import spearman
 from cwa_engine.structures import unit_of
 
-TOP = 20  # of each metric are all measured, and compared with the most harmful
 STRATA = (100, 1_000, 10_000)  # ranks up to which the sample goes on; a last stratum is of all weights
 
 
@@ -98,16 +98,3 @@ def measure_predictions(context: MeasurementContext, sample: Sample, emit: Emit)
         rows.append(Prediction(unit.target, sample.strata[place], *context.delta(damaged), scores))
     emit(Progress("fidelity", len(sample.units), len(sample.units), "weight"))
     return rows
-
-
-def fidelities(rows: Sequence[Prediction], metrics: Sequence[str]) -> list[Fidelity]:
-    """Rank correlation of each metric's scores with the measured |loss change|, and the overlap of the top."""
-    found = []
-    for place, name in enumerate(metrics):
-        scored = [(row.scores[place], abs(row.delta_nll)) for row in rows if row.scores[place] is not None]
-        scores, changes = np.array(scored, dtype=np.float64).reshape(-1, 2).T
-        changes = np.where(np.isfinite(changes), changes, np.inf)
-        top = min(TOP, len(scored))
-        best, worst = ({int(i) for i in np.argsort(-side, kind="stable")[:top]} for side in (scores, changes))
-        found.append(Fidelity(name, len(scored), spearman(scores, changes), top, len(best & worst)))
-    return found

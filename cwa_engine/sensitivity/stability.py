@@ -12,7 +12,7 @@ from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.errors import DataError
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.perturbation.controls import Selection, by_parameter
-from cwa_engine.result import Agreement, HalfOverlap, Ranking
+from cwa_engine.result import SHOWN, Agreement, HalfOverlap, Ranking
 from cwa_engine.run import Run
 from cwa_engine.sensitivity.finalists import with_exact_scores
 from cwa_engine.sensitivity.gradients import Statistics
@@ -24,7 +24,6 @@ from cwa_engine.spec import RunSpec
 from cwa_engine.statistics import Array, jaccard, jaccard_by_chance, rank_biased_overlap, spearman
 from cwa_engine.structures import unit_count
 
-SHOWN = 10  # the place down to which a ranking is always compared by halves: as many as the report shows
 SAMPLE = 100_000  # units whose scores are compared beyond the top: enough for a rank correlation to two digits
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from cwa_tui.console.output import say, show
 keys_app = typer.Typer(help="Keys for connections from other machines.", invoke_without_command=True)
 hosts_app = typer.Typer(help="Daemons on other machines, for `cwtool --host NAME`.", invoke_without_command=True)
 
+Role = StrEnum("Role", ["viewer", "runner", "admin"])  # as `cwa_daemon.roles`, which takes a while to import
 Name = Annotated[str, typer.Argument(help="Whose it is.")]
 PublicKey = Annotated[str, typer.Argument(help="40 characters, as `cwtool daemon keys` shows them.")]
 
@@ -25,11 +27,12 @@ def show_keys(context: typer.Context, as_json: Json = False) -> None:
 
     public, others = own_pair(Settings()).public, allowed(Settings())
     if as_json:
-        show({"public": public, "allowed": others})
+        allowed_keys = {name: {"public": key.public, "role": key.role} for name, key in others.items()}
+        show({"public": public, "allowed": allowed_keys})
         return
     show(public)
     for name, key in others.items():
-        say(f"allowed: {name} {key}")
+        say(f"allowed: {name} {key.public} as {key.role}")
 
 
 @keys_app.command("new")
@@ -42,13 +45,17 @@ def new(force: Annotated[bool, typer.Option("--force", help="Replace the keys th
 
 
 @keys_app.command("allow")
-def allow(name: Name, public_key: PublicKey) -> None:
-    """Let a client connect from another machine; holds at once."""
-    from cwa_daemon import keys
+def allow(
+    name: Name,
+    public_key: PublicKey,
+    role: Annotated[Role, typer.Option(help="What it may do: see, also run its own jobs, or all.")] = Role.runner,
+) -> None:
+    """Let a client connect from another machine; holds at once. Once more for the same name: with another role or key."""
+    from cwa_daemon import keys, roles
     from cwa_daemon.settings import Settings
 
-    keys.allow(Settings(), name, public_key)
-    show(f"{name} may connect")
+    keys.allow(Settings(), name, public_key, roles.Role(role))
+    show(f"{name} may connect as {role}")
 
 
 @keys_app.command("revoke")

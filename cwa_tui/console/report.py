@@ -19,7 +19,7 @@ FEW_TEXTS = 16  # below which nothing is tested
 SHOWN_ROWS = 30  # of tables that may be long; the whole is in the run's files
 
 
-def run_report(summary: dict[str, Any], folder: str) -> RenderableType:
+def run_report(summary: dict[str, Any], folder: str, fingerprint: str | None = None) -> RenderableType:
     """All that a finished run has to say: what was measured, the top weights, the damage, where the files are."""
     parts: list[RenderableType] = [_headline(summary)]
     for ranking in summary["rankings"]:
@@ -51,6 +51,7 @@ def run_report(summary: dict[str, Any], folder: str) -> RenderableType:
     sentences = [words(group["verdict"], _VERDICT_STYLES[group["outcome"]]) for group in compared if group["verdict"]]
     parts += ["", *sentences] if sentences else []
     parts += ["", words(f"texts: {summary['texts']['source']}\nfiles: {folder}", overflow="fold")]
+    parts += [words(f"fingerprint: {fingerprint}", overflow="fold")] if fingerprint else []
     return Group(*parts)
 
 

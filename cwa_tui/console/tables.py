@@ -42,7 +42,8 @@ def jobs_table(jobs: list[JobView], now: float | None = None, chosen: bool = Fal
         at = job.progress
         done = f"{at.stage} {fmt.counted(at.done, at.total, at.unit)}" if at else ""
         state = Text(job.state, STATE_STYLES.get(job.state, ""))
-        said = words(job.error["message"] if job.error else done)
+        error = job.error or job.copy_error
+        said = words(error["message"] if error else done)
         table.add_row(job.run_id, job.kind, state, said, fmt.ago(job.created, now), fmt.duration(took))
     return table
 
@@ -50,6 +51,7 @@ def jobs_table(jobs: list[JobView], now: float | None = None, chosen: bool = Fal
 def job_details(job: JobView) -> RenderableType:
     """One job, field by field."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    error = job.error or job.copy_error
     rows = {
         "run id": job.run_id,
         "what": f"{job.kind} {job.model}",
@@ -58,12 +60,14 @@ def job_details(job: JobView) -> RenderableType:
         "created": _moment(job.created),
         "started": _moment(job.started),
         "finished": _moment(job.finished),
+        "owner": job.owner or None,
         "retry of": job.retry_of,
         "after": job.after,
         "priority": job.priority or None,
         "files": job.folder,
-        "error": job.error["message"] if job.error else None,
-        "hint": job.error["hint"] if job.error else None,
+        "error": error["message"] if error else None,
+        "hint": error["hint"] if error else None,
+        "deaths": "; ".join(f"{death['reason']} (in {death['stage']})" for death in job.deaths),
         "spec": ", ".join(f"{name}={value}" for name, value in job.spec.items() if value is not None),
     }
     for name, value in rows.items():
@@ -105,7 +109,10 @@ def daemon_status(status: StatusView, reached: str) -> RenderableType:
     lines = [
         f"cwtool {status.version}, pid {status.pid}, up {fmt.duration(status.uptime_s)}, {fmt.size(status.memory_bytes)}",
         f"state folder {status.home}, reached as {reached}",
-        f"{status.running} running, {status.queued} queued, {status.paused} paused, {len(status.models)} warm",
+        f"{_some(status.running)} running, {_some(status.queued)} queued, {_some(status.paused)} paused, "
+        f"{len(status.models)} warm",
+        *(f"trouble: {trouble}" for trouble in status.troubles),
+        *_limits(status.limits),
         *(["the disk is full: progress is not kept, results wait for room"] if status.disk_full else []),
         *(
             f"worker {w.device}: {w.state}{f' with {w.run_id}' if w.run_id else ''}, pid {w.pid}, {fmt.size(w.memory_bytes)}"
@@ -114,6 +121,21 @@ def daemon_status(status: StatusView, reached: str) -> RenderableType:
         ),
     ]
     return words("\n".join(lines), overflow="fold")
+
+
+def _some(count: int | None) -> str:
+    """A number of jobs, which nobody knows while the job database is damaged."""
+    return "?" if count is None else str(count)
+
+
+def _limits(limits: dict[str, float | None]) -> list[str]:
+    """One line; none of a daemon that does not tell."""
+    if not limits:
+        return []
+    load_bytes = limits.get("load_bytes")
+    memory = "what is available" if load_bytes is None else fmt.size(int(load_bytes))
+    idle, step = (fmt.duration(limits[name] or 0) for name in ("stage_idle_s", "stage_step_s"))
+    return [f"limits: a load {memory} of memory, a stage {idle} of idling and {step} of computing without getting on"]
 
 
 def results_table(summaries: list[dict[str, Any]]) -> RenderableType:

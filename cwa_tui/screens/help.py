@@ -38,8 +38,8 @@ Damage
   collapsed      the loss is no number; the layer where that began follows
 
 States
-  queued > running > done, failed, cancelled, or interrupted (the daemon
-  ended while it ran: press r)
+  queued > running > done, failed or cancelled; a run whose worker died is
+  queued again by itself, once if that was its own doing
 """
 
 

@@ -69,8 +69,8 @@ class JobsTable(LiveTable):
 
 def job_progress(job: JobView) -> str:
     """Where a job stands, in a few words."""
-    if job.error:
-        return str(job.error["message"])
+    if error := job.error or job.copy_error:
+        return str(error["message"])
     if job.progress:
         at = job.progress
         return fmt.progress(at.stage, at.done, at.total, PROGRESS_CELLS, at.unit)

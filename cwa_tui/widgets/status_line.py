@@ -19,7 +19,9 @@ class StatusLine(QuietStatic):
             self.say(Text("cwtool"))
             return
         warm = f"{len(status.models)} warm"
-        said = f"cwtool {status.version} · {status.running} running · {status.queued} queued · {warm} · "
+        running, queued = ("?" if jobs is None else jobs for jobs in (status.running, status.queued))
+        trouble = f"{status.troubles[0]} · " if status.troubles else ""
+        said = f"cwtool {status.version} · {trouble}{running} running · {queued} queued · {warm} · "
         self.say(Text(said, no_wrap=True, overflow="ellipsis").append_text(gauge(_device(status), 8)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import pty
@@ -50,6 +51,7 @@ def test_a_run_prints_its_findings_and_leaves_its_files(cwtool: CommandLine) -> 
         "controls.csv",
         "topk_grad_x_weight_matrices.csv",
         "topk_grad_squared_matrices.csv",
+        "SHA256SUMS",
     }
     rows = list(csv.DictReader((cwtool.cwd / "out/deep/perturbation.csv").open()))
     assert len(rows) == 2 * 2 * (1 + 19 + 19) + 2 * 2 * (1 + 19)  # of matrices against random_matched alone
@@ -152,14 +154,77 @@ def test_a_rerun_says_whether_the_same_came_out(cwtool: CommandLine) -> None:
     done = cwtool("rerun", run_id)
     assert "perturbation.csv: the same bytes" in done.stdout
     assert "agree, byte for byte" in done.stdout
-    manifest = next((cwtool.home / "runs").glob(f"{run_id}/manifest.json"))
-    tampered = json.loads(manifest.read_text())
-    tampered["tables"]["perturbation.csv"] = "0" * 64
-    tampered["versions"]["torch"] = "1.0"
-    manifest.write_text(json.dumps(tampered))
+    table = cwtool.home / "runs" / run_id / "perturbation.csv"
+    sound = table.read_bytes()
+    table.write_bytes(sound.replace(b"1", b"2", 1))
     differs = cwtool("rerun", run_id, rc=1)
     assert "perturbation.csv: DIFFERENT" in differs.stdout
-    assert "changed since: versions torch: 1.0 then" in differs.stdout
+    assert "is altered; the bytes it had at first came out again" in " ".join(differs.stdout.split())
+    assert "do NOT agree" in differs.stdout
+    table.write_bytes(sound)
+    manifest = table.with_name("manifest.json")
+    manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1'))
+    assert "manifest.json is altered" in cwtool("rerun", run_id, rc=1).stderr
+
+
+def test_verify_recomputes_a_run_of_the_daemon_and_a_folder_that_was_brought_elsewhere(cwtool: CommandLine) -> None:
+    done = json.loads(cwtool("run", *SHORT, "--output", "out", "--json").stdout)
+    found = cwtool("verify", done["run_id"][-4:])
+    assert f"{done['run_id']} is sound as far as its files tell" in found.stdout
+    assert "as the job database or you have it" in " ".join(found.stdout.split())
+    away = cwtool.json("verify", "./out")
+    assert (away["agrees"], away["check"]["known"], away["disagreements"]) == (True, False, [])
+    assert away["check"]["fingerprint"] == done["fingerprint"]
+    assert cwtool.json("verify", "./out", "--fingerprint", done["fingerprint"])["check"]["known"]
+    wrong = cwtool("verify", "./out", "--fingerprint", "0" * 64, rc=1)
+    assert "ALTERED: SHA256SUMS is not as it was when the run ended" in wrong.stdout
+    assert "no SHA-256" in cwtool("verify", "./out", "--fingerprint", "12", rc=2).stderr
+    summary = cwtool.cwd / "out/summary.json"
+    told = json.loads(summary.read_text())
+    told["damage"][0]["controls"][0]["p_value"] = 0.001
+    summary.write_text(json.dumps(told))
+    wrong = cwtool("verify", "./out", rc=1)
+    said = " ".join(wrong.stdout.split())
+    assert "ALTERED: summary.json is altered" in said
+    assert "p_value: it says 0.001, recomputed 0." in said and "is NOT sound" in said
+    assert "holds no run" in cwtool("verify", "./", rc=6).stderr
+
+
+def test_files_that_are_not_what_the_run_wrote_are_never_shown_as_if_they_were(cwtool: CommandLine) -> None:
+    run_id = json.loads(cwtool("run", *SHORT, "--json").stdout)["run_id"]
+    folder = cwtool.home / "runs" / run_id
+    shown = cwtool("results", "show", run_id)
+    sums = (folder / "SHA256SUMS").read_bytes()
+    assert f"fingerprint: {hashlib.sha256(sums).hexdigest()}" in shown.stdout.replace("\n", "")
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def altered(name: str, before: bytes, after: bytes) -> None:
+        for path in folder.iterdir():
+            path.write_bytes(kept[path.name])
+        assert before in kept[name]
+        (folder / name).write_bytes(kept[name].replace(before, after, 1))
+
+    altered("summary.json", b'"perplexity": ', b'"perplexity": 1')
+    assert "summary.json is altered" in cwtool("results", "show", run_id, rc=1).stderr
+    assert "summary.json is altered" in " ".join(cwtool("results").stdout.split())
+    altered("topk_grad_x_weight.csv", b",0", b",1")
+    assert "topk_grad_x_weight.csv is altered" in cwtool("results", "topk", run_id, rc=1).stderr
+    altered("evaluation.csv", b",intact,", b",critical,")
+    seen = cwtool("results", "show", run_id, rc=1)
+    assert "baseline perplexity" in seen.stdout and "evaluation.csv is altered" in seen.stderr
+    assert json.loads(cwtool("results", "show", run_id, "--json", rc=1).stdout)["altered"] == {
+        "evaluation.csv": "altered"
+    }
+    assert "evaluation.csv is altered" in cwtool("results", "fetch", run_id, "--output", "new", rc=1).stderr
+    assert not list((cwtool.cwd / "new").iterdir())
+    altered("log.txt", b"\n", b" \n")
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    del digests["SHA256SUMS"]
+    (folder / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())))
+    assert "SHA256SUMS is not as it was when the run ended" in cwtool("results", "show", run_id, rc=1).stderr
+    for path in folder.iterdir():
+        path.write_bytes(kept[path.name])
+    cwtool("results", "show", run_id)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -13,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from cwa_daemon import client, doctor
+from cwa_daemon.bundle import redact
 from cwa_daemon.lifecycle import running_pid
-from tests.conftest import SHORT, CommandLine
+from cwa_daemon.settings import Settings
+from tests.conftest import CWTOOL, SHORT, CommandLine
 
 
 def states(cwtool: CommandLine, rc: int = 0) -> dict[str, str]:
@@ -68,6 +73,15 @@ def test_a_run_found_again_is_not_taken_for_the_latest(own_cwtool: CommandLine) 
     assert cwtool.json("results", "show")["run_id"] == second
 
 
+def test_files_of_a_run_that_are_not_what_it_wrote_are_found(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    run_id = cwtool.json("run", *SHORT, "--no-perturbation")["run_id"]
+    assert "the files of 1 runs are as they were written" in " ".join(cwtool("doctor").stdout.split())
+    (cwtool.settings.runs / run_id / "topk_grad_x_weight.csv").write_text("rank\n")
+    said = " ".join(cwtool("doctor", rc=1).stdout.split())
+    assert "is not as it was written" in said and "cwtool verify" in said
+
+
 def test_nothing_is_repaired_under_a_daemon_that_runs(own_cwtool: CommandLine) -> None:
     own_cwtool("daemon", "start")
     assert "cwtool daemon stop" in own_cwtool("doctor", "--repair", rc=2).stderr
@@ -100,6 +114,10 @@ def test_the_service_unit_starts_the_daemon_of_this_state_folder(own_cwtool: Com
     unit = configparser.ConfigParser(interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(file)
+    assert (
+        unit["Service"]["NoNewPrivileges"] == "yes" and "PrivateTmp" not in unit["Service"]
+    )  # --output may lie in /tmp
+    assert ("ProtectSystem" in unit["Service"]) == (os.getuid() == 0)
     command = [word.strip('"') for word in unit["Service"]["ExecStart"].split(" ")]
     name, _, value = unit["Service"]["Environment"].strip('"').partition("=")
     assert (command[0], name, value) == (sys.executable, "CWTOOL_HOME", str(cwtool.home))
@@ -110,3 +128,113 @@ def test_the_service_unit_starts_the_daemon_of_this_state_folder(own_cwtool: Com
     process.terminate()  # as systemd does
     assert process.wait(timeout=10) == 0
     assert not cwtool.settings.socket.exists()
+
+
+# what must be a sentence and never a traceback
+
+
+def check(cwtool: CommandLine, name: str, **env: str) -> dict[str, str]:
+    """The first check of a name that is no plain "ok", of a doctor that has come to its end."""
+    done = subprocess.run(
+        [CWTOOL, "doctor", "--json"], cwd=cwtool.cwd, env={**cwtool.env, **env}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
+    return next(
+        found for found in json.loads(done.stdout)["checks"] if found["name"] == name and found["state"] != "ok"
+    )
+
+
+def test_a_database_of_a_newer_version_is_named_and_a_repair_leaves_it_alone(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    cwtool("daemon", "start")
+    cwtool("daemon", "stop")
+    with contextlib.closing(sqlite3.connect(cwtool.settings.database)) as database:
+        database.execute("PRAGMA user_version = 99")
+    found = check(cwtool, "job database")
+    assert found["state"] == "problem" and "newer version of cwtool (schema 99" in found["found"]
+    assert "newer version" in cwtool("doctor", "--repair", rc=3).stderr
+    assert not list(cwtool.home.glob("*.damaged-*"))
+
+
+@pytest.mark.parametrize("name", ["keys.json", "allowed.json", "hosts.json"])
+@pytest.mark.parametrize("content", ["{", '["a"]', "\x00" * 50])
+def test_broken_files_of_keys_are_named(own_cwtool: CommandLine, name: str, content: str) -> None:
+    own_cwtool("daemon", "start")
+    (own_cwtool.home / name).write_text(content)
+    (own_cwtool.home / name).chmod(0o600)
+    found = check(own_cwtool, "keys")
+    assert found["state"] == "problem" and name in found["found"] and found["advice"]
+
+
+@pytest.mark.parametrize(
+    "content", ["home = = 3", "home = 5\nmax_queue = -1", "nonsense = 1", "\x00", "home = '~nobody-here/x'"]
+)
+def test_a_bad_config_is_a_check(own_cwtool: CommandLine, tmp_path: Path, content: str) -> None:
+    config = tmp_path / "config" / "cwtool" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(content)
+    env = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_STATE_HOME": str(tmp_path / "states"), "CWTOOL_HOME": ""}
+    assert check(own_cwtool, "settings", **env)["state"] == "problem"
+
+
+def test_a_user_whom_the_system_does_not_know_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "CWTOOL_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    found = {check["name"]: check for check in client.examine()["checks"]}
+    assert "no home folder" in found["settings"]["found"] and "CWTOOL_HOME" in found["settings"]["advice"]
+    assert found["state folder"]["state"] == "problem" and "job database" not in found
+    assert found["torch"]["state"] == "ok"
+
+
+def test_a_cache_that_cannot_be_read_and_a_full_process_table_are_checks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    def no_thread(*args: object, **options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    cache = tmp_path / "hub"
+    (cache / "models--secret").mkdir(parents=True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "secret" not in str(path) and access(path, mode))
+    monkeypatch.setattr(subprocess, "run", full)
+    monkeypatch.setattr("cwa_daemon.client.Client.connect", no_thread)
+    found = {check.name: check for check in doctor.examine(Settings(home=tmp_path / "state"))}
+    assert found["Hugging Face cache"].state == "problem" and "cannot be read" in found["Hugging Face cache"].found
+    assert "no process can be started" in found["torch"].found and "ulimit -u" in found["torch"].advice
+    assert "can't start new thread" in found["daemon"].found
+
+
+def test_a_stopped_daemon_is_a_check(own_cwtool: CommandLine) -> None:
+    own_cwtool("daemon", "start")
+    os.kill(own_cwtool.json("daemon", "status")["pid"], signal.SIGSTOP)
+    found = check(own_cwtool, "daemon", CWTOOL_REQUEST_TIMEOUT_S="0.5")
+    assert found["state"] == "problem" and "stopped by a signal" in found["found"]
+
+
+def test_passwords_in_addresses_are_blacked_out_however_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://ann:p%40ss%2Fword9@proxy:3128")
+    monkeypatch.setenv("DATABASE", "postgres://ann:another%21one@db/x")
+    written = [
+        "proxy http://ann:p%40ss%2Fword9@proxy:3128/ used",
+        "http://ann:p@ss/word9@proxy:3128",
+        "http%3A%2F%2Fann%3Ap%40ss%2Fword9%40proxy",
+        "the password is p@ss/word9, or p%40ss%2Fword9",
+        "'https://user:hunter2@host/path'",
+        "ssh://git:hunter2@host",
+        "another!one",
+    ]
+    for text in written:
+        shown = redact(text)
+        assert "word9" not in shown and "hunter2" not in shown and "another" not in shown, shown
+    assert redact("https://huggingface.co/gpt2/tree/main, tcp://127.0.0.1:5571") == (
+        "https://huggingface.co/gpt2/tree/main, tcp://127.0.0.1:5571"
+    )

@@ -59,9 +59,18 @@ def test_a_table_that_is_not_as_the_run_wrote_it_is_not_fetched(here: CommandLin
     run_id = here.json("--host", "box", "run", *SHORT, "--no-perturbation")["run_id"]
     table = run_folder(box, run_id) / "topk_grad_x_weight.csv"
     table.write_bytes(table.read_bytes()[:-20])
-    assert "is not as the run wrote it" in here("--host", "box", "results", "fetch", run_id, rc=1).stderr
+    assert "topk_grad_x_weight.csv is altered" in here("--host", "box", "results", "fetch", run_id, rc=1).stderr
     assert list((here.cwd / run_id).iterdir()) == []
     assert "there is no run" in here("--host", "box", "results", "fetch", "nothing", rc=6).stderr
+
+
+def test_a_run_of_the_other_machine_is_verified_here(here: CommandLine, box: CommandLine) -> None:
+    run_id = here.json("--host", "box", "run", *SHORT, "--no-perturbation")["run_id"]
+    found = here.json("--host", "box", "verify", run_id)
+    assert (found["agrees"], found["folder"], found["check"]["known"]) == (True, f"box:{run_id}", True)
+    log = run_folder(box, run_id) / "log.txt"
+    log.write_text("nothing happened")
+    assert here.json("--host", "box", "verify", run_id, rc=1)["check"]["altered"] == {"log.txt": "altered"}
 
 
 def test_a_folder_of_this_machine_is_not_taken_for_a_model_of_the_other(here: CommandLine) -> None:

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from cwa_daemon import endings, headway, plans, workers
+from cwa_daemon import endings, plans, workers
+from cwa_daemon.awake import GRACE_S, LONGEST_TICK_S, AwakeClock
+from cwa_daemon.deaths import Cause, Death, why_not_again
 from cwa_daemon.headway import Headway, Overdue
+from cwa_daemon.records import Place
 from cwa_daemon.workers import Worker
 from cwa_engine.spec import RunSpec
 
@@ -17,15 +20,13 @@ from cwa_engine.spec import RunSpec
 class Clock:
     now = 0.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(headway, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def heartbeat(processor_s: float) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def progress(stage: str) -> dict[str, Any]:
 
 
 def test_a_job_is_stuck_when_it_neither_computes_nor_says_anything_and_not_before(clock: Clock) -> None:
-    job = Headway()
+    job = Headway(clock)
     job.heard(progress("load"))
     for clock.now in range(1, 121):
         job.heard(heartbeat(5.0))
@@ -49,7 +50,7 @@ def test_a_job_is_stuck_when_it_neither_computes_nor_says_anything_and_not_befor
 
 
 def test_a_step_that_computes_for_an_hour_is_left_alone_and_one_without_end_is_not(clock: Clock) -> None:
-    job = Headway()
+    job = Headway(clock)
     job.heard(progress("score"))
     for clock.now in range(1, 3600):
         job.heard(heartbeat(clock.now / 1000))  # a thousandth of a processor, on a crowded machine
@@ -59,7 +60,7 @@ def test_a_step_that_computes_for_an_hour_is_left_alone_and_one_without_end_is_n
 
 
 def test_a_cancelled_job_may_go_on_for_its_share_of_the_processor(clock: Clock) -> None:
-    job = Headway()
+    job = Headway(clock)
     job.heard(heartbeat(100.0))
     late = Overdue(job)
     for clock.now in range(1, 31):
@@ -70,7 +71,7 @@ def test_a_cancelled_job_may_go_on_for_its_share_of_the_processor(clock: Clock) 
 
 
 def test_a_cancelled_job_that_waits_is_not_waited_for(clock: Clock) -> None:
-    job = Headway()
+    job = Headway(clock)
     job.heard(heartbeat(100.0))
     late = Overdue(job)
     for clock.now in range(1, 10):
@@ -92,8 +93,7 @@ def test_who_killed_a_worker_is_told_by_what_the_kernel_has_counted(
     monkeypatch: pytest.MonkeyPatch, before: int | None, after: int | None, said: str
 ) -> None:
     monkeypatch.setattr(endings, "memory_kills", lambda: after)
-    why, _ = endings.how_it_ended("cpu", -signal.SIGKILL, before)
-    assert said in why
+    assert said in endings.how_it_ended("cpu", -signal.SIGKILL, before).reason
 
 
 def test_the_system_tells_how_many_processes_it_has_killed_for_want_of_memory() -> None:
@@ -134,15 +134,71 @@ def test_a_plan_counts_on_the_least_recently_used_models_to_go_first_and_on_pinn
 
 
 def test_what_the_system_killed_is_compared_with_what_it_had_before_the_worker_fell_silent(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: Clock
 ) -> None:
-    clock = Clock()
-    monkeypatch.setattr(workers, "time", clock)
     monkeypatch.setattr(workers, "memory_kills", lambda: 3 + (clock.now > 100))
-    worker = Worker("cpu", tmp_path / "log", print, print)
+    worker = Worker(Place(tmp_path, "cpu"), tmp_path / "log", clock, print, print)  # type: ignore[arg-type]
     for clock.now in range(102):
         worker._last_heard = min(clock.now, 100)
         worker.look_after()  # for seconds a process that was killed is still there
     for clock.now in range(102, 140):
         worker.look_after()
     assert worker._memory_kills[0] == 3
+
+
+def test_a_clock_stops_with_its_process_and_gives_a_grace_when_that_goes_on(clock: Clock) -> None:
+    awake = AwakeClock(clock)
+    for clock.now in range(1, 21):
+        awake.tick()
+    assert (awake(), awake.has_just_woken) == (20, False)
+    clock.now = 20 + 3600  # asleep for an hour
+    assert awake() == 20 + LONGEST_TICK_S
+    awake.tick()
+    assert awake() == 20 + LONGEST_TICK_S and awake.has_just_woken
+    for clock.now in range(3621, 3621 + int(GRACE_S)):
+        awake.tick()
+    assert not awake.has_just_woken
+    assert awake() == 20 + LONGEST_TICK_S + GRACE_S
+
+
+def died(cause: Cause, stage: str = "score") -> dict[str, Any]:
+    return Death("it died", cause, stage=stage).row()
+
+
+ITSELF, OTHERS, STOP = died(Cause.ITSELF), died(Cause.OTHERS), died(Cause.STOP)
+
+
+@pytest.mark.parametrize(
+    ("deaths", "retries", "again"),
+    [
+        ([ITSELF], 1, True),
+        ([ITSELF, ITSELF], 9, False),  # poison
+        ([died(Cause.ITSELF, "load"), ITSELF], 2, True),
+        ([died(Cause.ITSELF, "load"), ITSELF], 1, False),
+        ([OTHERS] * 20, 1, True),
+        ([OTHERS] * 21, 1, False),
+        ([died(Cause.OTHERS, "start")] * 100, 1, True),  # it never came to the job
+        ([died(Cause.OTHERS, "start")] * 101, 1, False),
+        ([ITSELF, OTHERS], 1, True),  # somebody's kill does not use up the retry
+        ([OTHERS], 0, False),
+        ([STOP] * 99, 0, True),
+    ],
+)
+def test_a_job_is_run_again_unless_it_has_killed_its_worker_or_died_too_often(
+    deaths: list[dict[str, Any]], retries: int, again: bool
+) -> None:
+    assert (why_not_again(deaths, retries) is None) is again
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        (-signal.SIGSEGV, Cause.ITSELF),
+        (-signal.SIGABRT, Cause.ITSELF),
+        (1, Cause.ITSELF),
+        (-signal.SIGTERM, Cause.OTHERS),
+        (None, Cause.OTHERS),  # another daemon had started it
+    ],
+)
+def test_a_worker_that_ended_by_itself_is_told_from_one_that_others_ended(code: int | None, cause: Cause) -> None:
+    assert endings.how_it_ended("cpu", code, endings.memory_kills()).cause is cause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -16,13 +17,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwa_daemon import queue
+from cwa_daemon.copies import Copies
 from cwa_daemon.jobs import Jobs, new_run_id
 from cwa_daemon.protocol import JobOptions
+from cwa_daemon.pruning import prune
 from cwa_daemon.residency import ModelKey, Residency, Resident
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import MOVES, JobState
 from cwa_daemon.store import SCHEMA_VERSION, Store
-from cwa_engine.errors import DaemonNotStartable, DoesNotFit, InvalidInput, NotFound, QueueFull, StateNotWritten
+from cwa_engine.errors import (
+    DaemonNotStartable,
+    DoesNotFit,
+    InvalidInput,
+    NotFound,
+    OutputTaken,
+    QueueFull,
+    StateNotWritten,
+)
 from cwa_engine.spec import RunSpec
 
 
@@ -174,11 +185,14 @@ class TestJobs:
         with pytest.raises(NotFound):
             jobs.find("%")
 
-    def test_what_ran_when_the_daemon_died_is_interrupted_and_can_be_retried(self, jobs: Jobs, store: Store) -> None:
+    def test_what_ran_when_daemon_and_worker_died_is_queued_again_in_its_place(self, jobs: Jobs, store: Store) -> None:
         add(store, "20260101-000000-gpt2-abcd", state="running")
+        later = self.submit(jobs, "later")
         jobs.recover()
-        job = jobs.find("20260101-000000-gpt2-abcd")
-        assert (job["state"], "cwtool jobs retry" in job["error"]["hint"]) == ("interrupted", True)
+        jobs.settle("cpu", None)
+        assert [job["run_id"] for job in store.runnable("cpu")] == ["20260101-000000-gpt2-abcd", later]
+        (death,) = jobs.find("20260101-000000-gpt2-abcd")["deaths"]
+        assert (death["cause"], death["reason"]) == ("others", "the daemon ended while this ran")
 
     def test_a_hub_token_is_in_memory_alone(self, jobs: Jobs, tmp_path: Path) -> None:
         spec = RunSpec(model="gpt2").model_dump(mode="json")
@@ -219,12 +233,11 @@ class TestJobs:
     def test_a_run_whose_folder_is_whole_is_done(self, jobs: Jobs, store: Store, tmp_path: Path) -> None:
         add(store, "20260101-000000-gpt2-abcd", state="running")
         (tmp_path / "runs" / "20260101-000000-gpt2-abcd").mkdir(parents=True)
-        (tmp_path / "runs" / ".20260101-000000-gpt2-efgh.12345678").mkdir()
         jobs.recover()
+        jobs.settle("cpu", None)
         assert jobs.find("20260101-000000-gpt2-abcd")["state"] == "done"
-        assert [path.name for path in (tmp_path / "runs").iterdir()] == ["20260101-000000-gpt2-abcd"]
 
-    def test_a_run_that_was_saved_but_not_copied_to_its_output_is_copied_and_done(
+    async def test_a_run_that_was_saved_but_not_copied_to_its_output_is_done_and_copied(
         self, jobs: Jobs, store: Store, tmp_path: Path
     ) -> None:
         spec = RunSpec(model="gpt2", output=tmp_path / "mine").model_dump(mode="json")
@@ -234,8 +247,58 @@ class TestJobs:
         (folder / "summary.json").write_text("{}")
         (folder / "manifest.json").write_text(json.dumps({"spec": spec, "tables": {}}))
         jobs.recover()
-        assert jobs.find("20260101-000000-gpt2-abcd")["state"] == "done"
+        jobs.settle("cpu", None)
+        job = jobs.find("20260101-000000-gpt2-abcd")
+        assert (job["state"], job["copy_error"]["code"]) == ("done", "copy_pending")
+        await asyncio.gather(*jobs._copies._tasks.values())
+        assert jobs.find("20260101-000000-gpt2-abcd")["copy_error"] is None
         assert (tmp_path / "mine" / "summary.json").read_text() == "{}"
+        last = store.events("20260101-000000-gpt2-abcd", 0, 10)[-1]
+        assert (last["kind"], last["folder"], last["error"]) == ("copied", str(tmp_path / "mine"), None)
+
+    async def test_a_copy_that_no_time_mends_is_told_apart_from_the_run_and_until_it_is_made_nothing_is_pruned(
+        self, jobs: Jobs, store: Store, tmp_path: Path
+    ) -> None:
+        spec = RunSpec(model="gpt2", output=tmp_path / "mine").model_dump(mode="json")
+        add(store, "saved", state="running", spec=spec)
+        (tmp_path / "runs" / "saved").mkdir(parents=True)
+        (tmp_path / "runs" / "saved" / "manifest.json").write_text(json.dumps({"spec": spec, "tables": {}}))
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "notes.txt").write_text("of somebody else")
+        jobs.settle("cpu", None)
+        with pytest.raises(OutputTaken, match="saved, which is done, is to write"):
+            other = RunSpec(model="gpt2", seed=1, output=tmp_path / "mine").model_dump(mode="json")
+            jobs.submit("run", other, "cpu", "key", "", {}, JobOptions())
+        assert prune(store, tmp_path / "runs", -1, with_results=True, dry_run=True).runs == []
+        await asyncio.gather(*jobs._copies._tasks.values())
+        job = jobs.view(jobs.find("saved"))
+        assert (job.state, job.error, job.copying) == ("done", None, False)
+        assert job.copy_error and job.copy_error["code"] == "output_taken"
+        assert "cwtool results fetch saved --output FOLDER" in job.copy_error["hint"]
+        assert prune(store, tmp_path / "runs", -1, with_results=False, dry_run=False).runs == ["saved"]
+        assert [event["kind"] for event in store.events("saved", 0, 9)] == ["state", "copied"]  # how it ended stays
+
+    async def test_runs_for_the_same_folder_are_copied_one_after_the_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        at_work: list[str] = []
+        order: list[str] = []
+
+        def copy(folder: Path, output: Path, force: bool) -> None:
+            at_work.append(folder.name)
+            order.append(folder.name)
+            assert len(at_work) == 1, at_work
+            time.sleep(0.01)  # in a thread of its own: the other one would come in between
+            at_work.clear()
+
+        monkeypatch.setattr("cwa_daemon.copies.copy_run", copy)
+        ended: list[tuple[str, object]] = []
+        copies = Copies(lambda run_id, text: None, lambda run_id, error: ended.append((run_id, error)))
+        for run_id in ("first", "second", "third"):
+            copies.begin(run_id, tmp_path / run_id, tmp_path / "out", force=False)
+        await asyncio.gather(*copies._tasks.values())
+        assert order == ["first", "second", "third"]
+        assert ended == [("first", None), ("second", None), ("third", None)]
 
     def test_states_that_a_full_disk_does_not_take_are_written_in_their_order_and_nothing_is_begun_twice(
         self, jobs: Jobs, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -247,8 +310,8 @@ class TestJobs:
 
         with monkeypatch.context() as disk:
             disk.setattr(store, "update_job", full)
-            jobs.move(run_id, JobState.RUNNING)
-            jobs.move(run_id, JobState.DONE)
+            jobs.journal.move(run_id, JobState.RUNNING)
+            jobs.journal.move(run_id, JobState.DONE)
             assert jobs.next_due("cpu", QuietLane()) is None  # type: ignore[arg-type]
         assert jobs.find(run_id)["state"] == "queued"
         jobs.tick()
@@ -273,12 +336,12 @@ class TestJobs:
                 store.append_event(run_id, {"kind": "state", "state": state})
         queued = self.submit(jobs, "a")
         (tmp_path / "runs" / "done").mkdir(parents=True)
-        told = jobs.prune(100, with_results=False, dry_run=True)
+        told = prune(store, tmp_path / "runs", 100, with_results=False, dry_run=True)
         assert (told.jobs, told.runs, told.events) == (["failed"], ["done"], 0)
-        assert jobs.prune(100, with_results=False, dry_run=False).events == 5
+        assert prune(store, tmp_path / "runs", 100, with_results=False, dry_run=False).events == 5
         assert [job["run_id"] for job in store.jobs()] == [queued, "recent", "done"]
         assert store.last_seq("done") == 3  # a follower still hears how it ended
-        assert jobs.prune(100, with_results=True, dry_run=False).runs == ["done"]
+        assert prune(store, tmp_path / "runs", 100, with_results=True, dry_run=False).runs == ["done"]
         assert list((tmp_path / "runs").iterdir()) == []
 
 

@@ -85,6 +85,7 @@ def test_whoever_is_not_there_or_is_somebody_else_is_named(
     elsewhere("daemon", "hosts", "add", "impostor", address, other)
     assert "has not the key of impostor" in elsewhere("--host", "impostor", "ps", rc=3).stderr
     pid = own_cwtool.json("daemon", "status")["pid"]
+    own_cwtool("daemon", "keys", "allow", "ann", other, "--role", "admin")
     assert "the daemon of box stops" in elsewhere("--host", "box", "daemon", "stop").stdout
     assert wait_until_gone(pid, 60)
     assert "no daemon of box answers at" in elsewhere("--host", "box", "ps", rc=3).stderr

@@ -13,7 +13,7 @@ import pytest
 
 from cwa_daemon import lifecycle
 from cwa_daemon.client import Client
-from cwa_daemon.lifecycle import hold_lock
+from cwa_daemon.folder_lock import hold_lock
 from cwa_daemon.settings import MOST_SOCKET_BYTES, Settings
 from cwa_engine.errors import DaemonUnreachable, NoDaemon
 from tests import isolation
@@ -58,9 +58,13 @@ def test_a_daemon_that_does_not_answer_is_named_and_a_restart_ends_it(started: C
     os.kill(pid, signal.SIGSTOP)
     started.env["CWTOOL_REQUEST_TIMEOUT_S"] = "0.3"
     said = started("ps", rc=3).stderr
-    assert f"the daemon (pid {pid} at " in said and "did not answer 'hello'" in said and "cwtool daemon restart" in said
+    assert (
+        f"the daemon (pid {pid} at " in said
+        and "did not answer 'hello'" in said
+        and "cwtool daemon restart --force" in said
+    )
     assert "did not answer" in started("version", rc=3).stderr  # nor is it taken for none
-    assert "ended by force" in started("daemon", "stop").stderr
+    assert "ended by force" in started("daemon", "stop", "--force").stderr
     del started.env["CWTOOL_REQUEST_TIMEOUT_S"]
     assert started.json("daemon", "status", rc=3)["error"]["code"] == "no_daemon"
 
@@ -82,11 +86,11 @@ def test_what_a_killed_daemon_wrote_down_is_not_taken_for_the_one_that_runs(tmp_
     with pytest.raises(NoDaemon):
         lifecycle.find(settings)
     written = json.loads(settings.address_file.read_text())
-    settings.address_file.write_text(json.dumps({**written, "pid": 1}))
     with hold_lock(settings):
-        assert lifecycle.find(settings).socket == settings.socket
-        settings.address_file.write_text("{")  # the disk was full
-        assert lifecycle.find(settings).socket == settings.socket
+        for content in (json.dumps({**written, "pid": 1}), "{", "[]", '{"socket": 1}'):
+            settings.address_file.write_text(content)
+            with pytest.raises(DaemonUnreachable, match="has not written down where it is to be reached"):
+                lifecycle.find(settings)
 
 
 def test_a_process_that_took_the_number_of_the_daemon_is_not_ended(tmp_path: Path) -> None:
@@ -96,7 +100,7 @@ def test_a_process_that_took_the_number_of_the_daemon_is_not_ended(tmp_path: Pat
         written = json.loads(settings.address_file.read_text())
         settings.address_file.write_text(json.dumps({**written, "started": written["started"] - 100}))
         with pytest.raises(DaemonUnreachable, match="no process that this one can tell"):
-            lifecycle.end(settings)
+            lifecycle.kill(settings)
 
 
 @pytest.mark.parametrize("name", ["x" * 120, "ü" * 40], ids=["long", "of many bytes"])

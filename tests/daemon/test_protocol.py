@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cwa_daemon.protocol import MAX_DEPTH, MAX_MESSAGE_BYTES, Submit, decode, encode, parse_request
+from cwa_daemon.protocol import MAX_DEPTH, MAX_MESSAGE_BYTES, Submit, decode, encode, parse_request, peek
 from cwa_engine.errors import CwaError, InvalidInput, error_from_dict
 from cwa_engine.spec import RunSpec
 
@@ -95,3 +95,19 @@ def test_every_error_survives_the_wire_with_its_kind() -> None:
             kind.exit_code,
         )
     assert len({kind.code for kind in kinds}) == len(kinds)
+
+
+def test_an_event_with_what_is_no_text_arrives_and_shows_it() -> None:
+    assert decode(encode({"text": "a\udcffb"}, unicode_errors="backslashreplace")) == {"text": "a\\udcffb"}
+
+
+@given(st.binary(max_size=200))
+def test_the_beginning_of_anything_can_be_looked_at(frame: bytes) -> None:
+    op, number = peek(frame)
+    assert op is None or isinstance(op, str)
+    assert number is None or isinstance(number, int)
+
+
+def test_op_and_id_are_found_at_the_beginning_of_what_cannot_be_decoded() -> None:
+    assert peek(msgpack.packb({"op": "status", "id": 7, "x": [[]] * 500})) == ("status", 7)
+    assert peek(b"\x83\xa2id\x07\xa2op\xa4jobs\xa1x\xc1") == ("jobs", 7)

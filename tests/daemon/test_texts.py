@@ -20,6 +20,7 @@ from cwa_daemon.client import AsyncClient, Client
 from cwa_daemon.protocol import KeepTexts, parse_request
 from cwa_daemon.settings import Settings
 from cwa_daemon.texts import KeptTexts
+from cwa_daemon.threads import in_thread
 from cwa_engine.errors import DataError, InvalidInput, StateNotWritten
 from cwa_engine.spec import RunSpec
 from tests.conftest import CommandLine
@@ -183,7 +184,7 @@ def test_what_comes_out_of_a_pipe_is_checked_before_anything_is_queued(fifo: Pat
 async def test_a_pipe_to_which_nobody_writes_holds_nobody_up(fifo: Path) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
-            await handover.in_thread(lambda: handover.prepare(RunSpec(model="m", data_file=fifo), False, 10**9))
+            await in_thread(lambda: handover.prepare(RunSpec(model="m", data_file=fifo), False, 10**9))
 
 
 # both together

@@ -1,8 +1,9 @@
-"""Nothing is lost when processes die."""
+"""Nothing is lost when processes die, and nobody need lend a hand."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -10,11 +11,30 @@ import psutil
 
 from tests.conftest import LONG, SHORT, CommandLine
 
+MEDIUM = (*SHORT, "--control-seeds", "150")  # to be caught in the middle by who is quick
 
-def test_a_worker_killed_in_the_middle_of_a_run_fails_that_run_alone(own_cwtool: CommandLine) -> None:
+
+def test_a_run_whose_worker_was_killed_is_run_again_under_its_name(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    undisturbed, worker = cwtool.json("run", *MEDIUM), cwtool.worker_pid()
+    run_id = cwtool("run", *MEDIUM, "--detach").stdout.strip()
+    later = cwtool("run", *SHORT, "--detach").stdout.strip()
+    cwtool.wait_for(run_id, "damage")
+    cwtool.kill(worker)
+    said = cwtool("logs", "-f", run_id).stdout
+    assert "was killed (SIGKILL)" in said and "queued again" in said
+    job, after = cwtool.json("jobs", "show", run_id), cwtool.json("results", "show", run_id)
+    assert (job["state"], [death["cause"] for death in job["deaths"]]) == ("done", ["others"])
+    assert after["damage"] == undisturbed["damage"]
+    cwtool("logs", "-f", later)
+    assert cwtool.json("jobs", "show", later)["started"] > job["finished"]  # it kept its place
+    assert "was killed (SIGKILL)" in " ".join(cwtool("jobs", "show", run_id).stdout.split())
+
+
+def test_with_no_retries_a_worker_killed_in_the_middle_of_a_run_fails_that_run_alone(own_cwtool: CommandLine) -> None:
     cwtool = own_cwtool
     before = cwtool.json("run", *SHORT)
-    run_id = cwtool("run", *LONG, "--detach").stdout.strip()
+    run_id = cwtool("run", *LONG, "--retries", "0", "--detach").stdout.strip()
     waiting = cwtool("run", *SHORT, "--detach").stdout.strip()
     cwtool.wait_for(run_id, "damage")
     cwtool.kill(cwtool.worker_pid())
@@ -33,7 +53,7 @@ def test_a_worker_killed_in_the_middle_of_a_run_fails_that_run_alone(own_cwtool:
 
 
 def test_a_client_that_is_following_hears_of_the_death_with_exit_code_1(own_cwtool: CommandLine) -> None:
-    process = own_cwtool.start("run", *LONG)
+    process = own_cwtool.start("run", *LONG, "--retries", "0")
     with own_cwtool.client() as client:
         while not client.jobs():
             pass
@@ -46,36 +66,57 @@ def test_a_client_that_is_following_hears_of_the_death_with_exit_code_1(own_cwto
     assert "cwtool jobs retry" in said
 
 
-def test_a_killed_daemon_loses_no_job_and_leaves_no_worker(own_cwtool: CommandLine) -> None:
+def test_a_run_that_crashes_its_worker_twice_in_the_same_stage_is_not_tried_again(own_cwtool: CommandLine) -> None:
     cwtool = own_cwtool
-    running = cwtool("run", *LONG, "--detach").stdout.strip()
+    run_id = cwtool("run", *LONG, "--retries", "5", "--detach").stdout.strip()
+    with cwtool.client() as client:
+        crashes, sound = 0, False
+        for event in client.follow(run_id):
+            if event["kind"] == "state":
+                sound = event["state"] == "running"
+            elif event["kind"] == "damage" and sound:
+                os.kill(cwtool.worker_pid(), signal.SIGSEGV)
+                crashes, sound = crashes + 1, False
+        job = client.job(run_id)
+    assert crashes == 2
+    assert job.state == "failed" and job.error
+    assert "second time in stage 'perturb', so the job is not tried again" in job.error["message"]
+    assert "worker-cpu.log" in job.error["hint"]
+    cwtool("run", *SHORT)
+
+
+def test_a_job_whose_daemon_and_worker_were_killed_is_run_again(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    cwtool("run", *SHORT)
+    daemon, worker = cwtool.json("daemon", "status")["pid"], cwtool.worker_pid()
+    running = cwtool("run", *MEDIUM, "--detach").stdout.strip()
     queued = cwtool("run", *SHORT, "--detach").stdout.strip()
     cwtool.wait_for(running, "damage")
-    worker = psutil.Process(cwtool.worker_pid())
-    cwtool.kill(cwtool.json("daemon", "status")["pid"])
-    assert psutil.wait_procs([worker], timeout=10)[1] == []  # its pipe closed, so it ended itself
-
+    cwtool.kill(daemon)
+    cwtool.kill(worker)
     cwtool("logs", "-f", queued)  # starts a new daemon
-    assert cwtool.json("jobs", "show", queued)["state"] == "done"
-    assert cwtool.json("jobs", "show", running)["state"] == "interrupted"
+    jobs = {job["run_id"]: job for job in cwtool.json("jobs")["jobs"]}
+    assert [jobs[run_id]["state"] for run_id in (running, queued)] == ["done", "done"]
+    assert [death["reason"] for death in jobs[running]["deaths"]] == ["the daemon ended while this ran"]
 
 
-def test_stopping_the_daemon_interrupts_what_runs_keeps_what_waits_and_leaves_nothing_behind(
-    own_cwtool: CommandLine,
-) -> None:
+def test_stopping_the_daemon_queues_what_runs_again_and_leaves_nothing_behind(own_cwtool: CommandLine) -> None:
     cwtool = own_cwtool
-    running = cwtool("run", *LONG, "--detach").stdout.strip()
+    cwtool("run", *SHORT)
+    worker = cwtool.worker_pid()
+    running = cwtool("run", *MEDIUM, "--retries", "0", "--detach").stdout.strip()
     queued = cwtool("run", *SHORT, "--detach").stdout.strip()
     cwtool.wait_for(running, "damage")
-    worker = cwtool.worker_pid()
     said = cwtool("daemon", "stop").stderr
-    assert f"cwtool jobs retry {running}" in said
+    assert f"{running} was broken off; it runs again after the next start" in " ".join(said.split())
     assert not psutil.pid_exists(worker)
     assert not cwtool.settings.socket.exists()
+    assert list(cwtool.settings.workers.iterdir()) == []
 
     cwtool("logs", "-f", queued)
-    states = {job["run_id"]: job["state"] for job in cwtool.json("jobs")["jobs"]}
-    assert states == {running: "interrupted", queued: "done"}
+    jobs = {job["run_id"]: job for job in cwtool.json("jobs")["jobs"]}
+    assert [jobs[run_id]["state"] for run_id in (running, queued)] == ["done", "done"]
+    assert [death["cause"] for death in jobs[running]["deaths"]] == ["stop"]
 
 
 def test_a_worker_that_does_not_answer_a_cancel_is_killed(own_cwtool: CommandLine) -> None:

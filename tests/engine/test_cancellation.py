@@ -117,7 +117,7 @@ def test_a_pipe_among_a_models_files_is_named_and_not_waited_for(tmp_path: Path)
 
     model = folder(tmp_path)
     os.mkfifo(model / "generation_config.txt")
-    with pytest.raises(ModelBroken, match=r"generation_config.txt is a pipe or a device"):
+    with pytest.raises(ModelBroken, match=r"generation_config.txt is a pipe, a socket or a device"):
         load_model(str(model))
     os.mkfifo(tmp_path / "model.gguf")
     with pytest.raises(ModelNotFound, match="no GGUF file"):

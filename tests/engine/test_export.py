@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_engine.errors import NotFound, OutputError
+from cwa_engine.errors import Altered, NotFound, OutputError
 from cwa_engine.files import check_output
 from cwa_engine.pipeline import analyze
-from cwa_engine.reporting.export import (
-    ModelRecord,
-    RunRecord,
-    read_manifest,
-    read_summary,
-    read_topk,
-    run_tables,
-    write_run,
-)
+from cwa_engine.reporting.checksums import check_run, fingerprint_of
+from cwa_engine.reporting.export import ModelRecord, RunRecord, run_tables, write_run
+from cwa_engine.reporting.reading import read_manifest, read_summary, read_topk
 from cwa_engine.result import Baseline, DamagePoint, Ranking, RunResult, TextUse, TopWeight, to_plain
 from cwa_engine.spec import RunSpec
 
@@ -41,12 +38,21 @@ def record(llama: Any, data_file: Path) -> RunRecord:
     return RunRecord("20260101-000000-tiny-abcd", spec, "cwtool run", model, analyze(llama, spec), 0.0, ["a line"])
 
 
+def as_by_an_earlier_version(folder: Path) -> None:
+    """Leave of a run folder what versions without SHA256SUMS wrote, with the hashes of the tables as they are now."""
+    (folder / "SHA256SUMS").unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sums"]
+    manifest["tables"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.csv")}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 def test_files_have_the_names_and_columns_that_were_promised(record: RunRecord, tmp_path: Path) -> None:
     folder = tmp_path / record.run_id
     write_run(folder, record)
     assert {path.name for path in folder.iterdir()} == {
         "summary.json", "manifest.json", "log.txt", "perturbation.csv", "evaluation.csv", "controls.csv",
-        "topk_grad_x_weight.csv", "topk_magnitude.csv",
+        "topk_grad_x_weight.csv", "topk_magnitude.csv", "SHA256SUMS",
     }  # fmt: skip
     head = (folder / "topk_magnitude.csv").read_text().splitlines()
     columns = "rank,parameter,flat_index,out_feature,in_feature,value,score,layer,component,expert,target,stable"
@@ -80,6 +86,7 @@ def test_a_ranking_is_read_page_by_page(record: RunRecord, tmp_path: Path) -> No
     with pytest.raises(NotFound, match="no ranking by 'obd'") as raised:
         read_topk(tmp_path / "run", "obd", 0, 10)
     assert "grad_x_weight, magnitude" in raised.value.hint
+    as_by_an_earlier_version(tmp_path / "run")
     (tmp_path / "run" / "topk_magnitude.csv").unlink()
     with pytest.raises(NotFound, match=r"no topk_magnitude\.csv"):
         read_topk(tmp_path / "run", "magnitude", 0, 10)
@@ -189,6 +196,7 @@ def test_a_folder_without_a_summary_is_no_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"run_id": 1}'])
 def test_a_file_of_a_run_that_is_broken_is_named(record: RunRecord, tmp_path: Path, name: str, content: bytes) -> None:
     write_run(tmp_path / "run", record)
+    as_by_an_earlier_version(tmp_path / "run")
     (tmp_path / "run" / name).write_bytes(content)
     with pytest.raises(NotFound, match=rf"run/{name} cannot be read"):
         (read_summary if name == "summary.json" else read_manifest)(tmp_path / "run")
@@ -199,5 +207,109 @@ def test_a_ranking_that_is_broken_is_named(record: RunRecord, tmp_path: Path, co
     write_run(tmp_path / "run", record)
     ranking = tmp_path / "run" / "topk_grad_x_weight.csv"
     ranking.write_text(content)
+    as_by_an_earlier_version(tmp_path / "run")
     with pytest.raises(NotFound, match=rf"run/{ranking.name} cannot be read: line"):
         read_topk(tmp_path / "run", None, 0, 10)
+
+
+# Files that are not what the run wrote
+
+
+FILES = (
+    "summary.json", "manifest.json", "log.txt", "perturbation.csv", "evaluation.csv", "controls.csv",
+    "topk_grad_x_weight.csv", "topk_magnitude.csv",
+)  # fmt: skip
+
+
+def test_a_run_that_nobody_touched_is_as_it_was_written_and_sha256sum_says_so_too(
+    record: RunRecord, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "run", record)
+    found = check_run(tmp_path / "run", fingerprint_of(tmp_path / "run"))
+    assert (found.altered, found.unchecked, found.known) == ({}, (), True)
+    assert set(found.hashes) == {*FILES, "SHA256SUMS"}
+    if sha256sum := shutil.which("sha256sum"):
+        done = subprocess.run(
+            [sha256sum, "--check", "--strict", "SHA256SUMS"],
+            cwd=tmp_path / "run",
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert sorted(done.stdout.splitlines()) == sorted(f"{name}: OK" for name in FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_of_a_run_that_is_altered_or_missing_is_named(record: RunRecord, tmp_path: Path, name: str) -> None:
+    write_run(tmp_path / "run", record)
+    altered = tmp_path / "run" / name
+    altered.write_bytes(altered.read_bytes() + b" ")
+    assert check_run(tmp_path / "run").altered == {name: "altered"}
+    altered.unlink()
+    assert check_run(tmp_path / "run").altered == {name: "missing"}
+
+
+@pytest.mark.parametrize("name", ["summary.json", "manifest.json", "topk_magnitude.csv"])
+def test_what_is_altered_is_never_read_as_if_it_were_sound(record: RunRecord, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "run"
+    write_run(folder, record)
+    readers = {
+        "summary.json": lambda: read_summary(folder),
+        "manifest.json": lambda: read_manifest(folder),
+        "topk_magnitude.csv": lambda: read_topk(folder, "magnitude", 0, 10),
+    }
+    (folder / name).write_text((folder / name).read_text().replace("0", "1", 1))
+    with pytest.raises(Altered, match="not as it was written"):
+        readers[name]()
+
+
+def test_a_run_whose_hashes_were_removed_is_not_taken_for_one_of_an_earlier_version(
+    record: RunRecord, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "run", record)
+    (tmp_path / "run" / "SHA256SUMS").unlink()
+    with pytest.raises(Altered, match="SHA256SUMS is missing"):
+        read_summary(tmp_path / "run")
+
+
+def test_a_run_whose_hashes_were_made_anew_is_found_by_its_fingerprint(record: RunRecord, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", record)
+    fingerprint = fingerprint_of(tmp_path / "run")
+    forged = replace(record, log=["another line"])
+    write_run(tmp_path / "forged", forged)
+    assert check_run(tmp_path / "forged").altered == {}
+    assert check_run(tmp_path / "forged", fingerprint).altered == {"SHA256SUMS": "not as it was when the run ended"}
+    with pytest.raises(Altered):
+        read_summary(tmp_path / "forged", fingerprint)
+
+
+def test_a_table_that_a_run_did_not_write_is_named_and_other_files_are_nobodys_business(
+    record: RunRecord, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "run", record)
+    (tmp_path / "run" / "stability.csv").write_text("metric\n")
+    (tmp_path / "run" / "notes.csv").write_text("mine\n")
+    assert check_run(tmp_path / "run").altered == {"stability.csv": "not written by the run"}
+
+
+def test_runs_of_earlier_versions_are_read_and_what_cannot_be_checked_is_said(
+    record: RunRecord, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "run", record)
+    as_by_an_earlier_version(tmp_path / "run")
+    found = check_run(tmp_path / "run")
+    assert (found.altered, found.unchecked) == ({}, ("log.txt", "manifest.json", "summary.json"))
+    assert read_summary(tmp_path / "run")["run_id"] == record.run_id
+    table = tmp_path / "run" / "topk_magnitude.csv"
+    table.write_text(table.read_text().replace("0", "1", 1))
+    with pytest.raises(Altered, match=r"topk_magnitude\.csv is altered"):
+        read_topk(tmp_path / "run", "magnitude", 0, 10)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\n", b"0  manifest.json\n", b"{}"])
+def test_a_list_of_hashes_that_is_none_vouches_for_nothing(record: RunRecord, tmp_path: Path, content: bytes) -> None:
+    write_run(tmp_path / "run", record)
+    (tmp_path / "run" / "SHA256SUMS").write_bytes(content)
+    assert check_run(tmp_path / "run").altered == {"SHA256SUMS": "no list of hashes"}
+    with pytest.raises(Altered):
+        read_manifest(tmp_path / "run")

@@ -176,7 +176,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
 def test_a_config_of_another_shape_is_named(tmp_path: Path, config: Any) -> None:
     folder = tokenizer_folder(tmp_path, "gpt2", "gpt2")
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelBroken, match=r"tokenizer_config.json of tiny|added tokens of tiny"):
+    with pytest.raises(ModelBroken, match=r"tokenizer_config.json|added tokens of tiny"):
         load(folder)
 
 

@@ -30,6 +30,9 @@ _ALIGNMENT = 32  # bytes, where general.alignment says nothing else
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY, _FLOAT32 = 8, 9, 6
 _AT_ONCE = 1 << 22  # numbers that are dequantised at once
+_MOST_HEADER = 128 * 2**20  # bytes; vocabularies of 262,000 tokens take 15 MB
+_MOST_ENTRIES = 2**22  # of one list
+_MOST_AXES = 8  # of a tensor; ggml has 4
 
 # What torch holds as it is stored; all else is dequantised to float32.
 _PLAIN = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -143,8 +146,9 @@ def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory:
             try:
                 return _parse(path, memory)
-            except (struct.error, IndexError):
-                raise broken(path, "its header is longer than the file") from None
+            except struct.error as error:
+                why = str(error) or "its header is longer than the file"
+                raise broken(path, why) from None
 
 
 def _parse(path: Path, memory: mmap.mmap) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
@@ -186,7 +190,10 @@ def _parse(path: Path, memory: mmap.mmap) -> tuple[dict[str, Any], dict[str, Ggu
 def _tensor_entry(path: Path, header: _Header) -> tuple[str, tuple[int, ...], str, int, int]:
     """(name, shape, kind, size in bytes, offset in the data)"""
     name = header.text()
-    shape = tuple(header.number("Q") for _ in range(header.number("I")))[::-1]
+    axes = header.number("I")
+    if axes > _MOST_AXES:
+        raise broken(path, f"{name[:80]} has {axes:,} axes")
+    shape = tuple(header.number("Q") for _ in range(axes))[::-1]
     number, offset = header.number("I"), header.number("Q")
     storage = _storage(number)
     if storage is None:
@@ -215,16 +222,19 @@ def _storage(number: int) -> tuple[str, int, int] | None:
 
 
 class _Header:
-    """The bytes of a header, read from front to back; raises struct.error beyond their end."""
+    """The bytes of a header, read from front to back; raises struct.error beyond their end, before memory is asked for."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory, self.position = memory, 0
 
     def take(self, size: int) -> bytes:
-        taken = self._memory[self.position : self.position + size]
-        if len(taken) != size:
+        end = self.position + size
+        if end > len(self._memory):
             raise struct.error
-        self.position += size
+        if end > _MOST_HEADER:
+            raise struct.error(f"its header has more than {_MOST_HEADER / 1e6:,.0f} MB")
+        taken = self._memory[self.position : end]
+        self.position = end
         return taken
 
     def number(self, code: str) -> Any:
@@ -239,6 +249,10 @@ class _Header:
             return self.text()
         if kind == _ARRAY:
             inner, count = self.number("I"), self.number("Q")
+            if inner == _ARRAY:
+                raise broken(path, f"{key[:80]} is a list of lists, which no model has")
+            if count > _MOST_ENTRIES:
+                raise broken(path, f"{key[:80]} has {count:,} entries")
             if inner in _NUMBERS:
                 code = _NUMBERS[inner]
                 return list(struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize(code))))

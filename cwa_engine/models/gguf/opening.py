@@ -23,6 +23,7 @@ from cwa_engine.models.gguf.keys import Keys
 from cwa_engine.models.gguf.parameters import dequantised, same_bytes, stored_parameters
 from cwa_engine.models.gguf.rope import check_rope
 from cwa_engine.models.gguf.tokenizer import read_tokenizer
+from cwa_engine.models.model_files import check_counts
 
 _QUANTISATION_VERSION = 2  # of ggml, since 2023
 _ELSEWHERE = ("adapter.", "clip.", "xielu.")  # keys that say something of a model outside its architecture's prefix
@@ -52,6 +53,7 @@ def open_gguf(path: Path) -> GgufModel:
     file = read_file(path)
     _refuse_other_contents(file)
     keys = Keys(file)
+    check_counts({"block_count": keys.get("block_count", 0)}, path, len(file.tensors))
     architecture = describe(keys)
     tied, on_tying = _tied(file, keys)
     tokenizer, notes = read_tokenizer(file)

@@ -20,6 +20,7 @@ from cwa_engine.models.gguf.pretokenizers import SPLITTINGS
 from cwa_engine.models.gguf.vocabulary import HINT, PREFIX, Kind, Vocabulary, broken_vocabulary, read_vocabulary
 
 _SPACE = "▁"
+_LONGEST = 1000  # characters of a token, each of which is a place to cut it; those in use have 256 at most
 _SENTENCEPIECE_PRE = (None, "default", "llama-spm", "phi-3", "gemma", "gemma-2")
 _SENTENCEPIECE_IDS = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}  # where the file does not say
 
@@ -137,6 +138,8 @@ def _merges(pieces: Mapping[str, tuple[int, float]]) -> list[tuple[str, str]]:
     """Every way in which two pieces make a third, the third with the highest score first; as transformers converts them."""
     found = []
     for token, (_, score) in cancellable_steps(pieces.items()):
+        if len(token) > _LONGEST:
+            raise ModelBroken(f"a token of the vocabulary has {len(token):,} characters: '{token[:40]}...'", hint=HINT)
         halves = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
         known = [(first, second) for first, second in halves if first in pieces and second in pieces]
         known.sort(key=lambda pair: (pieces[pair[0]][0], pieces[pair[1]][0]))

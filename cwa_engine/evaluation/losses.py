@@ -1,0 +1,25 @@
+"""The loss of a model on some sequences, as plain numbers. torch-free: they are read back from files too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cwa_engine.result import exp
+from cwa_engine.statistics import Array
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """NLL of each sequence, so that any statistic can be made from it."""
+
+    nll_sums: Array  # nats [sequences]
+    tokens: Array  # scored tokens [sequences]
+
+    @property
+    def nll(self) -> float:
+        """Mean NLL in nats per token; NaN or infinite where the model collapsed."""
+        return float(self.nll_sums.sum() / self.tokens.sum())
+
+    @property
+    def perplexity(self) -> float:
+        return exp(self.nll)
