@@ -41,7 +41,7 @@ from cwa_engine.errors import (
     VersionMismatch,
     error_from_dict,
 )
-from cwa_engine.files import check_output
+from cwa_engine.files import check_output, fetch_folder
 from cwa_engine.models.sources import HubAccess
 from cwa_engine.reporting.checksums import altered_error, check_run
 from cwa_engine.reporting.output import claim_output, copy_run
@@ -282,10 +282,8 @@ class AsyncClient:
         folder that cannot be written, and OutputTaken for one that holds something else than a run of its spec, unless
         `force`.
         """
-        import tempfile  # few clients fetch anything, and each import is a wait
-
         check_output(folder)
-        with tempfile.TemporaryDirectory(prefix=f"{fetching.SCRATCH}{os.getpid()}-") as scratch:
+        with fetch_folder() as scratch:
             whole_id, fingerprint = await self.download(run_id, Path(scratch))
             if altered := check_run(Path(scratch), fingerprint).altered:
                 raise altered_error(whole_id, altered)

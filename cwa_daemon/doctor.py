@@ -15,10 +15,10 @@ from pathlib import Path
 
 from cwa_daemon import leftovers, telemetry
 from cwa_daemon.bundle import user_name
-from cwa_daemon.lifecycle import find, running_pid
+from cwa_daemon.lifecycle import PROCESSES_HINT, find, running_pid
 from cwa_daemon.reindex import damage, schema_of
 from cwa_daemon.settings import CONFIG_FILE, MOST_SOCKET_BYTES, NOWHERE, Settings, unknown_variables
-from cwa_daemon.store import SCHEMA_VERSION
+from cwa_daemon.store import SCHEMA_VERSION, newer_schema
 from cwa_engine import __version__
 from cwa_engine.errors import CwaError, InvalidInput, NoDaemon
 from cwa_engine.machine.memory import available_memory
@@ -32,7 +32,6 @@ OK, WARNING, PROBLEM = "ok", "warning", "problem"
 _PACKAGES = ("torch", "transformers", "safetensors", "pyzmq", "msgpack", "pydantic", "textual", "typer")
 # torch is asked in a process of its own: this one answers in a moment, and a broken CUDA cannot end it.
 _TORCH_S = 120.0
-_PROCESSES_HINT = "end some processes; `ulimit -u` shows how many you may have"
 _ASK_TORCH = (
     "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.is_available(), torch.cuda.device_count())"
 )
@@ -96,7 +95,7 @@ def _torch(settings: Settings) -> Iterator[Check]:
             [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=_TORCH_S, check=True
         )
     except OSError as error:
-        yield Check("torch", PROBLEM, f"no process can be started: {error.strerror}", _PROCESSES_HINT)
+        yield Check("torch", PROBLEM, f"no process can be started: {error.strerror}", PROCESSES_HINT)
         return
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
@@ -225,7 +224,7 @@ def _daemon(settings: Settings) -> Iterator[Check]:
     except CwaError as error:
         yield Check("daemon", PROBLEM, error.message, error.hint)
     except RuntimeError as error:  # of threading
-        yield Check("daemon", PROBLEM, f"it cannot be asked: {error}", _PROCESSES_HINT)
+        yield Check("daemon", PROBLEM, f"it cannot be asked: {error}", PROCESSES_HINT)
     else:
         for trouble in troubles:
             yield Check("daemon", PROBLEM, trouble, f"its log is {settings.daemon_log}")
@@ -242,8 +241,8 @@ def _database(settings: Settings) -> Iterator[Check]:
     if not settings.database.exists():
         yield Check("job database", OK, "there is none yet")
     elif (schema := schema_of(settings.database)) > SCHEMA_VERSION:
-        found = f"{settings.database} was written by a newer version of cwtool (schema {schema}, here {SCHEMA_VERSION})"
-        yield Check("job database", PROBLEM, found, "use that version, or set CWTOOL_HOME to another folder")
+        refusal = newer_schema(settings.database, schema)
+        yield Check("job database", PROBLEM, refusal.message, refusal.hint)
     elif found := damage(settings.database):
         yield Check("job database", PROBLEM, f"{settings.database} is damaged: {found}", "`cwtool doctor --repair`")
     else:
@@ -265,8 +264,6 @@ def _keys(settings: Settings) -> Iterator[Check]:
             look(settings)
         except CwaError as error:
             yield Check("keys", PROBLEM, error.message, error.hint)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            yield Check("keys", PROBLEM, f"{path} is not as cwtool writes it: {error}", "mend it, or remove it")
         else:
             yield Check("keys", OK, f"{path} can be read")
 

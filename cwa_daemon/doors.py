@@ -19,7 +19,7 @@ from cwa_daemon import keys, protocol
 from cwa_daemon.gates import SILENCE_S, Gate
 from cwa_daemon.lifecycle import write_address
 from cwa_daemon.roles import Caller, Role
-from cwa_daemon.security import check_socket, peer_uid, private_folder
+from cwa_daemon.security import check_socket, peer_of, private_folder
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import CwaError, DaemonNotStartable, Refused
 
@@ -227,7 +227,7 @@ def _inode(path: Path) -> int | None:
 
 def _same_user(connection: network.socket) -> str | None:
     """Processes of other users may not come in, whatever the mode of the socket has become."""
-    uid = peer_uid(connection)
+    _, uid = peer_of(connection)
     if uid == os.getuid():
         return "this user"
     log.warning("a connection of another user (uid %d) was refused", uid)

@@ -12,7 +12,6 @@ from cwa_daemon.protocol import PIECE_BYTES
 from cwa_engine.errors import VersionMismatch
 from cwa_engine.reporting.checksums import MANIFEST, SUMS, Check, altered_error
 
-SCRATCH = "cwtool-fetch-"  # begin of the temporary folder of a client that fetches a run; its process id follows
 Ask = Callable[..., Awaitable[dict[str, Any]]]
 
 

@@ -12,18 +12,17 @@ import errno
 import fcntl
 import logging
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cwa_daemon import ofd_lock
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import DaemonNotStartable
 
 log = logging.getLogger(__name__)
 
 ALREADY = "another daemon has this state folder"
-_LOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length (0: to the end), pid
 
 
 class FolderLock:
@@ -63,7 +62,7 @@ class FolderLock:
     def _take_file(self) -> None:
         handle = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         try:
-            fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
+            ofd_lock.take(handle)
             os.ftruncate(handle, 0)
             os.pwrite(handle, str(os.getpid()).encode(), 0)
         except OSError as error:
@@ -100,8 +99,7 @@ def holder(settings: Settings) -> int | None:
     except OSError:  # no state folder, or none of ours; a start would say which
         return None
     with file:
-        kind, *_ = struct.unpack(_LOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK)))
-        written = "" if kind == fcntl.F_UNLCK else file.read(20)
+        written = file.read(20) if ofd_lock.is_taken(file) else ""
         return int(written) if written.isdigit() else None
 
 
@@ -118,10 +116,6 @@ def _is_same(path: Path, handle: int) -> bool:
     with contextlib.suppress(OSError):
         return os.path.samestat(path.stat(), os.fstat(handle))
     return False
-
-
-def _lock(kind: int) -> bytes:
-    return struct.pack(_LOCK, kind, os.SEEK_SET, 0, 0, 0)
 
 
 def _already() -> DaemonNotStartable:

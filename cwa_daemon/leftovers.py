@@ -17,9 +17,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cwa_daemon.fetching import SCRATCH
 from cwa_daemon.settings import Settings
-from cwa_engine.files import is_abandoned, process_lives
+from cwa_engine.files import FETCHED, is_abandoned, process_lives
 from cwa_engine.reporting.export import leftovers as half_runs
 
 log = logging.getLogger(__name__)
@@ -60,8 +59,8 @@ def _half_files(settings: Settings) -> Iterator[Path]:
 
 
 def _fetched(settings: Settings) -> Iterator[Path]:
-    for path in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-        owner = re.match(rf"{SCRATCH}(\d+)-", path.name)
+    for path in Path(tempfile.gettempdir()).glob(f"{FETCHED}*"):
+        owner = re.match(rf"{FETCHED}(\d+)-", path.name)
         if owner and _is_own_folder(path) and not process_lives(int(owner[1])):
             yield path
 

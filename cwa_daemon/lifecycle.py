@@ -22,6 +22,7 @@ _OURS = ("CWTOOL_", "HF_", "XDG_")  # that the daemon, its workers and the libra
 _PATHS = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
 KILL_S = 5.0  # for a process to be gone after SIGKILL
 STOPPED = "stopped by a signal (SIGSTOP)"
+PROCESSES_HINT = "end some processes; `ulimit -u` shows how many you may have"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +175,7 @@ def start(settings: Settings) -> bool:
                 cwd="/",
             )
         except OSError as error:
-            hint = "end some processes; `ulimit -u` shows how many you may have"
-            raise DaemonNotStartable(f"no process can be started: {error.strerror}", hint) from error
+            raise DaemonNotStartable(f"no process can be started: {error.strerror}", PROCESSES_HINT) from error
         finally:
             os.close(writer)
         said = report.read()  # ends when the daemon says "ready", or dies

@@ -19,7 +19,7 @@ import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from cwa_daemon import lifecycle
-from cwa_daemon.security import check_socket, peer_uid
+from cwa_daemon.security import check_socket, peer_of
 from cwa_daemon.settings import Settings
 from cwa_engine.errors import DaemonUnreachable, NoDaemon, Refused, UnsafePlace
 
@@ -164,7 +164,7 @@ def _is_ours(descriptor: int, address: lifecycle.Address) -> bool:
     """Whether a connection leads to a process of this user; False for one that has ended. Raises UnsafePlace."""
     try:
         with unix.socket(fileno=os.dup(descriptor)) as connection:
-            uid = peer_uid(connection)
+            _, uid = peer_of(connection)
     except OSError:
         return False
     if uid != os.getuid():

@@ -1,17 +1,14 @@
 """Where the worker of a lane is found by a daemon that did not start it: files in a private folder of the state folder.
 
 cpu.lock   held by the worker for life: taken by the daemon before the worker begins, and handed down to it
-cpu.json   which process it is
 cpu.sock   where it listens for another daemon once its own is gone
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +16,10 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import quote, unquote
 
-from cwa_daemon.security import private_folder
+from cwa_daemon import ofd_lock
+from cwa_daemon.security import peer_of, private_folder
 from cwa_engine.errors import CwaError, Refused
 
-_LOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length (0: to the end), pid
-_PEER = "3i"  # struct ucred of Linux: pid, uid, gid
 _END_S = 5.0  # for a worker to be gone after SIGKILL
 
 
@@ -51,7 +47,7 @@ class Place:
         private_folder(self.folder)
         file = os.fdopen(os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b")
         try:
-            fcntl.fcntl(file, fcntl.F_OFD_SETLK, _lock())
+            ofd_lock.take(file)
         except BaseException:
             file.close()
             raise
@@ -64,8 +60,7 @@ class Place:
         except OSError:
             return False
         with file:
-            kind, *_ = struct.unpack(_LOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, _lock()))
-            return bool(kind != fcntl.F_UNLCK)
+            return ofd_lock.is_taken(file)
 
     def clear(self) -> None:
         """Remove the files of a worker that has ended. Only the daemon does, which alone takes the lock."""
@@ -126,17 +121,12 @@ def lanes(folder: Path) -> list[str]:
 
 def check_peer(connection: socket.socket) -> int:
     """The process at the other end of a Unix socket. Raises Refused where it is another user's."""
-    size = struct.calcsize(_PEER)
-    pid, uid, _ = struct.unpack(_PEER, connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    pid, uid = peer_of(connection)
     if uid != os.getuid():
         raise Refused(f"the process at the other end belongs to another user (uid {uid})")
-    return int(pid)
+    return pid
 
 
 def end_all(folder: Path) -> list[int]:
     """End the workers that no daemon has; gives their process ids. Nothing of a run that is saved is lost."""
     return [pid for lane in lanes(folder) if (pid := Place(folder, lane).end())]
-
-
-def _lock() -> bytes:
-    return struct.pack(_LOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)

@@ -105,10 +105,11 @@ def check_socket(path: Path) -> None:
         raise UnsafePlace(f"the socket {path} belongs to another user (uid {found.st_uid})", hint=_PLACE)
 
 
-def peer_uid(connection: socket.socket) -> int:
-    """The user of the process at the other end of a Unix socket."""
+def peer_of(connection: socket.socket) -> tuple[int, int]:
+    """(process id, user id) of the process at the other end of a Unix socket."""
     found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(_PEER))
-    return int(struct.unpack(_PEER, found)[1])
+    pid, uid, _ = struct.unpack(_PEER, found)
+    return pid, uid
 
 
 def others_may_write(found: os.stat_result) -> bool:

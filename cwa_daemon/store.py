@@ -59,6 +59,9 @@ ALTER TABLE jobs ADD COLUMN copy_error TEXT;
 SCHEMA_VERSION = len(_MIGRATIONS)
 _LANE = f"CASE kind WHEN 'plan' THEN '{PLANS}' ELSE device END"  # as `queue.lane_of`
 _TO_BE_COPIED = f"(copy_error ->> 'code' = '{CopyPending.code}')"
+_LAST_STATE = (
+    "SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?1 AND body ->> 'kind' = 'state'"  # of a job: its number
+)
 BALLAST_BYTES = 4 * 2**20  # given up when the disk is full, so that what happens can still be written down
 
 
@@ -94,10 +97,7 @@ class Store:
     def _bring_up_to_date(self, database: Path) -> None:
         version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
         if version > SCHEMA_VERSION:
-            raise DaemonNotStartable(
-                f"{database} was written by a newer version of cwtool (schema {version}, here {SCHEMA_VERSION})",
-                hint="use that version, or set CWTOOL_HOME to another folder",
-            )
+            raise newer_schema(database, version)
         for step, script in enumerate(_MIGRATIONS[version:], start=version + 1):
             self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {step}; COMMIT;")
 
@@ -283,8 +283,7 @@ class Store:
 
     def remove_events(self, run_id: str, but_the_end: bool = False) -> int:
         """Forget what a job has said, if asked but for how it ended; gives how many events that were."""
-        state = "SELECT max(seq) FROM events WHERE run_id = ?1 AND body ->> 'kind' = 'state'"
-        before = f"coalesce(({state}), 0)" if but_the_end else str(2**62)
+        before = f"({_LAST_STATE})" if but_the_end else str(2**62)
         return len(self._write(f"DELETE FROM events WHERE run_id = ?1 AND seq < {before} RETURNING 1", [run_id]))
 
     def lanes_with_queued_jobs(self) -> list[str]:
@@ -317,9 +316,8 @@ class Store:
 
     def last_stage(self, run_id: str) -> str | None:
         """The stage of a job that was last heard of since its state changed."""
-        state = "SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?1 AND body ->> 'kind' = 'state'"
         rows = self._read(
-            f"SELECT body ->> 'stage' FROM events WHERE run_id = ?1 AND seq > ({state})"
+            f"SELECT body ->> 'stage' FROM events WHERE run_id = ?1 AND seq > ({_LAST_STATE})"
             " AND body ->> 'stage' IS NOT NULL ORDER BY seq DESC LIMIT 1",
             [run_id],
         )
@@ -327,8 +325,7 @@ class Store:
 
     def last_number(self, run_id: str) -> int:
         """The highest `number` that a worker gave to an event of a job since its state changed last; 0 without any."""
-        state = "SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?1 AND body ->> 'kind' = 'state'"
-        rows = f"SELECT coalesce(max(body ->> 'number'), 0) FROM events WHERE run_id = ?1 AND seq > ({state})"
+        rows = f"SELECT coalesce(max(body ->> 'number'), 0) FROM events WHERE run_id = ?1 AND seq > ({_LAST_STATE})"
         return int(self._read(rows, [run_id])[0][0])
 
     def fingerprint(self, run_id: str) -> str | None:
@@ -342,6 +339,14 @@ class Store:
 
     def last_seq(self, run_id: str) -> int:
         return int(self._read("SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?", [run_id])[0][0])
+
+
+def newer_schema(database: Path, version: int) -> DaemonNotStartable:
+    """Why a database of a later schema is not used."""
+    return DaemonNotStartable(
+        f"{database} was written by a newer version of cwtool (schema {version}, here {SCHEMA_VERSION})",
+        hint="use that version, or set CWTOOL_HOME to another folder",
+    )
 
 
 _DISK_HINT = "make room on the disk of the state folder; `cwtool doctor` tells how full it is"

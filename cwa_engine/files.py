@@ -7,8 +7,14 @@ import re
 import sys
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cwa_engine.errors import InvalidInput, OutputError, did_you_mean
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
+
+FETCHED = "cwtool-fetch-"  # how names of such folders begin; the number of their process follows
 
 
 def user_path(given: str, what: str) -> Path:
@@ -89,6 +95,13 @@ def is_abandoned(path: Path) -> bool:
     if match is None:
         return False
     return match[1] is None or not process_lives(int(match[1]))
+
+
+def fetch_folder() -> TemporaryDirectory[str]:
+    """A temporary folder for the files of a run from another machine. What a killed process leaves is known by its name."""
+    from tempfile import TemporaryDirectory  # few processes fetch anything, and each import is a wait
+
+    return TemporaryDirectory(prefix=f"{FETCHED}{os.getpid()}-")
 
 
 def process_lives(pid: int) -> bool:

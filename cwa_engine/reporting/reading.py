@@ -28,9 +28,7 @@ _SCORE = "score_"  # before a metric's name, in fidelity.csv
 
 def read_summary(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:
     """The summary of a run folder."""
-    return _read_map(
-        folder, fingerprint, "summary.json", ("run_id", "model", "texts", "baseline", "rankings", "damage")
-    )
+    return _read_map(folder, fingerprint, "summary.json", SUMMARY_KEYS)
 
 
 def read_manifest(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:

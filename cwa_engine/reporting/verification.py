@@ -74,8 +74,9 @@ class Verification:
 class _Run:
     """The files of a run, read without a look at their hashes: those are a matter of their own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, check: Check) -> None:
         self.folder = folder
+        self.hashes = check.hashes  # of all files
         self.manifest = parse_map(folder, MANIFEST, self.text(MANIFEST), MANIFEST_KEYS)
         self.summary = parse_map(folder, SUMMARY, self.text(SUMMARY), SUMMARY_KEYS)
         self.version = str(self.manifest.get("versions", {}).get("cwtool", "unknown"))
@@ -114,7 +115,7 @@ def verify(folder: Path, fingerprint: str | None = None) -> Verification:
         raise NotFound(f"{folder} holds no run", hint="give a run id, or a folder with the files of a run")
     unknown = [] if check.known else ["whether all files were replaced together: compare the fingerprint"]
     try:
-        run = _Run(folder)
+        run = _Run(folder, check)
     except (CwaError, KeyError, TypeError, ValueError, AttributeError) as error:
         return Verification(folder.name, str(folder), "unknown", check, 0, (), (_reason(error),), tuple(unknown))
     ledger, unreadable = Ledger(older=run.version != __version__), []
@@ -162,7 +163,7 @@ def _manifest(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     ledger.same("manifest.json: seeds", manifest["seeds"], seeds)
     if not ledger.older:  # versions add fields to the spec, and with them its hash changes
         ledger.same("manifest.json: spec_sha256", manifest["spec_sha256"], spec.sha256())
-    hashes = {name: digest for name, digest in check_run(run.folder).hashes.items() if _is_table(name)}
+    hashes = {name: digest for name, digest in run.hashes.items() if _is_table(name)}
     ledger.same("manifest.json: tables", manifest["tables"], hashes)
     unknown.append("command, versions and machine: the manifest alone has them")
     unknown.append("the protocol of the perplexities, timings, memory and the batch size: the summary alone has them")

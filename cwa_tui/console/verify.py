@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from cwa_daemon.client import Client
 from cwa_engine.errors import InvalidInput
-from cwa_engine.files import user_path
+from cwa_engine.files import fetch_folder, user_path
 from cwa_engine.reporting.checksums import MANIFEST, SUMS
 from cwa_engine.reporting.verification import Verification, verify
 from cwa_engine.result import to_plain
@@ -37,7 +36,7 @@ def verified(run: str, fingerprint: str | None, connect: Callable[[], AbstractCo
         if not client.host:
             files = client.check(run)
             return verify(files.folder, given or files.fingerprint)
-        with tempfile.TemporaryDirectory(prefix="cwtool-") as scratch:
+        with fetch_folder() as scratch:
             run_id, known = client.download(run, Path(scratch))
             return replace(verify(Path(scratch), given or known), folder=f"{client.host}:{run_id}")
 

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from cwa_daemon.settings import Settings
 from cwa_daemon.store import Store
 from cwa_engine.errors import DaemonNotStartable, StateDamaged
 from cwa_engine.files import scratch_path
+from tests import isolation
 from tests.conftest import LONG, SHORT, CommandLine
 from tests.engine.test_hostile_models import HOSTILE
 from tests.models import edit_json, save_tiny
@@ -241,13 +243,18 @@ def test_jobs_that_wait_are_found_again_in_what_is_left_of_a_damaged_database(ow
 # what is left behind
 
 
+def found_in(settings: Settings, *folders: Path) -> list[Path]:
+    """What is found of this test; daemons of other tests are killed meanwhile, too."""
+    return [path for path in leftovers.found(settings) if any(path.is_relative_to(folder) for folder in folders)]
+
+
 def test_what_killed_processes_left_is_removed_and_what_live_ones_write_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    (tmp_path / "run").mkdir()
+    runtime = Path(tempfile.mkdtemp(dir=isolation.FOLDER))  # short enough for a socket
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     settings, gone = Settings(home=tmp_path / "state"), gone_pid()
     for folder in (settings.home, settings.runs, settings.cache, tmp_path / "tmp", settings.runtime_dir):
         folder.mkdir(parents=True)
@@ -282,7 +289,7 @@ def test_what_killed_processes_left_is_removed_and_what_live_ones_write_is_not(
         closed.close()
         listener.bind(str(alive / "daemon.sock"))
         listener.listen()
-        assert sorted(leftovers.found(settings)) == sorted([*left, *half, dead])
+        assert sorted(found_in(settings, tmp_path, runtime)) == sorted([*left, *half, dead])
         leftovers.remove(settings)
     assert not any(path.exists() for path in (*left, *half, dead))
     assert all(path.exists() for path in (*kept, *whole, alive, empty))
@@ -298,7 +305,7 @@ def test_half_a_score_that_a_killed_process_left_is_removed(tmp_path: Path) -> N
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        assert leftovers.found(settings) == []  # it lives
+        assert found_in(settings, tmp_path) == []  # it lives
         process.kill()
     assert len(leftovers.remove(settings)) == 1
     assert list(settings.cache.iterdir()) == []
