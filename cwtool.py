@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cwa_engine import __version__
-from cwa_engine.errors import Cancelled, CwaError, InvalidInput, NoDaemon, OutputError
-from cwa_engine.files import user_path
-from cwa_engine.models.sources import name_and_revision
+from cwa_engine.base.errors import Cancelled, CwaError, InvalidInput, NoDaemon, OutputError
+from cwa_engine.base.files import user_path
+from cwa_engine.hub.sources import name_and_revision
 from cwa_tui.console.keys import hosts_app, keys_app
 from cwa_tui.console.options import Json
 from cwa_tui.console.output import json_text, say, show, show_error
@@ -208,8 +208,8 @@ def models(
     """Models the guide knows, and those on disk already."""
     import dataclasses
 
-    from cwa_engine.catalog import CATALOG
-    from cwa_engine.models.sources import HubAccess, models_on_disk
+    from cwa_engine.guide.catalog import CATALOG
+    from cwa_engine.hub.sources import HubAccess, models_on_disk
     from cwa_tui.console.tables import catalog_table
 
     if host := os.environ.get("CWTOOL_HOST"):
@@ -233,7 +233,7 @@ def logs(
     """What a run has said so far; with -f, also what it will say."""
     import time
 
-    from cwa_engine.events import describe
+    from cwa_engine.base.events import describe
 
     with _client() as client:
         job = client.job(run_id)
@@ -586,7 +586,7 @@ def _submit(command: str, given: Given, detach: bool, cancel_on_interrupt: bool,
 
 def _claim_output_here(output: Path, spec: RunSpec, force: bool, detach: bool) -> None:
     """Before a run on another machine, whose files are fetched when it is done."""
-    from cwa_engine.reporting.output import claim_output
+    from cwa_engine.records.output import claim_output
 
     if detach:
         raise InvalidInput(
@@ -623,7 +623,7 @@ def _client(start: bool = True) -> Iterator[Client]:
 
 def _age(given: str) -> float:
     """Seconds of --older-than. Raises InvalidInput."""
-    from cwa_engine.durations import seconds
+    from cwa_engine.base.durations import seconds
 
     age_s = seconds(given)
     if age_s == float("inf"):

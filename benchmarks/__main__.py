@@ -15,7 +15,7 @@ import torch
 from benchmarks import cases, service
 from benchmarks.measure import in_a_process_of_its_own, ratio_in_turns, spread
 from cwa_engine.machine.memory import available_memory
-from cwa_engine.sensitivity.metrics import Needs
+from cwa_engine.methods.metrics import Needs
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 ROUNDS = 3

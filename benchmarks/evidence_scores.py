@@ -19,19 +19,20 @@ from torch import Tensor
 
 from benchmarks.cases import smollm2
 from benchmarks.tables import table
+from cwa_engine.base.statistics import jaccard, spearman
 from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.evaluation.loss_scale import LossScale
+from cwa_engine.methods.metrics import Needs, WeightStats, metric
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.perturbation.ablation import propose
+from cwa_engine.models.structures import find_weights
 from cwa_engine.pipeline import analyze
+from cwa_engine.sensitivity.candidates import propose
 from cwa_engine.sensitivity.finalists import MOST
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import exact_diagonal, hutchinson_diagonal
-from cwa_engine.sensitivity.loss_scale import LossScale
-from cwa_engine.sensitivity.metrics import Needs, WeightStats, metric
 from cwa_engine.sensitivity.views import Rankers, View
 from cwa_engine.spec import RunSpec
-from cwa_engine.statistics import jaccard, spearman
-from cwa_engine.structures import find_weights, parse_target
+from cwa_engine.targets import parse_target
 
 MODEL = "smollm2-135m"
 TEXTS, TOKENS = 16, 64  # of the built-in passages; every second one is scored, the others measured

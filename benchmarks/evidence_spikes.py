@@ -13,19 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.tables import table
+from cwa_engine.damage.copies import Zeroed
 from cwa_engine.data import corpus
 from cwa_engine.data.prefix import prefix_of
 from cwa_engine.data.tokens import TokenSequence, tokenize
+from cwa_engine.methods.metrics import PROPOSERS, TURNS, Needs, needs_of
 from cwa_engine.models.loading import LoadedModel, load_model
-from cwa_engine.perturbation.ablation import ablate, propose
-from cwa_engine.perturbation.copies import Zeroed
-from cwa_engine.perturbation.single_zeros import SingleZeros
-from cwa_engine.perturbation.spike_removal import remove_spikes
-from cwa_engine.result import removal_sentence, to_plain
+from cwa_engine.models.structures import find_weights, target_name
+from cwa_engine.questions.ablation import ablate
+from cwa_engine.questions.single_zeros import SingleZeros
+from cwa_engine.questions.spike_removal import remove_spikes
+from cwa_engine.rows import removal_sentence, to_plain
+from cwa_engine.sensitivity.candidates import propose
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.metrics import PROPOSERS, TURNS, Needs, needs_of
 from cwa_engine.sensitivity.ranking import rank
-from cwa_engine.structures import find_weights, parse_target, target_name
+from cwa_engine.targets import parse_target
 
 MODEL, KNOWN = "smollm2-135m", "model.layers.11.mlp.down_proj.weight[507,1229]"
 TEXTS, TOKENS = 8, 48

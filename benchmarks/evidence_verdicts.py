@@ -20,23 +20,23 @@ from numpy.typing import NDArray
 
 from benchmarks.cases import smollm2
 from benchmarks.tables import table
+from cwa_engine.base.statistics import paired_delta
+from cwa_engine.damage.cases import critical_weights
+from cwa_engine.damage.patch import patched
 from cwa_engine.data.corpus import Text, load_texts
 from cwa_engine.data.tokens import tokenize
 from cwa_engine.evaluation.perplexity import evaluate
+from cwa_engine.methods.controls import by_parameter
+from cwa_engine.methods.metrics import Needs
+from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.models.loading import LoadedModel, load_model
-from cwa_engine.perturbation.cases import critical_weights
-from cwa_engine.perturbation.controls import by_parameter
-from cwa_engine.perturbation.kinds import PERTURBATIONS
-from cwa_engine.perturbation.patch import patched
+from cwa_engine.models.structures import target_name
 from cwa_engine.pipeline import analyze
-from cwa_engine.result import Ranking
+from cwa_engine.rows import Ranking
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.ranking import rank
 from cwa_engine.sensitivity.views import matrices_in_blocks
 from cwa_engine.spec import RunSpec
-from cwa_engine.statistics import paired_delta
-from cwa_engine.structures import target_name
 
 MODEL = "smollm2-135m"
 REPEATS = 4000  # samples of texts for each coverage

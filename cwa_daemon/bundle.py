@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from cwa_daemon.settings import CONFIG_FILE, Settings
 from cwa_engine import __version__
-from cwa_engine.errors import OutputError
+from cwa_engine.base.errors import OutputError
 
 _GONE = "[redacted]"
 _SECRET_NAMES = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)

@@ -31,7 +31,7 @@ from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_daemon.settings import Settings
 from cwa_daemon.threads import in_thread
 from cwa_engine import __version__
-from cwa_engine.errors import (
+from cwa_engine.base.errors import (
     DaemonUnreachable,
     InvalidInput,
     NoDaemon,
@@ -41,10 +41,10 @@ from cwa_engine.errors import (
     VersionMismatch,
     error_from_dict,
 )
-from cwa_engine.files import check_output, fetch_folder
-from cwa_engine.models.sources import HubAccess
-from cwa_engine.reporting.checksums import altered_error, check_run
-from cwa_engine.reporting.output import claim_output, copy_run
+from cwa_engine.base.files import check_output, fetch_folder
+from cwa_engine.hub.sources import HubAccess
+from cwa_engine.records.checksums import altered_error, check_run
+from cwa_engine.records.output import claim_output, copy_run
 from cwa_engine.spec import RunSpec
 
 T = TypeVar("T")
@@ -208,7 +208,7 @@ class AsyncClient:
     async def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[dict[str, Any]]:
         """The job's events after number `after_seq`: those that were, then those to come, until the job has ended.
 
-        Each is a map with `seq`, `time`, `kind` and the fields of that kind of event (`cwa_engine.events`), or of kind
+        Each is a map with `seq`, `time`, `kind` and the fields of that kind of event (`cwa_engine.base.events`), or of kind
         "state" with `state`, `error` and `output`. Where that one names a folder, a last event of kind "copied" tells by
         its `error` whether the files are there. Raises DaemonUnreachable where the daemon goes away.
         """

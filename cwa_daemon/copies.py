@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cwa_daemon.threads import in_thread
-from cwa_engine.errors import OutputError
-from cwa_engine.reporting.output import copy_run
+from cwa_engine.base.errors import OutputError
+from cwa_engine.records.output import copy_run
 
 AGAIN_S = 2.0  # between two attempts
 _LASTING = {

@@ -20,11 +20,11 @@ from cwa_daemon.reindex import damage, schema_of
 from cwa_daemon.settings import CONFIG_FILE, MOST_SOCKET_BYTES, NOWHERE, Settings, unknown_variables
 from cwa_daemon.store import SCHEMA_VERSION, newer_schema
 from cwa_engine import __version__
-from cwa_engine.errors import CwaError, InvalidInput, NoDaemon
+from cwa_engine.base.errors import CwaError, InvalidInput, NoDaemon
+from cwa_engine.hub.sources import HubAccess, cached_models
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.machine.processors import granted_processors, thread_settings
-from cwa_engine.models.sources import HubAccess, cached_models
-from cwa_engine.reporting.checksums import altered_error, check_run
+from cwa_engine.records.checksums import altered_error, check_run
 
 LITTLE_DISK_BYTES = 2e9
 MOST_NAMED = 3  # altered runs

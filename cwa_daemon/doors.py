@@ -21,7 +21,7 @@ from cwa_daemon.lifecycle import write_address
 from cwa_daemon.roles import Caller, Role
 from cwa_daemon.security import check_socket, peer_of, private_folder
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import CwaError, DaemonNotStartable, Refused
+from cwa_engine.base.errors import CwaError, DaemonNotStartable, Refused
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cwa_daemon.protocol import PIECE_BYTES
-from cwa_engine.errors import VersionMismatch
-from cwa_engine.reporting.checksums import MANIFEST, SUMS, Check, altered_error
+from cwa_engine.base.errors import VersionMismatch
+from cwa_engine.records.checksums import MANIFEST, SUMS, Check, altered_error
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
 

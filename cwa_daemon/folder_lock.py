@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cwa_daemon import ofd_lock
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import DaemonNotStartable
+from cwa_engine.base.errors import DaemonNotStartable
 
 log = logging.getLogger(__name__)
 

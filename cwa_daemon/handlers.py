@@ -14,12 +14,12 @@ from cwa_daemon.pruning import prune
 from cwa_daemon.roles import Caller, check_owner
 from cwa_daemon.states import JobState
 from cwa_engine import __version__
+from cwa_engine.base.errors import Altered, InvalidInput, NotFound, StateDamaged
 from cwa_engine.data.datasets import parse_dataset
-from cwa_engine.errors import Altered, InvalidInput, NotFound, StateDamaged
-from cwa_engine.reporting.checksums import check_run
-from cwa_engine.reporting.export import library_versions
-from cwa_engine.reporting.reading import read_piece, read_summary, read_topk
-from cwa_engine.result import to_plain
+from cwa_engine.records.checksums import check_run
+from cwa_engine.records.export import library_versions
+from cwa_engine.records.reading import read_piece, read_summary, read_topk
+from cwa_engine.rows import to_plain
 
 if TYPE_CHECKING:
     from cwa_daemon.server import Server

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from cwa_daemon.protocol import MOST_NAME, PIECE_BYTES
+from cwa_engine.base.errors import DataError
 from cwa_engine.data import textfile
 from cwa_engine.data.corpus import file_texts, load_texts
 from cwa_engine.data.datasets import parse_dataset
-from cwa_engine.errors import DataError
 from cwa_engine.spec import RunSpec
 
 T = TypeVar("T")

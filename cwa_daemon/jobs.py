@@ -30,7 +30,7 @@ from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
 from cwa_daemon.store import Store
 from cwa_daemon.supervise import Troubles
-from cwa_engine.errors import (
+from cwa_engine.base.errors import (
     Cancelled,
     CwaError,
     InvalidInput,
@@ -41,7 +41,7 @@ from cwa_engine.errors import (
     WorkerDied,
     did_you_mean,
 )
-from cwa_engine.reporting.output import claim_output
+from cwa_engine.records.output import claim_output
 from cwa_engine.spec import RunSpec
 
 log = logging.getLogger(__name__)

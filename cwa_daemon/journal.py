@@ -12,8 +12,8 @@ from typing import Any
 from cwa_daemon.protocol import TERMINAL_STATES, StageProgress
 from cwa_daemon.states import MOVES, JobState
 from cwa_daemon.store import Store
-from cwa_engine.errors import CopyPending, CwaError, StateDamaged, StateNotWritten
-from cwa_engine.reporting.checksums import fingerprint_of
+from cwa_engine.base.errors import CopyPending, CwaError, StateDamaged, StateNotWritten
+from cwa_engine.records.checksums import fingerprint_of
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ import zmq.utils.z85
 from cwa_daemon.roles import Role
 from cwa_daemon.security import read_own_file, state_folder
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import InvalidInput, NotFound, did_you_mean
-from cwa_engine.files import write_whole
+from cwa_engine.base.errors import InvalidInput, NotFound, did_you_mean
+from cwa_engine.base.files import write_whole
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
 from cwa_daemon.supervise import supervise
 from cwa_daemon.workers import Worker
-from cwa_engine.errors import Cancelled, CwaError, DoesNotFit, InvalidInput, error_from_dict
+from cwa_engine.base.errors import Cancelled, CwaError, DoesNotFit, InvalidInput, error_from_dict
 
 if TYPE_CHECKING:
     from cwa_daemon.jobs import Jobs

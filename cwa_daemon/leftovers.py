@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cwa_daemon.settings import Settings
-from cwa_engine.files import FETCHED, is_abandoned, process_lives
-from cwa_engine.reporting.export import leftovers as half_runs
+from cwa_engine.base.files import FETCHED, is_abandoned, process_lives
+from cwa_engine.records.export import leftovers as half_runs
 
 log = logging.getLogger(__name__)
 

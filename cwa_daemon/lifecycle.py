@@ -15,8 +15,8 @@ from pathlib import Path
 from cwa_daemon.folder_lock import ALREADY, holder
 from cwa_daemon.security import read_own_file
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import CwaError, DaemonNotStartable, DaemonUnreachable, NoDaemon
-from cwa_engine.files import user_path, write_whole
+from cwa_engine.base.errors import CwaError, DaemonNotStartable, DaemonUnreachable, NoDaemon
+from cwa_engine.base.files import user_path, write_whole
 
 _OURS = ("CWTOOL_", "HF_", "XDG_")  # that the daemon, its workers and the libraries they use read
 _PATHS = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")

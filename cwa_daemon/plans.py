@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cwa_daemon.residency import ModelKey, Residency, Resident
-from cwa_engine.errors import CwaError, DoesNotFit, InvalidInput
+from cwa_engine.base.errors import CwaError, DoesNotFit, InvalidInput
+from cwa_engine.hub.sources import HubAccess, resolve
 from cwa_engine.models.loading import torch_device
 from cwa_engine.models.memory import free_bytes, usual_reserve_bytes
-from cwa_engine.models.sources import HubAccess, resolve
 from cwa_engine.planning import plan
-from cwa_engine.result import Plan
+from cwa_engine.rows import Plan
 from cwa_engine.spec import RunSpec
 
 

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, NoReturn
 import msgpack
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
-from cwa_engine import __version__, durations
-from cwa_engine.errors import InvalidInput, did_you_mean
+from cwa_engine import __version__
+from cwa_engine.base import durations
+from cwa_engine.base.errors import InvalidInput, did_you_mean
 from cwa_engine.options import ABLATE, LOAD, QUEUE, RUN, Option, check_bounds
 from cwa_engine.spec import RunSpec
 

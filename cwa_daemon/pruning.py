@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cwa_daemon.protocol import Pruned
 from cwa_daemon.store import Store
-from cwa_engine.reporting.export import PRUNED
+from cwa_engine.records.export import PRUNED
 
 
 def prune(store: Store, folders: Path, older_than_s: float, with_results: bool, dry_run: bool) -> Pruned:

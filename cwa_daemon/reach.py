@@ -21,7 +21,7 @@ from zmq.utils.monitor import parse_monitor_message
 from cwa_daemon import lifecycle
 from cwa_daemon.security import check_socket, peer_of
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import DaemonUnreachable, NoDaemon, Refused, UnsafePlace
+from cwa_engine.base.errors import DaemonUnreachable, NoDaemon, Refused, UnsafePlace
 
 PRESENT_S = 5.0  # for a daemon that runs to take a connection
 _NEVER_MS = 10**9  # eleven days; -1 would have ZeroMQ drop replies that came just before a connection ended

@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 
 from cwa_daemon import ofd_lock
 from cwa_daemon.security import peer_of, private_folder
-from cwa_engine.errors import CwaError, Refused
+from cwa_engine.base.errors import CwaError, Refused
 
 _END_S = 5.0  # for a worker to be gone after SIGKILL
 

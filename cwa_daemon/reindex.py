@@ -16,9 +16,9 @@ from cwa_daemon.lifecycle import running_pid
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import JobState
 from cwa_daemon.store import SCHEMA_VERSION, Store
-from cwa_engine.errors import CwaError, InvalidInput
-from cwa_engine.reporting.checksums import fingerprint_of
-from cwa_engine.reporting.reading import read_manifest, read_summary
+from cwa_engine.base.errors import CwaError, InvalidInput
+from cwa_engine.records.checksums import fingerprint_of
+from cwa_engine.records.reading import read_manifest, read_summary
 from cwa_engine.spec import RunSpec
 
 MOST_JOBS = 1_000_000  # of a damaged database that are looked for

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from cwa_engine.errors import DoesNotFit
+from cwa_engine.base.errors import DoesNotFit
 
 M = TypeVar("M")
 

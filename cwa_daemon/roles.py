@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from cwa_daemon import protocol
 from cwa_daemon.protocol import Request
-from cwa_engine.errors import Refused
+from cwa_engine.base.errors import Refused
 
 
 class Role(StrEnum):

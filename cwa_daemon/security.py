@@ -14,7 +14,7 @@ import stat
 import struct
 from pathlib import Path
 
-from cwa_engine.errors import DaemonNotStartable, UnsafePlace
+from cwa_engine.base.errors import DaemonNotStartable, UnsafePlace
 
 _PEER = "3i"  # struct ucred of Linux: pid, uid, gid
 

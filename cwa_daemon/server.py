@@ -33,8 +33,8 @@ from cwa_daemon.subscriptions import Subscriptions
 from cwa_daemon.supervise import STEADY_S, Troubles, in_words, supervise
 from cwa_daemon.texts import KeptTexts
 from cwa_engine import __version__
-from cwa_engine.errors import CwaError, InvalidInput, NotGreeted, QueueFull, Refused, RunFailed, VersionMismatch
-from cwa_engine.reporting.export import library_versions
+from cwa_engine.base.errors import CwaError, InvalidInput, NotGreeted, QueueFull, Refused, RunFailed, VersionMismatch
+from cwa_engine.records.export import library_versions
 
 log = logging.getLogger(__name__)
 

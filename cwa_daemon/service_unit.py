@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import OutputError
-from cwa_engine.files import write_whole
+from cwa_engine.base.errors import OutputError
+from cwa_engine.base.files import write_whole
 
 NEXT = (
     "systemctl --user daemon-reload && systemctl --user enable --now cwtool",

@@ -14,9 +14,9 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from cwa_daemon.security import others_may_write
-from cwa_engine import durations
-from cwa_engine.errors import InvalidInput, did_you_mean
-from cwa_engine.files import home_folder, user_path
+from cwa_engine.base import durations
+from cwa_engine.base.errors import InvalidInput, did_you_mean
+from cwa_engine.base.files import home_folder, user_path
 
 MOST_SOCKET_BYTES = 103  # of its path: macOS takes no more, Linux takes 107
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cwa_daemon.queue import PLANS
-from cwa_engine.errors import CopyPending, CwaError, DaemonNotStartable, StateDamaged, StateNotWritten
-from cwa_engine.files import scratch_path
+from cwa_engine.base.errors import CopyPending, CwaError, DaemonNotStartable, StateDamaged, StateNotWritten
+from cwa_engine.base.files import scratch_path
 
 log = logging.getLogger(__name__)
 

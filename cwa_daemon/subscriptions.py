@@ -13,7 +13,7 @@ from typing import Any
 
 from cwa_daemon import protocol
 from cwa_daemon.store import Store
-from cwa_engine.errors import QueueFull
+from cwa_engine.base.errors import QueueFull
 
 MOST_IN_ALL = 4096
 _FULL = "leave those that have ended, or open another connection"

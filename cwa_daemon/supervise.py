@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from cwa_engine.errors import CwaError
+from cwa_engine.base.errors import CwaError
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from cwa_daemon.protocol import KeepTexts
 from cwa_daemon.security import private_folder
-from cwa_engine.errors import InvalidInput, StateDamaged, StateNotWritten
-from cwa_engine.files import sync_folder
-from cwa_engine.models.sources import file_sha256
+from cwa_engine.base.errors import InvalidInput, StateDamaged, StateNotWritten
+from cwa_engine.base.files import sync_folder
+from cwa_engine.hub.sources import file_sha256
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from cwa_daemon.endings import DEVICE_LOST, NO_DEVICE
 from cwa_daemon.plans import make_plan
 from cwa_daemon.queue import PLANS
 from cwa_daemon.residency import ModelKey, Residency, Resident
-from cwa_engine import durations, events
-from cwa_engine.cancellation import cancellable
-from cwa_engine.errors import (
+from cwa_engine.base import durations, events
+from cwa_engine.base.cancellation import cancellable
+from cwa_engine.base.errors import (
     Cancelled,
     CwaError,
     DoesNotFit,
@@ -32,19 +32,19 @@ from cwa_engine.errors import (
     RunFailed,
     error_from_dict,
 )
-from cwa_engine.hub import reaching
+from cwa_engine.hub.access import reaching
+from cwa_engine.hub.sources import HubAccess, SourceKind, fingerprint, resolve
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.machine.memory_limit import memory_limit
 from cwa_engine.models.checksum import checksum
 from cwa_engine.models.failures import is_out_of_memory, is_panic
 from cwa_engine.models.loading import LoadedModel, load_model, torch_device
 from cwa_engine.models.memory import free_bytes, release, usual_reserve_bytes
-from cwa_engine.models.sources import HubAccess, SourceKind, fingerprint, resolve
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import IMPORTED_BYTES
-from cwa_engine.reporting.export import ModelRecord, RunRecord, write_run
+from cwa_engine.records.export import ModelRecord, RunRecord, write_run
 from cwa_engine.run import Stages
-from cwa_engine.score_cache import ScoreCache
+from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.spec import RunSpec
 
 if TYPE_CHECKING:

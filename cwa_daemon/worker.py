@@ -24,7 +24,7 @@ from typing import Any
 import msgpack
 
 from cwa_daemon.records import Place, check_peer
-from cwa_engine.errors import Refused
+from cwa_engine.base.errors import Refused
 
 HEARTBEAT_S = 1.0
 WAIT_S = 10.0  # for another daemon, once the job is done that this process had when its own ended

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from cwa_engine.errors import InvalidInput
+from cwa_engine.base.errors import InvalidInput
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -12,13 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.data.use import use_texts
-from cwa_engine.errors import InvalidInput, OutOfMemory, RunFailed
-from cwa_engine.evaluation.collapse import first_non_finite_layer
-from cwa_engine.evaluation.losses import Evaluation
-from cwa_engine.evaluation.perplexity import baseline_of, evaluate
-from cwa_engine.events import (
+from cwa_engine.base.errors import InvalidInput, OutOfMemory, RunFailed
+from cwa_engine.base.events import (
     PREVIEW_ROWS,
     BaselineMeasured,
     Emit,
@@ -28,37 +23,46 @@ from cwa_engine.events import (
     VerdictReached,
     ignore,
 )
-from cwa_engine.models.anatomy import config_number
-from cwa_engine.models.failures import is_out_of_memory
-from cwa_engine.models.fan_out import trace_norms
-from cwa_engine.models.loading import LoadedModel
-from cwa_engine.models.memory import BatchSize
-from cwa_engine.perturbation.ablation import Ablated, ablate, find_critical_set, propose
-from cwa_engine.perturbation.damage import control_rows, measure_damage, sequence_rows
-from cwa_engine.perturbation.interactions import measure_interactions
-from cwa_engine.perturbation.kinds import STORED_BITS
-from cwa_engine.perturbation.measurement import (
+from cwa_engine.damage.curves import control_rows, measure_damage, sequence_rows
+from cwa_engine.damage.measurement import (
     MeasurementContext,
     check_restored,
     prepare_measurement,
     with_rounding,
 )
-from cwa_engine.perturbation.separation import separations, verdicts
-from cwa_engine.perturbation.spike_removal import STAGE, remove_spikes
+from cwa_engine.damage.separation import separations, verdicts
+from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.evaluation.batch_size import BatchSize
+from cwa_engine.evaluation.collapse import first_non_finite_layer
+from cwa_engine.evaluation.loss_scale import LossScale
+from cwa_engine.evaluation.losses import Evaluation
+from cwa_engine.evaluation.perplexity import baseline_of, evaluate
+from cwa_engine.methods.metrics import ABLATION
+from cwa_engine.methods.perturbations import STORED_BITS
+from cwa_engine.models.anatomy import config_number
+from cwa_engine.models.failures import is_out_of_memory
+from cwa_engine.models.fan_out import trace_norms
+from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.structures import common_structure, find_weights, unit_count, unit_of
 from cwa_engine.planning import choose
-from cwa_engine.result import GIVEN, Baseline, Ranking, RunResult, TextUse
+from cwa_engine.questions.ablation import Ablated, ablate
+from cwa_engine.questions.critical_set import find_critical_set
+from cwa_engine.questions.fidelity import measure_predictions
+from cwa_engine.questions.interactions import measure_interactions
+from cwa_engine.questions.prediction import fidelities
+from cwa_engine.questions.spike_removal import STAGE, remove_spikes
+from cwa_engine.questions.stability import agreements, half_overlaps, marked, measure_stability
+from cwa_engine.rows import GIVEN, Baseline, Ranking, RunResult, TextUse
 from cwa_engine.run import Run, Stages
-from cwa_engine.score_cache import ScoreCache
-from cwa_engine.sensitivity.fidelity import Sample, measure_predictions
-from cwa_engine.sensitivity.loss_scale import LossScale
-from cwa_engine.sensitivity.metrics import ABLATION
-from cwa_engine.sensitivity.prediction import fidelities
+from cwa_engine.sensitivity.candidates import propose
 from cwa_engine.sensitivity.ranking import describe_unit, shortened
 from cwa_engine.sensitivity.rankings import scored_rankings
-from cwa_engine.sensitivity.stability import agreements, half_overlaps, marked, measure_stability
+from cwa_engine.sensitivity.sample import Sample
+from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.sensitivity.views import views
 from cwa_engine.spec import RunSpec
-from cwa_engine.structures import common_structure, find_weights, parse_target, unit_count, unit_of
+from cwa_engine.targets import parse_target
+from cwa_engine.text_use import use_texts
 
 
 def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: ScoreCache | None = None) -> RunResult:

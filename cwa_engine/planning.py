@@ -13,24 +13,25 @@ from typing import Any
 import psutil
 import torch
 
+from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.events import ignore
 from cwa_engine.command_line import command_of
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.data.use import use_texts
-from cwa_engine.errors import InvalidInput
 from cwa_engine.evaluation.resume import allowed_bytes
-from cwa_engine.events import ignore
-from cwa_engine.hub import reaching
+from cwa_engine.hub.access import reaching
+from cwa_engine.hub.sources import HubAccess
+from cwa_engine.methods.metrics import JOINABLE, Needs, needs_of
 from cwa_engine.models.chain import NotAChain, chain_of
 from cwa_engine.models.loading import LoadedModel, blueprint
-from cwa_engine.models.memory import free_bytes, rough_bytes, statistics_bytes
+from cwa_engine.models.memory import free_bytes
 from cwa_engine.models.sketch import model_is_sketch, peak_bytes, sketch
-from cwa_engine.models.sources import HubAccess
-from cwa_engine.result import Plan, PlanRow
+from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
-from cwa_engine.sensitivity.metrics import JOINABLE, Needs, needs_of
+from cwa_engine.sensitivity.memory import rough_bytes, statistics_bytes
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
+from cwa_engine.text_use import use_texts
 
 SHARE = 0.8  # of what is free may be planned for,
 SURE = 0.5  # and where rough figures are less than this, nothing need be counted

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cwa_engine.events import Emit, StageFinished, StageStarted
+from cwa_engine.base.events import Emit, StageFinished, StageStarted
+from cwa_engine.evaluation.batch_size import BatchSize
+from cwa_engine.evaluation.loss_scale import LossScale
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.models.memory import BatchSize
-from cwa_engine.sensitivity.loss_scale import LossScale
 from cwa_engine.spec import RunSpec
 
 

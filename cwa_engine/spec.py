@@ -17,13 +17,13 @@ from pydantic import (
     model_validator,
 )
 
-from cwa_engine.errors import InvalidInput
-from cwa_engine.models.sources import name_and_revision
+from cwa_engine.base.errors import InvalidInput
+from cwa_engine.hub.sources import name_and_revision
+from cwa_engine.methods.controls import CONTROLS
+from cwa_engine.methods.metrics import ABLATION, METRICS, PROPOSERS, TURNS
+from cwa_engine.methods.perturbations import PERTURBATIONS, STANDARD, Options
 from cwa_engine.options import ABLATE, ANY_RUN, DAMAGE, LOAD, RANKING, RUN, TEXTS, Option, Variant, check_bounds, parsed
-from cwa_engine.perturbation.controls import CONTROLS
-from cwa_engine.perturbation.kinds import PERTURBATIONS, STANDARD, Options
-from cwa_engine.sensitivity.metrics import ABLATION, METRICS, PROPOSERS, TURNS
-from cwa_engine.structures import parse_target
+from cwa_engine.targets import parse_target
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Gradients = Literal["auto", "resident", "sweep"]

@@ -14,7 +14,7 @@ from textual.color import Color
 from textual.filter import LineFilter
 
 from cwa_daemon.client import AsyncClient
-from cwa_engine.errors import InvalidInput
+from cwa_engine.base.errors import InvalidInput
 from cwa_tui.screens.main import MainScreen
 from cwa_tui.session import Connect, DaemonClient, Pace, Session
 from cwa_tui.visible import visible

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cwa_engine.catalog import CATALOG, CatalogModel, catalog_model
-from cwa_engine.errors import InvalidInput, near_names
+from cwa_engine.base.errors import InvalidInput, near_names
+from cwa_engine.guide.catalog import CATALOG, CatalogModel, catalog_model
 from cwa_engine.options import Kind, OptionField, option_fields
 from cwa_engine.spec import RunSpec, parse_spec
 from cwa_tui import format as fmt

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cwa_engine.errors import InvalidInput
-from cwa_engine.models.sources import absolute_name
+from cwa_engine.base.errors import InvalidInput
+from cwa_engine.hub.sources import absolute_name
 
 
 def model_name(given: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cwa_daemon.protocol import JobView, StatusView
-from cwa_engine.errors import CwaError, DaemonUnreachable
+from cwa_engine.base.errors import CwaError, DaemonUnreachable
 from cwa_engine.spec import RunSpec
 from cwa_tui.state import Link, Store
 

@@ -12,10 +12,10 @@ from enum import StrEnum
 from typing import Any
 
 from cwa_daemon.protocol import TERMINAL_STATES, JobView, StageProgress, StatusView
-from cwa_engine.errors import CwaError
-from cwa_engine.events import PREVIEW_ROWS, describe
+from cwa_engine.base.errors import CwaError
+from cwa_engine.base.events import PREVIEW_ROWS, describe
 
-Row = Mapping[str, Any]  # a row as it came over the wire, fields as in `cwa_engine.result`
+Row = Mapping[str, Any]  # a row as it came over the wire, fields as in `cwa_engine.rows`
 
 MOST_LOG_LINES = 500
 MOST_RUNS = 20  # runs kept folded, so that going back to one shows it at once

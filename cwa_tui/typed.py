@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cwa_engine.errors import InvalidInput
-from cwa_engine.files import user_path
+from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.files import user_path
 from cwa_engine.options import Kind, OptionField
-from cwa_engine.structures import read_targets
+from cwa_engine.targets import read_targets
 from cwa_tui.places import model_name
 
 STANDARD_INPUT = "-"  # as people type it

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from cwa_daemon.protocol import JobOptions
+from cwa_engine.methods.controls import CONTROLS
+from cwa_engine.methods.metrics import METRICS
+from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.options import GENERAL, OptionField, option_fields
-from cwa_engine.perturbation.controls import CONTROLS
-from cwa_engine.perturbation.kinds import PERTURBATIONS
-from cwa_engine.sensitivity.metrics import METRICS
 from cwa_engine.spec import RunSpec
 
 DOCS = Path(__file__).parent

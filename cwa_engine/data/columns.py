@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cwa_engine.errors import DataError, did_you_mean
+from cwa_engine.base.errors import DataError, did_you_mean
 
 USUAL_COLUMNS = ("text", "content", "sentence", "document", "article", "code", "story")
 

@@ -11,13 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cwa_engine.cancellation import cancellable_steps
+from cwa_engine.base.cancellation import cancellable_steps
+from cwa_engine.base.errors import DataError
+from cwa_engine.base.events import Emit, Note, ignore
 from cwa_engine.data.columns import Tally
 from cwa_engine.data.datasets import dataset_texts
 from cwa_engine.data.formats import read_texts
 from cwa_engine.data.textfile import open_regular
-from cwa_engine.errors import DataError
-from cwa_engine.events import Emit, Note, ignore
 
 T = TypeVar("T")
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cwa_engine.base.errors import CwaError, DataError, did_you_mean
+from cwa_engine.base.events import Emit, Note, ignore
+from cwa_engine.base.files import near_files, user_path
 from cwa_engine.data.columns import Tally, cell_texts, choose_column
-from cwa_engine.errors import CwaError, DataError, did_you_mean
-from cwa_engine.events import Emit, Note, ignore
-from cwa_engine.files import near_files, user_path
-from cwa_engine.hub import current_access, datasets_reaching
-from cwa_engine.hub_names import is_address, read_hub_name
+from cwa_engine.hub.access import current_access, datasets_reaching
+from cwa_engine.hub.names import is_address, read_hub_name
 
 _USUAL_SPLITS = ("test", "validation", "train")
 _FORM = "write NAME, NAME:CONFIG or NAME:CONFIG:SPLIT"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import pre_tokenizers
 
-from cwa_engine.cancellation import check_cancelled
+from cwa_engine.base.cancellation import check_cancelled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from cwa_engine.base.errors import DataError
+from cwa_engine.base.events import Emit, ignore
 from cwa_engine.data import content
 from cwa_engine.data.columns import Tally
 from cwa_engine.data.json_texts import json_line_texts, json_texts
 from cwa_engine.data.passages import code_chunks, passages
 from cwa_engine.data.tables import arrow_texts, csv_texts, parquet_texts, tsv_texts
 from cwa_engine.data.textfile import TextFile, unpack
-from cwa_engine.errors import DataError
-from cwa_engine.events import Emit, ignore
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cwa_engine.base.errors import DataError
 from cwa_engine.data.columns import cell_texts, choose_column, usual_column
 from cwa_engine.data.textfile import TextFile, check_length, text_lines, text_pieces
-from cwa_engine.errors import DataError
 
 Row = tuple[str, Any]  # where it is, for messages: "line 3", and what it is
 

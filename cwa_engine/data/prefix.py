@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cwa_engine.errors import InvalidInput, ModelBroken
+from cwa_engine.base.errors import InvalidInput, ModelBroken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,10 +7,10 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cwa_engine.base.errors import DataError
 from cwa_engine.data import textfile
 from cwa_engine.data.columns import cell_texts, choose_column
 from cwa_engine.data.textfile import TextFile, import_pyarrow, seekable, text_lines
-from cwa_engine.errors import DataError
 
 BATCH_ROWS = 1000  # of a Parquet file at once
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from cwa_engine.base.errors import DataError
+from cwa_engine.base.events import Emit, Note, ignore
+from cwa_engine.base.files import near_files
 from cwa_engine.data.columns import Tally
-from cwa_engine.errors import DataError
-from cwa_engine.events import Emit, Note, ignore
-from cwa_engine.files import near_files
 
 T = TypeVar("T")
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from cwa_engine.base.errors import DataError, InvalidInput
 from cwa_engine.data.corpus import Text
 from cwa_engine.data.encoding import Encoded, encode_long, encode_start
 from cwa_engine.data.prefix import Prefix
-from cwa_engine.errors import DataError, InvalidInput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

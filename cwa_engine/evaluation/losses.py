@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cwa_engine.result import exp
-from cwa_engine.statistics import Array
+from cwa_engine.base.statistics import Array
+from cwa_engine.rows import exp
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cwa_engine.base.errors import RunFailed
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.errors import RunFailed
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.models.anatomy import config_number
 from cwa_engine.models.chain import Begin, Chain, NotAChain, chain_of
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.result import Baseline, TextUse
+from cwa_engine.rows import Baseline, TextUse
 
 LOGITS = 2**24  # made at once: 64 MiB in float32, of which there are a few copies
 PROTOCOL = "one text a sequence, at most {seq_len} tokens, {beginning}"

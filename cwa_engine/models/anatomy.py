@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cwa_engine.errors import InvalidInput, did_you_mean
+from cwa_engine.base.errors import InvalidInput, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cwa_engine.cancellation import check_cancelled
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.cancellation import check_cancelled
+from cwa_engine.base.errors import ModelBroken
 from cwa_engine.machine.memory_limit import allow_mapping
 from cwa_engine.models.model_files import read_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cwa_engine.cancellation import check_cancelled
+from cwa_engine.base.cancellation import check_cancelled
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PIECE = 1 << 22  # weights at once, so that no copy of a large embedding is made

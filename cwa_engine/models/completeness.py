@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel
 
-from cwa_engine.cancellation import check_cancelled
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.cancellation import check_cancelled
+from cwa_engine.base.errors import ModelBroken
+from cwa_engine.hub.sources import WEIGHT_SUFFIXES
 from cwa_engine.models.checkpoint import ADAPTER, WEIGHT_DTYPES, Checkpoint, weight_files
-from cwa_engine.models.sources import WEIGHT_SUFFIXES
 
 # What older versions of transformers saved and newer ones compute: tables of positions and masks.
 _COMPUTED = (

@@ -12,11 +12,11 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from tqdm import tqdm
 
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.errors import ModelBroken
+from cwa_engine.hub.sources import HubAccess
 from cwa_engine.models.checkpoint import Read, files_to_read, weight_files
 from cwa_engine.models.completeness import refuse_adapter
 from cwa_engine.models.model_files import read_json
-from cwa_engine.models.sources import HubAccess
 
 _CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 

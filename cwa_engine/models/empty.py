@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from cwa_engine.cancellation import check_cancelled
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.cancellation import check_cancelled
+from cwa_engine.base.errors import ModelBroken
 
 _MOST_PARAMETERS = 500_000  # that a model is built of; DeepSeek-V3 has 46,000 where experts are apart
 

@@ -21,9 +21,9 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from cwa_engine.catalog import catalog_model
-from cwa_engine.errors import CwaError, ModelBroken, ModelGated, ModelNotFound, OutOfMemory
-from cwa_engine.models.sources import HubAccess, ModelSource, SourceKind, near_models
+from cwa_engine.base.errors import CwaError, ModelBroken, ModelGated, ModelNotFound, OutOfMemory
+from cwa_engine.guide.catalog import catalog_model
+from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind, near_models
 
 _NO_MEMORY = ("can't allocate memory", os.strerror(errno.ENOMEM), "can't start new thread", "std::bad_alloc")
 _NO_CONNECTION = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cwa_engine.cancellation import check_cancelled
+from cwa_engine.base.cancellation import check_cancelled
 
 
 def logits_of(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Tensor:

@@ -14,10 +14,20 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from cwa_engine.cancellation import check_cancelled
+from cwa_engine.base.cancellation import check_cancelled
+from cwa_engine.base.errors import InvalidInput, ModelBroken, ModelNotFound
 from cwa_engine.data.tokens import TokenSequence, batched
-from cwa_engine.errors import InvalidInput, ModelBroken, ModelNotFound
-from cwa_engine.hub import current_access, reaching
+from cwa_engine.hub.access import current_access, reaching
+from cwa_engine.hub.sources import (
+    HubAccess,
+    ModelSource,
+    SourceKind,
+    file_hashes,
+    fingerprint,
+    gguf_shards,
+    name_and_revision,
+    resolve,
+)
 from cwa_engine.models import causality
 from cwa_engine.models.anatomy import Anatomy, dissect, longest_sequence
 from cwa_engine.models.checkpoint import WEIGHT_DTYPES, Checkpoint, Read, StoredTensor, stored_tensors, weight_files
@@ -30,16 +40,6 @@ from cwa_engine.models.gguf import open_gguf
 from cwa_engine.models.model_files import check_counts, check_files, read_json
 from cwa_engine.models.offload import Offload
 from cwa_engine.models.quantised import Settings, restore, scheme_of, take_settings
-from cwa_engine.models.sources import (
-    HubAccess,
-    ModelSource,
-    SourceKind,
-    file_hashes,
-    fingerprint,
-    gguf_shards,
-    name_and_revision,
-    resolve,
-)
 from cwa_engine.models.tokenizer import load_tokenizer, refuse_empty
 
 _SMALL = 10_000_000  # weights that any config may describe

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.errors import ModelBroken
 
 # The largest of models in use: an index of 9 MB (DeepSeek-V3), tokenizers of 34 MB (Gemma 3), configs of 2 MB.
 _MOST_BYTES = {

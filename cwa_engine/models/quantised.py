@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.errors import ModelBroken
 from cwa_engine.models.checkpoint import StoredTensor
 
 Settings = Mapping[str, Any]  # the quantization_config

@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
-from cwa_engine.cancellation import check_cancelled
+from cwa_engine.base.cancellation import check_cancelled
+from cwa_engine.hub.sources import ModelSource
 from cwa_engine.models.anatomy import dissect
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.models.sources import ModelSource
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

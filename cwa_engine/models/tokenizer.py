@@ -15,10 +15,10 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from cwa_engine.cancellation import check_cancelled
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.cancellation import check_cancelled
+from cwa_engine.base.errors import ModelBroken
+from cwa_engine.hub.sources import ModelSource
 from cwa_engine.models.model_files import read_json
-from cwa_engine.models.sources import ModelSource
 from cwa_engine.models.tokenizer_trial import complaint
 from cwa_engine.models.vocabulary_file import (
     is_sentencepiece,

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from cwa_engine.errors import ModelBroken
-from cwa_engine.models.sources import ModelSource
+from cwa_engine.base.errors import ModelBroken
+from cwa_engine.hub.sources import ModelSource
 
 _OTHER_VOCABULARIES = ("vocab.json", "vocab.txt", "tekken.json")  # with these no .model file is needed
 _USUAL_NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model", "tiktoken.model")

@@ -16,9 +16,9 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.methods.metrics import Needs
 from cwa_engine.models.anatomy import Parameter
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.spikes import Rows, SpikeRecorder
 
 DAMPING = 0.01  # of the mean diagonal of X X^T, as in SparseGPT

@@ -12,13 +12,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from cwa_engine.base.events import Note, Progress
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.events import Note, Progress
-from cwa_engine.perturbation.ablation import propose
-from cwa_engine.result import Ranking, TopWeight
+from cwa_engine.methods.metrics import Metric, Needs, WeightStats
+from cwa_engine.rows import Ranking, TopWeight
 from cwa_engine.run import Run
+from cwa_engine.sensitivity.candidates import propose
 from cwa_engine.sensitivity.hessian import exact_diagonal
-from cwa_engine.sensitivity.metrics import Metric, Needs, WeightStats
 from cwa_engine.sensitivity.ranking import group_of
 
 if TYPE_CHECKING:

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.evaluation.loss_scale import MeanLoss, Where
 from cwa_engine.evaluation.perplexity import Padded, padded, pieces, tail_nll
+from cwa_engine.methods.metrics import Needs, WeightStats
 from cwa_engine.models.chain import Begin, Chain, NotAChain, Stations, chain_of
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import Activations
 from cwa_engine.sensitivity.by_sequence import NotSeparable, check_separable, gradients_by_sequence
-from cwa_engine.sensitivity.loss_scale import MeanLoss, Where
-from cwa_engine.sensitivity.metrics import Needs, WeightStats
 from cwa_engine.sensitivity.totals import Totals, totals_of
 
 Statistics = dict[str, WeightStats]

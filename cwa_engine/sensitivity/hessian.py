@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cwa_engine.data.tokens import TokenSequence, batched
+from cwa_engine.evaluation.loss_scale import MeanLoss
 from cwa_engine.evaluation.perplexity import sequence_nll
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import one_expert_at_a_time
-from cwa_engine.sensitivity.loss_scale import MeanLoss
 from cwa_engine.sensitivity.signs import weight_signs
 
 AfterSequence = Callable[[int], None]

@@ -10,16 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cwa_engine.methods.controls import Selection
+from cwa_engine.methods.metrics import METRICS, Metric, Needs, WeightStats
 from cwa_engine.models.anatomy import Parameter
 from cwa_engine.models.fan_out import fan_out
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.perturbation.controls import Selection
-from cwa_engine.result import Ranking, TopWeight
+from cwa_engine.models.structures import target_name, unit_count, unit_weights
+from cwa_engine.rows import Ranking, TopWeight
 from cwa_engine.sensitivity.gradients import Statistics
-from cwa_engine.sensitivity.metrics import METRICS, Metric, Needs, WeightStats
 from cwa_engine.sensitivity.selection import TopKSelection
 from cwa_engine.sensitivity.spikes import Spikes, spike_of
-from cwa_engine.structures import target_name, unit_count, unit_weights
 
 # Rows are scored in pieces of about this many weights: 4 MB of float32 stays in the processor's cache, and a
 # 500-million-weight embedding needs no second copy.

@@ -9,18 +9,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.events import Note
 from cwa_engine.data.corpus import split
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.errors import InvalidInput
-from cwa_engine.events import Note
-from cwa_engine.result import Ranking
+from cwa_engine.methods.metrics import ABLATION, METRICS
+from cwa_engine.rows import Ranking
 from cwa_engine.run import Run
-from cwa_engine.score_cache import DEPTH, Kept, ScoreCache, score_keys
-from cwa_engine.sensitivity.fidelity import Sample, draw_sample
 from cwa_engine.sensitivity.finalists import with_exact_scores
 from cwa_engine.sensitivity.gradients import Statistics
-from cwa_engine.sensitivity.metrics import ABLATION, METRICS
 from cwa_engine.sensitivity.ranking import shortened
+from cwa_engine.sensitivity.sample import Sample, draw_sample
+from cwa_engine.sensitivity.score_cache import DEPTH, Kept, ScoreCache, score_keys
 from cwa_engine.sensitivity.scoring import score
 from cwa_engine.sensitivity.views import Rankers, View, views
 from cwa_engine.spec import RunSpec

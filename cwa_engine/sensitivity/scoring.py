@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
+from cwa_engine.base.events import PREVIEW_ROWS, Progress, TopK
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.events import PREVIEW_ROWS, Progress, TopK
+from cwa_engine.methods.metrics import METRICS, Needs, Parts, joined, needs_of
 from cwa_engine.run import Run
 from cwa_engine.sensitivity.gradients import SoFar, Statistics, resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
-from cwa_engine.sensitivity.metrics import METRICS, Needs, Parts, joined, needs_of
 from cwa_engine.sensitivity.ranking import rank
 from cwa_engine.sensitivity.sweep import sweep
 

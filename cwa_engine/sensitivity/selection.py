@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cwa_engine.errors import RunFailed
+from cwa_engine.base.errors import RunFailed
 from cwa_engine.models.anatomy import Parameter
 
 ROW = 1024  # scores that are passed over together where the largest of them is too small

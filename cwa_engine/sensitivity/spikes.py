@@ -20,7 +20,7 @@ from torch import Tensor
 from cwa_engine.data.token_text import token_text
 from cwa_engine.models.chain import has_no_values
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.result import Spike, TopWeight
+from cwa_engine.rows import Spike, TopWeight
 
 UNKNOWN = -1  # position and id of a token of which only the text is known; of an output that was never made, all three
 

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.perplexity import Padded, padded
+from cwa_engine.methods.metrics import Needs
 from cwa_engine.models.chain import Chain, Stations, chain_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import Activations
 from cwa_engine.sensitivity.gradients import Batch, Ends, Statistics, batches_for, block_gradients, statistics_of
-from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.totals import Totals, totals_of
 
 AfterBlock = Callable[[int, int], None]

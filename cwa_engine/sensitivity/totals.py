@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.evaluation.loss_scale import MeanLoss
 from cwa_engine.evaluation.perplexity import Padded
-from cwa_engine.sensitivity.loss_scale import MeanLoss
-from cwa_engine.sensitivity.metrics import Needs
+from cwa_engine.methods.metrics import Needs
 from cwa_engine.sensitivity.signs import token_signs
 
 

@@ -9,12 +9,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cwa_engine.methods.metrics import ABLATION, METRICS, Metric
 from cwa_engine.models.anatomy import Anatomy
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.result import MATRICES, Ranking
+from cwa_engine.rows import MATRICES, Ranking
 from cwa_engine.sensitivity.finalists import MOST, PROPOSER, has_finalists
 from cwa_engine.sensitivity.gradients import Statistics
-from cwa_engine.sensitivity.metrics import ABLATION, METRICS, Metric
 from cwa_engine.sensitivity.ranking import Ranker
 from cwa_engine.spec import RunSpec
 

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 import typer
 
 from cwa_daemon.client import Client
-from cwa_engine.errors import DaemonUnreachable, RunFailed, VersionMismatch, error_from_dict
-from cwa_engine.reporting.checksums import Check, altered_error
+from cwa_engine.base.errors import DaemonUnreachable, RunFailed, VersionMismatch, error_from_dict
+from cwa_engine.records.checksums import Check, altered_error
 from cwa_tui.console.output import say, show, show_error, stderr
 from cwa_tui.console.progress import progress
 

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cwa_engine.errors import CwaError
+from cwa_engine.base.errors import CwaError
 from cwa_tui.visible import visible
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
-from cwa_engine.events import describe
+from cwa_engine.base.events import describe
 from cwa_tui import format as fmt
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.text import Text
 
-from cwa_engine.reporting.checksums import Check
+from cwa_engine.records.checksums import Check
 from cwa_engine.spec import RunSpec, parse_spec
 from cwa_tui.visible import words
 

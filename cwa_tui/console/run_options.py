@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from cwa_engine.errors import InvalidInput
+from cwa_engine.base.errors import InvalidInput
 from cwa_tui.console.options import fill_bare, repeat_option_names
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class RunOptions(TyperCommand):
 
 def spec_of(command: str, given: Given) -> RunSpec:
     """The spec that was typed. Raises InvalidInput."""
+    from cwa_engine.methods.metrics import ABLATION
     from cwa_engine.options import ABLATE, option_fields, options_of
-    from cwa_engine.sensitivity.metrics import ABLATION
     from cwa_engine.spec import RunSpec, parse_spec
     from cwa_tui.typed import STANDARD_INPUT, STDIN
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cwa_daemon.protocol import DeviceMemory, JobView, StatusView, WarmModel
-from cwa_engine.catalog import CatalogModel
-from cwa_engine.result import MATRICES, exp, to_plain
+from cwa_engine.guide.catalog import CatalogModel
+from cwa_engine.rows import MATRICES, exp, to_plain
 from cwa_tui import format as fmt
 from cwa_tui.visible import words
 

@@ -12,11 +12,11 @@ from typing import Any
 from rich.text import Text
 
 from cwa_daemon.client import Client
-from cwa_engine.errors import InvalidInput
-from cwa_engine.files import fetch_folder, user_path
-from cwa_engine.reporting.checksums import MANIFEST, SUMS
-from cwa_engine.reporting.verification import Verification, verify
-from cwa_engine.result import to_plain
+from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.files import fetch_folder, user_path
+from cwa_engine.records.checksums import MANIFEST, SUMS
+from cwa_engine.records.verification import Verification, verify
+from cwa_engine.rows import to_plain
 from cwa_tui.visible import words
 
 MOST_SHOWN = 30  # disagreements; --json has all

@@ -15,7 +15,7 @@ from textual.widgets import Footer
 from textual.worker import Worker, WorkerState
 
 from cwa_daemon.protocol import WarmModel
-from cwa_engine.errors import CwaError
+from cwa_engine.base.errors import CwaError
 from cwa_tui import format as fmt
 from cwa_tui.draft import Draft
 from cwa_tui.screens.confirm import ConfirmScreen

@@ -14,10 +14,10 @@ from textual.suggester import SuggestFromList
 from textual.widget import Widget
 from textual.widgets import Button, Input, Label, Static
 
+from cwa_engine.base.errors import CwaError
 from cwa_engine.command_line import command_of
-from cwa_engine.errors import CwaError
+from cwa_engine.methods.metrics import METRICS
 from cwa_engine.options import Kind, OptionField
-from cwa_engine.sensitivity.metrics import METRICS
 from cwa_engine.spec import RunSpec
 from cwa_tui.draft import Draft, about_model, form_fields, model_names
 from cwa_tui.widgets.tick import Tick

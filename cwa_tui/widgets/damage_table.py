@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cwa_daemon.protocol import JobView
-from cwa_engine.result import MATRICES
+from cwa_engine.rows import MATRICES
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
 from cwa_tui.state import Row, RunState

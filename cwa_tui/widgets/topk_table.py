@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cwa_daemon.protocol import JobView
-from cwa_engine.result import GIVEN
+from cwa_engine.rows import GIVEN
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
 from cwa_tui.state import Row, RunState, TopTable

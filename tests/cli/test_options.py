@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cwa_engine.base.errors import InvalidInput
 from cwa_engine.command_line import command_of
-from cwa_engine.errors import InvalidInput
 from cwa_engine.options import ABLATE, PLAN, RUN, option_fields
 from cwa_engine.spec import RunSpec
 from cwa_tui.console.options import fill_bare, repeat_option_names

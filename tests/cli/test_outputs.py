@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cwa_daemon.security import state_folder
-from cwa_engine.errors import DaemonNotStartable
+from cwa_engine.base.errors import DaemonNotStartable
 from tests.conftest import LONG, SHORT, CommandLine
 
 RANK_ONLY = (*SHORT, "--no-perturbation")

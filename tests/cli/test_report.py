@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cwa_engine.result import TopWeight, to_plain
+from cwa_engine.rows import TopWeight, to_plain
 from cwa_tui.console.report import topk_table
 
 

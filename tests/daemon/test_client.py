@@ -14,7 +14,7 @@ import pytest
 from cwa_daemon.client import AsyncClient, Client
 from cwa_daemon.settings import Settings
 from cwa_engine import __version__
-from cwa_engine.errors import DaemonUnreachable, NotGreeted
+from cwa_engine.base.errors import DaemonUnreachable, NotGreeted
 from tests.conftest import LONG, CommandLine
 
 README = Path(__file__).parents[2] / "README.md"

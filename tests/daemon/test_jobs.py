@@ -25,7 +25,7 @@ from cwa_daemon.residency import ModelKey, Residency, Resident
 from cwa_daemon.settings import Settings
 from cwa_daemon.states import MOVES, JobState
 from cwa_daemon.store import SCHEMA_VERSION, Store
-from cwa_engine.errors import (
+from cwa_engine.base.errors import (
     DaemonNotStartable,
     DoesNotFit,
     InvalidInput,

@@ -13,7 +13,7 @@ from cwa_daemon import keys, protocol
 from cwa_daemon.client import AsyncClient
 from cwa_daemon.lifecycle import wait_until_gone
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import InvalidInput, NotFound, Refused
+from cwa_engine.base.errors import InvalidInput, NotFound, Refused
 from cwa_engine.spec import RunSpec
 from tests.conftest import SHORT, CommandLine, free_address, reached_as_box
 

@@ -15,7 +15,7 @@ from cwa_daemon import lifecycle
 from cwa_daemon.client import Client
 from cwa_daemon.folder_lock import hold_lock
 from cwa_daemon.settings import MOST_SOCKET_BYTES, Settings
-from cwa_engine.errors import DaemonUnreachable, NoDaemon
+from cwa_engine.base.errors import DaemonUnreachable, NoDaemon
 from tests import isolation
 from tests.conftest import CommandLine
 

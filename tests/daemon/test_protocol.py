@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cwa_daemon.protocol import MAX_DEPTH, MAX_MESSAGE_BYTES, Submit, decode, encode, parse_request, peek
-from cwa_engine.errors import CwaError, InvalidInput, error_from_dict
+from cwa_engine.base.errors import CwaError, InvalidInput, error_from_dict
 from cwa_engine.spec import RunSpec
 
 plain = st.recursive(

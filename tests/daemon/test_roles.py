@@ -13,8 +13,8 @@ from cwa_daemon import keys, protocol
 from cwa_daemon.client import AsyncClient, stop_daemon
 from cwa_daemon.roles import NEEDS, Role
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import InvalidInput, Refused
-from cwa_engine.models.sources import HubAccess
+from cwa_engine.base.errors import InvalidInput, Refused
+from cwa_engine.hub.sources import HubAccess
 from cwa_engine.spec import RunSpec
 from tests.conftest import CommandLine, free_address, reached_as_box
 

@@ -23,7 +23,7 @@ from cwa_daemon.folder_lock import hold_lock
 from cwa_daemon.lifecycle import running_pid
 from cwa_daemon.security import private_folder
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import (
+from cwa_engine.base.errors import (
     DaemonNotStartable,
     DaemonUnreachable,
     InvalidInput,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import InvalidInput
+from cwa_engine.base.errors import InvalidInput
 from tests.conftest import CommandLine
 
 

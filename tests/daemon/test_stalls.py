@@ -18,7 +18,7 @@ import pytest
 
 from cwa_daemon import protocol
 from cwa_daemon.client import AsyncClient, Client
-from cwa_engine.errors import InvalidInput, RunFailed
+from cwa_engine.base.errors import InvalidInput, RunFailed
 from tests.conftest import SHORT, CommandLine
 from tests.daemon.test_service import Raw
 
@@ -45,7 +45,7 @@ def raw(own_cwtool: CommandLine) -> Any:
 )
 def test_a_frame_with_too_much_in_it_is_refused_in_a_moment_and_little_memory(frame: bytes) -> None:
     script = (
-        "import resource, sys, time; from cwa_daemon import protocol; from cwa_engine.errors import InvalidInput\n"
+        "import resource, sys, time; from cwa_daemon import protocol; from cwa_engine.base.errors import InvalidInput\n"
         "frame = sys.stdin.buffer.read(); "
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; began = time.process_time()\n"
         "try: protocol.decode(frame, protocol.MAX_REQUEST_BYTES)\n"

@@ -9,7 +9,7 @@ import pytest
 
 from cwa_daemon import supervise as supervise_module
 from cwa_daemon.supervise import Troubles, supervise
-from cwa_engine.errors import StateNotWritten
+from cwa_engine.base.errors import StateNotWritten
 
 
 @pytest.fixture(autouse=True)

@@ -22,8 +22,8 @@ from cwa_daemon.folder_lock import hold_lock
 from cwa_daemon.lifecycle import running_pid
 from cwa_daemon.settings import Settings
 from cwa_daemon.store import Store
-from cwa_engine.errors import DaemonNotStartable, StateDamaged
-from cwa_engine.files import scratch_path
+from cwa_engine.base.errors import DaemonNotStartable, StateDamaged
+from cwa_engine.base.files import scratch_path
 from tests import isolation
 from tests.conftest import LONG, SHORT, CommandLine
 from tests.engine.test_hostile_models import HOSTILE
@@ -298,7 +298,7 @@ def test_what_killed_processes_left_is_removed_and_what_live_ones_write_is_not(
 def test_half_a_score_that_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "state")
     settings.cache.mkdir(parents=True)
-    write = "import sys; from pathlib import Path; from cwa_engine.files import write_whole\n"
+    write = "import sys; from pathlib import Path; from cwa_engine.base.files import write_whole\n"
     write += "import os; fsync = os.fsync; os.fsync = lambda handle: (print(flush=True), fsync(handle), input())\n"
     write += "write_whole(Path(sys.argv[1]), bytes(10**6))"
     command = [sys.executable, "-c", write, str(settings.cache / "abc.json")]

@@ -21,7 +21,7 @@ from cwa_daemon.protocol import KeepTexts, parse_request
 from cwa_daemon.settings import Settings
 from cwa_daemon.texts import KeptTexts
 from cwa_daemon.threads import in_thread
-from cwa_engine.errors import DataError, InvalidInput, StateNotWritten
+from cwa_engine.base.errors import DataError, InvalidInput, StateNotWritten
 from cwa_engine.spec import RunSpec
 from tests.conftest import CommandLine
 

@@ -21,7 +21,7 @@ from cwa_daemon.folder_lock import hold_lock
 from cwa_daemon.lifecycle import wait_until_gone
 from cwa_daemon.security import check_socket, read_own_file
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import CwaError, InvalidInput, UnsafePlace
+from cwa_engine.base.errors import CwaError, InvalidInput, UnsafePlace
 from tests import isolation
 from tests.conftest import CommandLine
 

@@ -16,7 +16,7 @@ from cwa_daemon.endings import DEVICE_LOST
 from cwa_daemon.protocol import JobOptions
 from cwa_daemon.settings import Settings
 from cwa_daemon.work import Work
-from cwa_engine.errors import Cancelled, OutOfMemory
+from cwa_engine.base.errors import Cancelled, OutOfMemory
 from cwa_engine.machine.memory import Memory
 from cwa_engine.models.checksum import checksum
 from cwa_engine.spec import RunSpec

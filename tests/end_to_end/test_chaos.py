@@ -25,7 +25,7 @@ import pytest
 from cwa_daemon.client import AsyncClient, stop_daemon
 from cwa_daemon.lifecycle import running_pid
 from cwa_daemon.settings import Settings
-from cwa_engine.errors import CwaError, NotFound
+from cwa_engine.base.errors import CwaError, NotFound
 from cwa_engine.spec import RunSpec
 from tests.conftest import CommandLine
 

@@ -26,9 +26,9 @@ def wrap(model: Any) -> Any:
     """A LoadedModel around a model that was never saved."""
     import torch
 
+    from cwa_engine.hub.sources import ModelSource, SourceKind
     from cwa_engine.models.anatomy import dissect
     from cwa_engine.models.loading import LoadedModel
-    from cwa_engine.models.sources import ModelSource, SourceKind
 
     return LoadedModel(
         model=model,

@@ -12,20 +12,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cwa_engine import events
-from cwa_engine.errors import Cancelled, InvalidInput, RunFailed
+from cwa_engine.base import events
+from cwa_engine.base.errors import Cancelled, InvalidInput, RunFailed
+from cwa_engine.damage.copies import Zeroed, owners_of, zeroed_in_copies
+from cwa_engine.damage.patch import patched
 from cwa_engine.evaluation.perplexity import evaluate
-from cwa_engine.perturbation import ablation
-from cwa_engine.perturbation.ablation import ablate, chances, propose, smallest_set, survivors
-from cwa_engine.perturbation.copies import Zeroed, owners_of, zeroed_in_copies
-from cwa_engine.perturbation.kinds import PERTURBATIONS
-from cwa_engine.perturbation.patch import patched
-from cwa_engine.perturbation.single_zeros import SingleZeros
+from cwa_engine.methods.metrics import Needs
+from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.pipeline import analyze
-from cwa_engine.reporting.export import run_tables
-from cwa_engine.result import Ranking
+from cwa_engine.questions import ablation
+from cwa_engine.questions.ablation import ablate
+from cwa_engine.questions.critical_set import smallest_set
+from cwa_engine.questions.race import chances, race, survivors
+from cwa_engine.questions.single_zeros import SingleZeros
+from cwa_engine.records.export import run_tables
+from cwa_engine.rows import Ranking
+from cwa_engine.sensitivity.candidates import propose
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.ranking import rank
 from cwa_engine.spec import RunSpec
 from tests.architectures import tiny_architecture
@@ -126,7 +129,7 @@ def test_the_race_keeps_the_true_top_with_99_percent_on_losses_with_heavy_tails(
     for seed in range(200):
         rng = np.random.default_rng(seed)
         change = rng.lognormal(-6, 2, (300, 1)) * rng.gamma(2, 0.5, (300, 48)) * rng.gamma(4, 0.25, (1, 48))
-        raced = ablation.race(_Known(change), list(range(300)), 20, seed)  # type: ignore[arg-type]
+        raced = race(_Known(change), list(range(300)), 20, seed)  # type: ignore[arg-type]
         lost += len(set(np.argsort(-change.sum(1))[:20]) - set(raced.finalists[:20]))
         assert sum(r.candidates for r in raced.rounds[1:]) < 300
     assert lost <= 0.01 * 200

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig
 
-from cwa_engine.errors import InvalidInput
+from cwa_engine.base.errors import InvalidInput
 from cwa_engine.models.anatomy import Place, dissect
 from tests.architectures import tiny_architecture
 from tests.engine.conftest import wrap

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from cwa_engine.cancellation import cancellable, cancellable_steps, check_cancelled
-from cwa_engine.errors import Cancelled, ModelBroken, ModelNotFound
+from cwa_engine.base.cancellation import cancellable, cancellable_steps, check_cancelled
+from cwa_engine.base.errors import Cancelled, ModelBroken, ModelNotFound
+from cwa_engine.hub.sources import HubAccess, file_sha256
 from cwa_engine.models.checksum import checksum
 from cwa_engine.models.loading import load_model
-from cwa_engine.models.sources import HubAccess, file_sha256
 from cwa_engine.planning import plan
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import fingerprint

@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Phi3Config
 
+from cwa_engine.base.errors import ModelBroken
 from cwa_engine.data.corpus import Text
 from cwa_engine.data.tokens import tokenize
-from cwa_engine.errors import ModelBroken
 from cwa_engine.evaluation.perplexity import evaluate
+from cwa_engine.methods.metrics import Needs
 from cwa_engine.models.loading import load_model
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.metrics import Needs
 from tests.architectures import tiny_architecture
 from tests.engine.conftest import TEXTS
 from tests.models import VOCABULARY, save_tiny, tiny_tokenizer

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from cwa_engine import events
+from cwa_engine.base import events
+from cwa_engine.damage import measurement
+from cwa_engine.damage.patch import patched
 from cwa_engine.evaluation import perplexity
+from cwa_engine.evaluation.batch_size import BatchSize
 from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.evaluation.resume import keep_states
+from cwa_engine.methods.metrics import Needs
+from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.models.chain import chain_of
-from cwa_engine.models.memory import BatchSize
-from cwa_engine.perturbation import measurement
-from cwa_engine.perturbation.kinds import PERTURBATIONS
-from cwa_engine.perturbation.patch import patched
 from cwa_engine.pipeline import analyze
-from cwa_engine.reporting.export import run_tables
+from cwa_engine.records.export import run_tables
 from cwa_engine.sensitivity import gradients
 from cwa_engine.sensitivity.by_sequence import check_separable
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.totals import Totals
 from cwa_engine.spec import RunSpec
 from tests.architectures import tiny_architecture

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.errors import ModelBroken
+from cwa_engine.hub.sources import HubAccess
 from cwa_engine.models.loading import blueprint, load_model
-from cwa_engine.models.sources import HubAccess
 from tests.models import edit_json, save_tiny, tiny_model, tiny_tokenizer
 
 Tensors = dict[str, Tensor]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cwa_engine.methods.controls import CONTROLS, Population, Selection, count, critical_set
 from cwa_engine.models.anatomy import Parameter
-from cwa_engine.perturbation.controls import CONTROLS, Population, Selection, count, critical_set
-from cwa_engine.result import TopWeight
+from cwa_engine.rows import TopWeight
 
 RANDOM = [name for name, control in CONTROLS.items() if control.is_random]
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cwa_engine.base.errors import DataError
 from cwa_engine.data.corpus import Text, data_sha256, load_texts, split
 from cwa_engine.data.passages import CODE_CHUNK_CHARACTERS
-from cwa_engine.errors import DataError
 
 
 def contents(path: Path, limit: int | None = None) -> list[str]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cwa_engine.base.errors import DataError, InvalidInput
+from cwa_engine.base.events import Event, Note
 from cwa_engine.data.corpus import load_texts
 from cwa_engine.data.datasets import DatasetName, absolute_dataset, parse_dataset
-from cwa_engine.errors import DataError, InvalidInput
-from cwa_engine.events import Event, Note
 
 datasets = pytest.importorskip("datasets", reason="the extra `eval` is not installed")
 

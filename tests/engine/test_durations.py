@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_engine.durations import seconds
-from cwa_engine.errors import InvalidInput
+from cwa_engine.base.durations import seconds
+from cwa_engine.base.errors import InvalidInput
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from cwa_engine.data.corpus import Text
 from cwa_engine.data.tokens import TokenSequence, tokenize
 from cwa_engine.evaluation.perplexity import baseline_of, evaluate
-from cwa_engine.result import TextUse, exp
+from cwa_engine.rows import TextUse, exp
 from tests.engine.conftest import TEXTS, doubled, wrap
 
 

@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_engine.errors import Altered, NotFound, OutputError
-from cwa_engine.files import check_output
+from cwa_engine.base.errors import Altered, NotFound, OutputError
+from cwa_engine.base.files import check_output
 from cwa_engine.pipeline import analyze
-from cwa_engine.reporting.checksums import check_run, fingerprint_of
-from cwa_engine.reporting.export import ModelRecord, RunRecord, run_tables, write_run
-from cwa_engine.reporting.reading import read_manifest, read_summary, read_topk
-from cwa_engine.result import Baseline, DamagePoint, Ranking, RunResult, TextUse, TopWeight, to_plain
+from cwa_engine.records.checksums import check_run, fingerprint_of
+from cwa_engine.records.export import ModelRecord, RunRecord, run_tables, write_run
+from cwa_engine.records.reading import read_manifest, read_summary, read_topk
+from cwa_engine.rows import Baseline, DamagePoint, Ranking, RunResult, TextUse, TopWeight, to_plain
 from cwa_engine.spec import RunSpec
 
 

@@ -21,10 +21,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cwa_engine.base.errors import DataError
+from cwa_engine.base.events import Event, Note
 from cwa_engine.data import textfile
 from cwa_engine.data.corpus import load_texts
-from cwa_engine.errors import DataError
-from cwa_engine.events import Event, Note
 
 TEXTS = ["The harbour was quiet.", 'Two\nlines, and "quotes".', "Ünïcode: 水 and 🙂", "; , \t |"]
 

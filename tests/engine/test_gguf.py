@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from cwa_engine.errors import Cancelled
+from cwa_engine.base.errors import Cancelled
+from cwa_engine.hub.sources import HubAccess, absolute_name, fingerprint
 from cwa_engine.models.gguf.families import ARCHITECTURES
 from cwa_engine.models.gguf.pretokenizers import SPLITTINGS
 from cwa_engine.models.loading import blueprint, load_model
 from cwa_engine.models.sketch import sketch
-from cwa_engine.models.sources import HubAccess, absolute_name, fingerprint
 from tests.gguf_files import FAMILIES, Family, tensors_of, tiny, write_family
 
 

@@ -13,9 +13,9 @@ import gguf
 import pytest
 import torch
 
-from cwa_engine.errors import InvalidInput, ModelBroken
+from cwa_engine.base.errors import InvalidInput, ModelBroken
+from cwa_engine.hub.sources import HubAccess
 from cwa_engine.models.loading import blueprint, load_model
-from cwa_engine.models.sources import HubAccess
 from tests.gguf_files import FAMILIES, pieces_vocabulary, tiny, write_family
 
 LLAMA = FAMILIES["llama"]

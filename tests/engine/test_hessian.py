@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from cwa_engine import events
+from cwa_engine.base import events
+from cwa_engine.evaluation.loss_scale import LossScale
+from cwa_engine.methods.metrics import Needs
 from cwa_engine.pipeline import analyze
-from cwa_engine.reporting.export import run_tables
-from cwa_engine.score_cache import ScoreCache
+from cwa_engine.records.export import run_tables
 from cwa_engine.sensitivity import finalists
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import exact_diagonal, hutchinson_diagonal
-from cwa_engine.sensitivity.loss_scale import LossScale
-from cwa_engine.sensitivity.metrics import Needs
+from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.sensitivity.signs import weight_signs
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import doubled, wrap

@@ -21,12 +21,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cwa_engine.cancellation import cancellable
-from cwa_engine.errors import Cancelled, ModelBroken, ModelNotFound, OutOfMemory
+from cwa_engine.base.cancellation import cancellable
+from cwa_engine.base.errors import Cancelled, ModelBroken, ModelNotFound, OutOfMemory
+from cwa_engine.hub.sources import HubAccess
 from cwa_engine.machine.memory_limit import memory_limit
 from cwa_engine.models.checkpoint import stored_tensors
 from cwa_engine.models.loading import blueprint, load_model
-from cwa_engine.models.sources import HubAccess
 from tests.models import edit_json, save_tiny
 
 Spoil = Callable[[Path], object]

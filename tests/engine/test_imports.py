@@ -6,21 +6,21 @@ import subprocess
 import sys
 
 TORCH_FREE = [
-    "cwa_engine.errors",
+    "cwa_engine.base.errors",
     "cwa_engine.spec",
-    "cwa_engine.result",
-    "cwa_engine.events",
-    "cwa_engine.catalog",
-    "cwa_engine.statistics",
-    "cwa_engine.registry",
-    "cwa_engine.reporting.export",
-    "cwa_engine.models.sources",
+    "cwa_engine.rows",
+    "cwa_engine.base.events",
+    "cwa_engine.guide.catalog",
+    "cwa_engine.base.statistics",
+    "cwa_engine.base.registry",
+    "cwa_engine.records.export",
+    "cwa_engine.hub.sources",
     "cwa_engine.models.anatomy",
     "cwa_engine.data.corpus",
     "cwa_engine.data.tokens",
-    "cwa_engine.sensitivity.metrics",
-    "cwa_engine.perturbation.kinds",
-    "cwa_engine.perturbation.controls",
+    "cwa_engine.methods.metrics",
+    "cwa_engine.methods.perturbations",
+    "cwa_engine.methods.controls",
 ]
 
 PROGRAM = """

@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cwa_engine.errors import InvalidInput, ModelBroken, ModelGated, ModelNotFound
+from cwa_engine.base.errors import InvalidInput, ModelBroken, ModelGated, ModelNotFound
+from cwa_engine.hub.sources import HubAccess, SourceKind, cached_models, fingerprint, resolve
 from cwa_engine.models.checkpoint import stored_tensors
 from cwa_engine.models.loading import blueprint, load_model
-from cwa_engine.models.sources import HubAccess, SourceKind, cached_models, fingerprint, resolve
 from tests.models import FAMILIES, edit_json, hub_cache, save_tiny, tiny_model, truncate
 from tests.stand_in_hub import COMMIT, stand_in_hub
 
@@ -163,9 +163,9 @@ def test_a_gated_model_names_the_token_and_the_licence_page(offline: HubAccess) 
 
 ASK = """
 import json, sys, time
-from cwa_engine.errors import CwaError
+from cwa_engine.base.errors import CwaError
 from cwa_engine.models.loading import blueprint, load_model
-from cwa_engine.models.sources import HubAccess
+from cwa_engine.hub.sources import HubAccess
 time.sleep = lambda seconds: None  # huggingface_hub waits half a minute before it gives up on a 503
 answers = []
 for name, token in json.loads(sys.argv[1]):
@@ -217,7 +217,7 @@ def test_a_model_is_downloaded_once_and_its_bytes_are_counted_as_they_come(folde
 
 
 CANCEL = """
-from cwa_engine.errors import Cancelled
+from cwa_engine.base.errors import Cancelled
 from cwa_engine.models.loading import blueprint, load_model
 def read(done, total):
     raise Cancelled("enough")
@@ -340,7 +340,7 @@ def test_a_warm_copy_is_told_from_a_folder_that_has_changed(folder: Path) -> Non
 
 
 def test_an_alias_without_its_package_is_the_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cwa_engine.models.sources.packaged_gguf", lambda package: None)
+    monkeypatch.setattr("cwa_engine.hub.sources.packaged_gguf", lambda package: None)
     source = resolve("SmolLM2-135M")
     assert (source.kind, source.location) == (SourceKind.HUB, "HuggingFaceTB/SmolLM2-135M-Instruct")
 

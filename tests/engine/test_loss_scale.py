@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from cwa_engine import events
-from cwa_engine.errors import RunFailed
+from cwa_engine.base import events
+from cwa_engine.base.errors import RunFailed
+from cwa_engine.evaluation.loss_scale import GradientOverflow, LossScale
+from cwa_engine.methods.metrics import Needs
 from cwa_engine.pipeline import analyze
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.loss_scale import GradientOverflow, LossScale
-from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import TEXTS, wrap
 from tests.engine.test_metrics import sequences_of

@@ -14,11 +14,11 @@ import psutil
 import pytest
 import torch
 
-from cwa_engine.errors import OutOfMemory
+from cwa_engine.base.errors import OutOfMemory
+from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind
 from cwa_engine.machine.memory import Memory, allocator_settings, available_memory
 from cwa_engine.machine.processors import granted_processors, thread_settings
 from cwa_engine.models.failures import named_failures
-from cwa_engine.models.sources import HubAccess, ModelSource, SourceKind
 
 MB = 2**20
 NO_LIMIT = 9223372036854771712  # as version 1 says it

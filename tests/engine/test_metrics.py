@@ -13,14 +13,14 @@ import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from cwa_engine.base.errors import RunFailed
 from cwa_engine.data.corpus import Text
 from cwa_engine.data.tokens import tokenize
-from cwa_engine.errors import RunFailed
 from cwa_engine.evaluation.perplexity import evaluate
+from cwa_engine.methods.metrics import METRICS, Needs, needs_of
 from cwa_engine.models.loading import load_model
 from cwa_engine.pipeline import analyze
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.metrics import METRICS, Needs, needs_of
 from cwa_engine.sensitivity.ranking import rank
 from cwa_engine.sensitivity.signs import token_signs
 from cwa_engine.spec import RunSpec

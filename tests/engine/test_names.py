@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cwa_engine.errors import InvalidInput, ModelNotFound
-from cwa_engine.files import user_path
-from cwa_engine.models.sources import HubAccess, SourceKind, absolute_name, name_and_revision, resolve
+from cwa_engine.base.errors import InvalidInput, ModelNotFound
+from cwa_engine.base.files import user_path
+from cwa_engine.hub.sources import HubAccess, SourceKind, absolute_name, name_and_revision, resolve
 from cwa_engine.spec import RunSpec
 
 

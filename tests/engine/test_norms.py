@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from cwa_engine.damage.patch import patched
 from cwa_engine.data.corpus import Text
 from cwa_engine.data.tokens import tokenize
 from cwa_engine.evaluation.perplexity import evaluate
+from cwa_engine.methods.metrics import METRICS, Needs
+from cwa_engine.methods.perturbations import PERTURBATIONS, Options
 from cwa_engine.models.loading import load_model
-from cwa_engine.perturbation.ablation import ablate
-from cwa_engine.perturbation.kinds import PERTURBATIONS, Options
-from cwa_engine.perturbation.patch import patched
 from cwa_engine.pipeline import analyze
+from cwa_engine.questions.ablation import ablate
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.metrics import METRICS, Needs
 from cwa_engine.sensitivity.ranking import rank
 from cwa_engine.spec import RunSpec
 from tests.architectures import tiny_architecture

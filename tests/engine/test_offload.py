@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from cwa_engine.errors import InvalidInput
+from cwa_engine.base.errors import InvalidInput
 from cwa_engine.models.loading import load_model
 from cwa_engine.models.offload import Offload
 from cwa_engine.models.sketch import LiveBytes
 from cwa_engine.pipeline import analyze
-from cwa_engine.reporting.export import run_tables
+from cwa_engine.records.export import run_tables
 from cwa_engine.spec import RunSpec
 from tests.architectures import tiny_architecture
 from tests.engine.conftest import fingerprint, wrap

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cwa_engine.errors import OutputError, OutputTaken
-from cwa_engine.reporting.output import claim_output, copy_run
+from cwa_engine.base.errors import OutputError, OutputTaken
+from cwa_engine.records.output import claim_output, copy_run
 from cwa_engine.spec import RunSpec
 
 SPEC = RunSpec(model="tiny")

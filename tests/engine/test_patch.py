@@ -10,9 +10,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cwa_engine.errors import InvalidInput, WeightsNotRestored
-from cwa_engine.perturbation.kinds import PERTURBATIONS, Options
-from cwa_engine.perturbation.patch import patched
+from cwa_engine.base.errors import InvalidInput, WeightsNotRestored
+from cwa_engine.damage.patch import patched
+from cwa_engine.methods.perturbations import PERTURBATIONS, Options
 from tests.engine.conftest import fingerprint
 from tests.models import tiny_model
 

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from cwa_engine import events
+from cwa_engine.base import events
+from cwa_engine.base.errors import Cancelled, InvalidInput, ModelBroken, OutOfMemory, RunFailed, WeightsNotRestored
 from cwa_engine.data.corpus import load_texts
 from cwa_engine.data.tokens import tokenize
-from cwa_engine.errors import Cancelled, InvalidInput, ModelBroken, OutOfMemory, RunFailed, WeightsNotRestored
 from cwa_engine.evaluation.collapse import first_non_finite_layer
 from cwa_engine.evaluation.perplexity import evaluate
-from cwa_engine.perturbation.controls import CONTROLS
-from cwa_engine.perturbation.kinds import PERTURBATIONS, Perturbation
+from cwa_engine.methods.controls import CONTROLS
+from cwa_engine.methods.perturbations import PERTURBATIONS, Perturbation
 from cwa_engine.pipeline import analyze
-from cwa_engine.result import to_plain
+from cwa_engine.rows import to_plain
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import fingerprint, wrap
 from tests.models import tiny_model

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from cwa_engine import events, planning
-from cwa_engine.errors import ModelNotFound
+from cwa_engine import planning
+from cwa_engine.base import events
+from cwa_engine.base.errors import ModelNotFound
+from cwa_engine.hub.sources import HubAccess
+from cwa_engine.methods.metrics import Needs
 from cwa_engine.models.loading import blueprint, load_model
 from cwa_engine.models.sketch import LiveBytes, sketch
-from cwa_engine.models.sources import HubAccess
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import choose, plan, working_bytes
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
-from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
 from tests.architectures import tiny_architecture

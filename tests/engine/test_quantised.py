@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from cwa_engine.errors import CwaError, ModelBroken
+from cwa_engine.base.errors import CwaError, ModelBroken
+from cwa_engine.hub.sources import HubAccess
 from cwa_engine.models.loading import blueprint, load_model
-from cwa_engine.models.sources import HubAccess
 from tests.models import edit_json, save_tiny
 
 MADE = Path(__file__).with_name("quantised")  # by the quantisers' own packages, see make.py there

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from cwa_engine.methods.metrics import METRICS, Needs
+from cwa_engine.models.structures import unit_count, unit_weights
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.metrics import METRICS, Needs
 from cwa_engine.sensitivity.ranking import rank, scores_at
-from cwa_engine.structures import unit_count, unit_weights
 from tests.engine.test_metrics import sequences_of
 
 GROUPS = {

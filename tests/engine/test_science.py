@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from cwa_engine.base.errors import DataError, InvalidInput, RunFailed
+from cwa_engine.damage.patch import patched
 from cwa_engine.data.corpus import load_texts
 from cwa_engine.data.tokens import tokenize
-from cwa_engine.errors import DataError, InvalidInput, RunFailed
 from cwa_engine.evaluation.divergence import divergence
 from cwa_engine.evaluation.perplexity import evaluate
-from cwa_engine.perturbation.controls import CONTROLS
-from cwa_engine.perturbation.kinds import PERTURBATIONS
-from cwa_engine.perturbation.patch import patched
+from cwa_engine.methods.controls import CONTROLS
+from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.pipeline import analyze
-from cwa_engine.reporting.export import run_tables
-from cwa_engine.result import SequenceNll
+from cwa_engine.records.export import run_tables
+from cwa_engine.rows import SequenceNll
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import TEXTS, fingerprint, wrap
 from tests.models import tiny_model
@@ -155,7 +155,7 @@ def test_the_position_test_writes_the_same_values_over_other_weights_of_the_same
     values = {
         n: learnt.model.get_parameter(n).detach().view(-1)[torch.from_numpy(i)].clone() for n, i in chosen.items()
     }
-    from cwa_engine.perturbation.controls import Population
+    from cwa_engine.methods.controls import Population
 
     drawn = CONTROLS["random_matched"].draw(
         chosen, Population(learnt.anatomy.parameters, lambda name: np.empty(0)), np.random.default_rng([0, 3])

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_engine import score_cache
-from cwa_engine.events import Event, Note, StageStarted
+from cwa_engine.base.events import Event, Note, StageStarted
+from cwa_engine.hub.sources import HubAccess
 from cwa_engine.models.loading import LoadedModel, load_model
-from cwa_engine.models.sources import HubAccess
 from cwa_engine.pipeline import analyze
-from cwa_engine.reporting.export import run_tables
-from cwa_engine.result import Ranking, TopWeight
-from cwa_engine.score_cache import ScoreCache
+from cwa_engine.records.export import run_tables
+from cwa_engine.rows import Ranking, TopWeight
+from cwa_engine.sensitivity import score_cache
+from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.spec import RunSpec
 
 FIELDS: dict[str, Any] = {"model": "gpt2", "topk": (5, 20), "eval_limit": 6, "control_seeds": 1, "matrices": False}

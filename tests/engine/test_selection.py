@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_engine.errors import RunFailed
+from cwa_engine.base.errors import RunFailed
 from cwa_engine.models.anatomy import Parameter
 from cwa_engine.sensitivity.selection import TopKSelection
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_engine.errors import InvalidInput
-from cwa_engine.perturbation.kinds import STANDARD
-from cwa_engine.sensitivity.metrics import METRICS
+from cwa_engine.base.errors import InvalidInput
+from cwa_engine.methods.metrics import METRICS
+from cwa_engine.methods.perturbations import STANDARD
 from cwa_engine.spec import RunSpec, parse_spec
 
 

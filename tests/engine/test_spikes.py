@@ -15,16 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from cwa_engine import events
+from cwa_engine.base import events
+from cwa_engine.base.errors import Cancelled, InvalidInput
 from cwa_engine.data.token_text import token_text, visible
-from cwa_engine.errors import Cancelled, InvalidInput
-from cwa_engine.perturbation.spike_removal import remove_spikes
+from cwa_engine.methods.metrics import PROPOSERS, Needs, Parts, joined
 from cwa_engine.pipeline import analyze
-from cwa_engine.reporting.export import ModelRecord, RunRecord, run_files, run_tables
-from cwa_engine.score_cache import ScoreCache
+from cwa_engine.questions.spike_removal import remove_spikes
+from cwa_engine.records.export import ModelRecord, RunRecord, run_files, run_tables
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.metrics import PROPOSERS, Needs, Parts, joined
 from cwa_engine.sensitivity.ranking import Ranker, rank
+from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec, parse_spec
 from cwa_tui.console.report import run_report

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cwa_engine.statistics import (
+from cwa_engine.base.statistics import (
     as_extreme,
     jaccard,
     jaccard_by_chance,

@@ -10,20 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_engine.errors import DataError, InvalidInput
+from cwa_engine.base.errors import DataError, InvalidInput
 from cwa_engine.models.anatomy import Parameter
-from cwa_engine.structures import (
-    STRUCTURES,
+from cwa_engine.models.structures import (
     common_structure,
     find_weights,
-    parse_target,
-    read_targets,
     target_name,
     unit_count,
     unit_of,
     unit_size,
     unit_weights,
 )
+from cwa_engine.targets import STRUCTURES, parse_target, read_targets
 
 
 @st.composite

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from cwa_engine import events
+from cwa_engine.base import events
+from cwa_engine.base.errors import InvalidInput, RunFailed
+from cwa_engine.damage.patch import patched
 from cwa_engine.data.corpus import Text
 from cwa_engine.data.tokens import tokenize
-from cwa_engine.errors import InvalidInput, RunFailed
 from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.evaluation.resume import keep_states
+from cwa_engine.methods.metrics import Needs
+from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.models.chain import NotAChain
-from cwa_engine.perturbation.kinds import PERTURBATIONS
-from cwa_engine.perturbation.patch import patched
 from cwa_engine.pipeline import analyze
-from cwa_engine.reporting.export import run_tables
+from cwa_engine.records.export import run_tables
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.metrics import Needs
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
 from tests.architectures import listed, tiny_architecture

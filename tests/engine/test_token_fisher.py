@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.methods.metrics import METRICS, Needs
 from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.metrics import METRICS, Needs
 from cwa_engine.sensitivity.signs import token_signs
 from cwa_engine.sensitivity.sweep import sweep
 from tests.engine.conftest import doubled, wrap

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from cwa_engine.errors import ModelBroken
-from cwa_engine.events import Note
+from cwa_engine.base.errors import ModelBroken
+from cwa_engine.base.events import Note
+from cwa_engine.hub.sources import ModelSource, SourceKind
 from cwa_engine.models.loading import load_model
-from cwa_engine.models.sources import ModelSource, SourceKind
 from cwa_engine.models.tokenizer import AWKWARD, load_tokenizer
 from cwa_engine.pipeline import analyze
 from cwa_engine.spec import RunSpec

@@ -13,17 +13,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
+from cwa_engine.base.errors import DataError, InvalidInput, ModelBroken
+from cwa_engine.base.events import Note
 from cwa_engine.data import encoding
 from cwa_engine.data.corpus import Text
 from cwa_engine.data.encoding import encode, encode_long, encode_start
 from cwa_engine.data.prefix import Prefix, prefix_of
 from cwa_engine.data.tokens import TokenSequence, batched, pack, tokenize
-from cwa_engine.errors import DataError, InvalidInput, ModelBroken
 from cwa_engine.evaluation.perplexity import baseline_of, evaluate
-from cwa_engine.events import Note
 from cwa_engine.pipeline import analyze
-from cwa_engine.reporting.export import ModelRecord, RunRecord, manifest
-from cwa_engine.result import RunResult, TextUse
+from cwa_engine.records.export import ModelRecord, RunRecord, manifest
+from cwa_engine.rows import RunResult, TextUse
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import TEXTS, doubled, wrap
 from tests.models import tiny_model, tiny_tokenizer

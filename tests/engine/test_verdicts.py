@@ -16,10 +16,10 @@ import torch
 from cwa_engine.data.corpus import load_texts
 from cwa_engine.data.tokens import tokenize
 from cwa_engine.evaluation.perplexity import evaluate
+from cwa_engine.methods.controls import CONTROLS
 from cwa_engine.models.fan_out import fan_out
-from cwa_engine.perturbation.controls import CONTROLS
 from cwa_engine.pipeline import analyze
-from cwa_engine.reporting.export import run_tables
+from cwa_engine.records.export import run_tables
 from cwa_engine.spec import RunSpec
 from tests.architectures import tiny_architecture
 from tests.engine.conftest import wrap
@@ -280,8 +280,8 @@ def test_the_halves_of_the_texts_rank_as_runs_over_them_would(
 
 
 def test_joined_halves_score_as_all_texts_at_once(learnt: Any, texts: Path) -> None:
+    from cwa_engine.methods.metrics import METRICS
     from cwa_engine.sensitivity.gradients import resident
-    from cwa_engine.sensitivity.metrics import METRICS
     from cwa_engine.sensitivity.ranking import rank
 
     scoring = tokenize(learnt.tokenizer, load_texts(texts)[0::2], 32)

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cwa_engine.errors import NotFound
+from cwa_engine.base.errors import NotFound
 from cwa_engine.pipeline import analyze
-from cwa_engine.reporting.checksums import fingerprint_of
-from cwa_engine.reporting.export import ModelRecord, RunRecord, write_run
-from cwa_engine.reporting.verification import Verification, verify
+from cwa_engine.records.checksums import fingerprint_of
+from cwa_engine.records.export import ModelRecord, RunRecord, write_run
+from cwa_engine.records.verification import Verification, verify
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import wrap
 from tests.engine.test_verdicts import TEXTS, taught

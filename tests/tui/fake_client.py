@@ -15,7 +15,7 @@ from cwa_daemon.protocol import (
     WarmModel,
     WorkerView,
 )
-from cwa_engine.errors import CwaError, DaemonUnreachable, NotFound
+from cwa_engine.base.errors import CwaError, DaemonUnreachable, NotFound
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp
 from cwa_tui.session import Pace

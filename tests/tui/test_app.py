@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Static
 
-from cwa_engine.errors import RunFailed
+from cwa_engine.base.errors import RunFailed
 from cwa_engine.spec import RunSpec
 from cwa_tui.screens.confirm import ConfirmScreen
 from cwa_tui.screens.help import HelpScreen

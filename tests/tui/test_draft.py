@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cwa_engine.base.errors import InvalidInput
 from cwa_engine.command_line import command_of
-from cwa_engine.errors import InvalidInput
 from cwa_engine.spec import RunSpec
 from cwa_tui.draft import Draft, about_model, model_names
 

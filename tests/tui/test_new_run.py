@@ -10,7 +10,7 @@ from textual.events import Key, Paste
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from cwa_engine.errors import DataError
+from cwa_engine.base.errors import DataError
 from cwa_engine.spec import RunSpec
 from cwa_tui.screens.main import MainScreen
 from cwa_tui.screens.new_run import NewRunScreen

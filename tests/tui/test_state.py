@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from cwa_daemon.protocol import StageProgress
-from cwa_engine.errors import CwaError, DaemonUnreachable, RunFailed
+from cwa_engine.base.errors import CwaError, DaemonUnreachable, RunFailed
 from cwa_tui.session import Session
 from cwa_tui.state import MOST_RUNS, Link, RunState, Store
 from tests.tui.fake_client import BASELINE, QUICK, FakeDaemon, point, weights, whole_run

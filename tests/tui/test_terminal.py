@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cwa_engine.errors import RunFailed
+from cwa_engine.base.errors import RunFailed
 from cwa_engine.spec import RunSpec
 from tests.tui.fake_client import FakeDaemon, app_on, warm, weights
 

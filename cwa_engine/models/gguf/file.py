@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cwa_engine.cancellation import cancellable_steps, check_cancelled
-from cwa_engine.errors import InvalidInput, ModelBroken
+from cwa_engine.base.cancellation import cancellable_steps, check_cancelled
+from cwa_engine.base.errors import InvalidInput, ModelBroken
+from cwa_engine.hub.sources import gguf_shards
 from cwa_engine.models.gguf.values import checked
-from cwa_engine.models.sources import gguf_shards
 
 _VERSIONS = (2, 3)
 _ALIGNMENT = 32  # bytes, where general.alignment says nothing else

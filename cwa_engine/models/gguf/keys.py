@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.errors import ModelBroken
 from cwa_engine.models.gguf.file import GgufFile, GgufTensor
 from cwa_engine.models.gguf.values import checked, shown
 

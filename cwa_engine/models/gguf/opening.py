@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.errors import ModelBroken
 from cwa_engine.models.checkpoint import StoredTensor
 from cwa_engine.models.empty import empty_model
 from cwa_engine.models.gguf.description import Architecture

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cwa_engine.cancellation import check_cancelled
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.cancellation import check_cancelled
+from cwa_engine.base.errors import ModelBroken
 from cwa_engine.models.checkpoint import StoredTensor
 from cwa_engine.models.gguf.description import Architecture
 from cwa_engine.models.gguf.file import GgufFile, GgufTensor

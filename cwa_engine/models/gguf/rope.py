@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.errors import ModelBroken
 from cwa_engine.models.gguf.keys import Keys
 
 _TOLERANCE = 1e-5  # relative, between two ways of computing a frequency in float32,

@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from cwa_engine.cancellation import cancellable_steps
-from cwa_engine.errors import ModelBroken, did_you_mean
+from cwa_engine.base.cancellation import cancellable_steps
+from cwa_engine.base.errors import ModelBroken, did_you_mean
 from cwa_engine.models.gguf.file import GgufFile
 from cwa_engine.models.gguf.pretokenizers import SPLITTINGS
 from cwa_engine.models.gguf.vocabulary import HINT, PREFIX, Kind, Vocabulary, broken_vocabulary, read_vocabulary

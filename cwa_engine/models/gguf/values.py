@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.errors import ModelBroken
 
 
 def _number(value: Any) -> bool:

@@ -11,7 +11,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from cwa_engine.errors import ModelBroken
+from cwa_engine.base.errors import ModelBroken
 from cwa_engine.models.gguf.file import GgufFile
 from cwa_engine.models.gguf.values import checked
 

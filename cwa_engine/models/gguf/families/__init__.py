@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from cwa_engine.errors import ModelBroken, did_you_mean
+from cwa_engine.base.errors import ModelBroken, did_you_mean
 from cwa_engine.models.gguf.description import Architecture
 from cwa_engine.models.gguf.families import gemma, gpt, llama, qwen
 from cwa_engine.models.gguf.keys import Keys

@@ -1,0 +1,142 @@
+"""What an analysis says while it works, and the one sentence each event is worth in a log.
+
+An analysis calls `emit(event)`; a daemon turns events into wire maps with `to_dict`, numbers them and stores them.
+Emitting is also where a run is cancelled: an `emit` that raises `errors.Cancelled` ends the analysis between two batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:  # a client that follows a run sees maps only, and need not wait for these
+    from cwa_engine.rows import Baseline, DamagePoint, Plan, TopWeight, Verdict
+
+PREVIEW_ROWS = 50  # rows of a ranking that travel in an event; the whole ranking is in the run's files
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events; `kind` names it on the wire."""
+
+    kind: ClassVar[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted(Event):
+    kind: ClassVar[str] = "stage_started"
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished(Event):
+    kind: ClassVar[str] = "stage_finished"
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Event):
+    """`done` of `total` units of a stage, 0 of n when the stage's work begins."""
+
+    kind: ClassVar[str] = "progress"
+    stage: str
+    done: int
+    total: int
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note(Event):
+    """Something the user should know: `level` is "info" or "warning"."""
+
+    kind: ClassVar[str] = "note"
+    text: str
+    level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineMeasured(Event):
+    kind: ClassVar[str] = "baseline"
+    baseline: Baseline
+
+
+@dataclass(frozen=True, slots=True)
+class TopK(Event):
+    """The head of a ranking; `partial` while only some of the scoring texts have been seen."""
+
+    kind: ClassVar[str] = "topk"
+    metric: str
+    partial: bool
+    weights: tuple[TopWeight, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DamageMeasured(Event):
+    kind: ClassVar[str] = "damage"
+    point: DamagePoint
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictReached(Event):
+    kind: ClassVar[str] = "verdict"
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Planned(Event):
+    kind: ClassVar[str] = "plan"
+    plan: Plan
+
+
+Emit = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """An `emit` for those who do not listen."""
+
+
+def to_dict(event: Event) -> dict[str, Any]:
+    """A map of plain values with the event's kind."""
+    from cwa_engine.rows import to_plain
+
+    return {"kind": event.kind, **to_plain(event)}
+
+
+def describe(event: Mapping[str, Any]) -> str | None:
+    """One line of a log for an event map, or None for an event that is only of passing interest."""
+    match event["kind"]:
+        case "stage_started":
+            return f"{event['stage']} ..."
+        case "stage_finished":
+            return f"{event['stage']} done in {event['seconds']:.2f} s"
+        case "note":
+            return str(event["text"]) if event["level"] == "info" else f"{event['level']}: {event['text']}"
+        case "baseline":
+            b = event["baseline"]
+            return f"baseline perplexity {b['perplexity']:.4f} on {b['sequences']} sequences, {b['tokens']} tokens"
+        case "topk" if not event["partial"] and event["weights"]:
+            first = event["weights"][0]
+            score = "" if first["score"] is None else f", score {first['score']:.4g}"
+            return f"{event['metric']}: rank 1 is {first['target']}{score}"
+        case "damage":
+            p = event["point"]
+            seed = "" if p["seed"] is None else f" seed {p['seed']}"
+            case = f"{p['metric']} k={p['k']} {p['perturbation']} {p['selection']}{seed}"
+            if p["collapsed_at"]:
+                return f"{case}: collapsed, first at {p['collapsed_at']}"
+            perplexity = "beyond a float" if p["perplexity"] is None else f"{p['perplexity']:.4f}"
+            known = p["delta_low"] is not None and p["delta_high"] is not None  # one text has no interval
+            interval = f" [{p['delta_low']:+.4f}, {p['delta_high']:+.4f}]" if known else ""
+            return f"{case}: perplexity {perplexity}, delta {p['delta_nll']:+.4f} nats{interval}"
+        case "plan":
+            return f"{event['plan']['why']}: {event['plan']['command'] or 'no command'}"
+        case "verdict":
+            return str(event["verdict"]["sentence"])
+        case "copied":
+            return str(event["error"]["message"]) if event["error"] else f"copied to {event['folder']}"
+        case "state":
+            reason = event.get("error")
+            return f"{event['state']}: {reason['message']}" if reason else str(event["state"])
+    return None

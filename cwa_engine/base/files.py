@@ -1,0 +1,133 @@
+"""Paths as users write them, files that are there whole or not at all, folders that can be written. torch-free."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cwa_engine.base.errors import InvalidInput, OutputError, did_you_mean
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
+
+FETCHED = "cwtool-fetch-"  # how names of such folders begin; the number of their process follows
+
+
+def user_path(given: str, what: str) -> Path:
+    """An absolute path: `~` is the home folder, and what is relative lies in the working folder.
+
+    Raises InvalidInput, naming `what`, for a path that is empty or can be none.
+    """
+    if not given.strip():
+        raise InvalidInput(f"{what} is empty", hint="give a path, or leave it out")
+    if given == "~" or given.startswith("~/"):
+        home_folder()  # raises where there is none
+    path = os.path.expanduser(given)  # noqa: PTH111  # pathlib takes ./~ for ~
+    if path.startswith("~"):
+        raise InvalidInput(f"{what} {given}: there is no such user", hint=f"write ./{given} for a file of that name")
+    try:
+        if b"\0" in path.encode():
+            raise InvalidInput(f"{what} {given!r} holds a NUL character", hint="check the path")
+    except UnicodeEncodeError:
+        raise InvalidInput(f"{what} {given!r} is not UTF-8", hint="rename it; cwtool writes names as UTF-8") from None
+    return Path(path).absolute()
+
+
+def home_folder() -> Path:
+    """The user's home folder. Raises InvalidInput where a user has none, as in containers that run as any number."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise InvalidInput(
+            f"there is no home folder: HOME is not set, and the system knows no user {os.getuid()}",
+            hint="set HOME, or CWTOOL_HOME and HF_HOME, to folders that you may write",
+        ) from None
+
+
+def near_files(path: Path) -> str:
+    """What to try instead of a path that does not exist: `did you mean 'x'?`, or which folder is missing."""
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    try:
+        return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()]) or "check the path"
+    except OSError as error:
+        return f"the folder {path.parent} cannot be read: {error.strerror}"
+
+
+def check_output(folder: Path) -> None:
+    """Create an output folder and prove that it can be written. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".cwtool-{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"output folder {folder} cannot be written: {error.strerror}", hint="give --output a folder you may write"
+        ) from error
+
+
+def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file under a temporary name, flush it to disk, rename it. Raises OSError; then nothing of it is left.
+
+    `mode` is as for `os.open`: the umask takes from it.
+    """
+    scratch = scratch_path(path)
+    try:
+        write_synced(scratch, content, mode)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def scratch_path(path: Path) -> Path:
+    """Beside `path`, a hidden name for what will be it: `.NAME.PID-xxxx`, which tells whose it is."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a name is one of `scratch_path`, or of earlier versions, and its process has ended."""
+    match = re.fullmatch(r"\..+\.(?:(\d+)-)?[0-9a-f]{8}", path.name)
+    if match is None:
+        return False
+    return match[1] is None or not process_lives(int(match[1]))
+
+
+def fetch_folder() -> TemporaryDirectory[str]:
+    """A temporary folder for the files of a run from another machine. What a killed process leaves is known by its name."""
+    from tempfile import TemporaryDirectory  # few processes fetch anything, and each import is a wait
+
+    return TemporaryDirectory(prefix=f"{FETCHED}{os.getpid()}-")
+
+
+def process_lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # somebody else's; no number of a process
+        return True
+    return True
+
+
+def write_synced(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a new file and flush it to disk."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's own entries, so that a rename in it outlives a power cut."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,172 @@
+"""Damage: perturb critical sets and their controls, and measure each on texts on which the intact model was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+
+from cwa_engine.base.events import DamageMeasured, Emit, Note, Progress
+from cwa_engine.damage.cases import comparisons, elsewhere
+from cwa_engine.damage.measured import Damaged, Measured, MeasuredComparison, Places, figures
+from cwa_engine.damage.measurement import MeasurementContext, TextPart, measure
+from cwa_engine.damage.patch import patched
+from cwa_engine.damage.treatments import Comparison, Draw, Treatment, controls_of, treatments
+from cwa_engine.evaluation.divergence import Divergence, divergence
+from cwa_engine.evaluation.losses import Evaluation
+from cwa_engine.methods.controls import Selection, count
+from cwa_engine.models.structures import target_name, unit_weights
+from cwa_engine.rows import ControlDraw, DamagePoint, Ranking, SequenceNll
+
+
+def measure_damage(context: MeasurementContext, rankings: Sequence[Ranking], emit: Emit) -> list[MeasuredComparison]:
+    """Every critical set and control of the run, in order; each is told as a `DamageMeasured` event."""
+    return _Measuring(context, list(comparisons(context.loaded, rankings, context.spec)), emit).everything()
+
+
+class _Measuring:
+    """Measures comparisons one after the other and tells how far it is."""
+
+    def __init__(self, context: MeasurementContext, todo: Sequence[Comparison], emit: Emit) -> None:
+        self._context, self._todo, self._emit = context, todo, emit
+        self._treatments = treatments(context.spec, context.loaded.dtype)
+        self._total = sum(self._sequences_of(comparison) for comparison in todo)
+        self._done = 0
+
+    def everything(self) -> list[MeasuredComparison]:
+        self._say_cost()
+        found = []
+        for comparison in self._todo:
+            found += [self._compared(comparison, treatment) for treatment in self._treatments]
+            if self._context.spec.position_test:
+                found.append(self._placed_elsewhere(comparison))
+        return found
+
+    def _say_cost(self) -> None:
+        context = self._context
+        draws = sum(len(comparison.draws) for comparison in self._todo)
+        if draws:
+            texts, sample = len(context.sequences), len(context.sample.places)
+            self._emit(
+                Note(
+                    f"damage takes at most {self._total / texts:.1f} passes over the evaluation texts ({texts}), for "
+                    f"{draws} draws of controls on {sample} of them; --fast-perturbation or fewer --control-seeds take less"
+                )
+            )
+
+    def _sequences_of(self, comparison: Comparison) -> int:
+        """How many sequences are run through the model for a comparison."""
+        spec, everything, sample = self._context.spec, len(self._context.sequences), len(self._context.sample.places)
+        controls = controls_of(comparison.metric, spec)
+        compared = len(comparison.draws) * sample + len(controls) * (everything - sample)
+        total = sum(everything + compared * treatment.has_controls for treatment in self._treatments)
+        return total + spec.control_seeds * sample * spec.position_test
+
+    def _compared(self, comparison: Comparison, treatment: Treatment) -> MeasuredComparison:
+        critical = self._damage(comparison, treatment, "critical", None, comparison.weights)
+        draws = {}
+        for control in controls_of(comparison.metric, self._context.spec) if treatment.has_controls else ():
+            draws[control] = self._drawn(comparison, treatment, comparison.of(control))
+        return MeasuredComparison(comparison, treatment, critical, draws)
+
+    def _drawn(self, comparison: Comparison, treatment: Treatment, draws: Sequence[Draw]) -> list[Damaged]:
+        """The draws on the sample, and the one that does most there on the other texts too."""
+        sample, rest = [self._context.sample], self._context.rest
+        found = [self._damage(comparison, treatment, d.control, d.seed, d.weights, sample) for d in draws]
+        if rest:
+            worst = max(range(len(found)), key=lambda place: found[place].size)
+            draw, before = draws[worst], found[worst].measured
+            found[worst] = self._damage(comparison, treatment, draw.control, draw.seed, draw.weights, [rest], before)
+        return found
+
+    def _placed_elsewhere(self, comparison: Comparison) -> MeasuredComparison:
+        """The position test, on the sample."""
+        context, outcomes = self._context, []
+        for seed, treatment, places in elsewhere(context.loaded, comparison.weights, comparison.k, context.spec):
+            outcomes.append(self._damage(comparison, treatment, "elsewhere", seed, places, [context.sample]))
+        return MeasuredComparison(comparison, treatment, None, {}, tuple(outcomes))
+
+    def _damage(
+        self,
+        comparison: Comparison,
+        treatment: Treatment,
+        selection: str,
+        seed: int | None,
+        weights: Selection,
+        parts: Sequence[TextPart] | None = None,
+        before: Measured | None = None,
+    ) -> Damaged:
+        """Damage, measure and tell; `before` is what was measured of the same change on other texts."""
+        context = self._context
+        self._report(0)
+        measured = measure(context, weights, treatment, parts, self._report)
+        self._done += len(measured.places)
+        if before:
+            measured = before.with_others(measured)
+        unchanged = sum(receipt.unchanged for receipt in measured.receipts)
+        if unchanged == count(weights) and not before:
+            self._emit(Note(f"{treatment.label} changed none of the {unchanged} {selection} weights", "warning"))
+        apart = _divergence(context, weights, treatment) if context.spec.kl and selection == "critical" else None
+        point = DamagePoint(
+            metric=comparison.metric,
+            k=comparison.k,
+            perturbation=treatment.label,
+            selection=selection,
+            seed=seed,
+            weights=count(weights),
+            **figures(context.reference, measured),
+            kl=apart.kl if apart else None,
+            top1_agreement=apart.top1_agreement if apart else None,
+            collapsed_at=measured.collapsed_at,
+        )
+        self._emit(DamageMeasured(point))
+        return Damaged(measured, point)
+
+    def _report(self, done: int) -> None:
+        self._emit(Progress("perturb", self._done + done, self._total, "sequence"))
+
+
+def _divergence(context: MeasurementContext, weights: Selection, treatment: Treatment) -> Divergence:
+    def damaged() -> AbstractContextManager[object]:
+        model, offsets = context.loaded.model, context.loaded.anatomy.offsets
+        return patched(model, weights, treatment.perturbation, treatment.options, offsets)
+
+    return context.batch_size.run(lambda size: divergence(context.loaded, context.sequences, damaged, size))
+
+
+def sequence_rows(context: MeasurementContext, found: Iterable[MeasuredComparison]) -> list[SequenceNll]:
+    """NLL of every sequence that was measured: of the intact model, then of each case."""
+    everything = Measured(context.all_places, context.intact)
+    rows = _rows(everything.places, everything.evaluation, "", None, "", "intact", None)
+    for entry in (damaged for comparison in found for damaged in comparison.damaged):
+        point, measured = entry.point, entry.measured
+        case = point.metric, point.k, point.perturbation, point.selection, point.seed
+        rows += _rows(measured.places, measured.evaluation, *case)
+    return rows
+
+
+def _rows(
+    places: Places, evaluation: Evaluation, metric: str, k: int | None, perturbation: str, selection: str,
+    seed: int | None,
+) -> list[SequenceNll]:  # fmt: skip
+    sums = zip(places.tolist(), evaluation.tokens.tolist(), evaluation.nll_sums.tolist(), strict=True)
+    return [
+        SequenceNll(metric, k, perturbation, selection, seed, place + 1, int(tokens), nll_sum)
+        for place, tokens, nll_sum in sums
+    ]
+
+
+def control_rows(context: MeasurementContext, found: Iterable[MeasuredComparison]) -> list[ControlDraw]:
+    """The weights of every draw, once for all treatments, by names that `--weights` takes."""
+    parameters = context.loaded.anatomy.parameters
+    by_set = {(entry.comparison.metric, entry.comparison.k): entry.comparison for entry in found if entry.draws}
+    rows = []
+    for comparison in by_set.values():
+        for draw in comparison.draws:
+            for name, units in draw.units.items():
+                for unit in units.tolist():
+                    first = int(unit_weights(parameters[name], comparison.structure, np.array([unit]))[0])
+                    target = target_name(parameters[name], comparison.structure, first)
+                    rows.append(ControlDraw(comparison.metric, comparison.k, draw.control, draw.seed, target))
+    return rows

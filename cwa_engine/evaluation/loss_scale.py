@@ -1,0 +1,91 @@
+"""Loss scaling for float16, in which gradients below 6e-8 vanish and those above 65,504 overflow.
+
+The loss is multiplied by a power of two before backward and every gradient divided by it in float32, which changes no
+digit of a gradient that neither vanishes nor overflows (Micikevicius et al. 2018). Other dtypes have the range of float32
+and are left alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cwa_engine.base.errors import RunFailed
+from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.evaluation.perplexity import non_finite_loss
+from cwa_engine.models.chain import has_no_values
+
+STEP = 4  # powers of two to go down by after an overflow
+LEAST = -16  # power of two, relative to the number of tokens, below which float16 cannot hold the gradients
+
+T = TypeVar("T")
+Where = tuple[int, int]  # number of a batch from 1 on, and how many there are
+
+
+class GradientOverflow(Exception):
+    """A gradient is infinite or NaN where the loss is not."""
+
+
+class MeanLoss:
+    """The mean token NLL over some sequences, as it is differentiated: times `scale`, if any."""
+
+    def __init__(self, sequences: Sequence[TokenSequence], scale: float | None = None) -> None:
+        self.tokens = sum(sequence.scored_tokens for sequence in sequences)
+        self._scale = scale
+
+    def of(self, nll_sums: Tensor, where: Where) -> Tensor:
+        """What some sequences, or some of their tokens, add to it. Raises RunFailed, naming the batch, if not finite."""
+        loss = nll_sums.sum() / self.tokens
+        if not has_no_values(loss) and not torch.isfinite(loss):
+            raise non_finite_loss(loss, *where)
+        return loss if self._scale is None else loss * self._scale
+
+    def unscaled(self, gradient: Tensor) -> Tensor:
+        """A gradient of the loss without the scale, in float32 or better. Raises GradientOverflow."""
+        fresh = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        if self._scale is None:
+            return fresh
+        if not has_no_values(fresh) and not fresh.isfinite().all():
+            raise GradientOverflow
+        return fresh / self._scale
+
+
+class LossScale:
+    """The factor of the loss; made smaller where a gradient overflows, for all that follows.
+
+    It begins at the power of two next above the number of scored tokens: the loss is a mean over these, so what a single
+    token adds to a gradient goes through float16 at its own size.
+    """
+
+    def __init__(self, model: nn.Module, say: Callable[[str], None] = lambda text: None) -> None:
+        self._needed = any(parameter.dtype == torch.float16 for parameter in model.parameters())
+        self._say = say
+        self._power = 0
+
+    def of(self, sequences: Sequence[TokenSequence]) -> float | None:
+        """The factor for the mean NLL over these sequences; None where the model needs none."""
+        if not self._needed:
+            return None
+        tokens = sum(sequence.scored_tokens for sequence in sequences)
+        return 2.0 ** (math.ceil(math.log2(tokens)) + self._power)
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Do work that asks for the factor. What met an overflow is begun anew, so no total has a part of it.
+
+        Raises RunFailed where gradients overflow whatever the factor is.
+        """
+        while True:
+            try:
+                return work()
+            except GradientOverflow:
+                if self._power <= LEAST:
+                    raise RunFailed(
+                        "gradients are not finite in float16, though the loss is",
+                        hint="float16 overflows easily; try --dtype float32 or bfloat16",
+                    ) from None
+            self._power -= STEP
+            self._say(f"a gradient overflowed in float16: scoring begins anew with the loss scaled down by {2**STEP}")

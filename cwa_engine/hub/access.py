@@ -1,0 +1,76 @@
+"""The Hub as somebody's shell has it: the libraries read their environment once, when they are imported, and a daemon lives on.
+
+with reaching(access):
+    ...  # huggingface_hub, transformers and datasets go by `access`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cwa_engine.hub.sources import HubAccess
+
+_current: ContextVar[HubAccess | None] = ContextVar("hub access", default=None)
+
+
+def current_access() -> HubAccess:
+    """How the Hub is to be reached here: as the block around says, or as the environment does."""
+    return _current.get() or HubAccess.from_environment()
+
+
+@contextmanager
+def reaching(access: HubAccess) -> Iterator[None]:
+    """Reach the Hub as `access` says until the end of the block; what it leaves open is as the environment has it.
+
+    The settings are those of the whole process, so two such blocks must not run in two threads at once.
+    """
+    from huggingface_hub import constants  # not for who only names models
+
+    access = access.filled_in()
+    before = _current.set(access)
+    values = {
+        "HF_HUB_OFFLINE": access.offline,
+        "HF_HUB_CACHE": access.cache_dir,
+        "ENDPOINT": access.endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": f"{access.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+    }
+    try:
+        with _changed(constants, values):
+            yield
+    finally:
+        _current.reset(before)
+
+
+@contextmanager
+def datasets_reaching(package: ModuleType, access: HubAccess) -> Iterator[None]:
+    """The same for the package `datasets`, which is given because to import it takes a second."""
+    downloads = Path(access.datasets_cache or "") / "downloads"
+    values = {
+        "HF_ENDPOINT": access.endpoint,
+        "HUB_DATASETS_URL": f"{access.endpoint}/datasets/{{repo_id}}/resolve/{{revision}}/{{path}}",
+        "HF_HUB_OFFLINE": access.datasets_offline,
+        "HF_DATASETS_OFFLINE": access.datasets_offline,
+        "HF_DATASETS_CACHE": Path(access.datasets_cache or ""),
+        "DOWNLOADED_DATASETS_PATH": downloads,
+        "EXTRACTED_DATASETS_PATH": downloads / "extracted",
+    }
+    with reaching(access), _changed(package.config, values):
+        yield
+
+
+@contextmanager
+def _changed(module: ModuleType, values: Mapping[str, Any]) -> Iterator[None]:
+    """A module's values for the time of the block; those that it does not have are left alone."""
+    before = {name: getattr(module, name) for name in values if hasattr(module, name)}
+    try:
+        for name in before:
+            setattr(module, name, values[name])
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)

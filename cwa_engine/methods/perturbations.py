@@ -1,0 +1,149 @@
+"""The perturbations: one function each, from the old values of some weights to the new ones. Imports without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.registry import Registry, first_sentence
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+STANDARD = ("zero", "mean", "resample")  # what `--perturb standard` stands for: zero alone overstates
+STORED_BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The settings of all perturbations; each reads its own."""
+
+    noise_scale: float = 1.0  # gaussian_noise: times the parameter's standard deviation
+    scale_factor: float = 2.0  # scale
+    bit: int | None = None  # bit_flip: 0 is the lowest bit of the mantissa; None draws one for each weight
+    bits: int = 4  # quantize
+    seed: int = 0  # of whatever is drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What a perturbation may look at beside the chosen values."""
+
+    parameter: str
+    weight: Tensor  # the whole parameter, intact
+    options: Options
+    generator: Generator
+
+
+Rewrite = Callable[["Tensor", Edit], "Tensor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Perturbation:
+    """`rewrite` maps the chosen values of one parameter [n] to what replaces them [n], in any floating dtype.
+
+    With `of_factors` the values are what the layer multiplies by: in a norm that multiplies by 1 + w, 1 + w.
+    """
+
+    name: str
+    rewrite: Rewrite
+    doing: str = "changing"  # as in "zeroing the 10 weights ..."
+    of_factors: bool = False
+
+    @property
+    def summary(self) -> str:
+        """What help texts and tables say of it."""
+        return first_sentence(self.rewrite)
+
+
+PERTURBATIONS: Registry[Perturbation] = Registry("perturbation")
+
+
+def perturbation(name: str, doing: str, of_factors: bool = False) -> Callable[[Rewrite], Rewrite]:
+    """Register a rewriting function under `name`."""
+
+    def register(rewrite: Rewrite) -> Rewrite:
+        PERTURBATIONS.add(name, Perturbation(name, rewrite, doing, of_factors))
+        return rewrite
+
+    return register
+
+
+@perturbation("zero", "zeroing", of_factors=True)
+def zero(old: Tensor, edit: Edit) -> Tensor:
+    """Set each weight to zero."""
+    return old.new_zeros(old.shape)
+
+
+@perturbation("mean", "setting to the mean")
+def mean(old: Tensor, edit: Edit) -> Tensor:
+    """Set each weight to the mean of its parameter."""
+    return old.new_empty(old.shape).fill_(edit.weight.float().mean())
+
+
+@perturbation("resample", "resampling")
+def resample(old: Tensor, edit: Edit) -> Tensor:
+    """Set each weight to the value of one drawn at random from its parameter."""
+    import torch
+
+    places = torch.randint(edit.weight.numel(), old.shape, generator=edit.generator)
+    return edit.weight.reshape(-1)[places.to(old.device)]
+
+
+@perturbation("sign_flip", "flipping the sign of", of_factors=True)
+def sign_flip(old: Tensor, edit: Edit) -> Tensor:
+    """Turn the sign of each weight."""
+    return -old
+
+
+@perturbation("scale", "scaling", of_factors=True)
+def scale(old: Tensor, edit: Edit) -> Tensor:
+    """Multiply each weight by `--scale-factor`."""
+    return (old if old.element_size() == 8 else old.float()) * edit.options.scale_factor
+
+
+@perturbation("gaussian_noise", "adding noise to")
+def gaussian_noise(old: Tensor, edit: Edit) -> Tensor:
+    """Add normal noise of `--noise-scale` times the standard deviation of the parameter."""
+    deviation = edit.weight.float().std(correction=0) * edit.options.noise_scale
+    noise = old.new_empty(old.shape, device="cpu").float().normal_(generator=edit.generator).to(old.device)
+    return old.float() + noise * deviation
+
+
+@perturbation("bit_flip", "flipping a bit of")
+def bit_flip(old: Tensor, edit: Edit) -> Tensor:
+    """Flip one bit of each weight as it is stored: `--bit`, or one drawn for each weight.
+
+    Bit 0 is the lowest of the mantissa, the highest is the sign. Raises InvalidInput for a bit the dtype has not.
+    """
+    import torch
+
+    width = 8 * old.element_size()
+    chosen = edit.options.bit
+    if chosen is not None and not 0 <= chosen < width:
+        dtype = str(old.dtype).removeprefix("torch.")
+        raise InvalidInput(
+            f"{dtype} has no bit {chosen}", hint=f"its bits are 0 to {width - 1}, {width - 1} is the sign"
+        )
+    if chosen is None:
+        places = torch.randint(width, old.shape, generator=edit.generator).to(old.device)
+    else:
+        places = torch.full(old.shape, chosen, device=old.device)
+    integers = {16: torch.int16, 32: torch.int32, 64: torch.int64}[width]
+    masks = torch.ones_like(places).bitwise_left_shift(places).to(integers)  # bit 31 of an int64 wraps to the sign
+    return old.view(integers).bitwise_xor(masks).view(old.dtype)
+
+
+@perturbation("quantize", "quantizing")
+def quantize(old: Tensor, edit: Edit) -> Tensor:
+    """Round each weight to `--bits` bits: symmetric, one step for the whole parameter."""
+    levels = 2 ** (edit.options.bits - 1) - 1
+    step = edit.weight.float().abs().max() / levels
+    return (old.float() / step).round() * step if float(step) else old
+
+
+def placed(values: Mapping[str, Tensor]) -> Perturbation:
+    """The perturbation that writes `values` of each parameter [n], as they are, over whatever was chosen there."""
+    return Perturbation("place", lambda old, edit: values[edit.parameter].to(old.device))

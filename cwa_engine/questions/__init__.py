@@ -1,0 +1,1 @@
+"""What a run may be asked beside its rankings and their damage."""

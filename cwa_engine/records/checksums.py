@@ -1,0 +1,164 @@
+"""Whether the files of a run are still what the run wrote. torch-free.
+
+SHA256SUMS in a run folder has the hash of every other file there, as `sha256sum --check SHA256SUMS` reads it. Its own hash
+is the run's fingerprint: it stands for all files of the run, and the job database keeps it. Runs of before have no
+SHA256SUMS: of their files the tables alone have hashes, in the manifest.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cwa_engine.base.errors import Altered, NotFound
+
+SUMS = "SHA256SUMS"
+MANIFEST = "manifest.json"
+CHANGED, MISSING, ADDED = "altered", "missing", "not written by the run"
+UNREADABLE, OTHER_FINGERPRINT = "no list of hashes", "not as it was when the run ended"
+_LINE = re.compile(r"([0-9a-f]{64})  ([^/\x00]+)")
+ALWAYS = (MANIFEST, "summary.json", "log.txt", SUMS)  # files that every run has
+_RUN_FILES = (
+    *ALWAYS, "topk_*.csv", "perturbation.csv", "evaluation.csv", "interactions.csv", "stability.csv", "fidelity.csv",
+    "ablation.csv", "critical_set.csv", "controls.csv", "spikes.csv", "spike_removal.csv",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The files of a run folder beside what the run wrote."""
+
+    hashes: dict[str, str]  # file name -> sha256, as they are now
+    altered: dict[str, str]  # file name -> what is wrong with it; empty where every file is as it was written
+    unchecked: tuple[str, ...]  # files of which nothing says what the run wrote
+    sound: tuple[str, ...]  # files that are as the run wrote them
+    fingerprint: str | None  # sha256 of SHA256SUMS, as it is now; None for a run that has none
+    known: bool  # whether the fingerprint was compared with one from elsewhere
+
+
+def is_of_a_run(name: str) -> bool:
+    """Whether a file has a name that runs give their files."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _RUN_FILES)
+
+
+def sums_text(hashes: Mapping[str, str]) -> bytes:
+    """The content of SHA256SUMS. `hashes`: file name -> sha256."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items())).encode()
+
+
+def read_checked(folder: Path, name: str, fingerprint: str | None = None) -> bytes:
+    """The content of a file of a run, which is what the run wrote as far as that can be known.
+
+    `fingerprint` is the run's, where it is known from elsewhere. Raises NotFound where there is no such file or it cannot
+    be read, and Altered.
+    """
+    content = _read(folder, name)
+    try:
+        written, _ = _written(folder, fingerprint)
+    except _Unfit as unfit:
+        raise altered_error(folder.name, {SUMS: str(unfit)}) from unfit
+    if written.get(name, _sha256(content)) != _sha256(content):
+        raise altered_error(folder.name, {name: CHANGED})
+    return content
+
+
+def check_run(folder: Path, fingerprint: str | None = None) -> Check:
+    """Hash every file of a run and compare. Raises NotFound where the folder cannot be read.
+
+    Files of other names than runs give theirs are nobody's business, so an output folder may hold some.
+    """
+    try:
+        there = sorted(path.name for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise NotFound(f"{folder} cannot be read: {error.strerror}", hint="`cwtool results` lists runs") from None
+    try:
+        (written, complete), wrong = _written(folder, fingerprint), {}
+    except _Unfit as unfit:
+        (written, complete), wrong = ({}, True), {SUMS: str(unfit)}
+    hashes = {name: _sha256_of_file(folder, name) for name in there if name in written or is_of_a_run(name)}
+    known = fingerprint is not None
+    if wrong:
+        return Check(hashes, wrong, (), (), hashes.get(SUMS), known)
+    sound = tuple(name for name in hashes if hashes[name] == written.get(name))
+    unchecked = () if complete else tuple(name for name in hashes if name in ALWAYS)
+    altered = {name: MISSING for name in written if name not in hashes}
+    altered |= {name: CHANGED if name in written else ADDED for name in hashes.keys() - {*sound, *unchecked, SUMS}}
+    return Check(hashes, altered, unchecked, sound, hashes.get(SUMS), known)
+
+
+def fingerprint_of(folder: Path) -> str | None:
+    """The sha256 of a run's SHA256SUMS; None where it has none."""
+    try:
+        return _sha256((folder / SUMS).read_bytes())
+    except OSError:
+        return None
+
+
+def altered_error(run: str, altered: Mapping[str, str]) -> Altered:
+    """The error that names the files of a run that are not what it wrote."""
+    named = ", ".join(f"{name} is {what}" for name, what in altered.items())
+    return Altered(
+        f"run {run} is not as it was written: {named}",
+        hint=f"`cwtool verify {run}` says what else is; `cwtool rerun {run}` computes it again",
+    )
+
+
+class _Unfit(Exception):
+    """SHA256SUMS says nothing of the other files; why is in the message."""
+
+
+def _written(folder: Path, fingerprint: str | None) -> tuple[dict[str, str], bool]:
+    """(file name -> sha256 when it was written, whether that is of every file). Raises _Unfit."""
+    try:
+        content = (folder / SUMS).read_bytes()
+    except FileNotFoundError:
+        tables, promised = _tables(folder)
+        if promised or fingerprint:
+            raise _Unfit(MISSING) from None
+        return tables, False
+    except OSError as error:
+        raise _Unfit(f"not readable: {error.strerror}") from error
+    if fingerprint and _sha256(content) != fingerprint:
+        raise _Unfit(OTHER_FINGERPRINT)
+    lines = [_LINE.fullmatch(line) for line in content.decode("utf-8", "replace").splitlines()]
+    found = {line[2]: line[1] for line in lines if line}
+    if len(found) < len(lines) or MANIFEST not in found:
+        raise _Unfit(UNREADABLE)
+    return found, True
+
+
+def _tables(folder: Path) -> tuple[dict[str, str], bool]:
+    """(hashes of tables by the manifest, whether it says that there is a SHA256SUMS); of a broken one nothing."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        return {str(name): str(digest) for name, digest in manifest["tables"].items()}, manifest.get("sums") == SUMS
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # reading the manifest itself says what is wrong
+        return {}, False
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"run {folder.name} has no {name}", hint="`cwtool results` lists finished runs") from None
+    except OSError as error:
+        raise NotFound(
+            f"{folder / name} cannot be read: {error.strerror}", hint="run it again: `cwtool jobs retry`"
+        ) from error
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sha256_of_file(folder: Path, name: str) -> str:
+    try:
+        with (folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise NotFound(f"{folder / name} cannot be read: {error.strerror}", hint="check its permissions") from error

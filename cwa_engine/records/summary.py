@@ -1,0 +1,80 @@
+"""Parts of summary.json that are made from rows of a run, by `export` and by `verification`. torch-free."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from cwa_engine.data.corpus import split
+from cwa_engine.rows import Agreement, DamagePoint, Ranking, RunResult, Separation, Spike, TextUse, Verdict, to_plain
+
+
+def numbers_of(texts: TextUse) -> tuple[list[int], list[int]]:
+    """(texts that were scored, texts that were measured) by their numbers; of texts that differ the first is 1."""
+    left_out = set(texts.too_short)
+    scored, measured = split([n for n in range(1, texts.texts + 1) if n not in left_out])
+    return scored, measured[: texts.damage] if texts.damage and not texts.packed else measured
+
+
+def spikes_of(result: RunResult) -> list[Spike]:
+    """Those of every ranking that has them: there is one metric of spikes."""
+    return [spike for ranking in result.rankings for spike in ranking.spikes]
+
+
+def damage_groups(
+    points: Sequence[DamagePoint], separations: Sequence[Separation], verdicts: Sequence[Verdict]
+) -> list[dict[str, Any]]:
+    """Per metric, k and perturbation: the critical set, each control with the ratio it is beaten by, the verdict.
+
+    The position test has no critical set of its own, only its draws.
+    """
+
+    def group(row: DamagePoint | Separation | Verdict) -> tuple[str, int, str]:
+        return row.metric, row.k, row.perturbation
+
+    groups = []
+    for key, grouped in itertools.groupby(points, key=group):
+        members = list(grouped)
+        critical = next((point for point in members if point.selection == "critical"), None)
+        verdict = next((verdict for verdict in verdicts if group(verdict) == key), None)
+        groups.append(
+            {
+                "metric": key[0],
+                "k": key[1],
+                "perturbation": key[2],
+                "critical": to_plain(critical) if critical else None,
+                "controls": [_without_key(row) for row in separations if group(row) == key],
+                "elsewhere": [to_plain(point) for point in members if point.selection == "elsewhere"],
+                "outcome": verdict.outcome if verdict else None,
+                "verdict": verdict.sentence if verdict else None,
+            }
+        )
+    return groups
+
+
+def _without_key(row: Separation) -> dict[str, Any]:
+    return {name: value for name, value in to_plain(row).items() if name not in ("metric", "k", "perturbation")}
+
+
+def stability_means(rankings: Sequence[Ranking], rows: Sequence[Agreement]) -> list[dict[str, Any]]:
+    """Means over all pairs of repeats, per metric and k."""
+    found = []
+    for (metric, k), members in itertools.groupby(rows, key=lambda row: (row.metric, row.k)):
+        pairs = list(members)
+        correlations = [pair.spearman for pair in pairs if pair.spearman is not None]
+        ranking = next(ranking for ranking in rankings if ranking.metric == metric)
+        found.append(
+            {
+                "metric": metric,
+                "k": k,
+                "pairs": len(pairs),
+                "jaccard": statistics.fmean(pair.jaccard for pair in pairs),
+                "chance": pairs[0].chance,
+                "rbo": statistics.fmean(pair.rbo for pair in pairs),
+                "spearman": statistics.fmean(correlations) if correlations else None,
+                "in_every_repeat": sum(weight.stable is True for weight in ranking.top(k)),
+            }
+        )
+    return found

@@ -1,0 +1,516 @@
+"""What a run finds, as plain frozen rows. Units: nll and delta_nll are nats per token."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MATRICES = "_matrices"  # behind a metric's name: its ranking of the matrices in decoder blocks alone
+SMALL = 0.1  # nats per token, 10 % of perplexity: a smaller difference is called small
+SHOWN = 10  # places of a ranking that the report shows, and down to which it is always compared by halves
+SAMPLED_TOP = 20  # of each metric, in a sample for fidelity: all are measured, and compared with the most harmful
+GIVEN = "given"  # stands for the metric where weights are given by name
+
+
+@dataclass(frozen=True, slots=True)
+class TopWeight:
+    """One weight of a ranking, or one row, column or head. Feature indices are (out, in) whatever the storage order."""
+
+    rank: int
+    parameter: str
+    flat_index: int  # of a structure's first weight
+    out_feature: int | None  # None for columns and heads
+    in_feature: int | None  # None for rows, heads and one-dimensional parameters
+    value: float  # of a structure its Euclidean norm
+    score: float | None  # None for weights that were given, not ranked
+    layer: int | None  # decoder block, None outside the blocks
+    component: str
+    expert: int | None  # None outside stacks of experts
+    target: str  # as `--weights` takes it
+    stable: bool | None = None  # in the top list of every repeat; None where stability was not asked for
+    fan_out: int | None = None  # how many weights read what it writes: 1 in a matrix; None where that is not known
+    standard_error: float | None = None  # of an estimated score, 0 of one that was computed exactly after; else None
+
+
+@dataclass(frozen=True, slots=True)
+class Spike:
+    """What a weight of a down projection makes of the largest output of its out_feature, over all scoring texts.
+
+    `token`, `token_id` and `position` are None where an expert does not tell which token it was given. In `token` what
+    cannot be seen is written as in Python strings, "\\n" for a line feed.
+    """
+
+    rank: int  # the weight's
+    target: str  # the weight
+    module: str
+    output: float  # y, of largest |y|, with the layer's bias
+    times_typical: float  # |y| over what the module usually writes
+    share: float  # x w / y; negative where the weight makes |y| smaller
+    token: str | None
+    token_id: int | None
+    position: int | None  # in its sequence, the first token being 0
+    text: int | None  # of the scoring texts, the first being 1; None where all outputs are zero
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The largest k units of one metric in each group of the scope; those of a smaller k are a prefix.
+
+    `lowest` are the smallest of all, smallest first, where a control asked for them. `parameters` are those that were
+    ranked, which controls are drawn from. `spikes` are those of the weights, in their order, where the metric is of spikes.
+    """
+
+    metric: str
+    weights: tuple[TopWeight, ...]
+    lowest: tuple[TopWeight, ...] = ()
+    structure: str = "weight"
+    parameters: tuple[str, ...] = ()
+    halves: tuple[tuple[str, ...], ...] = ()  # the targets that each half of the scoring texts ranks first, in order
+    spikes: tuple[Spike, ...] = ()
+
+    def top(self, k: int) -> tuple[TopWeight, ...]:
+        """The k best of each group."""
+        return tuple(weight for weight in self.weights if weight.rank <= k)
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The intact model on the evaluation texts."""
+
+    nll: float
+    perplexity: float
+    bits_per_byte: float | None  # over the bytes that the scored tokens stand for; None where a tokenizer does not tell
+    sequences: int
+    tokens: int  # scored tokens: all but a sequence's BOS, or without one all but its first
+    protocol: str
+    vocabulary: int = 0  # tokens the model chooses from; guessing at random has perplexity `vocabulary`
+
+    @property
+    def is_guessing(self) -> bool:
+        """Whether the loss is less than 0.1 nats per token better than that of guessing among all tokens."""
+        return self.vocabulary > 1 and self.nll > math.log(self.vocabulary) - SMALL
+
+
+@dataclass(frozen=True, slots=True)
+class DamagePoint:
+    """The damaged model on texts on which the intact model was measured.
+
+    `delta_nll` is paired per sequence with a 95 % interval: Student's t on a jackknife over the sequences. A loss that is
+    not finite is named in `collapsed_at` (the first layer whose output is not finite) and never averaged away. Critical
+    sets are measured on all evaluation texts, draws of controls on a sample of them, except the one that does most.
+    """
+
+    metric: str
+    k: int
+    perturbation: str
+    selection: str  # "critical" or the name of a control
+    seed: int | None  # None for selections that are not drawn
+    weights: int
+    nll: float
+    perplexity: float
+    delta_nll: float
+    delta_low: float
+    delta_high: float
+    perplexity_ratio: float
+    kl: float | None = None  # mean KL divergence from the intact model, nats per token; None where not asked for
+    top1_agreement: float | None = None  # share of tokens whose likeliest prediction is the intact model's
+    collapsed_at: str | None = None
+    sequences: int = 0  # that it was measured on
+
+
+@dataclass(frozen=True, slots=True)
+class HalfOverlap:
+    """How many of the top k by all scoring texts are in the top k by each half of them, and by both.
+
+    `common` is how many the halves have in common, `chance` how many two random sets of k have on average.
+    """
+
+    metric: str
+    k: int
+    first: int
+    second: int
+    both: int
+    common: int
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class ControlDraw:
+    """One unit of one draw of a control, as `--weights` takes it, so that others can measure the same draws."""
+
+    metric: str
+    k: int
+    control: str
+    seed: int | None  # None for a control that is not drawn
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Separation:
+    """A critical set beside the draws of one control.
+
+    On the `texts` of the sample, the same for all: `critical`, `median` and `as_extreme`, the number of draws whose change
+    of the loss is at least as large, in either direction. `p_value` is (1 + as_extreme) / (1 + draws), an exact rank test;
+    None where there are too few draws for one.
+
+    On all texts: `largest` is the change by the draw that changes the loss most, with its 95 % interval, and `ratio` is
+    |change by the critical set| over |largest|, the latter taken to be at least the numerical floor. Changes are in nats
+    per token; None where a loss is not finite.
+    """
+
+    metric: str
+    k: int
+    perturbation: str
+    control: str
+    draws: int
+    texts: int
+    critical: float | None
+    median: float | None
+    as_extreme: int
+    p_value: float | None
+    largest: float | None
+    largest_low: float | None
+    largest_high: float | None
+    ratio: float | None
+    beyond: bool  # whether the critical set changes the loss more than the draw that changes it most, on all texts
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a critical set is distinguishable from its controls, in one plain sentence.
+
+    `outcome` is "harmful" or "helpful" where it is, "indistinguishable" where it was tested and is not, else "not tested".
+    """
+
+    metric: str
+    k: int
+    perturbation: str
+    outcome: str
+    sentence: str
+
+    @property
+    def distinguishable(self) -> bool:
+        return self.outcome in ("harmful", "helpful")
+
+
+@dataclass(frozen=True, slots=True)
+class NumericalFloor:
+    """What measuring itself changes, in nats per token: differences below this mean nothing."""
+
+    repeat: float  # the intact model measured again, after all edits
+    rounding: float  # the most that random weights change the loss by when each moves to the next value its dtype has
+
+    @property
+    def largest(self) -> float:
+        return max(abs(self.repeat), self.rounding)
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """One unit of a critical set: damaged alone, and the set damaged without it.
+
+    `share` is what it adds to the set, delta of the set minus delta without it. Intervals are 95 %, paired per sequence.
+    `role` is "alone" where its own damage matters (see `perturbation.interactions`), "together" where only its share
+    does, else "inert".
+    """
+
+    metric: str
+    k: int
+    perturbation: str
+    target: str
+    alone: float
+    alone_low: float
+    alone_high: float
+    without: float
+    share: float
+    share_low: float
+    share_high: float
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far two repeats of a ranking, by other texts, agree. `first` and `second` number the repeats from 1.
+
+    `chance` is the Jaccard index that random sets of this size would have. `spearman` is over one random sample of all
+    ranked units, not over the top alone. None for figures that are not defined.
+    """
+
+    metric: str
+    k: int
+    first: int
+    second: int
+    jaccard: float
+    chance: float
+    rbo: float
+    spearman: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One sampled unit: what each metric says of it, and the measured loss change of zeroing it alone."""
+
+    target: str
+    stratum: str
+    delta_nll: float
+    delta_low: float
+    delta_high: float
+    scores: tuple[float | None, ...]  # in the order of the run's metrics; None for what a metric does not rank
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How well a metric predicts the measured |loss change| over the sample."""
+
+    metric: str
+    units: int
+    spearman: float | None
+    top: int  # how many are compared
+    overlap: int  # of the `top` best by score among the `top` most harmful
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """One candidate: the measured change of the scoring texts' loss when it alone is zeroed, with its 95 % interval.
+
+    A candidate that was dropped was measured on some of the texts, and its figures are of those. `exact` marks those that
+    were measured on all.
+    """
+
+    place: int  # among the candidates, the most harmful is 1
+    target: str
+    delta_nll: float  # nats per token; infinite where the model collapsed
+    delta_low: float
+    delta_high: float
+    texts: int
+    tokens: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AblationRound:
+    """How many candidates were measured on how many texts, those of the rounds before included.
+
+    A weight of the token embedding may have been measured on one text more, see `perturbation.ablation`.
+    """
+
+    texts: int
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class AblationCost:
+    """What the exact ranking took, in forward passes over all scoring texts."""
+
+    candidates: int
+    texts: int
+    rounds: tuple[AblationRound, ...]
+    spent: float
+    naive: float  # one pass for each candidate, and one for the intact model
+
+
+@dataclass(frozen=True, slots=True)
+class CriticalSetStep:
+    """A set of the critical set's search: the weights of the steps so far, all zeroed together.
+
+    `scoring_ratio` is the perplexity ratio on the scoring texts, which chose the weights; the other figures are of the
+    evaluation texts.
+    """
+
+    size: int
+    target: str  # which this step added
+    scoring_ratio: float
+    delta_nll: float
+    delta_low: float
+    delta_high: float
+    perplexity_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class CriticalSet:
+    """The smallest set found whose zeroing multiplies perplexity by `factor`; not `reached` where no set found does."""
+
+    factor: float
+    reached: bool
+    steps: tuple[CriticalSetStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpikeRemovalStep:
+    """A weight behind the largest spike of a model in which those of the steps before were zero, and what its zero does.
+
+    Columns of the same name are as in `Spike`. Sizes are times what the module usually writes.
+    """
+
+    step: int
+    target: str
+    share: float
+    output: float
+    output_after: float  # the largest of the same out_feature
+    times_typical: float
+    largest_after: float  # of all down projections
+    delta_nll: float  # nats per token on the scoring texts, with the weights of all steps so far zeroed
+    token: str | None
+    token_id: int | None
+    position: int | None
+    text: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SpikeRemoval:
+    """The weights that were zeroed until no down projection had a large output; sizes as in `SpikeRemovalStep`."""
+
+    first: float  # the largest output of the intact model
+    last: float  # and with all these weights zeroed
+    least: float  # below which the spike is gone
+    gone: bool
+    steps: tuple[SpikeRemovalStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceNll:
+    """NLL of one sequence in one case, so that any statistic can be redone."""
+
+    metric: str
+    k: int | None
+    perturbation: str
+    selection: str  # "intact", "critical" or the name of a control
+    seed: int | None
+    sequence: int  # the first is 1
+    tokens: int
+    nll_sum: float  # nats
+
+
+@dataclass(frozen=True, slots=True)
+class TextUse:
+    """Which texts were used for what."""
+
+    source: str
+    sha256: str  # of all texts, in order
+    texts: int
+    scoring: int
+    evaluation: int
+    shared: bool  # the same text was scored and evaluated, for there was only one
+    truncated: int  # texts cut at the sequence length
+    scoring_sha256: str = ""
+    evaluation_sha256: str = ""
+    repeated: int = 0  # texts left out because they had occurred before
+    overlap: int = 0  # texts on both sides, by their hashes: none, where there are two texts or more
+    packed: bool = False  # texts joined and cut into windows of the sequence length
+    seq_len: int = 0  # the sequence length, in tokens: as asked for, or the model's where that is less
+    bos: str = ""  # what every sequence or window begins with, "<s>"; empty for nothing
+    too_short: tuple[int, ...] = ()  # numbers of the texts left out because no token of them could be scored
+    damage: int = 0  # sequences the damage is measured on; 0 where no damage was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """What one way of scoring needs, in bytes."""
+
+    dtype: str
+    gradients: str  # "resident", "sweep", or "offload" for the sweep with blocks in CPU memory
+    weights_bytes: int
+    working_bytes: int  # beside the weights, at the peak, with `batch_size` sequences at once
+    total_bytes: int  # of the whole process on a CPU; of the weights and the work on an accelerator
+    batch_size: int
+    fits: bool | None  # None where it is not known what the device has
+    simulated: bool  # False where the model cannot be run without weights, and the figures are rough
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will need on the device in view, and the command line for it."""
+
+    model: str
+    parameters: int
+    device: str
+    free_bytes: int | None  # None where this machine has no such device
+    reclaimable_bytes: int  # more, when warm models make room
+    sequences: int  # that are scored
+    longest: int  # tokens of the longest of them
+    metrics: tuple[str, ...]
+    rows: tuple[PlanRow, ...]
+    command: str | None  # None where nothing fits
+    why: str
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """All that a run found; `records.export` turns it into files."""
+
+    parameters: int
+    eligible: int  # weights that --include and --exclude leave
+    texts: TextUse
+    baseline: Baseline
+    rankings: tuple[Ranking, ...]
+    halves: tuple[HalfOverlap, ...] = ()
+    damage: tuple[DamagePoint, ...] = ()
+    separations: tuple[Separation, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    controls: tuple[ControlDraw, ...] = ()
+    interactions: tuple[Interaction, ...] = ()
+    stability: tuple[Agreement, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+    fidelity: tuple[Fidelity, ...] = ()
+    ablations: tuple[Ablation, ...] = ()
+    ablation_cost: AblationCost | None = None
+    critical_set: CriticalSet | None = None
+    spike_removal: SpikeRemoval | None = None
+    evaluations: tuple[SequenceNll, ...] = ()
+    floor: NumericalFloor | None = None
+    gradients: str = "resident"  # the source that was used
+    scores_from: dict[str, str] = field(default_factory=dict)  # metric -> run that scored it; empty where this one did
+    batch_size: int = 1  # sequences at once, after whatever halving there was
+    timings: dict[str, float] = field(default_factory=dict)  # stage -> seconds
+    peak_memory_bytes: int = 0
+
+
+def cost_sentence(cost: Mapping[str, Any]) -> str:
+    """What an exact ranking took, by the fields of `AblationCost`."""
+    rounds = ", ".join(f"{entry['candidates']:,} on {entry['texts']}" for entry in cost["rounds"])
+    return (
+        f"the exact ranking of {cost['candidates']:,} candidates took the work of {cost['spent']:,.1f} forward passes over "
+        f"the {cost['texts']} scoring texts; one by one it takes {cost['naive']:,.0f}, {cost['naive'] / cost['spent']:.1f} "
+        f"times as many (candidates on texts: {rounds})"
+    )
+
+
+def removal_sentence(removal: Mapping[str, Any]) -> str:
+    """What zeroing the weights behind the spikes came to, by the fields of `SpikeRemoval`."""
+    steps, size = len(removal["steps"]), "times what its module usually writes"
+    first, last = ("beyond a float" if s is None else f"{s:,.0f}" for s in (removal["first"], removal["last"]))
+    if not steps and removal["gone"]:
+        return f"no spike: the largest output of a down projection is {first} {size}, less than {removal['least']:,.0f}"
+    outcome = "gone" if removal["gone"] else "not gone"
+    weights = f"{steps} weight{'s' * (steps != 1)}"
+    return (
+        f"the spike is {outcome} with {weights} zeroed: the largest output of a down projection was {first} {size} and is "
+        f"{last}; below {removal['least']:,.0f} it is gone"
+    )
+
+
+def exp(nll: float) -> float:
+    """math.exp that answers infinity where the result exceeds a float."""
+    try:
+        return math.exp(nll)
+    except OverflowError:
+        return math.inf
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses as dicts, tuples as lists, NaN and infinity as None: what JSON and the wire can hold.
+
+    A float that is not finite has its reason beside it (`collapsed_at`), so None loses nothing.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: to_plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
