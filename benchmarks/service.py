@@ -138,7 +138,7 @@ def _run_followed_by(settings: Settings, followers: int) -> tuple[float, float]:
 
 
 def _processor_seconds(processes: Iterable[psutil.Process]) -> float:
-    return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
+    return sum(float(times.user + times.system) for times in (process.cpu_times() for process in processes))
 
 
 def _many_events() -> RunSpec:

@@ -111,7 +111,7 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(tmp_path: Path, args: 
 def test_a_state_filter_that_no_job_can_have_names_the_states(cwtool: CommandLine) -> None:
     said = cwtool("jobs", "list", "--state", "weird", rc=2).stderr
     assert all(state in said for state in ("queued", "paused", "running", "done", "failed", "cancelled", "interrupted"))
-    assert "did you mean 'failed'" in cwtool("jobs", "list", "--state", "faild", rc=2).stderr
+    assert "did you mean 'failed'" in cwtool("jobs", "list", "--state", "faild", rc=2).stderr  # codespell:ignore faild
     assert "no such job" in cwtool("jobs", "list", "--model", "of this name there is none").stdout
 
 

@@ -164,4 +164,4 @@ def test_a_plan_needs_no_weights_on_disk(tmp_path: Path) -> None:
     access = HubAccess(cache_dir=str(tmp_path), offline=True)
     assert sketch(*blueprint("tiny/llama", None, access), torch.float32).anatomy.numel > 10_000
     with pytest.raises(ModelNotFound):
-        blueprint("tiny/lama", None, access)
+        blueprint("tiny/lama", None, access)  # codespell:ignore lama
