@@ -18,11 +18,11 @@ from cwa_engine import __version__
 from cwa_engine.base.errors import Cancelled, CwaError, InvalidInput, NoDaemon, OutputError
 from cwa_engine.base.files import user_path
 from cwa_engine.hub.sources import name_and_revision
-from cwa_tui.console.keys import hosts_app, keys_app
-from cwa_tui.console.options import Json
-from cwa_tui.console.output import json_text, say, show, show_error
-from cwa_tui.console.run_options import Given, RunOptions, job_options_of, spec_of
-from cwa_tui.console.streams import StreamFailed, flush_streams, give_up, open_streams
+from cwa_tui.cli.keys import hosts_app, keys_app
+from cwa_tui.cli.options import Json
+from cwa_tui.cli.output import json_text, say, show, show_error
+from cwa_tui.cli.run_options import Given, RunOptions, job_options_of, spec_of
+from cwa_tui.cli.streams import StreamFailed, flush_streams, give_up, open_streams
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,8 +109,8 @@ def ablate(
 @app.command(cls=RunOptions, rich_help_panel="Models")
 def plan(context: typer.Context, as_json: Json = False) -> None:
     """What a run needs at each dtype, whether it fits the device in view, and the command line for it; loads no weights."""
-    from cwa_tui.console.following import planned
-    from cwa_tui.console.plan import plan_report
+    from cwa_tui.cli.following import planned
+    from cwa_tui.cli.plan import plan_report
 
     spec = spec_of("plan", context.obj)
     with _client() as client:
@@ -124,8 +124,8 @@ def plan(context: typer.Context, as_json: Json = False) -> None:
 def rerun(run_id: RunId = "latest", as_json: Json = False) -> None:
     """Repeat a run from its manifest and say whether its tables agree, byte for byte. Exit code 1 where they do not."""
     from cwa_daemon.protocol import JobOptions
-    from cwa_tui.console.following import follow
-    from cwa_tui.console.rerun import compare, comparison, repeated
+    from cwa_tui.cli.following import follow
+    from cwa_tui.cli.rerun import compare, comparison, repeated
 
     with _client() as client:
         first = client.manifest(run_id)
@@ -149,7 +149,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check a run's files, and recompute its figures from its tables. Exit code 1 where anything does not agree."""
-    from cwa_tui.console.verify import as_plain, found_in_words, verified
+    from cwa_tui.cli.verify import as_plain, found_in_words, verified
 
     found = verified(run, fingerprint, _client)
     show(as_plain(found) if as_json else found_in_words(found))
@@ -160,7 +160,7 @@ def verify(
 @app.command(rich_help_panel="Models")
 def ps(as_json: Json = False) -> None:
     """Warm models and memory."""
-    from cwa_tui.console.tables import warm_models
+    from cwa_tui.cli.tables import warm_models
 
     try:
         with _client(start=False) as client:
@@ -177,7 +177,7 @@ def ps(as_json: Json = False) -> None:
 @app.command(cls=RunOptions, rich_help_panel="Models")
 def load(context: typer.Context, model: Model, as_json: Json = False) -> None:
     """Load a model, so that the first run finds it warm."""
-    from cwa_tui.console.following import follow
+    from cwa_tui.cli.following import follow
 
     given = {**context.obj, "model": [model]}
     spec, options = spec_of("load", given), job_options_of("load", given)
@@ -210,7 +210,7 @@ def models(
 
     from cwa_engine.guide.catalog import CATALOG
     from cwa_engine.hub.sources import HubAccess, models_on_disk
-    from cwa_tui.console.tables import catalog_table
+    from cwa_tui.cli.tables import catalog_table
 
     if host := os.environ.get("CWTOOL_HOST"):
         say(f"on disk: on this machine, not on {host}")
@@ -264,7 +264,7 @@ def jobs_list(
     as_json: Json = False,
 ) -> None:
     """The latest jobs."""
-    from cwa_tui.console.tables import jobs_table
+    from cwa_tui.cli.tables import jobs_table
 
     with _client() as client:
         jobs = client.jobs(limit, offset, state=state, model=model)
@@ -275,7 +275,7 @@ def jobs_list(
 @jobs_app.command("show")
 def jobs_show(run_id: RunId = "latest", as_json: Json = False) -> None:
     """One job: what was asked, its state, why it failed."""
-    from cwa_tui.console.tables import job_details
+    from cwa_tui.cli.tables import job_details
 
     with _client() as client:
         job = client.job(run_id)
@@ -285,7 +285,7 @@ def jobs_show(run_id: RunId = "latest", as_json: Json = False) -> None:
 @jobs_app.command("cancel")
 def jobs_cancel(run_id: Annotated[str, typer.Argument(help="Run id, its beginning or its ending.")]) -> None:
     """Cancel a job, or its copy to --output; a running one ends between two batches, with the model as it was."""
-    from cwa_tui.console.following import follow
+    from cwa_tui.cli.following import follow
 
     with _client() as client:
         job = client.job(run_id)
@@ -344,7 +344,7 @@ def jobs_retry(
     as_json: Json = False,
 ) -> None:
     """Run the same thing again, as a new job."""
-    from cwa_tui.console.following import follow, show_result
+    from cwa_tui.cli.following import follow, show_result
 
     with _client() as client:
         new = client.retry(run_id)
@@ -368,7 +368,7 @@ def results_list(
     as_json: Json = False,
 ) -> None:
     """Finished runs."""
-    from cwa_tui.console.tables import results_table
+    from cwa_tui.cli.tables import results_table
 
     with _client() as client:
         summaries = client.results(limit)
@@ -378,7 +378,7 @@ def results_list(
 @results_app.command("show")
 def results_show(run_id: RunId = "latest", as_json: Json = False) -> None:
     """What a run found: baseline, top weights, damage, files."""
-    from cwa_tui.console.following import show_result
+    from cwa_tui.cli.following import show_result
 
     with _client() as client:
         show_result(client, run_id, as_json)
@@ -418,7 +418,7 @@ def results_topk(
     as_json: Json = False,
 ) -> None:
     """A run's ranked weights."""
-    from cwa_tui.console.report import topk_table
+    from cwa_tui.cli.report import topk_table
 
     with _client() as client:
         name, rows = client.topk(run_id, metric, offset, limit)
@@ -451,7 +451,7 @@ def daemon_restart(when_idle: WhenIdle = False, force: Kill = False, listen: Lis
 @daemon_app.command("status")
 def daemon_status(as_json: Json = False) -> None:
     """Whether the daemon runs, and what it does. Exit code 3 where it does not run."""
-    from cwa_tui.console import tables
+    from cwa_tui.cli import tables
 
     with _client(start=False) as client:
         status = client.status()
@@ -505,7 +505,7 @@ def doctor(
     """Whether everything is as it should be on this machine. Exit code 1 where it is not."""
     _only_here("doctor")
     from cwa_daemon.client import examine
-    from cwa_tui.console.doctor import checks_table
+    from cwa_tui.cli.doctor import checks_table
 
     target = None if bundle is None else user_path(bundle, "--bundle")
     found = examine(repair=repair, bundle=target)
@@ -576,7 +576,7 @@ def _submit(command: str, given: Given, detach: bool, cancel_on_interrupt: bool,
         if detach:
             show({"run_id": run_id} if as_json else run_id)
             return
-        from cwa_tui.console.following import follow, show_result  # in the time in which the run begins
+        from cwa_tui.cli.following import follow, show_result  # in the time in which the run begins
 
         follow(client, run_id, cancel_on_interrupt)
         if client.host and output:

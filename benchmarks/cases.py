@@ -41,7 +41,7 @@ from cwa_engine.sensitivity.ranking import Ranker, rank
 from cwa_engine.sensitivity.selection import TopKSelection
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
-from cwa_tui.console.report import run_report
+from cwa_tui.cli.report import run_report
 
 TEXTS, FEW, TOKENS, K = 8, 2, 128, 100
 NO_TEXTS = TextUse("", "", 0, 0, 0, False, 0)

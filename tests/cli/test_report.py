@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from cwa_engine.rows import TopWeight, to_plain
-from cwa_tui.console.report import topk_table
+from cwa_tui.cli.report import topk_table
 
 
 def printed(*errors: float | None) -> str:

@@ -27,7 +27,7 @@ from cwa_engine.sensitivity.ranking import Ranker, rank
 from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec, parse_spec
-from cwa_tui.console.report import run_report
+from cwa_tui.cli.report import run_report
 from tests.architectures import tiny_architecture
 from tests.engine.conftest import TEXTS, doubled, fingerprint, wrap
 from tests.engine.test_metrics import activations_by_hand, ids_of, sequences_of

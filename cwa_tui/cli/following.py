@@ -10,8 +10,8 @@ import typer
 from cwa_daemon.client import Client
 from cwa_engine.base.errors import DaemonUnreachable, RunFailed, VersionMismatch, error_from_dict
 from cwa_engine.records.checksums import Check, altered_error
-from cwa_tui.console.output import say, show, show_error, stderr
-from cwa_tui.console.progress import progress
+from cwa_tui.cli.output import say, show, show_error, stderr
+from cwa_tui.cli.progress import progress
 
 
 def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet: bool = False) -> None:
@@ -48,7 +48,7 @@ def show_result(client: Client, run_id: str, as_json: bool, output: Path | None 
 
     Raises Altered where the summary itself is.
     """
-    from cwa_tui.console.report import run_report  # here, so that a run that begins does not wait for it
+    from cwa_tui.cli.report import run_report  # here, so that a run that begins does not wait for it
 
     result = client.result(run_id)
     check = _checked(client, result.summary["run_id"])

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from cwa_engine.base.errors import InvalidInput
-from cwa_tui.console.options import fill_bare, repeat_option_names
+from cwa_tui.cli.options import fill_bare, repeat_option_names
 
 if TYPE_CHECKING:
     from cwa_daemon.protocol import JobOptions

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cwa_engine.rows import GIVEN, MATRICES, cost_sentence, exp, removal_sentence, to_plain
 from cwa_tui import format as fmt
-from cwa_tui.console.tables import TABLE
+from cwa_tui.cli.tables import TABLE
 from cwa_tui.visible import words
 
 MOST_TIMES = 1000  # beyond which a ratio says nothing more

@@ -10,7 +10,7 @@ from cwa_engine.base.errors import CwaError
 from cwa_tui.visible import visible
 
 if TYPE_CHECKING:
-    from cwa_tui.console.terminal import Terminal
+    from cwa_tui.cli.terminal import Terminal
 
 
 def show(value: Any) -> None:
@@ -20,7 +20,7 @@ def show(value: Any) -> None:
     elif isinstance(value, str):
         print(visible(value), flush=True)
     else:
-        from cwa_tui.console.terminal import Terminal
+        from cwa_tui.cli.terminal import Terminal
 
         # Piped output is not folded to 80 columns: a weight's name stays on one line for grep.
         Terminal(width=None if sys.stdout.isatty() else 200).print(value)
@@ -50,6 +50,6 @@ def show_error(error: CwaError, as_json: bool) -> None:
 
 def stderr(quiet: bool = False) -> Terminal:
     """A rich console on standard error; rich is imported by the first that is needed."""
-    from cwa_tui.console.terminal import Terminal
+    from cwa_tui.cli.terminal import Terminal
 
     return Terminal(stderr=True, quiet=quiet)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cwa_tui import format as fmt
-from cwa_tui.console.tables import TABLE
+from cwa_tui.cli.tables import TABLE
 from cwa_tui.visible import words
 
 _GRADIENTS = {
