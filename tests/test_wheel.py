@@ -24,7 +24,7 @@ USERS_SCRIPT = """
 from cwa_daemon.client import Client
 from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.pipeline import analyze
-from cwa_engine.result import RunResult
+from cwa_engine.rows import RunResult
 from cwa_engine.spec import RunSpec
 
 def first_rank(model: LoadedModel) -> str:
