@@ -28,7 +28,7 @@ from cwa_engine.evaluation.batch_size import BatchSize
 from cwa_engine.evaluation.perplexity import evaluate, sequence_nll
 from cwa_engine.hub.sources import ModelSource, SourceKind
 from cwa_engine.methods.metrics import Needs
-from cwa_engine.models.anatomy import Parameter, dissect
+from cwa_engine.models.anatomy import Parameter, anatomy_of
 from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.questions.ablation import ablate
 from cwa_engine.questions.single_zeros import SingleZeros
@@ -78,7 +78,7 @@ def llama(**sizes: Any) -> Model:
     loaded = LoadedModel(
         model=model,
         tokenizer=None,  # type: ignore[arg-type]  # its texts are random tokens
-        anatomy=dissect(model),
+        anatomy=anatomy_of(model),
         source=ModelSource("wide", SourceKind.FOLDER, ""),
         revision=None,
         files={},

@@ -32,7 +32,7 @@ from cwa_engine.base.errors import (
     RunFailed,
     error_from_dict,
 )
-from cwa_engine.hub.access import reaching
+from cwa_engine.hub.access import hub_access
 from cwa_engine.hub.sources import HubAccess, SourceKind, fingerprint, resolve
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.machine.memory_limit import memory_limit
@@ -196,7 +196,7 @@ class Work:
             return
         resident.jobs_served += 1
         cache = ScoreCache(Path(limits["cache_folder"]), limits["cache_bytes"], command["run_id"])
-        with reaching(access):  # for the texts of a dataset
+        with hub_access(access):  # for the texts of a dataset
             result = analyze(resident.model, spec, voice, None if options["no_cache"] else cache)
         resident.last_used = time.time()
         result = dataclasses.replace(result, timings={**stages.timings, **result.timings})

@@ -26,7 +26,7 @@ from cwa_engine.base.errors import Cancelled, ModelBroken, ModelNotFound, OutOfM
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.machine.memory_limit import memory_limit
 from cwa_engine.models.checkpoint import stored_tensors
-from cwa_engine.models.loading import blueprint, load_model
+from cwa_engine.models.loading import load_model, load_without_weights
 from tests.models import edit_json, save_tiny
 
 Spoil = Callable[[Path], object]
@@ -203,7 +203,7 @@ def test_a_plan_refuses_them_as_well(kind: str, tmp_path: Path, within: None) ->
     folder = save_tiny("llama", tmp_path / "m")
     spoil(folder)
     with pytest.raises(ModelBroken, match=said):
-        blueprint(str(folder), None, HubAccess(offline=True))
+        load_without_weights(str(folder), None, HubAccess(offline=True))
 
 
 def test_a_table_of_masks_that_no_memory_could_hold_is_refused(tmp_path: Path, within: None) -> None:

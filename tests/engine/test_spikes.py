@@ -18,7 +18,7 @@ from rich.console import Console
 from cwa_engine.base import events
 from cwa_engine.base.errors import Cancelled, InvalidInput
 from cwa_engine.data.token_text import token_text, visible
-from cwa_engine.methods.metrics import PROPOSERS, Needs, Parts, joined
+from cwa_engine.methods.metrics import CANDIDATE_METRICS, Needs, PartShares, joined
 from cwa_engine.pipeline import analyze
 from cwa_engine.questions.spike_removal import remove_spikes
 from cwa_engine.records.export import ModelRecord, RunRecord, run_files, run_tables
@@ -229,7 +229,7 @@ def test_a_module_that_reads_nothing_in_one_half_of_the_texts_numbers_those_of_t
     by_part = [resident(llama, half, Needs.SPIKES, 1) for half in halves]
     expected = [2 * number - 1 + part for number in by_part[part][DOWN].spikes.matrices[0].where[:, 0].tolist()]
     by_part[1 - part][DOWN] = dataclasses.replace(by_part[1 - part][DOWN], spikes=None)
-    together = joined(by_part, Parts.of(halves))[DOWN].spikes
+    together = joined(by_part, PartShares.of(halves))[DOWN].spikes
     assert together.matrices[0].where[:, 0].tolist() == expected
 
 
@@ -485,12 +485,14 @@ def test_other_metrics_have_no_table_of_spikes(llama: Any, data_file: Path) -> N
 
 
 def test_ablation_proposes_by_spikes_and_size_too_where_nobody_names_a_metric(data_file: Path) -> None:
-    assert PROPOSERS == ("grad_x_weight", "taylor", "super_weight", "magnitude")
+    assert CANDIDATE_METRICS == ("grad_x_weight", "taylor", "super_weight", "magnitude")
     asked = RunSpec(model="tiny", metrics=("ablation",), topk=(1,))
-    assert asked.scored_metrics == PROPOSERS
+    assert asked.scored_metrics == CANDIDATE_METRICS
     named = RunSpec(model="tiny", metrics=("wanda", "ablation"), topk=(1,))
     assert named.scored_metrics == named.turns == ("wanda",)
-    assert {name: asked.turns.count(name) for name in PROPOSERS} == dict(zip(PROPOSERS, (2, 2, 1, 1), strict=True))
+    assert {name: asked.turns.count(name) for name in CANDIDATE_METRICS} == dict(
+        zip(CANDIDATE_METRICS, (2, 2, 1, 1), strict=True)
+    )
 
 
 def test_a_weight_that_gradients_do_not_see_is_found_with_few_candidates(data_file: Path) -> None:

@@ -16,7 +16,7 @@ from cwa_engine.damage.patch import patched
 from cwa_engine.data.corpus import Text
 from cwa_engine.data.tokens import tokenize
 from cwa_engine.evaluation.perplexity import evaluate
-from cwa_engine.evaluation.resume import keep_states
+from cwa_engine.evaluation.resume import cache_states
 from cwa_engine.methods.metrics import Needs
 from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.models.chain import NotAChain
@@ -73,7 +73,7 @@ def test_every_architecture_is_computed_in_parts_exactly_or_refused_before_anyth
         assert str(reason)
         return
     assert_same(loaded, sequences, Needs.GRADIENT | SQUARES, 2, tolerance=1e-3)
-    kept = keep_states(loaded, sequences, 2)
+    kept = cache_states(loaded, sequences, 2)
     in_blocks = [name for name, parameter in loaded.anatomy.parameters.items() if parameter.layer is not None]
     for name in (list(loaded.anatomy.parameters)[-1], in_blocks[-1]):
         with patched(loaded.model, {name: np.arange(1)}, PERTURBATIONS["zero"]):

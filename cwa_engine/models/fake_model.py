@@ -1,9 +1,10 @@
-"""A model without its weights: tensors that have a shape and no memory, run to see how much would live at once."""
+"""A model without its weights: tensors that have a shape and no memory, run to count the bytes that would live at once."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedToken
 
 from cwa_engine.base.cancellation import check_cancelled
 from cwa_engine.hub.sources import ModelSource
-from cwa_engine.models.anatomy import dissect
+from cwa_engine.models.anatomy import anatomy_of
 from cwa_engine.models.loading import LoadedModel
 
 
@@ -50,35 +51,37 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live -= self._sizes.pop(key, 0)
 
 
-def sketch(
+@dataclass(frozen=True)
+class FakeModel(LoadedModel):
+    """A model whose tensors have a shape and no memory. It runs inside `mode` only."""
+
+    mode: FakeTensorMode = field(kw_only=True, repr=False)
+
+
+def fake_model(
     source: ModelSource, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
-) -> LoadedModel:
-    """A model of this config whose tensors have no memory."""
+) -> FakeModel:
+    """The model of this config, without memory for its weights."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         make: Any = AutoModelForCausalLM.from_config
         model = make(config, dtype=dtype).eval()
-    return LoadedModel(
+    return FakeModel(
         model=model,
         tokenizer=tokenizer,
-        anatomy=dissect(model),
+        anatomy=anatomy_of(model),
         source=source,
         revision=None,
         files={},
         device=torch.device("cpu"),
         dtype=str(dtype).removeprefix("torch."),
-        memo={"mode": mode},
+        mode=mode,
     )
 
 
-def model_is_sketch(loaded: LoadedModel) -> bool:
-    """Whether this model has no weights."""
-    return "mode" in loaded.memo
-
-
-def peak_bytes(sketched: LoadedModel, work: Callable[[], object]) -> int:
+def peak_bytes(fake: FakeModel, work: Callable[[], object]) -> int:
     """The most bytes beside the weights that would live at once during a piece of work."""
-    own = [*sketched.model.parameters(), *sketched.model.buffers()]
-    with sketched.memo["mode"], LiveBytes(own) as counted:
+    own = [*fake.model.parameters(), *fake.model.buffers()]
+    with fake.mode, LiveBytes(own) as counted:
         work()
     return int(counted.peak)
