@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cwa_daemon import keys, protocol
+from cwa_daemon import protocol
+from cwa_daemon.base import keys
+from cwa_daemon.base.roles import Role
+from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import AsyncClient, stop_daemon
-from cwa_daemon.roles import NEEDS, Role
-from cwa_daemon.settings import Settings
+from cwa_daemon.control.permissions import NEEDS
 from cwa_engine.base.errors import InvalidInput, Refused
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.spec import RunSpec

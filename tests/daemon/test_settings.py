@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cwa_daemon.settings import Settings
+from cwa_daemon.base.settings import Settings
 from cwa_engine.base.errors import InvalidInput
 from tests.conftest import CommandLine
 
@@ -20,7 +20,7 @@ from tests.conftest import CommandLine
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The config file of this process."""
     file = tmp_path / "config.toml"
-    monkeypatch.setattr("cwa_daemon.settings.CONFIG_FILE", file)
+    monkeypatch.setattr("cwa_daemon.base.settings.CONFIG_FILE", file)
     return file
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cwa_daemon import protocol
-from cwa_daemon.store import Store
-from cwa_daemon.subscriptions import Subscriptions
+from cwa_daemon.control.store import Store
+from cwa_daemon.control.subscriptions import Subscriptions
 
 RUN, CLIENT = "a run", b"a client"
 

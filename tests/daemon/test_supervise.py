@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from cwa_daemon import supervise as supervise_module
-from cwa_daemon.supervise import Troubles, supervise
+from cwa_daemon.control import supervise as supervise_module
+from cwa_daemon.control.supervise import Troubles, supervise
 from cwa_engine.base.errors import StateNotWritten
 
 
