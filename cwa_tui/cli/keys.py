@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cwa_tui.cli.options import Json
 from cwa_tui.cli.output import say, show
+from cwa_tui.cli.parameters import Json
 
 keys_app = typer.Typer(help="Keys for connections from other machines.", invoke_without_command=True)
 hosts_app = typer.Typer(help="Daemons on other machines, for `cwtool --host NAME`.", invoke_without_command=True)

@@ -1,29 +1,51 @@
-"""`cwtool verify`: where the files of a run are, and what their verification found, in words."""
+"""`cwtool verify`: find the files of a run, verify them, and print what was found."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.text import Text
 
-from cwa_daemon.client import Client
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.files import fetch_folder, user_path
 from cwa_engine.records.checksums import MANIFEST, SUMS
-from cwa_engine.records.verification import Verification, verify
+from cwa_engine.records.verification import Verification
+from cwa_engine.records.verification import verify as verify_folder
 from cwa_engine.rows import to_plain
+from cwa_tui.cli.connection import connect
+from cwa_tui.cli.output import show
+from cwa_tui.cli.parameters import Json
 from cwa_tui.visible import words
+
+app = typer.Typer()
 
 MOST_SHOWN = 30  # disagreements; --json has all
 
 
-def verified(run: str, fingerprint: str | None, connect: Callable[[], AbstractContextManager[Client]]) -> Verification:
-    """Verify a folder, or a run that a daemon knows; of another machine a copy of its files. Raises NotFound."""
+@app.command()
+def verify(
+    run: Annotated[
+        str, typer.Argument(help="Run id, or its first or last characters, or a folder with the files of a run.")
+    ] = "latest",
+    fingerprint: Annotated[
+        str | None, typer.Option(help="The run's fingerprint as published; `cwtool results show` prints it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a run's files, and recompute its figures from its tables. Exit code 1 if anything does not agree."""
+    found = verified(run, fingerprint)
+    show(as_plain(found) if as_json else found_in_words(found))
+    if not found.agrees:
+        raise typer.Exit(1)
+
+
+def verified(run: str, fingerprint: str | None) -> Verification:
+    """Verify a folder, or a run that the daemon knows. A run of another machine is copied here first. Raises NotFound."""
     if fingerprint is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", fingerprint):
         raise InvalidInput(
             "--fingerprint is no SHA-256", hint=f"64 hexadecimal digits, as `sha256sum {SUMS}` gives them"
@@ -31,23 +53,23 @@ def verified(run: str, fingerprint: str | None, connect: Callable[[], AbstractCo
     given = fingerprint and fingerprint.lower()
     folder = user_path(run, "the run")
     if "/" in run or (folder / MANIFEST).is_file():
-        return verify(folder, given)
+        return verify_folder(folder, given)
     with connect() as client:
         if not client.host:
             files = client.check(run)
-            return verify(files.folder, given or files.fingerprint)
+            return verify_folder(files.folder, given or files.fingerprint)
         with fetch_folder() as scratch:
             run_id, known = client.download(run, Path(scratch))
-            return replace(verify(Path(scratch), given or known), folder=f"{client.host}:{run_id}")
+            return replace(verify_folder(Path(scratch), given or known), folder=f"{client.host}:{run_id}")
 
 
 def as_plain(found: Verification) -> dict[str, Any]:
-    """The same for JSON."""
+    """The verification as `--json` prints it."""
     return {"agrees": found.agrees, **to_plain(found)}
 
 
 def found_in_words(found: Verification) -> Text:
-    """What was verified, what does not agree, and what the files do not tell."""
+    """What was verified, what does not agree, and what the files do not say."""
     return words("\n".join(_lines(found)), overflow="fold")
 
 
