@@ -19,7 +19,7 @@ import cwa_engine
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cwa_daemon", "cwa_engine", "cwa_tui")
 
-# As a user writes it. A name without its type makes `# type: ignore` unused or the script wrong: mypy says either.
+# What a user may write. Its last two lines are wrong: where types are missing, mypy says that their `# type: ignore` is unused.
 USERS_SCRIPT = """
 from cwa_daemon.client import Client
 from cwa_engine.models.loading import LoadedModel, load_model

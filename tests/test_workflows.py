@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def test_the_hooks_of_a_commit_are_programs_that_make_install_pins() -> None:
     for hook in hooks:
         linted = hook["entry"].replace(".venv/bin", "$(BIN)").removesuffix(" --force-exclude")
         assert f"\t{linted}" in recipe, "the same check is not in `make lint`"
+
+
+def test_every_python_that_the_package_names_is_tested() -> None:
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    named = [
+        found[1]
+        for entry in classifiers
+        if (found := re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", entry))
+    ]
+    assert read(ROOT / ".github/workflows/tests.yml")["jobs"]["tests"]["strategy"]["matrix"]["python"] == named
 
 
 def test_a_bug_report_asks_for_a_wrong_number_first() -> None:

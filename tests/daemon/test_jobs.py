@@ -345,7 +345,7 @@ class TestJobs:
         assert list((tmp_path / "runs").iterdir()) == []
 
 
-def due_job(name: str, priority: int, passed_over: int) -> dict[str, object]:
+def due_job(name: str, priority: int, passed_over: int) -> dict[str, Any]:
     return {"run_id": name, "priority": priority, "passed_over": passed_over}
 
 
@@ -374,7 +374,7 @@ def test_nobody_starves_while_others_with_a_warm_model_keep_coming(arrivals: lis
         chosen = queue.choose_next([cold, due_job("warm", 0, 0)], lambda job: job["run_id"] == "warm")
         if chosen is cold:
             break
-        cold["passed_over"] += 1  # type: ignore[operator]
+        cold["passed_over"] += 1
         overtakers += 1
     assert overtakers <= queue.PATIENCE
 

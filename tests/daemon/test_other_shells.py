@@ -37,7 +37,7 @@ def started(own_cwtool: CommandLine, runtime: Path) -> CommandLine:
 def test_a_shell_without_the_daemons_variables_reaches_it_and_says_which_it_is(
     started: CommandLine, runtime: Path, tmp_path: Path
 ) -> None:
-    kept = {name: started.env[name] for name in ("PATH", "CWTOOL_HOME", "PYTHONPATH") if name in started.env}
+    kept = {name: value for name, value in started.env.items() if name in ("PATH", "CWTOOL_HOME", "PYTHONPATH")}
     socket = next(runtime.rglob("daemon.sock"))
     assert stat.S_IMODE(started.settings.address_file.stat().st_mode) == 0o600
     started.env = kept  # as cron has it
