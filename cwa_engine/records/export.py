@@ -25,21 +25,15 @@ from typing import Any
 
 from cwa_engine import __version__
 from cwa_engine.base.files import is_abandoned, scratch_path, sync_folder, write_synced
+from cwa_engine.questions.registry import STAGE_QUESTIONS
 from cwa_engine.records.checksums import SUMS, sums_text
-from cwa_engine.records.summary import damage_groups, numbers_of, spikes_of, stability_means
+from cwa_engine.records.summary import answers_in_summary, damage_groups, numbers_of
+from cwa_engine.result import RunResult
 from cwa_engine.rows import (
     SHOWN,
-    Ablation,
-    Agreement,
     ControlDraw,
-    CriticalSetStep,
     DamagePoint,
-    Interaction,
-    Prediction,
-    RunResult,
     SequenceNll,
-    Spike,
-    SpikeRemovalStep,
     TopWeight,
     to_plain,
 )
@@ -128,27 +122,9 @@ def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
         yield "evaluation.csv", _table(SequenceNll, result.evaluations)
     if result.controls:
         yield "controls.csv", _table(ControlDraw, result.controls)
-    if result.interactions:
-        yield "interactions.csv", _table(Interaction, result.interactions)
-    if result.stability:
-        yield "stability.csv", _table(Agreement, result.stability)
-    if result.predictions:
-        yield "fidelity.csv", fidelity_csv(result)
-    if result.ablations:
-        yield "ablation.csv", _table(Ablation, result.ablations)
-    if result.critical_set:
-        yield "critical_set.csv", _table(CriticalSetStep, result.critical_set.steps)
-    if spikes := spikes_of(result):
-        yield "spikes.csv", _table(Spike, spikes)
-    if result.spike_removal:
-        yield "spike_removal.csv", _table(SpikeRemovalStep, result.spike_removal.steps)
-
-
-def fidelity_csv(result: RunResult) -> bytes:
-    """A line for each sampled unit, with a column for each metric's score."""
-    fixed = [f.name for f in dataclasses.fields(Prediction) if f.name != "scores"]
-    columns = [*fixed, *(f"score_{fidelity.metric}" for fidelity in result.fidelity)]
-    return _csv(columns, ([*(getattr(row, name) for name in fixed), *row.scores] for row in result.predictions))
+    for question in STAGE_QUESTIONS:
+        for table in question.tables(result):
+            yield table.name, _table(table.kind, table.rows, table.score_columns)
 
 
 def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
@@ -206,13 +182,7 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
         ],
         "halves": to_plain(result.halves),
         "damage": damage_groups(result.damage, result.separations, result.verdicts),
-        "interactions": to_plain(result.interactions),
-        "stability": stability_means(result.rankings, result.stability),
-        "fidelity": to_plain(result.fidelity),
-        "ablation": to_plain(result.ablation_cost) if result.ablation_cost else None,
-        "critical_set": to_plain(result.critical_set) if result.critical_set else None,
-        "spikes": to_plain(spikes_of(result)[:SHOWN]),
-        "spike_removal": to_plain(result.spike_removal) if result.spike_removal else None,
+        **answers_in_summary(result),
         "gradients": result.gradients,
         "scores_from": result.scores_from,
         "batch_size": result.batch_size,
@@ -221,9 +191,14 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _table(kind: type, rows: Iterable[Any]) -> bytes:
-    columns = [f.name for f in dataclasses.fields(kind)]
-    return _csv(columns, ([getattr(row, name) for name in columns] for row in rows))
+def _table(kind: type, rows: Iterable[Any], score_columns: Sequence[str] = ()) -> bytes:
+    """A line for each row. Of rows with `scores` these come last, a column for each metric."""
+    fixed = [f.name for f in dataclasses.fields(kind) if f.name != "scores"]
+    columns = [*fixed, *(f"score_{metric}" for metric in score_columns)]
+    return _csv(
+        columns,
+        ([*(getattr(row, name) for name in fixed), *(row.scores if score_columns else ())] for row in rows),
+    )
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:

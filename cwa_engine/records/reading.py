@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cwa_engine.base.errors import NotFound
+from cwa_engine.questions.fidelity import Prediction
 from cwa_engine.records.checksums import MANIFEST, read_checked
-from cwa_engine.rows import Prediction, TopWeight
+from cwa_engine.rows import TopWeight
 
 Row = TypeVar("Row")
 

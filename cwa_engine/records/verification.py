@@ -20,26 +20,25 @@ from cwa_engine.base.errors import CwaError, NotFound
 from cwa_engine.damage.separation import separations, verdicts
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.metrics import ABLATION
-from cwa_engine.questions.prediction import fidelities
-from cwa_engine.questions.roles import role_of
+from cwa_engine.questions.ablation import Ablation
+from cwa_engine.questions.critical_set import CriticalSetStep
+from cwa_engine.questions.fidelity import fidelities
+from cwa_engine.questions.interactions import Interaction, role_of
+from cwa_engine.questions.spike_removal import SpikeRemovalStep
+from cwa_engine.questions.stability import Agreement, stability_means
 from cwa_engine.records import remeasured
 from cwa_engine.records.checksums import ALWAYS, MANIFEST, Check, check_run, is_of_a_run
 from cwa_engine.records.ledger import Disagreement, Ledger
 from cwa_engine.records.reading import MANIFEST_KEYS, SUMMARY_KEYS, Row, parse_map, parse_predictions, parse_rows
-from cwa_engine.records.summary import damage_groups, numbers_of, stability_means
+from cwa_engine.records.summary import damage_groups, numbers_of
 from cwa_engine.rows import (
     SHOWN,
-    Ablation,
-    Agreement,
     Baseline,
     ControlDraw,
-    CriticalSetStep,
     DamagePoint,
-    Interaction,
     Ranking,
     SequenceNll,
     Spike,
-    SpikeRemovalStep,
     TextUse,
     TopWeight,
     exp,
