@@ -9,7 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cwa_engine.rows import GIVEN, MATRICES, cost_sentence, exp, removal_sentence, to_plain
+from cwa_engine.questions.ablation import cost_sentence
+from cwa_engine.questions.spike_removal import removal_sentence
+from cwa_engine.rows import GIVEN, MATRICES, exp, to_plain
 from cwa_tui import format as fmt
 from cwa_tui.cli.tables import TABLE
 from cwa_tui.visible import words
