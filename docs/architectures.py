@@ -48,7 +48,7 @@ def remarks(model_type: str) -> str:
 
 
 def main() -> None:
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     rows = []
     for model_type in causal_architectures():
         began = time.monotonic()

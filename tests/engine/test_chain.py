@@ -18,7 +18,7 @@ from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.evaluation.resume import cache_states
 from cwa_engine.methods.metrics import Needs
 from cwa_engine.methods.perturbations import PERTURBATIONS
-from cwa_engine.models.chain import chain_of
+from cwa_engine.models.chain import NotAChain, chain_of
 from cwa_engine.pipeline import analyze
 from cwa_engine.records.export import run_tables
 from cwa_engine.sensitivity import gradients
@@ -83,7 +83,7 @@ def test_a_run_finds_the_same_whether_damage_is_resumed_or_not(
 
 
 def _refuse(*args: object) -> None:
-    raise measurement.NotAChain("told not to")
+    raise NotAChain("told not to")
 
 
 # Gradients of each sequence of a batch
@@ -228,7 +228,10 @@ def test_memory_that_runs_out_in_the_middle_of_scoring_leaves_no_trace_in_the_sc
     handle.remove()
     assert size.size == 1
     expected = resident(llama, sequences, Needs.GRADIENT, 1)
-    assert all(torch.equal(found[name].gradient, stats.gradient) for name, stats in expected.items())
+    for name, stats in expected.items():
+        gradient = found[name].gradient
+        assert gradient is not None and stats.gradient is not None
+        assert torch.equal(gradient, stats.gradient)
 
 
 @pytest.mark.parametrize("name", ["lm_head.weight", "model.embed_tokens.weight"])

@@ -40,6 +40,10 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
     load_model(str(save_tiny("gpt2", tmp_path_factory.mktemp("warm"))))
 
 
+def take_memory(size: int) -> None:
+    torch.ones(10**8)
+
+
 def sparse(path: Path, size: int, content: bytes = b"") -> None:
     path.unlink(missing_ok=True)
     with path.open("wb") as file:
@@ -259,7 +263,7 @@ def test_a_pickle_that_is_mapped_counts_once(tmp_path: Path) -> None:
 def test_a_load_that_takes_more_than_it_may_is_out_of_memory(tmp_path: Path) -> None:
     folder = save_tiny("llama", tmp_path / "m")
     with memory_limit(50_000_000), pytest.raises(OutOfMemory):
-        load_model(str(folder), make_room=lambda size: torch.ones(10**8))
+        load_model(str(folder), make_room=take_memory)
     load_model(str(folder))
 
 

@@ -18,6 +18,7 @@ from cwa_engine.models.fake_model import LiveBytes, fake_model
 from cwa_engine.models.loading import load_model, load_without_weights
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import choose, plan, working_bytes
+from cwa_engine.rows import PlanRow
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
 from cwa_engine.sensitivity.sweep import sweep
@@ -99,7 +100,7 @@ def test_half_the_precision_has_half_the_weights_and_one_block_needs_less_than_a
 )
 def test_the_command_is_for_the_most_that_fits(fits: set[str], flags: str | None) -> None:
     rows = [
-        planning.PlanRow(dtype, source, 1, 1, 2, 1, f"{dtype} {source}" in fits, True)
+        PlanRow(dtype, source, 1, 1, 2, 1, f"{dtype} {source}" in fits, True)
         for dtype in ("float32", "bfloat16")
         for source in (*planning.SOURCES, "offload")
     ]
@@ -164,4 +165,4 @@ def test_a_plan_needs_no_weights_on_disk(tmp_path: Path) -> None:
     access = HubAccess(cache_dir=str(tmp_path), offline=True)
     assert fake_model(*load_without_weights("tiny/llama", None, access), torch.float32).anatomy.numel > 10_000
     with pytest.raises(ModelNotFound):
-        load_without_weights("tiny/lama", None, access)
+        load_without_weights("tiny/lama", None, access)  # codespell:ignore lama

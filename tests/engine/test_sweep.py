@@ -117,10 +117,10 @@ def test_what_needs_all_gradients_at_once_is_refused_with_the_sweep() -> None:
 def test_memory_decides_where_nobody_does(llama: Any, data_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = RunSpec(model="tiny", data_file=data_file, topk=(2,), perturbations=())
     for free, unit in ((1 << 40, "sequence"), (1000, "block")):
-        said: list[dict[str, Any]] = []
+        said: list[events.Event] = []
         monkeypatch.setattr("cwa_engine.planning.free_bytes", lambda device, free=free: free)
-        analyze(llama, asked, lambda event, said=said: said.append(events.to_dict(event)))
-        assert {e["unit"] for e in said if e["kind"] == "progress" and e["stage"] == "score"} == {unit}
+        analyze(llama, asked, said.append)
+        assert {e.unit for e in said if isinstance(e, events.Progress) and e.stage == "score"} == {unit}
 
 
 def test_an_interrupted_sweep_leaves_the_model_as_it_was(llama: Any) -> None:
