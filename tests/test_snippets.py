@@ -25,9 +25,8 @@ from cwtool import app
 from tests.conftest import CommandLine
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    {*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")} - {ROOT / "CHANGELOG.md"}
-)  # which tells of old options too
+OF_OLD_VERSIONS = ROOT / "CHANGELOG.md"
+PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")} - {OF_OLD_VERSIONS})
 SOURCES = [ROOT / "cwtool.py", *sorted(ROOT.glob("cwa_*/**/*.py"))]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -90,9 +89,9 @@ def own_commands(line: str) -> list[list[str]]:
     words.whitespace_split, words.commenters = True, ""
     found: list[list[str]] = [[]]
     for word in words:
-        if set(word) <= set("|&;"):
+        if word in ("|", "||", "&&", "&", ";"):
             found.append([])
-        elif set(word) <= set("<>"):
+        elif word in ("<", ">", ">>"):
             next(words, None)  # a file, which the shell opens
         elif found[-1] or not re.match(r"[A-Z_]+=", word):
             found[-1].append(word)
