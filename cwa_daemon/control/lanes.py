@@ -56,6 +56,7 @@ class Lane:
         self._load_again: list[dict[str, Any]] = []  # what brings pinned models back
         self._ending: asyncio.Task[None] | None = None  # of a worker that was idle
         self._cancel_asked = False
+        self._cancels_before_adoption: set[str] = set()  # run ids
         self._overdue: Overdue | None = None  # once the worker was asked to stop
         self._not_before: dict[str, float] = {}  # run id -> when a job that waits for memory is tried again
         self._requests = itertools.count(1)
@@ -93,7 +94,9 @@ class Lane:
         A worker may be busy for seconds with the vocabulary of a large model, or with its own start. Its job is cancelled
         all the same: it can leave nothing behind.
         """
-        if run_id == self.run_id and not self._cancel_asked:
+        if run_id != self.run_id:  # it ran under an earlier daemon, and its worker has not been reached yet
+            self._cancels_before_adoption.add(run_id)
+        elif not self._cancel_asked:
             self._cancel_asked = True
             if self._worker and self._worker.pid:
                 self._pass_on_cancel(self._worker)
@@ -200,6 +203,8 @@ class Lane:
         """Take over the worker that an earlier daemon has left here, with the job it is at; other jobs lost theirs."""
         await self._reach()
         self._jobs.settle(self.device, self.run_id)
+        while self._cancels_before_adoption:
+            self._jobs.cancel(self._cancels_before_adoption.pop())
         if self._running:
             self._idle.clear()
             await self._see_it_end(self._running)

@@ -8,6 +8,7 @@ do ends at once; one that has a job goes on with it, keeps what it has to say, a
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import queue
 import select
@@ -222,10 +223,11 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what this process starts is not to hold the connection
     outbox = Outbox(connection)
     inbox = Inbox(connection, outbox, Place(folder, device))
-    from cwa_daemon.worker.executor import (
-        Work,
-    )  # torch is imported here, after the reader has begun to watch the connection
+    gc.disable()  # looking for garbage among what is being imported takes a quarter of the time
+    from cwa_daemon.worker.executor import Work  # imports torch, after the reader has begun to watch the connection
 
+    gc.freeze()  # nor is there any among it later
+    gc.enable()
     work = Work(device, inbox, outbox)
     outbox.memory = work.memory
     while True:
