@@ -7,20 +7,19 @@ import dataclasses
 import itertools
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import telemetry
+from cwa_daemon.control.awake import AwakeClock
 from cwa_daemon.control.deaths import Cause, Death
 from cwa_daemon.control.headway import Headway, Overdue
-from cwa_daemon.control.supervise import supervise
+from cwa_daemon.control.journal import Journal
+from cwa_daemon.control.supervise import Troubles, supervise
 from cwa_daemon.control.worker_process import Worker
 from cwa_daemon.pipe.place import PLANS, Place
 from cwa_daemon.protocol import JobState, WarmModel, WorkerView
 from cwa_engine.base.errors import Cancelled, CwaError, DoesNotFit, InvalidInput, error_from_dict
-
-if TYPE_CHECKING:
-    from cwa_daemon.control.jobs import Jobs
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +32,27 @@ _STUCK_HINT = (
 )
 
 
+class Orders(Protocol):
+    """What a lane asks of those who know all jobs."""
+
+    journal: Journal
+    clock: AwakeClock
+    troubles: Troubles
+
+    def next_due(self, device: str, lane: Lane) -> dict[str, Any] | None: ...
+    def command_for(self, job: dict[str, Any]) -> dict[str, Any]: ...
+    def taken_up(self, run_id: str, lane: str) -> dict[str, Any] | None: ...
+    def settle(self, lane: str, running: str | None) -> None: ...
+    def last_written(self, run_id: str) -> int: ...
+    def is_saved(self, job: dict[str, Any]) -> bool: ...
+    def after_death(self, job: dict[str, Any], death: Death) -> tuple[JobState, CwaError | None]: ...
+    def load_again(self, device: str, model: dict[str, Any], reason: str) -> None: ...
+
+
 class Lane:
     """One device, or none for plans: its worker process, its warm models, and the job that runs there now."""
 
-    def __init__(self, device: str, jobs: Jobs, settings: Settings) -> None:
+    def __init__(self, device: str, jobs: Orders, settings: Settings) -> None:
         self.device = device
         self.models: list[WarmModel] = []
         self._jobs = jobs
