@@ -418,11 +418,14 @@ def results_topk(
     as_json: Json = False,
 ) -> None:
     """A run's ranked weights."""
+    from cwa_engine.base.plain import from_plain
+    from cwa_engine.rows import TopWeight
     from cwa_tui.console.report import topk_table
 
     with _client() as client:
         name, rows = client.topk(run_id, metric, offset, limit)
-    show({"metric": name, "weights": rows} if as_json else topk_table(name, rows))
+    weights = () if as_json else [from_plain(TopWeight, row) for row in rows]
+    show({"metric": name, "weights": rows} if as_json else topk_table(name, weights))
 
 
 @daemon_app.command("start")
