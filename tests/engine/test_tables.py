@@ -50,7 +50,9 @@ def test_what_is_written_is_read_back(table: Table[Any], data: st.DataObject) ->
 @given(
     st.lists(st.tuples(st.text(min_size=1), st.floats(), st.none() | st.floats(), st.none() | st.floats()), max_size=4)
 )
-def test_scores_by_several_metrics_have_a_column_each(drawn: list[tuple[str, float, float | None, float | None]]) -> None:
+def test_scores_by_several_metrics_have_a_column_each(
+    drawn: list[tuple[str, float, float | None, float | None]],
+) -> None:
     rows = [Prediction(target, "drawn", delta, -math.inf, math.nan, scores) for target, delta, *scores in drawn]
     rows = [dataclasses.replace(row, scores=tuple(row.scores)) for row in rows]
     content = fidelity_table(["obd", "fisher"]).to_bytes(rows)
