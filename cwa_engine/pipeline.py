@@ -65,8 +65,16 @@ from cwa_engine.targets import parse_target
 from cwa_engine.text_use import use_texts
 
 
-def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: ScoreCache | None = None) -> RunResult:
+def analyze(
+    loaded: LoadedModel,
+    spec: RunSpec,
+    emit: Emit = ignore,
+    cache: ScoreCache | None = None,
+    texts: Sequence[str] | None = None,
+) -> RunResult:
     """Rank the critical weights of `loaded`, damage them, measure what follows. What is in `cache` is not scored again.
+
+    The texts are `texts` where they are given, else those that the spec names.
 
     Raises DataError, InvalidInput, ModelBroken, OutOfMemory or RunFailed; whatever is raised, the weights are as before.
     """
@@ -79,7 +87,7 @@ def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: Scor
         given = given_ranking(loaded, spec)
         _check_bits(loaded, spec)
         _check_topk(loaded, spec)
-        use, scoring, evaluation = use_texts(loaded, spec, emit)
+        use, scoring, evaluation = use_texts(loaded, spec, emit, texts)
         choice = choose(loaded, spec, scoring)
         if choice.why:
             emit(Note(choice.why, choice.level))
