@@ -7,6 +7,7 @@ with LocalRunner() as runner:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -97,15 +98,17 @@ class _LocalRun:
         return self._run_id
 
     def events(self) -> Iterator[Event]:
-        seen = 0
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._ended or len(self._events) > seen)
-                if len(self._events) == seen:
-                    return
-                event = self._events[seen]
-            seen += 1
+        for number in itertools.count():
+            event = self._event(number)
+            if event is None:
+                return
             yield event
+
+    def _event(self, number: int) -> Event | None:
+        """The event of that number when it comes; None where the run ends before."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or len(self._events) > number)
+            return self._events[number] if len(self._events) > number else None
 
     def report(self) -> RunReport:
         with self._changed:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import cwtool
+
 ROOT = Path(__file__).parents[1]
-ALLOWED_IN_CWTOOL = {"cwa_daemon.client", "cwa_daemon.protocol"}
 
 
 def test_the_import_contracts_hold() -> None:
@@ -20,20 +21,36 @@ def test_the_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_command_line_comes_in_through_the_client() -> None:
-    imported = set()
-    for node in ast.walk(ast.parse((ROOT / "cwtool.py").read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            imported.add(node.module)
-        elif isinstance(node, ast.Import):
-            imported |= {alias.name for alias in node.names}
-    assert {name for name in imported if name.startswith("cwa_daemon")} <= ALLOWED_IN_CWTOOL
-    assert not imported & {"torch", "transformers"}
+def test_the_command_line_assembles_commands_and_nothing_else() -> None:
+    tree = ast.parse((ROOT / "cwtool.py").read_text())
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported == {"__future__", "typing", "cwa_tui.cli.connection", "cwa_tui.cli.lazy", "cwa_tui.cli.process"}
+
+
+def test_help_imports_no_command_and_nothing_that_takes_long() -> None:
+    program = "import sys, cwtool; sys.argv = ['cwtool', '--help']\ntry: cwtool.main()\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert "cwtool" in imported
+    assert not imported & {"torch", "transformers", "numpy", "pydantic", "zmq", "cwa_daemon", "cwa_engine.spec"}
+    assert not imported & {entry.module for entry in cwtool.COMMANDS}
+
+
+def test_a_list_says_the_name_of_each_command_and_its_module_has_the_command() -> None:
+    for entry in cwtool.COMMANDS:
+        assert (entry.load().name, bool(entry.load().help)) == (entry.name, True)
 
 
 @pytest.mark.parametrize(
     "module",
-    ["cwtool", "cwa_daemon.client", "cwa_daemon.server", "cwa_daemon.protocol", "cwa_tui.app", "cwa_daemon.worker"],
+    [
+        "cwtool",
+        "cwa_daemon.client",
+        "cwa_daemon.control.server",
+        "cwa_daemon.protocol",
+        "cwa_tui.app",
+        "cwa_daemon.worker.main",
+    ],
 )
 def test_nothing_a_user_waits_for_imports_torch(module: str) -> None:
     code = f"import sys, {module}; assert not {{'torch', 'transformers'}} & set(sys.modules), 'torch is imported'"

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cwa_engine.base.errors import InvalidInput, ModelBroken
 from cwa_engine.hub.sources import ModelSource, SourceKind
 from cwa_engine.models import causality
-from cwa_engine.models.anatomy import config_number, dissect
+from cwa_engine.models.anatomy import anatomy_of, config_number
 from cwa_engine.models.checkpoint import WEIGHT_DTYPES
 from cwa_engine.models.checksum import checksum
 from cwa_engine.models.completeness import check_finite
@@ -51,8 +51,8 @@ def wrap(model: Any, tokenizer: Any, name: str | None = None) -> LoadedModel:
                 f"{name} ({type(model).__name__}) sees later tokens, so its loss is no perplexity",
                 hint="cwtool analyses causal language models; docs/architectures.md lists those that work",
             )
-        alone_above, on_batches = batching(model, tokenizer)
-        anatomy = dissect(model)
+        unbatched_above, on_batches = batching(model, tokenizer)
+        anatomy = anatomy_of(model)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -63,7 +63,7 @@ def wrap(model: Any, tokenizer: Any, name: str | None = None) -> LoadedModel:
         device=device,
         dtype=dtype,
         notes=tuple(filter(None, (on_batches, notes_on_norms(anatomy)))),
-        alone_above=alone_above,
+        unbatched_above=unbatched_above,
     )
 
 

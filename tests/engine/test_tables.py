@@ -53,8 +53,7 @@ def test_what_is_written_is_read_back(table: Table[Any], data: st.DataObject) ->
 def test_scores_by_several_metrics_have_a_column_each(
     drawn: list[tuple[str, float, float | None, float | None]],
 ) -> None:
-    rows = [Prediction(target, "drawn", delta, -math.inf, math.nan, scores) for target, delta, *scores in drawn]
-    rows = [dataclasses.replace(row, scores=tuple(row.scores)) for row in rows]
+    rows = [Prediction(target, "drawn", delta, -math.inf, math.nan, tuple(scores)) for target, delta, *scores in drawn]
     content = fidelity_table(["obd", "fisher"]).to_bytes(rows)
     assert scored_metrics(content) == ("obd", "fisher")
     assert same(fidelity_table(scored_metrics(content)).from_bytes(content), rows)
