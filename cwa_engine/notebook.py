@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cwa_engine.base.errors import InvalidInput, did_you_mean
 from cwa_engine.base.events import Emit, ignore
@@ -23,7 +24,12 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 def analyze(
-    model: Any, *, tokenizer: Any = None, texts: Sequence[str] | None = None, emit: Emit = ignore, **options: Any
+    model: str | Path | PreTrainedModel | LoadedModel,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    texts: Sequence[str] | None = None,
+    emit: Emit = ignore,
+    **options: object,
 ) -> RunReport:
     """Rank the critical weights of a model, damage them, measure what follows, and report.
 
@@ -53,7 +59,7 @@ def analyze(
     return run_here(spec, lambda say: loaded, emit, texts)
 
 
-def _check_names(options: Mapping[str, Any]) -> None:
+def _check_names(options: Mapping[str, object]) -> None:
     """Raises InvalidInput, naming near ones, for an option that there is not."""
     known = [name for name in option_fields(RunSpec) if name != "output"]
     if "output" in options:
@@ -63,12 +69,12 @@ def _check_names(options: Mapping[str, Any]) -> None:
             raise InvalidInput(f"unknown option '{name}'", hint=did_you_mean(name, known) or f"use {', '.join(known)}")
 
 
-def _refuse(options: Mapping[str, Any], names: Sequence[str], why: str) -> None:
+def _refuse(options: Mapping[str, object], names: Sequence[str], why: str) -> None:
     if given := [name for name in names if options.get(name) is not None]:
         raise InvalidInput(f"{why}, so {' and '.join(given)} has no meaning", hint=f"leave out {', '.join(given)}")
 
 
-def _how_loaded(loaded: LoadedModel) -> dict[str, Any]:
+def _how_loaded(loaded: LoadedModel) -> dict[str, object]:
     """Options with which the model would be loaded as it is."""
     dtype = {"dtype": loaded.dtype} if loaded.dtype in _DTYPES else {}
     return {"revision": loaded.revision, "device": str(loaded.device), **dtype}

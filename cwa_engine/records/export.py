@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cwa_engine import __version__
 from cwa_engine.base.files import is_abandoned, write_folder
+from cwa_engine.base.version import __version__
 from cwa_engine.records.checksums import SUMS, sums_text
 from cwa_engine.records.summary import damage_groups, numbers_of, spikes_of, stability_means
 from cwa_engine.records.tables import Row, Table, fidelity_table
