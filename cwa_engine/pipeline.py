@@ -52,22 +52,30 @@ from cwa_engine.spec import RunSpec
 from cwa_engine.text_use import use_texts
 
 
-def analyze(loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, cache: ScoreCache | None = None) -> RunResult:
+def analyze(
+    loaded: LoadedModel,
+    spec: RunSpec,
+    emit: Emit = ignore,
+    cache: ScoreCache | None = None,
+    texts: Sequence[str] | None = None,
+) -> RunResult:
     """Rank the critical weights of `loaded`, damage them, measure what follows. What is in `cache` is not scored again.
+
+    The texts are `texts` where they are given, else those that the spec names.
 
     Raises DataError, InvalidInput, ModelBroken, OutOfMemory or RunFailed; whatever is raised, the weights are as before.
     """
     with _out_of_memory_named(loaded, spec):
         stages = Stages(emit)
         with stages("texts"):
-            texts, run = read_texts(loaded, spec, emit, stages)
+            used, run = read_texts(loaded, spec, emit, stages, texts)
         with stages("baseline"):
-            intact, baseline = measure_baseline(run, texts.evaluation, texts.use)
-        findings = rank_weights(run, texts, baseline, cache)
+            intact, baseline = measure_baseline(run, used.evaluation, used.use)
+        findings = rank_weights(run, used, baseline, cache)
         for question in asked_at(Moment.RANKED, spec):
             findings = ask(question, run, findings)
         if spec.damages or asked_at(Moment.DAMAGED, spec):
-            findings = prepare(run, findings, texts, intact)
+            findings = prepare(run, findings, used, intact)
             if spec.damages:
                 with stages("perturb"):
                     findings = damage_critical_sets(run, findings)
@@ -94,14 +102,16 @@ class Texts:
     use: TextUse
 
 
-def read_texts(loaded: LoadedModel, spec: RunSpec, emit: Emit, stages: Stages) -> tuple[Texts, RunContext]:
+def read_texts(
+    loaded: LoadedModel, spec: RunSpec, emit: Emit, stages: Stages, texts: Sequence[str] | None
+) -> tuple[Texts, RunContext]:
     """The texts as tokens, and how the run goes over them by the memory there is."""
     for note in loaded.notes:  # a warm model says them again: they belong to every result
         emit(Note(note, "warning"))
     trace_norms(loaded)  # of the whole model, and while no activations are recorded
     loaded = dataclasses.replace(loaded, anatomy=loaded.anatomy.only(spec.include, spec.exclude))
     check_spec(loaded, spec)
-    use, scoring, evaluation = use_texts(loaded, spec, emit)
+    use, scoring, evaluation = use_texts(loaded, spec, emit, texts)
     choice = choose(loaded, spec, scoring)
     if choice.why:
         emit(Note(choice.why, choice.level))

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cwa_engine import __version__
 from cwa_engine.base.errors import CwaError, NotFound
 from cwa_engine.base.table import Row, Table, scored_metrics
+from cwa_engine.base.version import __version__
 from cwa_engine.damage.separation import separations, verdicts
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.metrics import ABLATION

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 import transformers
 
-from cwa_engine import __version__
 from cwa_engine.base.files import write_whole
+from cwa_engine.base.version import __version__
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.rows import Ranking, Spike, TopWeight
 from cwa_engine.run import RunContext
