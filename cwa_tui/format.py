@@ -6,6 +6,14 @@ import math
 import time
 
 NOT_FINITE = "beyond a float"
+STATE_STYLES = {
+    "done": "green",
+    "failed": "red",
+    "running": "cyan",
+    "paused": "magenta",
+    "cancelled": "yellow",
+    "interrupted": "yellow",
+}  # rich styles of a job's states
 STABLE = "●"  # beside what is in the list of every repeat
 
 
@@ -55,8 +63,8 @@ def ago(moment: float | None, now: float | None = None) -> str:
 
 
 def perplexity(value: float | None) -> str:
-    """Four significant digits below a thousand, whole numbers above; None is infinite or not a number."""
-    if value is None:
+    """`17.86`, `23,411`, `1.2e+08`. What is not finite, None or nan, is beyond a float."""
+    if value is None or not math.isfinite(value):
         return NOT_FINITE
     if value >= 1e7:
         return f"{value:.3g}"
@@ -122,8 +130,8 @@ def progress(stage: str, done: int, total: int, width: int, unit: str = "", wide
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, for values of any size; None is infinite or not a number."""
-    return NOT_FINITE if value is None else f"{value:.4g}"
+    """Four significant digits, for values of any size. What is not finite, None or nan, is beyond a float."""
+    return f"{value:.4g}" if value is not None and math.isfinite(value) else NOT_FINITE
 
 
 def short_delta(value: float) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 
 from cwa_daemon.client import Client
-from cwa_engine.base.errors import DaemonUnreachable, RunFailed, VersionMismatch, error_from_dict
+from cwa_engine.base.errors import DaemonUnreachable, RunFailed, VersionMismatch
+from cwa_engine.base.events import Planned
 from cwa_engine.records.checksums import Check, altered_error
+from cwa_engine.rows import Plan
 from cwa_tui.cli.output import say, show, show_error, stderr
 from cwa_tui.cli.progress import progress
+from cwa_tui.events import StateChanged, read_job_event
 
 
 def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet: bool = False) -> None:
@@ -19,8 +22,9 @@ def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet
     seen = 0
     try:
         with progress(stderr(quiet)) as show_event:
-            for event in client.follow(run_id):
-                seen = event["seq"]
+            for plain in client.follow(run_id):
+                event = read_job_event(plain)
+                seen = event.seq
                 show_event(event)
     except DaemonUnreachable as error:
         again = f"{_cwtool(client)} logs -f {run_id}"
@@ -30,17 +34,18 @@ def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet
             _leave(client, run_id)
         say("cancelling ...")
         client.cancel(run_id)
-        event = list(client.follow(run_id, after_seq=seen))[-1]
-    if event["error"]:
-        raise error_from_dict(event["error"])
-    if event["kind"] == "state" and event["state"] != "done":
-        raise RunFailed(f"{run_id} is {event['state']}")
+        event = read_job_event(list(client.follow(run_id, after_seq=seen))[-1])
+    if event.error:
+        raise event.error
+    if isinstance(event.what, StateChanged) and event.what.state != "done":
+        raise RunFailed(f"{run_id} is {event.what.state}")
 
 
-def planned(client: Client, run_id: str) -> dict[str, Any]:
+def planned(client: Client, run_id: str) -> Plan:
     """The plan that a job made, when it is done. Raises its error."""
     follow(client, run_id, cancel_on_interrupt=True, quiet=True)
-    return next(dict(event["plan"]) for event in client.follow(run_id) if event["kind"] == "plan")
+    events = (read_job_event(plain).what for plain in client.follow(run_id))
+    return next(event.plan for event in events if isinstance(event, Planned))
 
 
 def show_result(client: Client, run_id: str, as_json: bool, output: Path | None = None) -> None:

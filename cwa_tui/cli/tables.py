@@ -16,15 +16,6 @@ from cwa_engine.rows import MATRICES, exp, to_plain
 from cwa_tui import format as fmt
 from cwa_tui.visible import words
 
-STATE_STYLES = {
-    "done": "green",
-    "failed": "red",
-    "running": "cyan",
-    "paused": "magenta",
-    "cancelled": "yellow",
-    "interrupted": "yellow",
-}
-
 
 def jobs_table(jobs: list[JobView], now: float | None = None, chosen: bool = False) -> RenderableType:
     """The job list, latest first; `chosen` where it was asked for some only."""
@@ -41,7 +32,7 @@ def jobs_table(jobs: list[JobView], now: float | None = None, chosen: bool = Fal
         took = (job.finished or now or time.time()) - job.started if job.started else None
         at = job.progress
         done = f"{at.stage} {fmt.counted(at.done, at.total, at.unit)}" if at else ""
-        state = Text(job.state, STATE_STYLES.get(job.state, ""))
+        state = Text(job.state, fmt.STATE_STYLES.get(job.state, ""))
         error = job.error or job.copy_error
         said = words(error["message"] if error else done)
         table.add_row(job.run_id, job.kind, state, said, fmt.ago(job.created, now), fmt.duration(took))
