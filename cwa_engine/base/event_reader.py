@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from cwa_engine import rows
 from cwa_engine.base import events
 from cwa_engine.base.errors import VersionMismatch
 
@@ -75,7 +74,12 @@ def _read_value(type_: Any, plain: Any) -> Any:
 @functools.cache
 def _fields(kind: Any) -> list[tuple[str, Any, bool]]:
     """(name, type, whether it is required) of each field."""
-    types = get_type_hints(kind, localns=vars(rows))
+    try:
+        types = get_type_hints(kind)
+    except NameError:  # it has rows; importing them takes 25 ms, and whoever waits for the first progress needs none
+        from cwa_engine import rows
+
+        types = get_type_hints(kind, localns=vars(rows))
     return [
         (field.name, types[field.name], field.default is field.default_factory is dataclasses.MISSING)
         for field in dataclasses.fields(kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -11,10 +11,12 @@ from cwa_daemon.client import Client
 from cwa_engine.base.errors import DaemonUnreachable, RunFailed, VersionMismatch
 from cwa_engine.base.events import Planned
 from cwa_engine.records.checksums import Check, altered_error
-from cwa_engine.rows import Plan
 from cwa_tui.cli.output import say, show, show_error, stderr
 from cwa_tui.cli.progress import progress
 from cwa_tui.events import StateChanged, read_job_event
+
+if TYPE_CHECKING:
+    from cwa_engine.rows import Plan
 
 
 def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet: bool = False) -> None:
