@@ -18,13 +18,13 @@ from cwa_engine.base.events import ignore
 from cwa_engine.command_line import command_of
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.resume import allowed_bytes
-from cwa_engine.hub.access import reaching
+from cwa_engine.hub.access import hub_access
 from cwa_engine.hub.sources import HubAccess
-from cwa_engine.methods.metrics import JOINABLE, Needs, needs_of
+from cwa_engine.methods.metrics import JOINABLE_NEEDS, Needs, needs_of
 from cwa_engine.models.chain import NotAChain, chain_of
-from cwa_engine.models.loading import LoadedModel, blueprint
+from cwa_engine.models.fake_model import FakeModel, fake_model, peak_bytes
+from cwa_engine.models.loading import LoadedModel, load_without_weights
 from cwa_engine.models.memory import free_bytes
-from cwa_engine.models.sketch import model_is_sketch, peak_bytes, sketch
 from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
@@ -54,18 +54,18 @@ def plan(
     `room` says what is free there; without it the device is asked. Raises what loading the model or reading the texts raises.
     """
     room = room or (lambda dtype, weights: free_bytes(torch.device(device)))
-    with reaching(access):
+    with hub_access(access):
         return _plan(spec, access, device, room, trust_remote_code)
 
 
 def _plan(spec: RunSpec, access: HubAccess, device: str, room: Room, trust_remote_code: bool) -> Plan:
-    source, config, tokenizer = blueprint(spec.model, spec.revision, access, trust_remote_code)
+    source, config, tokenizer = load_without_weights(spec.model, spec.revision, access, trust_remote_code)
     stored = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
-    full = sketch(source, config, tokenizer, torch.float32)
+    full = fake_model(source, config, tokenizer, torch.float32)
     _, scoring, evaluation = use_texts(full, spec, ignore)
     rows: list[PlanRow] = []
     free, most = room("", 0), 0
-    for model in (full, sketch(source, config, tokenizer, torch.bfloat16)):
+    for model in (full, fake_model(source, config, tokenizer, torch.bfloat16)):
         found = room(model.dtype, model.size_bytes)
         task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, found or 0)
         rows += task.rows(model) if found is not None else [replace(row, fits=None) for row in task.rows(model)]
@@ -173,7 +173,7 @@ def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence
 
 def can_be_halved(needs: Needs, sequences: Sequence[TokenSequence]) -> bool:
     """Whether the statistics of two halves of the texts can be joined, and each half has texts enough to rank by."""
-    return bool(needs) and not needs & ~JOINABLE and len(sequences) >= LEAST_TO_HALVE
+    return bool(needs) and not needs & ~JOINABLE_NEEDS and len(sequences) >= LEAST_TO_HALVE
 
 
 def _needed_at_once(loaded: LoadedModel, spec: RunSpec, needs: Needs, sequences: Sequence[TokenSequence]) -> int:
@@ -238,7 +238,7 @@ def batch_that_fits(
 def working_bytes(
     model: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, size: int
 ) -> tuple[int, bool]:
-    """Bytes beside the weights at the peak of scoring, and whether they were counted by running a sketch of the model."""
+    """Bytes beside the weights at the peak of scoring, and whether they were counted on the model without weights."""
     longest = [sequence for batch in model.batched(sequences, size)[:2] for sequence in batch]
 
     def score() -> None:
@@ -251,8 +251,8 @@ def working_bytes(
         for part in sweep(model, longest, needs, size):
             del part
 
-    if not model_is_sketch(model):
-        model = sketch(model.source, model.model.config, model.tokenizer, model.model.dtype)
+    if not isinstance(model, FakeModel):
+        model = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype)
     try:
         counted = peak_bytes(model, score)
     except RuntimeError:  # what goes where depends on values, as with experts

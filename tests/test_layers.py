@@ -43,7 +43,14 @@ def test_a_list_says_the_name_of_each_command_and_its_module_has_the_command() -
 
 @pytest.mark.parametrize(
     "module",
-    ["cwtool", "cwa_daemon.client", "cwa_daemon.server", "cwa_daemon.protocol", "cwa_tui.app", "cwa_daemon.worker"],
+    [
+        "cwtool",
+        "cwa_daemon.client",
+        "cwa_daemon.control.server",
+        "cwa_daemon.protocol",
+        "cwa_tui.app",
+        "cwa_daemon.worker.main",
+    ],
 )
 def test_nothing_a_user_waits_for_imports_torch(module: str) -> None:
     code = f"import sys, {module}; assert not {{'torch', 'transformers'}} & set(sys.modules), 'torch is imported'"

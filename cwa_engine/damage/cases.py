@@ -14,7 +14,7 @@ from cwa_engine.damage.patch import patched
 from cwa_engine.damage.treatments import Comparison, Draw, Treatment, controls_of, seeds_of, sizes
 from cwa_engine.methods.controls import CONTROLS, Population, Selection, critical_set, weights_of
 from cwa_engine.methods.metrics import Needs
-from cwa_engine.methods.perturbations import PERTURBATIONS, placed
+from cwa_engine.methods.perturbations import PERTURBATIONS, overwrite_with
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.structures import unit_size
 from cwa_engine.rows import Ranking, TopWeight
@@ -57,7 +57,7 @@ def elsewhere(
         name: loaded.model.get_parameter(name).detach().reshape(-1)[torch.from_numpy(indices)].clone()
         for name, indices in critical.items()
     }
-    treatment = Treatment("place", placed(values), spec.perturbation_options, has_controls=False)
+    treatment = Treatment("place", overwrite_with(values), spec.perturbation_options, has_controls=False)
     single = Population(loaded.anatomy.parameters, magnitudes=lambda name: np.empty(0, dtype=np.float32))
     for seed in range(spec.seed, spec.seed + spec.control_seeds):
         yield seed, treatment, CONTROLS["random_matched"].draw(critical, single, np.random.default_rng([seed, k]))

@@ -25,7 +25,7 @@ from cwa_engine.evaluation.batch_size import BatchSize
 from cwa_engine.evaluation.collapse import first_non_finite_layer
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.evaluation.perplexity import evaluate
-from cwa_engine.evaluation.resume import KeptStates, keep_states
+from cwa_engine.evaluation.resume import CachedStates, cache_states
 from cwa_engine.methods.controls import Selection, by_parameter, weights_of
 from cwa_engine.methods.perturbations import Options, Perturbation
 from cwa_engine.models.chain import NotAChain
@@ -58,7 +58,7 @@ class TextPart:
 
     places: Places  # among the evaluation texts, ascending
     sequences: Sequence[TokenSequence]
-    kept: KeptStates | None
+    kept: CachedStates | None
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _part(loaded: LoadedModel, sequences: Sequence[TokenSequence], places: Place
     chosen = [sequences[place] for place in places]
     share = len(places) / len(sequences)
     try:
-        kept = batch_size.run(lambda size: keep_states(loaded, chosen, size, share))
+        kept = batch_size.run(lambda size: cache_states(loaded, chosen, size, share))
     except NotAChain:
         kept = None
     return TextPart(places, chosen, kept)

@@ -31,7 +31,7 @@ def choose_column(
     textual: Collection[str],
     asked: str | None,
     say: Callable[[str], None],
-    or_the_only_one: bool = True,
+    accept_only_column: bool = True,
 ) -> str:
     """The column of texts: the one asked for, or one with a usual name, or the only one of strings.
 
@@ -46,7 +46,7 @@ def choose_column(
     if asked is not None and asked not in textual:
         raise DataError(f"column '{asked}' of {name} holds no texts", hint=f"those do: {', '.join(textual) or 'none'}")
     chosen = asked or usual_column(textual)
-    if chosen is None and or_the_only_one and len(textual) == 1:
+    if chosen is None and accept_only_column and len(textual) == 1:
         (chosen,) = textual
     if chosen is None and not textual:
         hint = "a column of lists, objects or bytes is to be made one of strings first"

@@ -12,7 +12,7 @@ from cwa_engine.base.errors import CwaError, DataError, did_you_mean
 from cwa_engine.base.events import Emit, Note, ignore
 from cwa_engine.base.files import near_files, user_path
 from cwa_engine.data.columns import Tally, cell_texts, choose_column
-from cwa_engine.hub.access import current_access, datasets_reaching
+from cwa_engine.hub.access import current_access, datasets_access
 from cwa_engine.hub.names import is_address, read_hub_name
 
 _USUAL_SPLITS = ("test", "validation", "train")
@@ -86,7 +86,7 @@ def dataset_texts(
         raise DataError("--dataset needs the package datasets", hint="pip install 'cwtool[eval]'") from error
     wanted, access = parse_dataset(name), current_access()
     try:
-        with datasets_reaching(datasets, access):
+        with datasets_access(datasets, access):
             found = _load(datasets, wanted, access.sent_token)
     except CwaError:
         raise

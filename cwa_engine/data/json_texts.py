@@ -71,7 +71,7 @@ def _rows_of_object(file: TextFile, value: dict[str, Any]) -> Iterator[Row]:
     elif len(lists) == 1:
         key = arrays[0]
     else:
-        key = choose_column(file.name, list(value), arrays, None, file.say, or_the_only_one=False)
+        key = choose_column(file.name, list(value), arrays, None, file.say, accept_only_column=False)
     file.say(f"the texts of {file.name} are the items of '{key}'")
     return ((f"item {number} of '{key}'", item) for number, item in enumerate(value[key], start=1))
 

@@ -71,7 +71,7 @@ def _csv_cells(file: TextFile, delimiters: str) -> Cells:
 def _csv_column(file: TextFile, header: list[str]) -> int:
     """Its place in a row. A name must be known or asked for: a file without names has a text in its first line."""
     try:
-        column = choose_column(file.name, header, header, file.column, file.say, or_the_only_one=False)
+        column = choose_column(file.name, header, header, file.column, file.say, accept_only_column=False)
     except DataError as error:
         names = "the first line names the columns, like id,text"
         raise DataError(error.message, hint=f"{error.hint}; {names}" if error.hint else names) from None

@@ -71,13 +71,15 @@ def pack(
     return sequences
 
 
-def batched(sequences: Sequence[TokenSequence], size: int, alone_above: int | None = None) -> list[list[TokenSequence]]:
+def batched(
+    sequences: Sequence[TokenSequence], size: int, unbatched_above: int | None = None
+) -> list[list[TokenSequence]]:
     """Batches of at most `size`, longest first: little padding, and too large a batch fails at once, not at the end.
 
-    Sequences of more than `alone_above` tokens have a batch of their own.
+    Sequences of more than `unbatched_above` tokens have a batch of their own.
     """
     ordered = sorted(sequences, key=lambda sequence: -len(sequence.ids))
-    alone = 0 if alone_above is None else sum(len(sequence.ids) > alone_above for sequence in ordered)
+    alone = 0 if unbatched_above is None else sum(len(sequence.ids) > unbatched_above for sequence in ordered)
     rest = ordered[alone:]
     return [[one] for one in ordered[:alone]] + [rest[start : start + size] for start in range(0, len(rest), size)]
 

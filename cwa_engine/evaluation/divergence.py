@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.evaluation.perplexity import Padded, padded
+from cwa_engine.evaluation.perplexity import PaddedBatch, padded
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
 
@@ -48,7 +48,7 @@ def divergence(
     return Divergence(kl_sum / tokens, agreed / tokens)
 
 
-def _predictions(loaded: LoadedModel, texts: Padded) -> Tensor:
+def _predictions(loaded: LoadedModel, texts: PaddedBatch) -> Tensor:
     """Logits for every token but the first, in float32 or better. [B, T-1, vocabulary]"""
     logits = logits_of(loaded.model, texts.ids, texts.attention_mask)[:, :-1]
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

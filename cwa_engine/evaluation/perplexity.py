@@ -16,7 +16,7 @@ from cwa_engine.base.errors import RunFailed
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.models.anatomy import config_number
-from cwa_engine.models.chain import Begin, Chain, NotAChain, chain_of
+from cwa_engine.models.chain import Chain, NotAChain, ResumePoint, chain_of
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.rows import Baseline, TextUse
@@ -28,7 +28,7 @@ WITH_BOS, WITHOUT_BOS = "each after {bos}, which is not scored", "without BOS, t
 
 
 @dataclass(frozen=True)
-class Padded:
+class PaddedBatch:
     """A batch as tensors, shorter sequences padded on the right. All are [B, T]."""
 
     ids: Tensor
@@ -40,13 +40,13 @@ class Padded:
         """What the model is told of padding: nothing where there is none."""
         return None if len(self.ids) == 1 else self.mask
 
-    def part(self, rows: slice) -> Padded:
+    def part(self, rows: slice) -> PaddedBatch:
         """Some sequences of the batch, with their padding."""
-        return Padded(self.ids[rows], self.mask[rows], self.scored[rows])
+        return PaddedBatch(self.ids[rows], self.mask[rows], self.scored[rows])
 
-    def copies(self, number: int) -> Padded:
+    def copies(self, number: int) -> PaddedBatch:
         """Copies of a single text."""
-        return Padded(*(tensor.expand(number, -1) for tensor in (self.ids, self.mask, self.scored)))
+        return PaddedBatch(*(tensor.expand(number, -1) for tensor in (self.ids, self.mask, self.scored)))
 
     def nll(self, logits: Tensor, start: int = 0) -> Tensor:
         """Summed NLL of each sequence over the tokens that these logits predict, made from the tokens from `start` on.
@@ -61,7 +61,7 @@ class Padded:
         return (token_nll.view(len(ids), -1) * counted).sum(dim=1)
 
 
-def padded(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Padded:
+def padded(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> PaddedBatch:
     """The batch on the model's device."""
     longest = max(len(sequence.ids) for sequence in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
@@ -70,7 +70,7 @@ def padded(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Padded:
         ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
         mask[row, : len(sequence.ids)] = 1
         scored[row, sequence.unscored : len(sequence.ids)] = 1
-    return Padded(ids.to(loaded.device), mask.to(loaded.device), scored.to(loaded.device))
+    return PaddedBatch(ids.to(loaded.device), mask.to(loaded.device), scored.to(loaded.device))
 
 
 def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
@@ -79,14 +79,14 @@ def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
     return texts.nll(logits_of(loaded.model, texts.ids, texts.attention_mask))
 
 
-def pieces(loaded: LoadedModel, texts: Padded) -> list[slice]:
+def pieces(loaded: LoadedModel, texts: PaddedBatch) -> list[slice]:
     """The tokens whose logits are made together, so that a large vocabulary does not set the peak of memory."""
     tokens, known = texts.ids.shape[1] - 1, config_number(loaded.model, "vocab_size") or 1
     step = max(1, LOGITS // (len(texts.ids) * known))
     return [slice(start, min(start + step, tokens)) for start in range(0, tokens, step)]
 
 
-def tail_nll(loaded: LoadedModel, chain: Chain, tail: Begin, texts: Padded) -> Iterator[Tensor]:
+def tail_nll(loaded: LoadedModel, chain: Chain, tail: ResumePoint, texts: PaddedBatch) -> Iterator[Tensor]:
     """Parts of the NLL sums, [B] each, from what the last block gave: of as many tokens as may have logits together."""
     some = pieces(loaded, texts)
     if len(some) == 1 or not chain.tail_by_token:
@@ -97,13 +97,13 @@ def tail_nll(loaded: LoadedModel, chain: Chain, tail: Begin, texts: Padded) -> I
         yield texts.nll(chain.logits_from(part, texts.ids[:, piece], None), piece.start)
 
 
-def nll_from(loaded: LoadedModel, chain: Chain, begin: Begin | None, texts: Padded) -> Tensor:
+def nll_from(loaded: LoadedModel, chain: Chain, start: ResumePoint | None, texts: PaddedBatch) -> Tensor:
     """NLL sums from some block, from the tail, or from the beginning on. [B]"""
     if len(pieces(loaded, texts)) == 1:
-        return texts.nll(chain.logits_from(begin, texts.ids, texts.attention_mask))
-    if begin is None or begin.index < len(chain.blocks):
-        begin = chain.tail(chain.through(texts.ids, texts.attention_mask, begin, keep=lambda index: False))
-    return torch.stack(list(tail_nll(loaded, chain, begin, texts))).sum(0)
+        return texts.nll(chain.logits_from(start, texts.ids, texts.attention_mask))
+    if start is None or start.index < len(chain.blocks):
+        start = chain.tail(chain.run_blocks(texts.ids, texts.attention_mask, start, keep=lambda index: False))
+    return torch.stack(list(tail_nll(loaded, chain, start, texts))).sum(0)
 
 
 def measured_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:

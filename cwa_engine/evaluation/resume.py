@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.losses import Evaluation
-from cwa_engine.evaluation.perplexity import Padded, collect, nll_from, padded
-from cwa_engine.models.chain import Begin, Chain, Stations, chain_of
+from cwa_engine.evaluation.perplexity import PaddedBatch, collect, nll_from, padded
+from cwa_engine.models.chain import BlockTrace, Chain, ResumePoint, chain_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.memory import free_bytes
 
@@ -20,40 +20,40 @@ WEIGHTS_SHARE = 0.5  # but no more than this share of the weights' own size
 
 
 @dataclass(frozen=True)
-class KeptStates:
+class CachedStates:
     """The hidden states that the intact model's blocks were given, at every block or at every second, third ..."""
 
     loaded: LoadedModel
     chain: Chain
     sequences: Sequence[TokenSequence]
     batches: list[list[TokenSequence]]
-    texts: list[Padded]
+    texts: list[PaddedBatch]
     hidden: list[dict[int, Tensor]]  # of each batch: block -> what it was given
-    stations: list[Stations]
-    blocks: tuple[int, ...]  # where a batch may begin, ascending; at the first it is computed whole
+    traces: list[BlockTrace]  # of each batch
+    blocks: tuple[int, ...]  # where a batch may start, ascending; at the first it is computed whole
 
     def evaluate(self, names: Iterable[str], after_batch: Callable[[int], None] = lambda done: None) -> Evaluation:
         """NLL sums while only these parameters differ from the intact model's, to the last bit what `evaluate` gives."""
         first = self.chain.first_block(self.loaded, names)
 
         def nll_sums(number: int) -> Tensor:
-            return nll_from(self.loaded, self.chain, self.begin(number, first), self.texts[number])
+            return nll_from(self.loaded, self.chain, self.start(number, first), self.texts[number])
 
         return collect(self.sequences, self.batches, nll_sums, after_batch)
 
-    def begin(self, number: int, first: int) -> Begin | None:
+    def start(self, number: int, first: int) -> ResumePoint | None:
         """Where a batch begins if nothing changes before block `first`; None for a whole forward pass."""
-        stations = self.stations[number]
+        trace = self.traces[number]
         if first == len(self.chain.blocks):
-            return self.chain.tail(stations)
+            return self.chain.tail(trace)
         block = max(block for block in self.blocks if block <= first)
-        return Begin(block, self.chain.fetched(self.hidden[number][block]), stations.outputs) if block else None
+        return ResumePoint(block, self.chain.to_device(self.hidden[number][block]), trace.outputs) if block else None
 
 
 @torch.inference_mode()
-def keep_states(
+def cache_states(
     loaded: LoadedModel, sequences: Sequence[TokenSequence], batch_size: int | None, share: float = 1.0
-) -> KeptStates:
+) -> CachedStates:
     """Run the intact model over the texts and keep what its blocks are given, in this share of what may be kept.
 
     Raises NotAChain.
@@ -62,18 +62,18 @@ def keep_states(
     batches = loaded.batched(sequences, batch_size)
     texts = [padded(loaded, batch) for batch in batches]
     blocks = _affordable(loaded, chain, texts[0], len(batches), share)
-    hidden, stations = [], []
+    hidden, traces = [], []
     for some in texts:
-        passed = chain.through(some.ids, some.attention_mask, keep=lambda index: index in blocks[1:])
+        passed = chain.run_blocks(some.ids, some.attention_mask, keep=lambda index: index in blocks[1:])
         hidden.append({index: call.hidden for index, call in passed.calls.items()})
         passed.calls.clear()
-        stations.append(passed)
-    return KeptStates(loaded, chain, sequences, batches, texts, hidden, stations, blocks)
+        traces.append(passed)
+    return CachedStates(loaded, chain, sequences, batches, texts, hidden, traces, blocks)
 
 
-def _affordable(loaded: LoadedModel, chain: Chain, largest: Padded, batches: int, share: float) -> tuple[int, ...]:
+def _affordable(loaded: LoadedModel, chain: Chain, largest: PaddedBatch, batches: int, share: float) -> tuple[int, ...]:
     """As many evenly spaced blocks as there is memory to keep the inputs of."""
-    each = chain.embedded(largest.ids, largest.attention_mask).nbytes * batches
+    each = chain.first_input(largest.ids, largest.attention_mask).nbytes * batches
     allowed = max(1, int(share * allowed_bytes(loaded)) // each)
     step = -(-len(chain.blocks) // allowed)
     return tuple(range(0, len(chain.blocks), step))

@@ -1,6 +1,6 @@
 """The Hub as somebody's shell has it: the libraries read their environment once, when they are imported, and a daemon lives on.
 
-with reaching(access):
+with hub_access(access):
     ...  # huggingface_hub, transformers and datasets go by `access`
 """
 
@@ -24,7 +24,7 @@ def current_access() -> HubAccess:
 
 
 @contextmanager
-def reaching(access: HubAccess) -> Iterator[None]:
+def hub_access(access: HubAccess) -> Iterator[None]:
     """Reach the Hub as `access` says until the end of the block; what it leaves open is as the environment has it.
 
     The settings are those of the whole process, so two such blocks must not run in two threads at once.
@@ -47,7 +47,7 @@ def reaching(access: HubAccess) -> Iterator[None]:
 
 
 @contextmanager
-def datasets_reaching(package: ModuleType, access: HubAccess) -> Iterator[None]:
+def datasets_access(package: ModuleType, access: HubAccess) -> Iterator[None]:
     """The same for the package `datasets`, which is given because to import it takes a second."""
     downloads = Path(access.datasets_cache or "") / "downloads"
     values = {
@@ -59,7 +59,7 @@ def datasets_reaching(package: ModuleType, access: HubAccess) -> Iterator[None]:
         "DOWNLOADED_DATASETS_PATH": downloads,
         "EXTRACTED_DATASETS_PATH": downloads / "extracted",
     }
-    with reaching(access), _changed(package.config, values):
+    with hub_access(access), _changed(package.config, values):
         yield
 
 

@@ -112,14 +112,14 @@ class WeightStats:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class PartShares:
     """The shares of two disjoint parts of the scoring texts: by tokens and by sequences, each of which add up to one."""
 
     tokens: tuple[float, ...]
     sequences: tuple[float, ...]
 
     @classmethod
-    def of(cls, parts: Sequence[Sequence[TokenSequence]]) -> Parts:
+    def of(cls, parts: Sequence[Sequence[TokenSequence]]) -> PartShares:
         tokens = [sum(sequence.scored_tokens for sequence in part) for part in parts]
         return cls(
             tuple(count / sum(tokens) for count in tokens),
@@ -128,16 +128,16 @@ class Parts:
 
 
 # What statistics of parts can be joined of.
-JOINABLE = Needs.GRADIENT | Needs.FISHER | Needs.TOKEN_FISHER | Needs.INPUTS | Needs.SPIKES
+JOINABLE_NEEDS = Needs.GRADIENT | Needs.FISHER | Needs.TOKEN_FISHER | Needs.INPUTS | Needs.SPIKES
 
 
-def joined(by_part: Sequence[Mapping[str, WeightStats]], parts: Parts) -> dict[str, WeightStats]:
+def joined(by_part: Sequence[Mapping[str, WeightStats]], parts: PartShares) -> dict[str, WeightStats]:
     """The statistics of all texts from those of two parts, dealt in turns, whose tensors are used up."""
     first, second = by_part
     return {name: _joined(stats, second[name], parts) for name, stats in first.items()}
 
 
-def _joined(first: WeightStats, second: WeightStats, parts: Parts) -> WeightStats:
+def _joined(first: WeightStats, second: WeightStats, parts: PartShares) -> WeightStats:
     found: dict[str, Any] = {}
     for name, shares in (
         ("gradient", parts.tokens), ("token_fisher", parts.tokens), ("fisher", parts.sequences)
@@ -177,20 +177,24 @@ class Metric:
         return self.needs.activations
 
     @property
-    def of_spikes(self) -> bool:
+    def down_projections_only(self) -> bool:
         """Whether it ranks the weights of down projections alone."""
         return Needs.SPIKES in self.needs
 
     @property
-    def ranks_only(self) -> str:
+    def restriction(self) -> str:
         """What its weights must be of; empty for a metric that ranks all."""
         return (
-            "down projections" if self.of_spikes else "linear layers in the decoder blocks" if self.linear_only else ""
+            "down projections"
+            if self.down_projections_only
+            else "linear layers in the decoder blocks"
+            if self.linear_only
+            else ""
         )
 
     def ranks(self, stats: WeightStats) -> bool:
         """Whether it ranks the weights that these statistics are of."""
-        if self.of_spikes:
+        if self.down_projections_only:
             return stats.spikes is not None
         return stats.is_linear or not self.linear_only
 
@@ -199,8 +203,8 @@ METRICS: Registry[Metric] = Registry("metric")
 ABLATION = "ablation"
 # Who names the candidates of ablation where nobody else does, in turns. Gradients have two thirds: of the 10 most harmful
 # weights of 155 measured on Gemma 3 270M, 100 candidates hold 10 this way, 9 by equal turns.
-TURNS = ("grad_x_weight", "taylor", "super_weight", "grad_x_weight", "taylor", "magnitude")
-PROPOSERS = tuple(dict.fromkeys(TURNS))
+CANDIDATE_TURNS = ("grad_x_weight", "taylor", "super_weight", "grad_x_weight", "taylor", "magnitude")
+CANDIDATE_METRICS = tuple(dict.fromkeys(CANDIDATE_TURNS))
 
 
 def metric(name: str, formula: str, needs: Needs, source: str) -> Callable[[Score], Score]:

@@ -28,7 +28,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
+class EditContext:
     """What a perturbation may look at beside the chosen values."""
 
     parameter: str
@@ -37,20 +37,20 @@ class Edit:
     generator: Generator
 
 
-Rewrite = Callable[["Tensor", Edit], "Tensor"]
+Rewrite = Callable[["Tensor", EditContext], "Tensor"]
 
 
 @dataclass(frozen=True, slots=True)
 class Perturbation:
     """`rewrite` maps the chosen values of one parameter [n] to what replaces them [n], in any floating dtype.
 
-    With `of_factors` the values are what the layer multiplies by: in a norm that multiplies by 1 + w, 1 + w.
+    With `on_norm_factor` the values are what the layer multiplies by: in a norm that multiplies by 1 + w, 1 + w.
     """
 
     name: str
     rewrite: Rewrite
-    doing: str = "changing"  # as in "zeroing the 10 weights ..."
-    of_factors: bool = False
+    gerund: str = "changing"  # as in "zeroing the 10 weights ..."
+    on_norm_factor: bool = False
 
     @property
     def summary(self) -> str:
@@ -61,30 +61,30 @@ class Perturbation:
 PERTURBATIONS: Registry[Perturbation] = Registry("perturbation")
 
 
-def perturbation(name: str, doing: str, of_factors: bool = False) -> Callable[[Rewrite], Rewrite]:
+def perturbation(name: str, gerund: str, on_norm_factor: bool = False) -> Callable[[Rewrite], Rewrite]:
     """Register a rewriting function under `name`."""
 
     def register(rewrite: Rewrite) -> Rewrite:
-        PERTURBATIONS.add(name, Perturbation(name, rewrite, doing, of_factors))
+        PERTURBATIONS.add(name, Perturbation(name, rewrite, gerund, on_norm_factor))
         return rewrite
 
     return register
 
 
-@perturbation("zero", "zeroing", of_factors=True)
-def zero(old: Tensor, edit: Edit) -> Tensor:
+@perturbation("zero", "zeroing", on_norm_factor=True)
+def zero(old: Tensor, edit: EditContext) -> Tensor:
     """Set each weight to zero."""
     return old.new_zeros(old.shape)
 
 
 @perturbation("mean", "setting to the mean")
-def mean(old: Tensor, edit: Edit) -> Tensor:
+def mean(old: Tensor, edit: EditContext) -> Tensor:
     """Set each weight to the mean of its parameter."""
     return old.new_empty(old.shape).fill_(edit.weight.float().mean())
 
 
 @perturbation("resample", "resampling")
-def resample(old: Tensor, edit: Edit) -> Tensor:
+def resample(old: Tensor, edit: EditContext) -> Tensor:
     """Set each weight to the value of one drawn at random from its parameter."""
     import torch
 
@@ -92,20 +92,20 @@ def resample(old: Tensor, edit: Edit) -> Tensor:
     return edit.weight.reshape(-1)[places.to(old.device)]
 
 
-@perturbation("sign_flip", "flipping the sign of", of_factors=True)
-def sign_flip(old: Tensor, edit: Edit) -> Tensor:
+@perturbation("sign_flip", "flipping the sign of", on_norm_factor=True)
+def sign_flip(old: Tensor, edit: EditContext) -> Tensor:
     """Turn the sign of each weight."""
     return -old
 
 
-@perturbation("scale", "scaling", of_factors=True)
-def scale(old: Tensor, edit: Edit) -> Tensor:
+@perturbation("scale", "scaling", on_norm_factor=True)
+def scale(old: Tensor, edit: EditContext) -> Tensor:
     """Multiply each weight by `--scale-factor`."""
     return (old if old.element_size() == 8 else old.float()) * edit.options.scale_factor
 
 
 @perturbation("gaussian_noise", "adding noise to")
-def gaussian_noise(old: Tensor, edit: Edit) -> Tensor:
+def gaussian_noise(old: Tensor, edit: EditContext) -> Tensor:
     """Add normal noise of `--noise-scale` times the standard deviation of the parameter."""
     deviation = edit.weight.float().std(correction=0) * edit.options.noise_scale
     noise = old.new_empty(old.shape, device="cpu").float().normal_(generator=edit.generator).to(old.device)
@@ -113,7 +113,7 @@ def gaussian_noise(old: Tensor, edit: Edit) -> Tensor:
 
 
 @perturbation("bit_flip", "flipping a bit of")
-def bit_flip(old: Tensor, edit: Edit) -> Tensor:
+def bit_flip(old: Tensor, edit: EditContext) -> Tensor:
     """Flip one bit of each weight as it is stored: `--bit`, or one drawn for each weight.
 
     Bit 0 is the lowest of the mantissa, the highest is the sign. Raises InvalidInput for a bit the dtype has not.
@@ -137,13 +137,13 @@ def bit_flip(old: Tensor, edit: Edit) -> Tensor:
 
 
 @perturbation("quantize", "quantizing")
-def quantize(old: Tensor, edit: Edit) -> Tensor:
+def quantize(old: Tensor, edit: EditContext) -> Tensor:
     """Round each weight to `--bits` bits: symmetric, one step for the whole parameter."""
     levels = 2 ** (edit.options.bits - 1) - 1
     step = edit.weight.float().abs().max() / levels
     return (old.float() / step).round() * step if float(step) else old
 
 
-def placed(values: Mapping[str, Tensor]) -> Perturbation:
+def overwrite_with(values: Mapping[str, Tensor]) -> Perturbation:
     """The perturbation that writes `values` of each parameter [n], as they are, over whatever was chosen there."""
     return Perturbation("place", lambda old, edit: values[edit.parameter].to(old.device))

@@ -53,7 +53,7 @@ _DOWN = "|".join(pattern for pattern, component in _COMPONENT_PATTERNS if compon
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WeightPosition:
     """Where a weight stands: `in_feature` is None in a vector, `expert` None in what is no stack of experts."""
 
     expert: int | None
@@ -117,14 +117,16 @@ class Parameter:
             return start + in_feature * self.out_features + out_feature
         return start + out_feature * self.in_features + in_feature
 
-    def place(self, flat_index: int) -> Place:
+    def place(self, flat_index: int) -> WeightPosition:
         """The reverse of `flat_index`."""
         expert, rest = divmod(flat_index, self.out_features * self.in_features)
         if self.transposed:
             in_feature, out_feature = divmod(rest, self.out_features)
         else:
             out_feature, in_feature = divmod(rest, self.in_features)
-        return Place(None if self.experts is None else expert, out_feature, None if self.is_vector else in_feature)
+        return WeightPosition(
+            None if self.experts is None else expert, out_feature, None if self.is_vector else in_feature
+        )
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ def blocks_path(model: nn.Module) -> str:
     return ""
 
 
-def dissect(model: nn.Module) -> Anatomy:
+def anatomy_of(model: nn.Module) -> Anatomy:
     """The anatomy of a loaded causal language model. Tied parameters count once, under their first name."""
     from cwa_engine.models.norms import norm_offsets
 

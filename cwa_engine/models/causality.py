@@ -55,7 +55,7 @@ def depends_on_batch(model: PreTrainedModel, avoided: Iterable[int] = ()) -> boo
     return _differ(alone, beside, _OTHERWISE)
 
 
-def computed_alone_above(config: PretrainedConfig) -> int | None:
+def unbatched_above_of(config: PretrainedConfig) -> int | None:
     """How many tokens a text may have to be batched with others: longer ones change the positions of the whole batch.
 
     longrope takes other factors for all positions as soon as one text exceeds the length of pretraining.

@@ -134,7 +134,7 @@ class Checkpoint:
 
     def state_dict(self) -> dict[str, Any]:
         """What transformers reads: name -> something whose `[...]` is the tensor. It is asked from several threads."""
-        return {name: _Taking(self, name) for name in self.tensors}
+        return {name: _LazyTensor(self, name) for name in self.tensors}
 
     def take(self, name: str) -> Tensor:
         # In a thread of transformers', which does not know that the loading can be cancelled.
@@ -152,7 +152,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class _Taking:
+class _LazyTensor:
     checkpoint: Checkpoint
     name: str
 

@@ -65,10 +65,7 @@ def trace_norms(loaded: LoadedModel) -> None:
 
 
 def _trace(loaded: LoadedModel) -> _Trace:
-    if "norms_read" not in loaded.memo:
-        loaded.memo["norms_read"] = _traced(loaded)
-    trace: _Trace = loaded.memo["norms_read"]
-    return trace
+    return loaded.facts.once("norms", lambda: _traced(loaded))
 
 
 def _out_features(module: nn.Module) -> int:

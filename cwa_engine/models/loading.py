@@ -17,7 +17,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrain
 from cwa_engine.base.cancellation import check_cancelled
 from cwa_engine.base.errors import InvalidInput, ModelBroken, ModelNotFound
 from cwa_engine.data.tokens import TokenSequence, batched
-from cwa_engine.hub.access import current_access, reaching
+from cwa_engine.hub.access import current_access, hub_access
 from cwa_engine.hub.sources import (
     HubAccess,
     ModelSource,
@@ -29,11 +29,12 @@ from cwa_engine.hub.sources import (
     resolve,
 )
 from cwa_engine.models import causality
-from cwa_engine.models.anatomy import Anatomy, dissect, longest_sequence
+from cwa_engine.models.anatomy import Anatomy, anatomy_of, longest_sequence
 from cwa_engine.models.checkpoint import WEIGHT_DTYPES, Checkpoint, Read, StoredTensor, stored_tensors, weight_files
 from cwa_engine.models.completeness import check_complete, check_finite, files_left_out, refuse_adapter
 from cwa_engine.models.download import snapshot, snapshot_without_weights
 from cwa_engine.models.empty import empty_model
+from cwa_engine.models.facts import Facts
 from cwa_engine.models.failures import named_failures
 from cwa_engine.models.forward import cancel_between_blocks
 from cwa_engine.models.gguf import open_gguf
@@ -59,9 +60,9 @@ class LoadedModel:
     device: torch.device
     dtype: str  # "float32"
     notes: tuple[str, ...] = ()  # what a reader of results must know of how it was loaded
-    alone_above: int | None = None  # tokens: a longer text is computed alone; None: any may be batched with others
+    unbatched_above: int | None = None  # tokens: a longer text is computed alone; None: any may be batched with others
     offload: Offload | None = field(default=None, repr=False)  # where blocks live in CPU memory
-    memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # what was found out about the model
+    facts: Facts = field(default_factory=Facts, repr=False, compare=False)
 
     @property
     def default_batch_size(self) -> int:
@@ -71,7 +72,7 @@ class LoadedModel:
 
     def batched(self, sequences: Sequence[TokenSequence], size: int | None = None) -> list[list[TokenSequence]]:
         """Batches of at most `size` sequences in which each is computed as it would be alone."""
-        return batched(sequences, size or self.default_batch_size, self.alone_above)
+        return batched(sequences, size or self.default_batch_size, self.unbatched_above)
 
     def with_parameters(self, names: Iterable[str]) -> LoadedModel:
         """The same model with only these parameters in view, for ranking and controls."""
@@ -118,15 +119,15 @@ def load_model(
     access = access.filled_in() if access else current_access()
     source, revision = _source(name, revision)
     target = torch_device(device)
-    with reaching(access), named_failures(source, revision, access):
+    with hub_access(access), named_failures(source, revision, access):
         before = fingerprint(source)
         stored = _stored_model(source, revision, access, say, read, trust_remote_code)
         empty = empty_model(stored.config, _torch_dtype(dtype, target, stored.tensors), trust_remote_code)
         _refuse_more_than_stored(name, empty, stored.tensors)
         make_room(weights_bytes(empty))
         model, notes = _causal_model(name, empty, stored.tensors, stored.tokenizer, read)
-        alone_above, on_batches = _batching(model, stored.tokenizer)
-        anatomy = dissect(model)
+        unbatched_above, on_batches = _batching(model, stored.tokenizer)
+        anatomy = anatomy_of(model)
         offloaded = _placed(model, anatomy, target, offload)
         files = stored.hashes()
         if fingerprint(source) != before:
@@ -141,7 +142,7 @@ def load_model(
             device=target,
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
             notes=tuple(filter(None, (*stored.notes, *notes, on_batches, _on_norms(anatomy)))),
-            alone_above=alone_above,
+            unbatched_above=unbatched_above,
             offload=offloaded,
         )
 
@@ -235,7 +236,7 @@ def _batching(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tup
     """(tokens above which a text is computed alone, a note where that is so)"""
     if causality.depends_on_batch(model, tokenizer.all_special_ids):
         return 0, "every text is computed alone: this model's logits depend on the longest text of a batch"
-    limit = causality.computed_alone_above(model.config)
+    limit = causality.unbatched_above_of(model.config)
     if limit is None or limit >= (longest_sequence(model) or limit):
         return None, ""
     return limit, f"texts of more than {limit:,} tokens are computed alone: they change the positions of a whole batch"
@@ -256,14 +257,17 @@ def _plain_config(folder: Path, **options: Any) -> tuple[PretrainedConfig, Setti
     return config, take_settings(config, folder)
 
 
-def blueprint(
+def load_without_weights(
     name: str, revision: str | None, access: HubAccess, trust_remote_code: bool = False
 ) -> tuple[ModelSource, PretrainedConfig, PreTrainedTokenizerBase]:
-    """What a model can be sketched from; no weights are read or downloaded. Raises what `load_model` raises."""
+    """Where a model comes from, its config and its tokenizer; no weights are read or downloaded.
+
+    Raises what `load_model` raises.
+    """
     source, revision = _source(name, revision)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     access = access.filled_in()
-    with reaching(access), named_failures(source, revision, access):
+    with hub_access(access), named_failures(source, revision, access):
         if source.kind is SourceKind.GGUF:
             opened = _of_gguf(source)
             return source, opened.config, opened.tokenizer

@@ -14,12 +14,14 @@ class Offload:
     """Keeps the blocks of a model in CPU memory, everything else on the device.
 
     A block is brought to the device when it is called, and its copy there is given up when it has been, or at the end of
-    `held`. What is written to a weight at rest is written to the one in CPU memory.
+    `on_device`. What is written to a weight at rest is written to the one in CPU memory.
     """
 
     def __init__(self, model: nn.Module, blocks: list[nn.Module], device: torch.device) -> None:
         self.device = device
-        self._at_home: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}  # of blocks that are away: (tensor, its data)
+        self._host_data: dict[
+            nn.Module, list[tuple[Tensor, Tensor]]
+        ] = {}  # of blocks that are away: (tensor, its data)
         self._held: set[nn.Module] = set()
         inside = {id(tensor) for block in blocks for tensor in _tensors(block)}
         for tensor in _tensors(model):
@@ -38,31 +40,31 @@ class Offload:
         return tensor.to("cpu")
 
     @contextmanager
-    def held(self, block: nn.Module) -> Iterator[None]:
+    def on_device(self, block: nn.Module) -> Iterator[None]:
         """The block stays on the device until the end, however often it is called."""
-        self._bring(block)
+        self._load(block)
         self._held.add(block)
         try:
             yield
         finally:
             self._held.discard(block)
-            self._give_up(block)
+            self._unload(block)
 
     def _before(self, block: nn.Module, args: Any) -> None:
-        self._bring(block)
+        self._load(block)
 
     def _after(self, block: nn.Module, args: Any, output: Any) -> None:
         if block not in self._held:
-            self._give_up(block)
+            self._unload(block)
 
-    def _bring(self, block: nn.Module) -> None:
-        if block not in self._at_home:
-            self._at_home[block] = [(tensor, tensor.data) for tensor in _tensors(block)]
+    def _load(self, block: nn.Module) -> None:
+        if block not in self._host_data:
+            self._host_data[block] = [(tensor, tensor.data) for tensor in _tensors(block)]
             for tensor in _tensors(block):
                 tensor.data = self.to_device(tensor.data)
 
-    def _give_up(self, block: nn.Module) -> None:
-        for tensor, data in self._at_home.pop(block, ()):
+    def _unload(self, block: nn.Module) -> None:
+        for tensor, data in self._host_data.pop(block, ()):
             tensor.data = data
 
 

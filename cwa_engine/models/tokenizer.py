@@ -19,7 +19,7 @@ from cwa_engine.base.cancellation import check_cancelled
 from cwa_engine.base.errors import ModelBroken
 from cwa_engine.hub.sources import ModelSource
 from cwa_engine.models.model_files import read_json
-from cwa_engine.models.tokenizer_trial import complaint
+from cwa_engine.models.tokenizer_trial import tokenizer_problem
 from cwa_engine.models.vocabulary_file import (
     is_sentencepiece,
     is_tiktoken,
@@ -76,7 +76,7 @@ def _stored(source: ModelSource, folder: Path) -> Tokenizer:
             f"{STORED} of {source.name} cannot be read: {why}", hint="download it, or save the tokenizer, again"
         )
 
-    if why := complaint(folder / STORED, [*_sample(), _REPEATED], check_cancelled):
+    if why := tokenizer_problem(folder / STORED, [*_sample(), _REPEATED], check_cancelled):
         raise refused(why)
     try:
         return Tokenizer.from_file(str(folder / STORED))

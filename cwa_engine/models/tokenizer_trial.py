@@ -22,7 +22,7 @@ _LOOK_S = 0.1  # between two questions whether the trial is still wanted
 _fine: set[tuple[str, int, int]] = set()  # path, size and time of change; a trial takes as long as reading the file
 
 
-def complaint(path: Path, texts: Sequence[str], check: Callable[[], None]) -> str:
+def tokenizer_problem(path: Path, texts: Sequence[str], check: Callable[[], None]) -> str:
     """What goes wrong where a tokenizer is read and splits these texts; empty where nothing does.
 
     `check` is called now and then, and may raise to end the trial. A file in which nothing did is not tried again.

@@ -7,12 +7,9 @@ spikes.csv · spike_removal.csv
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
 import platform
@@ -27,6 +24,7 @@ from cwa_engine import __version__
 from cwa_engine.base.files import is_abandoned, scratch_path, sync_folder, write_synced
 from cwa_engine.records.checksums import SUMS, sums_text
 from cwa_engine.records.summary import damage_groups, numbers_of, spikes_of, stability_means
+from cwa_engine.records.tables import Row, Table, fidelity_table
 from cwa_engine.rows import (
     SHOWN,
     Ablation,
@@ -35,7 +33,6 @@ from cwa_engine.rows import (
     CriticalSetStep,
     DamagePoint,
     Interaction,
-    Prediction,
     RunResult,
     SequenceNll,
     Spike,
@@ -146,9 +143,7 @@ def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
 
 def fidelity_csv(result: RunResult) -> bytes:
     """A line for each sampled unit, with a column for each metric's score."""
-    fixed = [f.name for f in dataclasses.fields(Prediction) if f.name != "scores"]
-    columns = [*fixed, *(f"score_{fidelity.metric}" for fidelity in result.fidelity)]
-    return _csv(columns, ([*(getattr(row, name) for name in fixed), *row.scores] for row in result.predictions))
+    return fidelity_table(fidelity.metric for fidelity in result.fidelity).to_bytes(result.predictions)
 
 
 def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
@@ -221,17 +216,8 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _table(kind: type, rows: Iterable[Any]) -> bytes:
-    columns = [f.name for f in dataclasses.fields(kind)]
-    return _csv(columns, ([getattr(row, name) for name in columns] for row in rows))
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)  # floats by repr: the shortest text that reads back as the same number
-    return text.getvalue().encode()
+def _table(kind: type[Row], rows: Iterable[Row]) -> bytes:
+    return Table("", kind).to_bytes(rows)
 
 
 def _json(value: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from cwa_tui.cli.parameters import Json
 keys_app = typer.Typer(help="Keys for connections from other machines.", invoke_without_command=True)
 hosts_app = typer.Typer(help="Daemons on other machines, for `cwtool --host NAME`.", invoke_without_command=True)
 
-Role = StrEnum("Role", ["viewer", "runner", "admin"])  # as `cwa_daemon.roles`, which takes a while to import
+Role = StrEnum("Role", ["viewer", "runner", "admin"])  # as `cwa_daemon.base.roles`, which takes a while to import
 Name = Annotated[str, typer.Argument(help="Whose it is.")]
 PublicKey = Annotated[str, typer.Argument(help="40 characters, as `cwtool daemon keys` shows them.")]
 
@@ -22,8 +22,8 @@ PublicKey = Annotated[str, typer.Argument(help="40 characters, as `cwtool daemon
 def show_keys(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand:
         return
-    from cwa_daemon.keys import allowed, own_pair
-    from cwa_daemon.settings import Settings
+    from cwa_daemon.base.keys import allowed, own_pair
+    from cwa_daemon.base.settings import Settings
 
     public, others = own_pair(Settings()).public, allowed(Settings())
     if as_json:
@@ -38,8 +38,8 @@ def show_keys(context: typer.Context, as_json: Json = False) -> None:
 @keys_app.command("new")
 def new(force: Annotated[bool, typer.Option("--force", help="Replace the keys there are.")] = False) -> None:
     """Make your keys, and show the public one."""
-    from cwa_daemon.keys import make_pair
-    from cwa_daemon.settings import Settings
+    from cwa_daemon.base.keys import make_pair
+    from cwa_daemon.base.settings import Settings
 
     show(make_pair(Settings(), force).public)
 
@@ -51,8 +51,8 @@ def allow(
     role: Annotated[Role, typer.Option(help="What it may do: see, also run its own jobs, or all.")] = Role.runner,
 ) -> None:
     """Let a client connect from another machine; holds at once. Once more for the same name: with another role or key."""
-    from cwa_daemon import keys, roles
-    from cwa_daemon.settings import Settings
+    from cwa_daemon.base import keys, roles
+    from cwa_daemon.base.settings import Settings
 
     keys.allow(Settings(), name, public_key, roles.Role(role))
     show(f"{name} may connect as {role}")
@@ -61,8 +61,8 @@ def allow(
 @keys_app.command("revoke")
 def revoke(name: Name) -> None:
     """Shut a client out; holds at once."""
-    from cwa_daemon import keys
-    from cwa_daemon.settings import Settings
+    from cwa_daemon.base import keys
+    from cwa_daemon.base.settings import Settings
 
     keys.revoke(Settings(), name)
     show(f"{name} may not connect any more")
@@ -72,8 +72,8 @@ def revoke(name: Name) -> None:
 def show_hosts(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand:
         return
-    from cwa_daemon.keys import hosts
-    from cwa_daemon.settings import Settings
+    from cwa_daemon.base.keys import hosts
+    from cwa_daemon.base.settings import Settings
 
     known = hosts(Settings())
     if as_json:
@@ -86,8 +86,8 @@ def show_hosts(context: typer.Context, as_json: Json = False) -> None:
 @hosts_app.command("add")
 def add(name: Name, address: Annotated[str, typer.Argument(help="tcp://HOST:PORT")], public_key: PublicKey) -> None:
     """Remember a daemon on another machine."""
-    from cwa_daemon.keys import add_host
-    from cwa_daemon.settings import Settings
+    from cwa_daemon.base.keys import add_host
+    from cwa_daemon.base.settings import Settings
 
     add_host(Settings(), name, address, public_key)
     show(f"`cwtool --host {name} ...` goes to {address}")
@@ -96,8 +96,8 @@ def add(name: Name, address: Annotated[str, typer.Argument(help="tcp://HOST:PORT
 @hosts_app.command("remove")
 def remove(name: Name) -> None:
     """Forget a daemon."""
-    from cwa_daemon.keys import remove_host
-    from cwa_daemon.settings import Settings
+    from cwa_daemon.base.keys import remove_host
+    from cwa_daemon.base.settings import Settings
 
     remove_host(Settings(), name)
     show(f"{name} is forgotten")

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from cwa_daemon import client, doctor
-from cwa_daemon.bundle import redact
-from cwa_daemon.lifecycle import running_pid
-from cwa_daemon.settings import Settings
+from cwa_daemon import client
+from cwa_daemon.admin import doctor
+from cwa_daemon.admin.bundle import redact
+from cwa_daemon.base.address import running_pid
+from cwa_daemon.base.settings import Settings
 from tests.conftest import CWTOOL, SHORT, CommandLine
 
 

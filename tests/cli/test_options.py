@@ -120,7 +120,7 @@ def specs() -> st.SearchStrategy[RunSpec]:
             "output": st.none() | st.just(Path("/results/here it is")),
         }
     )
-    return fields.map(lambda given: RunSpec(**given))
+    return fields.map(RunSpec.model_validate)
 
 
 @settings(max_examples=150, deadline=None)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import AsyncClient, Client
-from cwa_daemon.settings import Settings
 from cwa_engine import __version__
 from cwa_engine.base.errors import DaemonUnreachable, NotGreeted
 from tests.conftest import LONG, CommandLine
@@ -84,7 +84,7 @@ async def test_a_daemon_that_ends_between_its_greeting_and_the_question_is_follo
             raise NotGreeted("a connection begins with hello")
         return {"version": __version__, "names": ["gpt2"]}
 
-    monkeypatch.setattr(client, "_ask", ask)
+    monkeypatch.setattr(client._connection, "_ask", ask)
     assert await client.unload("gpt2") == ["gpt2"]
     assert asked == ["unload", "hello", "unload", "hello", "unload"]
     await client.close()

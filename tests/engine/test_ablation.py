@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from cwa_engine.base import events
 from cwa_engine.base.errors import Cancelled, InvalidInput, RunFailed
+from cwa_engine.damage.cases import zeroed_together
 from cwa_engine.damage.copies import Zeroed, owners_of, zeroed_in_copies
 from cwa_engine.damage.patch import patched
 from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.methods.metrics import Needs
 from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.pipeline import analyze
-from cwa_engine.questions import ablation
 from cwa_engine.questions.ablation import ablate
 from cwa_engine.questions.critical_set import smallest_set
 from cwa_engine.questions.race import chances, race, survivors
@@ -210,7 +210,7 @@ def test_the_smallest_set_is_found_as_by_trying_every_pair(learnt: Any) -> None:
     intact = evaluate(learnt, sequences, 1).nll
 
     def ratio(units: Any) -> float:
-        with ablation.zeroed_together(learnt, units):
+        with zeroed_together(learnt, units):
             return math.exp(evaluate(learnt, sequences, 1).nll - intact)
 
     alone = max(ratio([unit]) for unit in pool)

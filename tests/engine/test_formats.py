@@ -210,7 +210,8 @@ def test_the_column_of_texts_is_the_usual_one_or_the_one_asked_for_and_that_is_s
     assert said(path) == ["the texts of a.json are read from 'sentence'"]
     assert read(path, column="title") == ["t"]
     assert said(path, "title") == []
-    assert "has no column 'titel', but: id, title, article, sentence; did you mean 'title'?" in refusal(path, "titel")
+    wrong = "titel"  # codespell:ignore titel
+    assert f"has no column '{wrong}', but: id, title, article, sentence; did you mean 'title'?" in refusal(path, wrong)
     only = written(tmp_path / "a.jsonl", '{"n": 1, "review": "good", "tags": ["a"]}')
     assert read(only) == ["good"] and said(only) == ["the texts of a.jsonl are read from 'review'"]
     assert "but: a, b" in refusal(written(tmp_path / "a.jsonl", '{"a": "x", "b": "y"}'))

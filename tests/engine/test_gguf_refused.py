@@ -15,7 +15,7 @@ import torch
 
 from cwa_engine.base.errors import InvalidInput, ModelBroken
 from cwa_engine.hub.sources import HubAccess
-from cwa_engine.models.loading import blueprint, load_model
+from cwa_engine.models.loading import load_model, load_without_weights
 from tests.gguf_files import FAMILIES, pieces_vocabulary, tiny, write_family
 
 LLAMA = FAMILIES["llama"]
@@ -36,7 +36,7 @@ def refusal(path: Path) -> str:
     with pytest.raises(ModelBroken) as loading:
         load_model(str(path))
     with pytest.raises(ModelBroken) as planning:
-        blueprint(str(path), None, HubAccess())
+        load_without_weights(str(path), None, HubAccess())
     assert planning.value.message == loading.value.message
     assert loading.value.hint, "no word on what to do"
     return f"{loading.value.message} | {loading.value.hint}"

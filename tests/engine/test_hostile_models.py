@@ -26,7 +26,7 @@ from cwa_engine.base.errors import Cancelled, ModelBroken, ModelNotFound, OutOfM
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.machine.memory_limit import memory_limit
 from cwa_engine.models.checkpoint import stored_tensors
-from cwa_engine.models.loading import blueprint, load_model
+from cwa_engine.models.loading import load_model, load_without_weights
 from tests.models import edit_json, save_tiny
 
 Spoil = Callable[[Path], object]
@@ -38,6 +38,10 @@ MOST_BYTES = 600_000_000
 def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is imported with the first model counts as nobody's memory."""
     load_model(str(save_tiny("gpt2", tmp_path_factory.mktemp("warm"))))
+
+
+def take_memory(size: int) -> None:
+    torch.ones(10**8)
 
 
 def sparse(path: Path, size: int, content: bytes = b"") -> None:
@@ -203,7 +207,7 @@ def test_a_plan_refuses_them_as_well(kind: str, tmp_path: Path, within: None) ->
     folder = save_tiny("llama", tmp_path / "m")
     spoil(folder)
     with pytest.raises(ModelBroken, match=said):
-        blueprint(str(folder), None, HubAccess(offline=True))
+        load_without_weights(str(folder), None, HubAccess(offline=True))
 
 
 def test_a_table_of_masks_that_no_memory_could_hold_is_refused(tmp_path: Path, within: None) -> None:
@@ -259,7 +263,7 @@ def test_a_pickle_that_is_mapped_counts_once(tmp_path: Path) -> None:
 def test_a_load_that_takes_more_than_it_may_is_out_of_memory(tmp_path: Path) -> None:
     folder = save_tiny("llama", tmp_path / "m")
     with memory_limit(50_000_000), pytest.raises(OutOfMemory):
-        load_model(str(folder), make_room=lambda size: torch.ones(10**8))
+        load_model(str(folder), make_room=take_memory)
     load_model(str(folder))
 
 

@@ -10,22 +10,22 @@ from cwa_engine.models.gguf.keys import Keys
 from cwa_engine.models.gguf.layouts import (
     Heads,
     Layout,
-    Origin,
+    TensorSource,
     key_rows,
     of,
-    one_above_the_other,
     paired_key_rows,
     paired_keys,
     paired_queries,
     paired_query_rows,
     query_rows,
+    stacked,
     value_rows,
 )
 from cwa_engine.models.gguf.rope import Rope
 
 # A parameter, with "*" for the block's number and without .weight or .bias where its tensors end the same -> the tensor it
 # is, or the ways it is made in.
-Table = Mapping[str, "str | tuple[Origin, ...]"]
+Table = Mapping[str, "str | tuple[TensorSource, ...]"]
 
 NO_HEADS = Heads(1, 1)  # for architectures whose tensors are laid out without regard to them
 GATED_MLP = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
@@ -47,24 +47,26 @@ class Architecture:
     assumed: str = ""
 
 
-def in_blocks(path: str, table: Table, blocks: str = "blk") -> dict[str, str | tuple[Origin, ...]]:
+def in_blocks(path: str, table: Table, blocks: str = "blk") -> dict[str, str | tuple[TensorSource, ...]]:
     """The entries of one block, for every block: `path` is the list of blocks in transformers."""
 
-    def numbered(way: str | tuple[Origin, ...]) -> str | tuple[Origin, ...]:
+    def numbered(way: str | tuple[TensorSource, ...]) -> str | tuple[TensorSource, ...]:
         if isinstance(way, str):
             return f"{blocks}.*.{way}"
-        return tuple(Origin(tuple(f"{blocks}.*.{t}" for t in made.tensors), made.layout, made.whole) for made in way)
+        return tuple(
+            TensorSource(tuple(f"{blocks}.*.{t}" for t in made.tensors), made.layout, made.whole) for made in way
+        )
 
     return {f"{path}.*.{parameter}": numbered(way) for parameter, way in table.items()}
 
 
-def attention(output: str = "o_proj", paired: bool = False) -> dict[str, str | tuple[Origin, ...]]:
+def attention(output: str = "o_proj", paired: bool = False) -> dict[str, str | tuple[TensorSource, ...]]:
     """Projections of a block, of tensors apart or of one that holds queries, keys and values.
 
     `paired` where llama.cpp rotates consecutive features and transformers halves of a head.
     """
 
-    def either(tensor: str, layout: Layout | None, rows: Layout) -> tuple[Origin, ...]:
+    def either(tensor: str, layout: Layout | None, rows: Layout) -> tuple[TensorSource, ...]:
         return of(tensor, by=layout) + of("attn_qkv", by=rows, whole=False)
 
     return {
@@ -75,10 +77,10 @@ def attention(output: str = "o_proj", paired: bool = False) -> dict[str, str | t
     }
 
 
-def experts(path: str = "mlp.experts") -> dict[str, str | tuple[Origin, ...]]:
+def experts(path: str = "mlp.experts") -> dict[str, str | tuple[TensorSource, ...]]:
     """A stack of experts, gate above up."""
     return {
-        f"{path}.gate_up_proj": of("ffn_gate_exps.weight", "ffn_up_exps.weight", by=one_above_the_other),
+        f"{path}.gate_up_proj": of("ffn_gate_exps.weight", "ffn_up_exps.weight", by=stacked),
         f"{path}.down_proj": of("ffn_down_exps.weight"),
     }
 
@@ -90,7 +92,7 @@ def expert_width(keys: Keys) -> int:
     return width
 
 
-def decoder(block: Table, norm: str = "model.norm") -> dict[str, str | tuple[Origin, ...]]:
+def decoder(block: Table, norm: str = "model.norm") -> dict[str, str | tuple[TensorSource, ...]]:
     """The names that most models of transformers have outside and before their blocks."""
     ends = {"model.embed_tokens": "token_embd", norm: "output_norm", "lm_head": "output"}
     return {**ends, **in_blocks("model.layers", block)}

@@ -24,7 +24,7 @@ Layout = Callable[[Sequence[Tensor], Heads], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class TensorSource:
     """A parameter is made of these tensors in this way. `whole` says that all their numbers go into it."""
 
     tensors: tuple[str, ...]
@@ -32,9 +32,9 @@ class Origin:
     whole: bool = True
 
 
-def of(*tensors: str, by: Layout | None = None, whole: bool = True) -> tuple[Origin, ...]:
+def of(*tensors: str, by: Layout | None = None, whole: bool = True) -> tuple[TensorSource, ...]:
     """The only way in which a parameter is made. Ways are joined by `+`: the first whose tensors are there is taken."""
-    return (Origin(tensors, by, whole),)
+    return (TensorSource(tensors, by, whole),)
 
 
 def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
@@ -86,7 +86,7 @@ def grouped_qkv(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
     return torch.cat(groups, dim=1).reshape(tensors[0].shape)
 
 
-def less_one(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+def minus_one(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
     """llama.cpp stores what the norm multiplies by, transformers that less one."""
     return tensors[0].float() - 1
 
@@ -111,21 +111,21 @@ def log_of_negative(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
     return torch.log(-tensors[0].float())
 
 
-def one_above_the_other(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+def stacked(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
     """[out, in] of several as one: gate and up."""
     return torch.cat(list(tensors), dim=-2)
 
 
-def experts_turned(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+def experts_transposed(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
     """[experts, out, in] as [experts, in, out]."""
     return tensors[0].transpose(1, 2).contiguous()
 
 
-def alternating(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+def interleaved(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
     """Gate and up of [experts, out, in] as [experts, in, 2 out], their features by turns: gpt-oss."""
     return torch.stack(list(tensors), dim=2).flatten(1, 2).transpose(1, 2).contiguous()
 
 
-def alternating_biases(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
+def interleaved_biases(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
     """Gate and up of [experts, out] as [experts, 2 out], their features by turns."""
     return torch.stack(list(tensors), dim=2).flatten(1, 2)

@@ -17,7 +17,7 @@ from cwa_engine.models.checkpoint import StoredTensor
 from cwa_engine.models.gguf.description import Architecture
 from cwa_engine.models.gguf.file import GgufFile, GgufTensor
 from cwa_engine.models.gguf.keys import Keys
-from cwa_engine.models.gguf.layouts import Heads, Origin
+from cwa_engine.models.gguf.layouts import Heads, TensorSource
 
 
 def stored_parameters(model: PreTrainedModel, architecture: Architecture, keys: Keys) -> dict[str, StoredTensor]:
@@ -80,7 +80,7 @@ def _wanted(model: PreTrainedModel) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **buffers}
 
 
-def _ways(name: str, architecture: Architecture, model: PreTrainedModel) -> tuple[Origin, ...]:
+def _ways(name: str, architecture: Architecture, model: PreTrainedModel) -> tuple[TensorSource, ...]:
     """The ways to make a parameter, for its own block."""
     block = re.search(r"\.(\d+)\.", name)
     pattern = f"{name[: block.start(1)]}*{name[block.end(1) :]}" if block else name
@@ -98,11 +98,11 @@ def _ways(name: str, architecture: Architecture, model: PreTrainedModel) -> tupl
     def own(tensor: str) -> str:
         return f"{tensor}{ending}".replace("*", number)
 
-    made = (Origin((way,)),) if isinstance(way, str) else way
-    return tuple(Origin(tuple(own(tensor) for tensor in one.tensors), one.layout, one.whole) for one in made)
+    made = (TensorSource((way,)),) if isinstance(way, str) else way
+    return tuple(TensorSource(tuple(own(tensor) for tensor in one.tensors), one.layout, one.whole) for one in made)
 
 
-def _stored(name: str, shape: tuple[int, ...], made: Origin, heads: Heads, file: GgufFile) -> StoredTensor:
+def _stored(name: str, shape: tuple[int, ...], made: TensorSource, heads: Heads, file: GgufFile) -> StoredTensor:
     tensors = [file.tensors[tensor] for tensor in made.tensors]
     _check_shape(name, shape, made, tensors, file)
 
@@ -118,7 +118,7 @@ def _stored(name: str, shape: tuple[int, ...], made: Origin, heads: Heads, file:
 
 
 def _check_shape(
-    name: str, shape: tuple[int, ...], made: Origin, tensors: Sequence[GgufTensor], file: GgufFile
+    name: str, shape: tuple[int, ...], made: TensorSource, tensors: Sequence[GgufTensor], file: GgufFile
 ) -> None:
     """What can be told before anything is read. Axes of length 1 come and go."""
     numbers, needed = sum(math.prod(tensor.shape) for tensor in tensors), math.prod(shape)

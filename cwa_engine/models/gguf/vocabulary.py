@@ -24,7 +24,8 @@ _OTHERS = ("model", "pre", "add_space_prefix", "add_bos_token", "add_eos_token")
 _FALSE = ("add_sep_token", "remove_extra_whitespaces", "escape_whitespaces")  # nothing where they are false
 # Of generation, of other tasks, and of tokens that are in the vocabulary by name as well.
 _WITHOUT_EFFECT = re.compile(
-    r"(eot|eom|fim_\w+|prefix|suffix|middle|fsep|mask|cls|seperator|sep)_token_id|suppress_tokens|token_type_count"
+    r"(eot|eom|fim_\w+|prefix|suffix|middle|fsep|mask|cls|sep"
+    r"|seperator)_token_id|suppress_tokens|token_type_count"  # codespell:ignore seperator
 )
 _NO_UTF8 = re.compile("[\ud800-\udfff]")  # what reading the header makes of bytes that are no UTF-8
 

@@ -21,17 +21,17 @@ from cwa_engine.models.gguf.description import (
     sizes,
 )
 from cwa_engine.models.gguf.keys import Keys
-from cwa_engine.models.gguf.layouts import less_one, of
+from cwa_engine.models.gguf.layouts import minus_one, of
 from cwa_engine.models.gguf.rope import Rope, plain_rope, rope
 
 _LARGEST = {"gemma2": 46, "gemma3": 62}  # blocks of the 27B models, which scale queries by their width over their heads
 
 
 def _norms(**norms: str) -> Table:
-    return {f"{name}.weight": of(f"{tensor}.weight", by=less_one) for name, tensor in norms.items()}
+    return {f"{name}.weight": of(f"{tensor}.weight", by=minus_one) for name, tensor in norms.items()}
 
 
-_ENDS: Table = {"model.norm.weight": of("output_norm.weight", by=less_one)}
+_ENDS: Table = {"model.norm.weight": of("output_norm.weight", by=minus_one)}
 _FIRST: Table = _norms(input_layernorm="attn_norm", post_attention_layernorm="ffn_norm")
 _SANDWICH: Table = _norms(
     input_layernorm="attn_norm",

@@ -24,7 +24,7 @@ from cwa_engine.models.gguf.description import (
     sizes,
 )
 from cwa_engine.models.gguf.keys import Keys
-from cwa_engine.models.gguf.layouts import less_one, of, one_above_the_other
+from cwa_engine.models.gguf.layouts import minus_one, of, stacked
 from cwa_engine.models.gguf.rope import Rope, plain_rope, rope
 
 _NORMS: Table = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
@@ -135,7 +135,7 @@ def granitemoe(keys: Keys) -> Architecture:
     block = {**attention(paired=True), **_NORMS, **experts(f"{mixture}.experts"), f"{mixture}.router": "ffn_gate_inp"}
     if shared:
         fields["shared_intermediate_size"] = shared
-        above = of("ffn_gate_shexp.weight", "ffn_up_shexp.weight", by=one_above_the_other)
+        above = of("ffn_gate_shexp.weight", "ffn_up_shexp.weight", by=stacked)
         block |= {"shared_mlp.input_linear.weight": above, "shared_mlp.output_linear": "ffn_down_shexp"}
     return Architecture(f"granitemoe{'shared' * bool(shared)}", fields, decoder(block), heads_of(keys), (rotary,))
 
@@ -191,9 +191,9 @@ def nemotron(keys: Keys) -> Architecture:
     keys.ignore("attention.layer_norm_rms_epsilon")  # the converter says the same epsilon twice
     fields = sizes(keys) | attention_sizes(keys) | _biases(keys)
     fields |= {"norm_eps": keys["attention.layer_norm_epsilon"], "rope_parameters": rotary.parameters}
-    norms = {f"{name}.weight": of(f"{tensor}.weight", by=less_one) for name, tensor in _NORMS.items()}
+    norms = {f"{name}.weight": of(f"{tensor}.weight", by=minus_one) for name, tensor in _NORMS.items()}
     block = {**attention(), **_NORMS, **norms, "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-    table = decoder(block) | {"model.norm.weight": of("output_norm.weight", by=less_one)}
+    table = decoder(block) | {"model.norm.weight": of("output_norm.weight", by=minus_one)}
     return Architecture("nemotron", fields, table, heads_of(keys), (rotary,))
 
 

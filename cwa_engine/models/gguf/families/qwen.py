@@ -24,7 +24,7 @@ from cwa_engine.models.gguf.description import (
     sizes,
 )
 from cwa_engine.models.gguf.keys import Keys
-from cwa_engine.models.gguf.layouts import alternating, alternating_biases, experts_turned, of, row
+from cwa_engine.models.gguf.layouts import experts_transposed, interleaved, interleaved_biases, of, row
 from cwa_engine.models.gguf.rope import rope
 
 _NORMS: Table = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
@@ -116,9 +116,9 @@ def gpt_oss(keys: Keys) -> Architecture:
         "post_attention_layernorm": "post_attention_norm",
         "self_attn.sinks": of("attn_sinks.weight"),
         "mlp.router": "ffn_gate_inp",
-        "mlp.experts.gate_up_proj": of("ffn_gate_exps.weight", "ffn_up_exps.weight", by=alternating),
-        "mlp.experts.gate_up_proj_bias": of("ffn_gate_exps.bias", "ffn_up_exps.bias", by=alternating_biases),
-        "mlp.experts.down_proj": of("ffn_down_exps.weight", by=experts_turned),
+        "mlp.experts.gate_up_proj": of("ffn_gate_exps.weight", "ffn_up_exps.weight", by=interleaved),
+        "mlp.experts.gate_up_proj_bias": of("ffn_gate_exps.bias", "ffn_up_exps.bias", by=interleaved_biases),
+        "mlp.experts.down_proj": of("ffn_down_exps.weight", by=experts_transposed),
         "mlp.experts.down_proj_bias": of("ffn_down_exps.bias"),
     }
     return Architecture("gpt_oss", fields, decoder(block), heads_of(keys), (rotary,))
