@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import TypeGuard
 
 NOT_FINITE = "beyond a float"
 STATE_STYLES = {
@@ -62,9 +63,14 @@ def ago(moment: float | None, now: float | None = None) -> str:
     return f"{seconds} s ago" if seconds < 60 else f"{duration(seconds)} ago"
 
 
+def is_known(value: float | None) -> TypeGuard[float]:
+    """Whether a figure is there and finite: what came over the wire has None for one that is not."""
+    return value is not None and math.isfinite(value)
+
+
 def perplexity(value: float | None) -> str:
     """`17.86`, `23,411`, `1.2e+08`. What is not finite, None or nan, is beyond a float."""
-    if value is None or not math.isfinite(value):
+    if not is_known(value):
         return NOT_FINITE
     if value >= 1e7:
         return f"{value:.3g}"
@@ -78,7 +84,7 @@ def is_worse_than_guessing(nll: float, vocabulary: int) -> bool:
 
 def ratio(value: float | None) -> str:
     """`x4.62`, `x1.0000` beside one, `x181,724` far from it."""
-    if value is None:
+    if not is_known(value):
         return "-"
     if value >= 1e7:
         return f"x{value:.2g}"
@@ -89,12 +95,12 @@ def ratio(value: float | None) -> str:
 
 def delta(value: float | None) -> str:
     """A change in nats per token, with its sign: `+1.5314`."""
-    return "-" if value is None else f"{value:+.4f}"
+    return f"{value:+.4f}" if is_known(value) else "-"
 
 
 def interval(low: float | None, high: float | None) -> str:
     """`[+1.3318, +1.7153]`."""
-    return "-" if low is None or high is None else f"[{low:+.4f}, {high:+.4f}]"
+    return f"[{low:+.4f}, {high:+.4f}]" if is_known(low) and is_known(high) else "-"
 
 
 def clock(seconds: float | None) -> str:
@@ -131,7 +137,7 @@ def progress(stage: str, done: int, total: int, width: int, unit: str = "", wide
 
 def number(value: float | None) -> str:
     """Four significant digits, for values of any size. What is not finite, None or nan, is beyond a float."""
-    return f"{value:.4g}" if value is not None and math.isfinite(value) else NOT_FINITE
+    return f"{value:.4g}" if is_known(value) else NOT_FINITE
 
 
 def short_delta(value: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from cwa_daemon.protocol import JobView, StatusView
 from cwa_engine.base.errors import CwaError, DaemonUnreachable
-from cwa_engine.base.event_reader import from_plain
+from cwa_engine.base.plain import from_plain
 from cwa_engine.rows import TopWeight
 from cwa_engine.spec import RunSpec
 from cwa_tui.events import read_job_event

@@ -13,7 +13,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cwa_engine import __version__
-from cwa_engine.base.files import is_abandoned, scratch_path, sync_folder, write_synced
+from cwa_engine.base.files import is_abandoned, write_folder
 from cwa_engine.records.checksums import SUMS, sums_text
 from cwa_engine.records.summary import damage_groups, numbers_of, spikes_of, stability_means
 from cwa_engine.records.tables import Row, Table, fidelity_table
@@ -75,17 +74,8 @@ class RunRecord:
 
 
 def write_run(folder: Path, record: RunRecord) -> None:
-    """Write the run's folder under a temporary name, flush it to disk, then rename it: it is there whole or not at all."""
-    scratch = scratch_path(folder)
-    scratch.mkdir(parents=True)
-    try:
-        for name, content in run_files(record):
-            write_synced(scratch / name, content)
-        scratch.rename(folder)
-        sync_folder(folder.parent)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
+    """Write the run's folder: it is there whole or not at all."""
+    write_folder(folder, run_files(record))
 
 
 PRUNED = ".pruned"  # end of the hidden name of a run folder that is being removed

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from cwa_daemon.client import Client
-from cwa_engine.base.errors import DaemonUnreachable, RunFailed, VersionMismatch
+from cwa_daemon.client import Client, Result
+from cwa_engine.base.errors import DaemonUnreachable, NotFound, RunFailed, VersionMismatch
 from cwa_engine.base.events import Planned
 from cwa_engine.records.checksums import Check, altered_error
 from cwa_tui.cli.output import say, show, show_error, stderr
@@ -16,6 +16,7 @@ from cwa_tui.cli.progress import progress
 from cwa_tui.events import StateChanged, read_job_event
 
 if TYPE_CHECKING:
+    from cwa_engine.records.run_summary import RunSummary
     from cwa_engine.rows import Plan
 
 
@@ -66,7 +67,7 @@ def show_result(client: Client, run_id: str, as_json: bool, output: Path | None 
     else:
         files = f"{client.host}:{result.folder}" if client.host else str(result.folder)
         files = f"{files} and {output}" if output else files
-        show(run_report(result.summary, files, check.fingerprint if check else None))
+        show(run_report(_summary(result), files, check.fingerprint if check else None))
         if not result.summary["damage"] and not result.summary["ablation"]:
             say("no damage was measured; run without --no-perturbation to see what these weights are worth")
     if check and check.unchecked:
@@ -99,3 +100,13 @@ def _leave(client: Client, run_id: str) -> NoReturn:
     if client.host:
         say(f"  its files:     {cwtool} results fetch {run_id} --output FOLDER, when it is done")
     raise typer.Exit(130)
+
+
+def _summary(result: Result) -> RunSummary:
+    """The summary of a run as its type. Raises NotFound if it cannot be read."""
+    from cwa_engine.records.run_summary import summary_from_plain
+
+    try:
+        return summary_from_plain(result.summary)
+    except ValueError as error:
+        raise NotFound(f"the summary of {result.folder.name} cannot be read: {error}", hint="run it again") from error

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from cwa_engine.base.errors import DaemonUnreachable, RunFailed
-from cwa_engine.base.event_reader import from_plain
 from cwa_engine.base.events import Progress
+from cwa_engine.base.plain import from_plain
 from cwa_engine.rows import Baseline
 from cwa_tui.events import read_job_event
 from cwa_tui.followed_run import FollowedRun, run_after
@@ -224,9 +224,8 @@ async def test_a_run_that_cannot_be_followed_is_complained_about_and_polling_goe
         await eventually(lambda: len(session.store.job_list.jobs) == 2)
     finally:
         keeping_up.cancel()
-    assert [str(error) for error in complaints] == [
-        "a DamagePoint came without 'k': the other side is another version of cwtool"
-    ]
+    (error,) = complaints
+    assert "an event of kind 'damage' comes from another version" in str(error)
 
 
 async def test_an_unexpected_error_while_polling_is_told_and_tried_again(daemon: FakeDaemon) -> None:
@@ -234,16 +233,16 @@ async def test_an_unexpected_error_while_polling_is_told_and_tried_again(daemon:
     told: list[str] = []
 
     async def connect() -> DaemonClient:
-        if trouble := session.store.connection.trouble:
+        if trouble := trying.store.connection.trouble:
             told.append(trouble.message)
         if error := next(failures, None):
             raise error
         return await daemon.connect()
 
-    session = Session(connect, QUICK)
-    keeping_up = asyncio.create_task(session.keep_up(lambda error: None))
+    trying = Session(connect, QUICK)
+    keeping_up = asyncio.create_task(trying.keep_up(lambda error: None))
     try:
-        await eventually(lambda: is_connected(session))
+        await eventually(lambda: is_connected(trying))
     finally:
         keeping_up.cancel()
     assert told == ["ValueError: a view of another version", "it does not answer"]
