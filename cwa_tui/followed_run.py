@@ -95,7 +95,7 @@ def status_after(status: RunStatus, event: JobEvent) -> RunStatus:
     match event.what:
         case StateChanged(state, error):
             changed = replace(status, state=state, error=error)
-            # the job of a worker that died begins again
+            # the job of a worker that died starts again
             return changed if changed.ended else replace(changed, stage=None, progress=None)
         case OutputCopied(error=error):
             return replace(status, error=error)

@@ -15,7 +15,7 @@ STATE_STYLES = {
     "cancelled": "yellow",
     "interrupted": "yellow",
 }  # rich styles of a job's states
-STABLE = "●"  # beside what is in the list of every repeat
+STABLE = "●"  # marks a weight that every repeat of the ranking has
 
 
 def size(size_bytes: float | None) -> str:

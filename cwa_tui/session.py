@@ -45,7 +45,7 @@ Connect = Callable[[], Awaitable[DaemonClient]]
 class Pace:
     """How often things happen."""
 
-    poll_s: float = 1.0  # between two looks at jobs and memory
+    poll_s: float = 1.0  # between two requests for jobs and memory
     retry_s: float = 2.0  # between two attempts to reach a daemon that is gone
     patience_s: float = 3.0  # for an answer; the daemon answers within milliseconds unless it hangs
     redraw_s: float = 0.25
@@ -64,16 +64,16 @@ class Session:
         self._selection_changed = asyncio.Event()
 
     async def keep_up(self, complain: Callable[[Exception], None]) -> None:
-        """Poll, and follow the selected run, for ever; connect anew whenever the connection fails.
+        """Poll, and follow the selected run, for ever; connect again whenever the connection fails.
 
-        `complain` is called with an error of a run that cannot be followed. That the daemon is lost stands in the store.
+        `complain` is called with the error of a run that cannot be followed. The store says that the daemon is lost.
         """
         while True:
             try:
                 self._client = await self._connect()
                 async with _beside(self._follow_selection(self._client, complain)):
                     await self._poll(self._client)
-            except Exception as error:  # whatever it was, the answer is the same: say so, and connect anew
+            except Exception as error:  # the answer to every error is the same: say so, and connect again
                 self.store.lost(_as_cwa_error(error))
             await asyncio.sleep(self.pace.retry_s)
             await self.close()
@@ -83,7 +83,7 @@ class Session:
             async with asyncio.timeout(self.pace.patience_s):
                 jobs, status = await client.jobs(MOST_JOBS), await client.status()
             self.store.answered(jobs, status)
-            self._selection_changed.set()  # if the first job came, or the selected one is gone
+            self._selection_changed.set()  # the first job may be listed, or the selected one gone
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.pace.poll_s):
                     await self._poll_now.wait()
@@ -99,7 +99,7 @@ class Session:
                     self._selection_changed.clear()
 
     async def _follow(self, client: DaemonClient, run_id: str | None, complain: Callable[[Exception], None]) -> None:
-        """Take a run's events from the last known one until it has ended, then what they left out of its rankings."""
+        """Take a run's events from the last known one until it has ended, then the rest of rankings that came cut."""
         if run_id is None:
             return
         await asyncio.sleep(self.pace.settle_s)
@@ -114,7 +114,7 @@ class Session:
                 weights = [from_plain(TopWeight, row) for row in rows]
                 store.change_run(run_id, partial(run_with_ranking, metric=metric, weights=weights))
         except DaemonUnreachable:
-            pass  # polling meets it too, says so, and connects anew
+            pass  # polling fails as well, says so, and connects again
         except Exception as error:
             complain(error)
 

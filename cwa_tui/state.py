@@ -13,7 +13,7 @@ from cwa_engine.base.errors import CwaError
 from cwa_engine.rows import GIVEN
 from cwa_tui.followed_run import FollowedRun
 
-MOST_RUNS = 20  # followed runs that are kept, so that going back to one shows it at once
+MOST_RUNS = 20  # followed runs that are kept, so that one selected again is shown at once
 
 
 class ConnectionState(StrEnum):
@@ -47,7 +47,7 @@ class JobList:
 
 def with_jobs(job_list: JobList, jobs: Sequence[JobView]) -> JobList:
     """The list as the daemon gave it. A selected run stays selected until it is not listed any more."""
-    was_listed = job_list.job is not None  # a run submitted a moment ago is not, and stays selected all the same
+    was_listed = job_list.job is not None  # a run submitted a moment ago is not listed yet, and stays selected
     listed = replace(job_list, jobs=tuple(jobs))
     if listed.selected is None or (was_listed and listed.job is None):
         return replace(listed, selected=jobs[0].run_id if jobs else None)
@@ -109,7 +109,7 @@ class TuiStore:
         self.connection = Connection()
         self.job_list = JobList()
         self.daemon: StatusView | None = None
-        self._runs: OrderedDict[str, FollowedRun] = OrderedDict()  # the one looked at last is the last
+        self._runs: OrderedDict[str, FollowedRun] = OrderedDict()  # the run looked at last comes last
 
     def answered(self, jobs: Sequence[JobView], daemon: StatusView) -> None:
         """Take what the daemon answered."""
@@ -118,7 +118,7 @@ class TuiStore:
         self.version += 1
 
     def lost(self, error: CwaError) -> None:
-        """The daemon cannot be reached; what is known stays on screen."""
+        """Note that the daemon cannot be reached. Everything else stays."""
         self.connection = Connection(ConnectionState.LOST, error)
         self.version += 1
 
@@ -127,12 +127,12 @@ class TuiStore:
         self.version += 1
 
     def change_run(self, run_id: str, change: Callable[[FollowedRun], FollowedRun]) -> None:
-        """Put a followed run in place of what it was."""
+        """Replace a followed run by what `change` makes of it."""
         self._runs[run_id] = change(self.followed_run(run_id))
         self.version += 1
 
     def followed_run(self, run_id: str) -> FollowedRun:
-        """The run as its events told it; of a run that was never followed, or long ago, nothing is known."""
+        """The run as its events told it; an empty one if it was never followed, or too long ago."""
         run = self._runs.pop(run_id, None) or FollowedRun(run_id)
         self._runs[run_id] = run
         if len(self._runs) > MOST_RUNS:

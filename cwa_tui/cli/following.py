@@ -1,4 +1,4 @@
-"""Stay with a run from its first event to its result, or leave it at Ctrl-C."""
+"""Follow a run from its first event to its result. Ctrl-C leaves it, and it goes on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet: bool = False) -> None:
-    """Show a job until it is done and copied. Raises its error; at Ctrl-C leaves it, or cancels it where that was asked."""
+    """Show a job until it is done and copied, and raise its error. Ctrl-C leaves it, or cancels it if asked for."""
     seen = 0
     try:
         with progress(stderr(quiet)) as show_event:
@@ -31,7 +31,7 @@ def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet
                 show_event(event)
     except DaemonUnreachable as error:
         again = f"{_cwtool(client)} logs -f {run_id}"
-        raise type(error)(error.message, hint=f"{run_id} is not lost: `{again}` follows it on") from error
+        raise type(error)(error.message, hint=f"{run_id} is not lost: `{again}` goes on following it") from error
     except KeyboardInterrupt:
         if not cancel_on_interrupt:
             _leave(client, run_id)
@@ -52,11 +52,11 @@ def planned(client: Client, run_id: str) -> Plan:
 
 
 def show_result(client: Client, run_id: str, as_json: bool, output: Path | None = None) -> None:
-    """The report of a finished run, or its summary as JSON. Exit code 1 where one of its files is altered.
+    """The report of a finished run, or its summary as JSON. Exit code 1 if one of its files is altered.
 
-    Raises Altered where the summary itself is.
+    Raises Altered if the summary itself is.
     """
-    from cwa_tui.cli.report import run_report  # here, so that a run that begins does not wait for it
+    from cwa_tui.cli.report import run_report  # here, so that the progress of a run does not wait for it
 
     result = client.result(run_id)
     check = _checked(client, result.summary["run_id"])
@@ -69,18 +69,16 @@ def show_result(client: Client, run_id: str, as_json: bool, output: Path | None 
         files = f"{files} and {output}" if output else files
         show(run_report(_summary(result), files, check.fingerprint if check else None))
         if not result.summary["damage"] and not result.summary["ablation"]:
-            say("no damage was measured; run without --no-perturbation to see what these weights are worth")
+            say("no damage was measured; run without --no-perturbation to measure what these weights matter")
     if check and check.unchecked:
-        say(
-            f"whether {', '.join(check.unchecked)} is as the run wrote it is not known: an earlier version wrote no hash"
-        )
+        say(f"{', '.join(check.unchecked)} cannot be checked: an earlier version of cwtool wrote no hash of it")
     if check and check.altered:
         show_error(altered_error(result.summary["run_id"], check.altered), as_json=False)
         raise typer.Exit(1)
 
 
 def _checked(client: Client, run_id: str) -> Check | None:
-    """The files of a run beside what it wrote; None, and a word, where the daemon is too old to tell."""
+    """Whether the files of a run are as it wrote them; None, with a message, if the daemon is too old to check them."""
     try:
         return client.check(run_id).check
     except VersionMismatch as error:

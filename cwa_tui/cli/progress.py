@@ -27,7 +27,7 @@ class Show(Protocol):
 
 @contextmanager
 def progress(console: Console) -> Iterator[Show]:
-    """Show a job's events as they come, in the way `console` allows."""
+    """Show a job's events as they come: as bars on a terminal, else as lines."""
     if console.is_terminal:
         bars = _Bars(console)
         with bars.bars:
@@ -37,7 +37,7 @@ def progress(console: Console) -> Iterator[Show]:
 
 
 class _Lines:
-    """A line for each thing that happened, and one for progress every two seconds."""
+    """A line for each event, and one for progress every two seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -45,7 +45,7 @@ class _Lines:
 
     def __call__(self, event: JobEvent) -> None:
         if event.error:
-            return  # the command ends with it, and says it with its hint
+            return  # the command ends with this error, and prints it with its hint
         line, at = event.line, event.what
         if isinstance(at, Progress) and time.monotonic() - self._last >= PLAIN_INTERVAL_S:
             self._last = time.monotonic()
@@ -56,10 +56,10 @@ class _Lines:
 
 
 class _Bars:
-    """A bar for each stage that counts; beside it what is known so far."""
+    """A bar for each stage that counts, with the latest finding beside it."""
 
     def __init__(self, console: Console) -> None:
-        from rich import progress  # not for plain lines
+        from rich import progress  # plain lines need none of it
 
         self.bars = progress.Progress(
             progress.TextColumn("{task.description:<8}"),

@@ -87,7 +87,7 @@ class MainScreen(RequestingScreen):
     # what is on screen
 
     def _draw(self) -> None:
-        """Show the store where it changed since the last time."""
+        """Show the store if it changed since the last time."""
         if self._store.version != self._drawn:
             self._drawn = self._store.version
             self._draw_daemon()
@@ -114,7 +114,7 @@ class MainScreen(RequestingScreen):
 
     def _draw_keys(self) -> None:
         keys = [self.check_action(action, ()) for action in ("cancel_run", "retry", "unload", "next_metric")]
-        if keys != self._keys:  # or the footer would be built anew each second
+        if keys != self._keys:  # the footer would be rebuilt each second otherwise
             self._keys = keys
             self.refresh_bindings()
 
@@ -139,7 +139,7 @@ class MainScreen(RequestingScreen):
         self.query_one(JobsTable).focus()
 
     def action_pane(self, pane: str) -> None:
-        """Show a pane, where not all are seen, and go there."""
+        """Show a pane and move the focus there. A narrow layout shows one pane at a time."""
         self._show_pane(pane)
         target: Widget = self.query_one("#models-table" if pane == "models" else f"#{pane}")
         self.call_after_refresh(target.focus)
@@ -157,7 +157,7 @@ class MainScreen(RequestingScreen):
     # what the user asks the daemon for
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """None greys a key out: nothing selected that it could act on."""
+        """None greys a key out that has nothing to act on."""
         job, selected = self._store.job_list.job, self._store.selected_run
         match action:
             case "cancel_run":

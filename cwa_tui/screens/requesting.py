@@ -1,4 +1,4 @@
-"""A screen that asks the daemon for something: it confirms first where that matters, and says how it went."""
+"""A screen that sends requests to the daemon. It can ask the user first, and says what came of a request."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Request = Callable[[], Awaitable[object]]
 
 
 class RequestingScreen(Screen[None]):
-    """`ask` and `confirm` start a request, and notify the user when it is done or refused."""
+    """`ask` and `confirm` start a request, and notify the user when it is done or has failed."""
 
     def ask(self, request: Request, done: str) -> None:
-        """Start a request, and say `done` when it is."""
+        """Start a request; when it is done, notify the user with the text `done`."""
 
         async def run() -> None:
             try:
@@ -29,7 +29,7 @@ class RequestingScreen(Screen[None]):
         self.run_worker(run(), group="requests")
 
     def confirm(self, question: ConfirmScreen, request: Request, done: str) -> None:
-        """Ask the user first."""
+        """Start a request if the user answers yes."""
         self.app.push_screen(question, lambda yes: self.ask(request, done) if yes else None)
 
     def tell(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with the connection, as long as something is."""
+"""Why the daemon cannot be reached."""
 
 from __future__ import annotations
 

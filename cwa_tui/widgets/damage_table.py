@@ -1,4 +1,4 @@
-"""What the damage did: the critical set of each k, and the controls it is fairly compared with."""
+"""Measured damage: the critical set of each k, and the controls it is compared with."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DamageTable(LiveTable):
     def show_damage(self, selected: SelectedRun | None) -> None:
         points = list(selected.run.damage.values()) if selected else []
         asked = (selected and selected.asked) or _NOTHING_ASKED
-        # rankings of matrices are measured beside those that were asked for, and known by their points
+        # rankings of matrices are measured although nobody asked for them; their points name them
         metrics = {*asked.metrics, *(point.metric for point in points)}
         perturbations = {*asked.perturbations, *(point.perturbation for point in points)}
         titles, columns = ["damage"], {column.key: column for column in self.COLUMNS}
@@ -39,7 +39,7 @@ class DamageTable(LiveTable):
             ("metric", asked.metrics, metrics),
             ("perturbation", asked.perturbations, perturbations),
         ):
-            if len(found) < 2:  # the title says it instead of a column
+            if len(found) < 2:  # the title names it, so it needs no column
                 del columns[key]
                 titles += named
         self.retitle(" · ".join(titles))

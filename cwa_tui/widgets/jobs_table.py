@@ -48,7 +48,7 @@ class JobsTable(LiveTable):
     def show_jobs(self, job_list: JobList, connection: ConnectionState, now: float) -> None:
         """Show the jobs, with the cursor on the selected one."""
         self.show([_row(job, now) for job in job_list.jobs], nothing=_NOTHING[connection])
-        # once for each selection: the cursor may be a key press ahead of the store, and must not be called back
+        # once for each selection: the cursor may be a key press ahead of the store, and must not jump back
         selected = job_list.selected
         if selected and selected != self._cursor_run and self.move_cursor_to(selected):
             self._cursor_run = selected
@@ -68,7 +68,7 @@ class JobsTable(LiveTable):
 
 
 def job_progress(job: JobView) -> str:
-    """Where a job stands, in a few words."""
+    """The progress of a job, or its error, in a few words."""
     if error := job.error or job.copy_error:
         return str(error["message"])
     if job.progress:

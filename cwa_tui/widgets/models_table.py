@@ -1,4 +1,4 @@
-"""The warm models: what is held in memory, and how often it was worth it."""
+"""The warm models: what is in memory, and how many jobs each served."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cwa_tui import format as fmt
 from cwa_tui.columns import Column
 from cwa_tui.widgets.live_table import LiveTable, TableRow
 
-_NOTHING = "no model is warm: the first run of one loads it, and it stays (press n)"
+_NOTHING = "no model is warm: the first run of a model loads it, and it stays warm (press n)"
 
 
 class ModelsTable(LiveTable):
@@ -28,7 +28,7 @@ class ModelsTable(LiveTable):
 
 
 def model_key(model: WarmModel) -> str:
-    """What tells two warm models apart: the same name may be warm in two dtypes, or on two devices."""
+    """The key of a row: a model of one name may be warm in two dtypes, or on two devices."""
     return f"{model.name} {model.revision} {model.dtype} {model.device}"
 
 

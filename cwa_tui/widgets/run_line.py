@@ -1,4 +1,4 @@
-"""The selected run in a few lines: where it stands, why it failed, what the intact model is worth, what was asked."""
+"""The selected run in a few lines: its state, why it failed, the baseline, and what it was asked for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cwa_tui.widgets.quiet_static import QuietStatic
 
 
 class RunLine(QuietStatic):
-    """In a narrow layout the first two lines are seen, after a failure more."""
+    """A narrow layout shows the first two lines, and more after a failure."""
 
     def show_run(self, selected: SelectedRun | None, now: float) -> None:
         if selected is None:

@@ -1,4 +1,4 @@
-"""What the selected run said."""
+"""The log of the selected run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RunLog(VerticalScroll):
         if now == self._drawn:
             return
         other = run is None or self._drawn is None or self._drawn[0] != run.run_id
-        if self.size.height:  # a hidden pane has no position; it keeps the one it had
+        if self.size.height:  # a hidden pane has no position; the last one counts
             self._at_end = other or self.is_vertical_scroll_end
         self._drawn = now
         lines = [_line(line) for line in run.log.lines] if run else []

@@ -1,4 +1,4 @@
-"""The first line: which daemon, what it does, how full the device is that computes."""
+"""The first line: the daemon, its jobs, and the memory of the device that computes."""
 
 from __future__ import annotations
 
