@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import PurePath
 
-from cwa_daemon.protocol import JobView, StatusView
+from cwa_daemon.protocol import JobView, StatusView, WarmModel
 from cwa_engine.base.errors import CwaError
 from cwa_engine.rows import GIVEN
 from cwa_tui.followed_run import FollowedRun
@@ -138,6 +138,10 @@ class TuiStore:
         if len(self._runs) > MOST_RUNS:
             self._runs.popitem(last=False)
         return run
+
+    @property
+    def warm_models(self) -> list[WarmModel]:
+        return self.daemon.models if self.daemon else []
 
     @property
     def selected_run(self) -> SelectedRun | None:

@@ -1,4 +1,4 @@
-"""The main screen: jobs, the selected run, warm models. It chooses what its widgets show, and passes on requests."""
+"""The main screen: jobs, the selected run, warm models. It chooses what its widgets show."""
 
 from __future__ import annotations
 
@@ -13,12 +13,8 @@ from textual.widget import Widget
 from textual.widgets import Footer
 
 from cwa_daemon.protocol import WarmModel
-from cwa_tui import format as fmt
-from cwa_tui.draft import Draft
-from cwa_tui.screens.confirm import ConfirmScreen
 from cwa_tui.screens.help import HelpScreen
-from cwa_tui.screens.new_run import NewRunScreen
-from cwa_tui.screens.requesting import RequestingScreen
+from cwa_tui.screens.requests import RequestScreen
 from cwa_tui.session import Session
 from cwa_tui.widgets.banner import Banner
 from cwa_tui.widgets.damage_table import DamageTable
@@ -32,15 +28,11 @@ from cwa_tui.widgets.status_line import StatusLine
 from cwa_tui.widgets.topk_table import TopkTable
 
 
-class MainScreen(RequestingScreen):
+class MainScreen(RequestScreen):
     """Draws the slices of the session's store."""
 
     AUTO_FOCUS = "#jobs"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("n", "new_run", "New run"),
-        Binding("c", "cancel_run", "Cancel"),
-        Binding("r", "retry", "Retry"),
-        Binding("u", "unload", "Unload"),
         Binding("m", "next_metric", "Metric"),
         Binding("question_mark", "help", "Help", key_display="?"),
         Binding("q", "app.quit", "Quit"),
@@ -50,14 +42,11 @@ class MainScreen(RequestingScreen):
     ]
 
     def __init__(self, session: Session, clock: Callable[[], float]) -> None:
-        super().__init__()
-        self._session = session
-        self._store = session.store
+        super().__init__(session)
         self._clock = clock
         self._drawn = -1  # version of the store that is on screen
         self._metric: str | None = None  # whose ranking is shown
         self._keys: list[bool | None] = []  # which keys can be used, as the footer shows them
-        self._draft = Draft()
 
     def compose(self) -> ComposeResult:
         yield StatusLine(id="status")
@@ -154,52 +143,14 @@ class MainScreen(RequestingScreen):
     def action_help(self) -> None:
         self.app.push_screen(HelpScreen())
 
-    # what the user asks the daemon for
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """None greys a key out that has nothing to act on."""
-        job, selected = self._store.job_list.job, self._store.selected_run
-        match action:
-            case "cancel_run":
-                return True if job and not job.ended else None
-            case "retry":
-                return True if job and job.ended else None
-            case "unload":
-                return True if self._model() else None
-            case "next_metric":
-                return selected is not None and len(selected.metrics) > 1
-        return True
+        if action == "next_metric":
+            selected = self._store.selected_run
+            return selected is not None and len(selected.metrics) > 1
+        return super().check_action(action, parameters)
 
-    def action_new_run(self) -> None:
-        def keep(draft: Draft) -> None:
-            self._draft = draft
-
-        warm = [model.name for model in self._warm_models()]
-        form = NewRunScreen(self._session.submit, keep, self._draft, warm)
-        self.app.push_screen(form, lambda run_id: self.tell(f"{run_id} is queued") if run_id else None)
-
-    def action_cancel_run(self) -> None:
-        if (job := self._store.job_list.job) is None:
-            return
-        run_id, done = job.run_id, "is being cancelled; it ends between two batches"
-        question = ConfirmScreen("cancel this run?", f"{run_id}\n{job.model} · {job.state}", "cancel it", "keep it")
-        self.confirm(question, lambda: self._session.cancel(run_id), f"{run_id} {done}")
-
-    def action_retry(self) -> None:
-        if job := self._store.job_list.job:
-            self.ask(lambda: self._session.retry(job.run_id), f"{job.run_id} runs again as a new job")
-
-    def action_unload(self) -> None:
-        if (model := self._model()) is None:
-            return
-        about = f"{model.name} · {model.dtype} on {model.device} · frees {fmt.size(model.size_bytes)}"
-        question = ConfirmScreen("unload this model?", about, "unload it", "keep it")
-        self.confirm(question, lambda: self._session.unload(model.name), f"{model.name} is unloaded")
-
-    def _model(self) -> WarmModel | None:
+    @property
+    def chosen_model(self) -> WarmModel | None:
         """The warm model under the cursor of their table."""
-        key, models = self.query_one(ModelsTable).cursor_key, self._warm_models()
-        return next((model for model in models if model_key(model) == key), None) or next(iter(models), None)
-
-    def _warm_models(self) -> list[WarmModel]:
-        return self._store.daemon.models if self._store.daemon else []
+        key, models = self.query_one(ModelsTable).cursor_key, self._store.warm_models
+        return next((model for model in models if model_key(model) == key), None) or super().chosen_model
