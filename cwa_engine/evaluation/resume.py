@@ -52,7 +52,11 @@ class KeptStates:
 
 @torch.inference_mode()
 def keep_states(
-    loaded: LoadedModel, sequences: Sequence[TokenSequence], batch_size: int | None, share: float = 1.0
+    loaded: LoadedModel,
+    sequences: Sequence[TokenSequence],
+    batch_size: int | None,
+    share: float = 1.0,
+    after_batch: Callable[[int], None] = lambda done: None,
 ) -> KeptStates:
     """Run the intact model over the texts and keep what its blocks are given, in this share of what may be kept.
 
@@ -63,11 +67,14 @@ def keep_states(
     texts = [padded(loaded, batch) for batch in batches]
     blocks = _affordable(loaded, chain, texts[0], len(batches), share)
     hidden, stations = [], []
-    for some in texts:
+    done = 0
+    for batch, some in zip(batches, texts, strict=True):
         passed = chain.through(some.ids, some.attention_mask, keep=lambda index: index in blocks[1:])
         hidden.append({index: call.hidden for index, call in passed.calls.items()})
         passed.calls.clear()
         stations.append(passed)
+        done += len(batch)
+        after_batch(done)
     return KeptStates(loaded, chain, sequences, batches, texts, hidden, stations, blocks)
 
 
