@@ -10,7 +10,7 @@ help:
 	@echo "make demo     find and damage the critical weights of a real 135M model"
 	@echo "make test     run the tests"
 	@echo "make test-empty, make test-hostile  the same in an environment that holds nothing, and in one full of odd values"
-	@echo "make lint     ruff, mypy and the import contracts"
+	@echo "make lint     ruff, codespell, mypy and the import contracts"
 	@echo "make install  make $(VENV) with everything for development"
 	@echo "make lock     write the hashes of requirements*.txt anew from constraints*.txt; needs uv"
 	@echo "make wheel    build dist/cwtool-*.whl and its bill of materials"
@@ -47,6 +47,7 @@ HASHED := uv pip compile --quiet --generate-hashes --no-deps --universal --pytho
 
 lock:
 	grep -v '^torch==' constraints.txt | $(HASHED) - --output-file requirements.txt
+	rm -f requirements-torch.txt  # uv keeps the hashes that are there, and the line below adds one
 	grep '^torch==' constraints.txt | $(HASHED) - --output-file requirements-torch.txt
 	sed -i 's|^torch==.*|&\n    --hash=sha256:$(TORCH_CPU) \\|' requirements-torch.txt
 	$(HASHED) constraints-cuda.txt --output-file requirements-cuda.txt
@@ -87,6 +88,7 @@ test-hostile: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

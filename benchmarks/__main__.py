@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,8 +28,8 @@ def overhead() -> str:
     model = cases.smollm2()
     for metric, needs in (("grad_x_weight", Needs.GRADIENT), ("grad_squared", Needs.FISHER)):
         ratio = ratio_in_turns(
-            lambda n=needs, m=metric: cases.ranked_and_written(model, n, m),
-            lambda: cases.forward_and_backward(model),
+            partial(cases.ranked_and_written, model, needs, metric),
+            partial(cases.forward_and_backward, model),
             2 * ROUNDS,
         )
         found.append(f"{metric} x{ratio}")
@@ -38,9 +39,7 @@ def overhead() -> str:
 def sweep_time() -> str:
     found = []
     for name, model in (("SmolLM2-135M", cases.smollm2()), ("350M of 12 blocks", cases.wide())):
-        ratio = ratio_in_turns(
-            lambda m=model: cases.ranked_by_sweep(m), lambda m=model: cases.ranked_at_once(m), ROUNDS
-        )
+        ratio = ratio_in_turns(partial(cases.ranked_by_sweep, model), partial(cases.ranked_at_once, model), ROUNDS)
         found.append(f"{name} x{ratio}")
     return ", ".join(found)
 
@@ -128,7 +127,7 @@ BYTES_PER_WEIGHT = 28  # weights, g, F and its parts, and what concatenate-and-t
 
 def growth() -> list[tuple[str, ...]]:
     """(a) to (d) by size of the model."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for millions, (width, inner, blocks) in SIZES.items():
         if millions * 1e6 * BYTES_PER_WEIGHT > available_memory().free_bytes:
             rows.append((f"{millions:,}M", *4 * ("more than this machine's memory",)))
@@ -141,7 +140,7 @@ def growth() -> list[tuple[str, ...]]:
         gc.collect()
         tensors = max(1, weights // (1536 * 576))
         chosen = ratio_in_turns(
-            lambda n=tensors: cases.selected_by_concatenation(n), lambda n=tensors: cases.selected_streaming(n), 1
+            partial(cases.selected_by_concatenation, tensors), partial(cases.selected_streaming, tensors), 1
         )
         cases.scores.cache_clear()
         rows.append((f"{weights / 1e6:,.0f}M", *ratios, f"{chosen.median:.1f} times"))

@@ -29,7 +29,7 @@ from cwa_engine.evaluation.batch_size import BatchSize
 from cwa_engine.evaluation.perplexity import evaluate, sequence_nll
 from cwa_engine.hub.sources import ModelSource, SourceKind
 from cwa_engine.methods.metrics import Needs
-from cwa_engine.models.anatomy import Parameter, dissect
+from cwa_engine.models.anatomy import Parameter, anatomy_of
 from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.questions.ablation import ablate
 from cwa_engine.records.export import ModelRecord, RunRecord, write_run
@@ -42,7 +42,7 @@ from cwa_engine.sensitivity.ranking import Ranker, rank
 from cwa_engine.sensitivity.selection import TopKSelection
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
-from cwa_tui.console.report import run_report
+from cwa_tui.cli.report import run_report
 
 TEXTS, FEW, TOKENS, K = 8, 2, 128, 100
 NO_TEXTS = TextUse("", "", 0, 0, 0, False, 0)
@@ -69,16 +69,17 @@ def wide() -> Model:
     return llama(hidden_size=1536, intermediate_size=4096, num_hidden_layers=12, num_attention_heads=16)
 
 
-def llama(**sizes: int) -> Model:
+def llama(**sizes: Any) -> Model:
     """A LLaMA of these sizes with random weights and few tokens, and two random texts."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     torch.manual_seed(0)
-    model: Any = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=2000, **sizes)).eval()
+    make: Any = AutoModelForCausalLM.from_config  # it has no types
+    model = make(LlamaConfig(vocab_size=2000, **sizes)).eval()
     loaded = LoadedModel(
         model=model,
         tokenizer=None,  # type: ignore[arg-type]  # its texts are random tokens
-        anatomy=dissect(model),
+        anatomy=anatomy_of(model),
         source=ModelSource("wide", SourceKind.FOLDER, ""),
         revision=None,
         files={},
@@ -93,7 +94,7 @@ def forward_and_backward(model: Model, size: int = 1) -> None:
     """What no ranking by gradients can do without."""
     loaded, sequences = model
     for batch in batched(sequences, size):
-        sequence_nll(loaded, batch).sum().backward()
+        torch.autograd.backward(sequence_nll(loaded, batch).sum())
     loaded.model.zero_grad()
 
 
@@ -213,12 +214,12 @@ MEMORY: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
 }
 
 
-@torch.no_grad()
 def sequence_of(model: Callable[[], Model]) -> None:
     """Load the weights and touch each: those of a mapped file count once they are read."""
     loaded, _ = model()
-    for parameter in loaded.model.parameters():
-        parameter.sum()
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter.sum()
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from cwa_engine.base.statistics import jaccard, spearman
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.loss_scale import LossScale
 from cwa_engine.methods.metrics import Needs, WeightStats, metric
+from cwa_engine.models.facts import Facts
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.structures import find_weights
 from cwa_engine.pipeline import analyze
@@ -117,8 +118,8 @@ def float16() -> Table:
     loaded, sequences = smollm2(TEXTS, TOKENS)
     scored = sequences[0::2]
     rounded: Any = copy.deepcopy(loaded.model)
-    half = replace(loaded, model=rounded.half(), memo={})
-    full = replace(loaded, model=copy.deepcopy(rounded).float(), memo={})
+    half = replace(loaded, model=rounded.half(), facts=Facts())
+    full = replace(loaded, model=copy.deepcopy(rounded).float(), facts=Facts())
     weights = torch.cat([full.model.get_parameter(name).detach().flatten() for name in full.anatomy.parameters])
     exact = flat_gradients(full, scored, None)
     first = (exact * weights).abs().topk(TOP).indices

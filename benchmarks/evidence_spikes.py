@@ -18,7 +18,7 @@ from cwa_engine.damage.single_zeros import SingleZeros
 from cwa_engine.data import corpus
 from cwa_engine.data.prefix import prefix_of
 from cwa_engine.data.tokens import TokenSequence, tokenize
-from cwa_engine.methods.metrics import PROPOSERS, TURNS, Needs, needs_of
+from cwa_engine.methods.metrics import CANDIDATE_METRICS, CANDIDATE_TURNS, Needs, needs_of
 from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.models.structures import find_weights, target_name
 from cwa_engine.questions.ablation import ablate
@@ -139,7 +139,7 @@ def iteration(loaded: LoadedModel) -> str:
 
 def candidates(loaded: LoadedModel, known: str) -> str:
     sequences, rows = texts_of(loaded, 0), []
-    for names, turns in ((BEFORE, BEFORE), (PROPOSERS, TURNS)):
+    for names, turns in ((BEFORE, BEFORE), (CANDIDATE_METRICS, CANDIDATE_TURNS)):
         calls: list[object] = []
         handle = loaded.model.register_forward_hook(lambda *call, calls=calls: calls.append(None))
         statistics = resident(loaded, sequences, needs_of(names))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pydoc_data.topics
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -118,7 +118,7 @@ def planted_set(loaded: LoadedModel, ranking: Ranking, planted: int, number: int
     return (*named, *drawn)
 
 
-def outcome_of(loaded: LoadedModel, targets: Sequence[str], seed: int) -> str:
+def outcome_of(loaded: LoadedModel, targets: tuple[str, ...], seed: int) -> str:
     """The verdict on given weights against draws matched by parameter alone: with other controls too, fewer sets pass."""
     spec = RunSpec(
         model=MODEL, weights=targets, metrics=(), controls=("random_matched",), eval_limit=TEXTS, seq_len=TOKENS,
@@ -160,9 +160,11 @@ def passes() -> Iterator[str]:
     with TemporaryDirectory() as folder:
         texts = Path(folder, "texts.txt")
         texts.write_text("\n\n".join(" ".join(text.content.split()) for text in lines))
-        for option in ({}, {"topk": (10, 100)}, {"fast_perturbation": True}, {"control_seeds": 3}):
+        options: list[dict[str, Any]] = [{}, {"topk": (10, 100)}, {"fast_perturbation": True}, {"control_seeds": 3}]
+        common: dict[str, Any] = {"model": MODEL, "topk": (100,), "data_file": texts, "seq_len": 24}
+        for option in options:
             tokens.update(forward=0.0, backward=0.0)
-            spec = RunSpec(**{"model": MODEL, "topk": (100,), "data_file": texts, "seq_len": 24} | option)
+            spec = RunSpec(**common | option)
             found = analyze(loaded, spec)
             read = found.baseline.tokens + found.baseline.sequences  # the first token of a text is read and not scored
             whole = sum(tokens.values()) / len(blocks) / read

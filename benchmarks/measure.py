@@ -48,7 +48,7 @@ def _seconds(work: Callable[[], object]) -> float:
 def peak_above(work: Callable[[], object]) -> int:
     """Bytes of resident memory that a piece of work adds at its peak, looked at a thousand times a second."""
     process, ended, peak = psutil.Process(), threading.Event(), 0
-    before = process.memory_info().rss
+    before: int = process.memory_info().rss
 
     def watch() -> None:
         nonlocal peak

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 
 from benchmarks.measure import Spread, spread
+from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import AsyncClient, Client, stop_daemon
-from cwa_daemon.settings import Settings
-from cwa_daemon.store import Store
+from cwa_daemon.control.store import Store
 from cwa_engine.spec import RunSpec
 
 CWTOOL = str(Path(sys.executable).with_name("cwtool"))
@@ -138,7 +138,7 @@ def _run_followed_by(settings: Settings, followers: int) -> tuple[float, float]:
 
 
 def _processor_seconds(processes: Iterable[psutil.Process]) -> float:
-    return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
+    return sum(float(times.user + times.system) for times in (process.cpu_times() for process in processes))
 
 
 def _many_events() -> RunSpec:

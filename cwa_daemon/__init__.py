@@ -1,4 +1,4 @@
-"""The service: a control process that talks, and worker processes that hold warm models and compute.
+"""The service: a control process that talks to clients, and worker processes that hold warm models and compute.
 
-Only `worker` touches torch. Clients come in through `client` alone.
+Clients come in through `client` (and `protocol`, for the messages' types); only `worker` imports torch.
 """

@@ -20,7 +20,7 @@ from pydantic import (
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.hub.sources import name_and_revision
 from cwa_engine.methods.controls import CONTROLS
-from cwa_engine.methods.metrics import ABLATION, METRICS, PROPOSERS, TURNS
+from cwa_engine.methods.metrics import ABLATION, CANDIDATE_METRICS, CANDIDATE_TURNS, METRICS
 from cwa_engine.methods.perturbations import PERTURBATIONS, STANDARD, Options
 from cwa_engine.options import ABLATE, ANY_RUN, DAMAGE, LOAD, RANKING, RUN, TEXTS, Option, Variant, check_bounds, parsed
 from cwa_engine.targets import parse_target
@@ -74,7 +74,9 @@ class RunSpec(BaseModel):
             choices=tuple(METRICS),
             label="metrics",
             variants={
-                ABLATE: Variant("Metrics whose best weights are the candidates.", shown_default=" ".join(PROPOSERS))
+                ABLATE: Variant(
+                    "Metrics whose best weights are the candidates.", shown_default=" ".join(CANDIDATE_METRICS)
+                )
             },
         ),
     ] = ("grad_x_weight",)  # may be empty where weights are given
@@ -376,12 +378,12 @@ class RunSpec(BaseModel):
     def scored_metrics(self) -> tuple[str, ...]:
         """The metrics that are scored from statistics; where only ablation is asked for, those that name its candidates."""
         scored = tuple(name for name in self.metrics if name != ABLATION)
-        return scored or (PROPOSERS if self.metrics else ())
+        return scored or (CANDIDATE_METRICS if self.metrics else ())
 
     @property
     def turns(self) -> tuple[str, ...]:
         """The metrics in the order in which they name candidates of ablation, round after round."""
-        return TURNS if self.scored_metrics == PROPOSERS else self.scored_metrics
+        return CANDIDATE_TURNS if self.scored_metrics == CANDIDATE_METRICS else self.scored_metrics
 
     @property
     def damages(self) -> bool:

@@ -12,7 +12,7 @@ def model_name(given: str) -> str:
     What is a path here is made absolute. For a daemon on another machine nothing is looked up here: a folder `gpt2` of this
     machine has no say there. Raises InvalidInput for what would be looked for in a working folder, which it does not have.
     """
-    from cwa_daemon.settings import Settings  # who asks for help need not wait for it
+    from cwa_daemon.client import Settings  # who asks for help need not wait for it
 
     host = Settings().host
     if not host:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import transformers
 
-from cwa_engine.models.anatomy import dissect
+from cwa_engine.models.anatomy import anatomy_of
 from cwa_engine.models.causality import depends_on_batch
 from cwa_engine.models.chain import NotAChain, chain_of
 from tests.architectures import analyse_tiny, causal_architectures, causal_tiny
@@ -42,13 +42,13 @@ def remarks(model_type: str) -> str:
     found = [f"run as a decoder (`{switched}`)"] if switched else []
     if depends_on_batch(model):
         found.append("every text is computed alone")
-    if offsets := set(dissect(model).offsets.values()):
+    if offsets := set(anatomy_of(model).offsets.values()):
         found.append(f"norms multiply by {offsets.pop():g} + w")
     return ", ".join(found)
 
 
 def main() -> None:
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     rows = []
     for model_type in causal_architectures():
         began = time.monotonic()
@@ -67,7 +67,7 @@ def main() -> None:
         f"{passed} of {len(rows)} pass. `--gradients sweep` can take {swept} of these block by block.",
         "",
         "Before that each is tried on two texts with a common beginning: a model whose logits there differ sees later",
-        "tokens, and its loss is no perplexity. Where a field of its config makes a decoder of it, it is run as one; others",
+        "tokens, and its loss is not a perplexity. Where a field of its config makes a decoder of it, it is run as one; others",
         "are refused.",
         "",
         "| model type | passes | weights of the tiny model, or why not | block by block | remarks |",

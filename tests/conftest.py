@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from cwa_daemon.base.address import running_pid
+from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import Client, stop_daemon
-from cwa_daemon.lifecycle import running_pid
-from cwa_daemon.settings import Settings
 from tests.models import hub_cache
 
 CWTOOL = str(Path(sys.executable).with_name("cwtool"))

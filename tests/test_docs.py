@@ -23,19 +23,6 @@ def test_the_tables_in_docs_are_those_of_the_registries(tmp_path: Path) -> None:
         assert (tmp_path / page).read_text() == (ROOT / "docs" / page).read_text(), "run `make docs`"
 
 
-def test_every_command_that_the_readme_names_exists() -> None:
-    help_text = {}
-    for group in ("", "jobs", "results", "daemon"):
-        asked = [Path(sys.executable).with_name("cwtool"), *group.split(), "--help"]
-        help_text[group] = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-    named = set(re.findall(r"^cwtool ([a-z]+)(?: ([a-z]+)\b)?", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert named
-    for command, second in named:
-        assert f" {command} " in help_text[""]
-        if command in help_text and second:
-            assert f" {second} " in help_text[command]
-
-
 def pins(name: str) -> dict[str, tuple[str, int]]:
     """Package -> (its exact version, how many hashes it has) of a file of constraints or requirements."""
     entries = re.findall(r"^([\w.-]+)==(\S+)(.*(?:\n +--hash=.*)*)", (ROOT / name).read_text(), re.MULTILINE)

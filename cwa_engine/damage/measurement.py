@@ -26,7 +26,7 @@ from cwa_engine.evaluation.batch_size import BatchSize
 from cwa_engine.evaluation.collapse import first_non_finite_layer
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.evaluation.perplexity import evaluate
-from cwa_engine.evaluation.resume import KeptStates, keep_states
+from cwa_engine.evaluation.resume import CachedStates, cache_states
 from cwa_engine.methods.controls import Selection, by_parameter, weights_of
 from cwa_engine.methods.perturbations import Options, Perturbation
 from cwa_engine.models.chain import NotAChain
@@ -64,7 +64,7 @@ class TextPart:
 
     places: Places  # among the evaluation texts, ascending
     sequences: Sequence[TokenSequence]
-    kept: KeptStates | None
+    kept: CachedStates | None
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _part(
     chosen = [sequences[place] for place in places]
     share = len(places) / len(sequences)
     try:
-        kept = batch_size.run(lambda size: keep_states(loaded, chosen, size, share, report))
+        kept = batch_size.run(lambda size: cache_states(loaded, chosen, size, share, report))
     except NotAChain:
         kept = None
         report(len(places))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cwa_engine.base.errors import WeightsNotRestored
 from cwa_engine.methods.controls import Selection
-from cwa_engine.methods.perturbations import Edit, Options, Perturbation
+from cwa_engine.methods.perturbations import EditContext, Options, Perturbation
 
 DEFAULTS = Options()
 NO_OFFSETS: Mapping[str, float] = MappingProxyType({})
@@ -52,7 +52,7 @@ def patched(
     generator = torch.Generator().manual_seed(options.seed)
     receipts = []
     for name, indices in selection.items():
-        edit = Edit(name, model.get_parameter(name).detach(), options, generator)
+        edit = EditContext(name, model.get_parameter(name).detach(), options, generator)
         receipts.append(_receipt(name, indices, perturbation, edit, offsets.get(name, 0.0)))
     try:
         for receipt in receipts:
@@ -64,12 +64,12 @@ def patched(
             raise failures[0]
 
 
-def _receipt(name: str, indices: object, perturbation: Perturbation, edit: Edit, offset: float) -> Receipt:
+def _receipt(name: str, indices: object, perturbation: Perturbation, edit: EditContext, offset: float) -> Receipt:
     where = torch.as_tensor(indices, device=edit.weight.device)
     if len(where) and not 0 <= int(where.min()) <= int(where.max()) < edit.weight.numel():
         raise IndexError(f"{name} has {edit.weight.numel()} weights; an index of the selection lies outside")
     old = _flat(edit.weight)[where].clone()
-    if offset and perturbation.of_factors:
+    if offset and perturbation.on_norm_factor:
         new = perturbation.rewrite(old.double() + offset, edit) - offset
     else:
         new = perturbation.rewrite(old, edit)

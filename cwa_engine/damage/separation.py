@@ -163,8 +163,8 @@ def _sentence(entry: MeasuredComparison, outcome: str, evidence: str) -> str:
         effect = "makes the model collapse"
     elif outcome in ("harmful", "helpful") and critical.size < SMALL:
         effect += f", a small effect (less than {SMALL})"
-    doing = entry.treatment.perturbation.doing
-    return f"The critical set {_SAYS[outcome]}: {doing} {_set_name(entry.comparison)} {effect}; {evidence}."
+    gerund = entry.treatment.perturbation.gerund
+    return f"The critical set {_SAYS[outcome]}: {gerund} {_set_name(entry.comparison)} {effect}; {evidence}."
 
 
 def _set_name(comparison: Comparison) -> str:

@@ -13,9 +13,9 @@ from cwa_engine.damage.copies import NotCopyable, Zeroed, owners_of, zeroed_in_c
 from cwa_engine.damage.patch import patched
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.evaluation.perplexity import measured_nll, nll_from
-from cwa_engine.evaluation.resume import KeptStates, keep_states
+from cwa_engine.evaluation.resume import CachedStates, cache_states
 from cwa_engine.methods.perturbations import PERTURBATIONS
-from cwa_engine.models.chain import Begin, Chain, NotAChain
+from cwa_engine.models.chain import Chain, NotAChain, ResumePoint
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.rows import TopWeight
 
@@ -37,7 +37,7 @@ class SingleZeros:
         """`tick` is called after every forward pass: what it raises ends the measuring."""
         self._loaded, self._tick = loaded, tick
         try:
-            self._kept: KeptStates | None = keep_states(loaded, sequences, 1, after_batch=lambda done: tick())
+            self._kept: CachedStates | None = cache_states(loaded, sequences, 1, after_batch=lambda done: tick())
         except NotAChain:
             self._kept = None
         self.texts = [batch[0] for batch in batched(sequences, 1)]  # longest first
@@ -60,10 +60,10 @@ class SingleZeros:
                 groups.setdefault((first, weight.parameter.name in self._not_copyable), []).append(place)
         most = max(1, TOKENS.get(self._loaded.device.type, TOKENS_ELSEWHERE) // len(self.texts[number].ids))
         for (first, one_by_one), places in groups.items():
-            begin, step = self._begin(number, first), 1 if one_by_one else most
+            point, step = self._begin(number, first), 1 if one_by_one else most
             for start in range(0, len(places), step):
                 some = places[start : start + step]
-                found[some] = self._measure([weights[place] for place in some], number, begin)
+                found[some] = self._measure([weights[place] for place in some], number, point)
         return found
 
     def reaches(self, weight: Zeroed, number: int) -> bool:
@@ -82,9 +82,9 @@ class SingleZeros:
                 found[number] = self._alone(weight, number, self._begin(number, first)).item()
         return found
 
-    def _begin(self, number: int, first: int) -> Begin | None:
+    def _begin(self, number: int, first: int) -> ResumePoint | None:
         """Where a text begins if nothing changes before block `first`; None for a whole forward pass."""
-        return self._kept.begin(number, first) if self._kept else None
+        return self._kept.start(number, first) if self._kept else None
 
     def _first_block(self, weight: Zeroed, number: int) -> int | None:
         """Where a weight begins to change what the model makes of a text; None where it does not."""
@@ -95,33 +95,33 @@ class SingleZeros:
             return len(chain.blocks) if name in chain.after else None
         return chain.first_block(self._loaded, [name])
 
-    def _measure(self, weights: Sequence[Zeroed], number: int, begin: Begin | None) -> Array:
+    def _measure(self, weights: Sequence[Zeroed], number: int, start: ResumePoint | None) -> Array:
         """Each weight in a copy of the text where that can be, else one after the other. [weights]"""
         if self._kept and self._not_copyable.isdisjoint(weight.parameter.name for weight in weights):
             try:
                 with zeroed_in_copies(self._owners, weights):
-                    return self._nll(number, begin, len(weights))
+                    return self._nll(number, start, len(weights))
             except NotCopyable as refused:
                 self._not_copyable |= refused.parameters
-        return np.concatenate([self._alone(weight, number, begin) for weight in weights])
+        return np.concatenate([self._alone(weight, number, start) for weight in weights])
 
-    def _alone(self, weight: Zeroed, number: int, begin: Begin | None) -> Array:
+    def _alone(self, weight: Zeroed, number: int, start: ResumePoint | None) -> Array:
         chosen = {weight.parameter.name: np.array([weight.flat_index])}
         with patched(self._loaded.model, chosen, PERTURBATIONS["zero"], offsets=self._loaded.anatomy.offsets):
-            return self._nll(number, begin)
+            return self._nll(number, start)
 
     @torch.inference_mode()
-    def _nll(self, number: int, begin: Begin | None, copies: int = 1) -> Array:
+    def _nll(self, number: int, start: ResumePoint | None, copies: int = 1) -> Array:
         """NLL sums of copies of a text by the model as it is. [copies]"""
         self._tick()
         text = self.texts[number]
-        self.spent += copies * self._shares[begin.index if begin else 0] * len(text.ids) / self._all_tokens
+        self.spent += copies * self._shares[start.index if start else 0] * len(text.ids) / self._all_tokens
         if not self._kept:
             return measured_nll(self._loaded, [text]).double().cpu().numpy()
         texts = self._kept.texts[number].copies(copies)
-        if begin:
-            begin = replace(begin, hidden=begin.hidden.expand(copies, *begin.hidden.shape[1:]))
-        return nll_from(self._loaded, self._kept.chain, begin, texts).double().cpu().numpy()
+        if start:
+            start = replace(start, hidden=start.hidden.expand(copies, *start.hidden.shape[1:]))
+        return nll_from(self._loaded, self._kept.chain, start, texts).double().cpu().numpy()
 
 
 def _shares(loaded: LoadedModel, chain: Chain) -> list[float]:

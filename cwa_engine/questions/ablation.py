@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.errors import RunFailed
 from cwa_engine.base.events import Emit, Progress, ignore
+from cwa_engine.base.table import Table
 from cwa_engine.methods.metrics import ABLATION
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
 from cwa_engine.rows import Ranking, TopWeight, to_plain
@@ -181,9 +182,12 @@ def cost_sentence(cost: Mapping[str, Any]) -> str:
     )
 
 
-def _tables(result: RunResult) -> Iterator[TableRows]:
+TABLE = Table("ablation.csv", Ablation)
+
+
+def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
     if (found := result.get(Ablated)) and found.rows:
-        yield TableRows("ablation.csv", Ablation, found.rows)
+        yield TableRows(TABLE, found.rows)
 
 
 def _summary(result: RunResult) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.events import Progress
+from cwa_engine.base.table import Table
 from cwa_engine.questions.ablation import Ablated
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
 from cwa_engine.rows import exp, to_plain
@@ -84,9 +85,12 @@ def critical_set_sentence(found: CriticalSet) -> str:
     return said if found.reached else f"{said}: less than {found.factor:g}, and no weight is left to add"
 
 
-def _tables(result: RunResult) -> Iterator[TableRows]:
+TABLE = Table("critical_set.csv", CriticalSetStep)
+
+
+def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
     if found := result.get(CriticalSet):
-        yield TableRows("critical_set.csv", CriticalSetStep, found.steps)
+        yield TableRows(TABLE, found.steps)
 
 
 def _summary(result: RunResult) -> dict[str, Any]:

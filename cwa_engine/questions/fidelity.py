@@ -6,11 +6,12 @@ the loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.events import Progress
+from cwa_engine.base.table import Table
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
 from cwa_engine.rows import SAMPLED_TOP, Ranking, to_plain
 
@@ -85,10 +86,14 @@ def fidelities(rows: Sequence[Prediction], metrics: Sequence[str]) -> list[Fidel
     return found
 
 
-def _tables(result: RunResult) -> Iterator[TableRows]:
+def fidelity_table(metrics: Iterable[str]) -> Table[Prediction]:
+    """The sampled units, with a column for the scores of each metric."""
+    return Table("fidelity.csv", Prediction, tuple(metrics))
+
+
+def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
     if (found := result.get(Predictions)) and found.rows:
-        metrics = tuple(fidelity.metric for fidelity in found.fidelity)
-        yield TableRows("fidelity.csv", Prediction, found.rows, score_columns=metrics)
+        yield TableRows(fidelity_table(fidelity.metric for fidelity in found.fidelity), found.rows)
 
 
 def _summary(result: RunResult) -> dict[str, Any]:

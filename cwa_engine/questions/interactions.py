@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.events import Progress
+from cwa_engine.base.table import Table
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
 from cwa_engine.rows import to_plain
 
@@ -114,9 +115,12 @@ def _is_loss(delta: Delta, least: float) -> bool:
     return not (delta[0] < least or delta[1] <= 0)
 
 
-def _tables(result: RunResult) -> Iterator[TableRows]:
+TABLE = Table("interactions.csv", Interaction)
+
+
+def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
     if (found := result.get(Interactions)) and found.rows:
-        yield TableRows("interactions.csv", Interaction, found.rows)
+        yield TableRows(TABLE, found.rows)
 
 
 def _summary(result: RunResult) -> dict[str, Any]:

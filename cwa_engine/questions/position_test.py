@@ -23,13 +23,13 @@ def values_elsewhere(loaded: LoadedModel, comparison: Comparison, spec: RunSpec)
 
     from cwa_engine.damage.treatments import SideCase, Treatment
     from cwa_engine.methods.controls import CONTROLS, Population
-    from cwa_engine.methods.perturbations import placed
+    from cwa_engine.methods.perturbations import overwrite_with
 
     values = {
         name: loaded.model.get_parameter(name).detach().reshape(-1)[torch.from_numpy(indices)].clone()
         for name, indices in comparison.weights.items()
     }
-    treatment = Treatment("place", placed(values), spec.perturbation_options, has_controls=False)
+    treatment = Treatment("place", overwrite_with(values), spec.perturbation_options, has_controls=False)
     single = Population(loaded.anatomy.parameters, magnitudes=lambda name: np.empty(0, dtype=np.float32))
     draw = CONTROLS["random_matched"].draw
     return [

@@ -9,7 +9,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
+
+from cwa_engine.base.table import Row, Table
 
 if TYPE_CHECKING:
     from cwa_engine.damage.measured import MeasuredComparison
@@ -50,19 +52,14 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class TableRows:
-    """A table of a run: the file's name, the type of its rows, and the rows.
+class TableRows(Generic[Row]):
+    """A table of a run, and its rows."""
 
-    `score_columns` are the metrics of a row's `scores`, each of which has a column.
-    """
-
-    name: str
-    kind: type
-    rows: Sequence[object]
-    score_columns: tuple[str, ...] = ()
+    table: Table[Row]
+    rows: Sequence[Row]
 
 
-def _no_tables(result: RunResult) -> Iterable[TableRows]:
+def _no_tables(result: RunResult) -> Iterable[TableRows[Any]]:
     return ()
 
 
@@ -103,7 +100,7 @@ class StageQuestion(Question):
     stage: str
     moment: Moment
     answer: Callable[[RunContext, Findings], object]
-    tables: Callable[[RunResult], Iterable[TableRows]] = _no_tables
+    tables: Callable[[RunResult], Iterable[TableRows[Any]]] = _no_tables
     summary: Callable[[RunResult], dict[str, Any]] = _nothing  # keys of summary.json
     sentence: Callable[[Any], str] = lambda answer: ""
     rankings: Callable[[Any, tuple[Ranking, ...]], tuple[Ranking, ...]] = _same_rankings

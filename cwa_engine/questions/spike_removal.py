@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.events import Emit, Note, Progress
+from cwa_engine.base.table import Table
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
 from cwa_engine.rows import SHOWN, Spike, TopWeight, to_plain
 
@@ -143,11 +144,17 @@ def spikes_of(result: RunResult) -> list[Spike]:
     return [spike for ranking in result.rankings for spike in ranking.spikes]
 
 
-def _tables(result: RunResult) -> Iterator[TableRows]:
+SPIKES = Table("spikes.csv", Spike)
+
+
+TABLE = Table("spike_removal.csv", SpikeRemovalStep)
+
+
+def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
     if spikes := spikes_of(result):
-        yield TableRows("spikes.csv", Spike, spikes)
+        yield TableRows(SPIKES, spikes)
     if removal := result.get(SpikeRemoval):
-        yield TableRows("spike_removal.csv", SpikeRemovalStep, removal.steps)
+        yield TableRows(TABLE, removal.steps)
 
 
 def _summary(result: RunResult) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cwa_engine.base.table import Table
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
 
 if TYPE_CHECKING:
@@ -120,9 +121,12 @@ def stability_means(rankings: Sequence[Ranking], rows: Sequence[Agreement]) -> l
     return found
 
 
-def _tables(result: RunResult) -> Iterator[TableRows]:
+TABLE = Table("stability.csv", Agreement)
+
+
+def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
     if (found := result.get(Stability)) and found.agreements:
-        yield TableRows("stability.csv", Agreement, found.agreements)
+        yield TableRows(TABLE, found.agreements)
 
 
 def _summary(result: RunResult) -> dict[str, Any]:

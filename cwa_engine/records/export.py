@@ -7,12 +7,9 @@ spikes.csv · spike_removal.csv
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
 import platform
@@ -28,15 +25,9 @@ from cwa_engine.base.files import is_abandoned, scratch_path, sync_folder, write
 from cwa_engine.questions.registry import STAGE_QUESTIONS
 from cwa_engine.records.checksums import SUMS, sums_text
 from cwa_engine.records.summary import answers_in_summary, damage_groups, numbers_of
+from cwa_engine.records.tables import CONTROLS, EVALUATION, PERTURBATION, topk_table
 from cwa_engine.result import RunResult
-from cwa_engine.rows import (
-    SHOWN,
-    ControlDraw,
-    DamagePoint,
-    SequenceNll,
-    TopWeight,
-    to_plain,
-)
+from cwa_engine.rows import SHOWN, to_plain
 from cwa_engine.spec import RunSpec
 
 _VERSIONED = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -116,15 +107,16 @@ def _files(record: RunRecord) -> Iterable[tuple[str, bytes]]:
 def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
     """(file name, content) of every table. The same run gives the same bytes on the same machine."""
     for ranking in result.rankings:
-        yield f"topk_{ranking.metric}.csv", _table(TopWeight, ranking.weights)
+        table = topk_table(ranking.metric)
+        yield table.name, table.to_bytes(ranking.weights)
     if result.damage:
-        yield "perturbation.csv", _table(DamagePoint, result.damage)
-        yield "evaluation.csv", _table(SequenceNll, result.evaluations)
+        yield PERTURBATION.name, PERTURBATION.to_bytes(result.damage)
+        yield EVALUATION.name, EVALUATION.to_bytes(result.evaluations)
     if result.controls:
-        yield "controls.csv", _table(ControlDraw, result.controls)
+        yield CONTROLS.name, CONTROLS.to_bytes(result.controls)
     for question in STAGE_QUESTIONS:
-        for table in question.tables(result):
-            yield table.name, _table(table.kind, table.rows, table.score_columns)
+        for found in question.tables(result):
+            yield found.table.name, found.table.to_bytes(found.rows)
 
 
 def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
@@ -189,24 +181,6 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
         "timings": timings,
         "peak_memory_bytes": result.peak_memory_bytes,
     }
-
-
-def _table(kind: type, rows: Iterable[Any], score_columns: Sequence[str] = ()) -> bytes:
-    """A line for each row. Of rows with `scores` these come last, a column for each metric."""
-    fixed = [f.name for f in dataclasses.fields(kind) if f.name != "scores"]
-    columns = [*fixed, *(f"score_{metric}" for metric in score_columns)]
-    return _csv(
-        columns,
-        ([*(getattr(row, name) for name in fixed), *(row.scores if score_columns else ())] for row in rows),
-    )
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)  # floats by repr: the shortest text that reads back as the same number
-    return text.getvalue().encode()
 
 
 def _json(value: dict[str, Any]) -> bytes:

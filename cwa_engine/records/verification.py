@@ -17,28 +17,24 @@ from typing import Any
 
 from cwa_engine import __version__
 from cwa_engine.base.errors import CwaError, NotFound
+from cwa_engine.base.table import Row, Table, scored_metrics
 from cwa_engine.damage.separation import separations, verdicts
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.metrics import ABLATION
-from cwa_engine.questions.ablation import Ablation
-from cwa_engine.questions.critical_set import CriticalSetStep
-from cwa_engine.questions.fidelity import fidelities
-from cwa_engine.questions.interactions import Interaction, role_of
-from cwa_engine.questions.spike_removal import SpikeRemovalStep
-from cwa_engine.questions.stability import Agreement, stability_means
-from cwa_engine.records import remeasured
+from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability
+from cwa_engine.questions.fidelity import fidelities, fidelity_table
+from cwa_engine.questions.interactions import role_of
+from cwa_engine.questions.stability import stability_means
+from cwa_engine.records import remeasured, tables
 from cwa_engine.records.checksums import ALWAYS, MANIFEST, Check, check_run, is_of_a_run
 from cwa_engine.records.ledger import Disagreement, Ledger
-from cwa_engine.records.reading import MANIFEST_KEYS, SUMMARY_KEYS, Row, parse_map, parse_predictions, parse_rows
+from cwa_engine.records.reading import MANIFEST_KEYS, SUMMARY_KEYS, parse_map, parse_rows
 from cwa_engine.records.summary import damage_groups, numbers_of
 from cwa_engine.rows import (
     SHOWN,
     Baseline,
-    ControlDraw,
     DamagePoint,
     Ranking,
-    SequenceNll,
-    Spike,
     TextUse,
     TopWeight,
     exp,
@@ -84,20 +80,30 @@ class _Run:
 
     def text(self, name: str) -> str:
         try:
-            return (self.folder / name).read_text("utf-8")
+            return self.content(name).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise NotFound(f"{name} cannot be read: {error}") from error
+
+    def content(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
         except FileNotFoundError:
             raise NotFound(f"there is no {name}") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise NotFound(f"{name} cannot be read: {error}") from error
 
     def has(self, name: str) -> bool:
         return (self.folder / name).is_file()
 
-    def rows(self, name: str, kind: type[Row]) -> list[Row]:
-        return parse_rows(self.folder, name, self.text(name), kind)
+    def rows(self, table: Table[Row]) -> list[Row]:
+        return parse_rows(self.folder, table, self.content(table.name))
+
+    def rows_if_any(self, table: Table[Row]) -> list[Row]:
+        """Those of a table that not every run has."""
+        return self.rows(table) if self.has(table.name) else []
 
     def _ranking(self, entry: dict[str, Any]) -> Ranking:
-        rows = self.rows(f"topk_{entry['metric']}.csv", TopWeight)
+        rows = self.rows(tables.topk_table(entry["metric"]))
         return Ranking(entry["metric"], tuple(rows), structure=entry["structure"])
 
     def top(self, metric: str, k: int) -> tuple[TopWeight, ...]:
@@ -206,8 +212,8 @@ def _damage(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
         ledger.same("evaluation.csv: is there", run.has("evaluation.csv"), False)
         unknown.append("the baseline: without damage no table has the losses of the texts")
         return
-    intact, cases = remeasured.losses(run.rows("evaluation.csv", SequenceNll))
-    published = run.rows("perturbation.csv", DamagePoint)
+    intact, cases = remeasured.losses(run.rows(tables.EVALUATION))
+    published = run.rows(tables.PERTURBATION)
     points = {remeasured.case_of(point): point for point in published}
     wanted = [case for one in asked for case in one.cases]
     names = [str(case) for case in wanted]
@@ -279,7 +285,7 @@ def _controls(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
             top = run.top(one.comparison.metric, one.comparison.k)
             wanted[case.metric, one.comparison.k, case.selection, case.seed] = list(top)
     drawn: dict[tuple[str, int, str, int | None], list[str]] = {}
-    for row in run.rows("controls.csv", ControlDraw) if run.has("controls.csv") else ():
+    for row in run.rows_if_any(tables.CONTROLS):
         drawn.setdefault((row.metric, row.k, row.control, row.seed), []).append(row.target)
     ledger.same("controls.csv: draws", [_draw_name(*key) for key in drawn], [_draw_name(*key) for key in wanted])
     for key in wanted.keys() & drawn.keys():
@@ -299,11 +305,11 @@ def _draw_name(metric: str, k: int, control: str, seed: int | None) -> str:
 
 def _interactions(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """Each weight's share is the damage of the set minus that without it, and its role follows."""
-    rows = run.rows("interactions.csv", Interaction) if run.has("interactions.csv") else []
+    rows = run.rows_if_any(interactions.TABLE)
     ledger.same("summary.json: interactions", run.summary.get("interactions"), to_plain(rows))
     if not rows:
         return
-    points = {remeasured.case_of(point): point for point in run.rows("perturbation.csv", DamagePoint)}
+    points = {remeasured.case_of(point): point for point in run.rows(tables.PERTURBATION)}
     rounding = (run.summary["numerical_floor"] or {"rounding": 0.0})["rounding"]
     for row in rows:
         where = f"interactions.csv: {row.metric} k={row.k} {row.perturbation} {row.target}"
@@ -318,7 +324,7 @@ def _interactions(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
 
 def _stability(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The means of stability are those of its table."""
-    rows = run.rows("stability.csv", Agreement) if run.has("stability.csv") else []
+    rows = run.rows_if_any(stability.TABLE)
     ledger.same("summary.json: stability", run.summary.get("stability"), stability_means(run.rankings, rows))
     if rows:
         unknown.append("the rankings of the repeats, of which stability.csv has the agreement")
@@ -328,15 +334,15 @@ def _fidelity(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """Fidelity follows from the sampled units of its table."""
     found: list[Any] = []
     if run.has("fidelity.csv"):
-        metrics, rows = parse_predictions(run.folder, "fidelity.csv", run.text("fidelity.csv"))
-        found = fidelities(rows, metrics)
+        metrics = scored_metrics(run.content("fidelity.csv"))
+        found = fidelities(run.rows(fidelity_table(metrics)), metrics)
         unknown.append("the measured changes in fidelity.csv: no table has these losses")
     ledger.same("summary.json: fidelity", run.summary.get("fidelity"), to_plain(found))
 
 
 def _ablation(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The exact ranking is that of its candidates."""
-    rows = run.rows("ablation.csv", Ablation) if run.has("ablation.csv") else []
+    rows = run.rows_if_any(ablation.TABLE)
     ledger.same("summary.json: ablation", bool(run.summary.get("ablation")), bool(rows))
     if not rows:
         return
@@ -354,7 +360,7 @@ def _ablation(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
 
 def _critical_set(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The smallest set is that of its table, and reaches its factor or not."""
-    rows = run.rows("critical_set.csv", CriticalSetStep) if run.has("critical_set.csv") else []
+    rows = run.rows_if_any(critical_set.TABLE)
     said = run.summary.get("critical_set") or {"steps": [], "reached": False, "factor": run.spec.critical_set}
     ledger.same("summary.json: critical_set, steps", said["steps"], to_plain(rows))
     ledger.same("summary.json: critical_set, factor", said["factor"], run.spec.critical_set)
@@ -367,9 +373,9 @@ def _critical_set(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
 
 def _spikes(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The spikes of the summary are those of their tables."""
-    rows = run.rows("spikes.csv", Spike) if run.has("spikes.csv") else []
+    rows = run.rows_if_any(spike_removal.SPIKES)
     ledger.same("summary.json: spikes", run.summary.get("spikes", []), to_plain(rows[:SHOWN]))
-    steps = run.rows("spike_removal.csv", SpikeRemovalStep) if run.has("spike_removal.csv") else []
+    steps = run.rows_if_any(spike_removal.TABLE)
     removal = run.summary.get("spike_removal") or {"steps": []}
     ledger.same("summary.json: spike_removal, steps", removal["steps"], to_plain(steps))
     if rows or steps:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from cwa_engine.models.chain import Begin, Chain, chain_of
+from cwa_engine.models.chain import Chain, ResumePoint, chain_of
 from cwa_engine.models.loading import LoadedModel
 
 CACHED = 2**20  # numbers made at once: 4 MiB of float32 are in a CPU's cache still, and enough for a fast product
@@ -39,9 +39,9 @@ def check_separable(loaded: LoadedModel) -> Chain:
     named = {n: loaded.model.get_parameter(n) for n, p in loaded.anatomy.parameters.items() if p.layer is not None}
     ids = torch.tensor([[0, 1, 0], [1, 0, 1]], device=loaded.device)
     with torch.no_grad(), gradients_by_sequence(loaded.model, named, 2, lambda name, start, rows: None) as called:
-        start = chain.embedded(ids, torch.ones_like(ids))
+        start = chain.first_input(ids, torch.ones_like(ids))
         with torch.enable_grad():
-            chain.through(ids, torch.ones_like(ids), Begin(0, start.requires_grad_()))
+            chain.run_blocks(ids, torch.ones_like(ids), ResumePoint(0, start.requires_grad_()))
     for module, shapes in called.items():
         if len(shapes) != 1 or any(shape[0] not in (2, 6) for shape in shapes[0]):
             raise NotSeparable(f"a {type(module).__name__} is not called once with all tokens in order")

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.loss_scale import MeanLoss, Where
-from cwa_engine.evaluation.perplexity import Padded, padded, pieces, tail_nll
+from cwa_engine.evaluation.perplexity import PaddedBatch, padded, pieces, tail_nll
 from cwa_engine.methods.metrics import Needs, WeightStats
-from cwa_engine.models.chain import Begin, Chain, NotAChain, Stations, chain_of
+from cwa_engine.models.chain import BlockTrace, Chain, NotAChain, ResumePoint, chain_of
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import Activations
@@ -98,15 +98,15 @@ def _backward_in_parts(loaded: LoadedModel, ends: Ends, batch: Batch, where: Whe
     chain, totals = ends.chain, ends.totals
     texts = totals.prepared(padded(loaded, batch), batch)
     with torch.no_grad():
-        start = chain.embedded(texts.ids, texts.attention_mask)
+        embedded = chain.first_input(texts.ids, texts.attention_mask)
     inside = {n: loaded.model.get_parameter(n) for n, p in loaded.anatomy.parameters.items() if p.layer is not None}
     with block_gradients(loaded, inside, totals, batch) as plain:
-        begin = Begin(0, start.requires_grad_())
-        stations = chain.through(texts.ids, texts.attention_mask, begin, keep=lambda index: False)
-        gradient = ends.tail(texts, stations, batch, where)
-        torch.autograd.backward(stations.last_hidden, gradient, inputs=[start, *plain])
-    assert start.grad is not None
-    ends.embedding(texts, batch, start.grad)
+        start = ResumePoint(0, embedded.requires_grad_())
+        trace = chain.run_blocks(texts.ids, texts.attention_mask, start, keep=lambda index: False)
+        gradient = ends.tail(texts, trace, batch, where)
+        torch.autograd.backward(trace.last_hidden, gradient, inputs=[embedded, *plain])
+    assert embedded.grad is not None
+    ends.embedding(texts, batch, embedded.grad)
 
 
 class Ends:
@@ -123,14 +123,14 @@ class Ends:
         both = (name for name in self._before if name in self._after) if totals.needs.squares else ()
         self._kept: dict[str, deque[Tensor]] = {name: deque() for name in both}  # of the sequences in order
 
-    def tail(self, texts: Padded, stations: Stations, batch: Batch, where: Where) -> Tensor:
+    def tail(self, texts: PaddedBatch, trace: BlockTrace, batch: Batch, where: Where) -> Tensor:
         """The gradient of the loss by what the last block gave; that of the tail's parameters goes to the totals."""
-        hidden = stations.last_hidden.detach()
+        hidden = trace.last_hidden.detach()
         gradients = []
         for part, sequences in self._parts(texts, batch):
             leaf, some = hidden[part].requires_grad_(), texts.part(part)
             with _left_without_gradients(self._after):
-                self._through_tail(some, leaf, stations, where)
+                self._through_tail(some, leaf, trace, where)
                 for name, parameter in self._after.items():
                     if parameter.grad is None:
                         continue
@@ -141,14 +141,14 @@ class Ends:
             gradients.append(leaf.grad)
         return torch.cat(gradients)
 
-    def embedding(self, texts: Padded, batch: Batch, gradient: Tensor) -> None:
+    def embedding(self, texts: PaddedBatch, batch: Batch, gradient: Tensor) -> None:
         """From the gradient at the first block's input to the parameters that it was computed by."""
         if not self._before:
             return
         for part, sequences in self._parts(texts, batch):
             some = texts.part(part)
             with torch.enable_grad():
-                hidden = self.chain.embedded(some.ids, some.mask if len(batch) > 1 else None)
+                hidden = self.chain.first_input(some.ids, some.mask if len(batch) > 1 else None)
             with _left_without_gradients(self._before):
                 if hidden.requires_grad:
                     torch.autograd.backward(hidden, gradient[part], inputs=list(self._before.values()))
@@ -162,7 +162,7 @@ class Ends:
                     else:
                         self.totals.add(name, parameter.grad, sequences)
 
-    def _parts(self, texts: Padded, batch: Batch) -> Iterator[tuple[slice, Batch]]:
+    def _parts(self, texts: PaddedBatch, batch: Batch) -> Iterator[tuple[slice, Batch]]:
         """The whole batch, or where gradients are squared one sequence after the other."""
         if not self.totals.needs.squares or len(batch) == 1:
             yield slice(None), batch
@@ -170,11 +170,11 @@ class Ends:
         for row, sequence in enumerate(batch):
             yield slice(row, row + 1), [sequence]
 
-    def _through_tail(self, texts: Padded, hidden: Tensor, stations: Stations, where: Where) -> None:
+    def _through_tail(self, texts: PaddedBatch, hidden: Tensor, trace: BlockTrace, where: Where) -> None:
         """Forward and backward, the logits of some tokens at a time; gradients are left in `.grad`."""
         wanted = [hidden, *self._after.values()]
         with torch.enable_grad():
-            for nll_sums in tail_nll(self._loaded, self.chain, self.chain.tail(stations, hidden), texts):
+            for nll_sums in tail_nll(self._loaded, self.chain, self.chain.tail(trace, hidden), texts):
                 torch.autograd.backward(self.totals.loss.of(nll_sums, where), inputs=wanted)
 
 
@@ -243,14 +243,15 @@ def batches_for(
 
 def is_separable(loaded: LoadedModel) -> bool:
     """Whether the gradients of a batch's sequences by the parameters in view can be told apart; found out once."""
-    question = "separable", tuple(loaded.anatomy.parameters)
-    if question not in loaded.memo:
+
+    def find() -> bool:
         try:
             check_separable(loaded)
-            loaded.memo[question] = True
         except (NotAChain, NotSeparable):
-            loaded.memo[question] = False
-    return bool(loaded.memo[question])
+            return False
+        return True
+
+    return loaded.facts.once(("separable", tuple(loaded.anatomy.parameters)), find)
 
 
 def _chain_for(loaded: LoadedModel, batches: Sequence[Batch], needs: Needs) -> Chain | None:

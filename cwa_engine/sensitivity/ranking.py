@@ -63,7 +63,7 @@ class Ranker:
         for parameter in rankable(self._loaded, statistics, self.metric, self._structure):
             self._ranked.append(parameter)
             stats = statistics[parameter.name]
-            if isinstance(stats.spikes, Spikes) and self.metric.of_spikes and self._structure == "weight":
+            if isinstance(stats.spikes, Spikes) and self.metric.down_projections_only and self._structure == "weight":
                 self._spikes[parameter.name] = stats.spikes
             for offset, scores in unit_scores(self._loaded, parameter, stats, self.metric, self._structure):
                 self._largest[group_of(parameter, self._scope)].offer(parameter, scores, offset)

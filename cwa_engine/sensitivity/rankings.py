@@ -101,7 +101,7 @@ def _check_ranked(found: Mapping[str, Ranking], missing: Sequence[View], spec: R
     """Raises InvalidInput where there was nothing to rank by a metric that was asked for."""
     for view in missing:
         if not found[view.label].weights and view.metric in spec.metrics:
-            only = METRICS[view.metric].ranks_only
+            only = METRICS[view.metric].restriction
             raise InvalidInput(
                 f"no parameter {f'of {only} ' if only else ''}in view has a {spec.structure} to rank by {view.metric}",
                 hint="heads are in attention output projections; vectors have neither rows nor columns"

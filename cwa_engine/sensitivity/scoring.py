@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from cwa_engine.base.events import PREVIEW_ROWS, Progress, TopK
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.methods.metrics import METRICS, Needs, Parts, joined, needs_of
+from cwa_engine.methods.metrics import METRICS, Needs, PartShares, joined, needs_of
 from cwa_engine.run import RunContext
 from cwa_engine.sensitivity.gradients import SoFar, Statistics, resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
@@ -43,7 +43,7 @@ def score(
     are shown while those of the first part grow. Where a gradient overflows in float16, another taker is begun, and nothing
     of what the first has seen goes on.
     """
-    shares = Parts.of(parts)
+    shares = PartShares.of(parts)
 
     def work() -> T:
         taker, progress = begin(), _Progress(run, stage, len(parts))

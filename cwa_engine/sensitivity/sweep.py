@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.evaluation.perplexity import Padded, padded
+from cwa_engine.evaluation.perplexity import PaddedBatch, padded
 from cwa_engine.methods.metrics import Needs
-from cwa_engine.models.chain import Chain, Stations, chain_of
+from cwa_engine.models.chain import BlockTrace, Chain, chain_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import Activations
 from cwa_engine.sensitivity.gradients import Batch, Ends, Statistics, batches_for, block_gradients, statistics_of
@@ -35,8 +35,8 @@ class _Pass:
     """One batch on its way back: what its blocks were called with, and each loss's gradient as far as it has come down."""
 
     batch: Batch
-    texts: Padded
-    stations: Stations
+    texts: PaddedBatch
+    trace: BlockTrace
     where: tuple[int, int]
     gradients: list[Tensor] = field(default_factory=list)
 
@@ -67,8 +67,8 @@ def sweep(
             texts = padded(loaded, batch)
             if activations:
                 activations.reading(batch[0])
-            stations = chain.through(texts.ids, texts.attention_mask, with_tail=activations is not None)
-            passes.append(_Pass(batch, texts, stations, (number, len(batches))))
+            trace = chain.run_blocks(texts.ids, texts.attention_mask, with_tail=activations is not None)
+            passes.append(_Pass(batch, texts, trace, (number, len(batches))))
 
     def statistics(names: Sequence[str]) -> Statistics:
         parameters = {name: loaded.model.get_parameter(name) for name in names}
@@ -82,11 +82,11 @@ def sweep(
     for one in passes:
         for outside in ends:
             texts = outside.totals.prepared(one.texts, one.batch)
-            one.gradients.append(outside.tail(texts, one.stations, one.batch, one.where))
+            one.gradients.append(outside.tail(texts, one.trace, one.batch, one.where))
     after_block(1, blocks + 2)
     for index in reversed(range(blocks)):
         names = by_block.get(index, [])
-        with chain.held(index):
+        with chain.on_device(index):
             for one in passes:
                 _through_block(loaded, chain, index, names, losses, one)
             yield statistics(names)
@@ -112,12 +112,12 @@ def _through_block(
 
     The block's call is not kept any longer. It is computed once for each loss.
     """
-    call = one.stations.calls.pop(index)
+    call = one.trace.calls.pop(index)
     parameters = {name: loaded.model.get_parameter(name) for name in names}
     for number, totals in enumerate(losses):
-        leaf = chain.fetched(call.hidden).detach().requires_grad_()
+        leaf = chain.to_device(call.hidden).detach().requires_grad_()
         with block_gradients(loaded, parameters, totals, one.batch) as plain:
-            output = chain.block(index, call.with_hidden(leaf))
+            output = chain.run_block(index, call.with_hidden(leaf))
             torch.autograd.backward(output, one.gradients[number], inputs=[leaf, *plain])
         assert leaf.grad is not None
         one.gradients[number] = leaf.grad

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.loss_scale import MeanLoss
-from cwa_engine.evaluation.perplexity import Padded
+from cwa_engine.evaluation.perplexity import PaddedBatch
 from cwa_engine.methods.metrics import Needs
 from cwa_engine.sensitivity.signs import token_signs
 
@@ -36,7 +36,7 @@ class Totals:
         self._gradient: dict[str, Tensor] = {}
         self._squares: dict[str, Tensor] = {}
 
-    def prepared(self, texts: Padded, batch: Sequence[TokenSequence]) -> Padded:
+    def prepared(self, texts: PaddedBatch, batch: Sequence[TokenSequence]) -> PaddedBatch:
         """The batch as this loss weighs its tokens."""
         if self._seed is None:
             return texts

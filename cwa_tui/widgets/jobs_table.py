@@ -10,8 +10,8 @@ from textual.widgets import DataTable
 
 from cwa_daemon.protocol import JobView
 from cwa_tui import format as fmt
+from cwa_tui.cli.tables import STATE_STYLES
 from cwa_tui.columns import Column
-from cwa_tui.console.tables import STATE_STYLES
 from cwa_tui.state import Link, Store
 from cwa_tui.widgets.live_table import LiveTable, TableRow
 

@@ -9,7 +9,7 @@ from textual.geometry import Size
 
 from cwa_daemon.protocol import JobView
 from cwa_tui import format as fmt
-from cwa_tui.console.tables import STATE_STYLES
+from cwa_tui.cli.tables import STATE_STYLES
 from cwa_tui.state import Row, RunState
 from cwa_tui.visible import words
 from cwa_tui.widgets.quiet_static import QuietStatic

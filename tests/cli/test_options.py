@@ -16,8 +16,8 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_engine.command_line import command_of
 from cwa_engine.options import ABLATE, PLAN, RUN, option_fields
 from cwa_engine.spec import RunSpec
-from cwa_tui.console.options import fill_bare, repeat_option_names
-from cwa_tui.console.run_options import Given, spec_of
+from cwa_tui.cli.options import fill_bare, repeat_option_names
+from cwa_tui.cli.run_options import Given, spec_of
 from cwa_tui.typed import parts, typed_value
 from tests.conftest import CWTOOL
 
@@ -80,11 +80,12 @@ def read_back(command: str) -> RunSpec:
     from typer.main import get_command
 
     import cwtool
+    from cwa_tui.cli import run as run_commands
 
     kept: list[Given] = []
     words = shlex.split(command)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cwtool, "_submit", lambda name, given, *_: kept.append(given))
+        patch.setattr(run_commands, "_submit", lambda name, given, *_: kept.append(given))
         get_command(cwtool.app).main(words[1:], standalone_mode=False)
     return spec_of(words[1], kept[0])
 
@@ -119,7 +120,7 @@ def specs() -> st.SearchStrategy[RunSpec]:
             "output": st.none() | st.just(Path("/results/here it is")),
         }
     )
-    return fields.map(lambda given: RunSpec(**given))
+    return fields.map(RunSpec.model_validate)
 
 
 @settings(max_examples=150, deadline=None)
@@ -142,15 +143,27 @@ def test_the_help_of_a_command_names_each_of_its_options(command: str) -> None:
     assert missing == []
 
 
-def test_a_shell_completes_the_values_of_an_option() -> None:
-    environment = {
-        **os.environ,
-        "_CWTOOL_COMPLETE": "complete_bash",
-        "COMP_WORDS": "cwtool run --metric gr",
-        "COMP_CWORD": "3",
-    }
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("cwtool re", ["rerun", "results"]),
+        ("cwtool jobs pa", ["pause"]),
+        ("cwtool daemon keys re", ["revoke"]),
+        ("cwtool run --metric gr", ["grad_x_weight", "grad_squared"]),
+        ("cwtool results topk --met", ["--metric"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_their_values(typed: str, completed: list[str]) -> None:
+    place = str(len(typed.split()) - 1)
+    environment = {**os.environ, "_CWTOOL_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": place}
     done = subprocess.run([CWTOOL], capture_output=True, text=True, check=False, env=environment)
-    assert done.stdout.split() == ["grad_x_weight", "grad_squared"]
+    assert done.stdout.split() == completed
+
+
+def test_a_mistyped_command_is_named_beside_the_nearest_one() -> None:
+    done = subprocess.run([CWTOOL, "resutls"], capture_output=True, text=True, check=False, env=WIDE)
+    assert done.returncode == 2
+    assert "No such command 'resutls'. Did you mean 'results'" in done.stderr
 
 
 WIDE = {**os.environ, "COLUMNS": "200"}

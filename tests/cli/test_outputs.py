@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cwa_daemon.security import state_folder
+from cwa_daemon.base.security import state_folder
 from cwa_engine.base.errors import DaemonNotStartable
 from tests.conftest import LONG, SHORT, CommandLine
 

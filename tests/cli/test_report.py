@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from cwa_engine.rows import TopWeight, to_plain
-from cwa_tui.console.report import topk_table
+from cwa_tui.cli.report import topk_table
 
 
 def printed(*errors: float | None) -> str:
@@ -20,7 +20,7 @@ def printed(*errors: float | None) -> str:
     ]
     console = Console(file=io.StringIO(), width=120)
     console.print(topk_table("hutchinson_diag", rows))
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_an_estimated_score_has_its_standard_error_beside_it_and_an_exact_one_says_so() -> None:

@@ -10,9 +10,11 @@ import threading
 from pathlib import Path
 
 import pytest
+import zmq
 
+from cwa_daemon.admin.lifecycle import wait_until_gone
+from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import AsyncClient, Client
-from cwa_daemon.settings import Settings
 from cwa_engine import __version__
 from cwa_engine.base.errors import DaemonUnreachable, NotGreeted
 from tests.conftest import LONG, CommandLine
@@ -84,7 +86,21 @@ async def test_a_daemon_that_ends_between_its_greeting_and_the_question_is_follo
             raise NotGreeted("a connection begins with hello")
         return {"version": __version__, "names": ["gpt2"]}
 
-    monkeypatch.setattr(client, "_ask", ask)
+    monkeypatch.setattr(client._connection, "_ask", ask)
     assert await client.unload("gpt2") == ["gpt2"]
     assert asked == ["unload", "hello", "unload", "hello", "unload"]
+    await client.close()
+
+
+async def test_a_reply_that_came_before_the_daemon_hung_up_is_heard_by_a_client_that_looks_only_later(
+    own_cwtool: CommandLine,
+) -> None:
+    own_cwtool("daemon", "start")
+    client = await AsyncClient.connect(own_cwtool.settings)
+    pid = (await client.status()).pid
+    stopping = asyncio.create_task(client.shutdown())
+    await asyncio.sleep(0)  # the request is sent
+    assert wait_until_gone(pid, 60)  # which keeps this loop from reading: reply and end are there together
+    client._connection._socket.get(zmq.EVENTS)  # as after a send: now the loop hears of the end first
+    assert (await stopping).pid == pid
     await client.close()

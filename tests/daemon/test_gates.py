@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cwa_daemon import gates
 from cwa_daemon.client import stop_daemon
+from cwa_daemon.control import gates
 from tests.conftest import LONG, CommandLine, free_address, reached_as_box
 
 SIGNATURE = bytes.fromhex("ff00000000000000017f")  # that ZMTP begins with

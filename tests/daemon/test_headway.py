@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from cwa_daemon import endings, plans, workers
-from cwa_daemon.awake import GRACE_S, LONGEST_TICK_S, AwakeClock
-from cwa_daemon.deaths import Cause, Death, why_not_again
-from cwa_daemon.headway import Headway, Overdue
-from cwa_daemon.records import Place
-from cwa_daemon.workers import Worker
+from cwa_daemon.control import endings
+from cwa_daemon.control import worker_process as workers
+from cwa_daemon.control.awake import GRACE_S, LONGEST_TICK_S, AwakeClock
+from cwa_daemon.control.deaths import Cause, Death, why_not_again
+from cwa_daemon.control.headway import Headway, Overdue
+from cwa_daemon.control.worker_process import Worker
+from cwa_daemon.pipe.place import Place
+from cwa_daemon.worker import plans
 from cwa_engine.spec import RunSpec
 
 

@@ -30,8 +30,10 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Iterator[Comm
     """A daemon that was started offline, with a token and an empty cache."""
     folder = tmp_path_factory.mktemp("machine")
     machine = CommandLine(folder / "state", folder, hub)
-    odd = {"HF_HOME": str(folder / "empty"), "HF_TOKEN": TOKEN_OF_THE_DAEMON, "HF_ENDPOINT": "http://127.0.0.1:9"}
-    machine("daemon", "start", **odd)
+    machine(
+        "daemon", "start",
+        HF_HOME=str(folder / "empty"), HF_TOKEN=TOKEN_OF_THE_DAEMON, HF_ENDPOINT="http://127.0.0.1:9",
+    )  # fmt: skip
     yield machine
     stop_daemon(machine.settings)
 

@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_daemon import queue
-from cwa_daemon.copies import Copies
-from cwa_daemon.jobs import Jobs, new_run_id
-from cwa_daemon.protocol import JobOptions
-from cwa_daemon.pruning import prune
-from cwa_daemon.residency import ModelKey, Residency, Resident
-from cwa_daemon.settings import Settings
-from cwa_daemon.states import MOVES, JobState
-from cwa_daemon.store import SCHEMA_VERSION, Store
+from cwa_daemon.base.settings import Settings
+from cwa_daemon.control import queue
+from cwa_daemon.control.copies import Copies
+from cwa_daemon.control.jobs import Jobs, new_run_id
+from cwa_daemon.control.pruning import prune
+from cwa_daemon.control.states import MOVES
+from cwa_daemon.control.store import SCHEMA_VERSION, Store
+from cwa_daemon.protocol import JobOptions, JobState
+from cwa_daemon.worker.residency import ModelKey, Residency, Resident
 from cwa_engine.base.errors import (
     DaemonNotStartable,
     DoesNotFit,
@@ -157,7 +157,7 @@ class TestJobs:
 
     @pytest.fixture
     def jobs(self, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Jobs:
-        monkeypatch.setattr("cwa_daemon.jobs.Lane", QuietLane)
+        monkeypatch.setattr("cwa_daemon.control.jobs.Lane", QuietLane)
         return Jobs(store, Settings(home=tmp_path, max_queue=3), on_event=lambda run_id, event: None)
 
     def submit(self, jobs: Jobs, key: str, **options: Any) -> str:
@@ -291,7 +291,7 @@ class TestJobs:
             time.sleep(0.01)  # in a thread of its own: the other one would come in between
             at_work.clear()
 
-        monkeypatch.setattr("cwa_daemon.copies.copy_run", copy)
+        monkeypatch.setattr("cwa_daemon.control.copies.copy_run", copy)
         ended: list[tuple[str, object]] = []
         copies = Copies(lambda run_id, text: None, lambda run_id, error: ended.append((run_id, error)))
         for run_id in ("first", "second", "third"):
@@ -345,7 +345,7 @@ class TestJobs:
         assert list((tmp_path / "runs").iterdir()) == []
 
 
-def due_job(name: str, priority: int, passed_over: int) -> dict[str, object]:
+def due_job(name: str, priority: int, passed_over: int) -> dict[str, Any]:
     return {"run_id": name, "priority": priority, "passed_over": passed_over}
 
 
@@ -374,7 +374,7 @@ def test_nobody_starves_while_others_with_a_warm_model_keep_coming(arrivals: lis
         chosen = queue.choose_next([cold, due_job("warm", 0, 0)], lambda job: job["run_id"] == "warm")
         if chosen is cold:
             break
-        cold["passed_over"] += 1  # type: ignore[operator]
+        cold["passed_over"] += 1
         overtakers += 1
     assert overtakers <= queue.PATIENCE
 

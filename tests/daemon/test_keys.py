@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-from cwa_daemon import keys, protocol
+from cwa_daemon import protocol
+from cwa_daemon.admin.lifecycle import wait_until_gone
+from cwa_daemon.base import keys
+from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import AsyncClient
-from cwa_daemon.lifecycle import wait_until_gone
-from cwa_daemon.settings import Settings
 from cwa_engine.base.errors import InvalidInput, NotFound, Refused
 from cwa_engine.spec import RunSpec
 from tests.conftest import SHORT, CommandLine, free_address, reached_as_box

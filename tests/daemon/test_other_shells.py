@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from cwa_daemon import lifecycle
+from cwa_daemon.admin import lifecycle
+from cwa_daemon.base import address
+from cwa_daemon.base.folder_lock import hold_lock
+from cwa_daemon.base.settings import MOST_SOCKET_BYTES, Settings
 from cwa_daemon.client import Client
-from cwa_daemon.folder_lock import hold_lock
-from cwa_daemon.settings import MOST_SOCKET_BYTES, Settings
 from cwa_engine.base.errors import DaemonUnreachable, NoDaemon
 from tests import isolation
 from tests.conftest import CommandLine
@@ -36,7 +37,7 @@ def started(own_cwtool: CommandLine, runtime: Path) -> CommandLine:
 def test_a_shell_without_the_daemons_variables_reaches_it_and_says_which_it_is(
     started: CommandLine, runtime: Path, tmp_path: Path
 ) -> None:
-    kept = {name: started.env[name] for name in ("PATH", "CWTOOL_HOME", "PYTHONPATH") if name in started.env}
+    kept = {name: value for name, value in started.env.items() if name in ("PATH", "CWTOOL_HOME", "PYTHONPATH")}
     socket = next(runtime.rglob("daemon.sock"))
     assert stat.S_IMODE(started.settings.address_file.stat().st_mode) == 0o600
     started.env = kept  # as cron has it
@@ -72,31 +73,31 @@ def test_a_daemon_that_does_not_answer_is_named_and_a_restart_ends_it(started: C
 def test_a_socket_that_is_not_to_be_seen_from_here_is_named_with_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cwa_daemon.reach.PRESENT_S", 0.1)
+    monkeypatch.setattr("cwa_daemon.client.reach.PRESENT_S", 0.1)
     settings = Settings(home=tmp_path)
     with hold_lock(settings):
-        lifecycle.write_address(settings, tmp_path / "elsewhere.sock")
+        address.write_address(settings, tmp_path / "elsewhere.sock")
         with pytest.raises(DaemonUnreachable, match=rf"nobody answers at .*elsewhere.sock.*pid {os.getpid()} on"):
             Client.connect(settings)
 
 
 def test_what_a_killed_daemon_wrote_down_is_not_taken_for_the_one_that_runs(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
-    lifecycle.write_address(settings, tmp_path / "old.sock")
+    address.write_address(settings, tmp_path / "old.sock")
     with pytest.raises(NoDaemon):
-        lifecycle.find(settings)
+        address.find(settings)
     written = json.loads(settings.address_file.read_text())
     with hold_lock(settings):
         for content in (json.dumps({**written, "pid": 1}), "{", "[]", '{"socket": 1}'):
             settings.address_file.write_text(content)
             with pytest.raises(DaemonUnreachable, match="has not written down where it is to be reached"):
-                lifecycle.find(settings)
+                address.find(settings)
 
 
 def test_a_process_that_took_the_number_of_the_daemon_is_not_ended(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     with hold_lock(settings):
-        lifecycle.write_address(settings, settings.socket)
+        address.write_address(settings, settings.socket)
         written = json.loads(settings.address_file.read_text())
         settings.address_file.write_text(json.dumps({**written, "started": written["started"] - 100}))
         with pytest.raises(DaemonUnreachable, match="no process that this one can tell"):

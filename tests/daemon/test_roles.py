@@ -6,13 +6,16 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cwa_daemon import keys, protocol
+from cwa_daemon import protocol
+from cwa_daemon.base import keys
+from cwa_daemon.base.roles import Role
+from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import AsyncClient, stop_daemon
-from cwa_daemon.roles import NEEDS, Role
-from cwa_daemon.settings import Settings
+from cwa_daemon.control.permissions import NEEDS
 from cwa_engine.base.errors import InvalidInput, Refused
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.spec import RunSpec
@@ -85,9 +88,9 @@ async def test_a_runner_looks_after_its_own_jobs_alone(client_of: Connect, box: 
     again = await runner.retry(own)
     assert (await runner.job(again)).owner == "rita"
     assert await runner.cancel(again) in ("queued", "running", "cancelled", "done")
-    for change in (runner.unload("gpt2"), runner.prune(0, with_results=True), runner.shutdown()):
+    for beyond in (runner.unload("gpt2"), runner.prune(0, with_results=True), runner.shutdown()):
         with pytest.raises(Refused, match="needs admin"):
-            await change
+            await beyond
     assert (await runner.job(own)).state == "done"
     await runner.close()
     await other.close()
@@ -134,7 +137,7 @@ async def test_a_client_elsewhere_chooses_no_folder_of_the_daemons_machine(
 ) -> None:
     admin = await client_of("amy", Role.ADMIN)
     (tmp_path / "secret.txt").write_text("not for clients\n\nelsewhere")
-    submitted = {"client_key": "x" * 10, "kind": "run"}
+    submitted: dict[str, Any] = {"client_key": "x" * 10, "kind": "run"}
     for spec, said in (
         (RUN.model_copy(update={"output": tmp_path / "out"}), "does not write to"),
         (RUN.model_copy(update={"data_file": tmp_path / "secret.txt"}), "was not handed over"),

@@ -18,11 +18,11 @@ import zmq
 import zmq.asyncio
 
 from cwa_daemon import protocol
+from cwa_daemon.base.address import running_pid
+from cwa_daemon.base.folder_lock import hold_lock
+from cwa_daemon.base.security import private_folder
+from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import AsyncClient, Client, start_daemon
-from cwa_daemon.folder_lock import hold_lock
-from cwa_daemon.lifecycle import running_pid
-from cwa_daemon.security import private_folder
-from cwa_daemon.settings import Settings
 from cwa_engine.base.errors import (
     DaemonNotStartable,
     DaemonUnreachable,
@@ -211,7 +211,7 @@ def test_a_second_daemon_on_the_same_folder_refuses_and_the_first_goes_on(cwtool
     start_daemon(cwtool.settings)
     inode = cwtool.settings.socket.stat().st_ino
     second = subprocess.run(
-        [sys.executable, "-m", "cwa_daemon.server"],
+        [sys.executable, "-m", "cwa_daemon.control.server"],
         env=cwtool.env,
         capture_output=True,
         text=True,
@@ -291,8 +291,8 @@ def test_a_daemon_of_another_version_is_named_with_the_command_that_mends_it(own
     private_folder(settings.home)
     private_folder(settings.runtime_dir.parent)
     private_folder(settings.runtime_dir)
-    old = "import sys, zmq, msgpack; from cwa_daemon.folder_lock import hold_lock\n"
-    old += "from cwa_daemon.lifecycle import write_address; from cwa_daemon.settings import Settings\n"
+    old = "import sys, zmq, msgpack; from cwa_daemon.base.folder_lock import hold_lock\n"
+    old += "from cwa_daemon.base.address import write_address; from cwa_daemon.base.settings import Settings\n"
     old += "s = zmq.Context().socket(zmq.ROUTER); s.bind(f'ipc://{Settings().socket}')\n"
     old += "with hold_lock(Settings()):\n  write_address(Settings(), Settings().socket)\n"
     old += "  print('ready', flush=True)\n  while True:\n"
@@ -345,7 +345,7 @@ def test_flags_beat_the_environment_which_beats_the_file_which_beats_the_default
     given = sources[sources.index(source) :]
     config = tmp_path / "config.toml"
     config.write_text("max_queue = 3\n" if "file" in given else "")
-    monkeypatch.setattr("cwa_daemon.settings.CONFIG_FILE", config)
+    monkeypatch.setattr("cwa_daemon.base.settings.CONFIG_FILE", config)
     if "environment" in given:
         monkeypatch.setenv("CWTOOL_MAX_QUEUE", "2")
     flags = {"max_queue": 1} if "flag" in given else {}
@@ -362,7 +362,7 @@ def test_a_setting_that_cannot_be_is_named_with_where_it_is_read(monkeypatch: py
 def test_a_config_file_that_is_no_toml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "config.toml"
     config.write_text("max_queue = = 3\n")
-    monkeypatch.setattr("cwa_daemon.settings.CONFIG_FILE", config)
+    monkeypatch.setattr("cwa_daemon.base.settings.CONFIG_FILE", config)
     with pytest.raises(InvalidInput, match=r"config\.toml"):
         Settings()
 
@@ -372,6 +372,6 @@ def test_a_long_state_folder_still_has_a_short_socket(tmp_path: Path) -> None:
 
 
 def _is_daemon_of(process: psutil.Process, home: Path) -> bool:
-    if "cwa_daemon.server" not in (process.info["cmdline"] or []):
+    if "cwa_daemon.control.server" not in (process.info["cmdline"] or []):
         return False
     return bool((process.info["environ"] or {}).get("CWTOOL_HOME") == str(home))

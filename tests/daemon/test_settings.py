@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cwa_daemon.settings import Settings
+from cwa_daemon.base.settings import Settings
 from cwa_engine.base.errors import InvalidInput
 from tests.conftest import CommandLine
 
@@ -20,7 +20,7 @@ from tests.conftest import CommandLine
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The config file of this process."""
     file = tmp_path / "config.toml"
-    monkeypatch.setattr("cwa_daemon.settings.CONFIG_FILE", file)
+    monkeypatch.setattr("cwa_daemon.base.settings.CONFIG_FILE", file)
     return file
 
 
@@ -111,7 +111,7 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(tmp_path: Path, args: 
 def test_a_state_filter_that_no_job_can_have_names_the_states(cwtool: CommandLine) -> None:
     said = cwtool("jobs", "list", "--state", "weird", rc=2).stderr
     assert all(state in said for state in ("queued", "paused", "running", "done", "failed", "cancelled", "interrupted"))
-    assert "did you mean 'failed'" in cwtool("jobs", "list", "--state", "faild", rc=2).stderr
+    assert "did you mean 'failed'" in cwtool("jobs", "list", "--state", "faild", rc=2).stderr  # codespell:ignore faild
     assert "no such job" in cwtool("jobs", "list", "--model", "of this name there is none").stdout
 
 

@@ -172,8 +172,8 @@ def test_a_request_that_cannot_be_sent_is_refused_where_it_is_made(cwtool: Comma
 def test_parts_of_a_reply_nobody_waits_for_are_not_kept(own_cwtool: CommandLine, large_job: str) -> None:
     pad(own_cwtool, large_job, "x" * (20 * 2**20))
     with Client.connect(own_cwtool.settings) as client:
-        connection = client._client
+        connection = client._client._connection
         with pytest.raises(Exception, match="did not answer"):
-            client._run(connection._request("job", timeout_s=0.001, run_id=large_job))
+            client._run(connection.request("job", timeout_s=0.001, run_id=large_job))
         client.job(large_job)
         assert not connection._parts and not connection._replies

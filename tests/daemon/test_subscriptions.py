@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cwa_daemon import protocol
-from cwa_daemon.store import Store
-from cwa_daemon.subscriptions import Subscriptions
+from cwa_daemon.control.store import Store
+from cwa_daemon.control.subscriptions import Subscriptions
 
 RUN, CLIENT = "a run", b"a client"
 
@@ -161,7 +161,8 @@ ACTIONS = st.lists(
 @given(actions=ACTIONS)
 def test_whatever_happens_each_follower_hears_every_event_once_and_in_order(actions: list[str]) -> None:
     with TemporaryDirectory() as folder:
-        daemon, followers = Daemon(Path(folder)), []
+        daemon = Daemon(Path(folder))
+        followers: list[int] = []
         for action in [*actions, "free"]:
             match action:
                 case "event" | "progress":

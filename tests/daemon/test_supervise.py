@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
-from cwa_daemon import supervise as supervise_module
-from cwa_daemon.supervise import Troubles, supervise
+from cwa_daemon.control import supervise as supervise_module
+from cwa_daemon.control.supervise import Troubles, supervise
 from cwa_engine.base.errors import StateNotWritten
 
 
 @pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervise_module, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(supervise_module, "LONGEST_PAUSE_S", 0.01)
 
@@ -34,7 +36,7 @@ class Heard(Troubles):
         self.over.set()
 
 
-def dies(times: int, done: asyncio.Event, error: Exception):
+def dies(times: int, done: asyncio.Event, error: Exception) -> Callable[[], Coroutine[Any, Any, None]]:
     """A task that dies so often, and then waits for ever."""
     deaths = iter([error] * times)
 
@@ -47,7 +49,9 @@ def dies(times: int, done: asyncio.Event, error: Exception):
     return run
 
 
-def test_a_task_that_dies_is_begun_again_and_its_trouble_and_traceback_are_to_be_seen(caplog):
+def test_a_task_that_dies_is_begun_again_and_its_trouble_and_traceback_are_to_be_seen(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def scene() -> list[str]:
         troubles, recovered = Troubles(), asyncio.Event()
         task = supervise("the lane of cpu", dies(3, recovered, ZeroDivisionError("a defect")), troubles)
@@ -62,7 +66,7 @@ def test_a_task_that_dies_is_begun_again_and_its_trouble_and_traceback_are_to_be
     assert caplog.text.count("Traceback") == 3
 
 
-def test_a_task_that_has_lived_on_for_a_while_is_in_no_trouble_any_more(monkeypatch):
+def test_a_task_that_has_lived_on_for_a_while_is_in_no_trouble_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervise_module, "STEADY_S", 0.05)
 
     async def scene() -> None:
@@ -77,7 +81,9 @@ def test_a_task_that_has_lived_on_for_a_while_is_in_no_trouble_any_more(monkeypa
     asyncio.run(scene())
 
 
-def test_a_task_ends_when_it_is_cancelled_also_between_a_death_and_its_next_beginning(monkeypatch):
+def test_a_task_ends_when_it_is_cancelled_also_between_a_death_and_its_next_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(supervise_module, "FIRST_PAUSE_S", 3600.0)
     monkeypatch.setattr(supervise_module, "LONGEST_PAUSE_S", 3600.0)
 

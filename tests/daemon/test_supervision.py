@@ -17,11 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cwa_daemon import leftovers
-from cwa_daemon.folder_lock import hold_lock
-from cwa_daemon.lifecycle import running_pid
-from cwa_daemon.settings import Settings
-from cwa_daemon.store import Store
+from cwa_daemon.base.address import running_pid
+from cwa_daemon.base.folder_lock import hold_lock
+from cwa_daemon.base.settings import Settings
+from cwa_daemon.control import leftovers
+from cwa_daemon.control.store import Store
 from cwa_engine.base.errors import DaemonNotStartable, StateDamaged
 from cwa_engine.base.files import scratch_path
 from tests import isolation

@@ -12,8 +12,8 @@ import psutil
 import pynvml
 import pytest
 
-from cwa_daemon import telemetry
 from cwa_daemon.client import AsyncClient
+from cwa_daemon.control import telemetry
 from tests.conftest import CommandLine
 
 GB = 10**9

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from cwa_daemon import handover, texts
-from cwa_daemon.client import AsyncClient, Client
+from cwa_daemon.base.settings import Settings
+from cwa_daemon.base.threads import in_thread
+from cwa_daemon.client import AsyncClient, Client, handover
+from cwa_daemon.control import texts
+from cwa_daemon.control.texts import KeptTexts
 from cwa_daemon.protocol import KeepTexts, parse_request
-from cwa_daemon.settings import Settings
-from cwa_daemon.texts import KeptTexts
-from cwa_daemon.threads import in_thread
 from cwa_engine.base.errors import DataError, InvalidInput, StateNotWritten
 from cwa_engine.spec import RunSpec
 from tests.conftest import CommandLine

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from cwa_daemon import keys, lifecycle
+from cwa_daemon.admin.lifecycle import wait_until_gone
+from cwa_daemon.base import address, keys
+from cwa_daemon.base.folder_lock import hold_lock
+from cwa_daemon.base.security import check_socket, read_own_file
+from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import Client
-from cwa_daemon.folder_lock import hold_lock
-from cwa_daemon.lifecycle import wait_until_gone
-from cwa_daemon.security import check_socket, read_own_file
-from cwa_daemon.settings import Settings
 from cwa_engine.base.errors import CwaError, InvalidInput, UnsafePlace
 from tests import isolation
 from tests.conftest import CommandLine
@@ -174,7 +174,7 @@ def test_a_connection_that_is_made_anew_is_checked_anew(own_cwtool: CommandLine,
             own_cwtool.kill(pid)
             assert wait_until_gone(pid, 30)
             with hold_lock(settings):
-                lifecycle.write_address(settings, open_folder / "s")
+                address.write_address(settings, open_folder / "s")
                 with pytest.raises(UnsafePlace, match="others may write to"):
                     client.status()
                 assert heard(stranger) == ""

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from cwa_daemon.endings import DEVICE_LOST
+from cwa_daemon.base.settings import Settings
+from cwa_daemon.pipe.exit_codes import DEVICE_LOST
 from cwa_daemon.protocol import JobOptions
-from cwa_daemon.settings import Settings
-from cwa_daemon.work import Work
+from cwa_daemon.worker.executor import Work
 from cwa_engine.base.errors import Cancelled, OutOfMemory
 from cwa_engine.machine.memory import Memory
 from cwa_engine.models.checksum import checksum
@@ -96,7 +96,7 @@ def test_a_run_that_is_cancelled_ends_before_its_models_weights_are_compared(
     work, _, outbox, run = worker
     run()
     looked: list[str] = []
-    monkeypatch.setattr("cwa_daemon.work.checksum", lambda model: looked.append("looked"))
+    monkeypatch.setattr("cwa_daemon.worker.executor.checksum", lambda model: looked.append("looked"))
     run(topk=(10**9,))
     assert outbox.last_error()["code"] == "invalid_input"
     assert (looked, next(iter(work._warm)).suspect) == ([], True)
@@ -161,8 +161,8 @@ def test_after_memory_ran_out_the_worker_goes_on_only_if_the_model_still_compute
     def end(code: int) -> None:
         raise Ended(code)
 
-    monkeypatch.setattr("cwa_daemon.work.analyze", exhausted)
-    monkeypatch.setattr("cwa_daemon.work.os._exit", end)
+    monkeypatch.setattr("cwa_daemon.worker.executor.analyze", exhausted)
+    monkeypatch.setattr("cwa_daemon.worker.executor.os._exit", end)
     if breathes:
         run()
     else:
@@ -179,14 +179,16 @@ def test_a_device_that_fails_takes_its_worker_with_it_after_the_client_has_heard
     _, _, outbox, run = worker
 
     def failing(*args: object) -> None:
-        monkeypatch.setattr("cwa_daemon.work.release", failing)  # nor does the device give back its memory any more
+        monkeypatch.setattr(
+            "cwa_daemon.worker.executor.release", failing
+        )  # nor does the device give back its memory any more
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     def end(code: int) -> None:
         raise Ended(code)
 
-    monkeypatch.setattr("cwa_daemon.work.analyze", failing)
-    monkeypatch.setattr("cwa_daemon.work.os._exit", end)
+    monkeypatch.setattr("cwa_daemon.worker.executor.analyze", failing)
+    monkeypatch.setattr("cwa_daemon.worker.executor.os._exit", end)
     with pytest.raises(Ended, match=str(DEVICE_LOST)):
         run()
     assert "illegal memory access" in outbox.last_error()["message"]
@@ -214,7 +216,7 @@ def test_what_a_job_held_when_memory_ran_out_is_free_again_when_it_has_ended(
     work, _, outbox, run = worker
     run()
     held: list[weakref.ref[Held]] = []
-    monkeypatch.setattr("cwa_daemon.work.analyze", _exhausted(held))
+    monkeypatch.setattr("cwa_daemon.worker.executor.analyze", _exhausted(held))
     run()
     assert held[0]() is None
     assert outbox.last_error() | {"retryable": False} == {
@@ -232,8 +234,8 @@ def test_a_model_that_cannot_be_checked_for_want_of_memory_is_unloaded_and_the_w
     work, _, outbox, run = worker
     run()
     with monkeypatch.context() as short:
-        short.setattr("cwa_daemon.work.analyze", _exhausted([]))
-        short.setattr("cwa_daemon.work.breathes", lambda model: True)
+        short.setattr("cwa_daemon.worker.executor.analyze", _exhausted([]))
+        short.setattr("cwa_daemon.worker.executor.breathes", lambda model: True)
         run()
     assert outbox.last_error()["code"] == "out_of_memory"
     with monkeypatch.context() as short:
@@ -243,7 +245,7 @@ def test_a_model_that_cannot_be_checked_for_want_of_memory_is_unloaded_and_the_w
             tried.append(model)
             return torch.empty(2**60) if len(tried) == 1 else checksum(model)
 
-        short.setattr("cwa_daemon.work.checksum", first_without_memory)
+        short.setattr("cwa_daemon.worker.executor.checksum", first_without_memory)
         run()
     assert "unloaded: no memory is left to see" in outbox.notes()
     assert outbox.last_error() is None
@@ -254,7 +256,7 @@ def test_memory_that_runs_out_where_nobody_expects_it_has_its_name_all_the_same(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, _, outbox, run = worker
-    monkeypatch.setattr("cwa_daemon.work.write_run", lambda *args: torch.empty(2**60))
+    monkeypatch.setattr("cwa_daemon.worker.executor.write_run", lambda *args: torch.empty(2**60))
     run()
     assert outbox.last_error()["code"] == "out_of_memory"
     assert "gpt2" in outbox.last_error()["message"]

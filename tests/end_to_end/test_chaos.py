@@ -22,9 +22,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cwa_daemon.base.address import running_pid
+from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import AsyncClient, stop_daemon
-from cwa_daemon.lifecycle import running_pid
-from cwa_daemon.settings import Settings
 from cwa_engine.base.errors import CwaError, NotFound
 from cwa_engine.spec import RunSpec
 from tests.conftest import CommandLine
@@ -228,7 +228,7 @@ def workers_of(settings: Settings) -> list[int]:
     found = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         command = process.info["cmdline"] or []
-        if "cwa_daemon.worker" in command and str(settings.workers) in command:
+        if "cwa_daemon.worker.main" in command and str(settings.workers) in command:
             found.append(process.info["pid"])
     return found
 

@@ -108,7 +108,7 @@ def test_stopping_the_daemon_queues_what_runs_again_and_leaves_nothing_behind(ow
     queued = cwtool("run", *SHORT, "--detach").stdout.strip()
     cwtool.wait_for(running, "damage")
     said = cwtool("daemon", "stop").stderr
-    assert f"{running} was broken off; it runs again after the next start" in " ".join(said.split())
+    assert f"{running} was interrupted; it runs again after the next start" in " ".join(said.split())
     assert not psutil.pid_exists(worker)
     assert not cwtool.settings.socket.exists()
     assert list(cwtool.settings.workers.iterdir()) == []

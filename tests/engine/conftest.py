@@ -27,13 +27,13 @@ def wrap(model: Any) -> Any:
     import torch
 
     from cwa_engine.hub.sources import ModelSource, SourceKind
-    from cwa_engine.models.anatomy import dissect
+    from cwa_engine.models.anatomy import anatomy_of
     from cwa_engine.models.loading import LoadedModel
 
     return LoadedModel(
         model=model,
         tokenizer=tiny_tokenizer(),
-        anatomy=dissect(model),
+        anatomy=anatomy_of(model),
         source=ModelSource("tiny", SourceKind.FOLDER, "/nowhere"),
         revision=None,
         files={},

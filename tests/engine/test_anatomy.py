@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, PreTrainedConfig
 
 from cwa_engine.base.errors import InvalidInput
-from cwa_engine.models.anatomy import Place, dissect
+from cwa_engine.models.anatomy import WeightPosition, anatomy_of
 from tests.architectures import tiny_architecture
 from tests.engine.conftest import wrap
 from tests.models import tiny_model
@@ -87,7 +87,7 @@ def test_components_and_layers_are_named_as_the_field_names_them(family: str) ->
 def test_the_number_of_weights_is_the_published_one(config: PreTrainedConfig, published: int) -> None:
     with torch.device("meta"):  # shapes without memory
         model = AutoModelForCausalLM.from_config(config)
-    assert dissect(model).numel == published
+    assert anatomy_of(model).numel == published
 
 
 def test_tied_parameters_are_named_once_under_their_first_name() -> None:
@@ -134,7 +134,7 @@ def test_a_zeroed_weight_of_an_expert_no_longer_links_its_features_in_that_exper
     assert (parameter.component, parameter.experts, parameter.transposed) == ("expert", 4, model_type == "gpt_oss")
     assert (parameter.out_features, parameter.in_features) == (32, 64)
     flat_index = parameter.flat_index(2, 5, 7)
-    assert parameter.place(flat_index) == Place(2, 5, 7)
+    assert parameter.place(flat_index) == WeightPosition(2, 5, 7)
 
     def product(expert: int) -> torch.Tensor:  # as the model multiplies: gpt_oss x @ W, the others x @ W.T
         inputs = torch.eye(64)
@@ -201,4 +201,4 @@ def test_a_pattern_that_matches_nothing_is_never_passed_over(
 
 
 def test_a_vector_has_no_in_feature(llama: Any) -> None:
-    assert llama.anatomy.parameters["model.norm.weight"].place(17) == Place(None, 17, None)
+    assert llama.anatomy.parameters["model.norm.weight"].place(17) == WeightPosition(None, 17, None)

@@ -60,7 +60,7 @@ def test_an_encoder_is_run_as_a_decoder_and_says_so(model_type: str, tmp_path: P
 
 @pytest.mark.parametrize("model_type", ["cpmant", "xlnet"])
 def test_a_model_that_cannot_be_kept_from_seeing_later_tokens_is_refused(model_type: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelBroken, match="sees later tokens, so its loss is no perplexity"):
+    with pytest.raises(ModelBroken, match="sees later tokens, so its loss is not a perplexity"):
         load_model(save(tiny_architecture(model_type), tmp_path))
 
 
@@ -78,7 +78,7 @@ def test_a_decoder_that_was_made_bidirectional_is_refused(tmp_path: Path) -> Non
 def test_decoders_have_nothing_to_note(tmp_path: Path) -> None:
     for dtype in ("float32", "bfloat16", "float16"):
         loaded = load_model(str(save_tiny("mixtral", tmp_path)), dtype=dtype)
-        assert (loaded.notes, loaded.alone_above) == ((), None)
+        assert (loaded.notes, loaded.unbatched_above) == ((), None)
 
 
 def longrope(folder: Path, original: int) -> str:
@@ -103,7 +103,7 @@ def longrope(folder: Path, original: int) -> str:
 
 def test_losses_and_scores_of_a_longrope_model_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     loaded = load_model(longrope(tmp_path, 32))
-    assert loaded.alone_above == 32
+    assert loaded.unbatched_above == 32
     assert "texts of more than 32 tokens are computed alone" in loaded.notes[0]
     texts = sequences(loaded)
     lengths = [len(text.ids) for text in texts]
@@ -124,7 +124,7 @@ def test_losses_and_scores_of_a_longrope_model_do_not_depend_on_the_batch_size(t
 
 def test_a_longrope_model_whose_texts_cannot_be_long_is_batched_as_any_other(tmp_path: Path) -> None:
     loaded = load_model(longrope(tmp_path, 128))
-    assert (loaded.alone_above, loaded.notes) == (None, ())
+    assert (loaded.unbatched_above, loaded.notes) == (None, ())
 
 
 @pytest.mark.parametrize("model_type", ["prophetnet", "dots3_note"])

@@ -15,10 +15,10 @@ from cwa_engine.damage.patch import patched
 from cwa_engine.evaluation import perplexity
 from cwa_engine.evaluation.batch_size import BatchSize
 from cwa_engine.evaluation.perplexity import evaluate
-from cwa_engine.evaluation.resume import keep_states
+from cwa_engine.evaluation.resume import cache_states
 from cwa_engine.methods.metrics import Needs
 from cwa_engine.methods.perturbations import PERTURBATIONS
-from cwa_engine.models.chain import chain_of
+from cwa_engine.models.chain import NotAChain, chain_of
 from cwa_engine.pipeline import analyze
 from cwa_engine.records.export import run_tables
 from cwa_engine.sensitivity import gradients
@@ -40,7 +40,7 @@ SEPARABLE = ("gpt2", "gpt_neox", "opt", "llama")
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_damage_measured_from_the_first_changed_block_is_the_same_to_the_last_bit(loaded: Any, batch_size: int) -> None:
     sequences = sequences_of(loaded)
-    kept = keep_states(loaded, sequences, batch_size)
+    kept = cache_states(loaded, sequences, batch_size)
     for name, parameter in loaded.anatomy.parameters.items():
         with patched(loaded.model, {name: np.arange(min(5, parameter.numel))}, PERTURBATIONS["zero"]):
             resumed, whole = kept.evaluate([name]), evaluate(loaded, sequences, batch_size)
@@ -66,7 +66,7 @@ def test_where_memory_is_short_fewer_states_are_kept_and_the_loss_is_the_same(
 ) -> None:
     sequences = sequences_of(loaded)
     monkeypatch.setattr("cwa_engine.evaluation.resume.free_bytes", lambda device: 1)
-    kept = keep_states(loaded, sequences, 2)
+    kept = cache_states(loaded, sequences, 2)
     assert kept.blocks == (0,)
     name = next(n for n, p in loaded.anatomy.parameters.items() if p.layer == 1)
     with patched(loaded.model, {name: np.arange(3)}, PERTURBATIONS["zero"]):
@@ -78,12 +78,12 @@ def test_a_run_finds_the_same_whether_damage_is_resumed_or_not(
 ) -> None:
     asked = RunSpec(model="tiny", data_file=data_file, topk=(1, 3), individually=True, control_seeds=1)
     resumed = dict(run_tables(analyze(loaded, asked)))
-    monkeypatch.setattr(measurement, "keep_states", _refuse)
+    monkeypatch.setattr(measurement, "cache_states", _refuse)
     assert dict(run_tables(analyze(loaded, asked))) == resumed
 
 
 def _refuse(*args: object) -> None:
-    raise measurement.NotAChain("told not to")
+    raise NotAChain("told not to")
 
 
 # Gradients of each sequence of a batch
@@ -228,7 +228,10 @@ def test_memory_that_runs_out_in_the_middle_of_scoring_leaves_no_trace_in_the_sc
     handle.remove()
     assert size.size == 1
     expected = resident(llama, sequences, Needs.GRADIENT, 1)
-    assert all(torch.equal(found[name].gradient, stats.gradient) for name, stats in expected.items())
+    for name, stats in expected.items():
+        gradient = found[name].gradient
+        assert gradient is not None and stats.gradient is not None
+        assert torch.equal(gradient, stats.gradient)
 
 
 @pytest.mark.parametrize("name", ["lm_head.weight", "model.embed_tokens.weight"])

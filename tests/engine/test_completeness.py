@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cwa_engine.base.errors import ModelBroken
 from cwa_engine.hub.sources import HubAccess
-from cwa_engine.models.loading import blueprint, load_model
+from cwa_engine.models.loading import load_model, load_without_weights
 from tests.models import edit_json, save_tiny, tiny_model, tiny_tokenizer
 
 Tensors = dict[str, Tensor]
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def change(folder: Path, edit: Callable[[Tensors], object]) -> None:
-    """Edit the tensors of a saved model."""
+    """EditContext the tensors of a saved model."""
     tensors = load_file(folder / "model.safetensors")
     edit(tensors)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -77,7 +77,7 @@ def test_an_adapter_is_refused_with_the_way_to_merge_it(with_base: bool, folder:
     if not with_base:
         (folder / "model.safetensors").unlink()
         (folder / "config.json").unlink()
-    for attempt in (load_model, lambda name: blueprint(name, None, HubAccess())):
+    for attempt in (load_model, lambda name: load_without_weights(name, None, HubAccess())):
         with pytest.raises(ModelBroken, match="adapter") as raised:
             attempt(str(folder))
         assert "merge_and_unload" in raised.value.hint

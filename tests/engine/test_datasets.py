@@ -131,7 +131,7 @@ def test_rows_without_a_text_are_left_out_and_counted_and_another_column_may_be_
     assert said == [Note(f"2 of 4 rows of {tmp_path / 'saved'} have no text and were left out", "warning")]
     assert [text.content for text in load_texts(None, 2, str(tmp_path / "saved"), "summary")] == ["1", "2"]
     with pytest.raises(DataError, match="has no column 'sumary', but: text, summary, label") as raised:
-        load_texts(None, 2, str(tmp_path / "saved"), "sumary")
+        load_texts(None, 2, str(tmp_path / "saved"), "sumary")  # codespell:ignore sumary
     assert "did you mean 'summary'?" in raised.value.hint
     with pytest.raises(DataError, match=r"column 'label' of .* holds no texts"):
         load_texts(None, 2, str(tmp_path / "saved"), "label")

@@ -210,7 +210,8 @@ def test_the_column_of_texts_is_the_usual_one_or_the_one_asked_for_and_that_is_s
     assert said(path) == ["the texts of a.json are read from 'sentence'"]
     assert read(path, column="title") == ["t"]
     assert said(path, "title") == []
-    assert "has no column 'titel', but: id, title, article, sentence; did you mean 'title'?" in refusal(path, "titel")
+    wrong = "titel"  # codespell:ignore titel
+    assert f"has no column '{wrong}', but: id, title, article, sentence; did you mean 'title'?" in refusal(path, wrong)
     only = written(tmp_path / "a.jsonl", '{"n": 1, "review": "good", "tags": ["a"]}')
     assert read(only) == ["good"] and said(only) == ["the texts of a.jsonl are read from 'review'"]
     assert "but: a, b" in refusal(written(tmp_path / "a.jsonl", '{"a": "x", "b": "y"}'))
@@ -253,15 +254,15 @@ def test_cells_without_a_text_are_left_out_and_counted(tmp_path: Path) -> None:
         ("a.json", '["x", 7]', "item 2 of a.json holds the number 7"),
         ("a.json", '{"text": {"0": "x", "1": "y"}}', "'text' in item 1 of a.json holds an object"),
         ("a.json", "true", "item 1 of a.json holds true"),
-        ("a.jsonl", '{"text": "x", "text": "y"}', "line 1 of a.jsonl is no JSON: an object has the key 'text' twice"),
+        ("a.jsonl", '{"text": "x", "text": "y"}', "line 1 of a.jsonl is not JSON: an object has the key 'text' twice"),
         ("a.json", '[{"text": "x"},\n {"a": {"b": 1, "b": 2}}]', "line 2: an object has the key 'b' twice"),
-        ("a.json", '["x",]', "is no valid JSON: line 1: Expecting value"),
+        ("a.json", '["x",]', "is not valid JSON: line 1: Expecting value"),
         ("a.json", '["x"\n "y"]', "line 2: Expecting ','"),
         ("a.json", '["x"] ["y"]', "line 1: something follows after the array"),
         ("a.json", '["x", "y', "line 1: Unterminated string"),
         ("a.json", '["x"', "line 1: Expecting ','"),
         ("a.json", "[" * 100_000, "nested too deep"),
-        ("a.json", '[{"text": "cut emoji \\ud83d"}]', "is no valid Unicode"),
+        ("a.json", '[{"text": "cut emoji \\ud83d"}]', "is not valid Unicode"),
         ("a.json", "[]", "holds no text"),
         ("a.json", "", "holds no text"),
         ("a.jsonl", '[\n  {"text": "x"}\n]', "rename it to .json"),

@@ -15,10 +15,10 @@ import torch
 
 from cwa_engine.base.errors import Cancelled
 from cwa_engine.hub.sources import HubAccess, absolute_name, fingerprint
+from cwa_engine.models.fake_model import fake_model
 from cwa_engine.models.gguf.families import ARCHITECTURES
 from cwa_engine.models.gguf.pretokenizers import SPLITTINGS
-from cwa_engine.models.loading import blueprint, load_model
-from cwa_engine.models.sketch import sketch
+from cwa_engine.models.loading import load_model, load_without_weights
 from tests.gguf_files import FAMILIES, Family, tensors_of, tiny, write_family
 
 
@@ -219,10 +219,10 @@ def test_shards_are_found_beside_a_link_of_the_hub_cache(tmp_path: Path) -> None
 def test_what_is_planned_from_the_header_is_what_is_loaded(tmp_path: Path) -> None:
     family = FAMILIES["gemma3"]
     path = str(write_family(tmp_path / "model.gguf", family, tiny(family)))
-    source, config, tokenizer = blueprint(path, None, HubAccess())
+    source, config, tokenizer = load_without_weights(path, None, HubAccess())
     loaded = load_model(path)
-    sketched = sketch(source, config, tokenizer, torch.float32)
-    assert {n: p.shape for n, p in sketched.model.named_parameters()} == {
+    fake = fake_model(source, config, tokenizer, torch.float32)
+    assert {n: p.shape for n, p in fake.model.named_parameters()} == {
         n: p.shape for n, p in loaded.model.named_parameters()
     }
     assert tokenizer("a b")["input_ids"] == loaded.tokenizer("a b")["input_ids"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def test_finalists_are_ranked_by_exact_entries_whatever_is_kept(llama: Any, data
     assert {row.standard_error for row in rows} == {0.0}
     exact = exact_diagonal(llama, sequences_of(llama)[0::2], [(row.parameter, row.flat_index) for row in rows])
     assert [row.score for row in rows] == pytest.approx([abs(value) for value in exact], rel=1e-4)
-    assert [row.score for row in rows] == sorted((row.score for row in rows), reverse=True)
+    assert all((one.score or 0) >= (other.score or 0) for one, other in itertools.pairwise(rows))
 
 
 def test_matrices_alone_are_ranked_by_exact_entries_too(llama: Any, data_file: Path) -> None:
@@ -155,7 +156,7 @@ def test_half_of_the_finalists_have_the_largest_estimates_and_half_the_largest_f
     rows = analyze(llama, asked(data_file, topk=(6,))).rankings[0].weights
     sequences = sequences_of(llama)[0::2]
     estimates = hutchinson_diagonal(llama, sequences, 2, 0).estimate
-    fisher = resident(llama, sequences, Needs.TOKEN_FISHER, 1)
+    fisher: Any = resident(llama, sequences, Needs.TOKEN_FISHER, 1)
     scores = {
         (name, index): (abs(value), float(fisher[name].token_fisher.flatten()[index]))
         for name, tensor in estimates.items()

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from cwa_engine.base.errors import InvalidInput, ModelBroken, ModelGated, ModelNotFound
 from cwa_engine.hub.sources import HubAccess, SourceKind, cached_models, fingerprint, resolve
 from cwa_engine.models.checkpoint import stored_tensors
-from cwa_engine.models.loading import blueprint, load_model
+from cwa_engine.models.loading import load_model, load_without_weights
 from tests.models import FAMILIES, edit_json, hub_cache, save_tiny, tiny_model, truncate
 from tests.stand_in_hub import COMMIT, stand_in_hub
 
@@ -69,7 +69,7 @@ def test_a_revision_may_be_part_of_the_name_and_is_refused_where_there_are_none(
 ) -> None:
     commit = (hub / "hub/models--gpt2/refs/main").read_text()
     assert load_model("gpt2@main", access=offline).revision == commit
-    for attempt in (load_model, lambda name, revision: blueprint(name, revision, offline)):
+    for attempt in (load_model, lambda name, revision: load_without_weights(name, revision, offline)):
         for local in (str(folder), "smollm2-135m"):  # which an installed package brings
             with pytest.raises(InvalidInput, match="has no revision 'main'"):
                 attempt(local, "main")
@@ -164,7 +164,7 @@ def test_a_gated_model_names_the_token_and_the_licence_page(offline: HubAccess) 
 ASK = """
 import json, sys, time
 from cwa_engine.base.errors import CwaError
-from cwa_engine.models.loading import blueprint, load_model
+from cwa_engine.models.loading import load_without_weights, load_model
 from cwa_engine.hub.sources import HubAccess
 time.sleep = lambda seconds: None  # huggingface_hub waits half a minute before it gives up on a 503
 answers = []
@@ -191,7 +191,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, st
 
 LOAD = """
 import json
-from cwa_engine.models.loading import blueprint, load_model
+from cwa_engine.models.loading import load_without_weights, load_model
 said, read = [], []
 first = load_model("lab/present", say=said.append, read=lambda done, total: read.append((done, total)))
 again = load_model("lab/present", say=said.append)  # from the cache
@@ -218,7 +218,7 @@ def test_a_model_is_downloaded_once_and_its_bytes_are_counted_as_they_come(folde
 
 CANCEL = """
 from cwa_engine.base.errors import Cancelled
-from cwa_engine.models.loading import blueprint, load_model
+from cwa_engine.models.loading import load_without_weights, load_model
 def read(done, total):
     raise Cancelled("enough")
 try:

@@ -79,7 +79,7 @@ def large_at_the_embedding() -> Any:
 
 @pytest.mark.parametrize("gradients", ["resident", "sweep"])
 @pytest.mark.parametrize("stability", [None, "halves"])
-def test_after_an_overflow_all_is_scored_anew(gradients: str, stability: Any, data_file: Path) -> None:
+def test_after_an_overflow_all_is_scored_anew(gradients: Any, stability: Any, data_file: Path) -> None:
     half = wrap(large_at_the_embedding().half())
     full = wrap(copy.deepcopy(half.model).float())
     sequences = sequences_of(half)[0::2]

@@ -97,10 +97,10 @@ def test_a_path_is_made_absolute_whether_it_exists_or_not(tmp_path: Path, monkey
     assert absolute_name("a@b") == str(tmp_path / "a@b")
     assert name_and_revision(absolute_name("a@b")) == (str(tmp_path / "a@b"), None)
     assert absolute_name("./~") == str(tmp_path / "~")
-    assert absolute_name("./modle") == str(tmp_path / "modle")
+    assert absolute_name("./modle") == str(tmp_path / "modle")  # codespell:ignore modle
     assert absolute_name("") == ""
     with pytest.raises(ModelNotFound, match="there is no folder") as raised:
-        resolve(str(tmp_path / "modle"))
+        resolve(str(tmp_path / "modle"))  # codespell:ignore modle
     assert raised.value.hint == "did you mean 'model'?"
 
 

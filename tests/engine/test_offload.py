@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.models.facts import Facts
+from cwa_engine.models.fake_model import LiveBytes
 from cwa_engine.models.loading import load_model
 from cwa_engine.models.offload import Offload
-from cwa_engine.models.sketch import LiveBytes
 from cwa_engine.pipeline import analyze
 from cwa_engine.records.export import run_tables
 from cwa_engine.spec import RunSpec
@@ -63,7 +64,7 @@ def deep() -> Any:
 def offloaded(loaded: Any) -> tuple[Any, SmallDevice]:
     model = copy.deepcopy(loaded.model)
     device = SmallDevice(model, list(model.get_submodule(loaded.anatomy.blocks_path).children()))
-    return dataclasses.replace(loaded, model=model, offload=device, memo={}), device
+    return dataclasses.replace(loaded, model=model, offload=device, facts=Facts()), device
 
 
 def everything(data_file: Path, **fields: Any) -> RunSpec:

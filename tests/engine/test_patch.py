@@ -142,7 +142,7 @@ def test_every_perturbation_changes_only_its_weights_and_is_undone_bit_for_bit(n
 
 def edited(name: str, weight: torch.Tensor, **options: Any) -> torch.Tensor:
     """All weights of a layer after a perturbation."""
-    layer = torch.nn.Linear(*reversed(weight.shape), bias=False)
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight = torch.nn.Parameter(weight.clone())
     with patched(layer, {"weight": np.arange(weight.numel())}, PERTURBATIONS[name], Options(**options)):
         return layer.weight.detach().clone()

@@ -136,7 +136,7 @@ def test_more_weights_than_there_are_is_refused_with_their_number(llama: Any, da
 def test_a_tokenizer_that_belongs_to_another_model_is_named_before_anything_is_computed(data_file: Path) -> None:
     model = tiny_model("llama")
     model.resize_token_embeddings(100)
-    with pytest.raises(ModelBroken, match=r"the tokenizer of tiny gives token \d+, but the model knows only 100"):
+    with pytest.raises(ModelBroken, match=r"the tokenizer of tiny gives token \d+, but the model has only 100"):
         run(wrap(model), spec(data_file))
 
 

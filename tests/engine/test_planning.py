@@ -14,10 +14,11 @@ from cwa_engine.base import events
 from cwa_engine.base.errors import ModelNotFound
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.methods.metrics import Needs
-from cwa_engine.models.loading import blueprint, load_model
-from cwa_engine.models.sketch import LiveBytes, sketch
+from cwa_engine.models.fake_model import LiveBytes, fake_model
+from cwa_engine.models.loading import load_model, load_without_weights
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import choose, plan, working_bytes
+from cwa_engine.rows import PlanRow
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
 from cwa_engine.sensitivity.sweep import sweep
@@ -30,10 +31,10 @@ from tests.models import hub_cache, save_tiny
 ACCESS = HubAccess()
 
 
-def test_a_sketch_is_the_model_without_its_memory(loaded: Any) -> None:
-    sketched = sketch(loaded.source, loaded.model.config, loaded.tokenizer, torch.float32)
-    assert sketched.anatomy == loaded.anatomy
-    assert sketched.size_bytes == loaded.size_bytes
+def test_a_fake_model_is_the_model_without_its_memory(loaded: Any) -> None:
+    fake = fake_model(loaded.source, loaded.model.config, loaded.tokenizer, torch.float32)
+    assert fake.anatomy == loaded.anatomy
+    assert fake.size_bytes == loaded.size_bytes
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "llama"])
@@ -41,7 +42,7 @@ def test_a_sketch_is_the_model_without_its_memory(loaded: Any) -> None:
     "needs", [Needs.GRADIENT, Needs.GRADIENT | Needs.FISHER | Needs.INPUTS, Needs.GRADIENT | Needs.TOKEN_FISHER]
 )
 @pytest.mark.parametrize("source", planning.SOURCES)
-def test_the_bytes_of_a_sketch_are_those_of_the_model(family: str, needs: Needs, source: str) -> None:
+def test_the_bytes_of_a_fake_model_are_those_of_the_model(family: str, needs: Needs, source: str) -> None:
     loaded = wrap(tiny_architecture(family))
     sequences = sequences_of(loaded)[:2]
     foretold, simulated = working_bytes(loaded, sequences, needs, source, 1)
@@ -99,7 +100,7 @@ def test_half_the_precision_has_half_the_weights_and_one_block_needs_less_than_a
 )
 def test_the_command_is_for_the_most_that_fits(fits: set[str], flags: str | None) -> None:
     rows = [
-        planning.PlanRow(dtype, source, 1, 1, 2, 1, f"{dtype} {source}" in fits, True)
+        PlanRow(dtype, source, 1, 1, 2, 1, f"{dtype} {source}" in fits, True)
         for dtype in ("float32", "bfloat16")
         for source in (*planning.SOURCES, "offload")
     ]
@@ -162,6 +163,6 @@ def test_a_plan_needs_no_weights_on_disk(tmp_path: Path) -> None:
         path.resolve().unlink(missing_ok=True)
         path.unlink()
     access = HubAccess(cache_dir=str(tmp_path), offline=True)
-    assert sketch(*blueprint("tiny/llama", None, access), torch.float32).anatomy.numel > 10_000
+    assert fake_model(*load_without_weights("tiny/llama", None, access), torch.float32).anatomy.numel > 10_000
     with pytest.raises(ModelNotFound):
-        blueprint("tiny/lama", None, access)
+        load_without_weights("tiny/lama", None, access)  # codespell:ignore lama

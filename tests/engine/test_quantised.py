@@ -15,7 +15,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from cwa_engine.base.errors import CwaError, ModelBroken
 from cwa_engine.hub.sources import HubAccess
-from cwa_engine.models.loading import blueprint, load_model
+from cwa_engine.models.loading import load_model, load_without_weights
 from tests.models import edit_json, save_tiny
 
 MADE = Path(__file__).with_name("quantised")  # by the quantisers' own packages, see make.py there
@@ -142,7 +142,7 @@ def test_what_cannot_be_restored_exactly_is_refused_by_name_before_anything_is_r
     settings: dict[str, Any], folder: Path
 ) -> None:
     edit_json(folder / "config.json", quantization_config=settings)
-    for attempt in (load_model, lambda name: blueprint(name, None, HubAccess())):
+    for attempt in (load_model, lambda name: load_without_weights(name, None, HubAccess())):
         with pytest.raises(
             ModelBroken, match=f"cannot be undone exactly here: quant_method {settings['quant_method']}"
         ):

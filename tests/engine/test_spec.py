@@ -94,7 +94,7 @@ def test_standard_stands_for_several_perturbations() -> None:
 def test_the_hash_of_a_spec_knows_everything_but_the_output_folder() -> None:
     spec = RunSpec(model="gpt2")
     assert spec.sha256() == spec.model_copy(update={"output": Path("/elsewhere")}).sha256()
-    others = [
+    others: list[dict[str, Any]] = [
         {"seed": 1},
         {"topk": (99,)},
         {"metrics": ("obd",)},

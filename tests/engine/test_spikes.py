@@ -18,7 +18,7 @@ from rich.console import Console
 from cwa_engine.base import events
 from cwa_engine.base.errors import Cancelled, InvalidInput
 from cwa_engine.data.token_text import token_text, visible
-from cwa_engine.methods.metrics import PROPOSERS, Needs, Parts, joined
+from cwa_engine.methods.metrics import CANDIDATE_METRICS, Needs, PartShares, joined
 from cwa_engine.pipeline import analyze
 from cwa_engine.questions.ablation import Ablated
 from cwa_engine.questions.spike_removal import SpikeRemoval, remove_spikes
@@ -28,7 +28,7 @@ from cwa_engine.sensitivity.ranking import Ranker, rank
 from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec, parse_spec
-from cwa_tui.console.report import run_report
+from cwa_tui.cli.report import run_report
 from tests.architectures import tiny_architecture
 from tests.engine.conftest import TEXTS, doubled, fingerprint, wrap
 from tests.engine.test_metrics import activations_by_hand, ids_of, sequences_of
@@ -77,7 +77,7 @@ def test_spike_share_and_token_of_each_weight_are_those_of_two_plain_passes(load
         [resident(loaded, sequences, Needs.SPIKES)] if source == "resident" else sweep(loaded, sequences, Needs.SPIKES)
     ):
         ranker.offer(part)
-    ranking = ranker.ranking()
+    ranking: Any = ranker.ranking()
     assert len(ranking.spikes) == len(ranking.weights) == 300
     for weight, spike in zip(ranking.weights, ranking.spikes, strict=True):
         x, y, places = expected[weight.parameter]
@@ -97,7 +97,7 @@ def test_spike_share_and_token_of_each_weight_are_those_of_two_plain_passes(load
 
 
 def test_no_more_rows_are_kept_than_there_are_out_features(loaded: Any) -> None:
-    statistics = resident(loaded, sequences_of(loaded) * 5, Needs.SPIKES)
+    statistics: Any = resident(loaded, sequences_of(loaded) * 5, Needs.SPIKES)
     kept = [matrix for stats in statistics.values() if stats.spikes for matrix in stats.spikes.matrices]
     assert kept
     assert all(len(matrix.inputs) <= len(matrix.output) for matrix in kept)
@@ -135,7 +135,7 @@ def test_structures_are_ranked_by_the_sum_of_their_weights(llama: Any, structure
     sums: dict[tuple[str, int | None], float] = {}
     for weight in weights:
         key = weight.parameter, weight.out_feature if structure == "row" else weight.in_feature
-        sums[key] = sums.get(key, 0.0) + weight.score
+        sums[key] = sums.get(key, 0.0) + (weight.score or 0)
     assert [row.score for row in found.weights] == pytest.approx(sorted(sums.values(), reverse=True)[:5], rel=1e-4)
     assert found.spikes == ()  # of one weight alone it is known what it makes of a spike
 
@@ -185,7 +185,7 @@ def test_an_expert_names_the_token_it_was_given_or_none(model_type: str) -> None
     loaded = wrap(tiny_architecture(model_type))
     sequences = sequences_of(loaded)
     ranking = rank(loaded, resident(loaded, sequences, Needs.SPIKES), "super_weight", 40)
-    of_experts = [
+    of_experts: list[Any] = [
         spike for weight, spike in zip(ranking.weights, ranking.spikes, strict=True) if weight.expert is not None
     ]
     assert of_experts
@@ -227,10 +227,10 @@ def test_a_module_that_reads_nothing_in_one_half_of_the_texts_numbers_those_of_t
 ) -> None:
     sequences = sequences_of(llama)
     halves = sequences[0::2], sequences[1::2]
-    by_part = [resident(llama, half, Needs.SPIKES, 1) for half in halves]
+    by_part: list[Any] = [resident(llama, half, Needs.SPIKES, 1) for half in halves]
     expected = [2 * number - 1 + part for number in by_part[part][DOWN].spikes.matrices[0].where[:, 0].tolist()]
     by_part[1 - part][DOWN] = dataclasses.replace(by_part[1 - part][DOWN], spikes=None)
-    together = joined(by_part, Parts.of(halves))[DOWN].spikes
+    together: Any = joined(by_part, PartShares.of(halves))[DOWN].spikes
     assert together.matrices[0].where[:, 0].tolist() == expected
 
 
@@ -257,7 +257,8 @@ def test_a_planted_weight_comes_first_with_its_share_and_token() -> None:
     assert spike.share == pytest.approx(1, abs=0.01)
     assert (spike.token, spike.text, spike.position) == (PLANTED_TOKEN, PLANTED_TEXT, 0)
     assert spike.output == pytest.approx(3000, rel=0.05)
-    assert ranking.weights[0].score > 20 * ranking.weights[1].score
+    largest, next_largest = (weight.score for weight in ranking.weights[:2])
+    assert largest and next_largest and largest > 20 * next_largest
 
 
 def test_two_weights_that_make_a_spike_together_come_first_with_their_shares() -> None:
@@ -486,12 +487,14 @@ def test_other_metrics_have_no_table_of_spikes(llama: Any, data_file: Path) -> N
 
 
 def test_ablation_proposes_by_spikes_and_size_too_where_nobody_names_a_metric(data_file: Path) -> None:
-    assert PROPOSERS == ("grad_x_weight", "taylor", "super_weight", "magnitude")
+    assert CANDIDATE_METRICS == ("grad_x_weight", "taylor", "super_weight", "magnitude")
     asked = RunSpec(model="tiny", metrics=("ablation",), topk=(1,))
-    assert asked.scored_metrics == PROPOSERS
+    assert asked.scored_metrics == CANDIDATE_METRICS
     named = RunSpec(model="tiny", metrics=("wanda", "ablation"), topk=(1,))
     assert named.scored_metrics == named.turns == ("wanda",)
-    assert {name: asked.turns.count(name) for name in PROPOSERS} == dict(zip(PROPOSERS, (2, 2, 1, 1), strict=True))
+    assert {name: asked.turns.count(name) for name in CANDIDATE_METRICS} == dict(
+        zip(CANDIDATE_METRICS, (2, 2, 1, 1), strict=True)
+    )
 
 
 def test_a_weight_that_gradients_do_not_see_is_found_with_few_candidates(data_file: Path) -> None:

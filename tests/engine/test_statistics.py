@@ -52,8 +52,7 @@ def test_the_difference_and_its_interval_are_those_of_the_plain_formulas(
     mean = sum(left_out) / 6
     error = math.sqrt(5 / 6 * sum((value - mean) ** 2 for value in left_out))
     reach = float(integrated_t975(5)) * (1 + 2 / 6) * error
-    assert (low, high) == (pytest.approx(delta - reach, rel=1e-4, abs=1e-6),
-                           pytest.approx(delta + reach, rel=1e-4, abs=1e-6))  # fmt: skip
+    assert (low, high) == pytest.approx((delta - reach, delta + reach), rel=1e-4, abs=1e-6)
 
 
 def integrated_t975(freedom: int) -> float:

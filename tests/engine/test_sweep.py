@@ -16,7 +16,7 @@ from cwa_engine.damage.patch import patched
 from cwa_engine.data.corpus import Text
 from cwa_engine.data.tokens import tokenize
 from cwa_engine.evaluation.perplexity import evaluate
-from cwa_engine.evaluation.resume import keep_states
+from cwa_engine.evaluation.resume import cache_states
 from cwa_engine.methods.metrics import Needs
 from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.models.chain import NotAChain
@@ -73,7 +73,7 @@ def test_every_architecture_is_computed_in_parts_exactly_or_refused_before_anyth
         assert str(reason)
         return
     assert_same(loaded, sequences, Needs.GRADIENT | SQUARES, 2, tolerance=1e-3)
-    kept = keep_states(loaded, sequences, 2)
+    kept = cache_states(loaded, sequences, 2)
     in_blocks = [name for name, parameter in loaded.anatomy.parameters.items() if parameter.layer is not None]
     for name in (list(loaded.anatomy.parameters)[-1], in_blocks[-1]):
         with patched(loaded.model, {name: np.arange(1)}, PERTURBATIONS["zero"]):
@@ -117,10 +117,10 @@ def test_what_needs_all_gradients_at_once_is_refused_with_the_sweep() -> None:
 def test_memory_decides_where_nobody_does(llama: Any, data_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = RunSpec(model="tiny", data_file=data_file, topk=(2,), perturbations=())
     for free, unit in ((1 << 40, "sequence"), (1000, "block")):
-        said: list[dict[str, Any]] = []
+        said: list[events.Event] = []
         monkeypatch.setattr("cwa_engine.planning.free_bytes", lambda device, free=free: free)
-        analyze(llama, asked, lambda event, said=said: said.append(events.to_dict(event)))
-        assert {e["unit"] for e in said if e["kind"] == "progress" and e["stage"] == "score"} == {unit}
+        analyze(llama, asked, said.append)
+        assert {e.unit for e in said if isinstance(e, events.Progress) and e.stage == "score"} == {unit}
 
 
 def test_an_interrupted_sweep_leaves_the_model_as_it_was(llama: Any) -> None:

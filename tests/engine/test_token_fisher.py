@@ -98,7 +98,9 @@ def test_on_texts_that_the_model_predicts_well_obd_is_half_w_squared_times_the_h
     stats = resident(only, sequences, Needs.TOKEN_FISHER | Needs.FISHER, 20)[name]
     curvature = hessian_by_hand(only, name, [list(sequence.ids) for sequence in sequences[:100]]).diagonal()
     expected = weight.double().square() / 2 * curvature
-    obd = METRICS["obd"].score(weight, stats).double()
+    score = METRICS["obd"].score
+    assert score is not None
+    obd = score(weight, stats).double()
     assert float((obd / expected).median()) == pytest.approx(1, abs=0.15)
     assert float(torch.corrcoef(torch.stack([obd, expected]))[0, 1]) > 0.95
     by_sequence = weight.square() / 2 * stats.fisher  # twelve times too small: a text's mean has little of one token

@@ -104,9 +104,9 @@ def test_p_values_come_from_the_draws_on_the_sample_and_the_largest_is_measured_
     result = analyze(learnt, spec(texts, controls=("random_matched", "magnitude_matched"), control_seeds=20))
     losses: dict[tuple[str, int | None], dict[int, float]] = {}
     tokens: dict[int, int] = {}
-    for row in result.evaluations:
-        losses.setdefault((row.selection, row.seed), {})[row.sequence] = row.nll_sum
-        tokens[row.sequence] = row.tokens
+    for loss in result.evaluations:
+        losses.setdefault((loss.selection, loss.seed), {})[loss.sequence] = loss.nll_sum
+        tokens[loss.sequence] = loss.tokens
     intact = losses["intact", None]
     assert len(intact) == 20
     sample = set.intersection(*(set(found) for found in losses.values()))
@@ -115,6 +115,7 @@ def test_p_values_come_from_the_draws_on_the_sample_and_the_largest_is_measured_
     def change(case: tuple[str, int | None], where: set[int]) -> float:
         return sum(losses[case][n] - intact[n] for n in where) / sum(tokens[n] for n in where)
 
+    assert result.floor
     for row in result.separations:
         drawn = [case for case in losses if case[0] == row.control]
         changes = [change(case, sample) for case in drawn]
@@ -127,6 +128,7 @@ def test_p_values_come_from_the_draws_on_the_sample_and_the_largest_is_measured_
         (whole,) = [case for case in drawn if len(losses[case]) == 20]
         assert abs(change(whole, sample)) == max(map(abs, changes))
         assert row.largest == pytest.approx(change(whole, set(intact)), rel=1e-9)
+        assert row.largest is not None
         size = max(abs(row.largest), result.floor.rounding)
         assert row.ratio == pytest.approx(abs(change(("critical", None), set(intact))) / size, rel=1e-9)
     assert {row.control: row.draws for row in result.separations} == {"random_matched": 20, "magnitude_matched": 50}

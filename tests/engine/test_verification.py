@@ -140,7 +140,8 @@ class Losses:
             case = tuple(row[name] for name in ("metric", "k", "perturbation", "selection", "seed"))
             self.cases.setdefault(case, {})[int(row["sequence"])] = float(row["nll_sum"]), int(row["tokens"])
         self.intact = self.cases.pop(("", "", "", "intact", ""))
-        self.sample = sorted(min(self.cases.values(), key=len))
+        fewest = min(map(len, self.cases.values()))
+        self.sample = sorted(next(case for case in self.cases.values() if len(case) == fewest))
 
     def nll(self, of: dict[int, tuple[float, int]], where: list[int]) -> float:
         return math.fsum(of[n][0] for n in where) / sum(of[n][1] for n in where)

@@ -1,0 +1,1 @@
+"""Looking after a daemon from outside: start, stop, examine, repair, and the systemd unit."""

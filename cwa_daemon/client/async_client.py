@@ -1,0 +1,254 @@
+"""The client for programs that wait on more than one thing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from cwa_daemon.base.settings import Settings
+from cwa_daemon.base.threads import in_thread
+from cwa_daemon.client import fetching, handover
+from cwa_daemon.client.answers import Result, Stopped
+from cwa_daemon.client.connection import Connection
+from cwa_daemon.client.fetching import RunFiles
+from cwa_daemon.client.following import follow
+from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
+from cwa_engine.base.errors import InvalidInput, OutputError
+from cwa_engine.base.files import check_output, fetch_folder
+from cwa_engine.hub.sources import HubAccess
+from cwa_engine.records.checksums import altered_error, check_run
+from cwa_engine.records.output import claim_output, copy_run
+from cwa_engine.spec import RunSpec
+
+
+class AsyncClient:
+    """A connection to the daemon. Open it with `await AsyncClient.connect()`, close it with `await client.close()`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._connection = Connection(settings)
+
+    @classmethod
+    async def connect(cls, settings: Settings | None = None, start: bool = True) -> AsyncClient:
+        """Connect, starting a daemon where there is none. With `start=False` that raises NoDaemon instead.
+
+        A daemon on another machine, `settings.host`, is never started from here.
+        """
+        client = cls(settings or Settings())
+        try:
+            await client._connection.open(start)
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+    @property
+    def daemon_version(self) -> str:
+        return self._connection.daemon_version
+
+    @property
+    def where(self) -> str:
+        """Which daemon this is, in words."""
+        return self._connection.where
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def _request(self, op: str, timeout_s: float | None = None, **fields: Any) -> dict[str, Any]:
+        return await self._connection.request(op, timeout_s, **fields)
+
+    # runs
+
+    async def submit(
+        self, spec: RunSpec, command: str = "", options: JobOptions | None = None, client_key: str | None = None
+    ) -> str:
+        """Queue a run and give its run id. What can be refused without a model is refused here, before anything is queued.
+
+        Who is not sure whether a submission arrived may repeat it with the same `client_key`: it runs once.
+
+        Texts that the daemon cannot open, out of a pipe or from here for another machine, are handed over before.
+
+        Raises DataError for texts that cannot be used, OutputError for a folder that cannot be written, and OutputTaken for
+        one that holds something else than a run of this spec, unless `options.force`.
+        """
+        if spec.output and self.settings.host:
+            raise InvalidInput(
+                f"the daemon of {self.settings.host} cannot write to a folder of this machine",
+                hint="leave the spec without `output`, and `fetch` the run's files when it is done",
+            )
+        spec = await self._with_texts(spec)
+        if spec.output:
+            claim_output(spec.output, spec, options is not None and options.force)
+        return await self._submit("run", spec, command, options, client_key)
+
+    async def submit_again(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
+        """Queue a spec that came from the daemon: its paths are those of the daemon's machine, and are read there."""
+        return await self._submit("run", spec, command, options)
+
+    async def load(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
+        """Queue the loading of `spec.model` and give the job's run id."""
+        return await self._submit("load", spec, command, options)
+
+    async def plan(self, spec: RunSpec, command: str = "") -> str:
+        """Queue the planning of a run and give the job's run id; the plan is in its event of kind "plan"."""
+        return await self._submit("plan", await self._with_texts(spec), command)
+
+    async def retry(self, run_id: str) -> str:
+        """Queue an ended run again, and give the new run id."""
+        reply = await self._request("retry", run_id=run_id, client_key=uuid.uuid4().hex, access=self._access())
+        return str(reply["run_id"])
+
+    async def cancel(self, run_id: str) -> str:
+        """Cancel a job and give its state; a running one ends between two batches, so follow it to see its end."""
+        return str((await self._request("cancel", run_id=run_id))["state"])
+
+    async def job(self, run_id: str) -> JobView:
+        """A job by run id, by an unambiguous part of it, or "latest". Raises NotFound."""
+        return JobView.model_validate((await self._request("job", run_id=run_id))["job"])
+
+    async def jobs(
+        self,
+        limit: int = 50,
+        offset: int = 0,
+        state: str | None = None,
+        kind: str | None = None,
+        model: str | None = None,
+    ) -> list[JobView]:
+        """The latest jobs, latest first, after the first `offset`; `model` is a part of the model's name."""
+        reply = await self._request("jobs", limit=limit, offset=offset, state=state, kind=kind, model=model)
+        return [JobView.model_validate(job) for job in reply["jobs"]]
+
+    async def pause(self, run_id: str | None = None) -> list[str]:
+        """Keep a queued job, or all of them, from being begun; gives their run ids."""
+        return list((await self._request("pause", run_id=run_id))["run_ids"])
+
+    async def resume(self, run_id: str | None = None) -> list[str]:
+        """Let a paused job, or all of them, take its turn again; gives their run ids."""
+        return list((await self._request("resume", run_id=run_id))["run_ids"])
+
+    async def prune(self, older_than_s: float, with_results: bool = False, dry_run: bool = False) -> Pruned:
+        """Forget jobs that ended so long ago; of finished runs only the events, unless `with_results`."""
+        reply = await self._request("prune", older_than_s=older_than_s, with_results=with_results, dry_run=dry_run)
+        return Pruned(**{name: reply[name] for name in Pruned.model_fields})
+
+    def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """The job's events after number `after_seq`: those that were, then those to come, until the job has ended.
+
+        Each is a map with `seq`, `time`, `kind` and the fields of that kind of event (`cwa_engine.base.events`), or of kind
+        "state" with `state`, `error` and `output`. Where that one names a folder, a last event of kind "copied" tells by
+        its `error` whether the files are there. Raises DaemonUnreachable where the daemon goes away.
+        """
+        return follow(self._connection, run_id, after_seq)
+
+    # results and state
+
+    async def results(self, limit: int = 50) -> list[dict[str, Any]]:
+        """Summaries of finished runs, latest first; of one that cannot be read `run_id` and why it is `unreadable`."""
+        return list((await self._request("results", limit=limit))["results"])
+
+    async def result(self, run_id: str) -> Result:
+        """A finished run. Raises NotFound for one that is not."""
+        reply = await self._request("result", run_id=run_id)
+        return Result(Path(reply["folder"]), reply["summary"])
+
+    async def topk(
+        self, run_id: str, metric: str | None = None, offset: int = 0, limit: int = 100
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """(metric, rows of its top-k file, fields as in `TopWeight`); without a metric, of the run's first one."""
+        reply = await self._request("topk", run_id=run_id, metric=metric, offset=offset, limit=limit)
+        return reply["metric"], reply["rows"]
+
+    async def manifest(self, run_id: str) -> dict[str, Any]:
+        """The manifest of a finished run: all that is needed to run it again. Raises NotFound and Altered."""
+        return await fetching.manifest(run_id, self._request)
+
+    async def check(self, run_id: str) -> RunFiles:
+        """The files of a finished run, and whether they are what it wrote. Raises NotFound."""
+        return await fetching.check(run_id, self._request)
+
+    async def download(self, run_id: str, folder: Path) -> tuple[str, str | None]:
+        """Write the files of a finished run into an empty folder as they are, altered ones too.
+
+        Gives the whole run id, and its fingerprint by the daemon's job database. Raises NotFound and OutputError.
+        """
+        try:
+            return await fetching.download(run_id, folder, self._request)
+        except OSError as error:
+            raise OutputError(
+                f"the run's files cannot be kept in {folder} on the way: {error.strerror}",
+                hint="make room there, or set TMPDIR to another folder",
+            ) from error
+
+    async def fetch(self, run_id: str, folder: Path, force: bool = False) -> str:
+        """Write the files of a finished run into a folder of this machine; gives the whole run id.
+
+        Raises NotFound for a run that is not finished, Altered for one whose files are not what it wrote, OutputError for a
+        folder that cannot be written, and OutputTaken for one that holds something else than a run of its spec, unless
+        `force`.
+        """
+        check_output(folder)
+        with fetch_folder() as scratch:
+            whole_id, fingerprint = await self.download(run_id, Path(scratch))
+            if altered := check_run(Path(scratch), fingerprint).altered:
+                raise altered_error(whole_id, altered)
+            copy_run(Path(scratch), folder, force)
+        return whole_id
+
+    async def status(self) -> StatusView:
+        """The daemon, its warm models, workers and memory."""
+        return StatusView.model_validate((await self._request("status"))["status"])
+
+    async def telemetry(self) -> list[Sample]:
+        """What devices and processes used in the last minutes, oldest first."""
+        return [Sample.model_validate(sample) for sample in (await self._request("telemetry"))["samples"]]
+
+    async def unload(self, model: str) -> list[str]:
+        """Drop a warm model; gives the names that were dropped. Raises NotFound where it is not warm."""
+        return list((await self._request("unload", model=model))["names"])
+
+    async def shutdown(self, when_idle: bool = False) -> Stopped:
+        """Ask the daemon to stop, if asked only when nothing runs; `stop_daemon` also waits until it is gone."""
+        reply = await self._request("shutdown", when_idle=when_idle)
+        return Stopped(reply["pid"], reply["interrupted"], reply["queued"])
+
+    # what a job needs to begin
+
+    async def _with_texts(self, spec: RunSpec) -> RunSpec:
+        """The spec with texts that the daemon can read: it is handed a copy of those that it cannot."""
+        away, most_bytes = bool(self.settings.host), self.settings.texts_bytes
+        found = await in_thread(lambda: handover.prepare(spec, away, most_bytes))
+        if found is None:
+            return spec
+        path = await handover.send(found, self._request)
+        read_there = {"data_file": path, "data_name": found.shown, "dataset": None, "text_column": found.text_column}
+        return spec.model_copy(update=read_there)
+
+    async def _submit(
+        self,
+        kind: str,
+        spec: RunSpec,
+        command: str,
+        options: JobOptions | None = None,
+        client_key: str | None = None,
+    ) -> str:
+        reply = await self._request(
+            "submit",
+            kind=kind,
+            spec=spec.model_dump(mode="json"),
+            client_key=client_key or uuid.uuid4().hex,
+            command=command,
+            access=self._access(),
+            options=(options or JobOptions()).model_dump(exclude_defaults=True),  # a daemon may know fewer of them
+        )
+        return str(reply["run_id"])
+
+    def _access(self) -> dict[str, Any]:
+        """How to reach the Hub, as this shell has it. Of another machine its own, but for a token that is set here."""
+        if self.settings.host and not os.environ.get("HF_TOKEN"):
+            return {}
+        access = HubAccess.from_environment()
+        return {"token": access.token} if self.settings.host else dataclasses.asdict(access)

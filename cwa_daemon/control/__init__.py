@@ -1,0 +1,1 @@
+"""The control process: takes requests, keeps jobs and events, starts workers. It waits, and never computes."""

@@ -1,0 +1,397 @@
+"""SQLite: jobs and their events. What is appended here is what happened; everything else is derived from it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cwa_daemon.pipe.place import PLANS
+from cwa_engine.base.errors import CopyPending, CwaError, DaemonNotStartable, StateDamaged, StateNotWritten
+from cwa_engine.base.files import scratch_path
+
+log = logging.getLogger(__name__)
+
+# What brings a database from each version to the next; a released script is never changed again.
+_MIGRATIONS = (
+    """
+CREATE TABLE jobs (
+    number     INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id     TEXT NOT NULL UNIQUE,
+    kind       TEXT NOT NULL,
+    state      TEXT NOT NULL,
+    spec       TEXT NOT NULL,
+    command    TEXT NOT NULL,
+    device     TEXT NOT NULL,
+    client_key TEXT NOT NULL UNIQUE,
+    retry_of   TEXT,
+    created    REAL NOT NULL,
+    started    REAL,
+    finished   REAL,
+    error      TEXT
+);
+CREATE INDEX jobs_by_state ON jobs (state, device, number);
+CREATE TABLE events (
+    run_id TEXT NOT NULL,
+    seq    INTEGER NOT NULL,
+    time   REAL NOT NULL,
+    body   TEXT NOT NULL,
+    PRIMARY KEY (run_id, seq)
+) WITHOUT ROWID;
+""",
+    """
+ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN after_run TEXT;
+ALTER TABLE jobs ADD COLUMN passed_over INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN options TEXT NOT NULL DEFAULT '{}';
+CREATE INDEX jobs_by_predecessor ON jobs (after_run) WHERE after_run IS NOT NULL;
+""",
+    """
+ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN deaths TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE jobs ADD COLUMN copy_error TEXT;
+""",
+)
+SCHEMA_VERSION = len(_MIGRATIONS)
+_LANE = f"CASE kind WHEN 'plan' THEN '{PLANS}' ELSE device END"  # as `queue.lane_of`
+_TO_BE_COPIED = f"(copy_error ->> 'code' = '{CopyPending.code}')"
+_LAST_STATE = (
+    "SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?1 AND body ->> 'kind' = 'state'"  # of a job: its number
+)
+BALLAST_BYTES = 4 * 2**20  # given up when the disk is full, so that what happens can still be written down
+
+
+class Store:
+    """One connection, used by the control process's only thread. Each call is a transaction of well under 1 ms.
+
+    `trouble` says what is wrong with the database, since it was first met; empty for a sound one. Raises StateDamaged for
+    what cannot be read or written any more.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._ballast = database.with_name("ballast")
+        self.disk_full = False
+        self.trouble = ""
+        database.touch(mode=0o600)  # its journal takes the same mode
+        try:
+            self._db = _connected(database)
+            self._bring_up_to_date(database)
+        except sqlite3.OperationalError as error:
+            raise DaemonNotStartable(
+                f"the job database {database} cannot be opened: {error}",
+                hint="another program may hold it, or the disk may be full; `cwtool doctor` looks",
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise DaemonNotStartable(
+                f"the job database {database} is damaged: {error}",
+                hint="`cwtool doctor --repair` sets it aside and finds your finished runs again",
+            ) from error
+        self._inode = database.stat().st_ino
+        self.restore_ballast()
+
+    def _bring_up_to_date(self, database: Path) -> None:
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            raise newer_schema(database, version)
+        for step, script in enumerate(_MIGRATIONS[version:], start=version + 1):
+            self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {step}; COMMIT;")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def restore_ballast(self) -> None:
+        """Lay by some disk space, where there is space again."""
+        if self._ballast.exists() and not self.disk_full:
+            return
+        try:
+            self._ballast.write_bytes(bytes(BALLAST_BYTES))
+            self.disk_full = False
+        except OSError:
+            self._ballast.unlink(missing_ok=True)
+            self.disk_full = True
+
+    def _write(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Execute what changes the database, on a full disk with the ballast's room. Raises StateNotWritten."""
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            if not _is_full(error):
+                raise self._named(error) from error
+        self.disk_full = True
+        self._ballast.unlink(missing_ok=True)
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._named(error) from error
+
+    def _read(self, statement: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """The rows that a statement gives. Raises StateDamaged."""
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._named(error) from error
+
+    def _read_jobs(self, statement: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Jobs, from a statement that gives whole rows of them. Raises StateDamaged, also for a row that is none."""
+        rows = self._read(statement, values)
+        try:
+            return [_job(row) for row in rows]
+        except (ValueError, TypeError) as error:  # columns that hold JSON, and do not any more
+            raise self._damaged(f"a job in it is no whole row: {error}") from error
+
+    def _named(self, error: sqlite3.DatabaseError) -> CwaError:
+        if isinstance(error, sqlite3.OperationalError) and not _is_unreadable(error):
+            what = "written" if _is_full(error) else "used"
+            return StateNotWritten(f"the job database cannot be {what}: {error}", hint=_DISK_HINT)
+        return self._damaged(str(error))
+
+    def _damaged(self, why: str) -> StateDamaged:
+        damaged = StateDamaged(f"the job database {self._database} is damaged: {why}", hint=_DAMAGE_HINT)
+        self.trouble = f"{damaged.message}; {damaged.hint}"
+        return damaged
+
+    def look_after(self) -> None:
+        """Once a second: write the database anew where its file was deleted, for what is written would be lost with it.
+
+        Where another file is in its place, that is a trouble. Raises OSError.
+        """
+        try:
+            if self._database.stat().st_ino != self._inode:
+                self._damaged("its file was replaced while it was in use")
+        except FileNotFoundError:
+            self._write_anew()
+
+    def _write_anew(self) -> None:
+        """All that the deleted file holds, which is there for as long as it is open, under its name again."""
+        log.warning("%s was deleted while it was in use: it is written anew", self._database)
+        scratch = scratch_path(self._database)
+        try:
+            self._db.execute("VACUUM INTO ?", [str(scratch)])
+            scratch.chmod(0o600)
+            self._db.close()
+            for ending in ("-wal", "-shm"):  # of the file that is gone
+                self._database.with_name(f"{self._database.name}{ending}").unlink(missing_ok=True)
+            scratch.replace(self._database)
+        except sqlite3.DatabaseError as error:
+            raise self._named(error) from error
+        finally:
+            scratch.unlink(missing_ok=True)
+        self._db = _connected(self._database)
+        self._inode = self._database.stat().st_ino
+
+    # jobs
+
+    def columns(self) -> set[str]:
+        """Of the table of jobs."""
+        return {row["name"] for row in self._read("PRAGMA table_info(jobs)")}
+
+    def add_job(self, **columns: Any) -> None:
+        """Store a job. It is on the disk when this returns: who is told that a job is queued finds it after a power cut."""
+        names = ", ".join(columns)
+        places = ", ".join("?" for _ in columns)
+        self._db.execute("PRAGMA synchronous = FULL")
+        try:
+            self._write(f"INSERT INTO jobs ({names}) VALUES ({places})", [_column(v) for v in columns.values()])
+        finally:
+            self._db.execute("PRAGMA synchronous = NORMAL")
+
+    def update_job(self, run_id: str, **columns: Any) -> None:
+        assignments = ", ".join(f"{name} = ?" for name in columns)
+        values = [_column(value) for value in columns.values()]
+        self._write(f"UPDATE jobs SET {assignments} WHERE run_id = ?", [*values, run_id])
+
+    def job(self, run_id: str) -> dict[str, Any] | None:
+        return next(iter(self._read_jobs("SELECT * FROM jobs WHERE run_id = ?", [run_id])), None)
+
+    def job_by_client_key(self, client_key: str) -> dict[str, Any] | None:
+        return next(iter(self._read_jobs("SELECT * FROM jobs WHERE client_key = ?", [client_key])), None)
+
+    def jobs_like(self, part: str) -> list[dict[str, Any]]:
+        """Jobs whose run id begins or ends with `part`, latest first."""
+        escaped = part.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        return self._read_jobs(
+            "SELECT * FROM jobs WHERE run_id LIKE ? ESCAPE '\\' OR run_id LIKE ? ESCAPE '\\'"
+            " ORDER BY number DESC LIMIT 20",
+            [f"{escaped}%", f"%{escaped}"],
+        )
+
+    def jobs(
+        self,
+        limit: int = 50,
+        state: str | None = None,
+        kind: str | None = None,
+        model: str | None = None,
+        offset: int = 0,
+    ) -> list[dict[str, Any]]:
+        """The latest jobs, latest first, after the first `offset`; `model` is a part of the model's name."""
+        return self._read_jobs(
+            "SELECT * FROM jobs WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR kind = ?2)"
+            " AND (?3 IS NULL OR instr(lower(spec ->> 'model'), lower(?3)) > 0)"
+            " ORDER BY number DESC LIMIT ?4 OFFSET ?5",
+            [state, kind, model, limit, offset],
+        )
+
+    def runnable(self, lane: str, limit: int = 100) -> list[dict[str, Any]]:
+        """Queued jobs of a lane that wait for no other job, in the order they are due."""
+        return self._read_jobs(
+            f"SELECT * FROM jobs WHERE state = 'queued' AND {_LANE} = ? AND (after_run IS NULL OR EXISTS"
+            " (SELECT 1 FROM jobs AS before WHERE before.run_id = jobs.after_run AND before.state = 'done'))"
+            " ORDER BY priority DESC, number LIMIT ?",
+            [lane, limit],
+        )
+
+    def waiting_for(self, run_id: str) -> list[dict[str, Any]]:
+        """Jobs that are to begin when this one is done."""
+        return self._read_jobs(
+            "SELECT * FROM jobs WHERE after_run = ? AND state IN ('queued', 'paused') ORDER BY number", [run_id]
+        )
+
+    def ended_before(self, moment: float) -> list[dict[str, Any]]:
+        """Jobs that ended before `moment`, seconds since the epoch, and are not being copied; oldest first."""
+        return self._read_jobs(
+            f"SELECT * FROM jobs WHERE finished < ? AND {_TO_BE_COPIED} IS NOT TRUE ORDER BY number", [moment]
+        )
+
+    def data_files(self) -> list[str]:
+        """The files of texts that jobs use."""
+        rows = self._read("SELECT DISTINCT spec ->> 'data_file' AS file FROM jobs WHERE file IS NOT NULL")
+        return [row["file"] for row in rows]
+
+    def unfinished_with_output(self, folder: str) -> list[dict[str, Any]]:
+        """Jobs that are to write their files to a folder."""
+        return self._read_jobs(
+            f"SELECT * FROM jobs WHERE (state IN ('queued', 'paused', 'running') OR {_TO_BE_COPIED})"
+            " AND spec ->> 'output' = ?",
+            [folder],
+        )
+
+    def to_be_copied(self) -> list[dict[str, Any]]:
+        """Runs that are done, and whose files are not in their output folder yet; those that ended first come first."""
+        return self._read_jobs(f"SELECT * FROM jobs WHERE {_TO_BE_COPIED} ORDER BY finished")
+
+    def first_number(self) -> int:
+        """The number of the job that counts as the oldest; numbers give the order, for clocks may be put back."""
+        return int(self._read("SELECT coalesce(min(number), 1) FROM jobs")[0][0])
+
+    def remove_job(self, run_id: str) -> None:
+        self._write("DELETE FROM jobs WHERE run_id = ?", [run_id])
+
+    def remove_events(self, run_id: str, but_the_end: bool = False) -> int:
+        """Forget what a job has said, if asked but for how it ended; gives how many events that were."""
+        before = f"({_LAST_STATE})" if but_the_end else str(2**62)
+        return len(self._write(f"DELETE FROM events WHERE run_id = ?1 AND seq < {before} RETURNING 1", [run_id]))
+
+    def lanes_with_queued_jobs(self) -> list[str]:
+        return [row[0] for row in self._read(f"SELECT DISTINCT {_LANE} FROM jobs WHERE state = 'queued'")]
+
+    def count(self, state: str) -> int:
+        return int(self._read("SELECT count(*) FROM jobs WHERE state = ?", [state])[0][0])
+
+    # events
+
+    def append_event(self, run_id: str, event: dict[str, Any]) -> dict[str, Any]:
+        """Store an event under the next number of its job, the first being 1; gives it as `events` will."""
+        now = time.time()
+        rows = self._write(
+            "INSERT INTO events SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3 FROM events WHERE run_id = ?1 RETURNING seq",
+            [run_id, now, json.dumps(event, allow_nan=False)],
+        )
+        return {"seq": rows[0][0], "time": now, **event}
+
+    def events(self, run_id: str, after_seq: int, limit: int) -> list[dict[str, Any]]:
+        """The next `limit` events after number `after_seq`, in order."""
+        rows = self._read(
+            "SELECT seq, time, body FROM events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
+            [run_id, after_seq, limit],
+        )
+        try:
+            return [{"seq": row["seq"], "time": row["time"], **_event(row["body"])} for row in rows]
+        except (ValueError, TypeError) as error:
+            raise self._damaged(f"an event in it is no whole row: {error}") from error
+
+    def last_stage(self, run_id: str) -> str | None:
+        """The stage of a job that was last heard of since its state changed."""
+        rows = self._read(
+            f"SELECT body ->> 'stage' FROM events WHERE run_id = ?1 AND seq > ({_LAST_STATE})"
+            " AND body ->> 'stage' IS NOT NULL ORDER BY seq DESC LIMIT 1",
+            [run_id],
+        )
+        return str(rows[0][0]) if rows else None
+
+    def last_number(self, run_id: str) -> int:
+        """The highest `number` that a worker gave to an event of a job since its state changed last; 0 without any."""
+        rows = f"SELECT coalesce(max(body ->> 'number'), 0) FROM events WHERE run_id = ?1 AND seq > ({_LAST_STATE})"
+        return int(self._read(rows, [run_id])[0][0])
+
+    def fingerprint(self, run_id: str) -> str | None:
+        """The fingerprint that a run's files had when it was done; None where that was not written down."""
+        rows = self._read(
+            "SELECT body ->> 'fingerprint' FROM events WHERE run_id = ? AND body ->> 'state' = 'done'"
+            " ORDER BY seq DESC LIMIT 1",
+            [run_id],
+        )
+        return rows[0][0] if rows else None
+
+    def last_seq(self, run_id: str) -> int:
+        return int(self._read("SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?", [run_id])[0][0])
+
+
+def newer_schema(database: Path, version: int) -> DaemonNotStartable:
+    """Why a database of a later schema is not used."""
+    return DaemonNotStartable(
+        f"{database} was written by a newer version of cwtool (schema {version}, here {SCHEMA_VERSION})",
+        hint="use that version, or set CWTOOL_HOME to another folder",
+    )
+
+
+_DISK_HINT = "make room on the disk of the state folder; `cwtool doctor` tells how full it is"
+
+
+def _connected(database: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA journal_mode = WAL")
+    # A killed process loses nothing, a power cut at most a moment, and no job: see `add_job`.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA busy_timeout = 5000")  # milliseconds; somebody may look with sqlite3
+    return connection
+
+
+_DAMAGE_HINT = (
+    "`cwtool daemon stop`, then `cwtool doctor --repair`: it sets the database aside and finds your runs again"
+)
+
+
+def _is_full(error: sqlite3.DatabaseError) -> bool:
+    return error.sqlite_errorname in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR")
+
+
+def _is_unreadable(error: sqlite3.OperationalError) -> bool:
+    """What a damaged file also raises: a table that its damaged first page does not list, a read beyond its end."""
+    return error.sqlite_errorname in ("SQLITE_ERROR", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_READ")
+
+
+def _event(body: str) -> dict[str, Any]:
+    """An event as it was recorded, without the number that its worker gave it."""
+    event: dict[str, Any] = json.loads(body)
+    event.pop("number", None)
+    return event
+
+
+def _column(value: Any) -> Any:
+    return json.dumps(value, allow_nan=False) if isinstance(value, (dict, list)) else value
+
+
+def _job(row: sqlite3.Row) -> dict[str, Any]:
+    job = dict(row)
+    job["spec"] = json.loads(job["spec"])
+    job["options"] = json.loads(job["options"])
+    job["deaths"] = json.loads(job["deaths"])
+    for name in ("error", "copy_error"):
+        job[name] = json.loads(job[name]) if job[name] else None
+    return job

@@ -1,0 +1,283 @@
+"""What clients may ask: one message for each request, checked by pydantic after decoding."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+
+from cwa_daemon.protocol.limits import HIGHEST_PRIORITY, MOST_NAME, PIECE_BYTES, PROTOCOL_MAJOR, PROTOCOL_MINOR
+from cwa_daemon.protocol.message import Message
+from cwa_daemon.protocol.states import JobState
+from cwa_engine import __version__
+from cwa_engine.base import durations
+from cwa_engine.base.errors import InvalidInput, did_you_mean
+from cwa_engine.options import ABLATE, LOAD, QUEUE, RUN, Option, check_bounds
+from cwa_engine.spec import RunSpec
+
+_JOBS = (RUN, ABLATE)  # commands that queue a run
+
+
+class Request(Message):
+    id: int = Field(ge=0, lt=2**63)
+
+
+class Access(Message):
+    """How the client's shell reaches the Hub, fields as in `HubAccess`; None: as the daemon's own environment says.
+
+    The token stays in memory until the job has ended, and is never stored.
+    """
+
+    token: str | None = Field(default=None, repr=False)
+    cache_dir: str | None = None
+    offline: bool | None = None
+    endpoint: str | None = None
+    datasets_cache: str | None = None
+    datasets_offline: bool | None = None
+
+
+class JobOptions(Message):
+    """How a job is to be run and where it may write. Nothing here changes what it finds."""
+
+    priority: Annotated[
+        int, Option("Higher goes first.", QUEUE, least=-HIGHEST_PRIORITY, most=HIGHEST_PRIORITY, commands=_JOBS)
+    ] = 0
+    after: Annotated[
+        str | None, Option("Begin only when this run is done.", QUEUE, metavar="RUN_ID", commands=_JOBS)
+    ] = Field(default=None, max_length=200)
+    wait_for_memory: Annotated[
+        bool, Option("Stay queued until the model fits, instead of failing.", QUEUE, commands=(*_JOBS, LOAD))
+    ] = False
+    no_cache: Annotated[
+        bool, Option("Score anew even where an earlier run has these scores.", QUEUE, commands=_JOBS)
+    ] = False
+    keep_alive: Annotated[
+        str | None,
+        Option("How long the model stays warm after its last use: 30m, 0, forever.", QUEUE, commands=(*_JOBS, LOAD)),
+    ] = Field(default=None, max_length=60)  # None: the daemon's setting
+    force: Annotated[
+        bool, Option("Replace a run's files in the --output folder, whatever else it holds.", commands=_JOBS)
+    ] = False
+    retries: Annotated[
+        int,
+        Option("Run again by itself so often, if the worker dies by itself.", QUEUE, least=0, most=100, commands=_JOBS),
+    ] = 1  # see `deaths`
+    pin: Annotated[bool, Option("Keep it until `cwtool unload`.", commands=(LOAD,))] = False
+
+    @field_validator("*")
+    @classmethod
+    def _in_bounds(cls, value: Any, info: ValidationInfo) -> Any:
+        check_bounds(cls, info.field_name, value)
+        return value
+
+    @field_validator("keep_alive")
+    @classmethod
+    def _span_of_time(cls, text: str | None) -> str | None:
+        if text is not None:
+            durations.seconds(text)
+        return text
+
+
+class Hello(Request):
+    op: Literal["hello"] = "hello"
+    major: int = PROTOCOL_MAJOR
+    minor: int = PROTOCOL_MINOR
+    version: str = __version__
+
+
+class Submit(Request):
+    """Queue a run, or only the loading of its model, or only the planning. The same client key never queues twice."""
+
+    op: Literal["submit"] = "submit"
+    kind: Literal["run", "load", "plan"] = "run"
+    spec: RunSpec
+    client_key: str = Field(min_length=8, max_length=64)
+    command: str = Field(default="", max_length=20_000)
+    access: Access = Access()
+    options: JobOptions = JobOptions()
+
+
+class KeepTexts(Request):
+    """A piece of a file of texts that the daemon cannot open itself. It says how much is `here`, then the file's `path`.
+
+    With empty `data` it is asked what is here already.
+    """
+
+    op: Literal["keep_texts"] = "keep_texts"
+    name: str = Field(pattern=r"^[^/\x00]*[^/\x00.][^/\x00]*$", max_length=MOST_NAME)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size_bytes: int = Field(ge=1)
+    offset: int = Field(ge=0)
+    data: bytes = Field(max_length=PIECE_BYTES, repr=False)
+
+
+class Retry(Request):
+    op: Literal["retry"] = "retry"
+    run_id: str
+    client_key: str = Field(min_length=8, max_length=64)
+    access: Access = Access()
+
+
+class Cancel(Request):
+    op: Literal["cancel"] = "cancel"
+    run_id: str
+
+
+class GetJob(Request):
+    """One job, by run id, by an unambiguous beginning or ending of it, or "latest"."""
+
+    op: Literal["job"] = "job"
+    run_id: str
+
+
+class ListJobs(Request):
+    """The latest jobs, latest first, from `offset` on; `model` is a part of the model's name."""
+
+    op: Literal["jobs"] = "jobs"
+    limit: int = Field(default=50, ge=1, le=1000)
+    offset: int = Field(default=0, ge=0, lt=2**31)
+    state: str | None = None
+    kind: str | None = None
+    model: str | None = None
+
+    @field_validator("state")
+    @classmethod
+    def _known_state(cls, state: str | None) -> str | None:
+        states = [each.value for each in JobState]
+        if state is not None and state not in states:
+            known = f"a job is {', '.join(states[:-1])} or {states[-1]}"
+            raise InvalidInput(f"no job is ever '{state}'", hint=f"{did_you_mean(state, states)} {known}".strip())
+        return state
+
+
+class Pause(Request):
+    """Keep a queued job, or without a run id all of them, from being begun."""
+
+    op: Literal["pause"] = "pause"
+    run_id: str | None = None
+
+
+class Resume(Request):
+    op: Literal["resume"] = "resume"
+    run_id: str | None = None
+
+
+class Prune(Request):
+    op: Literal["prune"] = "prune"
+    older_than_s: float = Field(ge=0)
+    with_results: bool = False
+    dry_run: bool = False
+
+
+class Subscribe(Request):
+    op: Literal["subscribe"] = "subscribe"
+    run_id: str
+    after_seq: int = Field(default=0, ge=0)
+
+
+class Acknowledge(Request):
+    """Events up to `seq` have arrived; there is no reply."""
+
+    op: Literal["acknowledge"] = "acknowledge"
+    subscription: int
+    seq: int
+
+
+class Unsubscribe(Request):
+    op: Literal["unsubscribe"] = "unsubscribe"
+    subscription: int
+
+
+class GetStatus(Request):
+    op: Literal["status"] = "status"
+
+
+class Unload(Request):
+    op: Literal["unload"] = "unload"
+    model: str
+
+
+class ListResults(Request):
+    op: Literal["results"] = "results"
+    limit: int = Field(default=50, ge=1, le=1000)
+
+
+class GetResult(Request):
+    op: Literal["result"] = "result"
+    run_id: str
+
+
+class GetTopK(Request):
+    op: Literal["topk"] = "topk"
+    run_id: str
+    metric: str | None = None
+    offset: int = Field(default=0, ge=0)
+    limit: int = Field(default=100, ge=1, le=10_000)
+
+
+class ListFiles(Request):
+    """Name -> bytes of every file of a finished run, and whether they are what the run wrote."""
+
+    op: Literal["files"] = "files"
+    run_id: str
+
+
+class GetFile(Request):
+    """A piece of a file of a finished run, at most PIECE_BYTES from `offset` on."""
+
+    op: Literal["file"] = "file"
+    run_id: str
+    name: str = Field(pattern=r"^[^/\x00.][^/\x00]*$", max_length=MOST_NAME)
+    offset: int = Field(default=0, ge=0, lt=2**63)
+
+
+class Shutdown(Request):
+    """Stop; with `when_idle` what runs may end before."""
+
+    op: Literal["shutdown"] = "shutdown"
+    when_idle: bool = False
+
+
+class GetTelemetry(Request):
+    """What devices and processes used in the last minutes."""
+
+    op: Literal["telemetry"] = "telemetry"
+
+
+AnyRequest = Annotated[
+    Hello
+    | Submit
+    | KeepTexts
+    | Retry
+    | Cancel
+    | GetJob
+    | ListJobs
+    | Pause
+    | Resume
+    | Prune
+    | Subscribe
+    | Acknowledge
+    | Unsubscribe
+    | GetStatus
+    | Unload
+    | ListResults
+    | GetResult
+    | GetTopK
+    | ListFiles
+    | GetFile
+    | GetTelemetry
+    | Shutdown,
+    Field(discriminator="op"),
+]
+_REQUEST: TypeAdapter[Any] = TypeAdapter(AnyRequest, config=ConfigDict(defer_build=True))
+
+
+def parse_request(message: dict[str, Any]) -> Any:
+    """The request a decoded map stands for. Raises InvalidInput, naming the field, where it stands for none."""
+    try:
+        return _REQUEST.validate_python(message)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        hint = "a daemon of another version may be running: `cwtool daemon restart`"
+        raise InvalidInput(f"bad request: {where}: {first['msg']}", hint=hint) from error

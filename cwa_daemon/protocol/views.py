@@ -1,0 +1,148 @@
+"""What clients are shown: jobs, the daemon, warm models, workers and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from cwa_daemon.protocol.message import Message
+from cwa_daemon.protocol.states import TERMINAL_STATES
+
+
+class View(Message):
+    """What clients are shown. A field that an older client does not know is left out where it has its default value."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True)  # what a newer daemon shows beside
+
+    def shown(self, minor: int) -> dict[str, Any]:
+        """The view for a client of this minor version."""
+        return self.model_dump(exclude_defaults=True, exclude=_SINCE_4 if minor < 4 else None)
+
+
+_SINCE_4 = {"owner", "copy_error", "deaths", "troubles", "limits"}  # clients before refuse a view with them
+
+
+class StageProgress(Message):
+    stage: str
+    done: int
+    total: int
+    unit: str
+
+    @classmethod
+    def of(cls, event: Mapping[str, Any]) -> StageProgress:
+        """How far a stage is, by an event of kind "progress"."""
+        return cls(**{name: event[name] for name in cls.model_fields})
+
+
+class JobView(View):
+    """A job as clients see it. Times are seconds since the epoch."""
+
+    run_id: str
+    kind: str
+    state: str
+    model: str
+    spec: dict[str, Any]
+    device: str
+    created: float
+    started: float | None = None
+    finished: float | None = None
+    error: dict[str, Any] | None = None
+    retry_of: str | None = None
+    priority: int = 0
+    after: str | None = None  # run id of the job that must be done before
+    progress: StageProgress | None = None
+    folder: str | None = None  # where the files are, once the run is done
+    last_seq: int = 0
+    copy_error: dict[str, Any] | None = None  # why the files of a run that is done are not in its output folder
+    deaths: list[dict[str, Any]] = Field(default_factory=list)  # of workers under this job: reason, cause, stage, time
+    owner: str = ""  # name of the key that submitted it; empty for the user of the daemon's machine
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL_STATES
+
+    @property
+    def copying(self) -> bool:
+        """Whether the files are being copied to the output folder, or will be once there is room."""
+        return bool(self.copy_error and self.copy_error["retryable"])
+
+
+def is_last(event: Mapping[str, Any]) -> bool:
+    """Whether nothing follows an event of a job: it has ended, and its files are copied where that was asked for."""
+    if event["kind"] == "state":
+        return event["state"] in TERMINAL_STATES and not event.get("output")
+    return bool(event["kind"] == "copied")
+
+
+class Pruned(Message):
+    """What was removed, or would be: jobs without a result, finished runs (or only their events), and how many events."""
+
+    jobs: list[str]
+    runs: list[str]
+    events: int
+
+
+class WarmModel(Message):
+    """A model held in memory by a worker."""
+
+    name: str
+    revision: str | None = None
+    dtype: str
+    device: str
+    parameters: int
+    size_bytes: int
+    loaded: float
+    last_used: float
+    jobs_served: int
+    expires: float | None = None  # None: never by itself
+    pinned: bool = False
+    in_use: bool = False
+
+
+class WorkerView(Message):
+    device: str
+    pid: int | None
+    state: str
+    run_id: str | None = None
+    memory_bytes: int | None = None
+
+
+class DeviceMemory(Message):
+    """A device now. `others_bytes` is what processes that are not the daemon's use; None where a figure is not to be had."""
+
+    device: str
+    total_bytes: int
+    used_bytes: int
+    others_bytes: int | None = None
+    utilisation: float | None = None  # 0 to 1
+    temperature_c: float | None = None
+
+
+class Sample(Message):
+    """Telemetry at one moment."""
+
+    time: float
+    devices: list[DeviceMemory]
+    processes_bytes: int  # resident memory of the daemon and its workers
+
+
+class StatusView(View):
+    """The daemon now. Jobs are None where the job database cannot be read; `troubles` are sentences."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    home: str
+    queued: int | None
+    running: int | None
+    paused: int | None = 0
+    disk_full: bool = False
+    troubles: list[str] = Field(default_factory=list)
+    limits: dict[str, float | None] = Field(default_factory=dict)  # of a stage in seconds, of a load in bytes
+    versions: dict[str, str] = Field(default_factory=dict)  # of the libraries that the workers use
+    models: list[WarmModel]
+    workers: list[WorkerView]
+    devices: list[DeviceMemory]
+    memory_bytes: int

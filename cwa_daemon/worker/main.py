@@ -1,0 +1,56 @@
+"""A worker process. `python -m cwa_daemon.worker.main DEVICE FOLDER FD` begins one.
+
+Its standard input is a socket to the daemon that started it. A thread reads commands from there from the first line on,
+before torch is imported, so a cancel is heard while a run computes. When the daemon is gone, a worker that has nothing to
+do ends at once; one that has a job goes on with it, keeps what it has to say, and listens for another daemon.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from cwa_daemon.pipe.place import Place
+from cwa_daemon.worker.inbox import Inbox
+from cwa_daemon.worker.outbox import Outbox
+
+_PR_SET_PDEATHSIG = 1  # of prctl
+
+
+def _wake_with_the_daemon() -> None:
+    """Have the system send SIGCONT when the daemon dies: a worker that was stopped goes on, and notices."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
+
+
+def main() -> None:
+    """`worker DEVICE FOLDER FD`: its device, the folder of its socket, and the lock that it holds for life."""
+    device, folder, lock = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    os.set_inheritable(lock, False)
+    _wake_with_the_daemon()
+    connection = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what this process starts is not to hold the connection
+    outbox = Outbox(connection)
+    inbox = Inbox(connection, outbox, Place(folder, device))
+    gc.disable()  # looking for garbage among what is being imported takes a quarter of the time
+    from cwa_daemon.worker.executor import Work  # imports torch, after the reader has begun to watch the connection
+
+    gc.freeze()  # nor is there any among it later
+    gc.enable()
+    work = Work(device, inbox, outbox)
+    outbox.memory = work.memory
+    while True:
+        command = inbox.next(work.seconds_to_next_expiry())
+        if command is None:
+            work.expire()
+        else:
+            work.obey(command)
+            inbox.done(command)
+
+
+if __name__ == "__main__":
+    main()

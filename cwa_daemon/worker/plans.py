@@ -1,0 +1,78 @@
+"""Plans, made beside the runs: what such a process must be told of a device that it does not use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cwa_daemon.worker.residency import ModelKey, Residency, Resident
+from cwa_engine.base.errors import CwaError, DoesNotFit, InvalidInput
+from cwa_engine.hub.sources import HubAccess, resolve
+from cwa_engine.models.loading import torch_device
+from cwa_engine.models.memory import free_bytes, usual_reserve_bytes
+from cwa_engine.planning import plan
+from cwa_engine.rows import Plan
+from cwa_engine.spec import RunSpec
+
+
+def make_plan(
+    spec: RunSpec, access: HubAccess, device: str, memory: Mapping[str, Any], limits: Mapping[str, Any]
+) -> Plan:
+    """The plan of a run on a device that this process does not use.
+
+    `memory` says what is `free_bytes` there when no run is under way, None where nobody knows, and what is `warm`, the
+    least recently used first: maps of `name`, `dtype`, `size_bytes` and `pinned`.
+    """
+    free = memory["free_bytes"]
+    if free is None:
+        free = _measured(device)
+    return plan(spec, access, device, limits["trust_remote_code"], _room(spec, device, free, memory["warm"], limits))
+
+
+def _measured(device: str) -> int | None:
+    """Free memory of a device on which no worker runs; None where this machine has no such device."""
+    try:
+        return free_bytes(torch_device(device))
+    except InvalidInput:
+        return None
+
+
+def _room(
+    spec: RunSpec, device: str, free: int | None, warm: list[dict[str, Any]], limits: Mapping[str, Any]
+) -> Callable[[str, int], int | None]:
+    """Of a dtype and the bytes of the weights in it: what is free for these and the work, when others have made room."""
+
+    asked = limits["reserve_bytes"]
+
+    def room(dtype: str, weights: int) -> int | None:
+        if free is None:
+            return None
+        reserve = usual_reserve_bytes(torch_device(device)) if asked is None else int(asked)
+        there = [copy["size_bytes"] for copy in warm if copy["dtype"] == dtype and _same(copy["name"], spec.model)]
+        if there:
+            return free + int(there[0])
+        residency: Residency[None] = Residency()
+        for number, copy in enumerate(warm):
+            key = ModelKey(copy["name"], None, copy["dtype"], "", str(number))
+            residency.add(Resident(key, copy["name"], None, copy["size_bytes"], pinned=copy["pinned"]))
+        before = residency.size_bytes
+
+        def left() -> int:
+            return free + before - residency.size_bytes
+
+        try:
+            residency.make_room(spec.model, weights, limits["budget_bytes"] or math.inf, lambda: left() - reserve)
+        except DoesNotFit:
+            return free + sum(resident.size_bytes for resident in residency if not resident.pinned)
+        return left()
+
+    return room
+
+
+def _same(warm: str, asked: str) -> bool:
+    """Whether two names lead to the same model."""
+    try:
+        return warm == asked or resolve(warm).location == resolve(asked).location
+    except CwaError:
+        return False

@@ -1,0 +1,87 @@
+"""A model without its weights: tensors that have a shape and no memory, run to count the bytes that would live at once."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+
+from cwa_engine.base.cancellation import check_cancelled
+from cwa_engine.hub.sources import ModelSource
+from cwa_engine.models.anatomy import anatomy_of
+from cwa_engine.models.loading import LoadedModel
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of live tensors that were created inside this context; `peak` is the most at one time."""
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        """`known` are tensors from before; views of them are not counted."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        check_cancelled()
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._known and key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.live -= self._sizes.pop(key, 0)
+
+
+@dataclass(frozen=True)
+class FakeModel(LoadedModel):
+    """A model whose tensors have a shape and no memory. It runs inside `mode` only."""
+
+    mode: FakeTensorMode = field(kw_only=True, repr=False)
+
+
+def fake_model(
+    source: ModelSource, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+) -> FakeModel:
+    """The model of this config, without memory for its weights."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        make: Any = AutoModelForCausalLM.from_config
+        model = make(config, dtype=dtype).eval()
+    return FakeModel(
+        model=model,
+        tokenizer=tokenizer,
+        anatomy=anatomy_of(model),
+        source=source,
+        revision=None,
+        files={},
+        device=torch.device("cpu"),
+        dtype=str(dtype).removeprefix("torch."),
+        mode=mode,
+    )
+
+
+def peak_bytes(fake: FakeModel, work: Callable[[], object]) -> int:
+    """The peak of the bytes of live tensors during `work`, without weights and buffers."""
+    own = [*fake.model.parameters(), *fake.model.buffers()]
+    with fake.mode, LiveBytes(own) as counted:
+        work()
+    return int(counted.peak)

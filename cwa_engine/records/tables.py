@@ -1,0 +1,15 @@
+"""The tables of a run. Those of questions are defined with their question. torch-free."""
+
+from __future__ import annotations
+
+from cwa_engine.base.table import Table
+from cwa_engine.rows import ControlDraw, DamagePoint, SequenceNll, TopWeight
+
+PERTURBATION = Table("perturbation.csv", DamagePoint)
+EVALUATION = Table("evaluation.csv", SequenceNll)
+CONTROLS = Table("controls.csv", ControlDraw)
+
+
+def topk_table(metric: str) -> Table[TopWeight]:
+    """The ranking by one metric."""
+    return Table(f"topk_{metric}.csv", TopWeight)

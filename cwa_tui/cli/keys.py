@@ -1,0 +1,97 @@
+"""`cwtool daemon keys` and `cwtool daemon hosts`: who may come in from elsewhere, and where this client may go."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cwa_tui.cli.output import say, show
+from cwa_tui.cli.parameters import Json
+
+keys_app = typer.Typer(help="Keys for connections from other machines.", invoke_without_command=True)
+hosts_app = typer.Typer(help="Daemons on other machines, for `cwtool --host NAME`.", invoke_without_command=True)
+
+Role = StrEnum("Role", ["viewer", "runner", "admin"])  # as `cwa_daemon.client.Role`, which takes a while to import
+Name = Annotated[str, typer.Argument(help="Whose it is.")]
+PublicKey = Annotated[str, typer.Argument(help="40 characters, as `cwtool daemon keys` shows them.")]
+
+
+@keys_app.callback()
+def show_keys(context: typer.Context, as_json: Json = False) -> None:
+    if context.invoked_subcommand:
+        return
+    from cwa_daemon.client import Settings, keys
+
+    public, others = keys.own_pair(Settings()).public, keys.allowed(Settings())
+    if as_json:
+        allowed_keys = {name: {"public": key.public, "role": key.role} for name, key in others.items()}
+        show({"public": public, "allowed": allowed_keys})
+        return
+    show(public)
+    for name, key in others.items():
+        say(f"allowed: {name} {key.public} as {key.role}")
+
+
+@keys_app.command("new")
+def new(force: Annotated[bool, typer.Option("--force", help="Replace the keys there are.")] = False) -> None:
+    """Make your keys, and show the public one."""
+    from cwa_daemon.client import Settings, keys
+
+    show(keys.make_pair(Settings(), force).public)
+
+
+@keys_app.command("allow")
+def allow(
+    name: Name,
+    public_key: PublicKey,
+    role: Annotated[Role, typer.Option(help="What it may do: see, also run its own jobs, or all.")] = Role.runner,
+) -> None:
+    """Let a client connect from another machine; holds at once. Once more for the same name: with another role or key."""
+    from cwa_daemon.client import Role as OfDaemon
+    from cwa_daemon.client import Settings, keys
+
+    keys.allow(Settings(), name, public_key, OfDaemon(role))
+    show(f"{name} may connect as {role}")
+
+
+@keys_app.command("revoke")
+def revoke(name: Name) -> None:
+    """Shut a client out; holds at once."""
+    from cwa_daemon.client import Settings, keys
+
+    keys.revoke(Settings(), name)
+    show(f"{name} may not connect any more")
+
+
+@hosts_app.callback()
+def show_hosts(context: typer.Context, as_json: Json = False) -> None:
+    if context.invoked_subcommand:
+        return
+    from cwa_daemon.client import Settings, keys
+
+    known = keys.hosts(Settings())
+    if as_json:
+        show({name: {"address": host.address, "public": host.public} for name, host in known.items()})
+        return
+    for name, host in known.items():
+        show(f"{name} {host.address} {host.public}")
+
+
+@hosts_app.command("add")
+def add(name: Name, address: Annotated[str, typer.Argument(help="tcp://HOST:PORT")], public_key: PublicKey) -> None:
+    """Remember a daemon on another machine."""
+    from cwa_daemon.client import Settings, keys
+
+    keys.add_host(Settings(), name, address, public_key)
+    show(f"`cwtool --host {name} ...` goes to {address}")
+
+
+@hosts_app.command("remove")
+def remove(name: Name) -> None:
+    """Forget a daemon."""
+    from cwa_daemon.client import Settings, keys
+
+    keys.remove_host(Settings(), name)
+    show(f"{name} is forgotten")

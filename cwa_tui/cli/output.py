@@ -1,0 +1,55 @@
+"""What goes where: data to standard output, everything said to a person to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from cwa_engine.base.errors import CwaError
+from cwa_tui.visible import visible
+
+if TYPE_CHECKING:
+    from cwa_tui.cli.terminal import Terminal
+
+
+def show(value: Any) -> None:
+    """Data on standard output: JSON for maps, text and tables as they are."""
+    if isinstance(value, dict):
+        print(json_text(value, indent=2), flush=True)
+    elif isinstance(value, str):
+        print(visible(value), flush=True)
+    else:
+        from cwa_tui.cli.terminal import Terminal
+
+        # Piped output is not folded to 80 columns: a weight's name stays on one line for grep.
+        Terminal(width=None if sys.stdout.isatty() else 200).print(value)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON in printable ASCII, so that it is the same in every encoding; of DEL json.dumps takes no notice."""
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
+
+
+def say(text: str) -> None:
+    """Something for the person, not for a pipe."""
+    stderr().print(text, highlight=False, soft_wrap=True)
+
+
+def show_error(error: CwaError, as_json: bool) -> None:
+    """What happened and what to do next; in JSON on standard output where that was asked for."""
+    if as_json:
+        show({"error": error.to_dict()})
+        return
+    from rich.text import Text
+
+    stderr().print(Text.assemble(("Error: ", "red"), visible(error.message)), soft_wrap=True)
+    if error.hint:
+        stderr().print(Text.assemble(("Hint:  ", "dim"), visible(error.hint)), soft_wrap=True)
+
+
+def stderr(quiet: bool = False) -> Terminal:
+    """A rich console on standard error; rich is imported by the first that is needed."""
+    from cwa_tui.cli.terminal import Terminal
+
+    return Terminal(stderr=True, quiet=quiet)

@@ -1,0 +1,18 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+RunId = Annotated[str, typer.Argument(help="Run id, or its first or last characters; if left out, the latest run.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="Alias, Hub id, folder or .gguf file; with --host, one of the other machine.", show_default=False
+    ),
+]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many to list, latest first.")]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the run id and return at once.")]

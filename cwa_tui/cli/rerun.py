@@ -1,0 +1,80 @@
+"""`cwtool rerun`: repeat a run from its manifest, and compare what the two runs wrote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from rich.text import Text
+
+from cwa_engine.records.checksums import Check
+from cwa_engine.spec import RunSpec, parse_spec
+from cwa_tui.cli.connection import command_typed, connect
+from cwa_tui.cli.following import follow
+from cwa_tui.cli.output import show
+from cwa_tui.cli.parameters import Json, RunId
+from cwa_tui.visible import words
+
+app = typer.Typer()
+
+_CIRCUMSTANCES = ("model", "data", "versions", "machine")
+
+
+@app.command()
+def rerun(run_id: RunId = "latest", as_json: Json = False) -> None:
+    """Repeat a run from its manifest, and compare the tables of both runs byte for byte. Exit code 1 if they differ."""
+    from cwa_daemon.protocol import JobOptions
+
+    with connect() as client:
+        first = client.manifest(run_id)
+        again = client.submit_again(repeated(first), command_typed(), JobOptions(no_cache=True))
+        follow(client, again)
+        checks = (client.check(one).check for one in (first["run_id"], again))
+        found = compare(first, client.manifest(again), *checks)
+    show(found if as_json else comparison(found))
+    if not found["agree"]:
+        raise typer.Exit(1)
+
+
+def repeated(manifest: dict[str, Any]) -> RunSpec:
+    """The spec of the run, with the model revision that it used and without its output folder."""
+    revision = manifest["model"]["revision"] or manifest["spec"]["revision"]
+    return parse_spec({**manifest["spec"], "revision": revision, "output": None})
+
+
+def compare(before: dict[str, Any], after: dict[str, Any], first: Check, again: Check) -> dict[str, Any]:
+    """Which tables of two runs have the same bytes now, and what changed in model, data, versions and machine.
+
+    `before` and `after` are the manifests, `first` and `again` the checks of the files as they are now. Runs agree if all
+    tables agree and no file of either run was altered since it was written.
+    """
+    names = sorted({*before["tables"], *after["tables"]})
+    tables = {name: first.hashes.get(name) == again.hashes.get(name) is not None for name in names}
+    changed = [
+        f"{part} {name}: {before[part].get(name)} then, {after[part].get(name)} now"
+        for part in _CIRCUMSTANCES
+        for name in before[part]
+        if before[part].get(name) != after[part].get(name)
+    ]
+    altered = {before["run_id"]: first.altered, after["run_id"]: again.altered}
+    return {
+        "first": before["run_id"],
+        "again": after["run_id"],
+        "agree": all(tables.values()) and not any(altered.values()),
+        "tables": tables,
+        "altered": {run_id: files for run_id, files in altered.items() if files},
+        "as_first_written": {name: again.hashes.get(name) == before["tables"].get(name) for name in names},
+        "changed": changed,
+    }
+
+
+def comparison(found: dict[str, Any]) -> Text:
+    """What `compare` found, as text."""
+    lines = [f"{name}: {'the same bytes' if same else 'DIFFERENT'}" for name, same in found["tables"].items()]
+    for run_id, files in found["altered"].items():
+        for name, what in files.items():
+            again = name in found["tables"] and found["as_first_written"][name]
+            lines.append(f"{name} of {run_id} is {what}{'; the bytes it had at first came out again' if again else ''}")
+    lines += [f"changed since: {change}" for change in found["changed"]]
+    verdict = "agree, byte for byte" if found["agree"] else "do NOT agree"
+    return words("\n".join([*lines, f"{found['first']} and {found['again']} {verdict}"]), overflow="fold")

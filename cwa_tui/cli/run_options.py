@@ -1,0 +1,166 @@
+"""The commands that take their options from the fields of `RunSpec` and `JobOptions`: run, ablate and plan."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from cwa_engine.base.errors import InvalidInput
+from cwa_tui.cli.options import fill_bare, repeat_option_names
+
+if TYPE_CHECKING:
+    from cwa_daemon.protocol import JobOptions
+    from cwa_engine.options import OptionField
+    from cwa_engine.spec import RunSpec
+
+Given = Mapping[str, Any]  # field -> what was typed for it: texts, or whether a flag is on
+
+
+class RunOptions(TyperCommand):
+    """A command whose options are fields. They are read when somebody looks at the command: `cwtool --help` waits for none.
+
+    Its function finds in `context.obj` what was typed, see `Given`; its own parameters come after the fields' options.
+    """
+
+    _is_whole = False  # whether the fields' options are among its parameters yet
+
+    @property
+    def params(self) -> list[Any]:
+        if not self._is_whole:
+            self._is_whole = True
+            self._params[:0] = _parameters(self._fields())
+        return self._params
+
+    @params.setter
+    def params(self, own: list[Any]) -> None:
+        self._params = own
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        fields = self._fields()
+        bare = {entry.flag: entry.option.bare for entry in fields if entry.option.bare}
+        several = {entry.flag for entry in fields if entry.several}
+        return super().parse_args(ctx, repeat_option_names(fill_bare(args, bare), several))
+
+    def invoke(self, ctx: Any) -> Any:
+        ctx.obj = {}
+        for entry in self._fields():
+            typed, emptied = _take(ctx, entry.flag), entry.option.no and _take(ctx, entry.no_flag)
+            if emptied:
+                ctx.obj[entry.field] = []
+            elif typed is not None:
+                ctx.obj[entry.field] = typed if isinstance(typed, (bool, list)) else [str(typed)]
+        return super().invoke(ctx)
+
+    def _fields(self) -> list[OptionField]:
+        from cwa_daemon.protocol import JobOptions
+        from cwa_engine.options import options_of
+        from cwa_engine.spec import RunSpec
+
+        assert self.name
+        return options_of(self.name, RunSpec, JobOptions)
+
+
+def spec_of(command: str, given: Given) -> RunSpec:
+    """The spec that was typed. Raises InvalidInput."""
+    from cwa_engine.methods.metrics import ABLATION
+    from cwa_engine.options import ABLATE, option_fields, options_of
+    from cwa_engine.spec import RunSpec, parse_spec
+    from cwa_tui.typed import STANDARD_INPUT, STDIN
+
+    usual = option_fields(RunSpec)
+    fields = {
+        entry.field: entry.default
+        for entry in options_of(command, RunSpec)
+        if entry.default != usual[entry.field].default
+    }
+    fields |= _fields_typed(usual, given)
+    if STANDARD_INPUT in given.get("weights", ()) and fields.get("data_file") == STDIN:
+        raise InvalidInput("standard input is either --weights or --data-file", hint="give one of them as a file")
+    if fields.get("weights"):
+        fields.setdefault("metrics", ())
+    if command == ABLATE:  # the metrics name the candidates, and no further damage is measured
+        proposers = (name for name in fields.get("metrics", ()) if name != ABLATION)
+        fields |= {"metrics": (*proposers, ABLATION), "perturbations": (), "matrices": False}
+    return parse_spec(fields)
+
+
+def job_options_of(command: str, given: Given) -> JobOptions:
+    """How the job is to be run. Raises InvalidInput."""
+    from cwa_daemon.protocol import JobOptions
+    from cwa_engine.options import option_fields, parsed
+
+    fields = _fields_typed(option_fields(JobOptions), given)
+    return parsed(JobOptions, fields, hint=f"`cwtool {command} --help` lists the options")
+
+
+def _fields_typed(entries: Mapping[str, OptionField], given: Given) -> dict[str, Any]:
+    from cwa_tui.typed import typed_value
+
+    typed = {name: given[name] for name in entries if name in given}
+    return {name: text if isinstance(text, bool) else typed_value(entries[name], text) for name, text in typed.items()}
+
+
+def _take(ctx: Any, flag: str) -> Any:
+    """Take the value of an option away from the function's own; None where none was typed."""
+    name = _python(flag)
+    value = ctx.params.pop(name)
+    return value if ctx.get_parameter_source(name).name == "COMMANDLINE" else None
+
+
+def _python(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def _parameters(fields: list[OptionField]) -> list[Any]:
+    """The parameters of a command, as typer makes them from a function with these options."""
+    signature = {}
+    for entry in fields:
+        signature[_python(entry.flag)] = _parameter(entry)
+        if entry.option.no:
+            flag = typer.Option(entry.no_flag, help=entry.option.no_help, rich_help_panel=entry.option.group)
+            signature[_python(entry.no_flag)] = (bool, flag, False)
+
+    def command() -> None: ...
+
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+            for name, (kind, option, default) in signature.items()
+        ]
+    )
+    command.__annotations__ = {name: Annotated[kind, option] for name, (kind, option, _) in signature.items()}
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    return list(typer.main.get_command(app).params)
+
+
+def _parameter(entry: OptionField) -> tuple[Any, Any, Any]:
+    """(type, option, default) of a field's option, for typer."""
+    from cwa_engine.options import Kind
+
+    option, default = entry.option, entry.default
+    names = [entry.flag] + ([f"-{option.short}"] if option.short else [])
+    if entry.kind is Kind.FLAG:
+        names = [f"{entry.flag}/{entry.no_flag}"] if default else names
+    kind: Any = {Kind.FLAG: bool, Kind.NUMBER: int, Kind.FRACTION: float}.get(entry.kind, str)
+    shown: Any = option.shown_default or True
+    if option.words or option.bare:
+        kind = str
+    if entry.several:
+        kind, shown = list[str], option.shown_default or " ".join(map(str, default)) or False
+        default = None
+    required = entry.is_required
+    choices = entry.choices
+    made = typer.Option(
+        *names,
+        help=option.help.replace("[", "\\["),
+        metavar=option.metavar or None,
+        show_default=shown,
+        rich_help_panel=None if option.group == "Options" else option.group,
+        autocompletion=(lambda incomplete: [c for c in choices if c.startswith(incomplete)]) if choices else None,
+    )
+    return (kind if required or kind is bool else kind | None), made, ... if required else default
