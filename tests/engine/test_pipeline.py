@@ -254,10 +254,10 @@ def test_an_edit_that_changes_nothing_is_reported(llama: Any, data_file: Path) -
 def test_events_tell_the_stages_in_order_and_progress_only_grows(llama: Any, data_file: Path) -> None:
     result, said = run(llama, spec(data_file))
     borders = [(event["kind"], event["stage"]) for event in said if event["kind"].startswith("stage_")]
-    stages = ["texts", "baseline", "score", "select", "prepare", "perturb", "check"]
+    stages = ["texts", "baseline", "score", "select", "prepare", "rounding", "perturb", "check"]
     assert borders == [(kind, stage) for stage in stages for kind in ("stage_started", "stage_finished")]
     assert list(result.timings) == stages
-    for stage in ("baseline", "score", "perturb"):
+    for stage in ("baseline", "score", "prepare", "rounding", "perturb", "check"):
         places = [place for place, event in enumerate(said) if event.get("stage") == stage]
         progress = [said[place] for place in places if said[place]["kind"] == "progress"]
         assert [said[places[0]]["kind"], said[places[-1]]["kind"]] == ["stage_started", "stage_finished"]
