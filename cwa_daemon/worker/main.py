@@ -14,6 +14,7 @@ import socket
 import sys
 from pathlib import Path
 
+from cwa_daemon.pipe.messages import RunJob
 from cwa_daemon.pipe.place import Place
 from cwa_daemon.worker.inbox import Inbox
 from cwa_daemon.worker.outbox import Outbox
@@ -35,19 +36,19 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what this process starts is not to hold the connection
     outbox = Outbox(connection)
     inbox = Inbox(connection, outbox, Place(folder, device))
-    from cwa_daemon.worker.executor import (
-        Work,
-    )  # torch is imported here, after the reader has begun to watch the connection
+    # torch is imported here, after the reader has begun to watch the connection
+    from cwa_daemon.worker.executor import Executor
 
-    work = Work(device, inbox, outbox)
-    outbox.memory = work.memory
+    executor = Executor(device, inbox, outbox)
+    outbox.memory = executor.memory
     while True:
-        command = inbox.next(work.seconds_to_next_expiry())
+        command = inbox.next(executor.seconds_to_next_expiry())
         if command is None:
-            work.expire()
+            executor.expire()
         else:
-            work.obey(command)
-            inbox.done(command)
+            executor.obey(command)
+            if isinstance(command, RunJob):
+                inbox.job_done()
 
 
 if __name__ == "__main__":
