@@ -7,7 +7,15 @@ import time
 from typing import TypeGuard
 
 NOT_FINITE = "beyond a float"
-STABLE = "●"  # beside what is in the list of every repeat
+STATE_STYLES = {
+    "done": "green",
+    "failed": "red",
+    "running": "cyan",
+    "paused": "magenta",
+    "cancelled": "yellow",
+    "interrupted": "yellow",
+}  # rich styles of a job's states
+STABLE = "●"  # marks a weight that every repeat of the ranking has
 
 
 def size(size_bytes: float | None) -> str:
@@ -61,7 +69,7 @@ def is_known(value: float | None) -> TypeGuard[float]:
 
 
 def perplexity(value: float | None) -> str:
-    """Four significant digits below a thousand, whole numbers above; one that is not finite is beyond a float."""
+    """`17.86`, `23,411`, `1.2e+08`. What is not finite, None or nan, is beyond a float."""
     if not is_known(value):
         return NOT_FINITE
     if value >= 1e7:
@@ -128,7 +136,7 @@ def progress(stage: str, done: int, total: int, width: int, unit: str = "", wide
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, for values of any size; one that is not finite is beyond a float."""
+    """Four significant digits, for values of any size. What is not finite, None or nan, is beyond a float."""
     return f"{value:.4g}" if is_known(value) else NOT_FINITE
 
 

@@ -13,12 +13,14 @@ from cwa_daemon.client.answers import Result, Stopped
 from cwa_daemon.client.async_client import AsyncClient
 from cwa_daemon.client.fetching import RunFiles
 from cwa_daemon.client.maintenance import examine, install_service, log_files, service_text
+from cwa_daemon.client.runner import DaemonRunner
 from cwa_daemon.client.start_stop import start_daemon, stop_daemon
 from cwa_daemon.client.sync_client import Client
 
 __all__ = [
     "AsyncClient",
     "Client",
+    "DaemonRunner",
     "Result",
     "RunFiles",
     "Stopped",

@@ -1,4 +1,4 @@
-"""`cwtool daemon keys` and `cwtool daemon hosts`: who may come in from elsewhere, and where this client may go."""
+"""`cwtool daemon keys` and `cwtool daemon hosts`: clients that may connect from elsewhere, daemons on other machines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import typer
 from cwa_tui.cli.output import say, show
 from cwa_tui.cli.parameters import Json
 
-keys_app = typer.Typer(help="Keys for connections from other machines.", invoke_without_command=True)
-hosts_app = typer.Typer(help="Daemons on other machines, for `cwtool --host NAME`.", invoke_without_command=True)
+keys_app = typer.Typer(
+    help="Show, make, allow and revoke keys for connections from other machines.", invoke_without_command=True
+)
+hosts_app = typer.Typer(
+    help="List, add and remove daemons on other machines, for `cwtool --host NAME`.", invoke_without_command=True
+)
 
 Role = StrEnum("Role", ["viewer", "runner", "admin"])  # as `cwa_daemon.base.roles`, which takes a while to import
-Name = Annotated[str, typer.Argument(help="Whose it is.")]
+Name = Annotated[str, typer.Argument(help="Name of the client or machine.")]
 PublicKey = Annotated[str, typer.Argument(help="40 characters, as `cwtool daemon keys` shows them.")]
 
 
@@ -36,8 +40,8 @@ def show_keys(context: typer.Context, as_json: Json = False) -> None:
 
 
 @keys_app.command("new")
-def new(force: Annotated[bool, typer.Option("--force", help="Replace the keys there are.")] = False) -> None:
-    """Make your keys, and show the public one."""
+def new(force: Annotated[bool, typer.Option("--force", help="Replace existing keys.")] = False) -> None:
+    """Make a pair of keys for this machine, and print the public one."""
     from cwa_daemon.base.keys import make_pair
     from cwa_daemon.base.settings import Settings
 
@@ -48,9 +52,11 @@ def new(force: Annotated[bool, typer.Option("--force", help="Replace the keys th
 def allow(
     name: Name,
     public_key: PublicKey,
-    role: Annotated[Role, typer.Option(help="What it may do: see, also run its own jobs, or all.")] = Role.runner,
+    role: Annotated[
+        Role, typer.Option(help="viewer: see jobs and results; runner: also run its own jobs; admin: everything.")
+    ] = Role.runner,
 ) -> None:
-    """Let a client connect from another machine; holds at once. Once more for the same name: with another role or key."""
+    """Allow a client to connect from another machine, at once. Given again for a name, it changes the role or the key."""
     from cwa_daemon.base import keys, roles
     from cwa_daemon.base.settings import Settings
 
@@ -60,7 +66,7 @@ def allow(
 
 @keys_app.command("revoke")
 def revoke(name: Name) -> None:
-    """Shut a client out; holds at once."""
+    """Forbid a client to connect, at once."""
     from cwa_daemon.base import keys
     from cwa_daemon.base.settings import Settings
 
@@ -85,7 +91,7 @@ def show_hosts(context: typer.Context, as_json: Json = False) -> None:
 
 @hosts_app.command("add")
 def add(name: Name, address: Annotated[str, typer.Argument(help="tcp://HOST:PORT")], public_key: PublicKey) -> None:
-    """Remember a daemon on another machine."""
+    """Add a daemon on another machine."""
     from cwa_daemon.base.keys import add_host
     from cwa_daemon.base.settings import Settings
 
@@ -95,9 +101,9 @@ def add(name: Name, address: Annotated[str, typer.Argument(help="tcp://HOST:PORT
 
 @hosts_app.command("remove")
 def remove(name: Name) -> None:
-    """Forget a daemon."""
+    """Remove a daemon."""
     from cwa_daemon.base.keys import remove_host
     from cwa_daemon.base.settings import Settings
 
     remove_host(Settings(), name)
-    show(f"{name} is forgotten")
+    show(f"{name} is removed")

@@ -83,5 +83,7 @@ def topk(
 
     with connect() as client:
         name, rows = client.topk(run_id, metric, offset, limit)
-    weights = () if as_json else [from_plain(TopWeight, row) for row in rows]
-    show({"metric": name, "weights": rows} if as_json else topk_table(name, weights))
+    if as_json:
+        show({"metric": name, "weights": rows})
+    else:
+        show(topk_table(name, [from_plain(TopWeight, row) for row in rows]))
