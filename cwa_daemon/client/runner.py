@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cwa_daemon.client.sync_client import Client
 from cwa_engine.base.errors import RunFailed, error_from_dict
@@ -12,9 +12,11 @@ from cwa_engine.base.event_reader import event_from_plain
 from cwa_engine.base.events import Event
 from cwa_engine.base.files import fetch_folder
 from cwa_engine.records.checksums import altered_error, check_run
-from cwa_engine.records.run_report import FilesInMemory, RunReport, open_run, report_from
 from cwa_engine.runner import RunHandle
 from cwa_engine.spec import RunSpec
+
+if TYPE_CHECKING:
+    from cwa_engine.records.run_report import RunReport
 
 
 class DaemonRunner:
@@ -49,6 +51,8 @@ class _DaemonRun:
                 yield event
 
     def report(self) -> RunReport:
+        from cwa_engine.records.run_report import open_run  # here: few clients read whole runs
+
         last = _last(self._client.follow(self._run_id))
         if last.get("error"):
             raise error_from_dict(last["error"])
@@ -64,6 +68,8 @@ class _DaemonRun:
 
     def _fetched(self) -> RunReport:
         """The report of a run on another machine, with all its files in memory."""
+        from cwa_engine.records.run_report import FilesInMemory, report_from
+
         with fetch_folder() as scratch:
             folder = Path(scratch)
             run_id, fingerprint = self._client.download(self._run_id, folder)
