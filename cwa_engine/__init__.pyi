@@ -26,3 +26,5 @@ from cwa_engine.records.run_report import open_run as open_run
 from cwa_engine.runner import RunHandle as RunHandle
 from cwa_engine.runner import Runner as Runner
 from cwa_engine.spec import RunSpec as RunSpec
+
+__all__: list[str]

@@ -8,17 +8,17 @@ from typing import Any
 from cwa_engine.options import Kind, OptionField, option_fields
 from cwa_engine.spec import RunSpec
 
-_ALWAYS = ("model", "metrics", "topk")  # told even where they are as usual
+_ALWAYS = ("model", "metrics", "topk")  # written even if they have their defaults
 
 
 def command_of(spec: RunSpec) -> str:
-    """What asks for the same run: every option that is not as usual."""
+    """The command line of the same run, with every option that differs from its default."""
     words = ["cwtool", "run"]
     for name, entry in option_fields(RunSpec).items():
         value = getattr(spec, name)
-        if name == "metrics" and not value:  # weights are given
+        if name == "metrics" and not value:  # the run damages given weights
             continue
-        if name == "data_file" and spec.data_name:  # a copy, of a file or of what came out of a pipe
+        if name == "data_file" and spec.data_name:  # the file is a copy; the user named another file, or a pipe
             value = spec.data_name if spec.data_name.startswith("/") else "-"
         if value != entry.default or name in _ALWAYS:
             words += _words(entry, value)

@@ -1,7 +1,7 @@
-"""What an option of a run says of itself. It stands beside the field of `RunSpec` or `JobOptions` that it sets.
+"""Options of a run. An `Option` is the annotation of the field of `RunSpec` or `JobOptions` that it sets.
 
-The command line, its help and completion, the form, the command line to copy, the bounds of numbers and the table in
-docs/options.md are all made from here. torch-free.
+The command line with its help and completion, the form for a new run, the command line to copy, the bounds of numbers and
+the table in docs/options.md are all made from it. torch-free.
 
     probes: Annotated[int, Option("hutchinson_diag: random probes.", RANKING)] = 8
 """
@@ -27,12 +27,12 @@ M = TypeVar("M", bound=BaseModel)
 GENERAL, RANKING, TEXTS, DAMAGE, QUEUE = (
     "Options", "What is ranked", "Texts", "Damage and controls", "Queue and memory"
 )  # fmt: skip
-RUN, ABLATE, PLAN, LOAD = "run", "ablate", "plan", "load"  # commands that take options from here
+RUN, ABLATE, PLAN, LOAD = "run", "ablate", "plan", "load"  # commands that take these options
 ANY_RUN = (RUN, ABLATE, PLAN)
 
 
 class Kind(Enum):
-    """What is typed after an option."""
+    """The type of an option's value."""
 
     FLAG = "nothing"
     NUMBER = "a whole number"
@@ -43,7 +43,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What is different about an option in one command."""
+    """How an option differs in one command."""
 
     help: str = ""
     default: Any = None
@@ -52,41 +52,43 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """Help, group and bounds of an option; all else has a usual value."""
+    """Help, group and bounds of an option. Only the help text is required."""
 
     help: str
     group: str = GENERAL
-    name: str = ""  # as it is typed, where that is not the name of the field: "metric" for `metrics`
+    name: str = ""  # as typed, if it is not the name of the field: "metric" for `metrics`
     short: str = ""  # one letter
     metavar: str = ""
     commands: tuple[str, ...] = (RUN,)
     variants: Mapping[str, Variant] = field(default_factory=dict)  # by command
-    least: int = 1  # of whole numbers
+    least: int = 1  # smallest whole number
     most: int = 2**63 - 1
-    words: Mapping[str, Any] = field(default_factory=dict)  # what may stand for a number, and its value: "auto" -> None
-    bare: str = ""  # the value that is meant where none is given
-    shown_default: str = ""  # where the field's own default says nothing: "drawn" for None
-    no: str = ""  # what is left out by a flag, "perturbation" for `--no-perturbation`
+    words: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # words that may be typed for a number, and their values: "auto" -> None
+    bare: str = ""  # the value of the option without a value
+    shown_default: str = ""  # for help texts, if the field's default is None: "drawn"
+    no: str = ""  # name of the flag that empties a list: "perturbation" for `--no-perturbation`
     no_help: str = ""
-    choices: tuple[str, ...] = ()  # that completion offers; those of a Literal are known
-    label: str = ""  # in the form for a new run; without one it is not there
-    example: str = ""  # what an empty field of the form shows
+    choices: tuple[str, ...] = ()  # values for completion, beside those of a Literal
+    label: str = ""  # label in the form for a new run; without a label the form lacks the option
+    example: str = ""  # placeholder of the empty field in the form
 
 
 @dataclass(frozen=True, slots=True)
 class OptionField:
-    """An option with the field that it sets."""
+    """An option together with its field."""
 
     field: str
     option: Option
     kind: Kind
-    several: bool  # takes several values
+    several: bool  # whether it takes several values
     default: Any
     choices: tuple[str, ...]
 
     @property
     def flag(self) -> str:
-        """As it is typed: `--topk`."""
+        """The flag as typed: `--topk`."""
         return "--" + (self.option.name or self.field).replace("_", "-")
 
     @property
@@ -95,11 +97,11 @@ class OptionField:
 
     @property
     def no_flag(self) -> str:
-        """What says no: `--no-matrices` of a flag that is on, `--no-perturbation` of a list that may be empty."""
+        """The negative flag: `--no-matrices` turns off a flag, `--no-perturbation` empties a list."""
         return f"--no-{self.option.no or self.flag.removeprefix('--')}"
 
     def for_command(self, command: str) -> OptionField:
-        """The same as one command has it."""
+        """The option with the variant of a command."""
         variant = self.option.variants.get(command, Variant())
         shown = variant.shown_default or self.option.shown_default
         option = replace(self.option, help=variant.help or self.option.help, shown_default=shown)
@@ -108,7 +110,7 @@ class OptionField:
 
 @cache
 def option_fields(model: type[BaseModel]) -> Mapping[str, OptionField]:
-    """The options of a model of fields, by field, in their order."""
+    """The options of a pydantic model, by field name, in the order of the fields."""
     found = {}
     for name, info in model.model_fields.items():
         if option := next((entry for entry in info.metadata if isinstance(entry, Option)), None):
@@ -127,7 +129,7 @@ def options_of(command: str, *models: type[BaseModel]) -> list[OptionField]:
 
 
 def check_bounds(model: type[BaseModel], field: str | None, value: Any) -> None:
-    """Raises InvalidInput, naming the option, for a whole number that its field does not take."""
+    """Raises InvalidInput, naming the option, for a whole number outside of the option's bounds."""
     entry = option_fields(model).get(field or "")
     for number in value if isinstance(value, tuple) else (value,):
         if entry is None or not isinstance(number, int) or isinstance(number, bool):
@@ -139,7 +141,7 @@ def check_bounds(model: type[BaseModel], field: str | None, value: Any) -> None:
 
 
 def parsed(model: type[M], fields: Mapping[str, object], hint: str) -> M:
-    """A model of options from plain fields. Raises InvalidInput, in one sentence, where pydantic raises ValidationError."""
+    """A model of options from plain fields. Raises InvalidInput with one sentence instead of pydantic's ValidationError."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:
@@ -175,5 +177,5 @@ def _parts(annotation: Any) -> Iterable[Any]:
 
 
 def _plain(annotation: Any) -> Any:
-    """A type without what is annotated to it, as FiniteFloat is a float."""
+    """A type without its annotations: float for FiniteFloat."""
     return get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation

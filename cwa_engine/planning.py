@@ -1,7 +1,7 @@
-"""What a run will need, and how it should be done: by what the memory in view allows, not by a model's name.
+"""Planning a run by memory: what scoring needs at each dtype, and which way of scoring fits the device.
 
-Nothing is loaded. The model is made from its config with tensors that have no memory, the two longest batches are scored
-with it, and the bytes that live at once are counted.
+No weights are loaded. The model is made from its config with tensors that have no memory, its two longest batches are
+scored, and the bytes of the tensors that live at the same time are counted.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
 from cwa_engine.text_use import use_texts
 
-SHARE = 0.8  # of what is free may be planned for,
-SURE = 0.5  # and where rough figures are less than this, nothing need be counted
-MOST_AT_ONCE = 64  # sequences
+SHARE = 0.8  # a plan may use this share of free memory
+ROUGH_SHARE = 0.5  # a rough estimate below this share of free memory is trusted without counting
+MOST_AT_ONCE = 64  # sequences in a batch
 LEAST_TO_HALVE = 4  # scoring texts: two for each half
-OVERHEAD = 1.15  # what allocators need beside the tensors,
-KERNELS_BYTES = 80_000_000  # and what kernels keep for themselves: both by measurement, see benchmarks/RESULTS.md
+OVERHEAD = 1.15  # factor for what allocators take beside the tensors; measured, see benchmarks/RESULTS.md
+KERNELS_BYTES = 80_000_000  # what kernels keep for themselves; measured too
 IMPORTED_BYTES = int(psutil.Process().memory_info().rss)  # of this process with its libraries and without a model
 SOURCES = ("resident", "sweep")
 
-# Of a dtype and the bytes of the weights in it: what is free for weights and work. None where the device is not known.
-Room = Callable[[str, int], int | None]
+# (dtype, bytes of the weights in it) -> bytes free for weights and work; None if the device is not known.
+FreeBytes = Callable[[str, int], int | None]
 
 
 def plan(
-    spec: RunSpec, access: HubAccess, device: str, trust_remote_code: bool = False, room: Room | None = None
+    spec: RunSpec, access: HubAccess, device: str, trust_remote_code: bool = False, room: FreeBytes | None = None
 ) -> Plan:
-    """What `spec` needs at each dtype and by each source of gradients, and which of it fits the device.
+    """The memory that `spec` needs at each dtype and by each source of gradients, and which of these fits the device.
 
-    `room` says what is free there; without it the device is asked. Raises what loading the model or reading the texts raises.
+    `room` gives the free memory; without it the device is asked. Raises what loading the model or reading texts raises.
     """
     room = room or (lambda dtype, weights: free_bytes(torch.device(device)))
     with hub_access(access):
         return _plan(spec, access, device, room, trust_remote_code)
 
 
-def _plan(spec: RunSpec, access: HubAccess, device: str, room: Room, trust_remote_code: bool) -> Plan:
+def _plan(spec: RunSpec, access: HubAccess, device: str, room: FreeBytes, trust_remote_code: bool) -> Plan:
     source, config, tokenizer = load_without_weights(spec.model, spec.revision, access, trust_remote_code)
     stored = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
     full = fake_model(source, config, tokenizer, torch.float32)
@@ -71,7 +71,7 @@ def _plan(spec: RunSpec, access: HubAccess, device: str, room: Room, trust_remot
         rows += task.rows(model) if found is not None else [replace(row, fits=None) for row in task.rows(model)]
         most = max(most, found or 0)
     if free is None:
-        command, why = None, f"there is no {device} here, and what fits another machine's is not known"
+        command, why = None, f"there is no {device} here, and the free memory of another machine's is not known"
     else:
         command, why = _recommended(spec, rows, "float32" if device == "cpu" else stored, most)
     return Plan(
@@ -91,7 +91,7 @@ def _plan(spec: RunSpec, access: HubAccess, device: str, room: Room, trust_remot
 
 @dataclass(frozen=True)
 class _Task:
-    """The work that is planned, and where."""
+    """The scoring that is planned, and its device. `free` is in bytes."""
 
     scoring: Sequence[TokenSequence]
     evaluation: Sequence[TokenSequence]
@@ -100,22 +100,22 @@ class _Task:
     free: int
 
     def rows(self, model: LoadedModel) -> list[PlanRow]:
-        """Every way of scoring a model in this dtype; with a CPU there is nowhere else to keep blocks."""
+        """A row for every way of scoring a model in this dtype. On a CPU there is no offload."""
         found = [self.row(model, source) for source in SOURCES]
         return found if self.device == "cpu" else [*found, self.offloaded(model)]
 
     def offloaded(self, model: LoadedModel) -> PlanRow:
-        """What stays on the device, and one block at a time beside it."""
+        """The row of offload: all but the blocks on the device, and one block at a time."""
         blocks = _weights_by_block(model)
         weights = (blocks.pop(None, 0) + max(blocks.values(), default=0)) * model.model.dtype.itemsize
         working, simulated = working_bytes(model, self.scoring, self.needs, "sweep", 1)
         working += self._other_half(model, "sweep")
-        working = max(0, working - _hidden_bytes(model, self.scoring))  # which are in CPU memory
+        working = max(0, working - _hidden_bytes(model, self.scoring))  # hidden states are in CPU memory
         fits = weights + working <= SHARE * self.free
         return PlanRow(model.dtype, "offload", weights, working, weights + working, 1, fits, simulated)
 
     def row(self, model: LoadedModel, source: str) -> PlanRow:
-        """What scoring takes with as many sequences at once as fit."""
+        """The row of a source of gradients, with the largest batch that fits."""
         room = int(SHARE * self.free) - model.size_bytes
         size, working, simulated = batch_that_fits(model, self.scoring, self.needs, source, self.device, room)
         working += self._other_half(model, source)
@@ -124,7 +124,7 @@ class _Task:
         return PlanRow(model.dtype, source, model.size_bytes, working, total, size, working <= room, simulated)
 
     def _other_half(self, model: LoadedModel, source: str) -> int:
-        """Of the statistics of the other half of the texts: of all weights, or of the largest block."""
+        """Bytes of the statistics of the other half of the texts: of all weights, or of the largest block."""
         if not can_be_halved(self.needs, self.scoring):
             return 0
         everything = statistics_bytes(model, self.needs)
@@ -133,12 +133,12 @@ class _Task:
         return everything * max(_weights_by_block(model).values()) // model.anatomy.numel
 
     def _kept(self, model: LoadedModel) -> int:
-        """Of hidden states, while damage is measured."""
+        """Bytes of hidden states that are cached while damage is measured."""
         return min(allowed_bytes(model), _hidden_bytes(model, self.evaluation))
 
 
 def _weights_by_block(model: LoadedModel) -> dict[int | None, int]:
-    """How many weights each decoder block has, and under None what is in none."""
+    """Weights of each decoder block; under None those outside of the blocks."""
     blocks: dict[int | None, int] = {}
     for parameter in model.anatomy.parameters.values():
         blocks[parameter.layer] = blocks.get(parameter.layer, 0) + parameter.numel
@@ -146,8 +146,8 @@ def _weights_by_block(model: LoadedModel) -> dict[int | None, int]:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How a run scores, and why."""
+class ScoringPlan:
+    """The source of gradients and the batch size of a run, with the reason for a note."""
 
     gradients: str
     batch_size: int
@@ -156,8 +156,8 @@ class Choice:
     halves: bool = False  # whether the statistics of two halves of the texts are kept apart
 
 
-def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence]) -> Choice:
-    """The source of gradients, the batch size and whether halves are kept apart: as asked for, else by the free memory."""
+def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence]) -> ScoringPlan:
+    """How to score: as the spec asks, else as the free memory allows."""
     needs = needs_of(spec.scored_metrics)
     halves = can_be_halved(needs, sequences)
     needed = _needed_at_once(loaded, spec, needs, sequences) if needs.backward else 0
@@ -165,22 +165,22 @@ def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence
     source, why, level = _source(loaded, spec, needs, needed + apart, sequences)
     halves = halves and (source == "sweep" or needed + apart <= SHARE * free_bytes(loaded.device))
     if spec.batch_size or not needs.backward or loaded.device.type == "cpu":
-        return Choice(source, spec.batch_size or loaded.default_batch_size, why, level, halves)
+        return ScoringPlan(source, spec.batch_size or loaded.default_batch_size, why, level, halves)
     room = int(SHARE * free_bytes(loaded.device)) - (apart if halves and source == "resident" else 0)
     size, _, _ = batch_that_fits(loaded, sequences, needs, source, loaded.device.type, room)
-    return Choice(source, size, why, level, halves)
+    return ScoringPlan(source, size, why, level, halves)
 
 
 def can_be_halved(needs: Needs, sequences: Sequence[TokenSequence]) -> bool:
-    """Whether the statistics of two halves of the texts can be joined, and each half has texts enough to rank by."""
+    """Whether statistics of two halves of the texts can be joined, and each half has enough texts for a ranking."""
     return bool(needs) and not needs & ~JOINABLE_NEEDS and len(sequences) >= LEAST_TO_HALVE
 
 
 def _needed_at_once(loaded: LoadedModel, spec: RunSpec, needs: Needs, sequences: Sequence[TokenSequence]) -> int:
-    """About the bytes that the gradients of all weights at once take."""
+    """Bytes that the gradients of all weights at once take: a rough estimate, or counted if that is not clearly enough."""
     size = spec.batch_size or 1
     needed = rough_bytes(loaded, needs, "resident", size * max(len(s.ids) for s in sequences))
-    if needed > SURE * free_bytes(loaded.device):
+    if needed > ROUGH_SHARE * free_bytes(loaded.device):
         needed, _ = working_bytes(loaded, sequences, needs, "resident", size)
     return needed
 
@@ -188,7 +188,7 @@ def _needed_at_once(loaded: LoadedModel, spec: RunSpec, needs: Needs, sequences:
 def _source(
     loaded: LoadedModel, spec: RunSpec, needs: Needs, needed: int, sequences: Sequence[TokenSequence]
 ) -> tuple[str, str, str]:
-    """(source, why, level of the note); `needed` are the bytes that all gradients take at once."""
+    """(source, reason, level of the note). `needed` is the bytes that all gradients take at once."""
     if not needs.backward or spec.fidelity or Needs.HESSIAN in needs:
         return "resident", "", "info"
     if spec.gradients == "resident":
@@ -224,9 +224,9 @@ def _swept(loaded: LoadedModel, why: str, spec: RunSpec, level: str = "info") ->
 def batch_that_fits(
     model: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, device: str, room: int
 ) -> tuple[int, int, bool]:
-    """(sequences at once, bytes they need beside the weights, whether these were counted) for `room` bytes."""
+    """The largest batch that fits `room` bytes: (sequences, bytes beside the weights, whether the bytes were counted)."""
     one, simulated = working_bytes(model, sequences, needs, source, 1)
-    if device == "cpu":  # where one at a time is fastest
+    if device == "cpu":  # one sequence at a time is fastest there
         return 1, one, simulated
     some = min(8, len(sequences))
     eight, _ = working_bytes(model, sequences, needs, source, some)
@@ -255,22 +255,22 @@ def working_bytes(
         model = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype)
     try:
         counted = peak_bytes(model, score)
-    except RuntimeError:  # what goes where depends on values, as with experts
+    except RuntimeError:  # the model branches on values, as with experts
         return rough_bytes(model, needs, source, size * len(longest[0].ids)), False
-    if source == "sweep":  # keeps what the blocks were given for all batches, of which two were run
+    if source == "sweep":  # the sweep keeps the blocks' inputs of all batches; two batches were run
         counted += _hidden_bytes(model, sequences) - _hidden_bytes(model, longest)
     return int(OVERHEAD * counted), True
 
 
 def _hidden_bytes(model: LoadedModel, sequences: Sequence[TokenSequence]) -> int:
-    """Of the hidden states that all blocks are given."""
+    """Bytes of the inputs of all blocks."""
     embedding = model.model.get_input_embeddings().get_parameter("weight")
     tokens = sum(len(sequence.ids) for sequence in sequences)
     return tokens * embedding.shape[1] * embedding.element_size() * model.anatomy.blocks
 
 
 def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) -> tuple[str | None, str]:
-    """The command line for the most that fits, and why."""
+    """The command line of the first tier that fits, and the reason. None if nothing fits."""
     at = {(row.dtype, row.gradients): row for row in rows}
     usual = usual if (usual, "resident") in at else "bfloat16"  # float16 takes as much
     swept = {"gradients": "sweep", "fast_perturbation": True}

@@ -1,6 +1,6 @@
-"""Weights as people name them: single ones, or whole rows, columns and attention heads. Nothing is looked for in a model.
+"""Targets: names of single weights, rows, columns or attention heads, parsed without a model.
 
-A target has its indices in the order (expert,) out, in: `model.layers.11.mlp.down_proj.weight[507,:]`.
+The indices of a target are in the order (expert,) out, in: `model.layers.11.mlp.down_proj.weight[507,:]`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _INDEX = re.compile(r"(\d+)|(\d*):(\d*)")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Weights that a user named, not yet looked for in a model."""
+    """Weights that a user named. Whether a model has them is not checked yet."""
 
     text: str
     parameter: str
@@ -26,7 +26,7 @@ class Target:
 
 
 def parse_target(text: str) -> Target:
-    """`NAME[out,in]`, `NAME[out,:]`, `NAME[:,64:128]`, `NAME[17]`. Raises InvalidInput."""
+    """Parse `NAME[out,in]`, `NAME[out,:]`, `NAME[:,64:128]` or `NAME[17]`. Raises InvalidInput."""
     match = _TARGET.fullmatch(text.strip())
     parts = [part.strip() for part in match["inside"].split(",")] if match else []
     found = [_INDEX.fullmatch(part) for part in parts]
@@ -40,7 +40,7 @@ def parse_target(text: str) -> Target:
 
 
 def read_targets(path: Path) -> list[str]:
-    """Targets of a file: one a line (# begins a comment), or the column `target` of a run's topk_*.csv."""
+    """The targets of a file: one in each line (# begins a comment), or the column `target` of a run's topk_*.csv."""
     import csv
 
     try:
@@ -49,14 +49,14 @@ def read_targets(path: Path) -> list[str]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise DataError(
             f"weights file {path} cannot be read: {reason}",
-            hint="give a file with one target a line, or a target like NAME[out,in]",
+            hint="give a file with one target in each line, or a target like NAME[out,in]",
         ) from error
     header = next(csv.reader(lines[:1]), [])
     if "target" in header:
         return [row["target"] for row in csv.DictReader(lines)]
     targets = [line.split("#")[0].strip() for line in lines]
     if not any(targets):
-        raise DataError(f"weights file {path} names no weight", hint="one target a line, like NAME[out,in]")
+        raise DataError(f"weights file {path} names no weight", hint="write one target in each line, like NAME[out,in]")
     return [target for target in targets if target]
 
 

@@ -1,4 +1,4 @@
-"""Which texts a run scores and which it measures, as tokens."""
+"""The scoring texts and the evaluation texts of a run, as tokens."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from cwa_engine.models.loading import LoadedModel
 from cwa_engine.rows import TextUse
 from cwa_engine.spec import RunSpec
 
-FAST_SHARE = 4  # --fast-perturbation uses a quarter of the evaluation texts,
-FAST_LEAST = 4  # but at least four
-VOCABULARY_SHARE = 0.9  # of the embedding's rows have a token at least: models are padded by less than a tenth
+FAST_SHARE = 4  # --fast-perturbation uses one of this many evaluation texts,
+FAST_LEAST = 4  # but at least this many
+VOCABULARY_SHARE = 0.9  # at least this share of the embedding's rows has a token: models pad it by less than a tenth
 
 
 @dataclass(frozen=True, slots=True)
 class _Halves:
-    """The texts of both sides, and their tokens."""
+    """The texts of both halves, and their tokens."""
 
     texts: tuple[list[Text], list[Text]]
     sequences: tuple[list[TokenSequence], list[TokenSequence]]
     truncated: int = 0
-    too_short: tuple[int, ...] = ()  # numbers of the texts that are on neither side
+    too_short: tuple[int, ...] = ()  # numbers of the texts that are in neither half
 
 
 def use_texts(
     loaded: LoadedModel, spec: RunSpec, emit: Emit, texts: Sequence[str] | None = None
 ) -> tuple[TextUse, list[TokenSequence], list[TokenSequence]]:
-    """Scoring and evaluation texts as tokens, and the account of which were used for what.
+    """Scoring and evaluation texts as tokens, and a record of which text was used for what.
 
-    They are `texts` where a program holds them, else those that the spec names.
+    They are `texts` if a program passes them, else those that the spec names.
 
-    Raises DataError for texts that cannot be used, ModelBroken for a tokenizer of another model.
+    Raises DataError for texts that cannot be used, ModelBroken if the tokenizer belongs to another model.
     """
     given = (
         corpus.load_texts(
@@ -49,7 +49,7 @@ def use_texts(
     )
     different = corpus.distinct(given)
     if repeated := len(given) - len(different):
-        emit(Note(f"{repeated} of {len(given)} texts had occurred before and were left out", "warning"))
+        emit(Note(f"{repeated} of {len(given)} texts are repetitions and were left out", "warning"))
     limit = min(spec.seq_len, loaded.max_tokens or spec.seq_len)
     prefix = prefix_of(loaded.tokenizer, loaded.model.config.model_type, spec.bos)
     halves = (
@@ -93,13 +93,18 @@ def _windows(loaded: LoadedModel, texts: Sequence[Text], limit: int, prefix: Pre
 
 
 def _one_by_one(loaded: LoadedModel, texts: Sequence[Text], limit: int, prefix: Prefix, emit: Emit) -> _Halves:
-    """Each text a sequence. Those that are too short are left out as if they were not there."""
+    """One sequence for each text. Texts that are too short are left out before the split."""
     sequences = tokenize(loaded.tokenizer, texts, limit, prefix)
     too_short = _too_short(texts, sequences, emit)
     used = [number for number, sequence in enumerate(sequences) if sequence.scored_tokens]
     truncated = sum(sequences[number].truncated for number in used)
     if truncated:
-        emit(Note(f"{truncated} of {len(texts)} texts are longer than {limit} tokens and were cut there", "warning"))
+        emit(
+            Note(
+                f"{truncated} of {len(texts)} texts are longer than {limit} tokens and were cut to that length",
+                "warning",
+            )
+        )
     first, second = corpus.split(used)
     return _Halves(
         ([texts[number] for number in first], [texts[number] for number in second]),
@@ -110,7 +115,7 @@ def _one_by_one(loaded: LoadedModel, texts: Sequence[Text], limit: int, prefix: 
 
 
 def _too_short(texts: Sequence[Text], sequences: Sequence[TokenSequence], emit: Emit) -> tuple[int, ...]:
-    """Numbers of the texts, from 1, that have no token to score; says so. Raises DataError where all are so short."""
+    """Numbers, from 1, of the texts without a token to score; emits a note. Raises DataError if no text has one."""
     short = [number for number, sequence in enumerate(sequences, start=1) if not sequence.scored_tokens]
     if not short:
         return ()
@@ -126,19 +131,19 @@ def _too_short(texts: Sequence[Text], sequences: Sequence[TokenSequence], emit: 
 
 
 def _check_tokens(loaded: LoadedModel, sequences: Sequence[TokenSequence], emit: Emit) -> None:
-    """On a GPU an index beyond the embedding ends the whole process, so it is looked for before."""
+    """Raises ModelBroken for a token beyond the embedding. On a GPU such an index would end the whole process."""
     known = loaded.model.get_input_embeddings().get_parameter("weight").shape[0]
     largest = max(max(sequence.ids) for sequence in sequences)
     if largest >= known:
         raise ModelBroken(
-            f"the tokenizer of {loaded.source.name} gives token {largest}, but the model knows only {known}",
+            f"the tokenizer of {loaded.source.name} gives token {largest}, but the model has only {known}",
             hint="the tokenizer belongs to another model; download or save the two together",
         )
     given = len(loaded.tokenizer)
     if given < VOCABULARY_SHARE * known:
         emit(
             Note(
-                f"the tokenizer of {loaded.source.name} has {given:,} tokens, its model an embedding of {known:,}: "
+                f"the tokenizer of {loaded.source.name} has {given:,} tokens, and its model an embedding of {known:,}: "
                 "it may belong to another model",
                 "warning",
             )

@@ -20,7 +20,7 @@ from cwa_tui.session import Connect, DaemonClient, Pace, Session
 from cwa_tui.visible import visible
 
 if TYPE_CHECKING:
-    from cwa_daemon.base.settings import Settings
+    from cwa_daemon.client import Settings
 
 
 class Visible(LineFilter):

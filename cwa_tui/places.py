@@ -12,7 +12,7 @@ def model_name(given: str) -> str:
     A path of this machine is made absolute. For a daemon on another machine nothing is looked up here: a folder `gpt2` of
     this machine means nothing there. Raises InvalidInput for a relative path, as that daemon has no working folder.
     """
-    from cwa_daemon.base.settings import Settings  # `--help` does not wait for this import
+    from cwa_daemon.client import Settings  # `--help` does not wait for this import
 
     host = Settings().host
     if not host:

@@ -67,7 +67,7 @@ def main() -> None:
         f"{passed} of {len(rows)} pass. `--gradients sweep` can take {swept} of these block by block.",
         "",
         "Before that each is tried on two texts with a common beginning: a model whose logits there differ sees later",
-        "tokens, and its loss is no perplexity. Where a field of its config makes a decoder of it, it is run as one; others",
+        "tokens, and its loss is not a perplexity. Where a field of its config makes a decoder of it, it is run as one; others",
         "are refused.",
         "",
         "| model type | passes | weights of the tiny model, or why not | block by block | remarks |",

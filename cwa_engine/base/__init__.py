@@ -1,1 +1,1 @@
-"""What knows nothing of models: errors, events, registries, statistics, durations, files, cancelling."""
+"""The lowest room, which knows no models: errors, events, registries, statistics, durations, files, cancellation."""

@@ -1,7 +1,7 @@
-"""Where work that nothing is reported of can be cancelled: between two pieces of a file, two tokens, two blocks.
+"""Cancellation of work that reports no progress: between two pieces of a file, two tokens, two blocks.
 
-What reports its progress is cancelled by that, see `events`. Reading, hashing and trying a model go on for seconds or
-minutes without a word; they ask `check_cancelled()` on the way, and whoever runs them says what that means.
+Work that reports progress is cancelled through its events, see `events`. Reading, hashing and trying a model take seconds
+or minutes without an event. They call `check_cancelled()` at every step, and their caller sets the check by `cancellable`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_EVERY = 1024  # of many small steps
+_EVERY = 1024  # steps between two checks of `cancellable_steps`
 
 
 def _never() -> None:
-    """Nobody cancels."""
+    """The default check: it never cancels."""
 
 
 _check: ContextVar[Callable[[], None]] = ContextVar("check", default=_never)
@@ -25,7 +25,7 @@ _check: ContextVar[Callable[[], None]] = ContextVar("check", default=_never)
 
 @contextmanager
 def cancellable(check: Callable[[], None]) -> Iterator[None]:
-    """Let `check` be called now and then by what runs within; it raises, for instance `errors.Cancelled`, to end that."""
+    """Call `check` at every `check_cancelled()` inside the block. It raises, such as `errors.Cancelled`, to end the work."""
     before = _check.set(check)
     try:
         yield
@@ -34,12 +34,12 @@ def cancellable(check: Callable[[], None]) -> Iterator[None]:
 
 
 def check_cancelled() -> None:
-    """Raises what `cancellable` was told to raise, where the work is not wanted any more."""
+    """Run the check that `cancellable` set. Raises what the check raises if the work was cancelled."""
     _check.get()()
 
 
 def cancellable_steps(items: Iterable[T]) -> Iterator[T]:
-    """The same items; now and then it is asked whether the rest are wanted. For steps of microseconds."""
+    """The same items, with a `check_cancelled()` every 1024 items: for steps of microseconds."""
     check = _check.get()
     for number, item in enumerate(items):
         if number % _EVERY == 0:

@@ -7,7 +7,7 @@ import re
 
 from cwa_engine.base.errors import InvalidInput
 
-# What Go, systemd and ollama read; but months and years, whose length varies, so M is no unit.
+# The units that Go, systemd and ollama read, without months and years: their length varies, so M is no unit.
 _UNITS = {
     1e-6: ("us", "µs", "μs", "usec"),
     1e-3: ("ms", "msec"),
@@ -24,7 +24,7 @@ _FOREVER = ("forever", "infinity", "inf")
 
 
 def seconds(text: str) -> float:
-    """The span in seconds, `math.inf` for "forever" and for negative spans, as ollama has them. Raises InvalidInput."""
+    """The span in seconds; `math.inf` for "forever" and, as in ollama, for negative spans. Raises InvalidInput."""
     span = text.strip()
     if span.lower() in _FOREVER:
         return math.inf

@@ -1,8 +1,8 @@
-"""Every error a user can meet. Each says what happened, carries a hint what to do next, and has its own code.
+"""Every error a user can meet. Each has a message (what happened), a hint (what to do next) and a code of its own.
 
 CwaError                      exit 1
-├── InvalidInput              2    a request that cannot be meant: unknown metric, --topk 0
-│   ├── NotGreeted            2    the daemon does not know this connection: it began anew
+├── InvalidInput              2    a request that makes no sense: unknown metric, --topk 0
+│   ├── NotGreeted            2    the daemon does not know this connection: it restarted
 │   ├── DataError             2    texts that cannot be scored
 │   └── OutputError           2    a folder that cannot be written
 │       ├── OutputTaken       2    a folder that holds something else
@@ -11,19 +11,19 @@ CwaError                      exit 1
 │   └── ModelNotFound         6
 ├── Altered                   1    a file of a run is not what the run wrote
 ├── ModelGated                4    the licence must be accepted first
-├── ModelBroken               1    files that are no whole model
+├── ModelBroken               1    files that are not a complete model
 ├── OutOfMemory               7
-│   └── DoesNotFit            7    refused before loading: too large for what is free
+│   └── DoesNotFit            7    refused before loading: larger than the free memory
 ├── RunFailed                 1
 │   ├── WeightsNotRestored    1    an edit could not be verified or undone
 │   └── WorkerDied            1    the computing process ended
 ├── Cancelled                 9
 ├── DaemonUnreachable         3
-│   ├── NoDaemon              3    none runs
+│   ├── NoDaemon              3    no daemon runs
 │   └── DaemonNotStartable    3
 ├── StateNotWritten           1    the disk of the state folder is full or broken
-│   └── StateDamaged          1    what the job database holds cannot be read any more
-├── Refused                   4    not allowed to speak to this daemon
+│   └── StateDamaged          1    the job database cannot be read any more
+├── Refused                   4    this client may not use this daemon
 ├── UnsafePlace               4    a file, folder or socket that another user could have made
 ├── VersionMismatch           5
 ├── QueueFull                 8

@@ -1,7 +1,7 @@
-"""What an analysis says while it works, and the one sentence each event is worth in a log.
+"""The events of an analysis, and the line that a log shows for each.
 
-An analysis calls `emit(event)`; a daemon turns events into wire maps with `to_dict`, numbers them and stores them.
-Emitting is also where a run is cancelled: an `emit` that raises `errors.Cancelled` ends the analysis between two batches.
+An analysis calls `emit(event)`. A daemon turns events into wire maps with `to_dict`, numbers them and stores them.
+A run is cancelled here too: an `emit` that raises `errors.Cancelled` ends the analysis between two batches.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-if TYPE_CHECKING:  # a client that follows a run sees maps only, and need not wait for these
+if TYPE_CHECKING:  # clients get events as maps, so they need not import the row types
     from cwa_engine.rows import Baseline, DamagePoint, Plan, TopWeight, Verdict
 
 PREVIEW_ROWS = 50  # rows of a ranking that travel in an event; the whole ranking is in the run's files
@@ -94,7 +94,7 @@ Emit = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """An `emit` for those who do not listen."""
+    """An `emit` that drops every event."""
 
 
 def to_dict(event: Event) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def to_dict(event: Event) -> dict[str, Any]:
 
 
 def describe(event: Mapping[str, Any]) -> str | None:
-    """One line of a log for an event map, or None for an event that is only of passing interest."""
+    """One line of a log for an event map; None for events that a log leaves out, such as progress."""
     match event["kind"]:
         case "stage_started":
             return f"{event['stage']} ..."

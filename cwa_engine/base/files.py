@@ -1,4 +1,4 @@
-"""Paths as users write them, files that are there whole or not at all, folders that can be written. torch-free."""
+"""User-given paths, atomic writes, and checks that a folder can be written. torch-free."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from cwa_engine.base.errors import InvalidInput, OutputError, did_you_mean
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
-FETCHED = "cwtool-fetch-"  # how names of such folders begin; the number of their process follows
+FETCHED = "cwtool-fetch-"  # prefix of the names of fetch folders; the process id follows
 
 
 def user_path(given: str, what: str) -> Path:
-    """An absolute path: `~` is the home folder, and what is relative lies in the working folder.
+    """The path made absolute: `~` is the home folder, a relative path starts at the working folder.
 
-    Raises InvalidInput, naming `what`, for a path that is empty or can be none.
+    Raises InvalidInput for an empty or impossible path; the message begins with `what`.
     """
     if not given.strip():
         raise InvalidInput(f"{what} is empty", hint="give a path, or leave it out")
     if given == "~" or given.startswith("~/"):
-        home_folder()  # raises where there is none
+        home_folder()  # raises InvalidInput if there is none
     path = os.path.expanduser(given)  # noqa: PTH111  # pathlib takes ./~ for ~
     if path.startswith("~"):
         raise InvalidInput(f"{what} {given}: there is no such user", hint=f"write ./{given} for a file of that name")
@@ -40,7 +40,7 @@ def user_path(given: str, what: str) -> Path:
 
 
 def home_folder() -> Path:
-    """The user's home folder. Raises InvalidInput where a user has none, as in containers that run as any number."""
+    """The user's home folder. Raises InvalidInput if the user has none, as in a container that runs as an unknown uid."""
     try:
         return Path.home()
     except RuntimeError:
@@ -51,7 +51,7 @@ def home_folder() -> Path:
 
 
 def near_files(path: Path) -> str:
-    """What to try instead of a path that does not exist: `did you mean 'x'?`, or which folder is missing."""
+    """A hint for a path that does not exist: `did you mean 'x'?`, or the name of the missing folder."""
     if not path.parent.is_dir():
         return f"there is no folder {path.parent}"
     try:
@@ -61,7 +61,7 @@ def near_files(path: Path) -> str:
 
 
 def check_output(folder: Path) -> None:
-    """Create an output folder and prove that it can be written. Raises OutputError."""
+    """Create an output folder and check that files can be written in it. Raises OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".cwtool-{uuid.uuid4().hex}"
@@ -74,9 +74,9 @@ def check_output(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
-    """Write a file under a temporary name, flush it to disk, rename it. Raises OSError; then nothing of it is left.
+    """Write a file under a temporary name, flush it to disk and rename it, so that it is there whole or not at all.
 
-    `mode` is as for `os.open`: the umask takes from it.
+    `mode` is as for `os.open`: the umask is applied to it. Raises OSError; no temporary file is left then.
     """
     scratch = scratch_path(path)
     try:
@@ -101,12 +101,12 @@ def write_folder(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
 
 
 def scratch_path(path: Path) -> Path:
-    """Beside `path`, a hidden name for what will be it: `.NAME.PID-xxxx`, which tells whose it is."""
+    """A hidden temporary name beside `path`: `.NAME.PID-xxxx`, where PID is the writing process."""
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether a name is one of `scratch_path`, or of earlier versions, and its process has ended."""
+    """Whether `path` is a temporary name of `scratch_path` (of this or an earlier version) whose process has ended."""
     match = re.fullmatch(r"\..+\.(?:(\d+)-)?[0-9a-f]{8}", path.name)
     if match is None:
         return False
@@ -114,8 +114,8 @@ def is_abandoned(path: Path) -> bool:
 
 
 def fetch_folder() -> TemporaryDirectory[str]:
-    """A temporary folder for the files of a run from another machine. What a killed process leaves is known by its name."""
-    from tempfile import TemporaryDirectory  # few processes fetch anything, and each import is a wait
+    """A temporary folder for the files of a run from another machine. Its name has the process id, for later cleaning."""
+    from tempfile import TemporaryDirectory  # imported here: few processes fetch files
 
     return TemporaryDirectory(prefix=f"{FETCHED}{os.getpid()}-")
 
@@ -125,7 +125,7 @@ def process_lives(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):  # somebody else's; no number of a process
+    except (PermissionError, OverflowError):  # a process of another user; a number that is no process id
         return True
     return True
 
@@ -139,7 +139,7 @@ def write_synced(path: Path, content: bytes, mode: int = 0o666) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's own entries, so that a rename in it outlives a power cut."""
+    """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
     if sys.platform == "win32":
         return
     handle = os.open(folder, os.O_RDONLY)

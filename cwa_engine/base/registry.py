@@ -1,4 +1,4 @@
-"""A named set of functions that say everything about themselves: help, forms, docs and errors are made from it."""
+"""Named entries that describe themselves. Help texts, forms, docs and error messages are made from them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Entries by name, in the order they were written."""
+    """Entries by name, in the order of registration."""
 
     def __init__(self, noun: str) -> None:
-        self.noun = noun  # "metric", as errors say it
+        self.noun = noun  # "metric", for error messages
         self._entries: dict[str, T] = {}
 
     def add(self, name: str, entry: T) -> None:
@@ -23,7 +23,7 @@ class Registry(Generic[T]):
         self._entries[name] = entry
 
     def __getitem__(self, name: str) -> T:
-        """The entry, or InvalidInput with near names."""
+        """The entry. Raises InvalidInput for an unknown name, with similar names as the hint."""
         try:
             return self._entries[name]
         except KeyError:

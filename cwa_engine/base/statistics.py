@@ -1,6 +1,6 @@
 """Statistics over sequences, draws and rankings. numpy only.
 
-A sequence is the unit of resampling, for tokens of one text are not independent.
+The unit of resampling is a sequence, because the tokens of one text are not independent.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ def paired_delta(damaged: Array, intact: Array, tokens: Array) -> tuple[float, f
 
     `damaged`, `intact`: NLL sums per sequence. [sequences]  `tokens`: scored tokens per sequence. [sequences]
 
-    Leave-one-out jackknife of the ratio of sums (Efron & Tibshirani 1993, chapter 11) with Student's t, and 1 + 2/n times
-    as wide: changes of losses are skewed, and on few texts t alone covers the truth too seldom (docs/evidence.md). The
-    interval of one sequence is infinite. Where a loss is not finite there is none: its ends are NaN.
+    Returns (mean, low, high). The interval is the leave-one-out jackknife of the ratio of sums (Efron & Tibshirani 1993,
+    chapter 11) with Student's t, widened by the factor 1 + 2/n: changes of losses are skewed, so on few texts t alone
+    covers the truth too rarely (docs/evidence.md). With one sequence the interval is infinite. If a loss is not finite,
+    low and high are NaN.
     """
     change = damaged - intact
     delta = float(change.sum() / tokens.sum())
@@ -54,7 +55,7 @@ def paired_delta(damaged: Array, intact: Array, tokens: Array) -> tuple[float, f
 
 
 def as_extreme(value: float, draws: Sequence[float]) -> int:
-    """How many draws are at least as far from zero as `value`; what is not finite is farthest."""
+    """How many draws are at least as far from zero as `value`. Values that are not finite count as farthest."""
     sizes = [abs(entry) if math.isfinite(entry) else math.inf for entry in (value, *draws)]
     return sum(size >= sizes[0] for size in sizes[1:])
 
@@ -66,14 +67,14 @@ def jaccard(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
 
 
 def jaccard_by_chance(k: int, population: int) -> float:
-    """About the Jaccard index of two random sets of k: that of sets with the expected intersection, k² / population."""
+    """Jaccard index of two sets of size k whose intersection is the expected one of random sets, k² / population."""
     return k / (2 * population - k)
 
 
 def rank_biased_overlap(
     first: Sequence[Hashable], second: Sequence[Hashable], persistence: float = RBO_PERSISTENCE
 ) -> float:
-    """Overlap of two rankings of equal depth, the top counting most; extrapolated, Webber et al. 2010, eq. 30."""
+    """Rank-biased overlap of two rankings of equal depth, extrapolated (Webber et al. 2010, eq. 30). Top places weigh most."""
     depth = min(len(first), len(second))
     if not depth:
         return 1.0
@@ -89,7 +90,7 @@ def rank_biased_overlap(
 
 
 def spearman(first: Array, second: Array) -> float | None:
-    """Rank correlation, ties at their mean rank; None where one side does not vary."""
+    """Spearman's rank correlation, with ties at their mean rank; None if all values of one side are equal."""
     ranks = [_mean_ranks(np.asarray(side)) for side in (first, second)]
     if len(ranks[0]) < 2 or any(side.min() == side.max() for side in ranks):
         return None

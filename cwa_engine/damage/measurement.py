@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -41,6 +42,11 @@ Report = Callable[[int], None]  # hears how many sequences are measured
 
 
 def _nobody(done: int) -> None: ...
+
+
+def _after(report: Report, before: int, done: int) -> None:
+    """Tell that so many more are measured, after those of earlier passes."""
+    report(before + done)
 
 
 def _next_value(old: torch.Tensor, edit: object) -> torch.Tensor:
@@ -118,23 +124,34 @@ class MeasurementContext:
 
 
 def prepare_measurement(
-    loaded: LoadedModel, sequences: Sequence[TokenSequence], intact: Evaluation, spec: RunSpec, batch_size: BatchSize
+    loaded: LoadedModel,
+    sequences: Sequence[TokenSequence],
+    intact: Evaluation,
+    spec: RunSpec,
+    batch_size: BatchSize,
+    report: Report = _nobody,
 ) -> MeasurementContext:
     """Divide the texts, and run the intact model over them once to keep what damage is measured from."""
     places = sample_places(len(sequences))
     others = np.setdiff1d(np.arange(len(sequences)), places)
-    sample = _part(loaded, sequences, places, batch_size)
-    rest = _part(loaded, sequences, others, batch_size) if len(others) else None
+    report(0)
+    sample = _part(loaded, sequences, places, batch_size, report)
+    rest = None
+    if len(others):
+        rest = _part(loaded, sequences, others, batch_size, partial(_after, report, len(places)))
     return MeasurementContext(loaded, sequences, intact, spec, batch_size, sample, rest)
 
 
-def _part(loaded: LoadedModel, sequences: Sequence[TokenSequence], places: Places, batch_size: BatchSize) -> TextPart:
+def _part(
+    loaded: LoadedModel, sequences: Sequence[TokenSequence], places: Places, batch_size: BatchSize, report: Report
+) -> TextPart:
     chosen = [sequences[place] for place in places]
     share = len(places) / len(sequences)
     try:
-        kept = batch_size.run(lambda size: cache_states(loaded, chosen, size, share))
+        kept = batch_size.run(lambda size: cache_states(loaded, chosen, size, share, report))
     except NotAChain:
         kept = None
+        report(len(places))
     return TextPart(places, chosen, kept)
 
 
@@ -155,27 +172,34 @@ def measure(
     return dataclasses.replace(found, collapsed_at=collapsed_at, receipts=tuple(receipts))
 
 
-def with_rounding(context: MeasurementContext, ranking: Ranking, k: int) -> MeasurementContext:
+def with_rounding(
+    context: MeasurementContext, ranking: Ranking, k: int, report: Report = _nobody
+) -> MeasurementContext:
     """The context with the numerical floor: the largest change that nudging k random units of what was ranked makes.
 
-    Each is moved to the next value its dtype has. In bfloat16 that rounds every product anew, as any edit does.
+    Each is moved to the next value its dtype has. In bfloat16 that rounds every product anew, as any edit does. `report` hears
+    of `NUDGES` passes over the sample.
     """
     parameters = {name: context.loaded.anatomy.parameters[name] for name in ranking.parameters}
     sizes = {name: unit_count(parameter, ranking.structure) for name, parameter in parameters.items()}
     changes = []
+    report(0)
     for number in range(NUDGES):
+        before = number * len(context.sample.places)
         rng = np.random.default_rng([context.spec.seed, number])
         units = by_parameter(np.unique(rng.integers(0, sum(sizes.values()), k)), sizes)
         nudged = weights_of(units, parameters, ranking.structure)
-        changes.append(abs(context.reference.delta(measure(context, nudged, NUDGE, [context.sample]))[0]))
+        measured = measure(context, nudged, NUDGE, [context.sample], partial(_after, report, before))
+        changes.append(abs(context.reference.delta(measured)[0]))
     finite = [change for change in changes if math.isfinite(change)]
     return dataclasses.replace(context, rounding=max(finite, default=0.0))
 
 
-def check_restored(context: MeasurementContext) -> NumericalFloor:
+def check_restored(context: MeasurementContext, report: Report = _nobody) -> NumericalFloor:
     """Measure the intact model again, on the sample. Raises WeightsNotRestored where it differs beyond rounding."""
     sample = context.sample
-    again = context.batch_size.run(lambda size: evaluate(context.loaded, sample.sequences, size))
+    report(0)
+    again = context.batch_size.run(lambda size: evaluate(context.loaded, sample.sequences, size, report))
     drift = again.nll - context.reference.on(sample.places).nll
     if not abs(drift) <= DRIFT_LIMIT:
         raise WeightsNotRestored(

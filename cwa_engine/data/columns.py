@@ -13,14 +13,14 @@ USUAL_COLUMNS = ("text", "content", "sentence", "document", "article", "code", "
 
 @dataclass
 class Tally:
-    """How many rows were read, and how many of them had no text."""
+    """Counts of the rows that were read, and of those without a text."""
 
     rows: int = 0
     empty: int = 0
 
 
 def usual_column(columns: Collection[str]) -> str | None:
-    """The column with the first usual name, "Text" where there is no "text"; None where there is none."""
+    """The column with a usual name for texts, the first of USUAL_COLUMNS that there is, in any case; None if there is none."""
     by_lower = {column.lower(): column for column in columns} | {column: column for column in columns}
     return next((by_lower[usual] for usual in USUAL_COLUMNS if usual in by_lower), None)
 
@@ -33,10 +33,10 @@ def choose_column(
     say: Callable[[str], None],
     accept_only_column: bool = True,
 ) -> str:
-    """The column of texts: the one asked for, or one with a usual name, or the only one of strings.
+    """The column of texts: `asked` if given, else one with a usual name, else the only column of strings.
 
-    `textual` are those that hold strings. `say` hears of a choice that is not plain. Raises DataError, which lists the
-    columns there are.
+    `textual` are the columns of strings. `say` gets a note if the choice was not obvious. Raises DataError, which lists
+    the columns.
     """
     there = ", ".join(_short(column) for column in columns) or "none"
     if asked is not None and asked not in columns:
@@ -49,33 +49,35 @@ def choose_column(
     if chosen is None and accept_only_column and len(textual) == 1:
         (chosen,) = textual
     if chosen is None and not textual:
-        hint = "a column of lists, objects or bytes is to be made one of strings first"
+        hint = "convert a column of lists, objects or bytes to strings first"
         raise DataError(f"{name} has no column of strings, but: {there}", hint=hint)
     if chosen is None:
         usual = ", ".join(USUAL_COLUMNS[:3])
         raise DataError(
-            f"{name} has no column of texts that is known by its name, but: {there}",
-            hint=f"--text-column says which it is; known are {usual} and the like",
+            f"{name} has no column with a usual name for texts, but: {there}",
+            hint=f"name it with --text-column; usual names are {usual}",
         )
     if columns.count(chosen) > 1:
-        raise DataError(f"{name} has the column '{chosen}' {columns.count(chosen)} times", hint="name them apart")
+        raise DataError(
+            f"{name} has the column '{chosen}' {columns.count(chosen)} times", hint="give each column a name of its own"
+        )
     if chosen not in (asked, "text"):
         say(f"the texts of {name} are read from '{chosen}'")
     return chosen
 
 
 def cell_texts(name: str, cells: Iterable[tuple[str, object]], tally: Tally) -> Iterator[str]:
-    """The cells that hold text; those that are empty are counted. Each comes with its place: "'text' in line 3".
+    """The cells that hold text. Empty cells are counted in `tally`.
 
-    Raises DataError for a cell that holds something else.
+    `cells` are (place for messages, such as "'text' in line 3", value). Raises DataError for a cell of another type.
     """
     for where, cell in cells:
         tally.rows += 1
         if not isinstance(cell, str):
-            if cell is None or (isinstance(cell, float) and math.isnan(cell)):  # how tables write that there is none
+            if cell is None or (isinstance(cell, float) and math.isnan(cell)):  # a missing value in a table
                 tally.empty += 1
                 continue
-            hint = "--text-column names another column; a list or object is to be made a string first"
+            hint = "choose another column with --text-column, or convert lists and objects to strings first"
             raise DataError(f"{where} of {name} holds {_kind(cell)}, not a text", hint=hint)
         if not cell.strip():
             tally.empty += 1
@@ -83,7 +85,7 @@ def cell_texts(name: str, cells: Iterable[tuple[str, object]], tally: Tally) -> 
         try:
             cell.encode()
         except UnicodeEncodeError as error:
-            raise DataError(f"{where} of {name} is no valid Unicode: {error.reason}", hint="mend it") from error
+            raise DataError(f"{where} of {name} is not valid Unicode: {error.reason}", hint="correct it") from error
         yield cell
 
 

@@ -1,4 +1,4 @@
-"""What the first bytes of a file tell of it."""
+"""Guessing the format of a file from its first bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cwa_engine.data.textfile import PIECE_BYTES, encoding_of
 JSON_LINES, JSON, CSV, PARQUET, ARROW = "JSON lines", "JSON", "CSV", "Parquet", "Arrow"  # formats that are read
 TABLE, MARKUP = "a table without known column names", "XML or HTML"
 
-_BINARY = (  # first bytes, and what begins so
+_BINARY = (  # (first bytes, the kind of file that begins with them)
     (b"PAR1", PARQUET),
     (b"ARROW1", ARROW),
     (b"PK\x03\x04", "a zip archive, or a document or spreadsheet, which are archives"),
@@ -38,12 +38,12 @@ _BINARY = (  # first bytes, and what begins so
     (b"\xff\xd8\xff", "a picture"),
 )
 _MARKUP_START = re.compile(r"\s*<(\?xml|!DOCTYPE|[A-Za-z][\w:.-]*[\s>/])", re.IGNORECASE)
-_LEAST_ROWS = 5  # with the same number of cells, before lines count as a table
+_LEAST_ROWS = 5  # lines with equally many cells count as a table from this many on
 _LONG_HEADER = 60  # characters; a name of a column is shorter
 
 
 def binary_kind(head: bytes) -> str | None:
-    """What a binary file is, None for what may be text."""
+    """The kind of a binary file; None if it may be text."""
     if head[257:262] == b"ustar":
         return "a tar archive"
     if len(head) > 1 and head[0] == 0x80 and head[1] <= 5:
@@ -52,7 +52,10 @@ def binary_kind(head: bytes) -> str | None:
 
 
 def looks_like(head: bytes, column: str | None) -> str | None:
-    """Which data a text file may hold, judged by its first piece; None for what is just text. `column` is asked for."""
+    """The format of structured data that a text file may hold, by its first piece; None for plain text.
+
+    `column` is the column that the user asked for.
+    """
     text = re.sub(r"\r\n?", "\n", head.decode(encoding_of(head), "replace"))
     whole = len(head) < PIECE_BYTES
     lines = [line for line in text.split("\n")[: None if whole else -1] if line.strip()]

@@ -1,4 +1,4 @@
-"""Texts: the built-in passages or a user's file, in a stable order, and their split into scoring and evaluation."""
+"""Texts: the built-in passages, a user's file or a dataset, in a fixed order, and their split into two halves."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def load_texts(
     name: str | None = None,
     emit: Emit = ignore,
 ) -> list[Text]:
-    """The first `limit` texts of a file, of a dataset, or of the built-in passages; a file is read no further.
+    """The first `limit` texts of a file, of a dataset, or of the built-in passages. Nothing after them is read.
 
-    `column` has the texts of a table or of JSON objects; None stands for the usual one. `name` is what the user called a
-    file that is a copy. `emit` hears how a file was read where its name does not say it, and what was left out.
+    `column` is the column of texts of a table or of JSON objects; None means the usual one. `name` is the user's name of
+    a file that is a copy. `emit` gets notes: how a file was read if its name does not say so, and what was left out.
 
-    Raises DataError for what holds no text; `docs/texts.md` says what is read how.
+    Raises DataError if there is no text; `docs/texts.md` lists the formats.
     """
     if dataset is not None:
         tally = Tally()
@@ -122,19 +122,19 @@ def _opened(path: Path, name: str | None) -> io.BufferedReader[Any]:
     except DataError as error:
         if name is None:
             raise
-        hint = "copies are kept as long as a run or job uses them; give the texts again"
+        hint = "a copy is deleted when no run or job uses it any more; give the texts again"
         raise DataError(f"the copy of {name} cannot be read: {error.message}", hint=hint) from error
 
 
 def distinct(texts: Sequence[Text]) -> list[Text]:
-    """The texts without those that occurred before, so that no text can be on both sides of a split."""
+    """The texts without repetitions, so that no text is in both halves of a split."""
     return list({text.content.strip(): text for text in reversed(texts)}.values())[::-1]
 
 
 def split(texts: Sequence[T]) -> tuple[list[T], list[T]]:
-    """Scoring and evaluation halves: every second text to each, so that both see every kind of text.
+    """(scoring, evaluation): every second text goes to each half, so that both have every kind of text.
 
-    A single text is used for both, which the caller must say.
+    A single text goes to both halves; the caller must tell the user.
     """
     if len(texts) < 2:
         return list(texts), list(texts)
@@ -142,7 +142,7 @@ def split(texts: Sequence[T]) -> tuple[list[T], list[T]]:
 
 
 def overlap(first: Sequence[Text], second: Sequence[Text]) -> int:
-    """How many texts of one side have the hash of a text of the other, blank margins left aside."""
+    """How many texts of one half equal a text of the other, without leading and trailing blanks."""
     sides = [{hashlib.sha256(text.content.strip().encode()).digest() for text in side} for side in (first, second)]
     return len(sides[0] & sides[1])
 

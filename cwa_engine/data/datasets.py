@@ -22,7 +22,7 @@ _SPLIT_NAME = re.compile(r"(train|test|valid|validation|dev|eval)\b")
 
 @dataclass(frozen=True, slots=True)
 class DatasetName:
-    """What is asked for; None stands for the usual one. A `path` that begins with / is a folder, else it is a Hub id."""
+    """A dataset that a user named; None means the default. A `path` that begins with / is a folder, any other a Hub id."""
 
     path: str
     config: str | None = None
@@ -37,10 +37,10 @@ class DatasetName:
 
 
 def parse_dataset(name: str) -> DatasetName:
-    """What `NAME[:CONFIG][:SPLIT]` asks for, where NAME is a folder, a Hub id, `ID@REVISION` or an address of the Hub.
+    """Parse `NAME[:CONFIG][:SPLIT]`, where NAME is a folder, a Hub id, `ID@REVISION` or an address of the Hub.
 
-    Of two parts the second is a split where it is called like one, or where the first is a folder. The name of a folder
-    may have colons. Raises DataError, also for a path that leads to no folder, and InvalidInput for other addresses.
+    Of two parts the second is a split if it has the form of a split name or if the first is a folder, else a config. The
+    name of a folder may contain colons. Raises DataError, also for a missing folder, and InvalidInput for other addresses.
     """
     folder, parts = _local_folder(name)
     if folder:
@@ -66,7 +66,7 @@ def _named(name: str, path: str, parts: list[str], revision: str | None = None) 
 
 
 def absolute_dataset(name: str) -> str:
-    """The same name with the folder in it made absolute, for a daemon has another working folder."""
+    """The same name with its folder made absolute, because a daemon has another working folder."""
     if not name.strip():
         raise DataError("--dataset is empty", hint=f"{_FORM}, or leave it out")
     return str(parse_dataset(name.strip()))
@@ -75,9 +75,9 @@ def absolute_dataset(name: str) -> str:
 def dataset_texts(
     name: str, column: str | None = None, emit: Emit = ignore, tally: Tally | None = None
 ) -> Iterator[str]:
-    """The texts that are not blank, of the split asked for, else of test, validation or train.
+    """The texts of the split that was asked for, else of test, validation or train. Blank texts are left out.
 
-    They are in the `column` asked for, or in `text`, or the first usual name for one, or the only column of strings.
+    They are in `column` if given, else in the column with the first usual name, else in the only column of strings.
     Raises DataError.
     """
     try:
@@ -90,7 +90,7 @@ def dataset_texts(
             found = _load(datasets, wanted, access.sent_token)
     except CwaError:
         raise
-    except Exception as error:  # the package raises of every kind, also its builders' own
+    except Exception as error:  # the package and its builders raise errors of any type
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
             f"dataset {name} cannot be loaded: {reason}",
@@ -106,7 +106,7 @@ def dataset_texts(
 
 
 def _load(datasets: Any, wanted: DatasetName, token: str | bool) -> Any:
-    """One split. A folder may hold what `save_to_disk` wrote, or files of texts."""
+    """One split. A folder holds what `save_to_disk` wrote, or files of texts."""
     if any((Path(wanted.path) / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
         found = datasets.load_from_disk(wanted.path)
     else:
@@ -114,7 +114,8 @@ def _load(datasets: Any, wanted: DatasetName, token: str | bool) -> Any:
     if not hasattr(found, "keys"):  # a single split was saved
         if wanted.split and wanted.split != str(found.split):
             raise DataError(
-                f"dataset {wanted.path} has no split '{wanted.split}'", hint="it is a single one: name none"
+                f"dataset {wanted.path} has no split '{wanted.split}'",
+                hint="it was saved as a single split: leave out the split",
             )
         return found
     chosen = wanted.split or next((usual for usual in _USUAL_SPLITS if usual in found), next(iter(found)))
@@ -125,7 +126,7 @@ def _load(datasets: Any, wanted: DatasetName, token: str | bool) -> Any:
 
 
 def _local_folder(name: str) -> tuple[Path | None, list[str]]:
-    """The folder that a name begins with, the longest there is, and the parts behind it."""
+    """The longest existing folder that the name begins with, and the parts after it."""
     parts = name.split(":")
     for count in range(len(parts), max(0, len(parts) - 3), -1):
         start = ":".join(parts[:count])
@@ -137,7 +138,7 @@ def _local_folder(name: str) -> tuple[Path | None, list[str]]:
 
 
 def _refuse_path(name: str) -> None:
-    """Raise DataError for what can only be a path, for there is no such folder."""
+    """Raises DataError for a name that can only be a path, because that folder does not exist."""
     if name.startswith(("/", ".", "~")):
         missing = user_path(name.partition(":")[0], "--dataset")
         raise DataError(f"there is no dataset folder {missing}", hint=near_files(missing))

@@ -1,7 +1,7 @@
-"""Texts as the tokenizer's own tokens, with the bytes each token stands for, in memory that does not grow with the text.
+"""Encoding of texts: tokens, the bytes that each token stands for, and long texts in bounded memory.
 
-A token's share of the text is told by byte ends: token i stands for the UTF-8 bytes from end i-1 to end i, so the shares of
-all tokens add up to the text. What a tokenizer leaves out between tokens (blanks, in WordPiece) belongs to the token after.
+The bytes of a token are given by byte ends: token i stands for the UTF-8 bytes from end i-1 to end i, so the bytes of all
+tokens add up to the text. Characters that a tokenizer drops between tokens (blanks, in WordPiece) belong to the next token.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from cwa_engine.base.cancellation import check_cancelled
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CHARACTERS_A_TOKEN = 8  # more than texts have on average, so that the first try mostly holds the tokens wanted
-# Lengths that are compared differ by a number without the factors 2, 3, 5 and 7: how a run of one character is split may
-# depend on the rest of its length by the length of a token.
+CHARACTERS_A_TOKEN = 8  # above the average of texts, so that the first attempt mostly has enough tokens
+# Lengths that are compared differ by a number without the factors 2, 3, 5 and 7. How a tokenizer splits a run of one
+# character can depend on its length modulo the length of a token, and equal remainders would hide a difference.
 ROUND = 2 * 3 * 5 * 7
-STRIDE = 1250 * ROUND + 1  # characters of a long text that are tokenized at once: about 40 MB of memory,
-OVERLAP = 20 * ROUND  # with so many of those before
+STRIDE = 1250 * ROUND + 1  # characters of a piece of a long text: about 40 MB of memory,
+OVERLAP = 20 * ROUND  # and the characters before it that the piece starts with
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The tokens of a text without special ones, and the text's UTF-8 bytes up to the end of each; None: not known."""
+    """The tokens of a text without special tokens, and for each the UTF-8 bytes of the text up to its end; None if unknown."""
 
     ids: Sequence[int]
     ends: Sequence[int] | None
 
     def utf8_bytes(self, first: int, last: int) -> int | None:
-        """Bytes of the tokens from `first` to before `last`."""
+        """Bytes of the tokens from `first` up to, not including, `last`; None if unknown."""
         if self.ends is None:
             return None
         return self.ends[last - 1] - (self.ends[first - 1] if first else 0)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
-    """The tokens of a text, at once."""
+    """The tokens of a text, tokenized in one piece."""
     check_cancelled()
     if not tokenizer.is_fast:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -56,7 +56,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
     backend.no_truncation()
     backend.no_padding()
     processor = backend.post_processor
-    backend.post_processor = None  # it adds special tokens, and may cut blanks off what a token stands for
+    backend.post_processor = None  # it adds special tokens, and may trim blanks from the offsets of a token
     try:
         found = backend.encode(text, add_special_tokens=False)
     finally:
@@ -65,10 +65,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
 
 
 def encode_start(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> tuple[Encoded, bool]:
-    """At least the first `count` tokens of a text, and whether there are more of them.
+    """At least the first `count` tokens of a text, and whether the text has more tokens.
 
-    Of a long text only a beginning is tokenized, twice: up to some length, and up to more than twice that. Where the first
-    `count` tokens agree they are those of the whole text; where they do not, both lengths are doubled, up to the whole.
+    Only the beginning of a long text is tokenized, at two lengths, the second more than twice the first. If the first
+    `count` tokens agree, they are those of the whole text. If not, both lengths are doubled, up to the whole text.
     """
     length = math.ceil(CHARACTERS_A_TOKEN * count / ROUND) * ROUND
     while 2 * length + 1 < len(text):
@@ -81,13 +81,13 @@ def encode_start(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> t
 
 
 def encode_long(tokenizer: PreTrainedTokenizerBase, text: str, stride: int = STRIDE, overlap: int = OVERLAP) -> Encoded:
-    """All tokens of a text. A long one is tokenized in pieces that overlap.
+    """All tokens of a text. A long text is tokenized in overlapping pieces.
 
-    Two pieces are joined in the middle of their overlap, where the tokens of its middle half agree, ids and places. The
-    tokens before a border that both pieces have are final, for what stands behind does not change them, and so are those
-    after it. Where they do not agree the overlap is widened, up to the beginning of the text.
+    Two pieces are joined in the middle of their overlap if the tokens of its middle half agree in ids and places. A token
+    border that both pieces have is a border of the whole text: the tokens on one side do not depend on the other side.
+    If the tokens disagree, the overlap is widened, at most to the beginning of the text.
 
-    A slow tokenizer does not tell the places of its tokens, so its text is tokenized at once.
+    A slow tokenizer does not report the places of its tokens, so its text is tokenized in one piece.
     """
     if not tokenizer.is_fast or len(text) <= stride + overlap:
         return encode(tokenizer, text)
@@ -108,13 +108,13 @@ def encode_long(tokenizer: PreTrainedTokenizerBase, text: str, stride: int = STR
             ids, ends = array("I", piece.ids), places
         read_bytes += len(text[read:upto].encode())
         read = upto
-    # One object for each number: a place in a window then takes 8 bytes instead of 36.
+    # Share one object for equal numbers: a place in a window then takes 8 bytes instead of 36.
     numbers = list(range(max(ids, default=0) + 1))
     return Encoded([numbers[token] for token in ids], ends)
 
 
 def _join(ids: array[int], ends: array[int], more: Sequence[int], places: array[int], start: int, stop: int) -> bool:
-    """Put the tokens of a piece behind those before it, which it overlaps from byte `start` to `stop`, if they agree."""
+    """Append the tokens of a piece that overlaps the earlier ones from byte `start` to `stop`. False if they disagree."""
     quarter = (stop - start) // 4
     low, middle, high = (start + part * quarter for part in (1, 2, 3))
     here, there = (slice(bisect_left(side, low), bisect_left(side, high)) for side in (ends, places))
@@ -129,9 +129,9 @@ def _join(ids: array[int], ends: array[int], more: Sequence[int], places: array[
 
 
 def _byte_ends(text: str, found: Any, backend: Any) -> list[int]:
-    """Byte ends from the characters each token stands for. Tokens that share characters divide their bytes.
+    """Byte ends from the characters of each token. Tokens that share characters divide their bytes.
 
-    They share in proportion to the bytes they spell: exactly where the tokenizer does not change the text.
+    They divide them in proportion to the bytes they spell. This is exact if the tokenizer does not change the text.
     """
     if not found.ids:
         return []
@@ -140,7 +140,7 @@ def _byte_ends(text: str, found: Any, backend: Any) -> list[int]:
     stops = np.maximum.accumulate(offsets[:, 1])
     stops[-1] = len(text)
     ends: list[int] = bounds[stops].tolist()
-    shared = (offsets[1:, 0] < stops[:-1]).nonzero()[0].tolist()  # tokens that end within the next one
+    shared = (offsets[1:, 0] < stops[:-1]).nonzero()[0].tolist()  # tokens that end inside the next one
     if shared:
         byte_level = "ByteLevel(" in f"{backend.normalizer} {backend.pre_tokenizer}"
         _divide(ends, shared, found.tokens, byte_level)
@@ -148,7 +148,7 @@ def _byte_ends(text: str, found: Any, backend: Any) -> list[int]:
 
 
 def _byte_bounds(text: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """UTF-8 bytes before each character, and of all."""
+    """UTF-8 bytes before each character, and at the end those of the whole text."""
     if text.isascii():
         return np.arange(len(text) + 1)
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
@@ -157,7 +157,7 @@ def _byte_bounds(text: str) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def _divide(ends: list[int], shared: Sequence[int], tokens: Sequence[str], byte_level: bool) -> None:
-    """Set the ends of `shared` tokens, each of which shares characters with the next, within the bytes of their run."""
+    """Set the byte ends of the `shared` tokens, each of which shares characters with the next one."""
     place = 0
     while place < len(shared):
         first = last = shared[place]
@@ -175,7 +175,7 @@ _BYTE_ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
 
 @functools.lru_cache(maxsize=2**16)
 def _spelled_bytes(token: str, byte_level: bool) -> int:
-    """How many bytes a token spells: in an alphabet that has a character for each byte, as a byte's name, or as text."""
+    """How many bytes a token spells: in the byte-level alphabet, as the name of a byte (<0x0A>), or as text."""
     if byte_level and _BYTE_ALPHABET.issuperset(token):
         return len(token)
     if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
@@ -184,6 +184,6 @@ def _spelled_bytes(token: str, byte_level: bool) -> int:
 
 
 def _spelled_ends(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> list[int] | None:
-    """Byte ends where the tokens, decoded one by one, spell the text; None where they do not."""
+    """Byte ends if the tokens, decoded one by one, spell the text; None if they do not."""
     pieces = [str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in ids]
     return list(accumulate(len(piece.encode()) for piece in pieces)) if "".join(pieces) == text else None

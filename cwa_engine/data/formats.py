@@ -1,6 +1,6 @@
-"""Which format a file of texts has: its ending says, and where it has none its content. Data of other formats is refused.
+"""The format of a file of texts, by its ending, or by its content if it has no ending. Other formats are refused.
 
-A new format is one entry of `FORMATS` with the function that reads it.
+To add a format, add one entry to `FORMATS` with the function that reads it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cwa_engine.data.textfile import TextFile, unpack
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How files with these endings are read; `endings` are words, the usual one first."""
+    """A format of texts: `endings` are separated by spaces, the usual one first; `read` gives the texts."""
 
     name: str
     endings: str
@@ -58,16 +58,16 @@ FORMATS = (
 )
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
-_AS_IT_STANDS = "write its texts as .jsonl; to score the characters of the file as it stands, rename it to .txt"
-_REFUSED = (  # endings, what such a file is, what to do instead
+_AS_IT_STANDS = "write its texts as .jsonl; to score the file's characters unchanged, rename it to .txt"
+_REFUSED = (  # (endings, kind of file, what to do instead)
     ("xlsx xlsm xls ods numbers", "a spreadsheet", "save the sheet as .csv"),
     ("docx doc odt pdf rtf epub pages pptx ppt", "a document", "save it as plain text, .txt"),
     ("zip tar tgz tbz tbz2 txz 7z rar jar whl iso", "an archive", "unpack it, and give one of its files"),
-    ("lz4 lzma lz lzo br z sz", "compressed in a way not known here", "`... | cwtool run --data-file -` reads a pipe"),
+    ("lz4 lzma lz lzo br z sz", "compressed in an unknown way", "`... | cwtool run --data-file -` reads a pipe"),
     ("pkl pickle joblib pt pth ckpt npy npz h5 hdf5 mat rds rdata dta sav", "no text", "write its texts as .jsonl"),
     ("safetensors gguf onnx bin", "no text", "weights are given by --model; texts as .txt or .jsonl"),
     ("db sqlite sqlite3 duckdb mdb", "a database", "export its texts as .csv or .jsonl"),
-    ("avro orc", "a table of a format not known here", "write it as .parquet or .jsonl"),
+    ("avro orc", "a table of an unknown format", "write it as .parquet or .jsonl"),
     ("ipynb", "a notebook", f"`jupyter nbconvert --to script` takes its code out; or {_AS_IT_STANDS}"),
     ("xml svg rss yaml yml toml plist", "structured data", _AS_IT_STANDS),
 )
@@ -80,12 +80,12 @@ def read_texts(
     emit: Emit = ignore,
     tally: Tally | None = None,
 ) -> Iterator[str]:
-    """The texts of an open file, one by one; no more of it is read than they need.
+    """The texts of an open file, one by one. The file is read only as far as the caller iterates.
 
-    `name` tells its format, and names it in messages. `column` is where a table or JSON objects have their texts; None
-    stands for the usual one. `emit` hears how the file was read where that is not plain, `tally` counts rows.
+    `name` gives the format, and names the file in messages. `column` is the column of texts of a table or of JSON
+    objects; None means the usual one. `emit` gets a note if the format was not obvious. `tally` counts rows.
 
-    Raises DataError for what is no file of texts.
+    Raises DataError if this is not a file of texts.
     """
     opened = unpack(file, name)
     opened.column, opened.emit, opened.tally = column, emit, tally or Tally()
@@ -118,14 +118,14 @@ def _format_of(file: TextFile) -> Format:
         endings = f"rename it to {by_content.usual_ending}" if by_content else "write its texts as .jsonl"
         raise DataError(
             f"{file.name} looks like {looks}, and its ending '.{ending}' is not known",
-            hint=f"{endings}; to score the characters of the file as it stands, rename it to .txt",
+            hint=f"{endings}; to score the file's characters unchanged, rename it to .txt",
         )
     file.say(f"the ending of {file.name} is not known: it is read as source code, in chunks of paragraphs", "warning")
     return CODE
 
 
 def _ending(name: str) -> str:
-    """The ending in small letters without its dot, that of a compression left aside; empty where there is none."""
+    """The ending in lower case without its dot, not counting the ending of a compression; empty if there is none."""
     path = PurePath(name.lower())
     ending = PurePath(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
     return ending.removeprefix(".")
@@ -138,7 +138,7 @@ def _refuse_ending(name: str, ending: str) -> None:
 
 
 def _binary_format(file: TextFile, by_ending: Format | None, kind: str) -> Format:
-    """That of a binary file. Raises DataError for one that is not read, or is not what its ending says."""
+    """The format of a binary file. Raises DataError if it is not read here, or contradicts the file's ending."""
     form = next((form for form in FORMATS if form.name == kind), None)
     if form and (form is by_ending or not _ending(file.name)):
         if form is not by_ending:

@@ -1,4 +1,4 @@
-"""Texts of JSON: lines of objects or strings, an array of them, or an object that holds one such array."""
+"""Texts of JSON files: lines of objects or strings, an array of them, or an object that holds one such array."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from cwa_engine.base.errors import DataError
 from cwa_engine.data.columns import cell_texts, choose_column, usual_column
 from cwa_engine.data.textfile import TextFile, check_length, text_lines, text_pieces
 
-Row = tuple[str, Any]  # where it is, for messages: "line 3", and what it is
+Row = tuple[str, Any]  # (its place for messages, such as "line 3"; its value)
 
 _LINE_HINT = 'each line looks like {"text": "..."}'
-_NEAR_THE_END = 16  # characters: an error in JSON that is cut short is found there
+_NEAR_THE_END = 16  # characters; the parser finds an error in truncated JSON this near the end
 
 
 def json_line_texts(file: TextFile) -> Iterator[str]:
-    """Of a file with an object or a string in each line."""
+    """The texts of a file with an object or a string in each line."""
     return _row_texts(file, _line_rows(file))
 
 
 def json_texts(file: TextFile) -> Iterator[str]:
-    """Of a file with one array or object, or with one object after the other."""
+    """The texts of a file with one array or object, or with several objects one after the other."""
     stream = _JsonStream(file)
     if stream.next_character() == "[":
         return _row_texts(file, _numbered(stream.array_items()))
@@ -36,12 +36,12 @@ def json_texts(file: TextFile) -> Iterator[str]:
 
 
 def parse_json(text: str) -> Any:
-    """One JSON value. Raises ValueError for what is none, or has a key twice; RecursionError for one nested too deep."""
+    """Parse one JSON value. Raises ValueError for invalid JSON or a repeated key, RecursionError for one nested too deep."""
     return _DECODER.decode(text)
 
 
 def is_cut(error: json.JSONDecodeError, text: str) -> bool:
-    """Whether JSON may only have been cut short where `text` ends."""
+    """Whether the error may come only from `text` being cut off at its end."""
     return error.msg.startswith("Unterminated") or error.pos > len(text) - _NEAR_THE_END
 
 
@@ -55,11 +55,11 @@ def _line_rows(file: TextFile) -> Iterator[Row]:
             hint = _LINE_HINT
             if number == 1 and line.lstrip()[0] in "[{":
                 hint = f"{hint}; if it is one JSON value over several lines, rename it to .json"
-            raise DataError(f"line {number} of {file.name} is no JSON: {_reason(error)}", hint=hint) from error
+            raise DataError(f"line {number} of {file.name} is not JSON: {_reason(error)}", hint=hint) from error
 
 
 def _rows_of_object(file: TextFile, value: dict[str, Any]) -> Iterator[Row]:
-    """An object with a text is a row itself; else the array in it has the rows, of several the one with a usual name."""
+    """The rows of an object: itself if it has a text, else the items of its array; of several, the one with a usual name."""
     texts = [key for key, entry in value.items() if isinstance(entry, str)]
     lists = [key for key, entry in value.items() if isinstance(entry, list)]
     arrays = [key for key in lists if value[key] and all(isinstance(item, (str, dict)) for item in value[key])]
@@ -89,7 +89,7 @@ def _cells(file: TextFile, rows: Iterable[Row]) -> Iterator[Row]:
                 raise DataError(f"{where} of {file.name} has no '{column}', but: {', '.join(row)}", hint=_LINE_HINT)
             yield f"'{column}' in {where}", row[column]
         elif file.column is not None:
-            raise DataError(f"{where} of {file.name} has no '{file.column}': it is no object", hint=_LINE_HINT)
+            raise DataError(f"{where} of {file.name} has no '{file.column}': it is not an object", hint=_LINE_HINT)
         else:
             yield where, row
 
@@ -98,7 +98,7 @@ def _column(file: TextFile, row: dict[str, Any]) -> str:
     textual = [key for key, value in row.items() if value is None or isinstance(value, str)]
     misused = usual_column(list(row))
     if misused and not file.column and not usual_column(textual):
-        return misused  # for the reader of cells to say what it holds instead of a text
+        return misused  # the reader of cells then reports what it holds instead of a text
     return choose_column(file.name, list(row), textual, file.column, file.say)
 
 
@@ -107,17 +107,17 @@ def _numbered(items: Iterable[Any]) -> Iterator[Row]:
 
 
 class _JsonStream:
-    """JSON values out of a file that is read only as far as they go."""
+    """JSON values of a file. It is read only as far as the caller asks for values."""
 
     def __init__(self, file: TextFile) -> None:
         self._name = file.name
         self._pieces = text_pieces(file)
         self._buffer = ""
-        self._at = 0  # how much of the buffer was taken
-        self._line = 1  # of the file, where the buffer begins
+        self._at = 0  # characters of the buffer that were consumed
+        self._line = 1  # line of the file at which the buffer begins
 
     def next_character(self) -> str:
-        """The next one that is no space, without taking it; the empty string at the end of the file."""
+        """The next character that is not a space, without consuming it; the empty string at the end of the file."""
         while True:
             self._at = _SPACE.match(self._buffer, self._at).end()  # type: ignore[union-attr]  # it always matches
             if self._at < len(self._buffer):
@@ -126,12 +126,12 @@ class _JsonStream:
                 return ""
 
     def values(self) -> Iterator[Any]:
-        """One value after the other, to the end of the file."""
+        """All values up to the end of the file."""
         while self.next_character():
             yield self._value()
 
     def array_items(self) -> Iterator[Any]:
-        """The items of the array that begins here and must be all there is."""
+        """The items of the array that begins here. Raises DataError if anything follows the array."""
         self._take("[")
         ended = self.next_character() == "]"
         while not ended:
@@ -162,7 +162,7 @@ class _JsonStream:
                 return value
 
     def _read_more(self) -> bool:
-        """Forget what was taken, and double the rest: a long value is tried again, but costs at most twice its length."""
+        """Drop the consumed part and double the rest, so that parsing a long value again costs at most twice its length."""
         self._line += self._buffer.count("\n", 0, self._at)
         parts, self._at = [self._buffer[self._at :]], 0
         wanted, read = max(1, len(parts[0])), 0
@@ -175,7 +175,9 @@ class _JsonStream:
 
     def _error(self, reason: str, position: int) -> DataError:
         line = self._line + self._buffer.count("\n", 0, position)
-        return DataError(f"{self._name} is no valid JSON: line {line}: {reason}", hint="mend it, or write it as .jsonl")
+        return DataError(
+            f"{self._name} is not valid JSON: line {line}: {reason}", hint="correct it, or write it as .jsonl"
+        )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ CODE_CHUNK_CHARACTERS = 1500  # about 400 tokens: one sequence of source code
 
 
 def passages(file: TextFile) -> Iterator[str]:
-    """What stands between blank lines; a line of spaces is blank."""
+    """The passages between blank lines. A line of spaces counts as blank."""
     passage: list[str] = []
     length = 0
     for line in text_lines(file):
@@ -26,7 +26,7 @@ def passages(file: TextFile) -> Iterator[str]:
 
 
 def code_chunks(file: TextFile) -> Iterator[str]:
-    """Paragraphs joined while they are short, so that a chunk is a function or some of them."""
+    """Paragraphs, joined while they are short: a chunk is about one function, or a few."""
     chunk = ""
     for paragraph in passages(file):
         if chunk and len(chunk) + len(paragraph) < CODE_CHUNK_CHARACTERS:

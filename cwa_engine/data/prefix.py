@@ -1,4 +1,4 @@
-"""What stands before a text: the BOS token, by rule. None of it is ever scored."""
+"""The prefix of every text: the BOS token, or nothing. It is never scored."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from cwa_engine.base.errors import InvalidInput, ModelBroken
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Models that predict badly without BOS even where their tokenizer adds none, by a part of their type. For Gemma lm-eval
-# measured perplexity 5.9e9 without and 3.5 with it on LAMBADA (pull request 1465; 2049 for Gemma 2).
+# Parts of the types of models that predict badly without BOS, even if their tokenizer adds none. On LAMBADA lm-eval
+# measured a perplexity of 5.9e9 for Gemma without BOS and of 3.5 with it (pull request 1465; 2049 for Gemma 2).
 NEEDS_BOS = ("gemma",)
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The tokens every sequence or window begins with."""
+    """The tokens that every sequence or window begins with."""
 
     ids: tuple[int, ...] = ()
     text: str = ""  # "<s>"; empty for none
 
     def length_at(self, ids: Sequence[int], start: int) -> int:
-        """How many of the tokens from `start` on are the prefix already: a text that begins with it has it once."""
+        """How many tokens from `start` on are already the prefix. A text that begins with the prefix does not get it twice."""
         length = len(self.ids)
         return length if self.ids == tuple(ids[start : start + length]) else 0
 
@@ -32,8 +32,8 @@ class Prefix:
 def prefix_of(tokenizer: PreTrainedTokenizerBase, model_type: str, bos: str) -> Prefix:
     """The prefix by the rule `bos`.
 
-    "auto": what the tokenizer itself puts before a text, or BOS for models that need it; "always": BOS, or EOS where the
-    tokenizer has no BOS, as lm-eval has it; "never": nothing. Raises InvalidInput or ModelBroken where there is neither.
+    "auto": what the tokenizer itself puts before a text, or BOS for models that need it. "always": BOS, or EOS if the
+    tokenizer has no BOS, as in lm-eval. "never": nothing. Raises InvalidInput or ModelBroken if a required token is missing.
     """
     if bos == "never":
         return Prefix()
@@ -49,7 +49,7 @@ def prefix_of(tokenizer: PreTrainedTokenizerBase, model_type: str, bos: str) -> 
     if token is None:
         raise ModelBroken(
             f"a {model_type} model needs BOS before each text, and its tokenizer has none",
-            hint="--bos never measures it without",
+            hint="--bos never measures the model without BOS",
         )
     return _named(tokenizer, _ids(tokenizer, token))
 
@@ -65,7 +65,7 @@ def _named(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Prefix:
 
 
 def _own_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer puts before the tokens of a text."""
+    """The tokens that the tokenizer itself puts before a text."""
     bare, whole = (tokenizer("a", add_special_tokens=add, verbose=False)["input_ids"] for add in (False, True))
     place = next((place for place in range(len(whole)) if whole[place : place + len(bare)] == bare), 0)
     return list(whole[:place])

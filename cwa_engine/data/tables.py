@@ -12,13 +12,13 @@ from cwa_engine.data import textfile
 from cwa_engine.data.columns import cell_texts, choose_column
 from cwa_engine.data.textfile import TextFile, import_pyarrow, seekable, text_lines
 
-BATCH_ROWS = 1000  # of a Parquet file at once
+BATCH_ROWS = 1000  # rows of a Parquet file that are read at once
 
-Cells = Iterator[tuple[str, object]]  # where each is, for messages, and what it holds
+Cells = Iterator[tuple[str, object]]  # (place for messages, value)
 
 
 def csv_texts(file: TextFile) -> Iterator[str]:
-    """Of the column of a CSV file; semicolons, tabs and bars are read as well as commas, as the line of names has them."""
+    """The texts of a CSV file. The delimiter is a comma, semicolon, tab or bar, as in the line of column names."""
     return cell_texts(file.name, _csv_cells(file, ",;\t|"), file.tally)
 
 
@@ -31,12 +31,12 @@ def parquet_texts(file: TextFile) -> Iterator[str]:
 
 
 def arrow_texts(file: TextFile) -> Iterator[str]:
-    """Of an Arrow file or stream, as `datasets` and Feather write them."""
+    """The texts of an Arrow file or stream, as `datasets` and Feather write them."""
     return cell_texts(file.name, _arrow_cells(file, _arrow_batches), file.tally)
 
 
 def delimiter_of(line: str, delimiters: str) -> str:
-    """Which of `delimiters` divides a line of column names into the most cells; the first where none does."""
+    """The delimiter that divides a line of column names into the most cells; the first of `delimiters` if none does."""
     return max(delimiters, key=lambda delimiter: len(next(csv.reader([line], delimiter=delimiter), [])))
 
 
@@ -56,7 +56,7 @@ def _csv_cells(file: TextFile, delimiters: str) -> Cells:
             if row and len(row) != len(header):
                 raise DataError(
                     f"line {line} of {file.name} has {len(row)} cells, its line of names has {len(header)}",
-                    hint='a cell with the delimiter or a line end in it stands in quotes: "one, two"',
+                    hint='put a cell that has the delimiter or a line end into quotes: "one, two"',
                 )
             if row:
                 yield f"'{header[column]}' in line {line}", row[column]
@@ -64,12 +64,16 @@ def _csv_cells(file: TextFile, delimiters: str) -> Cells:
     except csv.Error as error:
         raise DataError(
             f"line {reader.line_num} of {file.name} cannot be read: {error}",
-            hint='a quote within a cell is doubled: "she said ""no"""; .jsonl has no such trouble',
+            hint='double a quote within a cell: "she said ""no"""; .jsonl needs no such rule',
         ) from error
 
 
 def _csv_column(file: TextFile, header: list[str]) -> int:
-    """Its place in a row. A name must be known or asked for: a file without names has a text in its first line."""
+    """The index of the column of texts in a row.
+
+    Its name must be usual or asked for. An only column is not enough: in a file without column names the first line is a
+    text.
+    """
     try:
         column = choose_column(file.name, header, header, file.column, file.say, accept_only_column=False)
     except DataError as error:
@@ -89,11 +93,11 @@ def _arrow_cells(file: TextFile, batches: Callable[[TextFile], Iterator[Any]]) -
                 yield f"'{column}' in row {row}", cell
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or ["?"])[0]
-        raise DataError(f"{file.name} is damaged after row {row}: {reason}", hint="get it anew") from error
+        raise DataError(f"{file.name} is damaged after row {row}: {reason}", hint="download it again") from error
 
 
 def _parquet_batches(file: TextFile) -> Iterator[Any]:
-    """Batches of the one column."""
+    """Batches of the column of texts alone."""
     table = import_pyarrow("", "pyarrow.parquet").ParquetFile(seekable(file))
     column = _arrow_column(file, table.schema_arrow)
     yield from table.iter_batches(BATCH_ROWS, columns=[column])

@@ -1,4 +1,4 @@
-"""A file of texts as Unicode: compression and encoding are told by its content, and every line ends with a LF."""
+"""A file of texts as Unicode. Its content shows compression and encoding; every line ends with LF after decoding."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from cwa_engine.data.columns import Tally
 
 T = TypeVar("T")
 
-PIECE_BYTES = 2**16  # read at once; the format is told by the first piece
-# A small compressed file may unfold to more than the memory holds.
-MOST_CHARACTERS = 2**28  # of one line, passage or JSON value
-MOST_BYTES = 2**31  # of a Parquet or Arrow file that comes packed or out of a pipe
+PIECE_BYTES = 2**16  # bytes read at once; the format is guessed from the first piece
+# Limits, because a small compressed file can unpack to more than the memory holds:
+MOST_CHARACTERS = 2**28  # characters of one line, passage or JSON value
+MOST_BYTES = 2**31  # bytes of a compressed or piped Parquet or Arrow file
 
-_MARKS = (  # byte order marks; that of UTF-32 begins like that of UTF-16
+_MARKS = (  # byte order marks; UTF-32 comes first, because its mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -36,13 +36,13 @@ _MARKS = (  # byte order marks; that of UTF-32 begins like that of UTF-16
 
 @dataclass
 class TextFile:
-    """An open file of texts, unpacked, with what its reader is asked for and what it finds."""
+    """An open, decompressed file of texts, with the column to read and the receivers of notes and counts."""
 
     name: str  # for messages: "notes.txt", "standard input"
-    stream: BinaryIO  # what follows `head`
+    stream: BinaryIO  # the bytes after `head`
     head: bytes  # the first piece
     packed: bool = False  # whether it was compressed
-    column: str | None = None  # the one asked for
+    column: str | None = None  # the column that the user asked for
     emit: Emit = ignore
     tally: Tally = field(default_factory=Tally)
 
@@ -51,7 +51,7 @@ class TextFile:
 
 
 def open_regular(path: Path) -> io.BufferedReader[Any]:
-    """Open a file that has bytes in it. Raises DataError for anything else: a pipe might be waited for without end."""
+    """Open a regular file. Raises DataError for anything else, such as a pipe, whose reader could wait without end."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
@@ -68,7 +68,7 @@ def open_regular(path: Path) -> io.BufferedReader[Any]:
 
 
 def unpack(file: io.BufferedReader[Any], name: str) -> TextFile:
-    """The file as its readers take it. Raises DataError for one that is damaged, or packed as nothing here can unpack."""
+    """Decompress a file if needed. Raises DataError if it is damaged or no installed package can decompress it."""
     start = _guarded(name, lambda: file.peek(8))
     opener = next((opener for magic, opener in _COMPRESSED.items() if start.startswith(magic)), None)
     stream = opener(file) if opener else file
@@ -76,7 +76,7 @@ def unpack(file: io.BufferedReader[Any], name: str) -> TextFile:
 
 
 def byte_pieces(file: TextFile) -> Iterator[bytes]:
-    """All its bytes. Raises DataError where the file is damaged."""
+    """All bytes of a file, in pieces. Raises DataError if the file is damaged."""
     piece = file.head
     while piece:
         yield piece
@@ -84,10 +84,10 @@ def byte_pieces(file: TextFile) -> Iterator[bytes]:
 
 
 def text_pieces(file: TextFile) -> Iterator[str]:
-    """All its text. Raises DataError, with line and byte, for what is no text."""
+    """The whole text of a file, in pieces. Raises DataError, with line and byte, if it is not text."""
     encoding = encoding_of(file.head)
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(), translate=True)
-    line, byte = 1, 1  # numbers of those that come next
+    line, byte = 1, 1  # of the next character
     for raw in itertools.chain(byte_pieces(file), [b""]):
         byte += len(raw)
         try:
@@ -102,13 +102,13 @@ def text_pieces(file: TextFile) -> Iterator[str]:
 
 
 def encoding_of(head: bytes) -> str:
-    """UTF-8, or what a byte order mark says."""
+    """The encoding of a byte order mark; UTF-8 without one."""
     return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "utf-8")
 
 
 def text_lines(file: TextFile) -> Iterator[str]:
-    """Its lines, without their ends."""
-    parts: list[str] = []  # of the line that has not ended yet
+    """The lines of a file, without line ends."""
+    parts: list[str] = []  # of the current line
     length = 0
     for piece in text_pieces(file):
         first, *others = piece.split("\n")
@@ -124,16 +124,16 @@ def text_lines(file: TextFile) -> Iterator[str]:
 
 
 def check_length(characters: int, name: str) -> None:
-    """Raise DataError for a line, passage or JSON value that is longer than any should be."""
+    """Raises DataError for a line, passage or JSON value of more than MOST_CHARACTERS."""
     if characters > MOST_CHARACTERS:
         raise DataError(
             f"{name} has a line, passage or JSON value of more than {MOST_CHARACTERS:,} characters",
-            hint="in a .txt a blank line ends a passage; JSON is best written as .jsonl, an object in each line",
+            hint="end passages of a .txt with a blank line; write JSON as .jsonl, one object in each line",
         )
 
 
 def seekable(file: TextFile) -> BinaryIO:
-    """The file from its beginning, for readers that jump about in it. Raises DataError for too large a packed one."""
+    """The file from its beginning, for readers that seek. Raises DataError if a compressed file is too large for this."""
     if not file.packed and file.stream.seekable():
         file.stream.seek(0)
         return file.stream
@@ -147,7 +147,7 @@ def seekable(file: TextFile) -> BinaryIO:
 
 
 def import_pyarrow(what_for: str, module: str = "pyarrow") -> Any:
-    """The package, or DataError with what to install."""
+    """Import pyarrow. Raises DataError with the command that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -162,7 +162,7 @@ def _guarded(name: str, read: Callable[[], T]) -> T:
 
 
 def _reading_errors() -> tuple[type[Exception], ...]:
-    """What reading raises: each module that unpacks has its own way to say that a file is damaged."""
+    """The errors of a damaged file: each decompressing module has its own."""
     import lzma
     import zlib
 
@@ -170,7 +170,7 @@ def _reading_errors() -> tuple[type[Exception], ...]:
 
 
 def _undecodable(file: TextFile, encoding: str, error: UnicodeDecodeError, line: int, byte_after: int) -> DataError:
-    """`line` is where the piece began that failed, `byte_after` the number of the byte behind it."""
+    """The error for bytes that are not text. The failing piece began in `line`, and ends before byte `byte_after`."""
     good = error.object[: error.start].decode(error.encoding, "replace")
     line += len(re.findall(r"\r\n?|\n", good))
     byte = byte_after - len(error.object) + error.start
@@ -182,7 +182,7 @@ def _undecodable(file: TextFile, encoding: str, error: UnicodeDecodeError, line:
 
 
 def _encoding_hint(file: TextFile) -> str:
-    """What the encoding may be: in UTF-16 the letters of Latin scripts have a zero byte, always on the same side."""
+    """A guess of the encoding. In UTF-16 every Latin letter has a zero byte, always on the same side."""
     if 0 not in file.head:
         return "if it is Latin-1 or Windows-1252, `iconv -f WINDOWS-1252 -t UTF-8` converts it"
     for encoding, start in (("UTF-16LE", 1), ("UTF-16BE", 0)):
@@ -193,14 +193,14 @@ def _encoding_hint(file: TextFile) -> str:
 
 
 def _open_zstd(file: BinaryIO) -> Any:
-    """By the standard library, which can from Python 3.14 on, else by pyarrow."""
+    """Decompress with the standard library from Python 3.14 on, else with pyarrow."""
     try:
         return importlib.import_module("compression.zstd").open(file)
     except ImportError:
-        return import_pyarrow("to read what zstd has compressed").CompressedInputStream(file, "zstd")
+        return import_pyarrow("to read zstd").CompressedInputStream(file, "zstd")
 
 
-# By the first bytes of a file. A client that starts should not wait for modules that it may not need.
+# Openers by the first bytes of a file. They import their modules when called, so that clients start fast.
 _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": lambda file: importlib.import_module("gzip").open(file),
     b"BZh": lambda file: importlib.import_module("bz2").open(file),

@@ -1,4 +1,4 @@
-"""A token as people read it."""
+"""The text of a token for tables and messages."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_REPLACEMENT = "\ufffd"  # what decoding puts for a part of a character
-# Control and format characters (those that turn the direction of writing among them), surrogates, what has no character
-# or a private one, and separators of lines and paragraphs.
+_REPLACEMENT = "\ufffd"  # decoding yields this for a part of a character
+# Unicode categories: control and format characters (such as those that turn the writing direction), surrogates, unassigned
+# and private characters, and separators of lines and paragraphs.
 _UNSEEN = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """The text that a token stands for, on one line; a part of a character as the vocabulary spells it."""
+    """The text of a token on one line. If it is only a part of a character, the spelling of the vocabulary."""
     text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
     if _REPLACEMENT in text or not text:
         text = str(tokenizer.convert_ids_to_tokens([token_id])[0])
@@ -23,7 +23,7 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
 
 
 def visible(text: str) -> str:
-    r"""The text with what cannot be seen as in Python strings: a line feed is \n, a backslash \\. One can turn it back."""
+    r"""The text with invisible characters escaped as in Python: a line feed is \n, a backslash \\. It can be reversed."""
     return "".join(map(_visible, text))
 
 

@@ -19,12 +19,14 @@ NO_PREFIX = Prefix()
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """A text, or a window of joined texts, as the model reads it."""
+    """The tokens of a text, or of a window of joined texts."""
 
     ids: tuple[int, ...]
-    utf8_bytes: int | None  # of the text that the scored tokens stand for; None where the tokenizer does not tell
+    utf8_bytes: int | None  # bytes that the scored tokens stand for; None if the tokenizer does not report them
     truncated: bool
-    unscored: int = 1  # tokens at the beginning: the prefix, or without one the first token, which nothing predicts
+    unscored: int = (
+        1  # tokens at the beginning: the prefix, or without a prefix the first token, which nothing predicts
+    )
 
     @property
     def scored_tokens(self) -> int:
@@ -34,7 +36,7 @@ class TokenSequence:
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_tokens: int, prefix: Prefix = NO_PREFIX
 ) -> list[TokenSequence]:
-    """Each text as at most `max_tokens` tokens, prefix included; nothing is put behind it.
+    """Each text as a sequence of at most `max_tokens` tokens, including the prefix. No end token is added.
 
     A text may be too short to have a scored token.
     """
@@ -50,10 +52,10 @@ def tokenize(
 def pack(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], window: int, prefix: Prefix = NO_PREFIX
 ) -> list[TokenSequence]:
-    """The texts joined by blank lines, cut into windows of `window` tokens, each with the prefix, which counts.
+    """The texts joined by blank lines and cut into windows of `window` tokens, including the prefix of each.
 
-    What is left over at the end is not used. The usual protocol of perplexities on WikiText. Raises DataError where there
-    is not enough for one window.
+    This is the usual protocol of perplexities on WikiText. The rest after the last window is not used. Raises DataError if
+    the texts do not fill one window.
     """
     _check_room(window, prefix)
     encoded = encode_long(tokenizer, "\n\n".join(text.content for text in texts))
@@ -74,9 +76,9 @@ def pack(
 def batched(
     sequences: Sequence[TokenSequence], size: int, unbatched_above: int | None = None
 ) -> list[list[TokenSequence]]:
-    """Batches of at most `size`, longest first: little padding, and too large a batch fails at once, not at the end.
+    """Batches of at most `size` sequences, longest first. This needs little padding, and a batch too large fails first.
 
-    Sequences of more than `unbatched_above` tokens have a batch of their own.
+    Sequences of more than `unbatched_above` tokens get a batch of their own.
     """
     ordered = sorted(sequences, key=lambda sequence: -len(sequence.ids))
     alone = 0 if unbatched_above is None else sum(len(sequence.ids) > unbatched_above for sequence in ordered)
@@ -92,7 +94,7 @@ def _check_room(size: int, prefix: Prefix) -> None:
 
 
 def _window(encoded: Encoded, start: int, size: int, prefix: Prefix) -> tuple[TokenSequence, int]:
-    """A sequence of at most `size` tokens, prefix included, from a text's token `start` on, and where the next one begins."""
+    """A sequence of at most `size` tokens, including the prefix, from token `start` on; and the start of the next sequence."""
     first = start + prefix.length_at(encoded.ids, start)
     stop = min(first + size - len(prefix.ids), len(encoded.ids))
     scored = first if prefix.ids else first + 1

@@ -1,1 +1,1 @@
-"""How good a model is: perplexity."""
+"""Measuring a model: loss, perplexity, divergence from the intact model."""

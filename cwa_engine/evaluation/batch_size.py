@@ -1,4 +1,4 @@
-"""How many sequences go through a model at once, and what happens where memory runs out."""
+"""The number of sequences that go through a model at once. It is halved when memory runs out."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ T = TypeVar("T")
 
 
 class BatchSize:
-    """How many sequences go at once; halved where memory runs out, for all that follows."""
+    """The current batch size. It is halved when memory runs out, and stays halved."""
 
     def __init__(self, size: int, say: Callable[[str], None] = lambda text: None) -> None:
         self.size = size
         self._say = say
 
     def run(self, work: Callable[[int], T]) -> T:
-        """Do work with as many sequences at once as memory allows; what ran out of memory is begun anew."""
+        """Call `work(size)`. If memory runs out, halve the size and call it again from the beginning."""
         while True:
             try:
                 return work(self.size)
             except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
                 if self.size == 1 or not is_out_of_memory(error):
                     raise
-            self.size //= 2  # out here the error is gone, and with it all that its frames held
+            self.size //= 2  # outside `except`: the error's frames, and the tensors they hold, are released
             release()
             self._say(f"out of memory with {2 * self.size} sequences at once: going on with {self.size}")

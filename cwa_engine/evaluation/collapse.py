@@ -1,4 +1,4 @@
-"""Where a model collapses: the first layer that puts out NaN or infinity."""
+"""The first layer of a collapsed model whose output is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cwa_engine.models.loading import LoadedModel
 
 
 def first_non_finite_layer(loaded: LoadedModel, sequences: Sequence[TokenSequence]) -> str:
-    """Name of the first module, in the order of execution, that puts out NaN or infinity on any of `sequences`."""
+    """Name of the first module, in the order of execution, whose output is NaN or infinite on one of `sequences`."""
     for sequence in sequences:
         with _first_non_finite(loaded) as found, torch.inference_mode():
             ids = torch.tensor([sequence.ids], device=loaded.device)
@@ -28,7 +28,9 @@ def _first_non_finite(loaded: LoadedModel) -> Iterator[list[str]]:
     found: list[str] = []
 
     def hook_for(name: str) -> object:
-        def hook(module: object, inputs: object, output: object) -> None:  # None, or the output would be replaced
+        def hook(
+            module: object, inputs: object, output: object
+        ) -> None:  # returns None: another value would replace the output
             tensor = output[0] if isinstance(output, tuple) else output
             if not found and isinstance(tensor, Tensor) and not torch.isfinite(tensor).all():
                 found.append(name)

@@ -1,8 +1,8 @@
-"""Loss scaling for float16, in which gradients below 6e-8 vanish and those above 65,504 overflow.
+"""Loss scaling for float16, where gradients below 6e-8 vanish and gradients above 65,504 overflow.
 
-The loss is multiplied by a power of two before backward and every gradient divided by it in float32, which changes no
-digit of a gradient that neither vanishes nor overflows (Micikevicius et al. 2018). Other dtypes have the range of float32
-and are left alone.
+The loss is multiplied by a power of two before the backward pass, and every gradient is divided by it in float32. This
+changes no digit of a gradient that neither vanishes nor overflows (Micikevicius et al. 2018). Other dtypes have the range
+of float32 and need no scale.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.perplexity import non_finite_loss
 from cwa_engine.models.chain import has_no_values
 
-STEP = 4  # powers of two to go down by after an overflow
+STEP = 4  # the scale is divided by 2**STEP after an overflow
 LEAST = -16  # power of two, relative to the number of tokens, below which float16 cannot hold the gradients
 
 T = TypeVar("T")
-Where = tuple[int, int]  # number of a batch from 1 on, and how many there are
+Where = tuple[int, int]  # (number of a batch, counted from 1; number of batches)
 
 
 class GradientOverflow(Exception):
-    """A gradient is infinite or NaN where the loss is not."""
+    """A gradient is infinite or NaN although the loss is finite."""
 
 
 class MeanLoss:
-    """The mean token NLL over some sequences, as it is differentiated: times `scale`, if any."""
+    """The mean token NLL over some sequences, multiplied by `scale` (if any) for the backward pass."""
 
     def __init__(self, sequences: Sequence[TokenSequence], scale: float | None = None) -> None:
         self.tokens = sum(sequence.scored_tokens for sequence in sequences)
         self._scale = scale
 
     def of(self, nll_sums: Tensor, where: Where) -> Tensor:
-        """What some sequences, or some of their tokens, add to it. Raises RunFailed, naming the batch, if not finite."""
+        """The share of some sequences, or of some of their tokens, in the mean. Raises RunFailed if it is not finite."""
         loss = nll_sums.sum() / self.tokens
         if not has_no_values(loss) and not torch.isfinite(loss):
             raise non_finite_loss(loss, *where)
@@ -55,10 +55,10 @@ class MeanLoss:
 
 
 class LossScale:
-    """The factor of the loss; made smaller where a gradient overflows, for all that follows.
+    """The factor of the loss. It is reduced when a gradient overflows, and stays reduced.
 
-    It begins at the power of two next above the number of scored tokens: the loss is a mean over these, so what a single
-    token adds to a gradient goes through float16 at its own size.
+    It starts at the power of two next above the number of scored tokens. The loss is a mean over these tokens, so with
+    this factor the gradient of a single token's NLL passes through float16 at its own size.
     """
 
     def __init__(self, model: nn.Module, say: Callable[[str], None] = lambda text: None) -> None:
@@ -67,16 +67,16 @@ class LossScale:
         self._power = 0
 
     def of(self, sequences: Sequence[TokenSequence]) -> float | None:
-        """The factor for the mean NLL over these sequences; None where the model needs none."""
+        """The factor for the mean NLL over these sequences; None for a model that is not in float16."""
         if not self._needed:
             return None
         tokens = sum(sequence.scored_tokens for sequence in sequences)
         return 2.0 ** (math.ceil(math.log2(tokens)) + self._power)
 
     def run(self, work: Callable[[], T]) -> T:
-        """Do work that asks for the factor. What met an overflow is begun anew, so no total has a part of it.
+        """Call `work`, which asks for the factor. After an overflow, call it again from the beginning with a smaller factor.
 
-        Raises RunFailed where gradients overflow whatever the factor is.
+        Raises RunFailed if gradients overflow with every factor.
         """
         while True:
             try:
@@ -88,4 +88,4 @@ class LossScale:
                         hint="float16 overflows easily; try --dtype float32 or bfloat16",
                     ) from None
             self._power -= STEP
-            self._say(f"a gradient overflowed in float16: scoring begins anew with the loss scaled down by {2**STEP}")
+            self._say(f"a gradient overflowed in float16: scoring starts again with the loss scaled down by {2**STEP}")

@@ -1,4 +1,4 @@
-"""The loss of a model on some sequences, as plain numbers. torch-free: they are read back from files too."""
+"""The loss of a model on some sequences, as plain numbers. torch-free, because losses are also read from files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from cwa_engine.rows import exp
 
 @dataclass(frozen=True)
 class Evaluation:
-    """NLL of each sequence, so that any statistic can be made from it."""
+    """The NLL of each sequence, from which every statistic is made."""
 
     nll_sums: Array  # nats [sequences]
     tokens: Array  # scored tokens [sequences]
 
     @property
     def nll(self) -> float:
-        """Mean NLL in nats per token; NaN or infinite where the model collapsed."""
+        """Mean NLL in nats per token; NaN or infinite if the model collapsed."""
         return float(self.nll_sums.sum() / self.tokens.sum())
 
     @property

@@ -21,7 +21,7 @@ from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.rows import Baseline, TextUse
 
-LOGITS = 2**24  # made at once: 64 MiB in float32, of which there are a few copies
+LOGITS = 2**24  # the most logits computed at once: 64 MiB in float32, and a few copies
 PROTOCOL = "one text a sequence, at most {seq_len} tokens, {beginning}"
 PACKED_PROTOCOL = "texts joined and cut into windows of {seq_len} tokens, {beginning}"
 WITH_BOS, WITHOUT_BOS = "each after {bos}, which is not scored", "without BOS, the first token of each not scored"
@@ -29,15 +29,15 @@ WITH_BOS, WITHOUT_BOS = "each after {bos}, which is not scored", "without BOS, t
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """A batch as tensors, shorter sequences padded on the right. All are [B, T]."""
+    """A batch as tensors of shape [B, T]. Shorter sequences are padded on the right."""
 
     ids: Tensor
     mask: Tensor  # 1 for tokens, 0 for padding
-    scored: Tensor  # what a token's NLL counts: 1, or 0 where it is not scored; -1 too in a signed sum
+    scored: Tensor  # factor of a token's NLL: 1, 0 if it is not scored, -1 too in a sum with random signs
 
     @property
     def attention_mask(self) -> Tensor | None:
-        """What the model is told of padding: nothing where there is none."""
+        """The mask that the model gets: None if nothing is padded."""
         return None if len(self.ids) == 1 else self.mask
 
     def part(self, rows: slice) -> PaddedBatch:
@@ -45,24 +45,25 @@ class PaddedBatch:
         return PaddedBatch(self.ids[rows], self.mask[rows], self.scored[rows])
 
     def copies(self, number: int) -> PaddedBatch:
-        """Copies of a single text."""
+        """`number` copies of a batch of one text."""
         return PaddedBatch(*(tensor.expand(number, -1) for tensor in (self.ids, self.mask, self.scored)))
 
     def nll(self, logits: Tensor, start: int = 0) -> Tensor:
-        """Summed NLL of each sequence over the tokens that these logits predict, made from the tokens from `start` on.
+        """Summed NLL of each sequence over the tokens that these logits predict. [B]
 
-        [B] from logits [B, tokens, vocabulary]; what is said after the last token is not used.
+        `logits` [B, tokens, vocabulary] are those at the tokens from `start` on. The prediction after the last token is
+        not used.
         """
         stop = min(start + logits.shape[1], self.ids.shape[1] - 1)
         ids, counted = self.ids[:, start + 1 : stop + 1], self.scored[:, start + 1 : stop + 1]
-        precision = torch.promote_types(logits.dtype, torch.float32)  # half precision cannot add up a loss
+        precision = torch.promote_types(logits.dtype, torch.float32)  # sums of a loss need more than half precision
         scored = logits[:, : stop - start].to(precision)
         token_nll = F.cross_entropy(scored.flatten(0, 1), ids.flatten(), reduction="none")
         return (token_nll.view(len(ids), -1) * counted).sum(dim=1)
 
 
 def padded(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> PaddedBatch:
-    """The batch on the model's device."""
+    """The batch as tensors on the model's device."""
     longest = max(len(sequence.ids) for sequence in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
     mask, scored = torch.zeros_like(ids), torch.zeros_like(ids)
@@ -80,14 +81,14 @@ def sequence_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
 
 
 def pieces(loaded: LoadedModel, texts: PaddedBatch) -> list[slice]:
-    """The tokens whose logits are made together, so that a large vocabulary does not set the peak of memory."""
+    """Ranges of tokens whose logits are computed together. With a large vocabulary, one range at a time saves memory."""
     tokens, known = texts.ids.shape[1] - 1, config_number(loaded.model, "vocab_size") or 1
     step = max(1, LOGITS // (len(texts.ids) * known))
     return [slice(start, min(start + step, tokens)) for start in range(0, tokens, step)]
 
 
 def tail_nll(loaded: LoadedModel, chain: Chain, tail: ResumePoint, texts: PaddedBatch) -> Iterator[Tensor]:
-    """Parts of the NLL sums, [B] each, from what the last block gave: of as many tokens as may have logits together."""
+    """The NLL sums in parts of shape [B], one for each range of `pieces`, from the output of the last block."""
     some = pieces(loaded, texts)
     if len(some) == 1 or not chain.tail_by_token:
         yield texts.nll(chain.logits_from(tail, texts.ids, texts.attention_mask))
@@ -98,7 +99,7 @@ def tail_nll(loaded: LoadedModel, chain: Chain, tail: ResumePoint, texts: Padded
 
 
 def nll_from(loaded: LoadedModel, chain: Chain, start: ResumePoint | None, texts: PaddedBatch) -> Tensor:
-    """NLL sums from some block, from the tail, or from the beginning on. [B]"""
+    """NLL sums of a batch, computed from a resume point on; from the beginning if `start` is None. [B]"""
     if len(pieces(loaded, texts)) == 1:
         return texts.nll(chain.logits_from(start, texts.ids, texts.attention_mask))
     if start is None or start.index < len(chain.blocks):
@@ -107,7 +108,7 @@ def nll_from(loaded: LoadedModel, chain: Chain, start: ResumePoint | None, texts
 
 
 def measured_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
-    """What `sequence_nll` gives, without autograd and without all logits at once where they are many. [batch]"""
+    """The same sums as `sequence_nll`, without autograd, and with logits in pieces if they are many. [batch]"""
     texts = padded(loaded, batch)
     if len(pieces(loaded, texts)) > 1:
         with suppress(NotAChain):
@@ -116,7 +117,7 @@ def measured_nll(loaded: LoadedModel, batch: Sequence[TokenSequence]) -> Tensor:
 
 
 def non_finite_loss(loss: Tensor, batch: int, batches: int) -> RunFailed:
-    """The error that ends scoring where a loss overflows or is NaN."""
+    """The error for a loss that overflows or is NaN while weights are scored."""
     return RunFailed(
         f"the loss of scoring batch {batch} of {batches} is {loss.item()}",
         hint="float16 overflows easily; try --dtype float32, and look at that batch's texts",
@@ -129,7 +130,7 @@ def evaluate(
     batch_size: int | None = None,
     after_batch: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """NLL sums in the order of `sequences`; `after_batch(done)` hears how many are measured."""
+    """NLL sums in the order of `sequences`. `after_batch(done)` is called with the number of measured sequences."""
     batches = loaded.batched(sequences, batch_size)
     return collect(sequences, batches, lambda number: measured_nll(loaded, batches[number]), after_batch)
 
@@ -141,7 +142,7 @@ def collect(
     nll_sums: Callable[[int], Tensor],
     after_batch: Callable[[int], None],
 ) -> Evaluation:
-    """The evaluation of batches, of which `nll_sums(number)` measures one. [batch]"""
+    """The evaluation of all batches. `nll_sums(number)` gives the NLL sums of one batch. [batch]"""
     measured: dict[int, float] = {}
     for number, batch in enumerate(batches):
         sums = nll_sums(number).double().tolist()
@@ -154,9 +155,9 @@ def collect(
 
 
 def baseline_of(evaluation: Evaluation, sequences: Sequence[TokenSequence], use: TextUse, vocabulary: int) -> Baseline:
-    """The figures of the intact model, with the protocol they hold under, and from how many tokens it chooses."""
+    """The figures of the intact model, with their evaluation protocol and the size of the vocabulary."""
     sizes = [sequence.utf8_bytes for sequence in sequences]
-    known = sum(size or 0 for size in sizes) if None not in sizes else 0  # each token may stand for nothing
+    known = sum(size or 0 for size in sizes) if None not in sizes else 0  # a token may stand for no bytes
     beginning = WITH_BOS.format(bos=use.bos) if use.bos else WITHOUT_BOS
     return Baseline(
         nll=evaluation.nll,

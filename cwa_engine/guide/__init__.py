@@ -1,1 +1,1 @@
-"""Models that are known by name."""
+"""The guide: models that are known by an alias."""

@@ -1,6 +1,6 @@
-"""The model guide as data: what is commonly analysed, how large it is, under which licence, and what needs a token.
+"""The model guide as data: models that are commonly analysed, with size, licence and whether a token is needed.
 
-Sizes are parameters in millions, tied weights once, from the model cards.
+Sizes are parameters in millions from the model cards. Tied weights count once.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ CATALOG: tuple[CatalogModel, ...] = (
 
 
 def catalog_model(name: str) -> CatalogModel | None:
-    """The entry with this alias or Hub id, in any case of letters."""
+    """The entry with this alias or Hub id; upper and lower case are the same."""
     lowered = name.lower()
     return next((entry for entry in CATALOG if lowered in (entry.name.lower(), entry.alias)), None)
 

@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: how it is reached, and what a model is called there and on disk."""
+"""The Hugging Face Hub: access, names of models, and their places on disk."""

@@ -1,7 +1,7 @@
-"""The Hub as somebody's shell has it: the libraries read their environment once, when they are imported, and a daemon lives on.
+"""Hub settings for one job. The libraries read their environment once, at import; a daemon serves jobs of many shells.
 
 with hub_access(access):
-    ...  # huggingface_hub, transformers and datasets go by `access`
+    ...  # huggingface_hub, transformers and datasets use `access`
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _current: ContextVar[HubAccess | None] = ContextVar("hub access", default=None)
 
 
 def current_access() -> HubAccess:
-    """How the Hub is to be reached here: as the block around says, or as the environment does."""
+    """The access of the enclosing `hub_access` block, or that of the environment."""
     return _current.get() or HubAccess.from_environment()
 
 
 @contextmanager
 def hub_access(access: HubAccess) -> Iterator[None]:
-    """Reach the Hub as `access` says until the end of the block; what it leaves open is as the environment has it.
+    """Use `access` for the Hub until the end of the block. Fields that are None come from the environment.
 
-    The settings are those of the whole process, so two such blocks must not run in two threads at once.
+    The settings belong to the whole process, so two such blocks must not run in two threads at once.
     """
-    from huggingface_hub import constants  # not for who only names models
+    from huggingface_hub import constants  # imported here: code that only names models does not need it
 
     access = access.filled_in()
     before = _current.set(access)
@@ -48,7 +48,7 @@ def hub_access(access: HubAccess) -> Iterator[None]:
 
 @contextmanager
 def datasets_access(package: ModuleType, access: HubAccess) -> Iterator[None]:
-    """The same for the package `datasets`, which is given because to import it takes a second."""
+    """The same for the package `datasets`. The caller passes it, because its import takes a second."""
     downloads = Path(access.datasets_cache or "") / "downloads"
     values = {
         "HF_ENDPOINT": access.endpoint,
@@ -65,7 +65,7 @@ def datasets_access(package: ModuleType, access: HubAccess) -> Iterator[None]:
 
 @contextmanager
 def _changed(module: ModuleType, values: Mapping[str, Any]) -> Iterator[None]:
-    """A module's values for the time of the block; those that it does not have are left alone."""
+    """Replace values of a module until the end of the block. Names that the module lacks are left out."""
     before = {name: getattr(module, name) for name in values if hasattr(module, name)}
     try:
         for name in before:

@@ -1,4 +1,4 @@
-"""Names of the Hub as people have them at hand: `gpt2@main`, `gpt2/`, and addresses of pages of models and datasets."""
+"""Hub names as people write them: `gpt2`, `gpt2@main`, `gpt2/`, and addresses of pages of models and datasets."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Kind = Literal["model", "dataset"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _ADDRESS = re.compile(r"[a-z]+://.*|((www\.)?huggingface\.co|hf\.co)/.*", re.IGNORECASE)
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
-_OF_A_REVISION = ("tree", "blob", "resolve", "raw", "commit", "commits")  # pages, each followed by its revision
+_OF_A_REVISION = ("tree", "blob", "resolve", "raw", "commit", "commits")  # parts of an address that a revision follows
 _NO_REPOSITORIES = ("spaces", "collections", "papers", "docs", "blog", "learn", "api", "models", "organizations")
 
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """A repository, the revision named with it, and what else the address of its page had."""
+    """A repository, its revision if one is named, and the rest of the path of its page."""
 
     repo: str
     revision: str | None = None
@@ -28,19 +28,19 @@ class HubName:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether this can be the id of a repository: NAME or ORGANISATION/NAME."""
+    """Whether this has the form of a repository id: NAME or ORGANISATION/NAME."""
     return _HUB_ID.fullmatch(name) is not None
 
 
 def is_address(name: str) -> bool:
-    """Whether this is an address, of the Hub or of somewhere else."""
+    """Whether this is a web address, of the Hub or of another site."""
     return _ADDRESS.fullmatch(name) is not None
 
 
 def read_hub_name(name: str, kind: Kind) -> HubName | None:
-    """The repository that is meant by an id, by `ID@REVISION`, or by the address of a page; None for none of these.
+    """The repository of an id, of `ID@REVISION` or of a page's address; None if `name` has none of these forms.
 
-    Raises InvalidInput for an address of something else than a repository of this kind.
+    Raises InvalidInput for an address that is not the page of a repository of this kind.
     """
     if is_address(name):
         return _of_address(name, kind)
@@ -53,7 +53,7 @@ def read_hub_name(name: str, kind: Kind) -> HubName | None:
 
 
 def _of_address(address: str, kind: Kind) -> HubName:
-    from urllib.parse import unquote, urlsplit  # few names are addresses
+    from urllib.parse import unquote, urlsplit  # imported here: few names are addresses
 
     scheme, _, rest = address.rpartition("://")
     url = urlsplit(f"//{rest}")
@@ -83,7 +83,7 @@ def _of_address(address: str, kind: Kind) -> HubName:
 
 
 def _hosts() -> tuple[str, ...]:
-    """Where the Hub is, also the mirror that HF_ENDPOINT names."""
+    """Host names of the Hub, and of the mirror in HF_ENDPOINT."""
     mirror = os.environ.get("HF_ENDPOINT")
     return (*_HOSTS, mirror.rpartition("://")[2].strip("/")) if mirror else _HOSTS
 

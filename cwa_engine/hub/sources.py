@@ -1,4 +1,4 @@
-"""Where a model name leads: an alias, a local folder, a GGUF file or a Hub repository. torch-free."""
+"""From a model name to its source: an alias, a local folder, a GGUF file or a Hub repository. torch-free."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class HubAccess:
-    """How to reach the Hub and its caches; None means: as the process's own environment says. The token is never shown."""
+    """How to reach the Hub and its caches. None means the value of this process's environment. The token is never shown."""
 
-    token: str | None = field(default=None, repr=False)  # "": none is sent
+    token: str | None = field(default=None, repr=False)  # "": send no token
     cache_dir: str | None = None
     offline: bool | None = None
     endpoint: str | None = None  # https://huggingface.co, or a mirror
@@ -51,9 +51,9 @@ class HubAccess:
 
     @classmethod
     def from_environment(cls) -> HubAccess:
-        """What the variables of huggingface_hub and datasets say in this process, nothing left open; an empty one says nothing.
+        """All fields from this process's variables of huggingface_hub and datasets, or their defaults.
 
-        Raises InvalidInput, without showing it, for a token that can be none.
+        An empty variable counts as not set. Raises InvalidInput for a malformed token, without showing it.
         """
         env = os.environ
         caches = user_path(env.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME")
@@ -70,18 +70,18 @@ class HubAccess:
         )
 
     def shown(self) -> dict[str, str | bool | None]:
-        """All but the token."""
+        """The fields as a map, without the token."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "token"}
 
     def filled_in(self) -> HubAccess:
-        """The same, with what it leaves open as this process's environment has it."""
+        """The same, with every None replaced by the value of this process's environment."""
         open_fields = [field.name for field in fields(self) if getattr(self, field.name) is None]
         own = HubAccess.from_environment() if open_fields else self
         return replace(self, **{name: getattr(own, name) for name in open_fields})
 
     @property
     def sent_token(self) -> str | bool:
-        """The token as the libraries take it: with False they do not look for another one."""
+        """The token as the libraries take it. False stops them from looking for another one."""
         return self.token or False
 
     @property
@@ -91,7 +91,7 @@ class HubAccess:
 
     @property
     def place(self) -> str:
-        """Which models a Hub id stands for: those of this cache, and of the Hub that fills it."""
+        """Identifies the cache and its Hub: the same Hub id may be another model elsewhere."""
         return f"{self.cache_dir} of {self.endpoint}"
 
 
@@ -111,13 +111,13 @@ def _token(home: Path) -> str:
         except OSError:
             return ""
     token = given.strip()
-    if not re.fullmatch(r"[!-~]*", token):  # libraries would put it into what they say of it
-        raise InvalidInput(f"what {source} holds is no token", hint="a token has no spaces, and ASCII characters only")
+    if not re.fullmatch(r"[!-~]*", token):  # a library's error message would show it
+        raise InvalidInput(f"{source} does not hold a token", hint="a token has no spaces, and ASCII characters only")
     return token
 
 
 def resolve(name: str) -> ModelSource:
-    """What `name` stands for, without a revision. Raises ModelNotFound where it can be nothing at all."""
+    """The source of a name without a revision. Raises ModelNotFound if it is no alias, path or Hub id."""
     entry = catalog_model(name)
     if entry and entry.gguf_package and (gguf := packaged_gguf(entry.gguf_package)):
         return ModelSource(name, SourceKind.GGUF, str(gguf))
@@ -143,9 +143,9 @@ def resolve(name: str) -> ModelSource:
 
 
 def absolute_name(name: str) -> str:
-    """What can only be a path, and what is one here, made absolute, for a daemon has another working folder.
+    """Make a name that is a path absolute, because a daemon has another working folder.
 
-    Every other name is as it is. Raises InvalidInput for what looks like a path and can be none.
+    Other names are unchanged. Raises InvalidInput for a name that looks like a path but cannot be one.
     """
     path = _existing(name)
     if path:
@@ -160,14 +160,14 @@ def _is_gguf(path: Path) -> bool:
 
 
 def _absolute(path: Path) -> str:
-    """A link keeps its name: in a Hub cache it leads to a file that is not called .gguf, away from its shards."""
+    """Absolute, without resolving a link: in a Hub cache the link's target is not named .gguf, and its shards lie elsewhere."""
     return str(path.parent.resolve() / path.name if _is_gguf(path) else path.resolve())
 
 
 def name_and_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """A model as `resolve` takes it, and the revision: of `gpt2@main`, `gpt2/`, or the address of its page on the Hub.
+    """Split `gpt2@main`, `gpt2/` or the address of a Hub page into a name for `resolve` and a revision.
 
-    Raises InvalidInput where two revisions are named, where a path has one, or where the name is empty.
+    Raises InvalidInput if two revisions are named, if a path has one, or if the name is empty.
     """
     name = name.strip()
     if not name:
@@ -189,15 +189,15 @@ def name_and_revision(name: str, revision: str | None = None) -> tuple[str, str 
 
 
 def _existing(name: str) -> Path | None:
-    """The file or folder by that name; None where there is none, or where the name can be no path."""
+    """The file or folder of that name; None if there is none or the name cannot be a path."""
     try:
         path = user_path(name, "the model")
         return path if path.exists() else None
     except PermissionError:
-        if name.startswith(("/", ".", "~")):  # what can be nothing but a path
+        if name.startswith(("/", ".", "~")):  # such a name can only be a path
             raise _unreadable(path) from None
         return None
-    except (OSError, InvalidInput):  # a name longer than a path may be; empty; ~user of a user that does not exist
+    except (OSError, InvalidInput):  # too long or empty for a path, or ~user of an unknown user
         return None
 
 
@@ -209,7 +209,7 @@ def _unreadable(path: Path) -> ModelNotFound:
 
 
 def packaged_gguf(package: str) -> Path | None:
-    """The GGUF file inside an installed package, found without running the package; None where it is not installed."""
+    """The GGUF file inside an installed package, found without importing the package; None if it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return None
@@ -217,7 +217,7 @@ def packaged_gguf(package: str) -> Path | None:
 
 
 def near_models(name: str, access: HubAccess) -> str:
-    """`did you mean ...?` over the guide and the models already in the cache; empty for a name that is one of these."""
+    """`did you mean ...?` with names of the guide and of the cache; empty for a name that is one of these."""
     known = known_names() + [repo for repo, _ in cached_models(access)]
     return "" if name in known else did_you_mean(name, known)
 
@@ -234,15 +234,15 @@ def cached_models(access: HubAccess) -> list[tuple[str, int]]:
 
 
 def models_on_disk(access: HubAccess) -> dict[str, int]:
-    """Hub id -> bytes on disk, of what `resolve` finds without a download: GGUF files of packages, and the Hub's cache."""
+    """Hub id -> bytes on disk, of models that need no download: GGUF files of packages, and the Hub's cache."""
     packaged = {entry.name: packaged_gguf(entry.gguf_package) for entry in CATALOG if entry.gguf_package}
     return dict(cached_models(access)) | {name: gguf.stat().st_size for name, gguf in packaged.items() if gguf}
 
 
 def gguf_shards(gguf: Path) -> list[Path]:
-    """All shards of a model of which this GGUF file is one, in their order; the file alone where its name says no more.
+    """All shards of the model of this GGUF file, in order; the file alone if its name is not that of a shard.
 
-    Raises ModelBroken, naming them, for shards that are missing.
+    Raises ModelBroken if shards are missing; the message names them.
     """
     match = re.fullmatch(r"(?i)(.+)-(\d{5})-of-(\d{5})(\.gguf)", gguf.name)
     if not match:
@@ -261,7 +261,7 @@ def gguf_shards(gguf: Path) -> list[Path]:
 def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
     """Name -> sha256 of each of these files of a model.
 
-    Files of a Hub cache are links to blobs that are named by their sha256, which saves reading them again.
+    Files of a Hub cache are links to blobs named by their sha256, so they are not read again.
     """
     hashes = {}
     for path in paths:
@@ -283,9 +283,9 @@ def file_sha256(path: Path) -> str:
 
 
 def fingerprint(source: ModelSource) -> str:
-    """Changes when the local files of a model change, so that a warm copy is never older than its folder.
+    """A text that changes when the local files of a model change, so that no stale warm copy is used.
 
-    Empty for Hub models: a snapshot never changes.
+    Empty for Hub models, because a snapshot never changes.
     """
     path = Path(source.location)
     match source.kind:

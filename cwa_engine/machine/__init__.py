@@ -1,1 +1,1 @@
-"""What the machine, the container and the shell grant this process: processors and memory."""
+"""The processors and the memory that the machine, the container and the shell grant this process."""

@@ -1,4 +1,4 @@
-"""The control groups that limit a process, its own and all above it: Linux, both versions (cgroups(7))."""
+"""The control groups that limit a process: its own and all above it, on Linux, both versions (cgroups(7))."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ class Group:
     """One control group: a folder of small files."""
 
     folder: Path
-    version: int  # 1 or 2, which have different files
+    version: int  # 1 or 2; their files differ
 
     def words(self, name: str) -> list[str]:
-        """What a file of the group says; nothing where there is no such file."""
+        """The words of a file of the group; none if there is no such file."""
         try:
             return (self.folder / name).read_text().split()
         except OSError:
             return []
 
     def number(self, name: str) -> int | None:
-        """The number in a file; None where there is none, as with "max"."""
+        """The number in a file; None if it holds none, such as "max"."""
         words = self.words(name)
         return int(words[0]) if words and re.fullmatch(r"-?\d+", words[0]) else None
 
     def table(self, name: str) -> dict[str, int]:
-        """A file of names and numbers."""
+        """The lines `NAME NUMBER` of a file, as a map."""
         words = self.words(name)
         return {key: int(value) for key, value in zip(words[::2], words[1::2], strict=False)}
 
 
 def groups(controller: str, process: Path = THIS_PROCESS) -> list[Group]:
-    """The group in which a controller, "memory" or "cpu", keeps a process, then those above it as far as they are seen.
+    """The process's group of a controller ("memory" or "cpu"), then the visible groups above it.
 
-    `process` is its folder in /proc. A group of version 2 may not have the controller: then it lacks the files.
+    `process` is its folder in /proc. A group of version 2 without the controller lacks the controller's files.
     """
     try:
         lines = (process / "cgroup").read_text().splitlines()
         mounts = list(_mounts((process / "mountinfo").read_text(), controller))
-    except OSError:  # another system, or the process is gone
+    except OSError:  # not Linux, or the process has ended
         return []
     paths = {}
     for line in lines:
@@ -53,7 +53,7 @@ def groups(controller: str, process: Path = THIS_PROCESS) -> list[Group]:
             paths[1] = path
         elif not controllers:
             paths[2] = path
-    version = 1 if 1 in paths else 2  # a controller of version 1 is not one of version 2
+    version = 1 if 1 in paths else 2  # a controller is in one version only
     for mount in mounts:
         if mount.version == version:
             return mount.line_of(paths.get(version, "/"))
@@ -62,14 +62,14 @@ def groups(controller: str, process: Path = THIS_PROCESS) -> list[Group]:
 
 @dataclass(frozen=True, slots=True)
 class _Mount:
-    """A hierarchy of groups as it is seen: the group `root` and what is below it, in the folder `point`."""
+    """A mounted hierarchy: the folder `point` shows the group `root` and the groups below it."""
 
     version: int
     root: str
     point: Path
 
     def line_of(self, path: str) -> list[Group]:
-        """The group `path` and those above it. A path from outside what is mounted here, as in some containers, is `root`."""
+        """The group `path` and those above it. A path outside the mount, as in some containers, counts as `root`."""
         inside = PurePosixPath(path)
         below = inside.relative_to(self.root) if inside.is_relative_to(self.root) else PurePosixPath()
         folder = self.point / below
@@ -80,7 +80,7 @@ class _Mount:
 
 
 def _mounts(mountinfo: str, controller: str) -> Iterator[_Mount]:
-    """Where groups are mounted: fields 4 and 5 of a line, and after a dash the kind and its options (proc(5))."""
+    """The mounts of groups: fields 4 and 5 of a line, and after a dash the type and its options (proc(5))."""
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         _, _, _, root, point, *_ = before.split(" ")
@@ -90,5 +90,5 @@ def _mounts(mountinfo: str, controller: str) -> Iterator[_Mount]:
 
 
 def _unescaped(path: str) -> str:
-    """Blanks and the like stand there as octal numbers."""
+    """The path with its octal escapes of spaces and the like decoded."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)

@@ -1,4 +1,4 @@
-"""Memory that this process can still have: the least that machine, control groups and the shell's limits leave."""
+"""Memory that this process can still get: the least of what the machine, control groups and `ulimit` leave."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PLENTY_BYTES = 4e9
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """One limit of memory, and what is left below it. What the system takes back when it is asked for counts as left."""
+    """One limit of memory and what is free below it. Memory that the system reclaims on demand counts as free."""
 
-    limit: str  # whose it is
+    limit: str  # what sets it, for messages
     total_bytes: int
     free_bytes: int
 
@@ -29,22 +29,22 @@ class Memory:
 
     @property
     def is_shared(self) -> bool:
-        """Whether others use memory below the same limit; those of `ulimit` are for each process."""
+        """Whether other processes share the limit. The limits of `ulimit` are for each process."""
         return self.limit in (MACHINE, GROUP)
 
 
 def available_memory(process: Path = THIS_PROCESS) -> Memory:
-    """The limit that leaves a process least. `process` is its folder in /proc."""
+    """The limit that leaves the process the least memory. `process` is its folder in /proc."""
     machine = psutil.virtual_memory()
     limits = [Memory(MACHINE, machine.total, machine.available), *_of_groups(process), *_of_shell(process)]
     return min(limits, key=lambda memory: memory.free_bytes)
 
 
 def allocator_settings(environment: Mapping[str, str], process: Path = THIS_PROCESS) -> dict[str, str]:
-    """Variables for glibc that `environment` lacks and a process with little memory needs from its start on.
+    """Variables of glibc for a process with little memory, without those that `environment` sets itself.
 
-    Freed tensors then go back to the system at once: 120 MB less at the peak of scoring SmolLM2-135M, for 5 to 10 % more
-    time. Below `ulimit -v`, which counts what is kept for later as well, 1.7 GB are enough where 1.9 GB were not.
+    With them freed tensors go back to the system at once: the peak of scoring SmolLM2-135M is 120 MB lower, for 5 to 10 %
+    more time. Under `ulimit -v`, which also counts memory kept for reuse, 1.7 GB suffice where 1.9 GB did not.
     """
     memory = available_memory(process)
     if memory.is_shared and memory.total_bytes >= PLENTY_BYTES:
@@ -63,20 +63,20 @@ def _of_groups(process: Path) -> Iterator[Memory]:
 
 
 def _limit(group: Group) -> int | None:
-    """Where the system kills, or from where on it lets processes wait for ever longer."""
+    """The group's limit in bytes: where processes are killed, or where they are throttled if that is lower."""
     names = ["memory.limit_in_bytes"] if group.version == 1 else ["memory.max", "memory.high"]
     return min((number for name in names if (number := group.number(name)) is not None), default=None)
 
 
 def _reclaimable(group: Group) -> int:
-    """Bytes of files and of the kernel's caches, as the kernel counts them into what is available of a machine."""
+    """Bytes of file pages and kernel caches, which the kernel counts as available memory of a machine too."""
     table = group.table("memory.stat")
-    total = "total_" if group.version == 1 else ""  # with the groups below it
+    total = "total_" if group.version == 1 else ""  # these entries include the groups below
     return sum(table.get(name, 0) for name in (f"{total}active_file", f"{total}inactive_file", "slab_reclaimable"))
 
 
 def _of_shell(process: Path) -> Iterator[Memory]:
-    """What `ulimit -v` and `ulimit -d` leave. Address space counts, whether it is used or not."""
+    """What `ulimit -v` and `ulimit -d` leave. They count address space, used or not."""
     try:
         limits, status = (process / "limits").read_text(), (process / "status").read_text()
     except OSError:  # another system, or the process is gone

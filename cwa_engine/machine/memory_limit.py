@@ -1,4 +1,4 @@
-"""A bound on the memory that a piece of work may take, kept by the system: what goes beyond gets MemoryError, at once."""
+"""A limit, enforced by the system, on the memory that a piece of work may take. Beyond it there is a MemoryError at once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextvars import ContextVar
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
-_limit: ContextVar[int | None] = ContextVar("limit", default=None)  # that held before the one that `memory_limit` keeps
+_limit: ContextVar[int | None] = ContextVar("limit", default=None)  # the soft limit before `memory_limit`
 
 
 @contextmanager
 def memory_limit(more_bytes: int) -> Iterator[None]:
-    """Let this process take so much memory beyond what it has, files that are only read not counted.
+    """Let this process take at most `more_bytes` of memory beyond what it has. Files that are only read do not count.
 
-    Does nothing on systems that do not count this; they are not Linux.
+    Does nothing on systems other than Linux, which do not count this memory.
     """
     used = _data_bytes()
     if used is None:
@@ -33,7 +33,7 @@ def memory_limit(more_bytes: int) -> Iterator[None]:
 
 
 def allow_mapping(size_bytes: int) -> None:
-    """Let a file of this size be mapped as well: the system counts it, though its pages are the file's own until written to."""
+    """Raise the limit by the size of a file to be mapped: the system counts it, though its pages are the file's own."""
     before = _limit.get()
     if before is not None:
         now, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -46,7 +46,7 @@ def _set(most: int, before: int, hard: int) -> None:
 
 
 def _data_bytes() -> int | None:
-    """Writable memory of this process's own, as RLIMIT_DATA counts it; None where the system does not tell."""
+    """Private writable memory of this process, as RLIMIT_DATA counts it; None if the system does not report it."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""How many threads this process should compute with, and how they wait for one another. Before torch is imported."""
+"""How many threads this process should compute with, and how they wait. It must be set before torch is imported."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from cwa_engine.machine.cgroups import THIS_PROCESS, groups
 
 
 def granted_processors(process: Path = THIS_PROCESS) -> float:
-    """Processors' worth of time that this process may use: those it may run on, or what its control groups grant."""
+    """Processors that this process may use, as a number: its affinity, or the quota of its control groups if that is less."""
     return min([float(_allowed()), *_quotas(process)])
 
 
 def thread_settings(environment: Mapping[str, str], process: Path = THIS_PROCESS) -> dict[str, str]:
-    """Variables for OpenMP that `environment` lacks, to be set before torch is imported.
+    """Variables of OpenMP, without those that `environment` sets itself. Set them before torch is imported.
 
-    OpenMP counts the processors that a process may run on, not the share of them that a control group grants: with more
-    threads than that, each waits for those that the system has stopped.
+    OpenMP counts the processors of the affinity, not the quota of a control group. With more threads than the quota, each
+    thread waits for those that the system has stopped.
     """
     settings = {}
     granted = math.ceil(granted_processors(process))

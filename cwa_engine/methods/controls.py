@@ -1,7 +1,7 @@
-"""The controls: sets of weights that a critical set is fairly compared with, drawn with numpy and not with torch.
+"""The controls: sets of weights with which a critical set is compared. They are drawn with numpy, without torch.
 
-Whatever a run ranks (single weights, rows, columns, heads), its controls are drawn from the same kind. A selection is a
-map from parameter name to sorted numbers of units, which for single weights are flat indices into the stored tensor.
+Controls have the structure of the run: single weights, rows, columns or heads. A selection is a map from a parameter's name
+to sorted numbers of units. For single weights these are flat indices into the stored tensor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cwa_engine.base.registry import Registry, first_sentence
 from cwa_engine.models.anatomy import Parameter
 from cwa_engine.models.structures import unit_count, unit_of, unit_weights
 
-if TYPE_CHECKING:  # numpy is imported by the functions that draw: its 90 ms are not for `cwtool --help`
+if TYPE_CHECKING:  # the functions import numpy themselves: it takes 90 ms, which `cwtool --help` does not need
     import numpy as np
     from numpy.typing import NDArray
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:  # numpy is imported by the functions that draw: its 90 ms are
 
 Selection = dict[str, "Indices"]
 
-POOL_SHARE = 10  # magnitude_matched draws from ten times as many of the largest weights as it needs,
-POOL_LEAST = 100  # but from at least a hundred, so that draws differ
+POOL_SHARE = 10  # magnitude_matched draws from this many times as many of the largest weights as it needs,
+POOL_LEAST = 100  # but from at least this many, so that draws differ
 
 
 @dataclass(frozen=True)
 class Population:
-    """What controls are chosen from: the units of one structure in the parameters that were ranked."""
+    """The units that controls are chosen from: those of one structure in the ranked parameters."""
 
     parameters: Mapping[str, Parameter]
     magnitudes: Callable[[str], NDArray[np.float32]]  # |w| of a parameter's units, Euclidean norms of structures
-    lowest: Sequence[TopWeight] = ()  # by the metric of the critical set, lowest first
+    lowest: Sequence[TopWeight] = ()  # lowest scores by the metric of the critical set, lowest first
     largest_magnitudes: Sequence[TopWeight] = ()
     structure: str = "weight"
 
@@ -49,16 +49,16 @@ Draw = Callable[[Selection, Population, "np.random.Generator"], Selection]
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """`draw(critical, population, rng)` chooses as many units as `critical` has."""
+    """A rule for control sets. `draw(critical, population, rng)` chooses as many units as `critical` has."""
 
     name: str
     draw: Draw
-    is_random: bool  # drawn with several seeds; the others are what they are
-    least_draws: int  # of a random control, however few were asked for
+    is_random: bool  # whether draws with other seeds differ
+    least_draws: int  # draws of a random control, even if the user asks for fewer
 
     @property
     def summary(self) -> str:
-        """What help texts and tables say of it."""
+        """Its sentence in help texts and tables."""
         return first_sentence(self.draw)
 
 
@@ -89,7 +89,7 @@ def critical_set(
 
 
 def count(selection: Selection) -> int:
-    """How many units a selection holds."""
+    """Number of units of a selection."""
     return sum(len(indices) for indices in selection.values())
 
 
@@ -99,7 +99,7 @@ def weights_of(selection: Selection, parameters: Mapping[str, Parameter], struct
 
 
 def by_parameter(numbers: Indices, sizes: Mapping[str, int]) -> Selection:
-    """Units that are numbered through all parameters, as a selection. `numbers` are sorted."""
+    """A selection of units given by their numbers over all parameters. `numbers` are sorted."""
     import numpy as np
 
     names, ends = list(sizes), np.cumsum(list(sizes.values()))
@@ -112,7 +112,7 @@ def by_parameter(numbers: Indices, sizes: Mapping[str, int]) -> Selection:
 
 @control("random")
 def random(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
-    """Uniform over all ranked weights of the model that are not in the critical set."""
+    """Weights drawn uniformly from all ranked weights outside of the critical set."""
     import numpy as np
 
     sizes = population.sizes
@@ -123,14 +123,14 @@ def random(critical: Selection, population: Population, rng: np.random.Generator
 
 @control("random_matched")
 def random_matched(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
-    """As many weights of each parameter as the critical set has there, uniform over its other weights."""
+    """As many weights of each parameter as the critical set has there, drawn uniformly from its other weights."""
     sizes = population.sizes
     return {name: _draw(rng, sizes[name], len(taken), taken) for name, taken in critical.items()}
 
 
 @control("magnitude_matched", least_draws=50)
 def magnitude_matched(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
-    """As many of each parameter, drawn from its largest |w| at other positions, at least 50 times."""
+    """As many weights of each parameter, drawn from its other weights with the largest |w|; at least 50 draws."""
     import numpy as np
 
     drawn = {}
@@ -144,25 +144,25 @@ def magnitude_matched(critical: Selection, population: Population, rng: np.rando
 
 @control("same_row")
 def same_row(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
-    """For each critical weight another one with the same out_feature; a vector counts as one row."""
+    """For each critical weight another weight with the same out_feature; a vector counts as one row."""
     return _same_line(critical, population, rng, "row")
 
 
 @control("same_column")
 def same_column(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
-    """For each critical weight another one with the same in_feature; a vector counts as one column."""
+    """For each critical weight another weight with the same in_feature; a vector counts as one column."""
     return _same_line(critical, population, rng, "column")
 
 
 @control("bottom", is_random=False)
 def bottom(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
-    """The weights with the lowest scores of the whole model, exactly; among equal ones the first."""
+    """The weights of the model with the lowest scores; among equal scores the first."""
     return critical_set(population.lowest[: count(critical)], population.parameters, population.structure)
 
 
 @control("top_magnitude", is_random=False)
 def top_magnitude(critical: Selection, population: Population, rng: np.random.Generator) -> Selection:
-    """The weights with the largest |w| of all that were ranked."""
+    """The ranked weights with the largest |w|."""
     return critical_set(population.largest_magnitudes[: count(critical)], population.parameters, population.structure)
 
 
@@ -190,7 +190,7 @@ def _same_line(critical: Selection, population: Population, rng: np.random.Gener
 
 
 def _choose(rng: np.random.Generator, pool: Indices, taken: Indices) -> Indices:
-    """As many of `pool` as there are in `taken`, sorted, without those where enough others are left."""
+    """Draw as many of `pool` as `taken` has, sorted, without those in `taken` if enough others are left."""
     import numpy as np
 
     free = np.setdiff1d(pool, taken, assume_unique=True)
@@ -201,13 +201,13 @@ def _choose(rng: np.random.Generator, pool: Indices, taken: Indices) -> Indices:
 def _draw(rng: np.random.Generator, size: int, wanted: int, taken: Indices) -> Indices:
     """`wanted` different numbers below `size`, sorted, none of them in `taken`.
 
-    Where too few others are left (a critical set of more than half a parameter) the taken ones may be drawn too.
+    If too few others are left (a critical set of more than half a parameter), numbers in `taken` may be drawn too.
     """
     import numpy as np
 
     if size - len(taken) < wanted:
         taken = np.empty(0, dtype=np.int64)
-    if size <= 4 * (wanted + len(taken)):  # crowded: list what is free
+    if size <= 4 * (wanted + len(taken)):  # crowded: list the free numbers
         free = np.setdiff1d(np.arange(size), taken, assume_unique=True)
         return np.sort(rng.choice(free, wanted, replace=False)).astype(np.int64)
     drawn: Indices = np.empty(0, dtype=np.int64)

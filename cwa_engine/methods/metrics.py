@@ -1,9 +1,11 @@
-"""The metrics: one function each, from a weight tensor and its statistics to a score of the same shape.
+"""The metrics. Each is one function that maps a weight tensor and its statistics to scores of the same shape.
 
-g = dL/dw is the gradient of L, the mean over all scored tokens t of their NLL l_t; F is the mean over these tokens of
-(dl_t/dw)², estimated with random signs, see `totals`. L_s is the mean NLL of sequence s, n is how many sequences there
-are. For a linear layer y = W x + b, ‖x‖² is, for each in_feature, the mean over sequences of the sum over tokens of x².
-Imports without torch: tensors are used through their methods.
+Notation. L is the mean NLL over all scored tokens and g = dL/dw its gradient. l_t is the NLL of token t and F the mean over
+tokens of (dl_t/dw)², estimated with random signs (see `sensitivity.totals`). L_s is the mean NLL of sequence s, and n the
+number of sequences. For a linear layer y = W x + b, ‖x‖² is, for each in_feature, the mean over sequences of the sum over
+tokens of x².
+
+This module imports without torch: it uses tensors through their methods only.
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ if TYPE_CHECKING:
 
 
 class Needs(Flag):
-    """What a metric needs of the passes over the scoring texts."""
+    """The statistics of the scoring texts that a metric needs."""
 
     NOTHING = 0
     GRADIENT = auto()
     FISHER = auto()  # the gradient of each sequence's mean NLL, squared
-    TOKEN_FISHER = auto()  # that of each sequence's NLL with random signs, squared: a backward pass of its own
+    TOKEN_FISHER = auto()  # the gradient of each sequence's NLL with random signs, squared: one more backward pass
     HESSIAN = auto()  # two more passes per probe
-    INPUTS = auto()  # what linear layers read; such a metric ranks their weights in the decoder blocks alone
-    INPUT_GRAM = auto()  # a matrix of in_features squared for each linear layer
-    SPIKES = auto()  # the largest outputs of down projections; such a metric ranks their weights alone
+    INPUTS = auto()  # inputs of linear layers; the metric then ranks only their weights in the decoder blocks
+    INPUT_GRAM = auto()  # X Xᵀ of each linear layer, [in_features, in_features]; ranks the same weights
+    SPIKES = auto()  # largest outputs of down projections; the metric then ranks only their weights
 
     @property
     def backward(self) -> bool:
@@ -43,42 +45,42 @@ class Needs(Flag):
 
     @property
     def squares(self) -> bool:
-        """Whether gradients are squared, so that those of each sequence must be told apart."""
+        """Whether gradients are squared, so that each sequence needs a gradient of its own."""
         return bool(self & (Needs.FISHER | Needs.TOKEN_FISHER))
 
     @property
     def activations(self) -> bool:
-        """Whether what goes through linear layers is needed."""
+        """Whether inputs or outputs of linear layers are needed."""
         return bool(self & (Needs.INPUTS | Needs.INPUT_GRAM | Needs.SPIKES))
 
 
 class LargestOutputs(Protocol):
-    """A down projection at the tokens of its out_features' largest outputs, as `sensitivity.spikes` records it."""
+    """A down projection at the tokens where its out_features have their largest outputs; see `sensitivity.spikes`."""
 
     @property
     def inputs(self) -> Tensor:
-        """x of each weight, shaped like the weights as they are stored."""
+        """The input x of each weight there, shaped like the stored weights."""
 
     @property
     def typical(self) -> float:
-        """The size of usual outputs."""
+        """The typical size of outputs: the median over tokens of their root mean square."""
 
     def rows(self, start: int, stop: int) -> LargestOutputs:
-        """Those of rows `start` to `stop` of the first stored axis."""
+        """The same for rows `start` to `stop` of the first stored axis."""
 
     def numbered(self, part: int, parts: int) -> Any:
-        """The same with the texts numbered among all, of which this part had one in turn with the other parts."""
+        """The same with text numbers of the whole list, from which the texts were dealt in turn to `parts` parts."""
 
     def joined(self, other: Any) -> Any:
-        """The larger of these outputs and of those on other texts."""
+        """For each out_feature the larger of these outputs and of those on other texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightStats:
-    """Accumulated statistics of one parameter, float32 or better; None where not asked for.
+    """Accumulated statistics of one parameter, in float32 or better; None if no metric needs them.
 
-    Gradients are shaped like the parameter as it is stored. What belongs to a feature is shaped to be multiplied with
-    it: along its in axis, or its out axis, with length one along the other.
+    Gradients have the shape of the stored parameter. Statistics of a feature have its length along the in axis or the out
+    axis and length 1 along the other, so that they can be multiplied with the weights.
     """
 
     gradient: Tensor | None = None  # g
@@ -93,7 +95,7 @@ class WeightStats:
 
     @property
     def is_linear(self) -> bool:
-        """Whether inputs were recorded, as they are for linear layers alone."""
+        """Whether inputs were recorded, which is done for linear layers only."""
         return self.input_norm is not None or self.input_factor is not None
 
     def rows(self, start: int, stop: int) -> WeightStats:
@@ -105,7 +107,7 @@ class WeightStats:
         for name, tensor in tensors.items():
             if tensor is not None and tensor.dim() == 0:
                 sliced[name] = tensor.reshape(1)
-            elif tensor is not None and len(tensor) > 1:  # of length one: the same for all rows
+            elif tensor is not None and len(tensor) > 1:  # length 1: the same for all rows
                 sliced[name] = tensor[start:stop]
         spikes = self.spikes.rows(start, stop) if self.spikes else None
         return dataclasses.replace(self, **sliced, spikes=spikes)
@@ -113,7 +115,7 @@ class WeightStats:
 
 @dataclass(frozen=True, slots=True)
 class PartShares:
-    """The shares of two disjoint parts of the scoring texts: by tokens and by sequences, each of which add up to one."""
+    """The shares of disjoint parts of the scoring texts, of all tokens and of all sequences. Each tuple adds up to 1."""
 
     tokens: tuple[float, ...]
     sequences: tuple[float, ...]
@@ -127,12 +129,12 @@ class PartShares:
         )
 
 
-# What statistics of parts can be joined of.
+# Statistics of two parts of the texts that can be joined to those of both.
 JOINABLE_NEEDS = Needs.GRADIENT | Needs.FISHER | Needs.TOKEN_FISHER | Needs.INPUTS | Needs.SPIKES
 
 
 def joined(by_part: Sequence[Mapping[str, WeightStats]], parts: PartShares) -> dict[str, WeightStats]:
-    """The statistics of all texts from those of two parts, dealt in turns, whose tensors are used up."""
+    """The statistics of all texts from those of two parts. Overwrites the first part's tensors."""
     first, second = by_part
     return {name: _joined(stats, second[name], parts) for name, stats in first.items()}
 
@@ -145,11 +147,11 @@ def _joined(first: WeightStats, second: WeightStats, parts: PartShares) -> Weigh
         one, other = getattr(first, name), getattr(second, name)
         if one is not None:
             found[name] = one.mul_(shares[0]).add_(other, alpha=shares[1])
-    if first.input_norm is not None and second.input_norm is not None:  # root of a mean over sequences
+    if first.input_norm is not None and second.input_norm is not None:  # the root of a mean over sequences
         squares = first.input_norm.square() * parts.sequences[0] + second.input_norm.square() * parts.sequences[1]
         found["input_norm"] = squares.sqrt()
     spikes = [of.spikes.numbered(part, 2) for part, of in enumerate((first, second)) if of.spikes]
-    if spikes:  # a routed module may have read nothing in one of the parts
+    if spikes:  # a routed expert may have read no token of one part
         found["spikes"] = reduce(lambda one, other: one.joined(other), spikes)
     return WeightStats(**found, sequences=first.sequences + second.sequences)
 
@@ -159,9 +161,9 @@ Score = Callable[["Tensor", WeightStats], "Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A scoring rule. `score` takes float32 weights and works on any block of rows of a parameter.
+    """A scoring rule. `score` takes float32 weights, and may get any range of rows of a parameter.
 
-    `summary` is what help texts and tables say of it.
+    `summary` is its sentence in help texts and tables.
     """
 
     name: str
@@ -169,21 +171,21 @@ class Metric:
     needs: Needs
     source: str
     summary: str
-    score: Score | None  # None where weights are measured one by one, see `perturbation.ablation`
+    score: Score | None  # None for ablation, which measures weights one by one, see `questions.ablation`
 
     @property
     def linear_only(self) -> bool:
-        """Whether it ranks the weights of linear layers alone, see `activations.linear_parameters`."""
+        """Whether it ranks only weights of linear layers, see `activations.linear_parameters`."""
         return self.needs.activations
 
     @property
     def down_projections_only(self) -> bool:
-        """Whether it ranks the weights of down projections alone."""
+        """Whether it ranks only weights of down projections."""
         return Needs.SPIKES in self.needs
 
     @property
     def restriction(self) -> str:
-        """What its weights must be of; empty for a metric that ranks all."""
+        """The modules whose weights it ranks, in words; empty for a metric that ranks all weights."""
         return (
             "down projections"
             if self.down_projections_only
@@ -193,7 +195,7 @@ class Metric:
         )
 
     def ranks(self, stats: WeightStats) -> bool:
-        """Whether it ranks the weights that these statistics are of."""
+        """Whether it ranks the weights of the parameter with these statistics."""
         if self.down_projections_only:
             return stats.spikes is not None
         return stats.is_linear or not self.linear_only
@@ -201,8 +203,8 @@ class Metric:
 
 METRICS: Registry[Metric] = Registry("metric")
 ABLATION = "ablation"
-# Who names the candidates of ablation where nobody else does, in turns. Gradients have two thirds: of the 10 most harmful
-# weights of 155 measured on Gemma 3 270M, 100 candidates hold 10 this way, 9 by equal turns.
+# Without other metrics, these name the candidates of ablation, in this order, round after round. Two thirds of the turns go
+# to gradients: with 100 candidates on Gemma 3 270M this finds 10 of the 10 most harmful of 155 measured weights, equal turns 9.
 CANDIDATE_TURNS = ("grad_x_weight", "taylor", "super_weight", "grad_x_weight", "taylor", "magnitude")
 CANDIDATE_METRICS = tuple(dict.fromkeys(CANDIDATE_TURNS))
 
@@ -218,27 +220,36 @@ def metric(name: str, formula: str, needs: Needs, source: str) -> Callable[[Scor
 
 
 def needs_of(names: tuple[str, ...]) -> Needs:
-    """What must be collected so that all these metrics can be scored from it."""
+    """The statistics that these metrics need together."""
     return reduce(or_, (METRICS[name].needs for name in names), Needs.NOTHING)
 
 
 @metric("grad_x_weight", "|w g|", Needs.GRADIENT, "first-order Taylor, Molchanov et al. 2017")
 def grad_x_weight(weight: Tensor, stats: WeightStats) -> Tensor:
-    """First-order loss change of zeroing each weight, in nats per token. Shape of `weight`."""
+    """Predicted loss change of zeroing each weight, first-order Taylor, in nats per token. Shape of `weight`.
+
+    L(w = 0) - L = -w g + O(w²). The score is its absolute value.
+    """
     assert stats.gradient is not None
     return (weight * stats.gradient).abs_()
 
 
 @metric("grad_squared", "mean_s (dL_s/dw)²", Needs.FISHER, "Fisher per sequence, SqueezeLLM, Kim et al. 2023")
 def grad_squared(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Mean over sequences of the squared gradient of the sequence's mean NLL. Shape of `weight`."""
+    """Mean over sequences of the squared gradient of the sequence's mean NLL (empirical Fisher). Shape of `weight`.
+
+    A weight scores high if the loss of single sequences reacts to it, even if their gradients cancel in the mean.
+    """
     assert stats.fisher is not None
     return stats.fisher
 
 
 @metric("obd", "F w² / 2", Needs.TOKEN_FISHER, "LeCun et al. 1990 with the empirical Fisher per token for the Hessian")
 def optimal_brain_damage(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Second-order loss change of zeroing each weight, by the Fisher diagonal, in nats per token. Shape of `weight`."""
+    """Predicted loss change of zeroing each weight, second-order Taylor term, in nats per token. Shape of `weight`.
+
+    At a minimum of L the change is w² H_ww / 2. The diagonal of the empirical Fisher, F, replaces that of the Hessian.
+    """
     assert stats.token_fisher is not None
     return stats.token_fisher * weight.square() / 2
 
@@ -250,14 +261,17 @@ def optimal_brain_damage(weight: Tensor, stats: WeightStats) -> Tensor:
     "both orders together, LeCun et al. 1990, eq. 1",
 )
 def taylor(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Loss change of zeroing each weight by both orders, by the Fisher diagonal, in nats per token. Shape of `weight`."""
+    """Predicted loss change of zeroing each weight, Taylor terms of both orders, in nats per token. Shape of `weight`.
+
+    L(w = 0) - L ≈ -g w + w² H_ww / 2, with the Fisher diagonal F for H_ww. The score is its absolute value.
+    """
     assert stats.gradient is not None and stats.token_fisher is not None
     return (stats.token_fisher * weight.square() / 2 - stats.gradient * weight).abs_()
 
 
 @metric("magnitude", "|w|", Needs.NOTHING, "the usual pruning baseline, Han et al. 2015")
 def magnitude(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Absolute value of each weight, which needs no text. Shape of `weight`."""
+    """Absolute value of each weight; needs no texts. Shape of `weight`."""
     return weight.abs()
 
 
@@ -268,9 +282,10 @@ def magnitude(weight: Tensor, stats: WeightStats) -> Tensor:
     "Rademacher probes, Yao et al. 2020 (PyHessian), eq. 9",
 )
 def hutchinson_diag(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Absolute diagonal of the Hessian of the loss, by `--probes` random signs; exact for the first places.
+    """Absolute diagonal of the Hessian of the loss, estimated with `--probes` random vectors; exact for the first places.
 
-    Shape of `weight`. What is exact and what an estimate: see `finalists`.
+    For z of random signs the mean of z · (H z) is diag H. `sensitivity.finalists` says which places are computed exactly.
+    Shape of `weight`.
     """
     assert stats.hessian is not None
     return stats.hessian.abs()
@@ -278,12 +293,15 @@ def hutchinson_diag(weight: Tensor, stats: WeightStats) -> Tensor:
 
 @metric("wanda", "|w| ‖x‖", Needs.INPUTS, "Sun et al. 2024, eq. 1")
 def wanda(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Absolute value times the norm of what the weight reads; linear layers of the blocks only. Shape of `weight`."""
+    """Absolute value times the norm of the weight's input; linear layers of the blocks only. Shape of `weight`.
+
+    |w| ‖x‖ is the norm of the weight's contribution to its output over the scoring texts.
+    """
     assert stats.input_norm is not None
     return weight.abs() * stats.input_norm
 
 
-GBLM_ALPHA = 100  # of the paper, and of the authors' code, where it is called scale
+GBLM_ALPHA = 100  # α of the paper; the authors' code calls it scale
 
 
 @metric(
@@ -293,7 +311,7 @@ GBLM_ALPHA = 100  # of the paper, and of the authors' code, where it is called s
     "GBLM-Pruner, Das et al. 2023, with the 2-norm over sequences",
 )
 def gblm(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Wanda with 100 times the norm over sequences of the gradient added; linear layers of the blocks only.
+    """Wanda plus 100 times |w| times the gradient's norm over sequences; linear layers of the blocks only.
 
     Shape of `weight`.
     """
@@ -303,10 +321,10 @@ def gblm(weight: Tensor, stats: WeightStats) -> Tensor:
 
 @metric("obs", "w² / d²", Needs.INPUT_GRAM, "SparseGPT, Frantar & Alistarh 2023, sections 3.2 and 3.3")
 def optimal_brain_surgeon(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Squared output error after the rest of the row makes up for it; linear layers of the blocks only. Shape of `weight`.
+    """Squared output error of removing the weight if later weights of the row compensate; linear layers of the blocks only.
 
-    d is the diagonal of the upper Cholesky factor of the inverse of X Xᵀ, summed over all scoring tokens, with 1 % of its
-    mean diagonal added to the diagonal before. Weights that read nothing but zeros have the score 0.
+    Shape of `weight`. d is the diagonal of the upper Cholesky factor of (X Xᵀ + λ I)⁻¹, with X Xᵀ summed over all scoring
+    tokens and λ 1 % of its mean diagonal. Weights whose input is always zero score 0.
     """
     assert stats.input_factor is not None
     return (weight / stats.input_factor).square()
@@ -314,10 +332,10 @@ def optimal_brain_surgeon(weight: Tensor, stats: WeightStats) -> Tensor:
 
 @metric("super_weight", "|x w| / typical |y|", Needs.SPIKES, "Yu et al. 2024, section 3.1")
 def super_weight(weight: Tensor, stats: WeightStats) -> Tensor:
-    """What a weight of an MLP's down projection adds to its out_feature's largest output y, over the size of usual outputs.
+    """Contribution of a down projection's weight to its out_feature's largest output y, relative to typical outputs.
 
-    x is what the weight reads at the token where |y| is largest; typical |y| is the median over tokens of the root mean
-    square of the module's outputs. Shape of `weight`.
+    x is the weight's input at the token where |y| is largest. Typical |y| is the median over tokens of the root mean square
+    of the module's outputs. Super weights make single huge outputs, and zeroing one removes its output. Shape of `weight`.
     """
     assert stats.spikes is not None
     return (weight * stats.spikes.inputs).abs_() / stats.spikes.typical

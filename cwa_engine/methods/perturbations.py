@@ -1,4 +1,4 @@
-"""The perturbations: one function each, from the old values of some weights to the new ones. Imports without torch."""
+"""The perturbations. Each is one function that maps the old values of some weights to new ones. Imports without torch."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from cwa_engine.base.registry import Registry, first_sentence
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-STANDARD = ("zero", "mean", "resample")  # what `--perturb standard` stands for: zero alone overstates
+STANDARD = ("zero", "mean", "resample")  # `--perturb standard`: zeroing alone overstates damage
 STORED_BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The settings of all perturbations; each reads its own."""
+    """The settings of all perturbations. Each reads its own fields."""
 
-    noise_scale: float = 1.0  # gaussian_noise: times the parameter's standard deviation
-    scale_factor: float = 2.0  # scale
+    noise_scale: float = 1.0  # gaussian_noise: in units of the parameter's standard deviation
+    scale_factor: float = 2.0  # scale: the factor
     bit: int | None = None  # bit_flip: 0 is the lowest bit of the mantissa; None draws one for each weight
-    bits: int = 4  # quantize
-    seed: int = 0  # of whatever is drawn
+    bits: int = 4  # quantize: bits of a weight
+    seed: int = 0  # of all random draws
 
 
 @dataclass(frozen=True, slots=True)
 class EditContext:
-    """What a perturbation may look at beside the chosen values."""
+    """What a perturbation may read beside the chosen values."""
 
     parameter: str
     weight: Tensor  # the whole parameter, intact
@@ -42,9 +42,9 @@ Rewrite = Callable[["Tensor", EditContext], "Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Perturbation:
-    """`rewrite` maps the chosen values of one parameter [n] to what replaces them [n], in any floating dtype.
+    """`rewrite` maps the chosen values of one parameter [n] to their new values [n], in any floating dtype.
 
-    With `on_norm_factor` the values are what the layer multiplies by: in a norm that multiplies by 1 + w, 1 + w.
+    With `on_norm_factor`, `rewrite` gets the factor of the layer: 1 + w in a norm that multiplies by 1 + w.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Perturbation:
 
     @property
     def summary(self) -> str:
-        """What help texts and tables say of it."""
+        """Its sentence in help texts and tables."""
         return first_sentence(self.rewrite)
 
 
@@ -85,7 +85,7 @@ def mean(old: Tensor, edit: EditContext) -> Tensor:
 
 @perturbation("resample", "resampling")
 def resample(old: Tensor, edit: EditContext) -> Tensor:
-    """Set each weight to the value of one drawn at random from its parameter."""
+    """Set each weight to the value of a random weight of its parameter."""
     import torch
 
     places = torch.randint(edit.weight.numel(), old.shape, generator=edit.generator)
@@ -94,7 +94,7 @@ def resample(old: Tensor, edit: EditContext) -> Tensor:
 
 @perturbation("sign_flip", "flipping the sign of", on_norm_factor=True)
 def sign_flip(old: Tensor, edit: EditContext) -> Tensor:
-    """Turn the sign of each weight."""
+    """Flip the sign of each weight."""
     return -old
 
 
@@ -106,7 +106,7 @@ def scale(old: Tensor, edit: EditContext) -> Tensor:
 
 @perturbation("gaussian_noise", "adding noise to")
 def gaussian_noise(old: Tensor, edit: EditContext) -> Tensor:
-    """Add normal noise of `--noise-scale` times the standard deviation of the parameter."""
+    """Add normal noise with a standard deviation of `--noise-scale` times that of the parameter."""
     deviation = edit.weight.float().std(correction=0) * edit.options.noise_scale
     noise = old.new_empty(old.shape, device="cpu").float().normal_(generator=edit.generator).to(old.device)
     return old.float() + noise * deviation
@@ -114,9 +114,9 @@ def gaussian_noise(old: Tensor, edit: EditContext) -> Tensor:
 
 @perturbation("bit_flip", "flipping a bit of")
 def bit_flip(old: Tensor, edit: EditContext) -> Tensor:
-    """Flip one bit of each weight as it is stored: `--bit`, or one drawn for each weight.
+    """Flip one bit of each stored weight: bit `--bit`, or a random one for each weight.
 
-    Bit 0 is the lowest of the mantissa, the highest is the sign. Raises InvalidInput for a bit the dtype has not.
+    Bit 0 is the lowest bit of the mantissa, the highest bit is the sign. Raises InvalidInput if the dtype lacks the bit.
     """
     import torch
 
@@ -138,12 +138,12 @@ def bit_flip(old: Tensor, edit: EditContext) -> Tensor:
 
 @perturbation("quantize", "quantizing")
 def quantize(old: Tensor, edit: EditContext) -> Tensor:
-    """Round each weight to `--bits` bits: symmetric, one step for the whole parameter."""
+    """Round each weight to `--bits` bits, symmetric, with one step size for the whole parameter."""
     levels = 2 ** (edit.options.bits - 1) - 1
     step = edit.weight.float().abs().max() / levels
     return (old.float() / step).round() * step if float(step) else old
 
 
 def overwrite_with(values: Mapping[str, Tensor]) -> Perturbation:
-    """The perturbation that writes `values` of each parameter [n], as they are, over whatever was chosen there."""
+    """The perturbation that replaces the chosen weights of each parameter by given `values`: name -> [n]."""
     return Perturbation("place", lambda old, edit: values[edit.parameter].to(old.device))

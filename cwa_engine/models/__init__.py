@@ -1,1 +1,1 @@
-"""From a name to a model in memory, and what each of its parameters is."""
+"""Models: loading by name, anatomy of parameters, running from any block on."""

@@ -1,4 +1,4 @@
-"""What a model is made of: its parameters in a fixed order, their decoder block, component and orientation."""
+"""The anatomy of a model: its parameters in a fixed order, with decoder block, component and orientation."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ COMPONENTS = (
 
 _ATTENTION = r"(\w*attn|\w*attention|\w*attentions\.\d+|self|mixer)"
 
-# The module that owns a parameter, by the last parts of its path. First match wins, so the narrower ones stand first.
-# A fused tensor goes by what it mostly is: keys with values are "qkv", gates with ups are "up".
+# (pattern of the last parts of the owning module's path, component). The first match counts, so narrow patterns come
+# first. A fused tensor has one component: keys with values are "qkv", gates with ups are "up".
 _COMPONENT_PATTERNS: tuple[tuple[str, str], ...] = (
     (r"(\w*norm\w*|ln(\d|_\w+)?|\w+_ln)", "norm"),
     (r"experts(\..+)?", "expert"),
@@ -54,7 +54,7 @@ _DOWN = "|".join(pattern for pattern, component in _COMPONENT_PATTERNS if compon
 
 @dataclass(frozen=True, slots=True)
 class WeightPosition:
-    """Where a weight stands: `in_feature` is None in a vector, `expert` None in what is no stack of experts."""
+    """The indices of a weight. `in_feature` is None in a vector, `expert` is None outside of a stack of experts."""
 
     expert: int | None
     out_feature: int
@@ -76,7 +76,7 @@ class Parameter:
     transposed: bool = False
     experts: int | None = None
     head_size: int | None = None  # in_features of one attention head, for an attention's output projection
-    offset: float = 0.0  # what the layer adds to a stored value before it multiplies by it: 1 in Gemma's norms
+    offset: float = 0.0  # the layer multiplies by (stored value + offset): 1 in Gemma's norms
 
     @property
     def numel(self) -> int:
@@ -84,7 +84,7 @@ class Parameter:
 
     @property
     def matrix_shape(self) -> tuple[int, ...]:
-        """(out, in) or (in, out) as stored, or (out,); tensors of more axes are read as [out, everything else]."""
+        """(out, in) or (in, out) as stored, or (out,) for a vector. Tensors of more axes count as [out, all other axes]."""
         one = self.shape if self.experts is None else self.shape[1:]
         return one if len(one) < 2 else (one[0], math.prod(one[1:]))
 
@@ -94,31 +94,31 @@ class Parameter:
 
     @property
     def is_down(self) -> bool:
-        """Whether it is the matrix by which an MLP, or each expert of a stack, writes to the hidden state."""
-        if self.is_vector or re.search("attn|attention", self.name):  # some have experts for attention
+        """Whether it is the down projection of an MLP, or of the experts of a stack."""
+        if self.is_vector or re.search("attn|attention", self.name):  # some models have attention experts
             return False
         of_experts = self.component == "expert" and _ends_in(_DOWN, self.name.removesuffix(".weight"))
         return self.component == "down" or of_experts
 
     @property
     def out_features(self) -> int:
-        """Rows of the (out, in) matrix; the length of a vector."""
+        """Number of rows of the (out, in) matrix; the length of a vector."""
         return self.matrix_shape[-1 if self.transposed else 0] if self.shape else 1
 
     @property
     def in_features(self) -> int:
-        """Columns of the (out, in) matrix; 1 for a vector."""
+        """Number of columns of the (out, in) matrix; 1 for a vector."""
         return 1 if self.is_vector else self.matrix_shape[0 if self.transposed else 1]
 
     def flat_index(self, expert: int, out_feature: int, in_feature: int) -> int:
-        """Place of a weight in the stored tensor, read as a vector."""
+        """The index of a weight in the flattened stored tensor."""
         start = expert * self.out_features * self.in_features
         if self.transposed:
             return start + in_feature * self.out_features + out_feature
         return start + out_feature * self.in_features + in_feature
 
     def place(self, flat_index: int) -> WeightPosition:
-        """The reverse of `flat_index`."""
+        """The inverse of `flat_index`."""
         expert, rest = divmod(flat_index, self.out_features * self.in_features)
         if self.transposed:
             in_feature, out_feature = divmod(rest, self.out_features)
@@ -131,7 +131,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The parameters of a model in the order the model names them, tied ones once, and where its blocks are."""
+    """The parameters of a model in the order of the model, tied ones once, and the place of its blocks."""
 
     parameters: dict[str, Parameter]
     blocks_path: str  # module path of the list of decoder blocks, "model.layers"
@@ -143,19 +143,19 @@ class Anatomy:
 
     @cached_property
     def offsets(self) -> dict[str, float]:
-        """Of the parameters to which their layer adds something, what it adds."""
+        """Name -> offset, of the parameters whose offset is not 0."""
         return {name: parameter.offset for name, parameter in self.parameters.items() if parameter.offset}
 
     @cached_property
     def by_order(self) -> dict[int, Parameter]:
-        """The parameters by the number that selections know them by."""
+        """The parameters by `order`, the number that selections use."""
         return {parameter.order: parameter for parameter in self.parameters.values()}
 
     def only(self, include: Sequence[str], exclude: Sequence[str]) -> Anatomy:
         """The parameters whose name or component matches a pattern of `include` (if any) and none of `exclude`.
 
-        Patterns are globs, like `*.mlp.*` or `down`. Raises InvalidInput for one that matches nothing, and where
-        nothing is left.
+        Patterns are globs, like `*.mlp.*` or `down`. Raises InvalidInput for a pattern that matches nothing, and if
+        no parameter is left.
         """
         for option, patterns in (("--include", include), ("--exclude", exclude)):
             for pattern in patterns:
@@ -186,7 +186,7 @@ def _matches(parameter: Parameter, pattern: str) -> bool:
 
 
 def component_of(module_path: str) -> str:
-    """The component a module path belongs to: `model.layers.3.self_attn.o_proj` is "o"."""
+    """The component of a module path: `model.layers.3.self_attn.o_proj` is "o"."""
     return next((component for pattern, component in _COMPONENT_PATTERNS if _ends_in(pattern, module_path)), "other")
 
 
@@ -195,9 +195,9 @@ def _ends_in(pattern: str, module_path: str) -> bool:
 
 
 def blocks_path(model: nn.Module) -> str:
-    """Path of the decoder blocks, "" where there are none.
+    """Module path of the decoder blocks; "" if there are none.
 
-    The outermost list of modules in the text decoder, the longest where there are several. Towers for pictures and
+    It is the outermost list of modules in the text decoder, and the longest if there are several. Encoders of images and
     sounds do not count.
     """
     from torch import nn
@@ -260,13 +260,13 @@ def _parameter(
 
 
 def config_number(model: nn.Module, *names: str) -> int | None:
-    """The first of these whole numbers that the text model's config has; None where it has none for all blocks alike."""
+    """The first of these fields with a whole number in the text model's config; None if blocks differ or none has one."""
     config: Any = model.config
     text_config = config.get_text_config(decoder=True)
     for name in names:
         try:
             value = getattr(text_config, name, None)
-        except RuntimeError:  # blocks that differ; the config refuses to say one number for all
+        except RuntimeError:  # blocks differ: the config refuses to give one number for all
             continue
         if isinstance(value, int) and value > 0:
             return value
@@ -274,16 +274,16 @@ def config_number(model: nn.Module, *names: str) -> int | None:
 
 
 def longest_sequence(model: nn.Module) -> int | None:
-    """How many tokens a sequence may have, None where nothing names a limit."""
+    """The most tokens of a sequence; None if the model names no limit."""
     names = "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_target_positions"
     limits = [config_number(model, *names), position_table_length(model)]
     return min((limit for limit in limits if limit), default=None)
 
 
 def position_table_length(model: nn.Module) -> int | None:
-    """How many positions a table of learned positions has for tokens; None without one.
+    """The number of positions for tokens in a table of learned positions; None without such a table.
 
-    Some begin after the padding index (RoBERTa), some after a fixed offset (OPT).
+    Some tables begin after the padding index (RoBERTa), some after a fixed offset (OPT).
     """
     from torch import nn
 

@@ -1,6 +1,7 @@
-"""Whether a model's logits depend only on what a token may see: the tokens before it, and no other sequence's length.
+"""Two tests at loading: do logits depend on earlier tokens only, and do they depend on the rest of the batch?
 
-Only then is the loss that is measured a perplexity, and the same alone and in a batch. Both are tried when a model is loaded.
+The loss is a perplexity only if a token sees no later token, and it may be measured in batches only if a text has the same
+logits in a batch as alone.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from transformers import PretrainedConfig, PreTrainedModel
 from cwa_engine.models.anatomy import longest_sequence
 from cwa_engine.models.forward import logits_of
 
-TOKENS = 24  # of the longer texts that are tried; half of them are common to both
+TOKENS = 24  # of the longer test texts; the first half is common to both
 
-# As parts of the logits' standard deviation. Measured on all architectures of transformers 5.23 with random weights in
-# float32: models that see later tokens differ by 6e-4 to 3, the others by 3e-7 at the most; a text beside a longer one
-# differs by 3e-3 to 1 where that changes what is computed, elsewhere by 2e-5 at the most.
+# Limits in units of the logits' standard deviation, measured on all architectures of transformers 5.23 with random weights
+# in float32. Models that see later tokens differ by 6e-4 to 3, the others by at most 3e-7. In a batch with a longer text
+# logits differ by 3e-3 to 1 if the batch matters, else by at most 2e-5.
 _LEAK = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 _OTHERWISE = {torch.float32: 2e-4, torch.float64: 2e-4, torch.bfloat16: 0.2, torch.float16: 5e-2}
 
-# Encoders that transformers has a causal class for become decoders by one of these fields of their config.
+# One of these config fields makes a decoder of an encoder for which transformers has a causal class.
 _SWITCHES = ("is_decoder", "causal")
 
 
 def as_decoder(config: PretrainedConfig) -> str | None:
-    """Switch a config to one of a decoder. Gives the field that was switched, None where there is none to switch."""
+    """Switch a config to that of a decoder. Returns the name of the switched field; None if there is none."""
     for name in _SWITCHES:
         if getattr(config, name, None) is False:
             setattr(config, name, True)
@@ -37,7 +38,7 @@ def as_decoder(config: PretrainedConfig) -> str | None:
 
 @torch.inference_mode()
 def sees_later_tokens(model: PreTrainedModel, avoided: Iterable[int] = ()) -> bool:
-    """Whether the logits of a common beginning differ between two texts. `avoided` are special tokens."""
+    """Whether the logits at a common beginning of two texts differ. `avoided` are special tokens, which are not used."""
     texts = _texts(model, avoided)
     ours, theirs = logits_of(model, texts, None)[:, : texts.shape[1] // 2]
     return _differ(ours, theirs, _LEAK)
@@ -45,7 +46,7 @@ def sees_later_tokens(model: PreTrainedModel, avoided: Iterable[int] = ()) -> bo
 
 @torch.inference_mode()
 def depends_on_batch(model: PreTrainedModel, avoided: Iterable[int] = ()) -> bool:
-    """Whether a text's logits are others beside a longer text than alone."""
+    """Whether a text's logits in a batch with a longer text differ from those of the text alone."""
     texts = _texts(model, avoided)
     short = texts.shape[1] // 2
     mask = torch.ones_like(texts)
@@ -56,9 +57,9 @@ def depends_on_batch(model: PreTrainedModel, avoided: Iterable[int] = ()) -> boo
 
 
 def unbatched_above_of(config: PretrainedConfig) -> int | None:
-    """How many tokens a text may have to be batched with others: longer ones change the positions of the whole batch.
+    """The most tokens of a text that may share a batch with others; None if there is no limit.
 
-    longrope takes other factors for all positions as soon as one text exceeds the length of pretraining.
+    longrope uses other factors for all positions of a batch as soon as one text exceeds the length of pretraining.
     """
     parameters = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
     kinds = [parameters, *(kind for kind in parameters.values() if isinstance(kind, dict))]

@@ -1,8 +1,8 @@
-"""A model as a chain: what comes before the decoder blocks, the blocks one after the other, and the tail that follows.
+"""A model as a chain: embedding, decoder blocks one after the other, and the tail (final norm and head).
 
-A model is a chain where its blocks are called once each, in order, and pass on one hidden state and nothing else that
-depends on weights. Then it can be computed from any block on, from the hidden state that was kept there: its own forward
-runs, in which the blocks before do nothing.
+A model is a chain if its blocks are called once each, in order, and pass on one hidden state and nothing else that depends
+on weights. A forward pass of a chain can resume at any block from a cached hidden state: the model's own forward runs, and
+the earlier blocks do nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from cwa_engine.models.loading import LoadedModel
 
 
 class NotAChain(Exception):
-    """Why the blocks of a model cannot be computed one by one."""
+    """The blocks of a model cannot be computed one by one; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class BlockCall:
-    """What a block was called with. The hidden state is the first argument, by place or by name."""
+    """The arguments of a call of a block. The hidden state is the first one, positional or named `hidden_states`."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -51,10 +51,10 @@ class BlockCall:
 
 @dataclass
 class BlockTrace:
-    """What one batch met on its way: the calls of blocks, what else they gave, and the hidden state of the last."""
+    """A record of one batch's pass through the blocks: their calls, their other outputs, the last hidden state."""
 
     calls: dict[int, BlockCall] = field(default_factory=dict)
-    outputs: list[Any] = field(default_factory=list)  # as the blocks gave them, without the hidden state
+    outputs: list[Any] = field(default_factory=list)  # outputs of the blocks, each with None for the hidden state
     hidden: Tensor | None = None
 
     @property
@@ -65,27 +65,27 @@ class BlockTrace:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A batch on its way: what block `index`, or the tail after the last, is to be given."""
+    """Where and with what a forward pass resumes: the input of block `index`, or of the tail if that is the block count."""
 
     index: int
     hidden: Tensor
-    outputs: Sequence[Any] = ()  # of the blocks before, as in `BlockTrace`
+    outputs: Sequence[Any] = ()  # of the earlier blocks, as in `BlockTrace`
 
 
 class _StopForward(Exception):
-    """Ends a forward pass of which the rest is not needed."""
+    """Ends a forward pass early, when the rest is not needed."""
 
 
 def has_no_values(tensor: Tensor) -> bool:
-    """Whether a tensor has a shape and a size but no memory, as in a plan."""
+    """Whether a tensor has a shape but no values, as in a `FakeModel`."""
     return isinstance(tensor, FakeTensor)
 
 
 class Chain:
-    """A model that can be computed from any block on."""
+    """A model whose forward pass can resume at any block."""
 
     def __init__(self, loaded: LoadedModel) -> None:
-        """Raises NotAChain; two tokens are run through the model to see."""
+        """Runs three tokens through the model to check the conditions. Raises NotAChain."""
         if not loaded.anatomy.blocks:
             raise NotAChain("it has no list of decoder blocks")
         self.model, self._offload = loaded.model, loaded.offload
@@ -109,12 +109,12 @@ class Chain:
             )
             if others := (self.before & self.after) - self.lookups:
                 raise NotAChain(f"{min(others)} is used on both sides of the blocks, and not to look up tokens")
-        # Some keep tokens before sequences, or several streams of tokens.
+        # Some models put the axis of tokens first, or have several streams of tokens.
         self.batch_first = trace.last_hidden.shape[:2] == ids.shape
         self.tail_by_token = self.batch_first and self._is_by_token(trace, ids, tail)
 
     def _is_by_token(self, trace: BlockTrace, ids: Tensor, tail: Tensor) -> bool:
-        """Whether the tail says the same of the last token without the others; without weights it is taken to."""
+        """Whether the tail gives the last token the same logits without the other tokens. True for a model without values."""
         if has_no_values(tail):
             return True
         with torch.inference_mode(False), torch.no_grad():
@@ -122,13 +122,12 @@ class Chain:
         return torch.allclose(last, tail[:, -1:], rtol=1e-3, atol=1e-5)
 
     def _checked(self, ids: Tensor) -> Tensor:
-        """The first block's input, if each block takes and gives one hidden state, and all of them in order."""
+        """Check that the blocks pass on one hidden state in order. Returns the first block's input. Raises NotAChain."""
         seen: list[tuple[BlockCall, Any]] = []
 
         def tell(index: int, call: BlockCall, output: Any) -> Any:
-            cut = _with_first(
-                output, _first(output).detach().requires_grad_()
-            )  # no block is kept for the sake of autograd
+            # Detach, so that autograd does not keep the blocks before.
+            cut = _with_first(output, _first(output).detach().requires_grad_())
             seen.append((call, cut))
             return cut
 
@@ -144,7 +143,7 @@ class Chain:
         return seen[0][0].hidden
 
     def _gradients(self, end: Tensor) -> dict[str, Tensor]:
-        """Gradients by the parameters that a tensor was computed by."""
+        """Gradients of the sum of a tensor, by parameter, for the parameters that it depends on."""
         named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         if not end.requires_grad:
             return {}
@@ -152,7 +151,7 @@ class Chain:
         return {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
 
     def first_block(self, loaded: LoadedModel, names: Iterable[str]) -> int:
-        """The block from which on something changes if these parameters do; as many as there are blocks for the tail."""
+        """The first block whose output depends on one of these parameters; the number of blocks for parameters of the tail."""
         found = len(self.blocks)
         for name in names:
             layer, frozen = loaded.anatomy.parameters[name].layer, not self.model.get_parameter(name).requires_grad
@@ -169,10 +168,10 @@ class Chain:
         keep: Callable[[int], bool] = lambda index: True,
         with_tail: bool = False,
     ) -> BlockTrace:
-        """Run a batch through the blocks, or from some block on.
+        """Run a batch through the blocks, from `start` on if given.
 
-        The calls of blocks that `keep` does not ask for are left out. The tail, a fifth of SmolLM2, is computed only
-        `with_tail`.
+        The trace has the calls of the blocks for which `keep(index)` is true. The tail, a fifth of the time of SmolLM2,
+        runs only `with_tail`.
         """
         trace = BlockTrace()
 
@@ -190,17 +189,17 @@ class Chain:
         return trace
 
     def logits_from(self, start: ResumePoint | None, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """The logits by the model's own forward, from some block or from the tail on."""
+        """The logits of the model's own forward, resumed at `start` if given."""
         with self._resumed(start):
             return logits_of(self.model, ids, mask)
 
     def tail(self, trace: BlockTrace, hidden: Tensor | None = None) -> ResumePoint:
-        """Where a batch is when all blocks are done, or with another hidden state in the place of theirs."""
+        """The resume point after all blocks, with the trace's last hidden state or with `hidden`."""
         return ResumePoint(len(self.blocks), trace.last_hidden if hidden is None else hidden, trace.outputs)
 
     @contextmanager
     def _resumed(self, start: ResumePoint | None) -> Iterator[None]:
-        """The blocks before do nothing, and the next is given the hidden state."""
+        """Make the earlier blocks do nothing, and give the hidden state to block `start.index`."""
         if start is None:
             yield
             return
@@ -220,7 +219,7 @@ class Chain:
             yield
 
     def first_input(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """The first block's input, with what it was computed by."""
+        """The first block's input, with its autograd graph if gradients are on."""
         found: list[Tensor] = []
 
         def stop(number: int) -> Callable[..., Any]:
@@ -235,24 +234,24 @@ class Chain:
         return found[0]
 
     def to_host(self, hidden: Tensor) -> Tensor:
-        """A hidden state where it may stay for long: in CPU memory if blocks are there."""
+        """A hidden state for keeping: moved to CPU memory if the blocks are there."""
         return self._offload.to_host(hidden) if self._offload else hidden
 
     def to_device(self, hidden: Tensor) -> Tensor:
-        """A kept hidden state where it can be computed with."""
+        """A kept hidden state, moved back to the device."""
         return self._offload.to_device(hidden) if self._offload else hidden
 
     def on_device(self, index: int) -> AbstractContextManager[None]:
-        """A block stays on the device meanwhile, and its weights with it."""
+        """Keep a block and its weights on the device until the end of the context."""
         return self._offload.on_device(self.blocks[index]) if self._offload else nullcontext()
 
     def run_block(self, index: int, call: BlockCall) -> Tensor:
-        """What one block gives."""
+        """Call one block. Returns its hidden state."""
         return _first(self.blocks[index](*call.args, **call.kwargs))
 
 
 def chain_of(loaded: LoadedModel) -> Chain:
-    """The model as a chain, found out once. Raises NotAChain."""
+    """The model as a chain; checked once for each model. Raises NotAChain."""
 
     def find() -> Chain | str:
         try:
@@ -289,7 +288,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 @contextmanager
 def _observed(blocks: Sequence[nn.Module], tell: Callable[[int, BlockCall, Any], Any]) -> Iterator[None]:
-    """Tell of every call of a block, with what it was given and gave; what `tell` gives, if anything, is given instead."""
+    """Call `tell(index, call, output)` after every call of a block. If it returns a value, that replaces the output."""
 
     def hook_for(index: int) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -307,7 +306,7 @@ def _observed(blocks: Sequence[nn.Module], tell: Callable[[int, BlockCall, Any],
 
 @contextmanager
 def _input_replaced(first: nn.Module, hidden: Tensor) -> Iterator[None]:
-    """The first block is given `hidden`, whatever comes before."""
+    """Give `hidden` to the first block, whatever the layers before it compute."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         changed = BlockCall(args, kwargs).with_hidden(hidden)
@@ -322,7 +321,7 @@ def _input_replaced(first: nn.Module, hidden: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _forwards_replaced(blocks: Sequence[nn.Module], forward_for: Callable[[int], Callable[..., Any]]) -> Iterator[None]:
-    """The blocks with other forwards."""
+    """Replace the forward of each block by `forward_for(index)` until the end of the context."""
     try:
         for index, block in enumerate(blocks):
             block.forward = forward_for(index)

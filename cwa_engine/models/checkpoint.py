@@ -1,6 +1,6 @@
-"""The weights files of a model: which of them are read, what tensors they hold, and those tensors in memory of our own.
+"""The weights files of a model: which ones are read, which tensors they hold, and reading those.
 
-Tensors are read into fresh memory, never mapped: a file that is overwritten while its model is warm changes nothing.
+Tensors are read into fresh memory and never mapped, so overwriting a file does not change a warm model.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from cwa_engine.base.errors import ModelBroken
 from cwa_engine.machine.memory_limit import allow_mapping
 from cwa_engine.models.model_files import read_json
 
-Read = Callable[[int, int], None]  # hears how many bytes of how many have come
+Read = Callable[[int, int], None]  # a callback of progress: (bytes done, bytes in all)
 
 ADAPTER = "adapter_config.json"
 _PIECE = 1 << 26  # bytes of a tensor that are read at once
 _MOST_HEADER = 32 * 2**20  # bytes of a safetensors file's header; 70,000 tensors in one file take 9 MB
-_MOST_SHARED = 4  # times that the bytes of a pickle may be used, as those of tied weights are
+_MOST_SHARED = 4  # the tensors of a pickle may be this many times its bytes, because tied weights share them
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _DTYPES = {
     "F64": torch.float64,
@@ -45,7 +45,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # that hold a weight as it is
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # dtypes of plain, unquantised weights
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,16 @@ class StoredTensor:
 
 
 def files_to_read(names: Collection[str], read_json: Callable[[str], Mapping[str, Any]]) -> list[str]:
-    """The weights files that transformers reads of a repository or folder with these files, in its order of preference.
+    """The weights files that transformers would read, out of the file names of a repository or folder.
 
-    `read_json(name)` gives a JSON file's content. Empty where there are no weights that it would read.
+    `read_json(name)` gives a JSON file's content. The list is empty if transformers would read none.
     """
     explicit = read_json("config.json").get("transformers_weights") if "config.json" in names else None
     for name in (explicit,) if explicit else _SINGLE:
         if not isinstance(name, str):
-            raise ModelBroken(f"config.json says transformers_weights = {str(name)[:60]}, which is no name of a file")
+            raise ModelBroken(
+                f"config.json says transformers_weights = {str(name)[:60]}, which is not the name of a file"
+            )
         if name in names and not name.endswith(".index.json"):
             return [name]
         index = name if name.endswith(".index.json") else f"{name}.index.json"
@@ -80,26 +82,26 @@ def files_to_read(names: Collection[str], read_json: Callable[[str], Mapping[str
 
 
 def _listed(index: str, weight_map: Any) -> list[str]:
-    """The files of an index. Raises ModelBroken for one that lists none, or files outside of the model's folder."""
+    """The files of an index. Raises ModelBroken if it lists none, or lists files outside of the model's folder."""
     if not isinstance(weight_map, Mapping) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ModelBroken(f"{index} has no weight_map of names of files", hint="download or save the model again")
+        raise ModelBroken(f"{index} has no weight_map with file names", hint="download or save the model again")
     found = sorted(set(weight_map.values()))
     if outside := [name for name in found if Path(name).name != name or name in ("", ".", "..")]:
         raise ModelBroken(
-            f"{index} lists '{outside[0][:200]}', which is no file in the model's folder",
+            f"{index} lists '{outside[0][:200]}', which is not a file in the model's folder",
             hint="put all weights files beside the index, and list them by their names",
         )
     return found
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weights files of a folder that are read; some may be missing. Raises ModelBroken for an unreadable index."""
+    """The weights files to read from a folder, also missing ones. Raises ModelBroken for an unreadable index."""
     names = {entry.name for entry in folder.iterdir()}
     return [folder / name for name in files_to_read(names, lambda name: read_json(folder / name))]
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Name -> tensor, of all weights files that are read. Raises ModelBroken for files that are missing or broken."""
+    """Name -> tensor, of all weights files. Raises ModelBroken for files that are missing or broken."""
     found: dict[str, StoredTensor] = {}
     origin: dict[str, str] = {}
     files = weight_files(folder)
@@ -122,7 +124,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 class Checkpoint:
-    """Tensors on their way into a model. Counts the bytes that have been read, and knows which tensors were taken."""
+    """The tensors of a model while it is loaded. It counts the bytes read and records which tensors were taken."""
 
     def __init__(self, tensors: Mapping[str, StoredTensor], read: Read = lambda done, total: None) -> None:
         self.tensors = tensors
@@ -133,11 +135,11 @@ class Checkpoint:
         self._context = contextvars.copy_context()
 
     def state_dict(self) -> dict[str, Any]:
-        """What transformers reads: name -> something whose `[...]` is the tensor. It is asked from several threads."""
+        """The state dict for transformers: name -> an object whose `[...]` reads the tensor. Several threads read from it."""
         return {name: _LazyTensor(self, name) for name in self.tensors}
 
     def take(self, name: str) -> Tensor:
-        # In a thread of transformers', which does not know that the loading can be cancelled.
+        # transformers calls this in threads of its own, which lack the context with the check for cancelling.
         tensor = self._context.copy().run(self.tensors[name].load)
         with self._one_at_a_time:
             self.taken.add(name)
@@ -161,26 +163,26 @@ class _LazyTensor:
 
 
 def _of_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """A safetensors file begins with the length of its header, eight bytes little-endian, and the header as JSON."""
+    """The tensors of a safetensors file: eight bytes with the header's length, little-endian, then the header as JSON."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length + 8 > size:
             raise _broken(path, "its header is longer than the file")
         if length > _MOST_HEADER:
-            raise _broken(path, f"its header has {length / 1e6:,.0f} MB, which no model's has")
+            raise _broken(path, f"its header has {length / 1e6:,.0f} MB, more than that of any model")
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError):
-            raise _broken(path, "its header is no JSON") from None
+            raise _broken(path, "its header is not JSON") from None
     if not isinstance(header, dict):
-        raise _broken(path, "its header is no JSON object")
+        raise _broken(path, "its header is not a JSON object")
     header.pop("__metadata__", None)
     return dict(_entries(path, header, length + 8, size - length - 8))
 
 
 def _entries(path: Path, header: Mapping[str, Any], start: int, size: int) -> Iterator[tuple[str, StoredTensor]]:
-    left = size  # tensors that lay one over the other would ask for more memory than the file has bytes
+    left = size  # overlapping tensors would take more memory than the file has bytes
     for name, entry in header.items():
         try:
             shape, (begin, end) = tuple(map(int, entry["shape"])), map(int, entry["data_offsets"])
@@ -190,7 +192,7 @@ def _entries(path: Path, header: Mapping[str, Any], start: int, size: int) -> It
         left -= end - begin
         fits = 0 <= begin <= end <= size and left >= 0 and all(axis >= 0 for axis in shape)
         if not fits or end - begin != math.prod(shape) * dtype.itemsize:
-            raise _broken(path, f"{name} does not lie in it as its header says")
+            raise _broken(path, f"its header gives {name} a place or size that does not fit")
         yield (
             name,
             StoredTensor(shape, dtype, end - begin, _bytes_reader(path, start + begin, end - begin, dtype, shape)),
@@ -210,14 +212,14 @@ def _bytes_reader(
                     check_cancelled()
                     piece = memory[first : first + _PIECE]
                     if file.readinto(piece) != len(piece):
-                        raise _broken(path, "it has become shorter while it was read")
+                        raise _broken(path, "it became shorter while it was read")
         return tensor
 
     return load
 
 
 def _of_torch(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file that torch.save wrote; its zip format is mapped until each tensor has been copied."""
+    """The tensors of a file of torch.save. A file in its zip format stays mapped until every tensor has been copied."""
     if zipfile.is_zipfile(path):
         if packed := _compressed(path):
             raise _broken(path, f"{packed} in it is compressed, which torch.save does not do")
@@ -225,15 +227,15 @@ def _of_torch(path: Path) -> dict[str, StoredTensor]:
     try:
         try:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        except RuntimeError:  # the older format, which cannot be mapped
+        except RuntimeError:  # the older format cannot be mapped
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, by what is broken; pickles of other things than tensors are refused
+    except Exception as error:  # a broken file raises errors of many types; pickles of other objects are refused
         raise _broken(path, str(error).strip().splitlines()[0]) from error
     if not isinstance(content, Mapping):
-        raise _broken(path, f"it holds a {type(content).__name__}, and no tensors by name")
+        raise _broken(path, f"it holds a {type(content).__name__}, not tensors by name")
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
-        raise _broken(path, f"{others[0]} is no tensor")
+        raise _broken(path, f"{others[0]} is not a tensor")
     asked = sum(tensor.numel() * tensor.element_size() for tensor in content.values())
     if asked > _MOST_SHARED * path.stat().st_size:
         raise _broken(path, "its tensors are larger than the file")
@@ -244,7 +246,7 @@ def _of_torch(path: Path) -> dict[str, StoredTensor]:
 
 
 def _compressed(path: Path) -> str:
-    """An entry of a zip file that is stored smaller than it is; empty where there is none."""
+    """The name of a compressed entry of a zip file; empty if none is compressed."""
     with zipfile.ZipFile(path) as content:
         return next((entry.filename for entry in content.infolist() if entry.file_size > entry.compress_size), "")
 

@@ -1,4 +1,4 @@
-"""Whether a model's weights are still those that were loaded."""
+"""Checksums of a model's weights, to see whether they are still those that were loaded."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PIECE = 1 << 22  # weights at once, so that no copy of a large embedding is mad
 
 @torch.no_grad()
 def checksum(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Two sums over the bits of every parameter, by name: plain, and weighted by position, both modulo 2^64.
+    """Name -> two sums over the bits of a parameter, plain and weighted by position, both modulo 2^64.
 
-    Any one changed weight changes the first. 135 million float32 weights take about 0.2 s on two cores.
+    A change of any single weight changes the first. 135 million float32 weights take about 0.2 s on two cores.
     """
     return {name: _sums(parameter) for name, parameter in model.named_parameters()}
 

@@ -1,4 +1,4 @@
-"""Every tensor of a checkpoint is in the model, or it is named; every weight of the model comes from the checkpoint."""
+"""Checks that every tensor of a checkpoint is in the model or named, and that every weight comes from the checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cwa_engine.base.errors import ModelBroken
 from cwa_engine.hub.sources import WEIGHT_SUFFIXES
 from cwa_engine.models.checkpoint import ADAPTER, WEIGHT_DTYPES, Checkpoint, weight_files
 
-# What older versions of transformers saved and newer ones compute: tables of positions and masks.
+# Tables of positions and masks, which older versions of transformers saved and newer ones compute.
 _COMPUTED = (
     r"rotary_emb\.inv_freq$",
     r"(^|\.)position_ids$",
@@ -24,7 +24,7 @@ _COMPUTED = (
 )
 
 
-# What a tensor without a place in the model looks like by its name, and what to do then. The first match counts.
+# (pattern of a tensor's name, what such a tensor without a place in the model looks like, hint). The first match counts.
 _LOOKS = (
     (
         r"lora_|\.base_layer\.|modules_to_save",
@@ -55,7 +55,7 @@ _LOOKS = (
 
 
 def refuse_adapter(names: Iterable[str], model: str) -> None:
-    """Raises ModelBroken for files of a LoRA adapter: by themselves they are no model, and beside one they change it."""
+    """Raises ModelBroken for files of a LoRA adapter: alone they are not a model, and beside a model they change it."""
     if ADAPTER in names:
         raise ModelBroken(
             f"{model} is or contains an adapter ({ADAPTER})",
@@ -64,7 +64,7 @@ def refuse_adapter(names: Iterable[str], model: str) -> None:
 
 
 def files_left_out(folder: Path) -> str:
-    """A note on weights files that lie beside those that are read; empty where there are none."""
+    """A note on weights files in the folder that are not read; empty if there are none."""
     read = set(weight_files(folder))
     others = sorted(
         path.name for path in folder.iterdir() if path.suffix in (*WEIGHT_SUFFIXES, ".pt", ".pth") and path not in read
@@ -74,10 +74,10 @@ def files_left_out(folder: Path) -> str:
 
 
 def check_complete(name: str, model: PreTrainedModel, info: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
-    """Compare a model with the checkpoint it was loaded from. Gives notes on what the class lets pass.
+    """Compare a model with the checkpoint it was loaded from. Returns notes on differences that the model class allows.
 
-    `info` is what `from_pretrained` gives of its loading. Raises ModelBroken where a weight would have been made up, where
-    a tensor has no place in the model, and where one would have been taken for what it is not.
+    `info` is the loading info of `from_pretrained`. Raises ModelBroken if a weight is not in the checkpoint, if a tensor
+    has no place in the model, or if a tensor was misread.
     """
     _refuse_left_over(name, model, info, checkpoint)
     _refuse_lacking(name, model, info)
@@ -92,7 +92,7 @@ def check_complete(name: str, model: PreTrainedModel, info: Mapping[str, Any], c
 
 
 def _against_config(model: PreTrainedModel) -> list[str]:
-    """Notes on what its config says otherwise than it was loaded."""
+    """Notes on fields of the config that contradict the loaded model."""
     notes, kind, heads = [], type(model).__name__, cast(Any, model)
     if (named := model.config.architectures or ()) and kind not in named:
         notes.append(f"its config names {', '.join(named)}; it is analysed as {kind}")
@@ -106,10 +106,10 @@ def _against_config(model: PreTrainedModel) -> list[str]:
 
 
 def check_finite(name: str, model: PreTrainedModel) -> None:
-    """Raises ModelBroken for weights that are NaN or infinite: they rank first by any metric."""
+    """Raises ModelBroken for weights that are NaN or infinite: every metric would rank them first."""
     for parameter_name, parameter in model.named_parameters():
         check_cancelled()
-        # Extremes are NaN where any weight is, and take a tenth of the time that asking each weight does.
+        # The extremes are NaN if any weight is, and take a tenth of the time of a test of each weight.
         if parameter.numel() and not all(extreme.isfinite() for extreme in torch.aminmax(parameter.detach())):
             raise ModelBroken(
                 f"{parameter_name} of {name} has weights that are NaN or infinite in {parameter.dtype}",
@@ -134,7 +134,7 @@ def _refuse_lacking(name: str, model: PreTrainedModel, info: Mapping[str, Any]) 
 
 
 def _not_loaded(model: PreTrainedModel) -> list[str]:
-    """Parameters and saved buffers that were not in the checkpoint, also those that the class allows to be missing.
+    """Parameters and saved buffers that were not in the checkpoint, including those that the class allows to be missing.
 
     transformers marks every tensor that it has loaded or tied.
     """
@@ -155,7 +155,7 @@ def _refuse_left_over(name: str, model: PreTrainedModel, info: Mapping[str, Any]
 
 
 def _looks_like(left_over: Sequence[str], model: PreTrainedModel) -> tuple[str, str]:
-    """(what these tensors look like, what to do)"""
+    """(what these tensors look like, hint)"""
     for pattern, looks, hint in _LOOKS:
         if all(re.search(pattern, key) for key in left_over):
             return f"they look like {looks}", hint
@@ -173,7 +173,7 @@ def _looks_like(left_over: Sequence[str], model: PreTrainedModel) -> tuple[str, 
 
 
 def _refuse_codes(name: str, model: PreTrainedModel, checkpoint: Checkpoint) -> None:
-    """Whole numbers and 8-bit floats without scales are cast to floats without a word."""
+    """Raises ModelBroken for integers and 8-bit floats without scales, which transformers would cast to floats silently."""
     buffers = {key for key, _ in model.named_buffers()}
     codes = [
         key
@@ -185,13 +185,13 @@ def _refuse_codes(name: str, model: PreTrainedModel, checkpoint: Checkpoint) -> 
     if codes:
         dtype = str(checkpoint.tensors[codes[0]].dtype).removeprefix("torch.")
         raise ModelBroken(
-            f"{name} stores {_some(codes)} as {dtype}, without anything that says what the numbers stand for",
+            f"{name} stores {_some(codes)} as {dtype}, and nothing says what the numbers mean",
             hint="give the model it was made from, or one that was saved with its quantization_config",
         )
 
 
 def _refuse_doubled(name: str, model: PreTrainedModel, checkpoint: Checkpoint) -> None:
-    """A tensor with and one without the name of the decoder before it are the same weight; only one would be used."""
+    """Raises ModelBroken if a weight is stored twice, with and without the decoder's name as prefix: only one is used."""
     prefix = f"{model.base_model_prefix}."
     doubled = [key for key in sorted(checkpoint.taken) if f"{prefix}{key}" in checkpoint.taken]
     if doubled:
@@ -202,7 +202,7 @@ def _refuse_doubled(name: str, model: PreTrainedModel, checkpoint: Checkpoint) -
 
 
 def _numbers(key: str) -> list[int]:
-    """The numbers of layers and experts in a tensor's name."""
+    """The numbers in a tensor's name: those of layers and experts."""
     return [int(number) for number in re.findall(r"(?<=\.)\d+(?=\.)", key)]
 
 

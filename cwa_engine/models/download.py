@@ -1,4 +1,4 @@
-"""A repository's snapshot in the Hugging Face cache: what is complete there is used, what is missing is downloaded."""
+"""The snapshot of a repository in the Hugging Face cache. Missing files are downloaded."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 
 
 def snapshot(repo: str, revision: str | None, access: HubAccess, say: Callable[[str], None], read: Read) -> Path:
-    """The folder with config, tokenizer and those weights files that are read.
+    """The folder with config, tokenizer and the weights files to read.
 
-    Raises ModelBroken for an adapter, for a repository without weights and for an incomplete copy that cannot be
-    completed offline; and what huggingface_hub raises.
+    Raises ModelBroken for an adapter, for a repository without weights, and offline for an incomplete copy; also raises
+    what huggingface_hub raises.
     """
     fetch = _fetch(repo, revision, access)
     folder = _cached(fetch, access)
@@ -62,7 +62,7 @@ def _other_weights(names: Sequence[str]) -> str:
 
 
 def snapshot_without_weights(repo: str, revision: str | None, access: HubAccess) -> Path:
-    """The same folder, of which only config and tokenizer need be there."""
+    """The same folder, with config and tokenizer only."""
     fetch = _fetch(repo, revision, access)
     return _cached(fetch, access) or Path(fetch(allow_patterns=_CONFIG_PATTERNS))
 
@@ -73,8 +73,8 @@ def _fetch(repo: str, revision: str | None, access: HubAccess) -> Callable[..., 
 
 
 def _cached(fetch: Callable[..., Any], access: HubAccess) -> Path | None:
-    """What the cache has, which needs no network; None for nothing. Raises LocalEntryNotFoundError for that offline."""
-    wanted = ["config.json"] if access.offline else _CONFIG_PATTERNS  # without a network what is there must do
+    """The folder in the cache, without network; None if there is none. Offline this raises LocalEntryNotFoundError."""
+    wanted = ["config.json"] if access.offline else _CONFIG_PATTERNS  # offline, the files in the cache must suffice
     try:
         return Path(fetch(local_files_only=True, allow_patterns=wanted))
     except LocalEntryNotFoundError:
@@ -84,25 +84,29 @@ def _cached(fetch: Callable[..., Any], access: HubAccess) -> Path | None:
 
 
 def _nobody(done_bytes: int, total_bytes: int) -> None:
-    """Of small files nobody needs to hear."""
+    """A progress callback that does nothing, for small files."""
 
 
 def _telling(read: Read, total: int) -> type[tqdm]:
-    """A progress bar that draws nothing and tells `read` of the bytes, some ten times a second, from any thread.
+    """A tqdm class that draws nothing and calls `read(bytes done, total)` about ten times a second, from any thread.
 
-    huggingface_hub makes several: one counts files, the others the bytes as they come from the network and to the disk.
+    huggingface_hub makes several bars: one counts files, others count the bytes from the network and to the disk.
     """
     told = 0
 
     class Telling(tqdm):  # type: ignore[misc]  # tqdm is untyped
-        monitor_interval = 0  # no thread of tqdm's that refreshes too
+        monitor_interval = 0  # no refreshing thread of tqdm
 
         def __init__(self, *args: Any, **options: Any) -> None:
-            for name in ("name", "disable", "file"):  # huggingface_hub's own; a bar without a terminal is not disabled
+            for name in (
+                "name",
+                "disable",
+                "file",
+            ):  # options of huggingface_hub; a bar without a terminal must not be disabled
                 options.pop(name, None)
             super().__init__(*args, file=io.StringIO(), **options)
 
-        # Not `display`, which tqdm calls with its lock in hand: `read` raises where the user cancels.
+        # Not in `display`: tqdm calls it while it holds its lock, and `read` raises if the user cancels.
         def refresh(self, *args: Any, **options: Any) -> None:
             nonlocal told
             if self.unit == "B" and self.n > told:

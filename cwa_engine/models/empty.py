@@ -1,4 +1,4 @@
-"""A model whose weights have no memory: its names, shapes and sizes."""
+"""A model on torch's "meta" device: names, shapes and sizes of its parameters, without memory for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers.initialization import no_init_weights
 from cwa_engine.base.cancellation import check_cancelled
 from cwa_engine.base.errors import ModelBroken
 
-_MOST_PARAMETERS = 500_000  # that a model is built of; DeepSeek-V3 has 46,000 where experts are apart
+_MOST_PARAMETERS = 500_000  # tensors of a model; DeepSeek-V3 has 46,000 if experts are separate tensors
 
 
 def empty_model(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -27,7 +27,7 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code:
 
 @contextmanager
 def _counted() -> Iterator[None]:
-    """Let the building of a model be cancelled, and end it where a config makes it go on and on. Raises ModelBroken."""
+    """Make building a model cancellable. Raises ModelBroken if the config makes more than _MOST_PARAMETERS tensors."""
     count = 0
 
     def hear(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:

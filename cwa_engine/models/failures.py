@@ -1,4 +1,4 @@
-"""What libraries raise while a model is found, downloaded and loaded, as errors that name the model and the next step."""
+"""Translation of the libraries' errors while a model is downloaded and loaded into our errors with a next step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NO_CONNECTION = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
 
 @contextmanager
 def named_failures(source: ModelSource, revision: str | None, access: HubAccess) -> Iterator[None]:
-    """Turn what libraries raise while a model is loaded into errors that name the model and the next step."""
+    """Translate the errors of libraries while a model is loaded into errors that name the model and the next step."""
     try:
         yield
     except CwaError:
@@ -43,7 +43,7 @@ def named_failures(source: ModelSource, revision: str | None, access: HubAccess)
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether a library written in Rust met a defect of its own, or data that it had not thought of: no Exception."""
+    """Whether this is the panic of a library in Rust. It derives from BaseException, not from Exception."""
     return type(error).__name__ == "PanicException"
 
 
@@ -98,12 +98,12 @@ def _named(error: BaseException, source: ModelSource, revision: str | None, acce
 
 
 def _hub_answer(chain: list[BaseException]) -> int:
-    """HTTP status of the Hub's refusal, 0 where it did not answer at all."""
+    """HTTP status of the Hub's refusal; 0 if it did not answer."""
     return next((int(cause.response.status_code) for cause in chain if isinstance(cause, HfHubHTTPError)), 0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on an accelerator or on the CPU, where torch raises a plain RuntimeError, files an OSError."""
+    """Whether memory ran out. On a CPU torch raises a plain RuntimeError for this, and reading a file an OSError."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return getattr(error, "errno", None) == errno.ENOMEM or any(phrase in str(error) for phrase in _NO_MEMORY)

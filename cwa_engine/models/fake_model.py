@@ -21,10 +21,10 @@ from cwa_engine.models.loading import LoadedModel
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that are made meanwhile and live; `peak` is the most there were at once."""
+    """Counts the bytes of live tensors that were created inside this context; `peak` is the most at one time."""
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        """`known` tensors were there before, so views of them are nothing new."""
+        """`known` are tensors from before; views of them are not counted."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
@@ -80,7 +80,7 @@ def fake_model(
 
 
 def peak_bytes(fake: FakeModel, work: Callable[[], object]) -> int:
-    """The most bytes beside the weights that would live at once during a piece of work."""
+    """The peak of the bytes of live tensors during `work`, without weights and buffers."""
     own = [*fake.model.parameters(), *fake.model.buffers()]
     with fake.mode, LiveBytes(own) as counted:
         work()

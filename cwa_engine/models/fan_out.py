@@ -1,8 +1,8 @@
-"""How many weights read what a weight writes: one norm gain decides over a whole column of the matrices after it.
+"""Fan-out: how many weights read the output of a weight. A norm gain acts on whole columns of the matrices after it.
 
-A weight of a matrix takes part in one product a token. What a norm puts out is read by every row of the matrices that
-follow, so zeroing one gain is zeroing a column of all of them. An embedding, and a bias of what is added to the hidden
-state, is read by all norms of the hidden state that come later.
+A weight of a matrix takes part in one product for each token. The output of a norm is read by every row of the matrices
+after it, so zeroing one gain zeroes a column of each of them. A feature of the embedding, or a bias that is added to the
+hidden state, is read by all later norms of the hidden state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cwa_engine.models.loading import LoadedModel
 
 @dataclass
 class _Norm:
-    """A norm that was called, and how many output features read what it put out; None where experts do, each some tokens."""
+    """A called norm and the number of output features that read it; None if experts do, each for some of the tokens."""
 
     path: str
     width: int
@@ -31,7 +31,7 @@ class _Norm:
 
 @dataclass
 class _Trace:
-    """The norms and linear layers of a forward pass in the order they were called."""
+    """The norms and linear layers of a forward pass, in the order of their calls."""
 
     embeddings: set[str]
     norms: list[_Norm] = field(default_factory=list)
@@ -39,7 +39,7 @@ class _Trace:
 
 
 def fan_out(loaded: LoadedModel, parameter: Parameter) -> int | None:
-    """How many weights read each feature of `parameter`: 1 for a matrix, None where that is not known."""
+    """How many weights read each feature of `parameter`: 1 for a matrix; None if it is not known."""
     trace = _trace(loaded)
     path, _, leaf = parameter.name.rpartition(".")
     if path in trace.embeddings:
@@ -60,7 +60,7 @@ def _sum(norms: Sequence[_Norm]) -> int | None:
 
 
 def trace_norms(loaded: LoadedModel) -> None:
-    """Run two tokens through the whole model, once, to see which linear layers read which norms."""
+    """Find out which linear layers read which norms by running two tokens through the model, once for each model."""
     _trace(loaded)
 
 

@@ -11,15 +11,15 @@ from cwa_engine.base.cancellation import check_cancelled
 
 
 def logits_of(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Tensor:
-    """[B, T, vocabulary] from token ids and an attention mask, [B, T] both; no mask where there is no padding."""
+    """Logits [B, T, vocabulary] of token ids [B, T]. `mask` is the attention mask [B, T], or None without padding."""
     logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return logits
 
 
 def cancel_between_blocks(model: nn.Module) -> list[RemovableHandle]:
-    """Let a pass be cancelled before each block, on its way back as well: on a CPU one batch may take minutes.
+    """Check for cancelling before each block, in forward and backward passes: on a CPU one batch may take minutes.
 
-    Gives the hooks that do it.
+    Returns the handles of the hooks that do it.
     """
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return [block.register_forward_pre_hook(_before_block) for blocks in lists for block in blocks]

@@ -1,6 +1,6 @@
-"""From a model name to a causal language model in memory, with every failure named.
+"""Loading a causal language model by name, with an error that names the reason for every failure.
 
-What is checked on the way is told in docs/loading.md.
+docs/loading.md lists the checks.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from cwa_engine.models.offload import Offload
 from cwa_engine.models.quantised import Settings, restore, scheme_of, take_settings
 from cwa_engine.models.tokenizer import load_tokenizer, refuse_empty
 
-_SMALL = 10_000_000  # weights that any config may describe
-_MOST_COMPUTED_BYTES = 2**30  # of masks and tables of positions; those of GPT-J take 117 MB
+_SMALL = 10_000_000  # a config may describe this many weights more than the files hold
+_MOST_COMPUTED_BYTES = 2**30  # of computed masks and tables of positions; those of GPT-J take 117 MB
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in eval mode on its device, and what a manifest must say about where it came from."""
+    """A model in eval mode on its device, with what a manifest records of its origin."""
 
     model: PreTrainedModel = field(repr=False)
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
@@ -59,38 +59,38 @@ class LoadedModel:
     files: dict[str, str]  # file name -> sha256
     device: torch.device
     dtype: str  # "float32"
-    notes: tuple[str, ...] = ()  # what a reader of results must know of how it was loaded
-    unbatched_above: int | None = None  # tokens: a longer text is computed alone; None: any may be batched with others
-    offload: Offload | None = field(default=None, repr=False)  # where blocks live in CPU memory
+    notes: tuple[str, ...] = ()  # what a reader of results must know about the loading
+    unbatched_above: int | None = None  # tokens; longer texts are computed alone; None: no limit
+    offload: Offload | None = field(default=None, repr=False)  # set if the blocks stay in CPU memory
     facts: Facts = field(default_factory=Facts, repr=False, compare=False)
 
     @property
     def default_batch_size(self) -> int:
-        """Sequences at once where neither a user nor a plan says how many."""
+        """Sequences in a batch if neither the user nor a plan sets the number."""
         # One at a time is fastest on a CPU: 8 sequences of SmolLM2-135M took 4.2 s singly, 7.2 s padded to one batch.
         return 1 if self.device.type == "cpu" else 8
 
     def batched(self, sequences: Sequence[TokenSequence], size: int | None = None) -> list[list[TokenSequence]]:
-        """Batches of at most `size` sequences in which each is computed as it would be alone."""
+        """Batches of at most `size` sequences. Each sequence has the same logits in its batch as alone."""
         return batched(sequences, size or self.default_batch_size, self.unbatched_above)
 
     def with_parameters(self, names: Iterable[str]) -> LoadedModel:
-        """The same model with only these parameters in view, for ranking and controls."""
+        """The same model with an anatomy of these parameters only, for ranking and controls."""
         return dataclasses.replace(self, anatomy=self.anatomy.subset(names))
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the weights."""
+        """Bytes of the weights."""
         return weights_bytes(self.model)
 
     @property
     def max_tokens(self) -> int | None:
-        """The longest sequence the model takes, None where nothing names a limit."""
+        """The most tokens of a sequence; None if the model names no limit."""
         return longest_sequence(self.model)
 
 
 def weights_bytes(model: PreTrainedModel) -> int:
-    """Memory of a model's weights, or what they will take where they have none yet."""
+    """Bytes of a model's weights, also of weights that are not in memory yet."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
@@ -108,13 +108,14 @@ def load_model(
 ) -> LoadedModel:
     """Load a model by alias, Hub id, local folder or GGUF file.
 
-    `say` hears what takes long; `make_room` is told what the weights will take, in bytes, just before they are read;
-    `read` hears how many bytes of them have been downloaded, then how many have been read.
+    `dtype` "auto" keeps the stored dtype on an accelerator and uses float32 on a CPU. With `offload` the decoder blocks
+    stay in CPU memory and come to the device one at a time.
 
-    With `offload` the decoder blocks stay in CPU memory and come to the device one at a time.
+    Callbacks: `say(text)` before a step that takes long; `make_room(bytes of the weights)` just before they are read;
+    `read(bytes done, bytes in all)` while weights are downloaded, and again while they are read.
 
-    `dtype` "auto" keeps the stored dtype on an accelerator and uses float32 on a CPU. Raises ModelNotFound, ModelGated,
-    ModelBroken or OutOfMemory. Weights that the files lack are never made up: a model that misses some is broken.
+    Raises ModelNotFound, ModelGated, ModelBroken or OutOfMemory. Missing weights are never initialised: a model whose
+    files lack some is broken.
     """
     access = access.filled_in() if access else current_access()
     source, revision = _source(name, revision)
@@ -131,7 +132,9 @@ def load_model(
         offloaded = _placed(model, anatomy, target, offload)
         files = stored.hashes()
         if fingerprint(source) != before:
-            raise ModelBroken(f"the files of {name} changed while they were read", hint="try again when they are whole")
+            raise ModelBroken(
+                f"the files of {name} changed while they were read", hint="try again when they are complete"
+            )
         return LoadedModel(
             model=model,
             tokenizer=stored.tokenizer,
@@ -148,7 +151,7 @@ def load_model(
 
 
 def _source(name: str, revision: str | None) -> tuple[ModelSource, str | None]:
-    """Where a name leads, and at which revision. Raises InvalidInput for a revision of what has none."""
+    """The source and the revision of a name. Raises InvalidInput for a revision of a local model."""
     name, revision = name_and_revision(name, revision)
     source = resolve(name)
     if revision and source.kind is not SourceKind.HUB:
@@ -159,9 +162,9 @@ def _source(name: str, revision: str | None) -> tuple[ModelSource, str | None]:
 
 
 def _refuse_more_than_stored(name: str, empty: PreTrainedModel, tensors: Mapping[str, StoredTensor]) -> None:
-    """Raises ModelBroken for a config of a far larger model than the files hold, before memory is asked for.
+    """Raises ModelBroken if the config describes a far larger model than the files hold, before memory is allocated.
 
-    What differs by less is named in more detail once the tensors have been read.
+    Smaller differences get a more detailed error after the tensors have been read.
     """
     stored = sum(tensor.numel for tensor in tensors.values())
     described = sum(parameter.numel() for parameter in empty.parameters())
@@ -185,7 +188,7 @@ def _causal_model(
     tokenizer: PreTrainedTokenizerBase,
     read: Read,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The whole checkpoint as a model that does not see later tokens, and notes on what was left out or switched."""
+    """The checkpoint as a causal model, and notes on what was left out or switched. Raises ModelBroken."""
     model, notes = _whole_model(name, empty, tensors, read)
     if not causality.sees_later_tokens(model, tokenizer.all_special_ids):
         return model, notes
@@ -195,7 +198,7 @@ def _causal_model(
         if not causality.sees_later_tokens(model, tokenizer.all_special_ids):
             return model, [*notes, f"run as a decoder ({switched} = true): as its config has it, it sees later tokens"]
     raise ModelBroken(
-        f"{name} ({type(empty).__name__}) sees later tokens, so its loss is no perplexity",
+        f"{name} ({type(empty).__name__}) sees later tokens, so its loss is not a perplexity",
         hint="cwtool analyses causal language models; docs/architectures.md lists those that work",
     )
 
@@ -203,10 +206,10 @@ def _causal_model(
 def _whole_model(
     name: str, empty: PreTrainedModel, tensors: Mapping[str, StoredTensor], read: Read
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model with every weight from the checkpoint, in memory of its own, and notes on what was left out."""
+    """The model with every weight read from the checkpoint, and notes on what was left out."""
     checkpoint = Checkpoint(tensors, read)
-    load: Any = type(empty).from_pretrained  # typed as if it never gave the loading info
-    # Tensors of another shape are let through here, for `check_complete` to name them.
+    load: Any = type(empty).from_pretrained  # its type lacks the loading info
+    # `ignore_mismatched_sizes` lets tensors of a wrong shape pass, because `check_complete` names them better.
     model, info = load(
         None,
         config=empty.config,
@@ -222,7 +225,7 @@ def _whole_model(
 
 
 def _placed(model: Any, anatomy: Anatomy, device: torch.device, offload: bool) -> Offload | None:
-    """Bring the model to its device; with `offload` its blocks stay in CPU memory."""
+    """Move the model to its device; with `offload` its blocks stay in CPU memory."""
     if offload:
         return Offload(model, list(model.get_submodule(anatomy.blocks_path).children()), device)
     for block in model.get_submodule(anatomy.blocks_path).children():
@@ -233,7 +236,7 @@ def _placed(model: Any, anatomy: Anatomy, device: torch.device, offload: bool) -
 
 
 def batching(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, str]:
-    """(tokens above which a text is computed alone, a note where that is so)"""
+    """(tokens above which a text is computed alone, or None; a note about it, or "")"""
     if causality.depends_on_batch(model, tokenizer.all_special_ids):
         return 0, "every text is computed alone: this model's logits depend on the longest text of a batch"
     limit = causality.unbatched_above_of(model.config)
@@ -243,7 +246,7 @@ def batching(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tupl
 
 
 def notes_on_norms(anatomy: Anatomy) -> str:
-    """A note where a stored zero is no factor of zero."""
+    """A note for norms that multiply by an offset plus the stored weight, so that a stored zero is not a factor of zero."""
     offsets = set(anatomy.offsets.values())
     if not offsets:
         return ""
@@ -252,7 +255,7 @@ def notes_on_norms(anatomy: Anatomy) -> str:
 
 
 def _plain_config(folder: Path, **options: Any) -> tuple[PretrainedConfig, Settings | None]:
-    """The config of the model with plain weights, and how its weights are quantised."""
+    """The config without its quantisation, and the quantisation's settings if there are any."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **options)
     return config, take_settings(config, folder)
 
@@ -277,13 +280,13 @@ def load_without_weights(
         check_counts(read_json(folder / "config.json"), folder / "config.json")
         config, settings = _plain_config(folder, **options)
         if settings:
-            scheme_of(settings, name)  # raises for what could not be loaded
+            scheme_of(settings, name)  # raises if the model could not be loaded
         tokenizer, _ = load_tokenizer(source, folder, local_files_only=True, **options)
         return source, config, tokenizer
 
 
 def torch_device(device: str) -> torch.device:
-    """The device, or InvalidInput where this machine lacks it."""
+    """The torch device of a name. Raises InvalidInput if this machine lacks it."""
     here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         here.append("mps")
@@ -293,7 +296,7 @@ def torch_device(device: str) -> torch.device:
 
 
 def _torch_dtype(dtype: str, device: torch.device, stored: Mapping[str, StoredTensor]) -> torch.dtype:
-    """`dtype` by name; "auto" is float32 on a CPU and elsewhere what most weights are stored in."""
+    """The dtype of a name; "auto" is float32 on a CPU, elsewhere the dtype in which most weights are stored."""
     if dtype != "auto":
         chosen = getattr(torch, dtype)
         assert isinstance(chosen, torch.dtype)
@@ -310,7 +313,7 @@ def _torch_dtype(dtype: str, device: torch.device, stored: Mapping[str, StoredTe
 
 @dataclass(frozen=True)
 class _StoredModel:
-    """What a model is built of, from whatever kind of source. `hashes()` reads its files: file name -> sha256."""
+    """The parts of a model before it is built. `hashes()` reads its files and gives file name -> sha256."""
 
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
@@ -363,7 +366,7 @@ def _of_gguf(source: ModelSource) -> _StoredModel:
 
 
 def _own_folder(source: ModelSource) -> Path:
-    """A folder of the user's own."""
+    """The path of a local model folder. Raises ModelBroken or ModelNotFound if it is not one."""
     folder = Path(source.location)
     refuse_adapter((entry.name for entry in folder.iterdir()), source.name)
     check_files(folder)

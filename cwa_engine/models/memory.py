@@ -1,4 +1,4 @@
-"""Memory: what a device has, what is left of it, and how what is no longer needed is given back."""
+"""Memory of devices: how much there is, how much is free, and releasing what is no longer used."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cwa_engine.machine.memory import Memory, available_memory
 
 T = TypeVar("T")
 
-# glibc keeps what was freed: 60 MB after SmolLM2-135M was loaded from a GGUF file, 85 MB after its blocks were scored.
+# glibc keeps freed memory: 60 MB after loading SmolLM2-135M from a GGUF file, 85 MB after scoring its blocks.
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def device_memory(device: torch.device) -> Memory:
-    """What a device has, and what is left of it for this process."""
+    """The memory of a device, and how much of it this process can still get."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return Memory(str(device), int(total), int(free))
@@ -25,17 +25,17 @@ def device_memory(device: torch.device) -> Memory:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be had on a device."""
+    """Bytes that this process can still get on a device."""
     return device_memory(device).free_bytes
 
 
 def usual_reserve_bytes(device: torch.device) -> int:
-    """What is left free where nobody says how much: 1 GB, or a tenth of what is less than 10 GB."""
+    """Bytes to leave free by default: 1 GB, or a tenth of a device with less than 10 GB."""
     return int(min(1e9, device_memory(device).total_bytes / 10))
 
 
 def release() -> None:
-    """Give back what nothing refers to any more, to the system and the device as well."""
+    """Release unreferenced memory, to the system and to the device."""
     gc.collect()
     if _trim:
         _trim(0)

@@ -1,7 +1,7 @@
-"""The files of a model before they are trusted: what they are, how large, and what numbers their config has.
+"""Checks of a model's files before they are opened: their kinds, their sizes, and the numbers in the config.
 
-Strangers make models. A file that is none is waited for without end, a config of 500 MB takes gigabytes to read, and a config
-of a thousand million layers is built until memory is gone. Each is refused by name before it is opened or built.
+Models come from strangers. Reading a pipe could wait without end, parsing a config of 500 MB takes gigabytes, and building
+a config of a thousand million layers exhausts memory. Each is refused by name before it is opened or built.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from cwa_engine.base.errors import ModelBroken
 
-# The largest of models in use: an index of 9 MB (DeepSeek-V3), tokenizers of 34 MB (Gemma 3), configs of 2 MB.
+# The largest files of models in use: an index of 9 MB (DeepSeek-V3), tokenizers of 34 MB (Gemma 3), configs of 2 MB.
 _MOST_BYTES = {
     "*.index.json": 64 * 2**20,
     "tokenizer.json": 128 * 2**20,
@@ -28,10 +28,10 @@ _MOST_BYTES = {
     "*.txt": 128 * 2**20,
     "*.jinja": 16 * 2**20,
 }
-_TEMPLATES = "additional_chat_templates"  # the one folder in a model's own that is read
+_TEMPLATES = "additional_chat_templates"  # the only subfolder of a model that is read
 _HINT = "download or save the model again"
 
-# Numbers of things that are built one by one, and the most of them that any model may have.
+# Config fields that count things which are built one by one, and the most that any model may have.
 _COUNTS = (
     (re.compile(r"(\w+_)?(layers|layer|blocks|block_count)$"), 2_000),
     (re.compile(r"(\w+_)?(experts|labels|heads|codebooks|streams)$"), 100_000),
@@ -39,37 +39,37 @@ _COUNTS = (
 
 
 def check_files(folder: Path) -> None:
-    """Raises ModelBroken for what is no file in a model's folder, and for files that are larger than any such file is."""
+    """Raises ModelBroken for pipes and the like in a model's folder, and for files larger than any such file of a model."""
     for path in _entries(folder):
         try:
             found = path.stat()
-        except FileNotFoundError:  # a link that leads nowhere: whoever needs it says so
+        except FileNotFoundError:  # a dangling link: code that needs the file reports it
             continue
         if stat.S_ISREG(found.st_mode):
             _check_size(path, found.st_size)
         elif not stat.S_ISDIR(found.st_mode):
-            raise ModelBroken(  # it might be waited for without end
-                f"{path} is a pipe, a socket or a device, and no file",
+            raise ModelBroken(  # reading it could wait without end
+                f"{path} is a pipe, a socket or a device, not a file",
                 hint="put the file there, or remove it from the folder",
             )
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ModelBroken for a file that is too large or holds none, and FileNotFoundError."""
+    """The object in a JSON file. Raises ModelBroken if the file is too large or is not a JSON object; FileNotFoundError."""
     _check_size(path, path.stat().st_size)
     try:
         found = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ModelBroken(f"{path} is no JSON: {error}", hint=_HINT) from error
+        raise ModelBroken(f"{path} is not JSON: {error}", hint=_HINT) from error
     except RecursionError as error:
         raise ModelBroken(f"{path} is nested too deeply to be read", hint=_HINT) from error
     if not isinstance(found, dict):
-        raise ModelBroken(f"{path} is no JSON object", hint=_HINT)
+        raise ModelBroken(f"{path} is not a JSON object", hint=_HINT)
     return found
 
 
 def check_counts(config: Mapping[str, Any], where: Path, tensors: int | None = None) -> None:
-    """Raises ModelBroken for a config that has more layers than any model, or than files with so many `tensors` can fill."""
+    """Raises ModelBroken for a config with more layers than any model has, or than the files' `tensors` can fill."""
     for key, value in _numbers(config):
         for pattern, most in _COUNTS:
             if pattern.fullmatch(key) and value > most:
@@ -81,7 +81,7 @@ def check_counts(config: Mapping[str, Any], where: Path, tensors: int | None = N
 
 
 def _numbers(config: Any) -> Iterator[tuple[str, int]]:
-    """(key, number) of every whole number in a config, in the configs within it as well."""
+    """(key, number) of every whole number in a config and in the configs nested in it."""
     waiting = [config]
     while waiting:
         for key, value in waiting.pop().items():

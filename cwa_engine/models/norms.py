@@ -1,4 +1,4 @@
-"""What norms multiply by: most by their weight w, some (Gemma, Nemotron, Qwen3-Next) by 1 + w."""
+"""The factor of norms: most multiply by their weight w, some (Gemma, Nemotron, Qwen3-Next) by 1 + w."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _TOKENS = 3
 
 
 def norm_offsets(model: nn.Module, names: list[str]) -> dict[str, float]:
-    """For each of these one-dimensional parameters what its module adds to it before it multiplies; 0 where it adds nothing.
+    """Name -> offset c, for one-dimensional parameters w whose module multiplies by (w + c).
 
-    Found by calling one module of each class with weights of zero and of one. A module that is not called with one or two
-    hidden states is taken to add nothing.
+    One module of each class is called with weights of zero and of one. A module that does not take one or two hidden
+    states counts as having no offset.
     """
     by_class: dict[type, float] = {}
     found = {}
@@ -33,7 +33,7 @@ def _offset(module: nn.Module, leaf: str) -> float:
 
     def output(value: float) -> Tensor | None:
         weights = {**zeros, leaf: torch.full(zeros[leaf].shape, value)}
-        for arguments in ((x,), (x, x)):  # a gated norm takes the gate as well
+        for arguments in ((x,), (x, x)):  # a gated norm takes the gate as its second argument
             try:
                 result = torch.func.functional_call(module, weights, arguments)
             except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):

@@ -1,4 +1,4 @@
-"""Blocks that live in CPU memory and come to the device one at a time, for models that are larger than the device."""
+"""Offload: blocks stay in CPU memory and come to the device one at a time, for models larger than the device."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 class Offload:
-    """Keeps the blocks of a model in CPU memory, everything else on the device.
+    """Keeps the blocks of a model in CPU memory and everything else on the device.
 
-    A block is brought to the device when it is called, and its copy there is given up when it has been, or at the end of
-    `on_device`. What is written to a weight at rest is written to the one in CPU memory.
+    A block is copied to the device before each call. The copy is dropped after the call, or at the end of `on_device`.
+    Outside of a call, edits of a weight change the one in CPU memory.
     """
 
     def __init__(self, model: nn.Module, blocks: list[nn.Module], device: torch.device) -> None:
@@ -32,16 +32,16 @@ class Offload:
             block.register_forward_hook(self._after, always_call=True)
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        """A copy on the device, or the tensor itself where it is there."""
+        """A copy on the device; the tensor itself if it is there already."""
         return tensor.to(self.device)
 
     def to_host(self, tensor: Tensor) -> Tensor:
-        """A copy in CPU memory, or the tensor itself where it is there."""
+        """A copy in CPU memory; the tensor itself if it is there already."""
         return tensor.to("cpu")
 
     @contextmanager
     def on_device(self, block: nn.Module) -> Iterator[None]:
-        """The block stays on the device until the end, however often it is called."""
+        """Keep the block on the device until the end of the context, however often it is called."""
         self._load(block)
         self._held.add(block)
         try:

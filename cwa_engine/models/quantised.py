@@ -1,7 +1,7 @@
-"""Quantised checkpoints, restored to plain weights: what each way of storing weights means, exactly, in float32.
+"""Quantised checkpoints, restored exactly to plain float32 weights: one function for each format.
 
-A quantised weight is stored as several tensors: codes, and the scales that make numbers of them. Each function below is
-the formula of one way. Only the weights are restored: where a model also rounds its activations, that is not imitated.
+A quantised weight is stored as several tensors: codes, and the scales that turn them into numbers. Each function below is
+the formula of one format. Only weights are restored; rounding of activations is not imitated.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from cwa_engine.base.errors import ModelBroken
 from cwa_engine.models.checkpoint import StoredTensor
 
 Settings = Mapping[str, Any]  # the quantization_config
-Parts = Mapping[str, Tensor]  # of one weight; "codes" are those that stand under the weight's own name
+Parts = Mapping[str, Tensor]  # the stored tensors of one weight; "codes" is the tensor with the weight's own name
 
 # 4-bit floats with 2 bits of exponent and 1 of mantissa (OCP Microscaling formats, table 5); the upper half is negative.
 _E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
-_AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # the column that each 4 bits of a word belong to, of eight in a row
+_AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # the column of each 4 bits of a word, among eight neighbours
 
-# Of activations and of the cache, which the weights do not depend on.
+# Tensors of the activations and of the cache, on which the weights do not depend.
 _OF_ACTIVATIONS = re.compile(
     r"\.(input_scale|output_scale|activation_scale|input_global_scale|input_zero_point|[qkv]_scale|[kv]_proj\.output_scale)$"
 )
-# Files in which older quantisers describe what newer ones write into config.json.
+# Files of older quantisers for what newer ones write into config.json.
 _OTHER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way of storing weights. `part` matches names like WEIGHT_scale: group "of" is the weight's, "part" the rest."""
+    """One format. `part` matches names like WEIGHT_scale: its group "of" is the weight's name, its group "part" the rest."""
 
     name: str
     part: re.Pattern[str]
     restore: Callable[[Parts, Settings], Tensor]
-    suffix: str = ""  # of the restored weight's name after "of"
+    suffix: str = ""  # appended to "of" for the name of the restored weight
 
 
 @dataclass(frozen=True)
 class Restored:
-    """Plain tensors by the names that the architecture knows, and how they were stored."""
+    """Plain tensors by the names of the architecture, and the format they were stored in."""
 
     tensors: dict[str, StoredTensor]
-    name: str  # "bitsandbytes nf4"; empty where nothing was quantised
-    note: str  # for whoever reads the results
+    name: str  # "bitsandbytes nf4"; empty if nothing was quantised
+    note: str  # for the reader of the results
 
 
 def take_settings(config: Any, folder: Path) -> Settings | None:
-    """How the weights of a folder are quantised, by its config or a file of the quantiser's own; None for plain weights.
+    """The quantisation settings of a folder, from its config or from a file of the quantiser; None for plain weights.
 
-    The config is that of a model with plain weights after this.
+    Removes the settings from `config`, so that transformers builds a model with plain weights.
     """
     found = None
     for holder in (config, config.get_text_config(decoder=True)):
@@ -73,9 +73,9 @@ def take_settings(config: Any, folder: Path) -> Settings | None:
 
 
 def restore(stored: Mapping[str, StoredTensor], settings: Settings | None, model: str) -> Restored:
-    """The checkpoint with its quantised weights as plain ones; they are restored when they are loaded.
+    """The checkpoint with plain weights. Each quantised weight is restored when it is loaded.
 
-    Raises ModelBroken for a way of storing weights that is not known here, and for parts of a weight that are missing.
+    Raises ModelBroken for an unknown format; loading a weight raises it if parts of the weight are missing.
     """
     if settings is None:
         return Restored(dict(stored), "", "")
@@ -117,7 +117,7 @@ def _reason(error: Exception) -> str:
 
 
 def scheme_of(settings: Settings, model: str) -> Scheme:
-    """The way that a quantization_config describes. Raises ModelBroken for one that cannot be restored exactly."""
+    """The format of a quantization_config. Raises ModelBroken for a format that cannot be restored exactly."""
     method = str(settings.get("quant_method", "")).lower()
     if method == "bitsandbytes" or settings.get("load_in_4bit") or settings.get("load_in_8bit"):
         if settings.get("load_in_4bit"):
@@ -165,12 +165,12 @@ def _gptq_format(settings: Settings) -> str:
 
 
 def _varies(settings: Settings) -> bool:
-    """Whether some layers are quantised otherwise than the rest."""
+    """Whether some layers have other settings than the rest."""
     return bool(settings.get("dynamic"))
 
 
 def _compressed_scheme(settings: Settings) -> Scheme | None:
-    """compressed-tensors: one kind of weights, nothing sparse, nothing rotated."""
+    """The format of compressed-tensors: all weights of one kind, none sparse, none rotated; None for any other."""
     sparse = settings.get("sparsity_config") or {}
     if sparse.get("format", "dense") != "dense" or settings.get("transform_config"):
         return None
@@ -195,7 +195,7 @@ def _compressed_scheme(settings: Settings) -> Scheme | None:
 def _bitsandbytes_4bit(parts: Parts, settings: Settings) -> Tensor:
     """w = quant_map[code] * absmax of the block; nested: absmax = nested_quant_map[code] * nested_absmax + offset."""
     state = json.loads(parts["quant_state"].numpy().tobytes())
-    codes = parts["codes"].contiguous().view(-1).view(torch.uint8)  # whatever dtype they are kept in
+    codes = parts["codes"].contiguous().view(-1).view(torch.uint8)  # they may be stored under any dtype
     absmax = parts["absmax"]
     if "nested_absmax" in parts:
         scale = parts["nested_absmax"].repeat_interleave(state["nested_blocksize"])[: len(absmax)]
@@ -214,7 +214,7 @@ def _bitsandbytes_8bit(parts: Parts, settings: Settings) -> Tensor:
 
 
 def _gptq(parts: Parts, settings: Settings) -> Tensor:
-    """w = scale * (code - zero), both of the group of in_features. The first format stores each zero less one."""
+    """w = scale * (code - zero), with scale and zero of the group of in_features. Format "gptq" stores zero - 1."""
     bits, scales = int(settings["bits"]), parts["scales"].float()  # [groups, out]
     in_features = parts["qweight"].shape[0] * 32 // bits
     codes = _unpacked(parts["qweight"].T, bits, in_features)  # [out, in]
@@ -226,7 +226,7 @@ def _gptq(parts: Parts, settings: Settings) -> Tensor:
 
 
 def _awq(parts: Parts, settings: Settings) -> Tensor:
-    """w = scale * (code - zero), both of the group of in_features; columns are interleaved in each word."""
+    """w = scale * (code - zero), with scale and zero of the group of in_features; columns are interleaved in each word."""
     in_features, scales = parts["qweight"].shape[0], parts["scales"].float()  # [groups, out]
     codes, zeros = (_unpacked(parts[name], 4, scales.shape[1]) for name in ("qweight", "qzeros"))
     columns = torch.arange(scales.shape[1]).view(-1, 8)[:, torch.tensor(_AWQ_ORDER).argsort()].flatten()
@@ -235,9 +235,11 @@ def _awq(parts: Parts, settings: Settings) -> Tensor:
 
 
 def _scaled_codes(parts: Parts, settings: Settings) -> Tensor:
-    """w = (code - zero) * scale, of the whole tensor, each row, each group of a row, or each block."""
+    """w = (code - zero) * scale, with one scale for the tensor, each row, each group of a row, or each block."""
     codes = parts["codes"].float()
-    scale = parts["scale_inv"] if "scale_inv" in parts else parts["scale"]  # both are multiplied with
+    scale = (
+        parts["scale_inv"] if "scale_inv" in parts else parts["scale"]
+    )  # in spite of its name, scale_inv is a factor too
     zero = parts.get("zero_point")
     if zero is not None:
         codes = codes - _spread(zero, codes.shape, settings)
@@ -245,7 +247,7 @@ def _scaled_codes(parts: Parts, settings: Settings) -> Tensor:
 
 
 def _packed_integers(parts: Parts, settings: Settings) -> Tensor:
-    """w = (code - zero) * scale with codes and zeros in 32-bit words, each raised by half its range."""
+    """w = (code - zero) * scale, with codes and zeros in 32-bit words, shifted up by half of their range."""
     bits, (rows, columns) = int(settings["num_bits"]), parts["shape"].tolist()
     half, scale = 2 ** (bits - 1), parts["scale"].float()
     codes: Tensor = _unpacked(parts["packed"], bits, columns) - half
@@ -256,40 +258,40 @@ def _packed_integers(parts: Parts, settings: Settings) -> Tensor:
 
 
 def _by_group(values: Tensor, parts: Parts, shape: torch.Size, settings: Settings) -> Tensor:
-    """Values of groups of in_features, one for each weight; `g_idx` names the group of each in_feature."""
+    """Values of groups of in_features, repeated for each weight; `g_idx` has the group of each in_feature."""
     return values[:, parts["g_idx"].long()] if "g_idx" in parts else _spread(values, shape, settings)
 
 
 def _nvfp4_compressed(parts: Parts, settings: Settings) -> Tensor:
-    """w = value * scale of 16 / scale of the tensor."""
+    """w = value * (scale of the group of 16) / (scale of the tensor)."""
     return _fp4(parts["packed"], parts["scale"].float()) / parts["global_scale"].float()
 
 
 def _nvfp4_of_modelopt(parts: Parts, settings: Settings) -> Tensor:
-    """w = value * scale of 16 * scale of the tensor."""
+    """w = value * (scale of the group of 16) * (scale of the tensor)."""
     return _fp4(parts["codes"], parts["scale"].float()) * parts["scale_2"].float()
 
 
 def _mxfp4(parts: Parts, settings: Settings) -> Tensor:
-    """w = value * 2^(scale - 127), of 32. Blocks are [experts, out, groups, 16]; the weight is [experts, in, out]."""
+    """w = value * 2^(scale - 127), one scale for 32 values. Blocks: [experts, out, groups, 16]; weight: [experts, in, out]."""
     exponents = torch.ldexp(torch.ones(parts["scales"].shape), parts["scales"].int() - 127)
     return _fp4(parts["blocks"].flatten(-2), exponents).mT
 
 
 def _fp4(packed: Tensor, scale: Tensor) -> Tensor:
-    """4-bit floats, the first of each byte in its low half, times the scale of their group. [..., in]"""
+    """4-bit floats (the low half of a byte is the first) times the scale of their group. [..., in]"""
     values = _E2M1[_nibbles(packed, high_first=False).long()]
     return values * scale.repeat_interleave(values.shape[-1] // scale.shape[-1], -1)
 
 
 def _nibbles(packed: Tensor, high_first: bool) -> Tensor:
-    """Both halves of each byte along the last axis."""
+    """The two 4-bit halves of each byte, along the last axis."""
     halves = [packed & 0xF, packed >> 4]
     return torch.stack(halves[::-1] if high_first else halves, -1).flatten(-2)
 
 
 def _unpacked(words: Tensor, bits: int, count: int) -> Tensor:
-    """`count` numbers of so many bits from each row of 32-bit words, lowest bits first, across words where they fall so."""
+    """`count` numbers of `bits` bits from each row of 32-bit words, lowest bits first; a number may cross two words."""
     start = torch.arange(count) * bits
     word, shift = start // 32, start % 32
     wide = words.long() & 0xFFFFFFFF
@@ -299,11 +301,11 @@ def _unpacked(words: Tensor, bits: int, count: int) -> Tensor:
 
 
 def _spread(values: Tensor, shape: torch.Size, settings: Settings) -> Tensor:
-    """Values of a tensor, of its rows, or of its blocks, one for each weight that they hold for."""
+    """Scales of a tensor, of its rows or of its blocks, repeated for each weight."""
     values = values.float()
     if values.numel() == 1:
         return values.view(1)
-    while values.dim() < len(shape):  # one for each row, or each expert
+    while values.dim() < len(shape):  # one scale for each row, or each expert
         values = values.unsqueeze(-1)
     block = settings.get("weight_block_size") or [None, None]
     for axis, size in zip((-2, -1), block, strict=True):

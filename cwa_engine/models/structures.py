@@ -1,10 +1,10 @@
-"""What is ranked and damaged: single weights, or whole rows, columns and attention heads of a parameter.
+"""Structures: the units that are ranked and damaged, single weights or whole rows, columns and attention heads.
 
-Each structure numbers its units within a parameter. A unit of "weight" is one weight and its number is the flat index; a
-row is all that leads to one out_feature, a column all that comes from one in_feature, each of one expert in a stack of
-experts. A head is what an attention's output projection reads of one head, so zeroing it is masking that head (Michel
-et al. 2019). Vectors have neither rows nor columns. A target names weights as people write them, indices in the order
-(expert,) out, in: `model.layers.11.mlp.down_proj.weight[507,:]`.
+Each structure numbers its units within a parameter. A unit of "weight" is one weight, and its number is the flat index. A
+row has all weights of one out_feature, a column all of one in_feature; in a stack, those of one expert. A head has the
+columns of an attention's output projection that read this head, so zeroing it masks the head (Michel et al. 2019). Vectors
+have neither rows nor columns. A target names weights with indices in the order (expert,) out, in:
+`model.layers.11.mlp.down_proj.weight[507,:]`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def unit_count(parameter: Parameter, structure: str) -> int:
-    """How many units of a structure a parameter has."""
+    """Number of units of a structure in a parameter."""
     experts = parameter.experts or 1
     match structure:
         case "weight":
@@ -39,7 +39,7 @@ def unit_count(parameter: Parameter, structure: str) -> int:
 
 
 def unit_size(parameter: Parameter, structure: str) -> int:
-    """Weights of one unit."""
+    """Number of weights of one unit."""
     if structure == "weight":
         return 1
     return parameter.numel // unit_count(parameter, structure)
@@ -67,7 +67,7 @@ def unit_weights(parameter: Parameter, structure: str, units: Indices) -> Indice
 
 
 def unit_of(parameter: Parameter, structure: str, flat_index: int) -> int:
-    """The unit a weight belongs to."""
+    """The number of the unit that a weight belongs to."""
     place = parameter.place(flat_index)
     match structure:
         case "row":
@@ -80,7 +80,7 @@ def unit_of(parameter: Parameter, structure: str, flat_index: int) -> int:
 
 
 def target_name(parameter: Parameter, structure: str, flat_index: int) -> str:
-    """The target that names the unit which begins at `flat_index`."""
+    """The target of the unit that begins at `flat_index`."""
     place = parameter.place(flat_index)
     out_index, in_index = str(place.out_feature), str(place.in_feature)
     if structure in ("column", "head"):
@@ -95,7 +95,7 @@ def target_name(parameter: Parameter, structure: str, flat_index: int) -> str:
 
 
 def find_weights(target: Target, parameters: Mapping[str, Parameter]) -> Indices:
-    """Flat indices of the weights a target names, sorted. Raises InvalidInput for what the model does not have."""
+    """Flat indices of the weights of a target, sorted. Raises InvalidInput if the model lacks them."""
     import numpy as np
 
     parameter = parameters.get(target.parameter)
@@ -126,7 +126,7 @@ def find_weights(target: Target, parameters: Mapping[str, Parameter]) -> Indices
 
 
 def common_structure(targets: Iterable[Target], parameters: Mapping[str, Parameter]) -> str:
-    """The structure of which every target is one whole unit; "weight" where they are single weights or of mixed kind."""
+    """The structure of which every target is one unit; "weight" if the targets are single weights or of mixed structures."""
     kinds = set()
     for target in targets:
         found, parameter = find_weights(target, parameters), parameters[target.parameter]

@@ -1,9 +1,9 @@
-"""A model's tokenizer, which splits texts as its own files say.
+"""A model's tokenizer. It splits texts as the model's own files say.
 
-From version 5 on, transformers picks a tokenizer class by model type or by a name in a config, and many classes take only
-the vocabulary from `tokenizer.json` and bring their own rules for digits, blanks, accents and letter case. So the file is
-read as it stands, and of the class are kept the names of special tokens (which is BOS, which EOS). Where the class would
-have read texts otherwise, the notes say so.
+From version 5 on, transformers picks a tokenizer class by model type or by a name in a config. Many classes take only the
+vocabulary from `tokenizer.json` and have their own rules for digits, blanks, accents and letter case. We therefore use
+`tokenizer.json` unchanged, and take only the names of special tokens (which is BOS, which EOS) from the class. A note says
+if the class would have split texts differently.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cwa_engine.models.vocabulary_file import (
 STORED = "tokenizer.json"
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 VOCABULARIES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "tekken.json")
-# What tokenizers disagree on: digits, contractions, accents, scripts, signs, blanks, newlines, letter case, code.
+# Texts that tokenizers split differently: digits, contractions, accents, scripts, signs, blanks, newlines, case, code.
 AWKWARD = (
     "In 1987, 12345 and 3.14159; 67,890.5 km² cost €1_000.",
     "It's what they'd said: I'LL pay, we're off, y'all.",
@@ -41,17 +41,17 @@ AWKWARD = (
     " ===== ----- ..... !!! ((a)) [b] <c> {d}",
     "def f(x):\n    return x**2  # camelCase snake_case\n\tprint(f'{x!r}')\n",
 )
-_REPEATED = "a" * 60 + "!"  # what some regular expressions try in 2^60 ways
+_REPEATED = "a" * 60 + "!"  # some regular expressions try 2^60 ways to match this
 
 
 def load_tokenizer(
     source: ModelSource, folder: Path, **options: Any
 ) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
-    """The tokenizer of a folder, and what a reader of results must know of it.
+    """The tokenizer of a folder, and notes for the reader of results.
 
-    `options` are those of `AutoTokenizer.from_pretrained`. With a `tokenizer.json` the tokens of every text are those of
-    `tokenizers.Tokenizer.from_file`, with a SentencePiece model alone those of sentencepiece, else those of the class that
-    transformers picks. Raises ModelBroken, and what transformers raises where there is neither of these files.
+    `options` go to `AutoTokenizer.from_pretrained`. If there is a `tokenizer.json`, the tokens of every text are those of
+    `tokenizers.Tokenizer.from_file`; if there is only a SentencePiece model, those of sentencepiece; else those of the class
+    that transformers picks. Raises ModelBroken, and without these files what transformers raises.
     """
     config = _read_json(folder / "tokenizer_config.json")
     if (folder / STORED).is_file():
@@ -80,14 +80,14 @@ def _stored(source: ModelSource, folder: Path) -> Tokenizer:
         raise refused(why)
     try:
         return Tokenizer.from_file(str(folder / STORED))
-    except Exception as error:  # the package raises nothing more special
+    except Exception as error:  # the package raises plain Exception
         raise refused(str(error)) from error
 
 
 def _as_described(
     source: ModelSource, folder: Path, file: str, described: Tokenizer, config: dict[str, Any], options: dict[str, Any]
 ) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
-    """What a file describes, in transformers' shell, with the special tokens named as transformers names them."""
+    """The tokenizer that a file describes, wrapped for transformers, with special tokens named as transformers names them."""
     notes = [*_without_dropout(described, file), *_add_numbered_tokens(source, described, folder, config, file)]
     names = _read_json(folder / "special_tokens_map.json") | config
     try:
@@ -96,7 +96,7 @@ def _as_described(
         names |= {
             name: token for name, token in picked.special_tokens_map.items() if described.token_to_id(token) is not None
         }
-    except Exception as error:  # a class that does not fit the file fails in any way
+    except Exception as error:  # a class that does not fit the file may raise any error
         if file != STORED or "trust_remote_code" in str(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -134,7 +134,7 @@ def _by_class(
 
 
 def refuse_empty(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Where its files are missing, transformers makes up some tokenizers, with special tokens alone."""
+    """Raises ModelBroken for a tokenizer of special tokens only: transformers makes some of these up if files are missing."""
     if not tokenizer("a", add_special_tokens=False)["input_ids"]:
         raise _no_tokenizer(source, "it gives no token for 'a'")
     return tokenizer
@@ -148,7 +148,7 @@ def _no_tokenizer(source: ModelSource, why: str) -> ModelBroken:
 
 
 def _wrapped(described: Tokenizer, names: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """transformers' shell around a tokenizer. Special tokens get their names, and none is added to the vocabulary."""
+    """A tokenizer wrapped for transformers. Special tokens get their names; nothing is added to the vocabulary."""
     described.no_truncation()
     described.no_padding()
     wrap: Any = PreTrainedTokenizerFast
@@ -162,7 +162,7 @@ def _wrapped(described: Tokenizer, names: dict[str, Any]) -> PreTrainedTokenizer
 
 
 def _without_dropout(described: Tokenizer, file: str) -> list[str]:
-    """BPE dropout makes tokens random: it is for training."""
+    """Turn off BPE dropout, which makes tokens random. Returns a note if it was on."""
     if not getattr(described.model, "dropout", None):
         return []
     described.model.dropout = None
@@ -172,7 +172,7 @@ def _without_dropout(described: Tokenizer, file: str) -> list[str]:
 def _add_numbered_tokens(
     source: ModelSource, described: Tokenizer, folder: Path, config: dict[str, Any], file: str
 ) -> list[str]:
-    """Add the tokens that other files number and the vocabulary lacks, where their number is the next one."""
+    """Add tokens that other files list with a number and the vocabulary lacks, if the number is the next free one."""
     listed = _read_json(folder / "added_tokens.json")
     try:
         numbered = {content: (int(number), AddedToken(content)) for content, number in listed.items()}
@@ -200,7 +200,7 @@ def _add_numbered_tokens(
 
 
 def _difference(picked: PreTrainedTokenizerBase, described: Tokenizer, file: str) -> list[str]:
-    """What to say where the class that transformers picks gives other tokens than the file."""
+    """A note if the class that transformers picks gives other tokens than the file."""
     added = [str(token) for token in described.get_added_tokens_decoder().values()]
     texts = (*_sample(), *(f"a {token} b{token}c" for token in added))
     ours = [described.encode(text, add_special_tokens=False).ids for text in texts]
@@ -217,7 +217,7 @@ def _difference(picked: PreTrainedTokenizerBase, described: Tokenizer, file: str
 def _refuse_other_numbers(
     source: ModelSource, picked: PreTrainedTokenizerBase, described: Tokenizer, file: str
 ) -> None:
-    """Some models number the pieces of their SentencePiece file anew, which only their class knows."""
+    """Raises ModelBroken if the model's class renumbers the pieces of its SentencePiece file."""
     theirs = picked.get_vocab()
     same = sum(theirs.get(token) == number for token, number in described.get_vocab().items())
     if 2 * same < described.get_vocab_size():
@@ -239,11 +239,11 @@ def _bos_disagreement(tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]
 
 
 def _sample() -> tuple[str, ...]:
-    """Texts that tokenizers read differently, and a few plain ones."""
+    """Texts that tokenizers split differently, and a few plain ones."""
     passages = (files("cwa_engine.data") / "passages.txt").read_text("utf-8").split("\n\n")
     return (*AWKWARD, *passages[:4])
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file, empty where there is no such file. Raises ModelBroken."""
+    """The object in a JSON file; empty if there is no such file. Raises ModelBroken."""
     return read_json(path) if path.is_file() else {}

@@ -1,9 +1,11 @@
-"""A tokenizer.json is tried in a process of its own, before it is read here.
+"""A trial of a tokenizer.json in a separate process, before this process reads it.
 
-The package tokenizers runs what the file describes: regular expressions that never end or make it panic, replacements that
-double a text forty times. Where memory runs out in it the process is gone, so the first to read it is one that may go.
+The package tokenizers runs what the file describes, such as regular expressions that never end or make it panic, and
+replacements that double a text forty times. If memory runs out there, the process dies; so a separate process reads the
+file first.
 
-As a script, `python -P tokenizer_trial.py FILE`, this module is that process; so it imports the standard library alone.
+That process runs this module as a script, `python -P tokenizer_trial.py FILE`, so the module imports the standard library
+only.
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-_MOST_S = 120.0  # on a machine that is busy with other things
-_LOOK_S = 0.1  # between two questions whether the trial is still wanted
-_fine: set[tuple[str, int, int]] = set()  # path, size and time of change; a trial takes as long as reading the file
+_MOST_S = 120.0  # limit of a trial; generous, because the machine may be busy
+_LOOK_S = 0.1  # between two checks for cancelling
+_fine: set[tuple[str, int, int]] = (
+    set()
+)  # (path, size, mtime) of files that passed; a trial takes as long as reading the file
 
 
 def tokenizer_problem(path: Path, texts: Sequence[str], check: Callable[[], None]) -> str:
-    """What goes wrong where a tokenizer is read and splits these texts; empty where nothing does.
+    """The problem of reading a tokenizer and splitting these texts; empty if there is none.
 
-    `check` is called now and then, and may raise to end the trial. A file in which nothing did is not tried again.
+    `check` is called ten times a second; it raises to cancel the trial. A file that passed is not tried again.
     """
     found = path.stat()
     key = str(path), found.st_size, found.st_mtime_ns
@@ -49,7 +53,7 @@ def tokenizer_problem(path: Path, texts: Sequence[str], check: Callable[[], None
         _fine.add(key)
         return ""
     if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return f"it does not come to an end within {_most_cpu_s(found.st_size)} s"
+        return f"it does not finish within {_most_cpu_s(found.st_size)} s"
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("note: ")]
     if process.returncode == -signal.SIGABRT or any("MemoryError" in line for line in lines):
         return f"it takes more than {_most_bytes(found.st_size) / 1e9:.1f} GB of memory"
@@ -57,26 +61,26 @@ def tokenizer_problem(path: Path, texts: Sequence[str], check: Callable[[], None
 
 
 def _wait(process: subprocess.Popen[str], texts: str, check: Callable[[], None]) -> str:
-    """What the process has said when it has ended, or is ended because its time is over."""
+    """The output of the process at its end. The process is killed after _MOST_S."""
     waited, given = 0.0, texts
     while True:
         try:
             _, said = process.communicate(given or None, timeout=_LOOK_S)
             return said
         except subprocess.TimeoutExpired:
-            waited, given = waited + _LOOK_S, ""  # what was given is on its way
+            waited, given = waited + _LOOK_S, ""  # the input has been sent
             check()
             if waited > _MOST_S:
                 process.kill()
 
 
 def _most_bytes(size: int) -> int:
-    """Of address space, for a file of this size; one of 33 MB (Gemma 3) takes 390 MB."""
+    """Address space allowed for a file of this size; the file of Gemma 3, 33 MB, takes 390 MB."""
     return 512 * 2**20 + 24 * size
 
 
 def _most_cpu_s(size: int) -> int:
-    """Of the processor; that file takes 2 s."""
+    """Processor time allowed for a file of this size; the file of Gemma 3 takes 2 s."""
     return 5 + size // 2_000_000
 
 
@@ -94,7 +98,7 @@ def _main() -> None:
         tokenizer = Tokenizer.from_file(sys.argv[1])
         for text in json.load(sys.stdin):
             tokenizer.encode(text)
-    except BaseException as error:  # a panic of the package is no Exception
+    except BaseException as error:  # a panic of the package is a BaseException
         sys.exit(str(error).strip() or type(error).__name__)
 
 

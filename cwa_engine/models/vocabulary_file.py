@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from cwa_engine.base.errors import ModelBroken
 from cwa_engine.hub.sources import ModelSource
 
-_OTHER_VOCABULARIES = ("vocab.json", "vocab.txt", "tekken.json")  # with these no .model file is needed
+_OTHER_VOCABULARIES = ("vocab.json", "vocab.txt", "tekken.json")  # a folder with one of these needs no .model file
 _USUAL_NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model", "tiktoken.model")
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\s*")
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5  # kinds of pieces
@@ -22,7 +22,7 @@ _UNIGRAM, _BPE = 1, 2  # kinds of models
 
 
 def vocabulary_file(folder: Path) -> Path | None:
-    """The SentencePiece or tiktoken file that a folder's tokenizer must be made from; None where it has other files."""
+    """The SentencePiece or tiktoken file from which a folder's tokenizer is made; None if it has another vocabulary."""
     if any((folder / name).is_file() for name in _OTHER_VOCABULARIES):
         return None
     return next((folder / name for name in _USUAL_NAMES if (folder / name).is_file()), None)
@@ -41,14 +41,14 @@ def is_tiktoken(path: Path) -> bool:
 
 
 def is_sentencepiece(path: Path) -> bool:
-    """Whether a file begins like a SentencePiece model: field 1 of a protobuf, a piece, whose field 1 is its text."""
+    """Whether a file begins like a SentencePiece model: a protobuf whose field 1 is a piece, whose field 1 is its text."""
     with path.open("rb") as file:
         head = file.read(3)
     return len(head) == 3 and head[0] == 0x0A and head[2] == 0x0A
 
 
 def refuse_missing_package(source: ModelSource, path: Path) -> None:
-    """Raise ModelBroken where a package is missing that reads this file, or where nothing can read it."""
+    """Raises ModelBroken if the package that reads this file is not installed, or if no package can read it."""
     if is_sentencepiece(path):
         kind, modules = "a SentencePiece model", {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
         extra = "sentencepiece"
@@ -75,23 +75,25 @@ def _installed(module: str) -> bool:
 
 
 def sentencepiece_tokenizer(source: ModelSource, path: Path, sample: Sequence[str]) -> tuple[Tokenizer, dict[str, str]]:
-    """The tokenizer that gives sentencepiece's own tokens, compared with it on a sample, and its special tokens' names.
+    """A tokenizer with the tokens of sentencepiece, and the names of its special tokens.
 
-    Of two ways to split that score alike, as in a row of dashes, the other one may be taken. Raises ModelBroken for a model
-    that is broken, or whose rules cannot be followed exactly.
+    The two are compared on a sample. If two splits have equal scores, as in a row of dashes, they may differ. Raises
+    ModelBroken for a broken model, and for rules that cannot be followed exactly.
     """
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
 
-    described = cast(Any, sentencepiece_model_pb2).ModelProto()  # the generated module names it at run time
+    described = cast(Any, sentencepiece_model_pb2).ModelProto()  # the generated module defines it at run time
     try:
         described.ParseFromString(path.read_bytes())
         own = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except Exception as error:  # each package has errors of its own
+    except Exception as error:  # each package has its own errors
         raise ModelBroken(f"{path.name} of {source.name} is broken: {error}", hint="download it again") from error
     tokenizer = _built(described)
     symbols = [piece.piece.replace("▁", " ") for piece in described.pieces if piece.type == _USER_DEFINED]
-    controls = [piece.piece for piece in described.pieces if piece.type == _CONTROL]  # not looked for by sentencepiece
+    controls = [
+        piece.piece for piece in described.pieces if piece.type == _CONTROL
+    ]  # sentencepiece does not look for these in a text
     texts = [text for text in sample if not any(control in text for control in controls)]
     texts += [f"a {symbol} b{symbol}c" for symbol in symbols]
     if not tokenizer or any(tokenizer.encode(text, add_special_tokens=False).ids != own.encode(text) for text in texts):
@@ -108,10 +110,10 @@ def sentencepiece_tokenizer(source: ModelSource, path: Path, sample: Sequence[st
 
 
 def _built(described: Any) -> Tokenizer | None:
-    """A tokenizer from the description in a SentencePiece model; None for a kind that is not known."""
+    """A tokenizer from the protobuf of a SentencePiece model; None for an unknown kind of model."""
     pieces = [(piece.piece, piece.score) for piece in described.pieces]
     unknown = next(number for number, piece in enumerate(described.pieces) if piece.type == _UNKNOWN)
-    # Symbols a user has defined stay whole whatever stands around them; of two that fit the longer counts.
+    # User-defined symbols are never split; of two that match, the longer one is taken.
     symbols = sorted((piece.piece for piece in described.pieces if piece.type == _USER_DEFINED), key=len, reverse=True)
     kind, fallback = described.trainer_spec.model_type, described.trainer_spec.byte_fallback
     if kind == _UNIGRAM:
@@ -138,7 +140,7 @@ def _built(described: Any) -> Tokenizer | None:
 
 
 def _merges(pieces: Sequence[Any]) -> list[tuple[str, str]]:
-    """All pairs that make a piece, the piece with the highest score first: sentencepiece merges in this order."""
+    """All pairs that form a piece, highest score of the piece first, which is the order of sentencepiece's merges."""
     known = {piece.piece for piece in pieces}
     return [
         (text[:cut], text[cut:])
@@ -149,7 +151,7 @@ def _merges(pieces: Sequence[Any]) -> list[tuple[str, str]]:
 
 
 def _normalizer(rules: Any) -> normalizers.Normalizer:
-    """How a SentencePiece model changes texts: its table of characters, then blanks."""
+    """The normalisation of a SentencePiece model: its table of characters, then its rules for blanks."""
     steps: list[normalizers.Normalizer] = []
     if rules.precompiled_charsmap:
         steps.append(normalizers.Precompiled(rules.precompiled_charsmap))

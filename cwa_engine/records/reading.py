@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cwa_engine.base.errors import NotFound
+from cwa_engine.base.table import Row, Table
 from cwa_engine.records.checksums import MANIFEST, read_checked
-from cwa_engine.records.tables import Row, Table, topk_table
+from cwa_engine.records.tables import topk_table
 from cwa_engine.rows import TopWeight
 
 SUMMARY_KEYS = ("run_id", "model", "texts", "baseline", "rankings", "damage")

@@ -15,34 +15,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cwa_engine.base.errors import InvalidInput, NotFound, OutputError, OutputTaken, did_you_mean
 from cwa_engine.base.files import user_path, write_folder
 from cwa_engine.base.places import runs_folder
 from cwa_engine.base.plain import from_plain
+from cwa_engine.base.table import Row, Table
+from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability
+from cwa_engine.questions.ablation import Ablation
+from cwa_engine.questions.critical_set import CriticalSet
+from cwa_engine.questions.fidelity import Fidelity, Prediction, fidelity_table
+from cwa_engine.questions.interactions import Interaction
+from cwa_engine.questions.spike_removal import SpikeRemoval
+from cwa_engine.questions.stability import Agreement
 from cwa_engine.records import tables
 from cwa_engine.records.checksums import MANIFEST, SUMS, altered_error, check_run, read_checked
 from cwa_engine.records.export import ModelRecord, RunRecord, run_files
 from cwa_engine.records.reading import MANIFEST_KEYS, SUMMARY_KEYS, parse_map, unreadable
 from cwa_engine.records.run_summary import RunSummary, summary_from_plain
-from cwa_engine.records.tables import Table
 from cwa_engine.rows import (
-    Ablation,
-    Agreement,
     Baseline,
     ControlDraw,
-    CriticalSet,
     DamagePoint,
-    Fidelity,
-    Interaction,
     NumericalFloor,
-    Prediction,
     Ranking,
     Separation,
     SequenceNll,
     Spike,
-    SpikeRemoval,
     TextUse,
     TopWeight,
     Verdict,
@@ -51,8 +51,6 @@ from cwa_engine.spec import RunSpec, parse_spec
 
 if TYPE_CHECKING:
     import pandas
-
-Row = TypeVar("Row")
 
 SUMMARY, LOG = "summary.json", "log.txt"
 
@@ -181,39 +179,39 @@ class RunReport:
     @cached_property
     def interactions(self) -> tuple[Interaction, ...]:
         """Each unit of a critical set alone, and the set without it."""
-        return self._rows(tables.INTERACTIONS)
+        return self._rows(interactions.TABLE)
 
     @cached_property
     def stability(self) -> tuple[Agreement, ...]:
         """How far rankings by other texts agree, pair by pair; `summary.stability` has the means."""
-        return self._rows(tables.STABILITY)
+        return self._rows(stability.TABLE)
 
     @cached_property
     def predictions(self) -> tuple[Prediction, ...]:
         """The sampled units of `fidelity`, with the scores of its metrics."""
-        return self._rows(tables.fidelity_table(row.metric for row in self.fidelity))
+        return self._rows(fidelity_table(row.metric for row in self.fidelity))
 
     @cached_property
     def ablations(self) -> tuple[Ablation, ...]:
         """The candidates of the exact ranking."""
-        return self._rows(tables.ABLATION)
+        return self._rows(ablation.TABLE)
 
     @cached_property
     def critical_set(self) -> CriticalSet | None:
         """The smallest set found that multiplies perplexity by a factor."""
         found = self.summary.critical_set
-        return found and dataclasses.replace(found, steps=self._rows(tables.CRITICAL_SET))
+        return found and dataclasses.replace(found, steps=self._rows(critical_set.TABLE))
 
     @cached_property
     def spikes(self) -> tuple[Spike, ...]:
         """What each weight of a ranking by spikes makes of its spike."""
-        return self._rows(tables.SPIKES)
+        return self._rows(spike_removal.SPIKES)
 
     @cached_property
     def spike_removal(self) -> SpikeRemoval | None:
         """The weights that were zeroed until no spike was left."""
         found = self.summary.spike_removal
-        return found and dataclasses.replace(found, steps=self._rows(tables.SPIKE_REMOVAL))
+        return found and dataclasses.replace(found, steps=self._rows(spike_removal.TABLE))
 
     @property
     def log(self) -> tuple[str, ...]:

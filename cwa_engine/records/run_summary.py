@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cwa_engine.base.plain import from_plain
+from cwa_engine.questions.ablation import AblationCost
+from cwa_engine.questions.critical_set import CriticalSet
+from cwa_engine.questions.fidelity import Fidelity
+from cwa_engine.questions.interactions import Interaction
+from cwa_engine.questions.spike_removal import SpikeRemoval
 from cwa_engine.records.export import ModelRecord
 from cwa_engine.rows import (
-    AblationCost,
     Baseline,
-    CriticalSet,
     DamagePoint,
-    Fidelity,
     HalfOverlap,
-    Interaction,
     NumericalFloor,
     Separation,
     Spike,
-    SpikeRemoval,
     TextUse,
     TopWeight,
     Verdict,

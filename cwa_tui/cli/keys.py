@@ -17,7 +17,7 @@ hosts_app = typer.Typer(
     help="List, add and remove daemons on other machines, for `cwtool --host NAME`.", invoke_without_command=True
 )
 
-Role = StrEnum("Role", ["viewer", "runner", "admin"])  # as `cwa_daemon.base.roles`, which takes a while to import
+Role = StrEnum("Role", ["viewer", "runner", "admin"])  # as `cwa_daemon.client.Role`, which takes a while to import
 Name = Annotated[str, typer.Argument(help="Name of the client or machine.")]
 PublicKey = Annotated[str, typer.Argument(help="40 characters, as `cwtool daemon keys` shows them.")]
 
@@ -26,10 +26,9 @@ PublicKey = Annotated[str, typer.Argument(help="40 characters, as `cwtool daemon
 def show_keys(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand:
         return
-    from cwa_daemon.base.keys import allowed, own_pair
-    from cwa_daemon.base.settings import Settings
+    from cwa_daemon.client import Settings, keys
 
-    public, others = own_pair(Settings()).public, allowed(Settings())
+    public, others = keys.own_pair(Settings()).public, keys.allowed(Settings())
     if as_json:
         allowed_keys = {name: {"public": key.public, "role": key.role} for name, key in others.items()}
         show({"public": public, "allowed": allowed_keys})
@@ -42,10 +41,9 @@ def show_keys(context: typer.Context, as_json: Json = False) -> None:
 @keys_app.command("new")
 def new(force: Annotated[bool, typer.Option("--force", help="Replace existing keys.")] = False) -> None:
     """Make a pair of keys for this machine, and print the public one."""
-    from cwa_daemon.base.keys import make_pair
-    from cwa_daemon.base.settings import Settings
+    from cwa_daemon.client import Settings, keys
 
-    show(make_pair(Settings(), force).public)
+    show(keys.make_pair(Settings(), force).public)
 
 
 @keys_app.command("allow")
@@ -57,18 +55,17 @@ def allow(
     ] = Role.runner,
 ) -> None:
     """Allow a client to connect from another machine, at once. Given again for a name, it changes the role or the key."""
-    from cwa_daemon.base import keys, roles
-    from cwa_daemon.base.settings import Settings
+    from cwa_daemon.client import Role as OfDaemon
+    from cwa_daemon.client import Settings, keys
 
-    keys.allow(Settings(), name, public_key, roles.Role(role))
+    keys.allow(Settings(), name, public_key, OfDaemon(role))
     show(f"{name} may connect as {role}")
 
 
 @keys_app.command("revoke")
 def revoke(name: Name) -> None:
     """Forbid a client to connect, at once."""
-    from cwa_daemon.base import keys
-    from cwa_daemon.base.settings import Settings
+    from cwa_daemon.client import Settings, keys
 
     keys.revoke(Settings(), name)
     show(f"{name} may not connect any more")
@@ -78,10 +75,9 @@ def revoke(name: Name) -> None:
 def show_hosts(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand:
         return
-    from cwa_daemon.base.keys import hosts
-    from cwa_daemon.base.settings import Settings
+    from cwa_daemon.client import Settings, keys
 
-    known = hosts(Settings())
+    known = keys.hosts(Settings())
     if as_json:
         show({name: {"address": host.address, "public": host.public} for name, host in known.items()})
         return
@@ -92,18 +88,16 @@ def show_hosts(context: typer.Context, as_json: Json = False) -> None:
 @hosts_app.command("add")
 def add(name: Name, address: Annotated[str, typer.Argument(help="tcp://HOST:PORT")], public_key: PublicKey) -> None:
     """Add a daemon on another machine."""
-    from cwa_daemon.base.keys import add_host
-    from cwa_daemon.base.settings import Settings
+    from cwa_daemon.client import Settings, keys
 
-    add_host(Settings(), name, address, public_key)
+    keys.add_host(Settings(), name, address, public_key)
     show(f"`cwtool --host {name} ...` goes to {address}")
 
 
 @hosts_app.command("remove")
 def remove(name: Name) -> None:
     """Remove a daemon."""
-    from cwa_daemon.base.keys import remove_host
-    from cwa_daemon.base.settings import Settings
+    from cwa_daemon.client import Settings, keys
 
-    remove_host(Settings(), name)
+    keys.remove_host(Settings(), name)
     show(f"{name} is removed")

@@ -8,24 +8,22 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cwa_engine.questions.ablation import cost_sentence
+from cwa_engine.questions.critical_set import CriticalSet
+from cwa_engine.questions.fidelity import Fidelity
+from cwa_engine.questions.interactions import Interaction
+from cwa_engine.questions.spike_removal import SpikeRemoval, SpikeRemovalStep, removal_sentence
 from cwa_engine.records.run_summary import DamageSummary, RunSummary, StabilityMean
 from cwa_engine.rows import (
     GIVEN,
     MATRICES,
     Baseline,
-    CriticalSet,
     DamagePoint,
-    Fidelity,
     HalfOverlap,
-    Interaction,
     Separation,
     Spike,
-    SpikeRemoval,
-    SpikeRemovalStep,
     TopWeight,
-    cost_sentence,
     exp,
-    removal_sentence,
     to_plain,
 )
 from cwa_tui import format as fmt

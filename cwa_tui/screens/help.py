@@ -30,8 +30,8 @@ Top weights
   partial        scoring is not done: ranks may still change
 
 Damage
-  selection      critical: the k weights ranked highest; any other name is
-                 a control, and its number is the seed
+  selection      critical: the k weights ranked highest
+                 other names: controls; the number is the seed
   Δ nats         change of the loss per token, paired per sequence, with its
                  95 % interval; draws of controls are measured on few texts
   ratio          perplexity over that of the intact model

@@ -60,8 +60,8 @@ def _row(weight: TopWeight) -> TableRow:
 def _nothing(selected: SelectedRun | None) -> str:
     if selected is None:
         return "no run is selected"
-    if selected.job and selected.job.kind == "load":
-        return "this job only loads a model"
+    if selected.job and selected.job.kind != "run":
+        return "this job ranks no weights"
     if selected.run.status.ended:
         return f"the run is {selected.run.status.state}, and nothing was scored before that"
     return "weights appear while the model is scored"

@@ -60,7 +60,7 @@ def test_an_encoder_is_run_as_a_decoder_and_says_so(model_type: str, tmp_path: P
 
 @pytest.mark.parametrize("model_type", ["cpmant", "xlnet"])
 def test_a_model_that_cannot_be_kept_from_seeing_later_tokens_is_refused(model_type: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelBroken, match="sees later tokens, so its loss is no perplexity"):
+    with pytest.raises(ModelBroken, match="sees later tokens, so its loss is not a perplexity"):
         load_model(save(tiny_architecture(model_type), tmp_path))
 
 

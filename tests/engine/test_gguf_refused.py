@@ -141,7 +141,7 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
     "tokenizer.ggml.model = 'None'": {"model": None},
     "no vocabulary (tokenizer.ggml.tokens)": {"tokens": None},
     "tokenizer.ggml.merges": {"merges": None},
-    "'t' and 'zzz' are merged, but 'zzz' is no token": {"merges": ["t zzz"]},
+    "'t' and 'zzz' are merged, but 'zzz' is not a token": {"merges": ["t zzz"]},
     "300 tokens and 2 kinds": {"token_type": [1, 1]},
     "unknown kind 9": {"token_type": [9] * 300},
     "'a' more than once": {"tokens": ["a"] * 300},
@@ -185,7 +185,7 @@ def test_an_architecture_that_is_not_read_is_named(original: Any, tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["adapter", "mmproj", "imatrix"])
 def test_a_file_that_holds_no_model_is_named(kind: str, original: Any, tmp_path: Path) -> None:
-    assert f"holds no model but a {kind}" in refused(tmp_path, original, general={"general.type": kind})
+    assert f"does not hold a model but a {kind}" in refused(tmp_path, original, general={"general.type": kind})
 
 
 def test_a_missing_shard_is_named(original: Any, tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_tensors_that_overlap_or_are_not_aligned_are_named(original: Any, tmp_pa
     path.write_bytes(content)
     assert "output_norm.weight does not begin where the tensor before it ends" in refusal(path)
     path = write_family(tmp_path / "model.gguf", LLAMA, original, general={"general.alignment": 3})
-    assert "general.alignment is 3, no power of 2" in refusal(path)
+    assert "general.alignment is 3, not a power of 2" in refusal(path)
 
 
 def test_a_way_of_quantising_that_is_not_known_is_named(original: Any, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_broken(original: Any, tmp_path:
         with path.open("r+b") as file:
             file.truncate(length // 2)
 
-    with pytest.raises(ModelBroken, match=r"it ends within|changed while they were read"):
+    with pytest.raises(ModelBroken, match=r"it ends inside|changed while they were read"):
         load_model(str(path), read=shrink)
 
 

@@ -136,7 +136,7 @@ def test_more_weights_than_there_are_is_refused_with_their_number(llama: Any, da
 def test_a_tokenizer_that_belongs_to_another_model_is_named_before_anything_is_computed(data_file: Path) -> None:
     model = tiny_model("llama")
     model.resize_token_embeddings(100)
-    with pytest.raises(ModelBroken, match=r"the tokenizer of tiny gives token \d+, but the model knows only 100"):
+    with pytest.raises(ModelBroken, match=r"the tokenizer of tiny gives token \d+, but the model has only 100"):
         run(wrap(model), spec(data_file))
 
 
@@ -254,10 +254,10 @@ def test_an_edit_that_changes_nothing_is_reported(llama: Any, data_file: Path) -
 def test_events_tell_the_stages_in_order_and_progress_only_grows(llama: Any, data_file: Path) -> None:
     result, said = run(llama, spec(data_file))
     borders = [(event["kind"], event["stage"]) for event in said if event["kind"].startswith("stage_")]
-    stages = ["baseline", "score", "select", "prepare", "perturb", "check"]
+    stages = ["texts", "baseline", "score", "select", "prepare", "rounding", "perturb", "check"]
     assert borders == [(kind, stage) for stage in stages for kind in ("stage_started", "stage_finished")]
     assert list(result.timings) == stages
-    for stage in ("baseline", "score", "perturb"):
+    for stage in ("baseline", "score", "prepare", "rounding", "perturb", "check"):
         places = [place for place, event in enumerate(said) if event.get("stage") == stage]
         progress = [said[place] for place in places if said[place]["kind"] == "progress"]
         assert [said[places[0]]["kind"], said[places[-1]]["kind"]] == ["stage_started", "stage_finished"]

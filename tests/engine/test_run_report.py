@@ -16,15 +16,22 @@ from hypothesis import strategies as st
 from cwa_engine.base.errors import Altered, CwaError, InvalidInput, NotFound, OutputTaken
 from cwa_engine.base.plain import from_plain
 from cwa_engine.pipeline import analyze
+from cwa_engine.questions.ablation import Ablated
+from cwa_engine.questions.critical_set import CriticalSet, CriticalSetStep
+from cwa_engine.questions.fidelity import Predictions
+from cwa_engine.questions.interactions import Interactions
+from cwa_engine.questions.spike_removal import SpikeRemoval
+from cwa_engine.questions.stability import Stability
 from cwa_engine.records.export import ModelRecord, RunRecord, write_run
 from cwa_engine.records.run_report import open_run, report_of
-from cwa_engine.rows import CriticalSet, CriticalSetStep, DamagePoint, Separation, to_plain
+from cwa_engine.rows import DamagePoint, Separation, to_plain
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import TEXTS, wrap
 from tests.models import tiny_model
 
-ROWS = ("damage", "evaluations", "controls", "interactions", "stability", "predictions", "ablations")
-IN_SUMMARY = ("separations", "verdicts", "fidelity", "baseline", "texts", "floor")
+ROWS = ("damage", "evaluations", "controls")
+OF_QUESTIONS = ("interactions", "stability", "predictions", "ablations", "critical_set", "spike_removal", "fidelity")
+IN_SUMMARY = ("separations", "verdicts", "baseline", "texts", "floor")
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +57,15 @@ def folder(record: RunRecord, tmp_path: Path) -> Path:
 
 def test_a_report_of_files_has_all_that_the_run_found(record: RunRecord, folder: Path) -> None:
     report, result = open_run(folder), record.result
-    for name in (*ROWS, *IN_SUMMARY, "spike_removal", "critical_set"):
+    for name in (*ROWS, *IN_SUMMARY):
         assert getattr(report, name) == getattr(result, name) != (), name
+    ablated, predicted = result.answer(Ablated), result.answer(Predictions)
+    assert report.interactions == result.answer(Interactions).rows != ()
+    assert report.stability == result.answer(Stability).agreements != ()
+    assert (report.predictions, report.fidelity) == (predicted.rows, predicted.fidelity) != ((), ())
+    assert (report.ablations, report.summary.ablation) == (ablated.rows, ablated.cost)
+    assert report.critical_set == result.answer(CriticalSet)
+    assert report.spike_removal == result.answer(SpikeRemoval)
     for ranking in result.rankings:
         assert report.topk(ranking.metric) == ranking.weights
     assert report.topk() == result.rankings[0].weights
@@ -59,11 +73,10 @@ def test_a_report_of_files_has_all_that_the_run_found(record: RunRecord, folder:
     assert report.metrics == tuple(ranking.metric for ranking in result.rankings)
     assert (report.spec, report.command, report.model) == (record.spec, record.command, record.model)
     assert report.log == tuple(record.log)
-    assert report.summary.ablation == result.ablation_cost
     assert {row.metric: row.in_every_repeat for row in report.summary.stability} == {
         ranking.metric: sum(weight.stable is True for weight in ranking.top(3))
         for ranking in result.rankings
-        if any(row.metric == ranking.metric for row in result.stability)
+        if any(row.metric == ranking.metric for row in result.answer(Stability).agreements)
     }
 
 
@@ -71,7 +84,7 @@ def test_a_report_in_memory_is_the_one_read_from_the_files_it_writes(record: Run
     report = report_of(record)
     read = open_run(report.save(tmp_path / "run"))
     assert read == report and read.fingerprint == report.fingerprint
-    for name in (*ROWS, *IN_SUMMARY, "summary", "rankings", "spikes", "spike_removal", "critical_set", "log"):
+    for name in (*ROWS, *OF_QUESTIONS, *IN_SUMMARY, "summary", "rankings", "spikes", "log"):
         assert getattr(read, name) == getattr(report, name), name
     assert report.damage == record.result.damage
     with pytest.raises(OutputTaken):

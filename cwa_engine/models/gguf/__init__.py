@@ -1,4 +1,4 @@
-"""GGUF files, read as the models they were made from."""
+"""Reading GGUF files as transformers models with the weights of the file."""
 
 from cwa_engine.models.gguf.opening import GgufModel, open_gguf
 

@@ -1,4 +1,4 @@
-"""What an architecture of GGUF is in transformers, and what most descriptions have in common."""
+"""Descriptions of GGUF architectures in terms of transformers, and the parts that most of them share."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from cwa_engine.models.gguf.layouts import (
 )
 from cwa_engine.models.gguf.rope import Rope
 
-# A parameter, with "*" for the block's number and without .weight or .bias where its tensors end the same -> the tensor it
-# is, or the ways it is made in.
+# Name of a parameter -> the tensor it is stored as, or the ways to make it. "*" stands for the block's number. The name
+# lacks .weight and .bias if its tensors have the same endings.
 Table = Mapping[str, "str | tuple[TensorSource, ...]"]
 
-NO_HEADS = Heads(1, 1)  # for architectures whose tensors are laid out without regard to them
+NO_HEADS = Heads(1, 1)  # for architectures whose layout of tensors does not depend on heads
 GATED_MLP = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 QK_NORMS: Table = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 
@@ -36,7 +36,7 @@ QK_NORMS: Table = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_
 class Architecture:
     """A `model_type` of transformers, fields of its config, and how its parameters are made.
 
-    `assumed` tells readers of results what the file does not say and llama.cpp takes for granted.
+    `assumed` is a note for readers of results: what the file does not say and llama.cpp assumes.
     """
 
     model_type: str
@@ -48,7 +48,7 @@ class Architecture:
 
 
 def in_blocks(path: str, table: Table, blocks: str = "blk") -> dict[str, str | tuple[TensorSource, ...]]:
-    """The entries of one block, for every block: `path` is the list of blocks in transformers."""
+    """The entries of a table for one block, as entries for every block. `path` is the list of blocks in transformers."""
 
     def numbered(way: str | tuple[TensorSource, ...]) -> str | tuple[TensorSource, ...]:
         if isinstance(way, str):
@@ -61,9 +61,9 @@ def in_blocks(path: str, table: Table, blocks: str = "blk") -> dict[str, str | t
 
 
 def attention(output: str = "o_proj", paired: bool = False) -> dict[str, str | tuple[TensorSource, ...]]:
-    """Projections of a block, of tensors apart or of one that holds queries, keys and values.
+    """The projections of an attention, from separate tensors or from one with queries, keys and values.
 
-    `paired` where llama.cpp rotates consecutive features and transformers halves of a head.
+    `paired`: llama.cpp rotates consecutive features, transformers the halves of a head.
     """
 
     def either(tensor: str, layout: Layout | None, rows: Layout) -> tuple[TensorSource, ...]:
@@ -78,7 +78,7 @@ def attention(output: str = "o_proj", paired: bool = False) -> dict[str, str | t
 
 
 def experts(path: str = "mlp.experts") -> dict[str, str | tuple[TensorSource, ...]]:
-    """A stack of experts, gate above up."""
+    """The entries of a stack of experts, with gate and up in one parameter."""
     return {
         f"{path}.gate_up_proj": of("ffn_gate_exps.weight", "ffn_up_exps.weight", by=stacked),
         f"{path}.down_proj": of("ffn_down_exps.weight"),
@@ -86,20 +86,20 @@ def experts(path: str = "mlp.experts") -> dict[str, str | tuple[TensorSource, ..
 
 
 def expert_width(keys: Keys) -> int:
-    """Inner features of one expert, which not all files say."""
+    """Number of inner features of one expert, from the tensors if the file does not say it."""
     width = keys.tensor("blk.0.ffn_gate_exps.weight").shape[-2]
     keys.expect("expert_feed_forward_length", width, 0)
     return width
 
 
 def decoder(block: Table, norm: str = "model.norm") -> dict[str, str | tuple[TensorSource, ...]]:
-    """The names that most models of transformers have outside and before their blocks."""
+    """The table of a whole decoder: the entries of its blocks, and the usual names outside of the blocks."""
     ends = {"model.embed_tokens": "token_embd", norm: "output_norm", "lm_head": "output"}
     return {**ends, **in_blocks("model.layers", block)}
 
 
 def sizes(keys: Keys) -> dict[str, Any]:
-    """Widths, depth and the longest text."""
+    """Config fields of widths, depth and the longest text."""
     return {
         "vocab_size": vocabulary(keys),
         "hidden_size": keys["embedding_length"],
@@ -110,7 +110,7 @@ def sizes(keys: Keys) -> dict[str, Any]:
 
 
 def vocabulary(keys: Keys) -> int:
-    """Rows of the embedding."""
+    """Number of rows of the embedding."""
     shape, width = keys.tensor("token_embd.weight").shape, keys["embedding_length"]
     if shape[1:] != (width,):
         raise keys.refused("embedding_length", width, f"token_embd.weight has the shape {list(shape)}")
@@ -136,7 +136,7 @@ def heads_of(keys: Keys) -> Heads:
 
 
 def head_size(keys: Keys) -> int:
-    """Features of a head, of queries and keys and of values."""
+    """Number of features of a head: of queries and keys, and the same of values."""
     size = int(keys.get("attention.key_length", keys["embedding_length"] // query_heads(keys)))
     keys.expect("attention.value_length", size)
     return size
@@ -161,7 +161,7 @@ def has_qkv_bias(keys: Keys) -> bool:
 
 
 def layer_types(keys: Keys, period: int) -> list[str]:
-    """Which blocks see a window and which the whole text: every `period`th, the last of each group, sees the whole."""
+    """The kind of attention of each block: every `period`th has full attention, the others a sliding window."""
     pattern, blocks = keys.list("attention.sliding_window_pattern", period), keys["block_count"]
     if not isinstance(pattern, list):
         pattern = [pattern == 0 or block % pattern < pattern - 1 for block in range(blocks)]
@@ -171,6 +171,6 @@ def layer_types(keys: Keys, period: int) -> list[str]:
 
 
 def same_base(keys: Keys, rotary: Rope) -> None:
-    """Blocks with a window are rotated as the others are, or the file is refused."""
+    """Raises ModelBroken if blocks with a window have another base of rotation than the others."""
     keys.expect("rope.freq_base_swa", rotary.parameters["rope_theta"])
     keys.expect("rope.dimension_count_swa", 2 * len(rotary.frequencies))

@@ -1,8 +1,8 @@
-"""A GGUF file as it lies on the disk: what its header says, over all of its shards, and its tensors read as floats.
+"""Reading GGUF files: the headers of all shards, and tensors as floats.
 
-The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3. The header is read here,
-for the reader of the package gguf takes 10 seconds for a vocabulary of 150,000 tokens and does not say what is broken;
-the package gives the kinds of quantisation and dequantises.
+The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3. We read the header
+ourselves, because the reader of the package gguf takes 10 seconds for a vocabulary of 150,000 tokens and does not say what
+is broken. The package gives the kinds of quantisation and dequantises.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from cwa_engine.hub.sources import gguf_shards
 from cwa_engine.models.gguf.values import checked
 
 _VERSIONS = (2, 3)
-_ALIGNMENT = 32  # bytes, where general.alignment says nothing else
+_ALIGNMENT = 32  # bytes; the default of general.alignment
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY, _FLOAT32 = 8, 9, 6
 _AT_ONCE = 1 << 22  # numbers that are dequantised at once
 _MOST_HEADER = 128 * 2**20  # bytes; vocabularies of 262,000 tokens take 15 MB
-_MOST_ENTRIES = 2**22  # of one list
-_MOST_AXES = 8  # of a tensor; ggml has 4
+_MOST_ENTRIES = 2**22  # entries of one list
+_MOST_AXES = 8  # axes of a tensor; ggml has 4
 
-# What torch holds as it is stored; all else is dequantised to float32.
+# Kinds of storage that are dtypes of torch. All others are dequantised to float32.
 _PLAIN = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """A tensor in one of the shards. `shape` has the outermost axis first, as torch has it."""
+    """A tensor in one of the shards. `shape` has the outermost axis first, as in torch."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,7 +51,7 @@ class GgufTensor:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what `load` gives."""
+        """The dtype of the loaded tensor."""
         return _PLAIN.get(self.kind, torch.float32)
 
     @property
@@ -59,14 +59,14 @@ class GgufTensor:
         return self.kind not in _PLAIN
 
     def load(self) -> Tensor:
-        """The tensor in fresh memory. Raises ModelBroken for a file that has become shorter."""
+        """Read the tensor into fresh memory. Raises ModelBroken if the file has become shorter."""
         if not self.quantised:
             return torch.from_numpy(self._bytes(0, self.size_bytes)).view(self.dtype).reshape(self.shape)
         gguf = package()
         kind, width = gguf.GGMLQuantizationType[self.kind], self.shape[-1]
         loaded = torch.empty(math.prod(self.shape) // width, width)
         row_bytes, step = self.size_bytes // len(loaded), max(_AT_ONCE // width, 1)
-        # A few rows at a time: the package takes twice the memory of what it gives.
+        # A few rows at a time, because the package takes twice the memory of its result.
         for first in range(0, len(loaded), step):
             check_cancelled()
             rows = loaded[first : first + step]
@@ -77,13 +77,13 @@ class GgufTensor:
     def _bytes(self, start: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         stored = np.fromfile(self.path, np.uint8, size, offset=self.offset + start)
         if stored.size != size:
-            raise broken(self.path, f"it ends within {self.name}")
+            raise broken(self.path, f"it ends inside {self.name}")
         return stored
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """The metadata of the first shard and the tensors of all."""
+    """The metadata of the first shard, and the tensors of all shards."""
 
     path: Path
     metadata: Mapping[str, Any]
@@ -91,10 +91,10 @@ class GgufFile:
 
 
 def read_file(path: Path) -> GgufFile:
-    """The header of a GGUF file; any one of several shards stands for all.
+    """The headers of a model's shards; `path` is any one of them.
 
-    Raises ModelBroken for a file that is broken, and for shards that are missing or do not belong together; InvalidInput
-    where the package gguf is missing.
+    Raises ModelBroken for a broken file, and for shards that are missing or do not belong together; InvalidInput if the
+    package gguf is not installed.
     """
     package()
     paths = gguf_shards(path)
@@ -105,7 +105,7 @@ def read_file(path: Path) -> GgufFile:
             f"{path.name} is one of {count} shards, and its name does not say which"
             if len(paths) == 1
             else f"{path.name} is named as one of {len(paths)} shards, but its metadata (split.count) says {count}",
-            hint="name the shards as they were downloaded, NAME-00001-of-00002.gguf and so on, in one folder",
+            hint="put all shards into one folder, named NAME-00001-of-00002.gguf and so on, as they were downloaded",
         )
     for number, shard in enumerate(paths[1:], start=1):
         own, more = _read_header(shard)
@@ -127,7 +127,7 @@ def read_file(path: Path) -> GgufFile:
 
 
 def package() -> Any:
-    """The package gguf, an extra. Raises InvalidInput where it is missing."""
+    """The package gguf, an extra. Raises InvalidInput if it is not installed."""
     try:
         import gguf
     except ImportError as error:
@@ -173,7 +173,7 @@ def _parse(path: Path, memory: mmap.mmap) -> tuple[dict[str, Any], dict[str, Ggu
     places = [_tensor_entry(path, header) for _ in range(tensors)]
     alignment = checked(path, "general.alignment", metadata.get("general.alignment", _ALIGNMENT), listed=False)
     if alignment.bit_count() != 1:
-        raise broken(path, f"general.alignment is {alignment}, no power of 2")
+        raise broken(path, f"general.alignment is {alignment}, not a power of 2")
     start = end = header.position + -header.position % alignment
     for name, shape, kind, size_bytes, offset in places:
         if name in found:
@@ -199,7 +199,7 @@ def _tensor_entry(path: Path, header: _Header) -> tuple[str, tuple[int, ...], st
     if storage is None:
         raise ModelBroken(
             f"{name} of {path.name} is stored in a way that the package gguf cannot dequantise (type {number})",
-            hint="pip install -U gguf, or take the model quantised otherwise, Q8_0 for instance",
+            hint="pip install -U gguf, or use another quantisation of the model, for instance Q8_0",
         )
     kind, block, block_bytes = storage
     if not shape or shape[-1] % block:
@@ -209,7 +209,7 @@ def _tensor_entry(path: Path, header: _Header) -> tuple[str, tuple[int, ...], st
 
 @functools.cache
 def _storage(number: int) -> tuple[str, int, int] | None:
-    """(kind, numbers in a block, bytes of a block); None for what cannot be read."""
+    """(kind, numbers in a block, bytes of a block); None for an unknown kind."""
     gguf = package()
     try:
         kind = gguf.GGMLQuantizationType(number)
@@ -222,7 +222,7 @@ def _storage(number: int) -> tuple[str, int, int] | None:
 
 
 class _Header:
-    """The bytes of a header, read from front to back; raises struct.error beyond their end, before memory is asked for."""
+    """The bytes of a header, read from front to back. Raises struct.error beyond the end, before it allocates memory."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory, self.position = memory, 0
@@ -250,7 +250,7 @@ class _Header:
         if kind == _ARRAY:
             inner, count = self.number("I"), self.number("Q")
             if inner == _ARRAY:
-                raise broken(path, f"{key[:80]} is a list of lists, which no model has")
+                raise broken(path, f"{key[:80]} is a list of lists; no model has one")
             if count > _MOST_ENTRIES:
                 raise broken(path, f"{key[:80]} has {count:,} entries")
             if inner in _NUMBERS:
@@ -260,5 +260,5 @@ class _Header:
         if kind not in _NUMBERS:
             raise broken(path, f"{key} is of the unknown type {kind}")
         value = self.number(_NUMBERS[kind])
-        # 1e-05 became 9.9999997e-06 when it was stored: the shortest decimal number of it is what was meant.
+        # Storing 1e-05 as float32 made it 9.9999997e-06; its shortest decimal form is the number that was meant.
         return float(str(np.float32(value))) if kind == _FLOAT32 else value

@@ -1,4 +1,4 @@
-"""What the header of a GGUF file says of its architecture. Every key is read by someone, or the file is refused."""
+"""The metadata keys of a GGUF file's architecture. A file with a key that nobody reads is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cwa_engine.models.gguf.values import checked, shown
 
 _REQUIRED = object()
 
-# What changes nothing by these values, whatever the architecture.
+# Keys that have no effect if they have one of these values, for every architecture.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
     "attention.sliding_window": (0,),
@@ -24,12 +24,12 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "leading_dense_block_count": (0,),
     "nextn_predict_layers": (0,),
     "pooling_type": (0,),
-    "tensor_data_layout": ("Meta AI original pth",),  # as llama.cpp has it: consecutive features are rotated
+    "tensor_data_layout": ("Meta AI original pth",),  # as in llama.cpp, consecutive features are rotated
 }
 
 
 class Keys:
-    """The metadata under the prefix of `general.architecture`, and the tensors. It remembers what has been read."""
+    """The metadata under the prefix of `general.architecture`, and the tensors. It records which keys have been read."""
 
     def __init__(self, file: GgufFile) -> None:
         self.file = file
@@ -38,7 +38,7 @@ class Keys:
         self.read_tensors: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """One value for all blocks; `default` where the file says nothing. Raises ModelBroken where blocks differ."""
+        """One value for all blocks, or `default` if the file lacks the key. Raises ModelBroken if blocks differ."""
         value = self.list(key, default)
         if not isinstance(value, list):
             return value
@@ -47,7 +47,7 @@ class Keys:
         return value[0]
 
     def __getitem__(self, key: str) -> Any:
-        """One value. Raises ModelBroken where the file does not say it."""
+        """One value. Raises ModelBroken if the file lacks the key."""
         value = self.get(key, _REQUIRED)
         if value is _REQUIRED:
             raise ModelBroken(
@@ -57,7 +57,7 @@ class Keys:
         return value
 
     def list(self, key: str, default: Any = None) -> Any:
-        """A value that may be a list, of one value for each block."""
+        """A value that may be a list with one entry for each block."""
         full = f"{self.architecture}.{key}"
         self._unread.discard(full)
         if full not in self.file.metadata:
@@ -66,13 +66,13 @@ class Keys:
         return checked(self.file.path, key, value, isinstance(value, list), f"{self.architecture}.")
 
     def expect(self, key: str, *values: Any) -> None:
-        """Where the file says this, it has to be one of `values`: the architecture in transformers knows no other."""
+        """Raises ModelBroken if the file has the key with none of these `values`, the only ones that transformers supports."""
         value = self.get(key, values[0])
         if value not in values:
             raise self.refused(key, value, f"transformers knows only {' or '.join(map(str, values))} here")
 
     def ignore(self, *keys: str) -> None:
-        """Nothing depends on these."""
+        """Mark keys as read that have no effect on the model."""
         for key in keys:
             self.list(key)
 
@@ -80,7 +80,7 @@ class Keys:
         return tensor in self.file.tensors
 
     def tensor(self, name: str) -> GgufTensor:
-        """Raises ModelBroken where it is missing."""
+        """A tensor by name. Raises ModelBroken if it is missing."""
         if name not in self.file.tensors:
             raise ModelBroken(
                 f"{self.file.path.name} has no tensor {name}",
@@ -89,7 +89,7 @@ class Keys:
         return self.file.tensors[name]
 
     def loaded(self, name: str) -> Tensor | None:
-        """A small tensor that says something of the architecture, such as factors of frequencies; None without it."""
+        """A small tensor that describes the architecture, such as factors of frequencies; None if there is none."""
         if not self.has(name):
             return None
         self.read_tensors.add(name)
@@ -102,7 +102,7 @@ class Keys:
         )
 
     def refuse_unread(self) -> None:
-        """Raises ModelBroken that names the keys which nothing here knows the meaning of."""
+        """Raises ModelBroken with the keys that nobody has read."""
         start = len(self.architecture) + 1
         metadata = self.file.metadata
         unknown = [
@@ -113,6 +113,6 @@ class Keys:
         if unknown:
             raise ModelBroken(
                 f"{self.file.path.name} says {', '.join(unknown[:5])}{' and more' * (len(unknown) > 5)}, "
-                f"which cwtool does not know of {self.architecture}: results could be wrong without it",
+                f"which cwtool does not know for {self.architecture}: results could be wrong without it",
                 hint="give the model that the file was made from, as a folder or Hub id; docs/gguf.md lists what is read",
             )

@@ -1,6 +1,6 @@
-"""How parameters of transformers are made of the tensors of a GGUF file: the inverse of what llama.cpp's converter does.
+"""Layouts: how parameters of transformers are made from the tensors of a GGUF file. They invert llama.cpp's converter.
 
-Source of the layouts: conversion/*.py of llama.cpp. Shapes are those of torch, the outermost axis first.
+Source: conversion/*.py of llama.cpp. Shapes are those of torch, with the outermost axis first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Attention heads: `query` of queries, `key` of keys and of values."""
+    """Numbers of attention heads: `query` of queries, `key` of keys and of values."""
 
     query: int
     key: int
@@ -25,20 +25,20 @@ Layout = Callable[[Sequence[Tensor], Heads], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class TensorSource:
-    """A parameter is made of these tensors in this way. `whole` says that all their numbers go into it."""
+    """The tensors that a parameter is made from, and how. `whole`: all numbers of the tensors go into it."""
 
     tensors: tuple[str, ...]
-    layout: Layout | None = None  # None: as it is stored
+    layout: Layout | None = None  # None: the tensor as stored
     whole: bool = True
 
 
 def of(*tensors: str, by: Layout | None = None, whole: bool = True) -> tuple[TensorSource, ...]:
-    """The only way in which a parameter is made. Ways are joined by `+`: the first whose tensors are there is taken."""
+    """A single way to make a parameter. Join alternatives with `+`: the first one whose tensors exist is used."""
     return (TensorSource(tensors, by, whole),)
 
 
 def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
-    """llama.cpp rotates consecutive features of a head (0,1), (2,3), ...; transformers feature i with i + half."""
+    """Reorder features: llama.cpp rotates consecutive features (0,1), (2,3), ... of a head, transformers i with i + half."""
     paired = weight.reshape(heads, weight.shape[0] // heads // 2, 2, *weight.shape[1:])
     return paired.transpose(1, 2).reshape(weight.shape)
 
@@ -52,7 +52,7 @@ def paired_keys(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
 
 
 def query_rows(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
-    """The queries of a tensor that holds queries, keys and values one after the other."""
+    """The queries of a tensor with queries, keys and values one after the other."""
     return _rows(tensors[0], heads, 0)
 
 
@@ -79,7 +79,7 @@ def paired_key_rows(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
 
 
 def grouped_qkv(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
-    """For each key head its queries, the key and the value: as Falcon, BLOOM and GPT-NeoX store them."""
+    """For each key head its queries, its key and its value, as in Falcon, BLOOM and GPT-NeoX."""
     queries, keys, values = (_rows(tensors[0], heads, part) for part in range(3))
     rest = queries.shape[1:]
     groups = [part.reshape(heads.key, -1, *rest) for part in (queries, keys, values)]  # [key heads, features, ...]
@@ -87,45 +87,45 @@ def grouped_qkv(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
 
 
 def minus_one(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
-    """llama.cpp stores what the norm multiplies by, transformers that less one."""
+    """A norm's weight w of transformers: llama.cpp stores the factor 1 + w."""
     return tensors[0].float() - 1
 
 
 def transposed(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
-    """[out, in] as [in, out]: GPT-2's Conv1D."""
+    """[out, in] to [in, out], for GPT-2's Conv1D."""
     return tensors[0].T.contiguous()
 
 
 def row(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
-    """A vector, or a matrix of one row, as a matrix of one row."""
+    """A vector to a matrix of one row; such a matrix is unchanged."""
     return tensors[0].reshape(1, -1)
 
 
 def one_channel(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
-    """[channels, width] as [channels, 1, width]: a convolution of each channel alone."""
+    """[channels, width] to [channels, 1, width], for a convolution of each channel alone."""
     return tensors[0].reshape(tensors[0].shape[0], 1, -1)
 
 
 def log_of_negative(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
-    """Mamba's A = -exp(A_log)."""
+    """A_log of Mamba's A = -exp(A_log)."""
     return torch.log(-tensors[0].float())
 
 
 def stacked(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
-    """[out, in] of several as one: gate and up."""
+    """Several [out, in] stacked along out: gate and up."""
     return torch.cat(list(tensors), dim=-2)
 
 
 def experts_transposed(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
-    """[experts, out, in] as [experts, in, out]."""
+    """[experts, out, in] to [experts, in, out]."""
     return tensors[0].transpose(1, 2).contiguous()
 
 
 def interleaved(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
-    """Gate and up of [experts, out, in] as [experts, in, 2 out], their features by turns: gpt-oss."""
+    """Gate and up, [experts, out, in] each, to [experts, in, 2 out] with alternating features, for gpt-oss."""
     return torch.stack(list(tensors), dim=2).flatten(1, 2).transpose(1, 2).contiguous()
 
 
 def interleaved_biases(tensors: Sequence[Tensor], heads: Heads) -> Tensor:
-    """Gate and up of [experts, out] as [experts, 2 out], their features by turns."""
+    """Gate and up, [experts, out] each, to [experts, 2 out] with alternating features."""
     return torch.stack(list(tensors), dim=2).flatten(1, 2)

@@ -1,7 +1,7 @@
-"""A GGUF file as a config, a tokenizer and tensors of transformers: the same model as the one the file was made from.
+"""Opening a GGUF file: config, tokenizer and tensors for transformers, of the model that the file was made from.
 
-Nothing is converted or kept. Tensors are dequantised one by one when the model is loaded, which takes no longer than reading
-them in float32 from a disk, needs no room there, and cannot leave an old or half-written copy behind.
+No converted copy is written. Tensors are dequantised one by one when the model is loaded. This takes no longer than reading
+float32 from a disk, needs no disk space, and cannot leave a stale or half-written copy.
 """
 
 from __future__ import annotations
@@ -26,18 +26,22 @@ from cwa_engine.models.gguf.tokenizer import read_tokenizer
 from cwa_engine.models.model_files import check_counts
 
 _QUANTISATION_VERSION = 2  # of ggml, since 2023
-_ELSEWHERE = ("adapter.", "clip.", "xielu.")  # keys that say something of a model outside its architecture's prefix
+_ELSEWHERE = (
+    "adapter.",
+    "clip.",
+    "xielu.",
+)  # prefixes of keys that describe a model, outside of its architecture's prefix
 _OF_NO_MODEL = (
     "general.",
     "tokenizer.",
     "split.",
     "quantize.",
-)  # what is read elsewhere, and where the file comes from
+)  # keys that are read elsewhere, and keys about the origin of the file
 
 
 @dataclass(frozen=True)
 class GgufModel:
-    """What transformers builds a model of. `tensors` are those of its parameters, read and dequantised on demand."""
+    """Config, tokenizer and parameters for transformers. `tensors` are read and dequantised on demand."""
 
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
@@ -46,9 +50,9 @@ class GgufModel:
 
 
 def open_gguf(path: Path) -> GgufModel:
-    """Read the header of a GGUF file, of all its shards, and account for every key and tensor.
+    """Read the headers of all shards of a GGUF file, and account for every key and tensor.
 
-    Raises ModelBroken that names what is missing, unknown or contradictory, and InvalidInput without the package gguf.
+    Raises ModelBroken for anything missing, unknown or contradictory, and InvalidInput without the package gguf.
     """
     file = read_file(path)
     _refuse_other_contents(file)
@@ -67,15 +71,15 @@ def open_gguf(path: Path) -> GgufModel:
 
 
 def _empty(path: Path, architecture: Architecture, tokenizer: PreTrainedTokenizerBase, tied: bool) -> PreTrainedModel:
-    """The model of transformers without memory. No token is one of padding to it: its embedding would have no gradient."""
+    """The transformers model without memory. Its config gets no padding token, whose embedding would have no gradient."""
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
     fields = {**architecture.fields, **ids, "tie_word_embeddings": tied}
     try:
         config = AutoConfig.for_model(architecture.model_type, **fields)
         model = empty_model(config, torch.float32)
-    except Exception as error:  # each class checks its config in its own way
+    except Exception as error:  # each class checks its config with its own errors
         raise ModelBroken(
-            f"{path.name} has metadata of which transformers makes no {architecture.model_type} model: "
+            f"transformers cannot make a {architecture.model_type} model from the metadata of {path.name}: "
             f"{' '.join(str(error).split())}",
             hint="convert the model again with a current convert_hf_to_gguf.py of llama.cpp",
         ) from error
@@ -84,7 +88,7 @@ def _empty(path: Path, architecture: Architecture, tokenizer: PreTrainedTokenize
 
 
 def _tied(file: GgufFile, keys: Keys) -> tuple[bool, str]:
-    """(whether the output is the embedding, a note). Some converters write a tied embedding a second time."""
+    """(whether the output is tied to the embedding, a note). Some converters write a tied embedding twice."""
     if not keys.has("output.weight"):
         usual = keys.architecture in TIED_OUTPUT
         return (
@@ -98,10 +102,12 @@ def _tied(file: GgufFile, keys: Keys) -> tuple[bool, str]:
 
 
 def _refuse_other_contents(file: GgufFile) -> None:
-    """Raises ModelBroken for files that hold no language model, or one of an unknown way of quantising."""
+    """Raises ModelBroken for files without a language model, and for unknown versions of quantisation."""
     name, says = file.path.name, file.metadata.get
     if says("general.type", "model") != "model":
-        raise ModelBroken(f"{name} holds no model but a {says('general.type')}", hint="give the model's own GGUF file")
+        raise ModelBroken(
+            f"{name} does not hold a model but a {says('general.type')}", hint="give the model's own GGUF file"
+        )
     version = says("general.quantization_version", _QUANTISATION_VERSION)
     if version != _QUANTISATION_VERSION and any(tensor.quantised for tensor in file.tensors.values()):
         raise ModelBroken(
@@ -111,12 +117,12 @@ def _refuse_other_contents(file: GgufFile) -> None:
 
 
 def _outside(file: GgufFile, keys: Keys) -> str:
-    """A note on keys beside those of the architecture, which no part of llama.cpp reads for it; empty without such keys."""
+    """A note on keys outside of the architecture's prefix that llama.cpp does not read either; empty if there are none."""
     known = (*_OF_NO_MODEL, f"{keys.architecture}.")
     others = sorted(key for key in file.metadata if not key.startswith(known))
     if meaning := [key for key in others if key.startswith(_ELSEWHERE)]:
         raise ModelBroken(
-            f"{file.path.name} says {meaning[0]}, which cwtool does not know of {keys.architecture}",
+            f"{file.path.name} says {meaning[0]}, which cwtool does not know for {keys.architecture}",
             hint="give the model that the file was made from, as a folder or Hub id",
         )
     return f"metadata that is not read: {', '.join(others)}" if others else ""

@@ -1,4 +1,4 @@
-"""Every parameter of a model from the tensors of a GGUF file, and every tensor of the file in a parameter."""
+"""From the tensors of a GGUF file to the parameters of a model. Every parameter is made, and every tensor is used."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from cwa_engine.models.gguf.layouts import Heads, TensorSource
 
 
 def stored_parameters(model: PreTrainedModel, architecture: Architecture, keys: Keys) -> dict[str, StoredTensor]:
-    """Parameter -> how it is read; nothing is read yet. `model` may be without memory.
+    """Name of a parameter -> its stored tensor, which is not read yet. `model` may be without memory.
 
-    Raises ModelBroken that names tensors which are missing, of another shape, or have no place in the model.
+    Raises ModelBroken for tensors that are missing, have another shape, or have no place in the model.
     """
     file, found, missing = keys.file, {}, []
     used = set(keys.read_tensors)
@@ -42,14 +42,14 @@ def stored_parameters(model: PreTrainedModel, architecture: Architecture, keys: 
         )
     if left_over := [tensor for tensor in file.tensors if tensor not in used]:
         raise ModelBroken(
-            f"{file.path.name} has tensors that cwtool does not know of {keys.architecture}: {_some(left_over)}",
+            f"{file.path.name} has tensors that cwtool does not know for {keys.architecture}: {_some(left_over)}",
             hint="give the model that the file was made from, as a folder or Hub id",
         )
     return found
 
 
 def same_bytes(first: GgufTensor, second: GgufTensor) -> bool:
-    """Whether two tensors are stored alike, to the last bit."""
+    """Whether the stored bytes of two tensors are equal."""
     if (first.kind, first.shape) != (second.kind, second.shape):
         return False
     piece = 1 << 20
@@ -67,21 +67,21 @@ def same_bytes(first: GgufTensor, second: GgufTensor) -> bool:
 
 
 def dequantised(file: GgufFile) -> str:
-    """A note on tensors that were quantised, for whoever reads the results; empty where none was."""
+    """A note on quantised tensors, for the reader of results; empty if there are none."""
     quantised = [tensor.kind for tensor in file.tensors.values() if tensor.quantised]
     kinds = ", ".join(sorted(set(quantised), key=lambda kind: (-quantised.count(kind), kind)))
     return f"analysed as dequantised from {kinds}: {len(quantised)} of {len(file.tensors)} tensors" if kinds else ""
 
 
 def _wanted(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Parameters, tied ones once, and the buffers that are saved with them."""
+    """The parameters of a model, tied ones once, and its saved buffers."""
     every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {name: value for name, value in model.state_dict().items() if name not in every}
     return {**dict(model.named_parameters()), **buffers}
 
 
 def _ways(name: str, architecture: Architecture, model: PreTrainedModel) -> tuple[TensorSource, ...]:
-    """The ways to make a parameter, for its own block."""
+    """The ways to make a parameter, with the number of its block filled in."""
     block = re.search(r"\.(\d+)\.", name)
     pattern = f"{name[: block.start(1)]}*{name[block.end(1) :]}" if block else name
     stem, _, end = pattern.rpartition(".")
@@ -90,8 +90,8 @@ def _ways(name: str, architecture: Architecture, model: PreTrainedModel) -> tupl
         way, ending = architecture.parameters.get(stem), f".{end}"
     if way is None:
         raise ModelBroken(
-            f"cwtool does not know of what tensors of GGUF {name} of {type(model).__name__} is made",
-            hint="this version of transformers names the parameters of this architecture otherwise: install an older one",
+            f"cwtool does not know from which tensors of GGUF to make {name} of {type(model).__name__}",
+            hint="this version of transformers uses other names for this architecture's parameters: install an older version",
         )
     number = block[1] if block else ""
 
@@ -120,7 +120,7 @@ def _stored(name: str, shape: tuple[int, ...], made: TensorSource, heads: Heads,
 def _check_shape(
     name: str, shape: tuple[int, ...], made: TensorSource, tensors: Sequence[GgufTensor], file: GgufFile
 ) -> None:
-    """What can be told before anything is read. Axes of length 1 come and go."""
+    """Raises ModelBroken for a wrong shape, as far as it shows without reading. Axes of length 1 are not compared."""
     numbers, needed = sum(math.prod(tensor.shape) for tensor in tensors), math.prod(shape)
     fits = numbers == needed if made.whole else numbers > needed
     if made.layout is None:
@@ -132,7 +132,7 @@ def _check_shape(
 def _misshapen(name: str, shape: tuple[int, ...], tensors: Sequence[GgufTensor], file: GgufFile) -> ModelBroken:
     stored = " and ".join(f"{tensor.name} of {list(tensor.shape)}" for tensor in tensors)
     return ModelBroken(
-        f"{file.path.name} has {stored}, of which {name} of {list(shape)} cannot be made: its metadata describes other sizes",
+        f"{file.path.name} has {stored}, which do not fit {name} of {list(shape)}: its metadata describes other sizes",
         hint="convert the model again with a current convert_hf_to_gguf.py of llama.cpp",
     )
 

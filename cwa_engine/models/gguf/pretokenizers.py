@@ -1,8 +1,8 @@
-r"""How text is split into pieces before byte-level BPE, by the names that `tokenizer.ggml.pre` gives.
+r"""Splitting of text before byte-level BPE, by the names of `tokenizer.ggml.pre`.
 
-The names and their regular expressions: `llm_tokenizer_bpe` in src/llama-vocab.cpp of llama.cpp. Where llama.cpp writes an
-expression otherwise than the tokenizer it stands for, the tokenizer's own is taken, as the comments there give it. Which
-tokenizers normalise to NFC: the classes of Qwen2, GPT-NeoX and Cohere in transformers; llama.cpp leaves it out.
+Source of the names and regular expressions: `llm_tokenizer_bpe` in src/llama-vocab.cpp of llama.cpp. If llama.cpp rewrites
+the expression of a tokenizer, we use the tokenizer's own, as the comments there give it. Tokenizers that normalise to NFC:
+the classes of Qwen2, GPT-NeoX and Cohere in transformers; llama.cpp leaves this out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}"
 _QWEN2 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}|{_SYMBOLS}|{_SPACES}"
 
-# Words of capitals before small letters.
+# Words with upper case before lower case.
 _HEAD, _UPPER, _LOWER = r"[^\r\n\p{L}\p{N}]?", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CASED_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _GPT4O = (
@@ -35,7 +35,7 @@ _HAN_OR_HANGUL = r"[一-龥ࠀ-一가-퟿]+"
 _WIDE_PUNCTUATION = r"\s?[!-/:-~！-／：-～‘-‟　-。]+"
 _BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 
-# Letters of the alphabets that have two cases, as the tokenizer of DeepSeek-LLM lists them.
+# Letters of alphabets with two cases, as listed in the tokenizer of DeepSeek-LLM.
 _CASED_LETTERS = (
     r"A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼ"
     r"ℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
@@ -47,10 +47,10 @@ _GPT2 = ByteLevel(add_prefix_space=False, use_regex=True)
 
 @dataclass(frozen=True)
 class Splitting:
-    """`steps` split the pieces that the step before has left; of a regular expression every match becomes a piece.
+    """A way to split text. Each of `steps` splits the pieces of the step before: every match of its expression is a piece.
 
-    `nfc`: text is normalised to NFC first. `ignore_merges`: a piece that is a token is not merged from parts. `adds_bos`:
-    texts start with the bos token where the file does not say.
+    `nfc`: text is normalised to NFC first. `ignore_merges`: a piece that is a token is not built by merges. `adds_bos`:
+    texts start with the BOS token unless the file says otherwise.
     """
 
     steps: tuple[str | PreTokenizer, ...]
@@ -94,7 +94,7 @@ SPLITTINGS: dict[str, Splitting] = {
         (r"[\r\n]", rf"\s?[{_CASED_LETTERS}]+", _WIDE_PUNCTUATION, r"\s+$", _HAN_OR_HANGUL, r"\p{N}+", _BYTES)
     ),
     "deepseek-coder": Splitting((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_OR_HANGUL, r"\p{N}", _BYTES)),
-    # The last two steps see bytes that are already written as characters.
+    # The last two steps work on bytes that are already mapped to characters.
     "falcon": Splitting((Punctuation("contiguous"), _GPT2, Digits(individual_digits=False), "[0-9][0-9][0-9]")),
     **dict.fromkeys(("bloom", "gpt3-finnish", "poro-chat"), Splitting((_BLOOM, _BYTES))),
     "viking": Splitting((_BLOOM, r"\p{N}", _BYTES)),

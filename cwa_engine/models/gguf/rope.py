@@ -1,7 +1,7 @@
-"""Rotary positions: from what a GGUF file says of them to transformers' `rope_parameters`, and a check that both agree.
+"""Rotary positions: from the metadata of a GGUF file to `rope_parameters` of transformers, and a check that both agree.
 
-Pair i of a head's n rotated features is rotated by `position * frequency[i]`, and the result multiplied by a magnitude. With
-the base b, the factor s of linear scaling and YaRN, divisors d of the file's own, and YaRN's ramp r (Peng et al. 2023, 3.2):
+Pair i of a head's n rotated features is rotated by `position * frequency[i]`, and the result is multiplied by a magnitude.
+With base b, factor s of linear scaling and YaRN, the file's divisors d and YaRN's ramp r (Peng et al. 2023, section 3.2):
 
     frequency[i] = b^(-2i/n) / d[i] * (r[i]/s + 1 - r[i])       r = 1 without YaRN
 
@@ -21,15 +21,15 @@ from transformers import PreTrainedModel
 from cwa_engine.base.errors import ModelBroken
 from cwa_engine.models.gguf.keys import Keys
 
-_TOLERANCE = 1e-5  # relative, between two ways of computing a frequency in float32,
-_SMALLEST = 1e-10  # and absolute, in radians for each token
+_TOLERANCE = 1e-5  # relative difference between two ways of computing a frequency in float32,
+_SMALLEST = 1e-10  # and absolute difference, in radians per token
 _LLAMA3_BANDS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _YARN = ("ext_factor", "attn_factor", "beta_fast", "beta_slow", "log_multiplier")
 
 
 @dataclass(frozen=True)
 class Rope:
-    """`parameters` go into transformers' config; `frequencies` [n/2] and `magnitude` are what they have to come to."""
+    """`parameters` for the config of transformers, with the `frequencies` [n/2] and the `magnitude` that must result."""
 
     parameters: dict[str, Any]
     frequencies: Tensor
@@ -38,25 +38,25 @@ class Rope:
 
 @dataclass(frozen=True)
 class _Scaling:
-    """What a file says, and llama.cpp's defaults where it says nothing."""
+    """The scaling of a file, with llama.cpp's defaults for missing keys."""
 
     kind: str
     factor: float
-    original: int  # tokens of the texts in pretraining
+    original: int  # tokens of texts in pretraining
     longest: int  # tokens
     magnitude: float | None
     yarn: dict[str, float | None]
 
 
 def plain_rope(base: float, head_size: int) -> Rope:
-    """Whole heads, nothing scaled."""
+    """Rotation of all features of a head, without scaling."""
     return Rope({"rope_type": "default", "rope_theta": base}, _base_frequencies(base, head_size))
 
 
 def rope(keys: Keys, head_size: int, truncate: bool = True) -> Rope:
-    """What the file says. `truncate` makes the ends of YaRN's ramp whole features.
+    """The rotation that a file describes. `truncate` rounds the ends of YaRN's ramp to whole features.
 
-    Raises ModelBroken for what transformers cannot do.
+    Raises ModelBroken for a rotation that transformers cannot do.
     """
     base, rotated = keys.get("rope.freq_base", 10000.0), keys.get("rope.dimension_count", head_size)
     if not rotated or rotated % 2 or rotated > head_size:
@@ -68,7 +68,7 @@ def rope(keys: Keys, head_size: int, truncate: bool = True) -> Rope:
     divisors = keys.loaded("rope_freqs.weight")
     short, long = keys.loaded("rope_factors_short.weight"), keys.loaded("rope_factors_long.weight")
     match said.kind:
-        # Files of Phi-3 have the factors without the kind.
+        # Files of Phi-3 have the factors but no kind of scaling.
         case "longrope" | "linear" | "none" if short is not None and long is not None and divisors is None:
             return _longrope(plain, short, long, said)
         case "yarn" if short is None and long is None and divisors is None:
@@ -101,7 +101,7 @@ def _scaling(keys: Keys) -> _Scaling:
 
 
 def _part(rotated: int, head_size: int) -> float:
-    """The factor for which int(head_size * factor) is `rotated`."""
+    """The factor with int(head_size * factor) == rotated."""
     part = rotated / head_size
     return part if int(head_size * part) == rotated else math.nextafter(part, 2)
 
@@ -120,7 +120,7 @@ def _of_length(keys: Keys, divisors: Tensor, length: int) -> Tensor:
 
 
 def _divided(plain: Rope, divisor: Tensor, said: _Scaling) -> Rope:
-    """As one of transformers' kinds where one gives these frequencies exactly, else with the numbers themselves."""
+    """One of transformers' kinds of scaling if it gives these frequencies exactly, else the frequencies themselves."""
     frequencies, magnitude = plain.frequencies / divisor, said.magnitude or 1.0
     if magnitude == 1.0:
         if bool((divisor == 1).all()):
@@ -142,10 +142,10 @@ def _divided(plain: Rope, divisor: Tensor, said: _Scaling) -> Rope:
 
 
 def _llama3(frequencies: Tensor, divisor: Tensor, original: int) -> dict[str, Any] | None:
-    """The parameters of Llama 3.1 that give these divisors but for rounding; None where there are none.
+    """The parameters of Llama 3.1's scaling that give these divisors up to rounding; None if there are none.
 
-    The converter writes the divisors alone. Waves longer than the texts of pretraining are divided by the factor, those
-    shorter than a quarter of them are not, and between the two the divisor changes smoothly.
+    The converter writes only the divisors. Frequencies with a wavelength above the length of pretraining texts are divided
+    by the factor, those with one below a quarter of it are not; between the two the divisor changes smoothly.
     """
     factor, waves = float(divisor.max()), 2 * math.pi / frequencies
     low, high = _LLAMA3_BANDS.values()
@@ -162,7 +162,7 @@ def _yarn(plain: Rope, said: _Scaling, truncate: bool) -> Rope:
     fast, slow = said.yarn["beta_fast"] or 32.0, said.yarn["beta_slow"] or 1.0
 
     def feature_rotated(times: float) -> float:
-        """The feature that is rotated so many times in a text of pretraining."""
+        """The feature that makes this many turns within a text of pretraining."""
         return rotated * math.log(said.original / (times * 2 * math.pi)) / (2 * math.log(base))
 
     first, last = feature_rotated(fast), feature_rotated(slow)
@@ -184,7 +184,7 @@ def _yarn(plain: Rope, said: _Scaling, truncate: bool) -> Rope:
 
 
 def _yarn_magnitude(said: _Scaling) -> float:
-    """The file's own number, or 0.1 ln(s) + 1, divided by 0.1 m ln(s) + 1 where it has a multiplier m."""
+    """The number in the file, else 0.1 ln(s) + 1; divided by 0.1 m ln(s) + 1 if the file has a multiplier m."""
     own, multiplier = said.yarn["attn_factor"], said.yarn["log_multiplier"] or 0.0
     if own is None:
         grown = 0.1 * math.log(max(said.factor, 1.0))
@@ -193,7 +193,7 @@ def _yarn_magnitude(said: _Scaling) -> float:
 
 
 def _longrope(plain: Rope, short: Tensor, long: Tensor, said: _Scaling) -> Rope:
-    """Other factors for texts beyond those of pretraining; without a magnitude that of Ding et al. 2024."""
+    """LongRoPE: other factors for texts longer than in pretraining. The default magnitude is that of Ding et al. 2024."""
     magnitude, scale = said.magnitude, said.longest / said.original
     if magnitude is None:
         magnitude = math.sqrt(1 + math.log(scale) / math.log(said.original)) if scale > 1 else 1.0
@@ -208,15 +208,15 @@ def _longrope(plain: Rope, short: Tensor, long: Tensor, said: _Scaling) -> Rope:
 
 
 def check_rope(model: PreTrainedModel, ropes: tuple[Rope, ...], name: str) -> None:
-    """Compare what transformers computes with what the file says. `model` may be without memory.
+    """Compare the frequencies of transformers with those of the file. `model` may be without memory.
 
-    Raises ModelBroken where the architecture in transformers does not do what its config asks for.
+    Raises ModelBroken if the model class does not follow its config.
     """
     seen = []
     for module in model.modules():
         if not any(buffer.endswith("inv_freq") for buffer, _ in module.named_buffers(recurse=False)):
             continue
-        computed: Any = type(module)(config=module.config)  # on the CPU, with numbers
+        computed: Any = type(module)(config=module.config)  # a new module on the CPU, with values
         for buffer, value in computed.named_buffers(recurse=False):
             if buffer.endswith("inv_freq") and "original" not in buffer:
                 kind_of_block = buffer.removesuffix("inv_freq")
@@ -224,7 +224,7 @@ def check_rope(model: PreTrainedModel, ropes: tuple[Rope, ...], name: str) -> No
     agree = all(any(_same(rope, *one) for rope in ropes) for one in seen)
     if not agree or bool(ropes) != bool(seen):
         raise ModelBroken(
-            f"{type(model).__name__} of transformers rotates positions otherwise than {name} says",
+            f"{type(model).__name__} of transformers does not rotate positions as {name} says",
             hint="give the model that the file was made from, as a folder or Hub id",
         )
 

@@ -1,6 +1,6 @@
-"""The tokenizer of a GGUF file, as the package tokenizers has it: byte-level BPE, or the BPE of sentencepiece.
+"""The tokenizer of a GGUF file for the package tokenizers: byte-level BPE, or the BPE of sentencepiece.
 
-What each piece of metadata means: src/llama-vocab.cpp of llama.cpp. Kinds of vocabulary that are not read are refused.
+Source of the meaning of the metadata: src/llama-vocab.cpp of llama.cpp. Other kinds of vocabulary are refused.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from cwa_engine.models.gguf.pretokenizers import SPLITTINGS
 from cwa_engine.models.gguf.vocabulary import HINT, PREFIX, Kind, Vocabulary, broken_vocabulary, read_vocabulary
 
 _SPACE = "▁"
-_LONGEST = 1000  # characters of a token, each of which is a place to cut it; those in use have 256 at most
+_LONGEST = 1000  # characters of a token, because merges try every cut of it; tokens in use have at most 256
 _SENTENCEPIECE_PRE = (None, "default", "llama-spm", "phi-3", "gemma", "gemma-2")
-_SENTENCEPIECE_IDS = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}  # where the file does not say
+_SENTENCEPIECE_IDS = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}  # defaults
 
 
 def read_tokenizer(file: GgufFile) -> tuple[PreTrainedTokenizerFast, list[str]]:
-    """The tokenizer, and notes for whoever reads the results.
+    """The tokenizer, and notes for the reader of results.
 
-    Raises ModelBroken that names a vocabulary, a pre-tokenizer or a key which is not read here, and for broken vocabularies.
+    Raises ModelBroken for an unknown vocabulary, pre-tokenizer or key, and for a broken vocabulary.
     """
     vocabulary, notes, defaults = read_vocabulary(file), [], {}
     match vocabulary.values.get("model"):
@@ -54,7 +54,7 @@ def read_tokenizer(file: GgufFile) -> tuple[PreTrainedTokenizerFast, list[str]]:
 
 
 def _byte_level(vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
-    """(tokenizer, whether texts start with bos where the file does not say)"""
+    """(tokenizer, whether texts start with BOS by default)"""
     splitting = SPLITTINGS.get(vocabulary.values.get("pre", ""))
     if splitting is None:
         raise _unknown_splitting(vocabulary)
@@ -75,7 +75,7 @@ def _byte_level(vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
 
 
 def _unknown_splitting(vocabulary: Vocabulary) -> ModelBroken:
-    """ "default" is what older converters wrote where they did not know."""
+    """The error for an unknown pre-tokenizer. Older converters wrote "default" if they did not know it."""
     pre = vocabulary.values.get("pre")
     if pre in (None, "default"):
         what, near = f"does not say how its text is split ({PREFIX}pre = '{pre}')", ""
@@ -86,7 +86,7 @@ def _unknown_splitting(vocabulary: Vocabulary) -> ModelBroken:
 
 
 def _pair(merge: str) -> tuple[str, str]:
-    """The two parts, which a space divides. The first is no space."""
+    """The two parts of a merge, divided by a space. The first part is not a space itself."""
     first, _, second = merge[1:].partition(" ")
     return merge[:1] + first, second
 
@@ -113,7 +113,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
 
 
 def _pieces(vocabulary: Vocabulary) -> dict[str, tuple[int, float]]:
-    """Token -> (its number, its score), of those that are merged. Raises ModelBroken where the scores are lost."""
+    """Token -> (number, score), of the tokens that merges make. Raises ModelBroken if the file has lost the scores."""
     scores = vocabulary.values.get("scores", [])
     if len(scores) != len(vocabulary.tokens):
         raise broken_vocabulary(vocabulary.path, f"it has {len(vocabulary.tokens)} tokens and {len(scores)} scores")
@@ -122,20 +122,20 @@ def _pieces(vocabulary: Vocabulary) -> dict[str, tuple[int, float]]:
     longer = [score for token, (_, score) in pieces.items() if len(token) > 1]
     if len(longer) > 1 and len(set(longer)) == 1:
         raise ModelBroken(
-            f"all tokens of {vocabulary.path.name} have the same score, so that it is lost which are merged first",
+            f"all tokens of {vocabulary.path.name} have the same score, so the order of merges is lost",
             hint=f"the converter writes this where a model has no tokenizer.model: {HINT}",
         )
     return pieces
 
 
 def _on_scores(vocabulary: Vocabulary) -> list[str]:
-    """A note where scores are no ranks, as those of sentencepiece's BPE are: its unigram models are tokenised otherwise."""
+    """A note if scores are not ranks, as they are in sentencepiece's BPE: unigram models tokenise differently."""
     odd = sum(score != int(score) for _, score in _pieces(vocabulary).values())
     return [f"{odd} tokens have scores as of a unigram vocabulary; merged by score, as llama.cpp does"] if odd else []
 
 
 def _merges(pieces: Mapping[str, tuple[int, float]]) -> list[tuple[str, str]]:
-    """Every way in which two pieces make a third, the third with the highest score first; as transformers converts them."""
+    """All pairs of pieces that form a third, highest score of the third first, in the order of transformers' conversion."""
     found = []
     for token, (_, score) in cancellable_steps(pieces.items()):
         if len(token) > _LONGEST:
@@ -153,14 +153,14 @@ def _bpe(vocabulary: Vocabulary, merges: Sequence[tuple[str, str]], **options: A
     for first, second in cancellable_steps(merges):
         if lacking := [part for part in (first, second, first + second) if part not in ids]:
             raise broken_vocabulary(
-                vocabulary.path, f"'{first}' and '{second}' are merged, but '{lacking[0]}' is no token"
+                vocabulary.path, f"'{first}' and '{second}' are merged, but '{lacking[0]}' is not a token"
             )
     return BPE(vocab=ids, merges=list(merges), **options)
 
 
 def _add_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary, model_name: str) -> None:
-    """Tokens that are found in a text before it is cut. In texts their names stand for them, as in transformers."""
-    # Files do not say which tokens take the spaces behind them. llama.cpp knows Phi-3 by its name.
+    """Add the tokens that are recognised in a text before it is split, by their names, as in transformers."""
+    # Files do not say which tokens absorb the spaces after them. llama.cpp recognises Phi-3 by its name.
     phi3 = re.search("phi-?3", model_name.lower()) is not None
 
     def added(token: str, special: bool) -> AddedToken:
@@ -173,11 +173,11 @@ def _add_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary, model_name: str) -
 
 
 def _added(vocabulary: Vocabulary, key: str, token: str | None, default: bool) -> str | None:
-    """The token that a text starts or ends with, None without one."""
+    """The token that is added at the start or the end of a text; None if there is none."""
     if not vocabulary.values.get(key, default):
         return None
     if token is None:
-        raise broken_vocabulary(vocabulary.path, f"{PREFIX}{key} is true, but it does not say which token that is")
+        raise broken_vocabulary(vocabulary.path, f"{PREFIX}{key} is true, but it does not name the token")
     return token
 
 

@@ -1,4 +1,4 @@
-"""Which kind of value a key of metadata has. One of another kind is refused before anything is made of it."""
+"""The types of metadata values. A value of a wrong type is refused before it is used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NUMBER: _Kind = ("a number", _number)
 _NOT_NEGATIVE: _Kind = ("a number that is not negative", lambda value: _number(value) and value >= 0)
 _POSITIVE: _Kind = ("a number above 0", lambda value: _number(value) and value > 0)
 
-# Keys, those of an architecture without its prefix; any other is a whole number.
+# Types by key, without the prefix of the architecture. All other keys are whole numbers.
 _KINDS: dict[str, _Kind] = {
     r"rope\.scaling\.type|tensor_data_layout|tokenizer\.ggml\.(model|pre|tokens|merges)": _TEXT,
     r"attention\.causal|expert_weights_norm|rope\.scaling\.finetuned|ssm\.dt_b_c_rms|use_parallel_residual": _FLAG,
@@ -39,9 +39,9 @@ _KINDS: dict[str, _Kind] = {
 
 
 def checked(path: Path, key: str, value: Any, listed: bool, prefix: str = "") -> Any:
-    """The value, a number as a float where it may be a fraction. `listed`: it has to be a list.
+    """The value; a number as a float if its key allows fractions. `listed`: it must be a list.
 
-    Raises ModelBroken for a value of another kind than llama.cpp reads there.
+    Raises ModelBroken for a value of another type than llama.cpp reads there.
     """
     what, fits = next((kind for pattern, kind in _KINDS.items() if re.fullmatch(pattern, key)), _WHOLE)
     if isinstance(value, list) != listed or not all(map(fits, value if listed else [value])):
@@ -54,5 +54,5 @@ def checked(path: Path, key: str, value: Any, listed: bool, prefix: str = "") ->
 
 
 def shown(value: Any) -> str:
-    """As it stands in messages."""
+    """The value for messages."""
     return str(value) if len(str(value)) < 60 else f"{str(value)[:60]}..."

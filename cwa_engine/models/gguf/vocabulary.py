@@ -1,4 +1,4 @@
-"""The tokens of a GGUF file, and what its metadata says of them: everything under tokenizer.ggml is accounted for."""
+"""The tokens of a GGUF file and their metadata. Every key under tokenizer.ggml must be known."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ HINT = "give the model that the file was made from, as a folder or Hub id; docs/
 _IDS = ("bos_token_id", "eos_token_id", "unknown_token_id", "padding_token_id")
 _LISTS = ("tokens", "token_type", "scores", "merges")
 _OTHERS = ("model", "pre", "add_space_prefix", "add_bos_token", "add_eos_token")
-_FALSE = ("add_sep_token", "remove_extra_whitespaces", "escape_whitespaces")  # nothing where they are false
-# Of generation, of other tasks, and of tokens that are in the vocabulary by name as well.
+_FALSE = ("add_sep_token", "remove_extra_whitespaces", "escape_whitespaces")  # keys without effect if they are false
+# Keys without effect: of generation, of other tasks, and of tokens that the vocabulary has by name too.
 _WITHOUT_EFFECT = re.compile(
     r"(eot|eom|fim_\w+|prefix|suffix|middle|fsep|mask|cls|sep"
     r"|seperator)_token_id|suppress_tokens|token_type_count"  # codespell:ignore seperator
 )
-_NO_UTF8 = re.compile("[\ud800-\udfff]")  # what reading the header makes of bytes that are no UTF-8
+_NO_UTF8 = re.compile("[\ud800-\udfff]")  # reading the header turns bytes that are not UTF-8 into these
 
 
 class Kind(IntEnum):
-    """Of a token, in `tokenizer.ggml.token_type`."""
+    """The kind of a token, in `tokenizer.ggml.token_type`."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -43,7 +43,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of a file and what it says of them."""
+    """The tokens of a file and their metadata."""
 
     path: Path
     values: Mapping[str, Any]  # metadata without its prefix
@@ -52,7 +52,7 @@ class Vocabulary:
 
     @functools.cached_property
     def ids(self) -> dict[str, int]:
-        """Of all tokens but those that fill up the embedding, which no text may become."""
+        """Token -> number, without the tokens that only pad the embedding."""
         named = {self.values.get(key) for key in _IDS}
         every = enumerate(zip(self.tokens, self.kinds, strict=True))
         return {token: number for number, (token, kind) in every if kind != Kind.UNUSED or number in named}
@@ -61,7 +61,7 @@ class Vocabulary:
         return [token for token, kind in zip(self.tokens, self.kinds, strict=True) if kind in kinds]
 
     def named(self, key: str, default: int | None = None) -> str | None:
-        """The token whose number is at `key`. Raises ModelBroken for a number that no token has."""
+        """The token whose number is the value of `key`. Raises ModelBroken for a number that no token has."""
         number: int | None = self.values.get(key, default)
         if number is None:
             return None
@@ -71,7 +71,7 @@ class Vocabulary:
 
 
 def read_vocabulary(file: GgufFile) -> Vocabulary:
-    """Raises ModelBroken for a vocabulary that is broken, and for keys that are not known here."""
+    """The vocabulary of a file. Raises ModelBroken for a broken vocabulary and for unknown keys."""
     values = {key.removeprefix(PREFIX): value for key, value in file.metadata.items() if key.startswith(PREFIX)}
     known = (*_IDS, *_LISTS, *_OTHERS, *(key for key in _FALSE if not values.get(key)))
     unknown = sorted(key for key in values if key not in known and not _WITHOUT_EFFECT.fullmatch(key))
@@ -96,7 +96,7 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
         raise broken_vocabulary(file.path, f"it has '{twice}' more than once")
     for number, token in enumerate(tokens):
         if _NO_UTF8.search(token):
-            raise broken_vocabulary(file.path, f"token {number} is no UTF-8")
+            raise broken_vocabulary(file.path, f"token {number} is not UTF-8")
     return Vocabulary(file.path, values, tokens, kinds)
 
 

@@ -1,7 +1,7 @@
 """The architectures of GGUF that cwtool reads. One function for each `general.architecture`.
 
-What a function reads counts as known; a key that none reads is an error. Where a file says nothing, llama.cpp's default holds
-(src/models/*.cpp); docs/gguf.md tells what its converter leaves out.
+Every key must be read: a key that no function reads is an error. If a file lacks a key, llama.cpp's default holds
+(src/models/*.cpp). docs/gguf.md lists what its converter leaves out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ ARCHITECTURES: dict[str, Callable[[Keys], Architecture]] = {
     **gpt.ARCHITECTURES,
 }
 
-# Whose output llama.cpp requires, and whose output always is the embedding unless the file has one. Others may be either.
+# Architectures for which llama.cpp requires an output tensor, and those whose output is the embedding if the file has none.
+# The others may have either.
 OWN_OUTPUT = ("stablelm", "nemotron", "olmo2", "qwen2moe", "olmoe", "phimoe", "gpt-oss", "gptneox", "phi2")
 TIED_OUTPUT = (
     *("gemma", "gemma2", "gemma3", "command-r", "cohere2", "starcoder2", "smollm3"),
@@ -30,7 +31,7 @@ TIED_OUTPUT = (
 
 
 def describe(keys: Keys) -> Architecture:
-    """What the file's architecture is in transformers. Raises ModelBroken for one that is not read, and for what it lacks."""
+    """The description of a file's architecture. Raises ModelBroken for an unknown architecture and for missing keys."""
     if keys.architecture not in ARCHITECTURES:
         raise ModelBroken(
             f"{keys.file.path.name} is of the architecture '{keys.architecture}', which cwtool does not read from GGUF files",
@@ -42,7 +43,7 @@ def describe(keys: Keys) -> Architecture:
 
 
 def _refuse_missing_blocks(keys: Keys) -> None:
-    """Before anything is made for each of them."""
+    """Raises ModelBroken if block_count differs from the blocks in the file, before anything is made for each block."""
     there = {int(match[1]) for name in keys.file.tensors if (match := re.match(r"blk\.(\d+)\.", name))}
     if keys["block_count"] > len(there):
         raise keys.refused("block_count", keys["block_count"], f"it has tensors of {len(there)} blocks")

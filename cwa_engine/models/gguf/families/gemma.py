@@ -24,7 +24,7 @@ from cwa_engine.models.gguf.keys import Keys
 from cwa_engine.models.gguf.layouts import minus_one, of
 from cwa_engine.models.gguf.rope import Rope, plain_rope, rope
 
-_LARGEST = {"gemma2": 46, "gemma3": 62}  # blocks of the 27B models, which scale queries by their width over their heads
+_LARGEST = {"gemma2": 46, "gemma3": 62}  # number of blocks of the 27B models, whose queries are scaled by width / heads
 
 
 def _norms(**norms: str) -> Table:
@@ -50,7 +50,7 @@ def _table(block: Table) -> dict[str, Any]:
 
 
 def _query_scale(keys: Keys) -> tuple[float, str]:
-    """(queries are divided by the root of this, a note). The converter leaves it out; llama.cpp tells it from the blocks."""
+    """(the number by whose root queries are divided, a note). The file lacks it; llama.cpp derives it from the block count."""
     if scale := keys.get("attention.scale", 0.0):
         return float(scale**-2), ""
     width = head_size(keys)
@@ -83,7 +83,7 @@ def gemma2(keys: Keys) -> Architecture:
 
 
 def gemma3(keys: Keys) -> Architecture:
-    """Five blocks with a window, then one without. Blocks with a window are rotated by frequencies of their own, unscaled."""
+    """Gemma 3: five blocks with a window, then one without. Blocks with a window have their own, unscaled frequencies."""
     size, window = head_size(keys), keys.get("attention.sliding_window", 0)
     rotary, local = rope(keys, size), plain_rope(keys.get("rope.freq_base_swa", 10000.0), size)
     ropes: tuple[Rope, ...] = (rotary, local) if window else (rotary,)

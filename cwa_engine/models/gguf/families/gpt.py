@@ -1,4 +1,4 @@
-"""GPT-2 and what stems from it, and the other architectures whose parameters in transformers are not named as LLaMA's are."""
+"""GPT-2 and its descendants, and other architectures whose parameters are not named like LLaMA's in transformers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _grouped(parameter: str) -> Table:
 
 
 def _no_groups(keys: Keys) -> int:
-    """Heads, of which keys have as many as queries."""
+    """Number of heads. Raises ModelBroken if keys have fewer heads than queries."""
     heads = query_heads(keys)
     keys.expect("attention.head_count_kv", heads)
     return heads
@@ -65,7 +65,7 @@ def _gpt2_sizes(keys: Keys) -> dict[str, Any]:
 
 
 def gpt2(keys: Keys) -> Architecture:
-    """Linear layers store their weights as [in, out]."""
+    """GPT-2: linear layers store their weights as [in, out]."""
     _no_groups(keys)
     linear = {
         f"{parameter}.weight": of(f"{_GPT2_BLOCK[parameter]}.weight", by=transposed)
@@ -76,7 +76,7 @@ def gpt2(keys: Keys) -> Architecture:
 
 
 def starcoder(keys: Keys) -> Architecture:
-    """One key head for all queries."""
+    """StarCoder: one key head for all queries."""
     keys.expect("attention.head_count_kv", 1)
     table = {**_GPT2_ENDS, **in_blocks("transformer.h", _GPT2_BLOCK)}
     return Architecture("gpt_bigcode", _gpt2_sizes(keys) | {"multi_query": True}, table)
@@ -118,7 +118,7 @@ _BLOOM_ENDS: Table = {
 
 
 def bloom(keys: Keys) -> Architecture:
-    """Positions by a slope for each head: any length of text."""
+    """BLOOM: positions by a slope for each head (ALiBi), so texts may have any length."""
     keys.ignore("context_length")
     keys.expect("feed_forward_length", 4 * keys["embedding_length"])
     fields = {
@@ -136,7 +136,7 @@ def bloom(keys: Keys) -> Architecture:
 
 
 def falcon(keys: Keys) -> Architecture:
-    """Attention and MLP in parallel, after one norm (7B, 11B) or one each (40B, 180B)."""
+    """Falcon: attention and MLP in parallel, after one common norm (7B, 11B) or a norm each (40B, 180B)."""
     heads, rotary = heads_of(keys), rope(keys, head_size(keys))
     keys.expect("tensor_data_layout", "jploski")
     two_norms = block_has(keys, "attn_norm_2.weight")
@@ -164,7 +164,7 @@ def falcon(keys: Keys) -> Architecture:
 
 
 def mpt(keys: Keys) -> Architecture:
-    """Norms and linear layers without biases, positions by a slope for each head."""
+    """MPT: norms and linear layers without biases, positions by a slope for each head (ALiBi)."""
     width = keys["embedding_length"]
     slope = keys.get("attention.max_alibi_bias", 0.0)
     fields = {
@@ -196,7 +196,7 @@ def mpt(keys: Keys) -> Architecture:
 
 
 def phi2(keys: Keys) -> Architecture:
-    """Attention and MLP in parallel after one norm; biases everywhere."""
+    """Phi-2: attention and MLP in parallel after one norm, biases everywhere."""
     rotary = rope(keys, head_size(keys))
     fields = sizes(keys) | attention_sizes(keys)
     fields |= {"layer_norm_eps": keys["attention.layer_norm_epsilon"], "rope_parameters": rotary.parameters}
@@ -206,7 +206,7 @@ def phi2(keys: Keys) -> Architecture:
 
 
 def mamba(keys: Keys) -> Architecture:
-    """A state space instead of attention."""
+    """Mamba: a state space model instead of attention."""
     keys.ignore("context_length")
     keys.expect("attention.head_count", 0)
     keys.expect("feed_forward_length", 0)
@@ -242,7 +242,7 @@ def mamba(keys: Keys) -> Architecture:
 
 
 def lfm2(keys: Keys) -> Architecture:
-    """Short convolutions, and attention in those blocks that have key heads."""
+    """LFM2: short convolutions; attention in the blocks that have key heads."""
     counts = keys.list("attention.head_count_kv")
     if not isinstance(counts, list) or len(counts) != keys["block_count"] or len({*counts} - {0}) != 1:
         raise keys.refused("attention.head_count_kv", counts, "cwtool reads a list with 0 for blocks without attention")
@@ -273,7 +273,7 @@ def lfm2(keys: Keys) -> Architecture:
         "conv.out_proj": "shortconv.out_proj",
     }
     table = decoder(block, norm="model.embedding_norm")
-    if not keys.has("output_norm.weight"):  # as newer files call it
+    if not keys.has("output_norm.weight"):  # newer files have this name
         table["model.embedding_norm"] = "token_embd_norm"
     return Architecture("lfm2", fields, table, Heads(heads, max(counts)), (rotary,))
 

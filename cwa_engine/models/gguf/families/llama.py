@@ -1,4 +1,4 @@
-"""LLaMA and the architectures that took its blocks over: attention and a gated MLP, both after an RMS norm."""
+"""LLaMA and architectures with the same blocks: attention and a gated MLP, each after an RMS norm."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _common(keys: Keys, rotary: Rope) -> dict[str, Any]:
 def _like_llama(
     model_type: str, block: Table, fields: Callable[[Keys], dict[str, Any]]
 ) -> Callable[[Keys], Architecture]:
-    """An architecture that differs from LLaMA in a few fields alone."""
+    """An architecture that differs from LLaMA in a few config fields only."""
 
     def describe(keys: Keys) -> Architecture:
         rotary = rope(keys, head_size(keys))
@@ -55,7 +55,7 @@ def _like_llama(
 
 
 def llama(keys: Keys) -> Architecture:
-    """LLaMA; Mistral where the file has a window, Mixtral with experts, the class of Qwen2 with its biases."""
+    """LLaMA; with a window Mistral, with experts Mixtral, with biases of queries, keys and values the class of Qwen2."""
     rotary = rope(keys, head_size(keys))
     fields = _common(keys, rotary)
     if keys.get("expert_count", 0):
@@ -74,7 +74,7 @@ def llama(keys: Keys) -> Architecture:
 
 
 def _mixtral(keys: Keys, fields: dict[str, Any], rotary: Rope) -> Architecture:
-    """The weights of the experts that are used add up to 1, as llama.cpp has it for this architecture."""
+    """Mixtral: the weights of the chosen experts add up to 1, as llama.cpp computes it."""
     keys.expect("expert_gating_func", 1)
     keys.expect("expert_weights_norm", True)
     keys.expect("expert_weights_scale", 0.0, 1.0)
@@ -88,7 +88,7 @@ def _mixtral(keys: Keys, fields: dict[str, Any], rotary: Rope) -> Architecture:
 
 
 def mistral3(keys: Keys) -> Architecture:
-    """Ministral 3: queries grow with the logarithm of their position."""
+    """Ministral 3: queries are scaled with the logarithm of their position."""
     multiplier = keys.get("rope.scaling.yarn_log_multiplier", 0.0)
     rotary = rope(keys, head_size(keys))
     grown = {"llama_4_scaling_beta": keys.get("attention.temperature_scale", 0.0), "mscale_all_dim": multiplier}
@@ -102,13 +102,13 @@ def _biases(keys: Keys) -> dict[str, Any]:
 
 
 def _smollm3(keys: Keys) -> dict[str, Any]:
-    """Every fourth block rotates nothing."""
+    """SmolLM3: every fourth block has no rotary positions."""
     rotated = [int((block + 1) % 4 != 0) for block in range(keys["block_count"])]
     return _biases(keys) | {"no_rope_layers": rotated, "use_sliding_window": False}
 
 
 def _granite_scales(keys: Keys) -> dict[str, Any]:
-    keys.expect("rope.scaling.finetuned", True)  # where it is false llama.cpp rotates nothing
+    keys.expect("rope.scaling.finetuned", True)  # if it is false, llama.cpp rotates nothing
     return {
         "attention_bias": has_qkv_bias(keys),
         "attention_multiplier": keys.get("attention.scale", 0.0) or head_size(keys) ** -0.5,
@@ -123,7 +123,7 @@ def _granite(keys: Keys) -> dict[str, Any]:
 
 
 def granitemoe(keys: Keys) -> Architecture:
-    """With experts that are chosen, and in some models one that all tokens go through."""
+    """Granite with routed experts, and in some models a shared expert for all tokens."""
     shared, rotary = keys.get("expert_shared_feed_forward_length", 0), rope(keys, head_size(keys))
     fields = {
         **_common(keys, rotary),
@@ -141,7 +141,7 @@ def granitemoe(keys: Keys) -> Architecture:
 
 
 def phi3(keys: Keys) -> Architecture:
-    """Queries, keys and values in one tensor, as gate and up."""
+    """Phi-3: queries, keys and values in one tensor, and gate and up in one."""
     rotary = rope(keys, head_size(keys))
     fields = _common(keys, rotary) | {
         "original_max_position_embeddings": keys.get("rope.scaling.original_context_length", 0)
@@ -186,9 +186,9 @@ def starcoder2(keys: Keys) -> Architecture:
 
 
 def nemotron(keys: Keys) -> Architecture:
-    """Layer norms whose weight is stored with 1 added."""
+    """Nemotron: the file stores the weights of layer norms with 1 added."""
     rotary = rope(keys, head_size(keys))
-    keys.ignore("attention.layer_norm_rms_epsilon")  # the converter says the same epsilon twice
+    keys.ignore("attention.layer_norm_rms_epsilon")  # the converter writes the same epsilon twice
     fields = sizes(keys) | attention_sizes(keys) | _biases(keys)
     fields |= {"norm_eps": keys["attention.layer_norm_epsilon"], "rope_parameters": rotary.parameters}
     norms = {f"{name}.weight": of(f"{tensor}.weight", by=minus_one) for name, tensor in _NORMS.items()}
@@ -198,7 +198,7 @@ def nemotron(keys: Keys) -> Architecture:
 
 
 def olmo(keys: Keys) -> Architecture:
-    """Norms without parameters, with an epsilon of 1e-5."""
+    """OLMo: norms without parameters, with an epsilon of 1e-5."""
     keys.expect("attention.layer_norm_epsilon", 1e-5)
     rotary = rope(keys, head_size(keys))
     fields = sizes(keys) | attention_sizes(keys)
@@ -207,7 +207,7 @@ def olmo(keys: Keys) -> Architecture:
 
 
 def olmo2(keys: Keys) -> Architecture:
-    """OLMo 2; OLMo 3 where the file has a window. Blocks with a window are not scaled."""
+    """OLMo 2; with a window OLMo 3. The rotation of blocks with a window is not scaled."""
     rotary, size = rope(keys, head_size(keys)), head_size(keys)
     fields = _common(keys, rotary) | {"attention_bias": has_qkv_bias(keys)}
     ropes: tuple[Rope, ...] = (rotary,)
@@ -245,7 +245,7 @@ def cohere2(keys: Keys) -> Architecture:
 
 
 def exaone4(keys: Keys) -> Architecture:
-    """Without a window all blocks are rotated; with one those that have it."""
+    """EXAONE 4: without a window all blocks have rotary positions, with one only the blocks that have the window."""
     rotary = rope(keys, head_size(keys))
     same_base(keys, rotary)
     window = keys.get("attention.sliding_window", 0)
@@ -259,7 +259,7 @@ def exaone4(keys: Keys) -> Architecture:
 
 
 def glm4(keys: Keys) -> Architecture:
-    """A norm before and one behind attention and MLP each."""
+    """GLM-4: a norm before and a norm after attention, and the same for the MLP."""
     rotary = rope(keys, head_size(keys))
     norms = {"post_self_attn_layernorm": "post_attention_norm", "post_mlp_layernorm": "post_ffw_norm"}
     fields = _common(keys, rotary) | {"attention_bias": has_qkv_bias(keys)}

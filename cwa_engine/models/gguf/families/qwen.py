@@ -1,4 +1,4 @@
-"""Qwen 2 and 3, and the mixtures of experts that are built like them."""
+"""Qwen 2 and 3, and mixtures of experts with the same blocks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def qwen3(keys: Keys) -> Architecture:
 
 
 def _mixture(keys: Keys, model_type: str, block: Table, normalised: bool, **fields: Any) -> Architecture:
-    """`normalised`: whether the weights of the experts that are used add up to 1 in llama.cpp, where the file is silent."""
+    """A mixture of experts. `normalised`: whether llama.cpp makes the chosen experts' weights add up to 1 by default."""
     keys.expect("expert_gating_func", 1)
     keys.expect("expert_weights_scale", 0.0, 1.0)
     said = keys.get("expert_weights_norm")
@@ -68,7 +68,7 @@ def _mixture(keys: Keys, model_type: str, block: Table, normalised: bool, **fiel
 
 
 def qwen2moe(keys: Keys) -> Architecture:
-    """One expert that all tokens go through, weighed by a gate of its own."""
+    """Qwen 2 with routed experts and a shared expert, which has a gate of its own."""
     shared = keys.tensor("blk.0.ffn_gate_shexp.weight").shape[0]
     keys.expect("expert_shared_feed_forward_length", shared, 0)
     widths = {"moe_intermediate_size": expert_width(keys), "shared_expert_intermediate_size": shared}
@@ -86,7 +86,7 @@ def olmoe(keys: Keys) -> Architecture:
 
 
 def phimoe(keys: Keys) -> Architecture:
-    """Phi-3.5-MoE: layer norms, and the routing that transformers does; llama.cpp takes a plain softmax there."""
+    """Phi-3.5-MoE: layer norms, and the routing of transformers; llama.cpp uses a plain softmax instead."""
     fields = {
         "num_local_experts": keys["expert_count"],
         "num_experts_per_tok": keys["expert_used_count"],
@@ -98,7 +98,7 @@ def phimoe(keys: Keys) -> Architecture:
 
 
 def gpt_oss(keys: Keys) -> Architecture:
-    """Every other block sees a window; a learned number for each head takes part of the attention. YaRN without whole ends."""
+    """gpt-oss: every other block has a window, each head a learned attention sink. YaRN's ramp ends are not rounded."""
     rotary = rope(keys, head_size(keys), truncate=False)
     same_base(keys, rotary)
     keys.expect("feed_forward_length", expert_width(keys))
