@@ -21,6 +21,7 @@ from rich.console import Console
 from benchmarks.measure import peak_above
 from cwa_engine.damage.copies import Zeroed
 from cwa_engine.damage.measurement import MeasurementContext, measure, prepare_measurement
+from cwa_engine.damage.single_zeros import SingleZeros
 from cwa_engine.damage.treatments import ZERO
 from cwa_engine.data import corpus
 from cwa_engine.data.tokens import TokenSequence, batched, tokenize
@@ -31,10 +32,10 @@ from cwa_engine.methods.metrics import Needs
 from cwa_engine.models.anatomy import Parameter, anatomy_of
 from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.questions.ablation import ablate
-from cwa_engine.questions.single_zeros import SingleZeros
 from cwa_engine.records.export import ModelRecord, RunRecord, write_run
-from cwa_engine.records.reading import read_summary
-from cwa_engine.rows import Baseline, RunResult, TextUse
+from cwa_engine.records.run_report import open_run
+from cwa_engine.result import RunResult
+from cwa_engine.rows import Baseline, TextUse
 from cwa_engine.sensitivity.candidates import propose
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.ranking import Ranker, rank
@@ -135,7 +136,7 @@ def ranked_and_written(model: Model, needs: Needs, metric: str) -> None:
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "run"
         write_run(folder, RunRecord("run", spec, "", source, result, time.time(), ()))
-        Console(file=io.StringIO()).print(run_report(read_summary(folder), str(folder)))
+        Console(file=io.StringIO()).print(run_report(open_run(folder).summary, str(folder)))
 
 
 def ranked_by_sweep(model: Model) -> None:

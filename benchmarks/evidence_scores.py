@@ -27,6 +27,7 @@ from cwa_engine.models.facts import Facts
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.structures import find_weights
 from cwa_engine.pipeline import analyze
+from cwa_engine.questions.fidelity import Predictions
 from cwa_engine.sensitivity.candidates import propose
 from cwa_engine.sensitivity.finalists import MOST
 from cwa_engine.sensitivity.gradients import resident
@@ -70,9 +71,10 @@ def units() -> Table:
     loaded, sequences = smollm2(TEXTS, TOKENS)
     found = analyze(loaded, asked)
     other = analyze(loaded, asked.model_copy(update={"seed": 1, "fidelity": None}))
-    measured = {row.target: row for row in found.predictions}
-    changes = np.abs([row.delta_nll for row in found.predictions])
-    harmful = [found.predictions[place].target for place in np.argsort(-changes)]
+    predictions = found.answer(Predictions).rows
+    measured = {row.target: row for row in predictions}
+    changes = np.abs([row.delta_nll for row in predictions])
+    harmful = [predictions[place].target for place in np.argsort(-changes)]
     second_order = half_w_squared_h(loaded, sequences[0::2], list(dict.fromkeys([*harmful[:20], GAIN])))
     rows: Table = [
         (

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.tables import table
 from cwa_engine.damage.copies import Zeroed
+from cwa_engine.damage.single_zeros import SingleZeros
 from cwa_engine.data import corpus
 from cwa_engine.data.prefix import prefix_of
 from cwa_engine.data.tokens import TokenSequence, tokenize
@@ -21,9 +22,8 @@ from cwa_engine.methods.metrics import CANDIDATE_METRICS, CANDIDATE_TURNS, Needs
 from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.models.structures import find_weights, target_name
 from cwa_engine.questions.ablation import ablate
-from cwa_engine.questions.single_zeros import SingleZeros
-from cwa_engine.questions.spike_removal import remove_spikes
-from cwa_engine.rows import removal_sentence, to_plain
+from cwa_engine.questions.spike_removal import removal_sentence, remove_spikes
+from cwa_engine.rows import to_plain
 from cwa_engine.sensitivity.candidates import propose
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.ranking import rank

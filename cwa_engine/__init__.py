@@ -1,15 +1,53 @@
 """The science of cwtool: rank the critical weights of a causal language model, damage them, measure what that does.
 
-Knows nothing of sockets, terminals or jobs. In a notebook::
+In a notebook or script:
 
-    from cwa_engine.models.loading import load_model
-    from cwa_engine.pipeline import analyze
-    from cwa_engine.spec import RunSpec
+    import cwa_engine as cwa
 
-    result = analyze(load_model("gpt2"), RunSpec(model="gpt2", topk=(10,)))
+    report = cwa.analyze("gpt2", metrics=["grad_x_weight"], topk=[10])
+    print(report.topk()[0].target, report.verdicts[0].sentence)
+    report.save("results/gpt2")
 
-This package, and its modules `spec`, `result`, `events`, `errors`, `catalog`, `statistics` and the registries, import
-without torch; only the modules that compute need it.
+`cwa.wrap` takes a model that is in memory, `cwa.open_run` reads what a run has written, `cwa.LocalRunner` runs many specs.
+All errors are `cwa.CwaError`s, with a `hint` what to do next.
+
+Nothing is imported before it is used: importing this package costs neither torch nor numpy nor pydantic. It knows nothing
+of sockets, terminals or jobs; `cwa_daemon.client` speaks to the daemon. `__init__.pyi` has the types of what is here.
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from importlib import import_module
+
+from cwa_engine.base.version import __version__
+
+_ERRORS = (
+    "Altered", "Cancelled", "CwaError", "DataError", "DoesNotFit", "InvalidInput", "ModelBroken", "ModelGated",
+    "ModelNotFound", "NotFound", "OutOfMemory", "OutputError", "OutputTaken", "RunFailed", "WeightsNotRestored",
+)  # fmt: skip
+_MODULES = {
+    **dict.fromkeys(_ERRORS, "base.errors"),
+    "LoadedModel": "models.loading",
+    "LocalRunner": "runner",
+    "RunHandle": "runner",
+    "RunReport": "records.run_report",
+    "RunSpec": "spec",
+    "Runner": "runner",
+    "analyze": "notebook",
+    "load_model": "models.loading",
+    "open_run": "records.run_report",
+    "wrap": "models.in_memory",
+}
+
+__all__ = ["__version__", *_MODULES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

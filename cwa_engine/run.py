@@ -31,7 +31,7 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunContext:
     """What every stage of a run needs."""
 
     loaded: LoadedModel

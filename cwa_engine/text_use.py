@@ -32,23 +32,33 @@ class _Halves:
 
 
 def use_texts(
-    loaded: LoadedModel, spec: RunSpec, emit: Emit
+    loaded: LoadedModel, spec: RunSpec, emit: Emit, texts: Sequence[str] | None = None
 ) -> tuple[TextUse, list[TokenSequence], list[TokenSequence]]:
     """Scoring and evaluation texts as tokens, and a record of which text was used for what.
 
+    They are `texts` if a program passes them, else those that the spec names.
+
     Raises DataError for texts that cannot be used, ModelBroken if the tokenizer belongs to another model.
     """
-    given = corpus.load_texts(
-        spec.data_file, spec.eval_limit, spec.dataset, spec.text_column, name=spec.data_name, emit=emit
+    given = (
+        corpus.load_texts(
+            spec.data_file, spec.eval_limit, spec.dataset, spec.text_column, name=spec.data_name, emit=emit
+        )
+        if texts is None
+        else corpus.given_texts(texts, spec.eval_limit, emit)
     )
-    texts = corpus.distinct(given)
-    if repeated := len(given) - len(texts):
+    different = corpus.distinct(given)
+    if repeated := len(given) - len(different):
         emit(Note(f"{repeated} of {len(given)} texts are repetitions and were left out", "warning"))
     limit = min(spec.seq_len, loaded.max_tokens or spec.seq_len)
     prefix = prefix_of(loaded.tokenizer, loaded.model.config.model_type, spec.bos)
-    halves = _windows(loaded, texts, limit, prefix) if spec.packed else _one_by_one(loaded, texts, limit, prefix, emit)
+    halves = (
+        _windows(loaded, different, limit, prefix)
+        if spec.packed
+        else _one_by_one(loaded, different, limit, prefix, emit)
+    )
     (scoring_texts, evaluation_texts), (scoring, evaluation) = halves.texts, halves.sequences
-    shared = len(texts) - len(halves.too_short) < 2
+    shared = len(different) - len(halves.too_short) < 2
     if shared:
         emit(Note("there is only one text: weights are scored and damage is measured on the same one", "warning"))
     _check_tokens(loaded, scoring + evaluation, emit)
@@ -57,7 +67,7 @@ def use_texts(
     use = TextUse(
         source=spec.data_name or spec.dataset or (corpus.BUILTIN if spec.data_file is None else str(spec.data_file)),
         sha256=corpus.data_sha256(given),
-        texts=len(texts),
+        texts=len(different),
         scoring=len(scoring_texts),
         evaluation=len(evaluation_texts),
         shared=shared,

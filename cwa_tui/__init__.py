@@ -1,1 +1,1 @@
-"""Faces of cwtool on a terminal: the full-screen interface, and what the command line prints."""
+"""What a person sees of cwtool on a terminal: the command line (`cli`) and the full-screen interface."""

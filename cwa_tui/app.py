@@ -20,11 +20,11 @@ from cwa_tui.session import Connect, DaemonClient, Pace, Session
 from cwa_tui.visible import visible
 
 if TYPE_CHECKING:
-    from cwa_daemon.base.settings import Settings
+    from cwa_daemon.client import Settings
 
 
 class Visible(LineFilter):
-    """The last door before the terminal: control characters that a widget let through are shown in a line of equal width."""
+    """Show control characters that a widget let through instead of sending them; the line keeps its width."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         if all(control or text.isprintable() for text, _, control in segments):
@@ -48,7 +48,7 @@ class CwtoolApp(App[None]):
         self._visible = Visible()
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """What every line of every widget passes on its way to the terminal."""
+        """The filters of every line that a widget draws."""
         return [*super().get_line_filters(), self._visible]
 
     def on_mount(self) -> None:
@@ -56,20 +56,20 @@ class CwtoolApp(App[None]):
 
 
 def run(settings: Settings | None = None) -> None:
-    """Show the interface until the user quits. Raises InvalidInput where there is no terminal.
+    """Show the interface until the user quits. Raises InvalidInput without a terminal.
 
     Textual reads keys from standard input and draws on standard error.
     """
-    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):  # None where it is closed
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):  # None if it is closed
         raise InvalidInput("the full-screen interface needs a terminal", hint="`cwtool jobs` and `cwtool ps` do not")
     app = CwtoolApp(connector(settings))
     if "SSH_CONNECTION" in os.environ and "TEXTUAL_ANIMATIONS" not in os.environ:
-        app.animation_level = "none"  # each frame would travel; nothing here is worth that
+        app.animation_level = "none"  # every frame would be sent over the network
     app.run()
 
 
 def connector(settings: Settings | None) -> Connect:
-    """Starts a daemon where there is none, once: one that somebody stops while we watch is left stopped."""
+    """A function that connects. Its first call starts a daemon if none runs; later ones do not, as somebody stopped it."""
     connected = False
 
     async def connect() -> DaemonClient:

@@ -21,8 +21,8 @@ class Column:
     width: int  # cells
     most: int = 0
     right: bool = False
-    cut: Cut = "end"  # where text that is too long loses something
-    optional: int = 0  # 0 always stays; the others are wanted in this order
+    cut: Cut = "end"  # where text that is too long is cut
+    optional: int = 0  # 0 is always shown; the others are added in this order while they fit
 
 
 def fit(columns: Sequence[Column], room: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A run as somebody types it: what stands in the form, and the RunSpec that it means. No Textual in it."""
+"""A run as typed into the form, and the RunSpec made of it. No Textual in it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from cwa_tui.typed import STDIN, typed_value
 
 
 def form_fields() -> list[OptionField]:
-    """The options that the form has, in its order."""
+    """The options in the form, in its order."""
     return [entry for entry in option_fields(RunSpec).values() if entry.option.label]
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What stands in the form, by field: a text, what is chosen of several, or whether it is ticked. Nothing is checked yet.
+    """The form by field: a text, the chosen ones of several, or whether it is ticked. Nothing is checked yet.
 
-    A field with a flag that empties it (`Option.no`) is True where that is ticked. A text that is empty leaves the usual value.
+    A field with a flag that empties it (`Option.no`) is True where that is ticked. An empty text stands for the default.
     """
 
     values: Mapping[str, Any] = field(default_factory=lambda: {"metrics": ("grad_x_weight",), "topk": "100"})
 
     def spec(self) -> RunSpec:
-        """The run that is meant. Raises InvalidInput, with a hint, for what cannot be meant."""
+        """The spec of the run. Raises InvalidInput, with a hint, for what makes no spec."""
         if not str(self.values.get("model", "")).strip():
             raise InvalidInput("no model is given", hint="an alias such as smollm2-135m, a Hub id, or a path")
         if not self.values.get("metrics"):
@@ -38,7 +38,7 @@ class Draft:
         for entry in form_fields():
             value = self.values.get(entry.field)
             if isinstance(value, str):
-                value = value.strip() and _meant(entry, value.strip())
+                value = value.strip() and _value_of(entry, value.strip())
             elif entry.option.no:
                 value = () if value else None
             if value or value == ():
@@ -48,7 +48,7 @@ class Draft:
         return parse_spec(fields)
 
 
-def _meant(entry: OptionField, typed: str) -> Any:
+def _value_of(entry: OptionField, typed: str) -> Any:
     words = typed.replace(",", " ").split() if entry.several and entry.kind is not Kind.TEXT else [typed]
     return typed_value(entry, words)
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from typing import TypeGuard
 
 NOT_FINITE = "beyond a float"
-STABLE = "●"  # beside what is in the list of every repeat
+STATE_STYLES = {
+    "done": "green",
+    "failed": "red",
+    "running": "cyan",
+    "paused": "magenta",
+    "cancelled": "yellow",
+    "interrupted": "yellow",
+}  # rich styles of a job's states
+STABLE = "●"  # marks a weight that every repeat of the ranking has
 
 
 def size(size_bytes: float | None) -> str:
@@ -54,9 +63,14 @@ def ago(moment: float | None, now: float | None = None) -> str:
     return f"{seconds} s ago" if seconds < 60 else f"{duration(seconds)} ago"
 
 
+def is_known(value: float | None) -> TypeGuard[float]:
+    """Whether a figure is there and finite: what came over the wire has None for one that is not."""
+    return value is not None and math.isfinite(value)
+
+
 def perplexity(value: float | None) -> str:
-    """Four significant digits below a thousand, whole numbers above; None is infinite or not a number."""
-    if value is None:
+    """`17.86`, `23,411`, `1.2e+08`. What is not finite, None or nan, is beyond a float."""
+    if not is_known(value):
         return NOT_FINITE
     if value >= 1e7:
         return f"{value:.3g}"
@@ -70,7 +84,7 @@ def is_worse_than_guessing(nll: float, vocabulary: int) -> bool:
 
 def ratio(value: float | None) -> str:
     """`x4.62`, `x1.0000` beside one, `x181,724` far from it."""
-    if value is None:
+    if not is_known(value):
         return "-"
     if value >= 1e7:
         return f"x{value:.2g}"
@@ -81,12 +95,12 @@ def ratio(value: float | None) -> str:
 
 def delta(value: float | None) -> str:
     """A change in nats per token, with its sign: `+1.5314`."""
-    return "-" if value is None else f"{value:+.4f}"
+    return f"{value:+.4f}" if is_known(value) else "-"
 
 
 def interval(low: float | None, high: float | None) -> str:
     """`[+1.3318, +1.7153]`."""
-    return "-" if low is None or high is None else f"[{low:+.4f}, {high:+.4f}]"
+    return f"[{low:+.4f}, {high:+.4f}]" if is_known(low) and is_known(high) else "-"
 
 
 def clock(seconds: float | None) -> str:
@@ -122,8 +136,8 @@ def progress(stage: str, done: int, total: int, width: int, unit: str = "", wide
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, for values of any size; None is infinite or not a number."""
-    return NOT_FINITE if value is None else f"{value:.4g}"
+    """Four significant digits, for values of any size. What is not finite, None or nan, is beyond a float."""
+    return f"{value:.4g}" if is_known(value) else NOT_FINITE
 
 
 def short_delta(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Where names lead: paths of this machine for its own daemon, names and paths of the other machine for that one's."""
+"""Names of models: paths of this machine for its own daemon, names and paths of the other machine with --host."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from cwa_engine.hub.sources import absolute_name
 
 
 def model_name(given: str) -> str:
-    """A model as the daemon in use is to be asked for it.
+    """A model's name as the daemon in use takes it.
 
-    What is a path here is made absolute. For a daemon on another machine nothing is looked up here: a folder `gpt2` of this
-    machine has no say there. Raises InvalidInput for what would be looked for in a working folder, which it does not have.
+    A path of this machine is made absolute. For a daemon on another machine nothing is looked up here: a folder `gpt2` of
+    this machine means nothing there. Raises InvalidInput for a relative path, as that daemon has no working folder.
     """
-    from cwa_daemon.base.settings import Settings  # who asks for help need not wait for it
+    from cwa_daemon.client import Settings  # `--help` does not wait for this import
 
     host = Settings().host
     if not host:

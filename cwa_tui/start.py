@@ -1,4 +1,4 @@
-"""Where the program `cwtool` begins. It imports nothing before Ctrl-C can end it without a traceback."""
+"""The entry point of the program `cwtool`. From its first line on, Ctrl-C ends it without a traceback."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import signal
 
 
 def main() -> None:
-    """Run the command that was typed. Until its modules are there, and once it has ended, SIGINT ends the process."""
-    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # or a script has it ignored
-    if heard:
+    """Run the command that was typed. While its modules are imported, and after it, SIGINT ends the process."""
+    handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not if a script ignores it
+    if handled:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     import cwtool
 
-    if heard:
+    if handled:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         cwtool.main()
     finally:
-        if heard:
+        if handled:
             signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""What a person types for an option, on a command line or in a form, as the value of its field."""
+"""The value of an option's field from what is typed for it, on a command line or in a form."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cwa_engine.options import Kind, OptionField
 from cwa_engine.targets import read_targets
 from cwa_tui.places import model_name
 
-STANDARD_INPUT = "-"  # as people type it
+STANDARD_INPUT = "-"  # as typed on a command line
 STDIN = Path("/dev/stdin")
 
 
 def typed_value(entry: OptionField, given: Sequence[str]) -> Any:
-    """The value that the texts after an option mean. Raises InvalidInput, naming the option."""
+    """The value for the texts typed after an option. Raises InvalidInput, naming the option."""
     if read := _READERS.get(entry.field):
         return read(entry, given)
     if entry.several:
@@ -53,13 +53,13 @@ def _texts(entry: OptionField, given: Sequence[str]) -> Path:
 
 
 def _dataset(entry: OptionField, given: Sequence[str]) -> str:
-    from cwa_engine.data.datasets import absolute_dataset  # few runs have one, and each import is a wait
+    from cwa_engine.data.datasets import absolute_dataset  # few runs need this import
 
     return absolute_dataset(given[0])
 
 
 def _weights(entry: OptionField, given: Sequence[str]) -> tuple[str, ...]:
-    """Targets as typed, and those of files; commas stand inside of targets."""
+    """Targets as typed, and those that files list. A comma is part of a target."""
     found: list[str] = []
     for text in given:
         found += [text] if text.endswith("]") else read_targets(_texts(entry, [text]))

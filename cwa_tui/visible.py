@@ -1,6 +1,6 @@
-"""What a terminal may be sent of text from elsewhere: it is read, never obeyed, and spelled out where an encoding lacks it.
+"""Text from elsewhere, made safe for a terminal: control characters are shown, and what an encoding lacks is spelled out.
 
-Names of files and models, what a model's config says, and messages of libraries may hold anything.
+Names of files and models, the contents of a model's config, and messages of libraries may hold anything.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rich.console import OverflowMethod
     from rich.text import Text
 
-# C0 but for tab and line feed, DEL and C1; what turns the direction of writing; line separators; halves of surrogates.
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-# Our own symbols in ASCII. What others write is spelled as in Python, so that no two names look the same.
+# C0 except tab and line feed, DEL, C1; marks of writing direction; line separators; lone surrogates.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Our own symbols in ASCII. Other characters are spelled as in Python, so that no two names look the same.
 _IN_ASCII = {
     "·": "-", "…": "...", "→": "->", "×": "x", "–": "-", "●": "*", "✓": "+", "✗": "x", "Δ": "delta", "√": "sqrt",
     "‖": "||", "²": "^2", "½": "1/2", "α": "alpha", "Σ": "sum", "█": "#", "░": ".",
@@ -27,19 +27,19 @@ SPELLED_OUT = "cwtool.spelled_out"  # name of the error handler: `text.encode("l
 def visible(text: str, encoding: str = "utf-8") -> str:
     r"""The text with control characters as Python writes them (`\x1b`), and with nothing that `encoding` cannot hold."""
     if not text.isprintable():
-        text = _OBEYED.sub(lambda found: repr(found.group())[1:-1], text)
+        text = _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
     return text if text.isascii() or encoding.startswith("utf") else text.encode(encoding, SPELLED_OUT).decode(encoding)
 
 
 def words(said: str, style: str = "", overflow: OverflowMethod | None = None) -> Text:
-    """A rich text of what may come from elsewhere. Made visible before: rich drops some control characters."""
+    """A rich text of a string from elsewhere. `visible` comes first, as rich drops some control characters."""
     from rich.text import Text
 
     return Text(visible(said), style, overflow=overflow)
 
 
 def visible_text(text: Text, encoding: str = "utf-8") -> Text:
-    """The same of a rich text, each character in its style."""
+    """A rich text made `visible`, with each character in its style."""
     from rich.text import Span, Text
 
     if visible(text.plain, encoding) == text.plain:

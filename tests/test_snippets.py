@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,13 +25,17 @@ from cwtool import app
 from tests.conftest import CommandLine
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    {*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")} - {ROOT / "CHANGELOG.md"}
-)  # which tells of old options too
+OF_OLD_VERSIONS = ROOT / "CHANGELOG.md"
+PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")} - {OF_OLD_VERSIONS})
 SOURCES = [ROOT / "cwtool.py", *sorted(ROOT.glob("cwa_*/**/*.py"))]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
+FENCED = re.compile(
+    r"^(?P<indent> *)```(?P<language>[\w+-]*)[^\n`]*\n(?P<content>.*?)^(?P=indent)``` *$", re.MULTILINE | re.DOTALL
+)
+SHELLS = {"", "sh", "bash", "console"}
+DATA = {"text", "json", "toml", "yaml", "csv", "tex", "bibtex", "html"}  # nothing that is typed or run
 # "page: first line of a block" -> why the block is not checked, such as the need of a GPU. Each must exist.
 NOT_CHECKED: dict[str, str] = {}
 # Page -> what its Python is run after: names that the page lets the reader choose.
@@ -58,15 +63,15 @@ class Block:
 
 def blocks(path: Path) -> Iterator[Block]:
     text = path.read_text()
-    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        line = text.count("\n", 0, found.start(2)) + 1
-        yield Block(str(path.relative_to(ROOT)), line, found[1], found[2])
+    for found in FENCED.finditer(text):
+        line = text.count("\n", 0, found.start("content")) + 1
+        yield Block(str(path.relative_to(ROOT)), line, found["language"], textwrap.dedent(found["content"]))
 
 
 BLOCKS = [block for path in PAGES for block in blocks(path)]
 CHECKED = [block for block in BLOCKS if block.title not in NOT_CHECKED]
-PYTHON = [block for block in CHECKED if block.language in ("python", "py")]
-SHELL = [block for block in CHECKED if block.language in ("", "sh", "bash", "shell", "console")]
+PYTHON = [block for block in CHECKED if block.language == "python"]
+SHELL = [block for block in CHECKED if block.language in SHELLS]
 
 
 def typed_lines(block: Block) -> list[str]:
@@ -80,12 +85,14 @@ def typed_lines(block: Block) -> list[str]:
 
 def own_commands(line: str) -> list[list[str]]:
     """The commands of a line that are this project's: of cwtool, make and pip install. | && and ; join commands."""
-    words = shlex.shlex(re.sub(r"<\([^)]*\)", "/dev/fd/63", line), posix=True, punctuation_chars="|&;")
+    words = shlex.shlex(re.sub(r"<\([^)]*\)", "/dev/fd/63", line), posix=True, punctuation_chars="|&;<>")
     words.whitespace_split, words.commenters = True, ""
     found: list[list[str]] = [[]]
     for word in words:
-        if set(word) <= set("|&;"):
+        if word in ("|", "||", "&&", "&", ";"):
             found.append([])
+        elif word in ("<", ">", ">>"):
+            next(words, None)  # a file, which the shell opens
         elif found[-1] or not re.match(r"[A-Z_]+=", word):
             found[-1].append(word)
     return [words for words in found if words[:1] in (["cwtool"], ["make"]) or words[:2] == ["pip", "install"]]
@@ -159,7 +166,7 @@ def unknown_word(words: list[str]) -> str | None:
 
 def prose_of_pages() -> Iterator[str]:
     for path in PAGES:
-        yield re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+        yield FENCED.sub("", path.read_text())
 
 
 def texts_of_sources() -> Iterator[str]:
@@ -199,6 +206,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(cwtool: CommandLine, page:
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_left_out_exists() -> None:
+def test_every_block_is_checked_or_says_why_not() -> None:
+    assert {block.language for block in CHECKED} <= {"python", *SHELLS, *DATA}
     assert NOT_CHECKED.keys() <= {block.title for block in BLOCKS}
     assert PREFACES.keys() <= {block.page for block in PYTHON}

@@ -48,8 +48,25 @@ class Check:
     advice: str = ""
 
 
-def examine(settings: Settings, wrong_settings: Sequence[InvalidInput] = ()) -> list[Check]:
+@dataclass(frozen=True, slots=True)
+class DaemonAnswer:
+    """What a daemon says when it is asked: its version, which one it is in words, and what is wrong with it."""
+
+    version: str
+    where: str
+    troubles: Sequence[str]
+
+
+AskDaemon = Callable[[Settings], DaemonAnswer]  # raises NoDaemon where none runs, and other errors of a client
+_Look = Callable[[Settings], Iterator[Check]]
+
+
+def examine(settings: Settings, ask_daemon: AskDaemon, wrong_settings: Sequence[InvalidInput] = ()) -> list[Check]:
     """Every check, in reading order; of settings that cannot be it is told what is wrong with them."""
+
+    def daemon(settings: Settings) -> Iterator[Check]:
+        return _daemon(settings, ask_daemon)
+
     checks = [Check("settings", PROBLEM, error.message, error.hint) for error in wrong_settings]
     checks += [Check("settings", WARNING, error.message, error.hint) for error in unknown_variables()]
     checks = checks or [Check("settings", OK, f"from {CONFIG_FILE} and the environment")]
@@ -58,10 +75,11 @@ def examine(settings: Settings, wrong_settings: Sequence[InvalidInput] = ()) -> 
             Check("state folder", PROBLEM, "there is none, so that nothing of it was looked at", "set CWTOOL_HOME")
         )
         return checks + [check for look in _OF_THE_MACHINE for check in _looked_at(look, settings)]
-    return checks + [check for look in (*_OF_THE_MACHINE, *_OF_THE_DAEMON) for check in _looked_at(look, settings)]
+    looks = (*_OF_THE_MACHINE, *_OF_ITS_PLACES, daemon, *_OF_ITS_FILES)
+    return checks + [check for look in looks for check in _looked_at(look, settings)]
 
 
-def _looked_at(look: Callable[[Settings], Iterator[Check]], settings: Settings) -> Iterator[Check]:
+def _looked_at(look: _Look, settings: Settings) -> Iterator[Check]:
     """The checks of one kind; where looking itself fails, a check that says so: the others are made all the same."""
     name = look.__name__.strip("_").replace("_", " ")
     try:
@@ -214,12 +232,9 @@ def _socket_file(settings: Settings) -> Path:
         return settings.socket
 
 
-def _daemon(settings: Settings) -> Iterator[Check]:
-    from cwa_daemon.client import Client
-
+def _daemon(settings: Settings, ask: AskDaemon) -> Iterator[Check]:
     try:
-        with Client.connect(settings.model_copy(update={"host": None}), start=False) as client:
-            version, where, troubles = client.daemon_version, client.where, client.status().troubles
+        answer = ask(settings)
     except NoDaemon:
         yield Check("daemon", OK, "none runs; the first command that needs one starts it")
     except CwaError as error:
@@ -227,15 +242,15 @@ def _daemon(settings: Settings) -> Iterator[Check]:
     except RuntimeError as error:  # of threading
         yield Check("daemon", PROBLEM, f"it cannot be asked: {error}", PROCESSES_HINT)
     else:
-        for trouble in troubles:
+        for trouble in answer.troubles:
             yield Check("daemon", PROBLEM, trouble, f"its log is {settings.daemon_log}")
-        if troubles:
+        if answer.troubles:
             return
-        if version == __version__:
-            yield Check("daemon", OK, f"{where}, version {version}")
+        if answer.version == __version__:
+            yield Check("daemon", OK, f"{answer.where}, version {answer.version}")
         else:
             advice = "`cwtool daemon restart --when-idle`"
-            yield Check("daemon", WARNING, f"{where} is version {version}, this is {__version__}", advice)
+            yield Check("daemon", WARNING, f"{answer.where} is version {answer.version}, this is {__version__}", advice)
 
 
 def _database(settings: Settings) -> Iterator[Check]:
@@ -298,6 +313,6 @@ def _leftovers(settings: Settings) -> Iterator[Check]:
         )
 
 
-_Looks = tuple[Callable[[Settings], Iterator[Check]], ...]
-_OF_THE_MACHINE: _Looks = (_versions, _memory, _processors, _torch, _hub)
-_OF_THE_DAEMON: _Looks = (_disk, _permissions, _socket, _keys, _daemon, _database, _runs, _leftovers)
+_OF_THE_MACHINE: tuple[_Look, ...] = (_versions, _memory, _processors, _torch, _hub)
+_OF_ITS_PLACES: tuple[_Look, ...] = (_disk, _permissions, _socket, _keys)
+_OF_ITS_FILES: tuple[_Look, ...] = (_database, _runs, _leftovers)

@@ -119,9 +119,7 @@ class Connection:
 
     def _lost(self) -> None:
         """The connection has ended: what was asked on it, and has no reply yet, is not answered any more."""
-        with contextlib.suppress(zmq.Again):
-            while True:
-                self._heard(zmq.Socket.shadow(self._socket.underlying).recv(zmq.DONTWAIT))
+        self._take_what_came()
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_result({"lost": True})
@@ -148,9 +146,21 @@ class Connection:
         return protocol.encode({"op": op, **fields}, protocol.MAX_REQUEST_BYTES)
 
     async def _receive(self) -> None:
-        """The one reader of the socket."""
+        """Wait for messages. They are taken by `_take_what_came` alone, which `_lost` calls as well.
+
+        `await recv()` would hold a message in its future until this task has its turn. A connection that ends in that moment
+        would count as lost before the reply, and the reply would be thrown away.
+        """
         while True:
-            self._heard(await self._socket.recv())
+            await self._socket.poll()
+            self._take_what_came()
+
+    def _take_what_came(self) -> None:
+        """Take in every message that is here, in order, without waiting."""
+        socket: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket.underlying)
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._heard(socket.recv(zmq.DONTWAIT))
 
     def _heard(self, frame: bytes) -> None:
         """Replies to who asked, events to who follows."""

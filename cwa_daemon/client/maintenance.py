@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cwa_daemon.base.settings import Settings
+from cwa_daemon.client.sync_client import Client
+
+if TYPE_CHECKING:  # who does not examine anything need not wait for it
+    from cwa_daemon.admin.doctor import DaemonAnswer
 
 
 def log_files(settings: Settings | None = None) -> list[Path]:
@@ -23,10 +27,17 @@ def examine(settings: Settings | None = None, repair: bool = False, bundle: Path
         zipped.check_target(bundle)
     settings, wrong = (settings, []) if settings else Settings.usable()
     repaired = reindex.repair(settings) if repair else []
-    checks = [dataclasses.asdict(check) for check in doctor.examine(settings, wrong)]
+    checks = [dataclasses.asdict(check) for check in doctor.examine(settings, _ask, wrong)]
     if bundle:
         zipped.write_bundle(settings, checks, bundle)
     return {"repaired": repaired, "checks": checks}
+
+
+def _ask(settings: Settings) -> DaemonAnswer:
+    from cwa_daemon.admin.doctor import DaemonAnswer
+
+    with Client.connect(settings.model_copy(update={"host": None}), start=False) as client:
+        return DaemonAnswer(client.daemon_version, client.where, client.status().troubles)
 
 
 def install_service(force: bool) -> tuple[Path, tuple[str, ...]]:

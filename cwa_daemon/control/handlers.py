@@ -7,12 +7,13 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cwa_daemon import protocol
 from cwa_daemon.control import telemetry
 from cwa_daemon.control.permissions import Caller, check_owner
 from cwa_daemon.control.pruning import prune
+from cwa_daemon.control.service import Service
 from cwa_daemon.protocol import JobState
 from cwa_engine import __version__
 from cwa_engine.base.errors import Altered, InvalidInput, NotFound, StateDamaged
@@ -22,11 +23,8 @@ from cwa_engine.records.export import library_versions
 from cwa_engine.records.reading import read_piece, read_summary, read_topk
 from cwa_engine.rows import to_plain
 
-if TYPE_CHECKING:
-    from cwa_daemon.control.server import Server
-
 Reply = dict[str, Any]
-Handler = Callable[["Server", Caller, Any], Awaitable[Reply | None]]
+Handler = Callable[[Service, Caller, Any], Awaitable[Reply | None]]
 HANDLERS: dict[type[protocol.Request], Handler] = {}
 
 
@@ -41,12 +39,12 @@ def handles(request: type[protocol.Request]) -> Callable[[Handler], Handler]:
 
 
 @handles(protocol.Submit)
-async def submit(server: Server, caller: Caller, request: protocol.Submit) -> Reply:
+async def submit(service: Service, caller: Caller, request: protocol.Submit) -> Reply:
     spec = request.spec
     if caller.is_remote:
-        _check_places(server, request)
+        _check_places(service, request)
     device = telemetry.default_device() if spec.device == "auto" else "cuda:0" if spec.device == "cuda" else spec.device
-    run_id = server.jobs.submit(
+    run_id = service.jobs.submit(
         request.kind,
         spec.model_dump(mode="json"),
         device,
@@ -59,7 +57,7 @@ async def submit(server: Server, caller: Caller, request: protocol.Submit) -> Re
     return {"run_id": run_id}
 
 
-def _check_places(server: Server, request: protocol.Submit) -> None:
+def _check_places(service: Service, request: protocol.Submit) -> None:
     """A client elsewhere may choose neither where this machine writes, nor which of its files are read as texts.
 
     Texts come by `keep_texts`; those that a job here has used already may be used again. Raises InvalidInput.
@@ -77,136 +75,133 @@ def _check_places(server: Server, request: protocol.Submit) -> None:
             f"{spec.dataset} is a folder of this machine", hint="hand its texts over, as the client does"
         )
     path = spec.data_file
-    if path and not server.texts.holds(path) and str(path) not in server.store.data_files():
+    if path and not service.texts.holds(path) and str(path) not in service.store.data_files():
         raise InvalidInput(f"{path} was not handed over to this machine", hint="hand it over, as the client does")
 
 
 @handles(protocol.KeepTexts)
-async def keep_texts(server: Server, caller: Caller, request: protocol.KeepTexts) -> Reply:
-    here, path = await server.texts.keep(request)
+async def keep_texts(service: Service, caller: Caller, request: protocol.KeepTexts) -> Reply:
+    here, path = await service.texts.keep(request)
     return {"here": here, "path": str(path) if path else None}
 
 
 @handles(protocol.Retry)
-async def retry(server: Server, caller: Caller, request: protocol.Retry) -> Reply:
-    job = _own(server, caller, request.run_id)
+async def retry(service: Service, caller: Caller, request: protocol.Retry) -> Reply:
+    job = _own(service, caller, request.run_id)
     access = request.access.model_dump()
-    return {"run_id": server.jobs.retry(job["run_id"], request.client_key, access, owner=caller.name)}
+    return {"run_id": service.jobs.retry(job["run_id"], request.client_key, access, owner=caller.name)}
 
 
 @handles(protocol.Cancel)
-async def cancel(server: Server, caller: Caller, request: protocol.Cancel) -> Reply:
-    job = _own(server, caller, request.run_id)
-    return {"run_id": job["run_id"], "before": job["state"], "state": server.jobs.cancel(job["run_id"])}
+async def cancel(service: Service, caller: Caller, request: protocol.Cancel) -> Reply:
+    job = _own(service, caller, request.run_id)
+    return {"run_id": job["run_id"], "before": job["state"], "state": service.jobs.cancel(job["run_id"])}
 
 
-def _own(server: Server, caller: Caller, part: str) -> dict[str, Any]:
+def _own(service: Service, caller: Caller, part: str) -> dict[str, Any]:
     """A job that the caller may touch. Raises Refused for one of somebody else."""
-    job = server.jobs.find(part)
+    job = service.jobs.find(part)
     check_owner(caller, job["run_id"], job["owner"])
     return job
 
 
 @handles(protocol.GetJob)
-async def get_job(server: Server, caller: Caller, request: protocol.GetJob) -> Reply:
-    return {"job": server.jobs.view(server.jobs.find(request.run_id)).shown(caller.minor)}
+async def get_job(service: Service, caller: Caller, request: protocol.GetJob) -> Reply:
+    return {"job": service.jobs.view(service.jobs.find(request.run_id)).shown(caller.minor)}
 
 
 @handles(protocol.ListJobs)
-async def list_jobs(server: Server, caller: Caller, request: protocol.ListJobs) -> Reply:
-    jobs = server.store.jobs(request.limit, request.state, request.kind, request.model, request.offset)
-    return {"jobs": [server.jobs.view(job).shown(caller.minor) for job in jobs]}
+async def list_jobs(service: Service, caller: Caller, request: protocol.ListJobs) -> Reply:
+    jobs = service.store.jobs(request.limit, request.state, request.kind, request.model, request.offset)
+    return {"jobs": [service.jobs.view(job).shown(caller.minor) for job in jobs]}
 
 
 @handles(protocol.Pause)
-async def pause(server: Server, caller: Caller, request: protocol.Pause) -> Reply:
+async def pause(service: Service, caller: Caller, request: protocol.Pause) -> Reply:
     if request.run_id:
-        return {"run_ids": server.jobs.pause(_own(server, caller, request.run_id)["run_id"])}
-    return {"run_ids": server.jobs.pause(None, caller.only_own)}
+        return {"run_ids": service.jobs.pause(_own(service, caller, request.run_id)["run_id"])}
+    return {"run_ids": service.jobs.pause(None, caller.only_own)}
 
 
 @handles(protocol.Resume)
-async def resume(server: Server, caller: Caller, request: protocol.Resume) -> Reply:
+async def resume(service: Service, caller: Caller, request: protocol.Resume) -> Reply:
     if request.run_id:
-        return {"run_ids": server.jobs.resume(_own(server, caller, request.run_id)["run_id"])}
-    return {"run_ids": server.jobs.resume(None, caller.only_own)}
+        return {"run_ids": service.jobs.resume(_own(service, caller, request.run_id)["run_id"])}
+    return {"run_ids": service.jobs.resume(None, caller.only_own)}
 
 
 @handles(protocol.Prune)
-async def prune_jobs(server: Server, caller: Caller, request: protocol.Prune) -> Reply:
-    runs = server.settings.runs
-    pruned = prune(server.store, runs, request.older_than_s, request.with_results, request.dry_run)
-    await server.texts.sweep()
+async def prune_jobs(service: Service, caller: Caller, request: protocol.Prune) -> Reply:
+    runs = service.settings.runs
+    pruned = prune(service.store, runs, request.older_than_s, request.with_results, request.dry_run)
+    await service.texts.sweep()
     return pruned.model_dump()
 
 
 @handles(protocol.Subscribe)
-async def subscribe(server: Server, caller: Caller, request: protocol.Subscribe) -> Reply | None:
-    run_id = server.jobs.find(request.run_id)["run_id"]
+async def subscribe(service: Service, caller: Caller, request: protocol.Subscribe) -> None:
+    run_id = service.jobs.find(request.run_id)["run_id"]
     several = caller.minor >= protocol.SEVERAL_EVENTS_SINCE
-    number = server.subscriptions.add(caller.identity, run_id, request.after_seq, several)
-    server.send(caller.identity, {"id": request.id, "ok": True, "subscription": number, "run_id": run_id})
-    server.subscriptions.catch_up(number)  # after the reply, so that the client knows whose events these are
-    return None
+    service.subscriptions.begin(caller.identity, request.id, run_id, request.after_seq, several)
 
 
 @handles(protocol.Acknowledge)
-async def acknowledge(server: Server, caller: Caller, request: protocol.Acknowledge) -> None:
-    server.subscriptions.acknowledge(caller.identity, request.subscription, request.seq)
+async def acknowledge(service: Service, caller: Caller, request: protocol.Acknowledge) -> None:
+    service.subscriptions.acknowledge(caller.identity, request.subscription, request.seq)
 
 
 @handles(protocol.Unsubscribe)
-async def unsubscribe(server: Server, caller: Caller, request: protocol.Unsubscribe) -> Reply:
-    server.subscriptions.remove(caller.identity, request.subscription)
+async def unsubscribe(service: Service, caller: Caller, request: protocol.Unsubscribe) -> Reply:
+    service.subscriptions.remove(caller.identity, request.subscription)
     return {}
 
 
 @handles(protocol.GetStatus)
-async def status(server: Server, caller: Caller, request: protocol.GetStatus) -> Reply:
+async def status(service: Service, caller: Caller, request: protocol.GetStatus) -> Reply:
     view = protocol.StatusView(
         version=__version__,
         pid=os.getpid(),
-        uptime_s=time.time() - server.started,
-        home=str(server.settings.home),
-        **{state.value: _count(server, state) for state in (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)},
-        disk_full=server.store.disk_full,
-        troubles=server.troubles.sentences(),
-        limits=server.settings.shown_limits(),
+        uptime_s=time.time() - service.started,
+        home=str(service.settings.home),
+        **{state.value: _count(service, state) for state in (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)},
+        disk_full=service.store.disk_full,
+        troubles=service.troubles.sentences(),
+        limits=service.settings.shown_limits(),
         versions=dict(library_versions()),
-        models=server.jobs.warm_models(),
-        workers=server.jobs.workers(),
-        devices=server.sample().devices,
+        models=service.jobs.warm_models(),
+        workers=service.jobs.workers(),
+        devices=service.sample().devices,
         memory_bytes=telemetry.process_memory(os.getpid()) or 0,
     )
     return {"status": view.shown(caller.minor)}
 
 
-def _count(server: Server, state: JobState) -> int | None:
+def _count(service: Service, state: JobState) -> int | None:
     """How many jobs are in a state; None where the database is damaged, of which `troubles` say more."""
     try:
-        return server.store.count(state)
+        return service.store.count(state)
     except StateDamaged:
         return None
 
 
 @handles(protocol.GetTelemetry)
-async def get_telemetry(server: Server, caller: Caller, request: protocol.GetTelemetry) -> Reply:
-    return {"samples": [sample.model_dump() for sample in server.history]}
+async def get_telemetry(service: Service, caller: Caller, request: protocol.GetTelemetry) -> Reply:
+    return {"samples": [sample.model_dump() for sample in service.samples]}
 
 
 @handles(protocol.Unload)
-async def unload(server: Server, caller: Caller, request: protocol.Unload) -> Reply:
-    names = await server.jobs.unload(request.model)
+async def unload(service: Service, caller: Caller, request: protocol.Unload) -> Reply:
+    names = await service.jobs.unload(request.model)
     if not names:
         raise NotFound(f"{request.model} is not warm", hint="`cwtool ps` lists warm models")
     return {"names": names}
 
 
 @handles(protocol.ListResults)
-async def list_results(server: Server, caller: Caller, request: protocol.ListResults) -> Reply:
-    done = server.store.jobs(limit=request.limit, state=JobState.DONE, kind="run")
-    folders = [server.settings.runs / job["run_id"] for job in done]
-    known = [(folder, server.store.fingerprint(folder.name)) for folder in folders]
+async def list_results(service: Service, caller: Caller, request: protocol.ListResults) -> Reply:
+    done = service.store.jobs(limit=request.limit, state=JobState.DONE, kind="run")
+    folders = [service.settings.runs / job["run_id"] for job in done]
+    known = [(folder, service.store.fingerprint(folder.name)) for folder in folders]
     return {"results": await asyncio.to_thread(_summaries, known)}
 
 
@@ -223,23 +218,23 @@ def _summary_or_reason(folder: Path, fingerprint: str | None) -> dict[str, Any]:
 
 
 @handles(protocol.GetResult)
-async def get_result(server: Server, caller: Caller, request: protocol.GetResult) -> Reply:
-    folder = _finished(server, request.run_id)
-    return {"folder": str(folder), "summary": read_summary(folder, server.store.fingerprint(folder.name))}
+async def get_result(service: Service, caller: Caller, request: protocol.GetResult) -> Reply:
+    folder = _finished(service, request.run_id)
+    return {"folder": str(folder), "summary": read_summary(folder, service.store.fingerprint(folder.name))}
 
 
 @handles(protocol.GetTopK)
-async def get_topk(server: Server, caller: Caller, request: protocol.GetTopK) -> Reply:
-    folder = _finished(server, request.run_id)
-    fingerprint = server.store.fingerprint(folder.name)
+async def get_topk(service: Service, caller: Caller, request: protocol.GetTopK) -> Reply:
+    folder = _finished(service, request.run_id)
+    fingerprint = service.store.fingerprint(folder.name)
     metric, rows = read_topk(folder, request.metric, request.offset, request.limit, fingerprint)
     return {"run_id": folder.name, "metric": metric, "rows": to_plain(rows)}
 
 
 @handles(protocol.ListFiles)
-async def list_files(server: Server, caller: Caller, request: protocol.ListFiles) -> Reply:
-    folder = _finished(server, request.run_id)
-    fingerprint = server.store.fingerprint(folder.name)
+async def list_files(service: Service, caller: Caller, request: protocol.ListFiles) -> Reply:
+    folder = _finished(service, request.run_id)
+    fingerprint = service.store.fingerprint(folder.name)
     check = await asyncio.to_thread(check_run, folder, fingerprint)
     return {
         "run_id": folder.name,
@@ -251,35 +246,33 @@ async def list_files(server: Server, caller: Caller, request: protocol.ListFiles
 
 
 @handles(protocol.GetFile)
-async def get_file(server: Server, caller: Caller, request: protocol.GetFile) -> Reply:
-    folder = _finished(server, request.run_id)
+async def get_file(service: Service, caller: Caller, request: protocol.GetFile) -> Reply:
+    folder = _finished(service, request.run_id)
     data = await asyncio.to_thread(read_piece, folder, request.name, request.offset, protocol.PIECE_BYTES)
     return {"run_id": folder.name, "data": data}
 
 
 @handles(protocol.Shutdown)
-async def shutdown(server: Server, caller: Caller, request: protocol.Shutdown) -> Reply:
-    running = [worker.run_id for worker in server.jobs.workers() if worker.run_id]
-    loop = asyncio.get_running_loop()
+async def shutdown(service: Service, caller: Caller, request: protocol.Shutdown) -> Reply:
+    running = [worker.run_id for worker in service.jobs.workers() if worker.run_id]
     if request.when_idle:
-        server.draining = loop.create_task(server.jobs.drain())
-        server.draining.add_done_callback(lambda _: server.stopping.set())
+        service.stop_when_idle()
         running = []
     else:
-        loop.call_soon(server.stopping.set)
-    return {"pid": os.getpid(), "interrupted": running, "queued": _count(server, JobState.QUEUED) or 0}
+        asyncio.get_running_loop().call_soon(service.stopping.set)
+    return {"pid": os.getpid(), "interrupted": running, "queued": _count(service, JobState.QUEUED) or 0}
 
 
-def _finished(server: Server, part: str) -> Any:
+def _finished(service: Service, part: str) -> Any:
     """The folder of a finished run; "latest" is the last one submitted of those that are done."""
     if part == "latest":
-        done = server.store.jobs(limit=1, state=JobState.DONE, kind="run")
+        done = service.store.jobs(limit=1, state=JobState.DONE, kind="run")
         if not done:
             raise NotFound("no run has finished yet", hint="`cwtool jobs` shows what runs")
-        return server.settings.runs / done[0]["run_id"]
-    job = server.jobs.find(part)
+        return service.settings.runs / done[0]["run_id"]
+    job = service.jobs.find(part)
     if job["state"] != JobState.DONE or job["kind"] != "run":
         what = f"is {job['state']}" if job["kind"] == "run" else f"was only to {job['kind']}"
         hint = job["error"]["message"] if job["error"] else f"`cwtool logs -f {job['run_id']}` follows it"
         raise NotFound(f"{job['run_id']} has no result: it {what}", hint=hint)
-    return server.settings.runs / job["run_id"]
+    return service.settings.runs / job["run_id"]

@@ -7,20 +7,19 @@ import dataclasses
 import itertools
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import telemetry
+from cwa_daemon.control.awake import AwakeClock
 from cwa_daemon.control.deaths import Cause, Death
 from cwa_daemon.control.headway import Headway, Overdue
-from cwa_daemon.control.supervise import supervise
+from cwa_daemon.control.journal import Journal
+from cwa_daemon.control.supervise import Troubles, supervise
 from cwa_daemon.control.worker_process import Worker
 from cwa_daemon.pipe.place import PLANS, Place
 from cwa_daemon.protocol import JobState, WarmModel, WorkerView
 from cwa_engine.base.errors import Cancelled, CwaError, DoesNotFit, InvalidInput, error_from_dict
-
-if TYPE_CHECKING:
-    from cwa_daemon.control.jobs import Jobs
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +32,28 @@ _STUCK_HINT = (
 )
 
 
+class Orders(Protocol):
+    """What a lane asks of those who know all jobs."""
+
+    journal: Journal
+    clock: AwakeClock
+    troubles: Troubles
+
+    def next_due(self, device: str, lane: Lane) -> dict[str, Any] | None: ...
+    def command_for(self, job: dict[str, Any]) -> dict[str, Any]: ...
+    def taken_up(self, run_id: str, lane: str) -> dict[str, Any] | None: ...
+    def settle(self, lane: str, running: str | None) -> None: ...
+    def last_written(self, run_id: str) -> int: ...
+    def is_saved(self, job: dict[str, Any]) -> bool: ...
+    def after_death(self, job: dict[str, Any], death: Death) -> tuple[JobState, CwaError | None]: ...
+    def load_again(self, device: str, model: dict[str, Any], reason: str) -> None: ...
+    def cancel(self, run_id: str) -> object: ...
+
+
 class Lane:
     """One device, or none for plans: its worker process, its warm models, and the job that runs there now."""
 
-    def __init__(self, device: str, jobs: Jobs, settings: Settings) -> None:
+    def __init__(self, device: str, jobs: Orders, settings: Settings) -> None:
         self.device = device
         self.models: list[WarmModel] = []
         self._jobs = jobs
@@ -56,6 +73,7 @@ class Lane:
         self._load_again: list[dict[str, Any]] = []  # what brings pinned models back
         self._ending: asyncio.Task[None] | None = None  # of a worker that was idle
         self._cancel_asked = False
+        self._cancels_before_adoption: set[str] = set()  # run ids
         self._overdue: Overdue | None = None  # once the worker was asked to stop
         self._not_before: dict[str, float] = {}  # run id -> when a job that waits for memory is tried again
         self._requests = itertools.count(1)
@@ -93,7 +111,9 @@ class Lane:
         A worker may be busy for seconds with the vocabulary of a large model, or with its own start. Its job is cancelled
         all the same: it can leave nothing behind.
         """
-        if run_id == self.run_id and not self._cancel_asked:
+        if run_id != self.run_id:  # it ran under an earlier daemon, and its worker has not been reached yet
+            self._cancels_before_adoption.add(run_id)
+        elif not self._cancel_asked:
             self._cancel_asked = True
             if self._worker and self._worker.pid:
                 self._pass_on_cancel(self._worker)
@@ -200,6 +220,8 @@ class Lane:
         """Take over the worker that an earlier daemon has left here, with the job it is at; other jobs lost theirs."""
         await self._reach()
         self._jobs.settle(self.device, self.run_id)
+        while self._cancels_before_adoption:
+            self._jobs.cancel(self._cancels_before_adoption.pop())
         if self._running:
             self._idle.clear()
             await self._see_it_end(self._running)

@@ -11,8 +11,7 @@ import logging
 import os
 import signal
 import sys
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from typing import Any
@@ -24,15 +23,12 @@ from cwa_daemon import protocol
 from cwa_daemon.base.folder_lock import FolderLock, hold_lock
 from cwa_daemon.base.security import state_folder
 from cwa_daemon.base.settings import Settings
-from cwa_daemon.control import gates, leftovers, telemetry
+from cwa_daemon.control import gates, leftovers
 from cwa_daemon.control.doors import Door, LocalDoor, RemoteDoor
 from cwa_daemon.control.handlers import HANDLERS, Reply
-from cwa_daemon.control.jobs import Jobs
 from cwa_daemon.control.permissions import Caller, check_role
-from cwa_daemon.control.store import Store
-from cwa_daemon.control.subscriptions import Subscriptions
-from cwa_daemon.control.supervise import STEADY_S, Troubles, in_words, supervise
-from cwa_daemon.control.texts import KeptTexts
+from cwa_daemon.control.service import Service
+from cwa_daemon.control.supervise import STEADY_S, in_words, supervise
 from cwa_engine import __version__
 from cwa_engine.base.errors import CwaError, InvalidInput, NotGreeted, QueueFull, Refused, RunFailed, VersionMismatch
 from cwa_engine.records.export import library_versions
@@ -41,25 +37,16 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 FINISH_S = 1.0  # for clients to read what was sent to them last
-HISTORY = 300  # samples of telemetry, one a tick
 
 
 class Server:
-    """One daemon: its socket, its store, its jobs and who follows them."""
+    """One daemon: its doors, and the service behind them."""
 
     def __init__(self, settings: Settings, lock: FolderLock) -> None:
         self.settings = settings
         self.lock = lock
-        self.started = time.time()
         library_versions()  # those it began with: to read them takes longer than to answer who asks
-        self.store = Store(settings.database)
-        self.subscriptions = Subscriptions(self.store, self.send, asyncio.get_running_loop())
-        self.troubles = Troubles()
-        self.jobs = Jobs(self.store, settings, self.subscriptions.on_event, self.troubles)
-        self.texts = KeptTexts(settings.texts, settings.texts_bytes, self.store.data_files)
-        self.stopping = asyncio.Event()
-        self.draining: asyncio.Task[None] | None = None  # until what runs has ended
-        self.history: deque[protocol.Sample] = deque(maxlen=HISTORY)
+        self.service = Service(settings, self.send)
         self._unanswered: Counter[bytes] = Counter()  # requests of each connection
         self._greeted: dict[bytes, int] = {}  # who has said hello -> its minor version of the protocol
         self._context = zmq.asyncio.Context()
@@ -79,19 +66,19 @@ class Server:
     async def serve(self) -> None:
         """Answer until asked to stop, then end the workers and close."""
         asyncio.get_running_loop().set_exception_handler(self._unexpected)
-        await self.texts.sweep()
+        await self.service.texts.sweep()
         receivers = [
-            supervise(f"the receiver of {door}", functools.partial(self._receive, door), self.troubles)
+            supervise(f"the receiver of {door}", functools.partial(self._receive, door), self.service.troubles)
             for door in self.doors.values()
         ]
-        ticker = supervise("the ticker", self._tick, self.troubles)
-        await self.stopping.wait()
+        ticker = supervise("the ticker", self._tick, self.service.troubles)
+        await self.service.stopping.wait()
         ticker.cancel()
-        await self.jobs.stop()
+        await self.service.close()
         for receiver in receivers:
             receiver.cancel()
         await self._close_doors()
-        self.store.close()
+        self.service.store.close()
 
     async def _close_doors(self) -> None:
         """Let what was sent go out to its clients, then end their connections."""
@@ -104,16 +91,16 @@ class Server:
         """Once a second: look after the lock, the database, jobs and doors, and sample memory."""
         looks: dict[str, Callable[[], object]] = {
             "the lock": self.lock.look_after,
-            "the job database": self.store.look_after,
-            "jobs": self.jobs.tick,
+            "the job database": self.service.store.look_after,
+            "jobs": self.service.jobs.tick,
             **{str(door): door.look_after for door in self.doors.values()},
-            "telemetry": lambda: self.history.append(self.sample()),
+            "telemetry": lambda: self.service.samples.append(self.service.sample()),
         }
         while True:
             for name, look in looks.items():
                 self._look_after(name, look)
-            if self.store.trouble:
-                self.troubles.report("the job database", self.store.trouble)
+            if self.service.store.trouble:
+                self.service.troubles.report("the job database", self.service.store.trouble)
             await asyncio.sleep(TICK_S)
 
     def _look_after(self, name: str, look: Callable[[], object]) -> None:
@@ -123,22 +110,18 @@ class Server:
             look()
         except Exception as error:
             sentence = f"{subject} fails: {in_words(error)}"
-            if self.troubles.report(subject, sentence):  # once, and not each second
+            if self.service.troubles.report(subject, sentence):  # once, and not each second
                 log.exception("%s", sentence)
         else:
-            self.troubles.clear(subject)
+            self.service.troubles.clear(subject)
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What a callback or a task that nobody awaits has raised."""
         error = context.get("exception")
         if isinstance(error, Exception):
-            self.troubles.report("a task", f"a task of the daemon failed: {in_words(error)}; see the log")
-            loop.call_later(STEADY_S, self.troubles.clear, "a task")
+            self.service.troubles.report("a task", f"a task of the daemon failed: {in_words(error)}; see the log")
+            loop.call_later(STEADY_S, self.service.troubles.clear, "a task")
         loop.default_exception_handler(context)
-
-    def sample(self) -> protocol.Sample:
-        """What devices and the daemon's processes use now."""
-        return telemetry.sample([os.getpid(), *self.jobs.worker_pids()])
 
     async def _receive(self, door: Door) -> None:
         tasks: set[asyncio.Task[None]] = set()
@@ -191,7 +174,7 @@ class Server:
             return self._greet(caller.identity, message)
         request = protocol.parse_request(message)
         check_role(caller, request)
-        reply = await HANDLERS[type(request)](self, caller, request)
+        reply = await HANDLERS[type(request)](self.service, caller, request)
         return None if reply is None else {"ok": True, **reply}
 
     def _greet(self, identity: bytes, message: dict[str, Any]) -> Reply:
@@ -247,7 +230,7 @@ class Server:
 
     def _forget(self, identity: bytes) -> None:
         self._greeted.pop(identity, None)
-        self.subscriptions.forget(identity)
+        self.service.subscriptions.forget(identity)
 
 
 def _beginning(frame: zmq.Frame) -> bytes:
@@ -269,8 +252,8 @@ async def _serve(settings: Settings, lock: FolderLock, ready: Callable[[str], No
     server = Server(settings, lock)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, server.stopping.set)
-    server.jobs.recover()  # before it is said to be ready: a damaged database is a reason not to start
+        loop.add_signal_handler(signum, server.service.stopping.set)
+    server.service.jobs.recover()  # before it is said to be ready: a damaged database is a reason not to start
     server.open_doors()
     ready("")
     log.info("cwtool %s serves %s", __version__, settings.home)

@@ -61,6 +61,15 @@ class Subscriptions:
         self._of_client: dict[bytes, set[int]] = {}
         self._last = 0
 
+    def begin(self, identity: bytes, request_id: int, run_id: str, after_seq: int, several: bool) -> None:
+        """Add a subscription, answer its request, and send the events there are.
+
+        In this order, for the client knows by the answer whose events these are. Raises QueueFull as `add` does.
+        """
+        number = self.add(identity, run_id, after_seq, several)
+        self._send(identity, {"id": request_id, "ok": True, "subscription": number, "run_id": run_id})
+        self.catch_up(number)
+
     def add(self, identity: bytes, run_id: str, after_seq: int, several: bool) -> int:
         """The number of a new subscription to the events after `after_seq`; `catch_up` sends those there are.
 

@@ -12,13 +12,15 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import torch
 
 from cwa_daemon.pipe.exit_codes import DEVICE_LOST, NO_DEVICE
 from cwa_daemon.pipe.place import PLANS
+from cwa_daemon.worker.inbox import Inbox
+from cwa_daemon.worker.outbox import Outbox
 from cwa_daemon.worker.plans import make_plan
 from cwa_daemon.worker.residency import ModelKey, Residency, Resident
 from cwa_engine.base import durations, events
@@ -46,9 +48,6 @@ from cwa_engine.records.export import ModelRecord, RunRecord, write_run
 from cwa_engine.run import Stages
 from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.spec import RunSpec
-
-if TYPE_CHECKING:
-    from cwa_daemon.worker.main import Inbox, Outbox
 
 SAVE_AGAIN_S = 2.0  # between two attempts to save what the disk did not take
 _MEMORY_HINT = "try --dtype bfloat16 or a shorter --seq-len, or `cwtool unload` other models"

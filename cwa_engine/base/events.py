@@ -115,7 +115,8 @@ def describe(event: Mapping[str, Any]) -> str | None:
             return str(event["text"]) if event["level"] == "info" else f"{event['level']}: {event['text']}"
         case "baseline":
             b = event["baseline"]
-            return f"baseline perplexity {b['perplexity']:.4f} on {b['sequences']} sequences, {b['tokens']} tokens"
+            perplexity = "beyond a float" if b["perplexity"] is None else f"{b['perplexity']:.4f}"
+            return f"baseline perplexity {perplexity} on {b['sequences']} sequences, {b['tokens']} tokens"
         case "topk" if not event["partial"] and event["weights"]:
             first = event["weights"][0]
             score = "" if first["score"] is None else f", score {first['score']:.4g}"

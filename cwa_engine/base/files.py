@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +84,20 @@ def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def write_folder(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Write (file name, content) under a temporary name, flush it to disk, rename it: it is there whole or not at all."""
+    scratch = scratch_path(folder)
+    scratch.mkdir(parents=True)
+    try:
+        for name, content in files:
+            write_synced(scratch / name, content)
+        scratch.rename(folder)
+        sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
 
 
 def scratch_path(path: Path) -> Path:

@@ -7,14 +7,13 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cwa_engine.damage.patch import patched
-from cwa_engine.damage.treatments import Comparison, Draw, Treatment, controls_of, seeds_of, sizes
+from cwa_engine.damage.treatments import Comparison, Draw, controls_of, seeds_of, sizes
 from cwa_engine.methods.controls import CONTROLS, Population, Selection, critical_set, weights_of
 from cwa_engine.methods.metrics import Needs
-from cwa_engine.methods.perturbations import PERTURBATIONS, overwrite_with
+from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.structures import unit_size
 from cwa_engine.rows import Ranking, TopWeight
@@ -44,23 +43,6 @@ def comparisons(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec)
                     weights = weights_of(chosen, population.parameters, ranking.structure)
                     drawn.append(Draw(name, seed, chosen, weights))
             yield Comparison(ranking.metric, k, ranking.structure, critical, tuple(drawn))
-
-
-def elsewhere(
-    loaded: LoadedModel, critical: Selection, k: int, spec: RunSpec
-) -> Iterator[tuple[int, Treatment, Selection]]:
-    """(seed, treatment, places): the values of the critical weights written over others of the same parameter.
-
-    The critical weights stay as they are.
-    """
-    values = {
-        name: loaded.model.get_parameter(name).detach().reshape(-1)[torch.from_numpy(indices)].clone()
-        for name, indices in critical.items()
-    }
-    treatment = Treatment("place", overwrite_with(values), spec.perturbation_options, has_controls=False)
-    single = Population(loaded.anatomy.parameters, magnitudes=lambda name: np.empty(0, dtype=np.float32))
-    for seed in range(spec.seed, spec.seed + spec.control_seeds):
-        yield seed, treatment, CONTROLS["random_matched"].draw(critical, single, np.random.default_rng([seed, k]))
 
 
 def _population(loaded: LoadedModel, ranking: Ranking, spec: RunSpec) -> Population:

@@ -2,50 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
 
 from cwa_engine.base.events import DamageMeasured, Emit, Note, Progress
-from cwa_engine.damage.cases import comparisons, elsewhere
+from cwa_engine.damage.cases import comparisons, critical_weights
 from cwa_engine.damage.measured import Damaged, Measured, MeasuredComparison, Places, figures
 from cwa_engine.damage.measurement import MeasurementContext, TextPart, measure
 from cwa_engine.damage.patch import patched
-from cwa_engine.damage.treatments import Comparison, Draw, Treatment, controls_of, treatments
+from cwa_engine.damage.treatments import Comparison, Draw, SideCase, Treatment, controls_of
 from cwa_engine.evaluation.divergence import Divergence, divergence
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.controls import Selection, count
+from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.structures import target_name, unit_weights
-from cwa_engine.rows import ControlDraw, DamagePoint, Ranking, SequenceNll
+from cwa_engine.rows import ControlDraw, DamagePoint, Ranking, SequenceNll, TopWeight
+from cwa_engine.spec import RunSpec
+
+SideCases = Callable[[LoadedModel, Comparison, RunSpec], Sequence[SideCase]]
 
 
-def measure_damage(context: MeasurementContext, rankings: Sequence[Ranking], emit: Emit) -> list[MeasuredComparison]:
-    """Every critical set and control of the run, in order; each is told as a `DamageMeasured` event."""
-    return _Measuring(context, list(comparisons(context.loaded, rankings, context.spec)), emit).everything()
+def measure_damage(
+    context: MeasurementContext,
+    rankings: Sequence[Ranking],
+    treatments: Sequence[Treatment],
+    side_cases: Sequence[SideCases],
+    emit: Emit,
+) -> list[MeasuredComparison]:
+    """Every critical set and control of the run by every treatment, in order; each is told as a `DamageMeasured` event.
+
+    After the treatments of a critical set come the side cases that it has.
+    """
+    todo = []
+    for comparison in comparisons(context.loaded, rankings, context.spec):
+        beside = [list(cases(context.loaded, comparison, context.spec)) for cases in side_cases]
+        todo.append((comparison, [cases for cases in beside if cases]))
+    return _Measuring(context, todo, treatments, emit).everything()
+
+
+def damage_units(
+    context: MeasurementContext, ranking: Ranking, units: Sequence[TopWeight], treatment: Treatment
+) -> Evaluation:
+    """All evaluation texts with these units of a ranking damaged, and no others."""
+    return measure(context, critical_weights(context.loaded, ranking, units), treatment).evaluation
 
 
 class _Measuring:
     """Measures comparisons one after the other and tells how far it is."""
 
-    def __init__(self, context: MeasurementContext, todo: Sequence[Comparison], emit: Emit) -> None:
-        self._context, self._todo, self._emit = context, todo, emit
-        self._treatments = treatments(context.spec, context.loaded.dtype)
-        self._total = sum(self._sequences_of(comparison) for comparison in todo)
+    def __init__(
+        self,
+        context: MeasurementContext,
+        todo: Sequence[tuple[Comparison, list[list[SideCase]]]],
+        treatments: Sequence[Treatment],
+        emit: Emit,
+    ) -> None:
+        self._context, self._todo, self._treatments, self._emit = context, todo, treatments, emit
+        self._total = sum(self._sequences_of(comparison, beside) for comparison, beside in todo)
         self._done = 0
 
     def everything(self) -> list[MeasuredComparison]:
         self._say_cost()
         found = []
-        for comparison in self._todo:
+        for comparison, beside in self._todo:
             found += [self._compared(comparison, treatment) for treatment in self._treatments]
-            if self._context.spec.position_test:
-                found.append(self._placed_elsewhere(comparison))
+            found += [self._beside(comparison, cases) for cases in beside]
         return found
 
     def _say_cost(self) -> None:
         context = self._context
-        draws = sum(len(comparison.draws) for comparison in self._todo)
+        draws = sum(len(comparison.draws) for comparison, _ in self._todo)
         if draws:
             texts, sample = len(context.sequences), len(context.sample.places)
             self._emit(
@@ -55,13 +83,13 @@ class _Measuring:
                 )
             )
 
-    def _sequences_of(self, comparison: Comparison) -> int:
+    def _sequences_of(self, comparison: Comparison, beside: Sequence[Sequence[SideCase]]) -> int:
         """How many sequences are run through the model for a comparison."""
         spec, everything, sample = self._context.spec, len(self._context.sequences), len(self._context.sample.places)
         controls = controls_of(comparison.metric, spec)
         compared = len(comparison.draws) * sample + len(controls) * (everything - sample)
         total = sum(everything + compared * treatment.has_controls for treatment in self._treatments)
-        return total + spec.control_seeds * sample * spec.position_test
+        return total + sample * sum(len(cases) for cases in beside)
 
     def _compared(self, comparison: Comparison, treatment: Treatment) -> MeasuredComparison:
         critical = self._damage(comparison, treatment, "critical", None, comparison.weights)
@@ -80,12 +108,11 @@ class _Measuring:
             found[worst] = self._damage(comparison, treatment, draw.control, draw.seed, draw.weights, [rest], before)
         return found
 
-    def _placed_elsewhere(self, comparison: Comparison) -> MeasuredComparison:
-        """The position test, on the sample."""
-        context, outcomes = self._context, []
-        for seed, treatment, places in elsewhere(context.loaded, comparison.weights, comparison.k, context.spec):
-            outcomes.append(self._damage(comparison, treatment, "elsewhere", seed, places, [context.sample]))
-        return MeasuredComparison(comparison, treatment, None, {}, tuple(outcomes))
+    def _beside(self, comparison: Comparison, cases: Sequence[SideCase]) -> MeasuredComparison:
+        """Changes that go with a critical set, on the sample."""
+        sample = [self._context.sample]
+        outcomes = [self._damage(comparison, c.treatment, c.selection, c.seed, c.weights, sample) for c in cases]
+        return MeasuredComparison(comparison, cases[0].treatment, None, {}, tuple(outcomes))
 
     def _damage(
         self,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cwa_engine.methods.controls import CONTROLS, Selection
-from cwa_engine.methods.perturbations import PERTURBATIONS, STORED_BITS, Options, Perturbation
+from cwa_engine.methods.perturbations import PERTURBATIONS, Options, Perturbation
 from cwa_engine.rows import GIVEN, MATRICES
 from cwa_engine.spec import RunSpec
 
@@ -49,21 +48,19 @@ class Comparison:
         return [draw for draw in self.draws if draw.control == control]
 
 
-def treatments(spec: RunSpec, dtype: str) -> list[Treatment]:
-    """The perturbations of a run; `--bit all` becomes one for each stored bit, `--dose` one for each factor."""
-    options = spec.perturbation_options
-    found = []
-    for name in spec.perturbations:
-        if name == "bit_flip" and spec.bit == "all":
-            for bit in range(STORED_BITS[dtype]):
-                at_bit = dataclasses.replace(options, bit=bit)
-                found.append(Treatment(f"bit_flip {bit}", PERTURBATIONS[name], at_bit, has_controls=False))
-        else:
-            found.append(Treatment(name, PERTURBATIONS[name], options))
-    for factor in spec.dose:
-        scaled = dataclasses.replace(options, scale_factor=factor)
-        found.append(Treatment(f"scale {factor:g}", PERTURBATIONS["scale"], scaled, has_controls=False))
-    return found
+@dataclass(frozen=True)
+class SideCase:
+    """Another change of weights that goes with a critical set, which stays as it is. `weights` are flat indices."""
+
+    treatment: Treatment
+    selection: str  # as tables call it, beside "critical" and the names of controls
+    seed: int | None
+    weights: Selection
+
+
+def treatments(spec: RunSpec) -> list[Treatment]:
+    """The perturbations of a run."""
+    return [Treatment(name, PERTURBATIONS[name], spec.perturbation_options) for name in spec.perturbations]
 
 
 def sizes(metric: str, weights: int, spec: RunSpec) -> tuple[int, ...]:

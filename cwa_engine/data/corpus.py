@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
@@ -22,6 +22,7 @@ from cwa_engine.data.textfile import open_regular
 T = TypeVar("T")
 
 BUILTIN = "built-in passages"
+IN_MEMORY = "texts in memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,44 @@ def file_texts(
     """The first `limit` texts of an open file; `name` tells its format. Raises DataError."""
     tally = Tally()
     return _numbered(name, read_texts(file, name, column, emit, tally), limit, emit, tally)
+
+
+def given_texts(contents: Sequence[str], limit: int | None = None, emit: Emit = ignore) -> list[Text]:
+    """The first `limit` of the texts that a program holds, as they are; blank ones are left out, and said.
+
+    Raises DataError where there is none, or one that is no text.
+    """
+    tally = Tally()
+    return _numbered(IN_MEMORY, _checked(contents, tally), limit, emit, tally)
+
+
+def path_of_given(contents: Sequence[str]) -> Path:
+    """What stands for such texts in a spec: a path named by their content, at which no file is.
+
+    So a spec with other texts is another one, and who runs it again without them is told that they are missing. Raises
+    DataError for what is no list of texts.
+    """
+    texts = [Text(content, "") for content in _checked(contents, Tally())]
+    return Path(f"/{IN_MEMORY}/{data_sha256(texts)}.txt")
+
+
+def _checked(contents: Sequence[str], tally: Tally) -> Iterator[str]:
+    if isinstance(contents, str) or not isinstance(contents, Sequence):
+        raise DataError("texts are no list of texts", hint='give a list, also of one: texts=["..."]')
+    for number, content in enumerate(contents, start=1):
+        if not isinstance(content, str):
+            raise DataError(f"text {number} of {IN_MEMORY} is a {type(content).__name__}", hint="give texts as str")
+        try:
+            content.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"text {number} of {IN_MEMORY} is not Unicode: {error}", hint="mend its encoding"
+            ) from error
+        tally.rows += 1
+        if content.strip():
+            yield content
+        else:
+            tally.empty += 1
 
 
 def _numbered(

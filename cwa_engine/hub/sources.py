@@ -26,6 +26,7 @@ class SourceKind(StrEnum):
     HUB = "hub"
     FOLDER = "folder"
     GGUF = "gguf"
+    MEMORY = "memory"  # a model object that a program holds
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from cwa_engine.base.cancellation import check_cancelled
 
@@ -15,12 +16,13 @@ def logits_of(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Tensor:
     return logits
 
 
-def cancel_between_blocks(model: nn.Module) -> None:
-    """Check for cancelling before each block, in forward and backward passes: on a CPU one batch may take minutes."""
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList):
-            for block in module:
-                block.register_forward_pre_hook(_before_block)
+def cancel_between_blocks(model: nn.Module) -> list[RemovableHandle]:
+    """Check for cancelling before each block, in forward and backward passes: on a CPU one batch may take minutes.
+
+    Returns the handles of the hooks that do it.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return [block.register_forward_pre_hook(_before_block) for blocks in lists for block in blocks]
 
 
 def _before_block(block: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -127,7 +127,7 @@ def load_model(
         _refuse_more_than_stored(name, empty, stored.tensors)
         make_room(weights_bytes(empty))
         model, notes = _causal_model(name, empty, stored.tensors, stored.tokenizer, read)
-        unbatched_above, on_batches = _batching(model, stored.tokenizer)
+        unbatched_above, on_batches = batching(model, stored.tokenizer)
         anatomy = anatomy_of(model)
         offloaded = _placed(model, anatomy, target, offload)
         files = stored.hashes()
@@ -144,7 +144,7 @@ def load_model(
             files=files,
             device=target,
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-            notes=tuple(filter(None, (*stored.notes, *notes, on_batches, _on_norms(anatomy)))),
+            notes=tuple(filter(None, (*stored.notes, *notes, on_batches, notes_on_norms(anatomy)))),
             unbatched_above=unbatched_above,
             offload=offloaded,
         )
@@ -235,7 +235,7 @@ def _placed(model: Any, anatomy: Anatomy, device: torch.device, offload: bool) -
     return None
 
 
-def _batching(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, str]:
+def batching(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, str]:
     """(tokens above which a text is computed alone, or None; a note about it, or "")"""
     if causality.depends_on_batch(model, tokenizer.all_special_ids):
         return 0, "every text is computed alone: this model's logits depend on the longest text of a batch"
@@ -245,7 +245,7 @@ def _batching(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tup
     return limit, f"texts of more than {limit:,} tokens are computed alone: they change the positions of a whole batch"
 
 
-def _on_norms(anatomy: Anatomy) -> str:
+def notes_on_norms(anatomy: Anatomy) -> str:
     """A note for norms that multiply by an offset plus the stored weight, so that a stored zero is not a factor of zero."""
     offsets = set(anatomy.offsets.values())
     if not offsets:

@@ -1,97 +1,107 @@
-"""The smallest set of weights found that multiplies perplexity by a factor when all are zeroed."""
+"""`--critical-set`: how few weights, zeroed together, multiply perplexity by a factor? torch-free until it is measured.
+
+The scoring texts choose the weights, among the most harmful single ones; what they do is measured on the evaluation texts.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from cwa_engine.base.events import Emit, Note, Progress, ignore
-from cwa_engine.base.statistics import Array
-from cwa_engine.damage.cases import zeroed_together
-from cwa_engine.damage.measurement import MeasurementContext, measure
-from cwa_engine.damage.treatments import ZERO
-from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.evaluation.perplexity import evaluate
-from cwa_engine.methods.controls import critical_set
-from cwa_engine.models.loading import LoadedModel
-from cwa_engine.questions.race import race
-from cwa_engine.questions.single_zeros import SingleZeros, zeroed
-from cwa_engine.rows import CriticalSet, CriticalSetStep, TopWeight, exp
+from cwa_engine.base.table import Table
+from cwa_engine.questions.ablation import Ablated
+from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
+from cwa_engine.rows import exp, to_plain
+
+if TYPE_CHECKING:
+    from cwa_engine.result import RunResult
+    from cwa_engine.run import RunContext
 
 POOL = 50  # of the most harmful single weights, from which a critical set is put together
 
 
-def find_critical_set(
-    context: MeasurementContext,
-    sequences: Sequence[TokenSequence],
-    finalists: Sequence[TopWeight],
-    factor: float,
-    emit: Emit,
-) -> CriticalSet:
+@dataclass(frozen=True, slots=True)
+class CriticalSetStep:
+    """A set of the critical set's search: the weights of the steps so far, all zeroed together.
+
+    `scoring_ratio` is the perplexity ratio on the scoring texts, which chose the weights; the other figures are of the
+    evaluation texts.
+    """
+
+    size: int
+    target: str  # which this step added
+    scoring_ratio: float
+    delta_nll: float
+    delta_low: float
+    delta_high: float
+    perplexity_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class CriticalSet:
+    """The answer: the smallest set found whose zeroing multiplies perplexity by `factor`.
+
+    It is not `reached` where no set found does.
+    """
+
+    factor: float
+    reached: bool
+    steps: tuple[CriticalSetStep, ...]
+
+
+def find_critical_set(run: RunContext, findings: Findings) -> CriticalSet:
     """The smallest set found by the scoring texts, with what it does to the evaluation texts."""
-    loaded, pool = context.loaded, finalists[:POOL]
-    found = smallest_set(loaded, sequences, pool, factor, context.spec.seed, emit)
+    from cwa_engine.damage.measurement import measure
+    from cwa_engine.damage.smallest_set import smallest_set
+    from cwa_engine.damage.treatments import ZERO
+    from cwa_engine.methods.controls import critical_set
+
+    context, loaded, factor = findings.measurement, run.loaded, run.spec.critical_set
+    assert factor
+    pool = findings.result.answer(Ablated).finalists[:POOL]
+    found = smallest_set(loaded, findings.scoring, pool, factor, run.spec.seed, run.emit)
     steps = []
     for size, (unit, ratio) in enumerate(found, start=1):
         weights = critical_set([unit for unit, _ in found[:size]], loaded.anatomy.parameters)
         delta = context.delta(measure(context, weights, ZERO).evaluation)
         steps.append(CriticalSetStep(size, unit.target, ratio, *delta, exp(delta[0])))
     reached = bool(found) and found[-1][1] >= factor
-    few = f"{len(found)} weight{'s' * (len(found) != 1)}"
-    said = (
-        f"{few} multiply perplexity by {found[-1][1]:,.4g} on the scoring texts" if found else "no weight was measured"
-    )
-    emit(Note(said if reached else f"{said}: less than {factor:g}, and no weight is left to add"))
     return CriticalSet(factor, reached, tuple(steps))
 
 
-def smallest_set(
-    loaded: LoadedModel,
-    sequences: Sequence[TokenSequence],
-    pool: Sequence[TopWeight],
-    factor: float,
-    seed: int,
-    emit: Emit = ignore,
-) -> list[tuple[TopWeight, float]]:
-    """A set of few weights that multiplies perplexity by `factor` when all are zeroed, and the ratio after each.
-
-    Greedy: every step adds the weight of `pool` that then costs most, by a race for one. A weight without which the set
-    still reaches the factor is left out at the end. Where the pool is not enough, all of it is given.
-    """
-    chosen: list[TopWeight] = []
-    ratios: list[float] = []
-
-    def tick() -> None:
-        emit(Progress("critical set", len(chosen), len(pool), "weight"))
-
-    intact = SingleZeros(loaded, sequences, tick)
-    while len(chosen) < len(pool) and (not ratios or ratios[-1] < factor):
-        left = [unit for unit in pool if unit not in chosen]
-        with zeroed_together(loaded, chosen):
-            zeros = SingleZeros(loaded, sequences, tick)
-            raced = race(zeros, [zeroed(loaded, unit) for unit in left], 1, seed)
-        best = raced.finalists[0]
-        chosen.append(left[best])
-        ratios.append(_ratio(zeros.intact + raced.change[best], intact))
-        emit(Note(f"{chosen[-1].target} makes it x{ratios[-1]:,.4g}, {len(chosen)} weights together"))
-    return _without_needless(loaded, sequences, chosen, factor, intact)
+def critical_set_sentence(found: CriticalSet) -> str:
+    """How few weights it takes, or how far all of them go."""
+    if not found.steps:
+        said = "no weight was measured"
+    else:
+        few = f"{len(found.steps)} weight{'s' * (len(found.steps) != 1)}"
+        said = f"{few} multiply perplexity by {found.steps[-1].scoring_ratio:,.4g} on the scoring texts"
+    return said if found.reached else f"{said}: less than {found.factor:g}, and no weight is left to add"
 
 
-def _without_needless(
-    loaded: LoadedModel, sequences: Sequence[TokenSequence], chosen: list[TopWeight], factor: float, intact: SingleZeros
-) -> list[tuple[TopWeight, float]]:
-    def ratio(units: Sequence[TopWeight]) -> float:
-        with zeroed_together(loaded, units):
-            return _ratio(evaluate(loaded, intact.texts, 1).nll_sums, intact)
-
-    if ratio(chosen) >= factor:
-        for unit in list(chosen):
-            rest = [other for other in chosen if other is not unit]
-            if rest and ratio(rest) >= factor:
-                chosen = rest
-    return [(unit, ratio(chosen[: size + 1])) for size, unit in enumerate(chosen)]
+TABLE = Table("critical_set.csv", CriticalSetStep)
 
 
-def _ratio(nll_sums: Array, intact: SingleZeros) -> float:
-    change = float((nll_sums - intact.intact).sum() / intact.tokens.sum())
-    return math.inf if math.isnan(change) else exp(change)
+def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
+    if found := result.get(CriticalSet):
+        yield TableRows(TABLE, found.steps)
+
+
+def _summary(result: RunResult) -> dict[str, Any]:
+    found = result.get(CriticalSet)
+    return {"critical_set": to_plain(found) if found else None}
+
+
+QUESTION = StageQuestion(
+    name="critical_set",
+    place=500,
+    asks="How few weights, zeroed together, multiply perplexity by a factor?",
+    asked=lambda spec: bool(spec.critical_set),
+    stage="critical set",
+    moment=Moment.DAMAGED,
+    answer=find_critical_set,
+    tables=_tables,
+    summary=_summary,
+    sentence=critical_set_sentence,
+)

@@ -1,146 +1,148 @@
-"""Stability: whether other texts would have named the same weights."""
+"""`--stability`: would other texts have named the same weights? torch-free until it is computed."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from cwa_engine.base.table import Table
+from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
 
-from cwa_engine.base.errors import DataError
-from cwa_engine.base.statistics import Array, jaccard, jaccard_by_chance, rank_biased_overlap, spearman
-from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.methods.controls import Selection, by_parameter
-from cwa_engine.methods.metrics import METRICS
-from cwa_engine.models.loading import LoadedModel
-from cwa_engine.models.structures import unit_count
-from cwa_engine.rows import SHOWN, Agreement, HalfOverlap, Ranking
-from cwa_engine.run import Run
-from cwa_engine.sensitivity.finalists import with_exact_scores
-from cwa_engine.sensitivity.gradients import Statistics
-from cwa_engine.sensitivity.ranking import scores_at, shortened
-from cwa_engine.sensitivity.scoring import score
-from cwa_engine.sensitivity.views import Rankers, View
-from cwa_engine.spec import RunSpec
+if TYPE_CHECKING:
+    from cwa_engine.models.loading import LoadedModel
+    from cwa_engine.result import RunResult
+    from cwa_engine.rows import Ranking
+    from cwa_engine.run import RunContext
+    from cwa_engine.sensitivity.repeats import Repeat
+    from cwa_engine.spec import RunSpec
 
-SAMPLE = 100_000  # units whose scores are compared beyond the top: enough for a rank correlation to two digits
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far two repeats of a ranking, by other texts, agree. `first` and `second` number the repeats from 1.
+
+    `chance` is the Jaccard index that random sets of this size would have. `spearman` is over one random sample of all
+    ranked units, not over the top alone. None for figures that are not defined.
+    """
+
+    metric: str
+    k: int
+    first: int
+    second: int
+    jaccard: float
+    chance: float
+    rbo: float
+    spearman: float | None
 
 
 @dataclass(frozen=True)
-class _Repeat:
-    """A metric's ranking by some of the texts, and its scores of the sampled units."""
+class Stability:
+    """The answer: every pair of repeats, and the targets that are in the list of every repeat, by metric."""
 
-    ranking: Ranking
-    scores: Array
-
-
-def repeats(sequences: Sequence[TokenSequence], how: str | int, seed: int) -> list[list[TokenSequence]]:
-    """The texts of each repeat: two disjoint halves, or so many resamples with replacement.
-
-    Raises DataError where there are too few texts for two halves.
-    """
-    if len(sequences) < 2:
-        raise DataError("stability needs at least two scoring texts", hint="give more texts, or a larger --eval-limit")
-    if how == "halves":
-        return [list(sequences[0::2]), list(sequences[1::2])]
-    rng = np.random.default_rng(seed)
-    return [[sequences[place] for place in rng.integers(0, len(sequences), len(sequences))] for _ in range(int(how))]
+    agreements: tuple[Agreement, ...]
+    always: Mapping[str, frozenset[str]]
 
 
-class _Scores:
-    """The rankings of all metrics, and their scores of a sample of units."""
+def compare_repeats(run: RunContext, findings: Findings) -> Stability:
+    """Score and rank by the texts of every repeat, and compare the rankings."""
+    from cwa_engine.sensitivity.repeats import rank_repeats
 
-    def __init__(self, run: Run, sample: Selection) -> None:
-        self._run, self._sample = run, sample
-        views = [View(name, name, run.loaded) for name in run.spec.scored_metrics]
-        self.rankers = Rankers(views, run.spec, run.spec.largest_k)
-        self._scores: dict[str, dict[str, Array]] = {name: {} for name in run.spec.scored_metrics}
-
-    def offer(self, statistics: Statistics, part: int | None = None) -> None:
-        self.rankers.offer(statistics, part)
-        for name, found in self._scores.items():
-            found.update(scores_at(self._run.loaded, statistics, METRICS[name], self._run.spec.structure, self._sample))
-
-    def sampled(self, metric: str) -> Array:
-        """The scores of the sampled units that the metric ranks, in their order."""
-        found = self._scores[metric]
-        return np.concatenate([found[parameter] for parameter in self._sample if parameter in found])
+    found = rank_repeats(run, findings.scoring, QUESTION.stage)
+    always = {
+        metric: frozenset.intersection(*(_targets(repeat.ranking) for repeat in repeats))
+        for metric, repeats in found.items()
+    }
+    return Stability(tuple(_agreements(run.loaded, found, run.spec)), always)
 
 
-def measure_stability(run: Run, sequences: Sequence[TokenSequence]) -> dict[str, list[_Repeat]]:
-    """Score and rank by every repeat's texts; one repeat's statistics are in memory at a time."""
-    spec = run.spec
-    found: dict[str, list[_Repeat]] = {name: [] for name in spec.scored_metrics}
-    sample = _sample(run.loaded, spec)
-    for texts in repeats(sequences, spec.stability or "halves", spec.seed):
-        scores = score(run, [texts], lambda: _Scores(run, sample), "stability")
-        rankings, proposals = scores.rankers.rankings(), scores.rankers.proposals()
-        for name, ranking in with_exact_scores(run, texts, rankings, proposals, "stability").items():
-            found[name].append(_Repeat(shortened(ranking, spec.largest_k), scores.sampled(name)))
-    return found
+def _targets(ranking: Ranking) -> frozenset[str]:
+    return frozenset(weight.target for weight in ranking.weights)
 
 
-def agreements(loaded: LoadedModel, found: dict[str, list[_Repeat]], spec: RunSpec) -> list[Agreement]:
+def _agreements(loaded: LoadedModel, found: Mapping[str, Sequence[Repeat]], spec: RunSpec) -> Iterator[Agreement]:
     """Every pair of repeats at every k."""
-    rows = []
-    for name, entries in found.items():
-        pairs = list(itertools.combinations(range(len(entries)), 2))
+    from cwa_engine.base.statistics import jaccard, jaccard_by_chance, rank_biased_overlap, spearman
+    from cwa_engine.models.structures import unit_count
+
+    for metric, repeats in found.items():
+        pairs = list(itertools.combinations(enumerate(repeats, start=1), 2))
         for k in spec.topk:
-            for one, other in pairs:
-                first, second = entries[one], entries[other]
-                ours, theirs = ([weight.target for weight in r.ranking.top(k)] for r in (first, second))
+            for (number, first), (other, second) in pairs:
+                ours, theirs = ([weight.target for weight in repeat.ranking.top(k)] for repeat in (first, second))
                 units = sum(unit_count(loaded.anatomy.parameters[p], spec.structure) for p in first.ranking.parameters)
-                rows.append(
-                    Agreement(
-                        metric=name,
-                        k=k,
-                        first=one + 1,
-                        second=other + 1,
-                        jaccard=jaccard(ours, theirs),
-                        chance=jaccard_by_chance(len(ours), units),
-                        rbo=rank_biased_overlap(ours, theirs),
-                        spearman=spearman(first.scores, second.scores),
-                    )
-                )
-    return rows
-
-
-def half_overlaps(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec) -> list[HalfOverlap]:
-    """For each ranking that was also made by halves of the texts, how much of its top they name."""
-    found = []
-    for ranking in rankings:
-        units = sum(unit_count(loaded.anatomy.parameters[name], ranking.structure) for name in ranking.parameters)
-        for k in sorted({*spec.topk, min(SHOWN, spec.largest_k)}) if ranking.halves else ():
-            ours = {weight.target for weight in ranking.top(k)}
-            first, second = (set(half[:k]) for half in ranking.halves)
-            found.append(
-                HalfOverlap(
-                    metric=ranking.metric,
+                yield Agreement(
+                    metric=metric,
                     k=k,
-                    first=len(ours & first),
-                    second=len(ours & second),
-                    both=len(ours & first & second),
-                    common=len(first & second),
-                    chance=k * k / units,
+                    first=number,
+                    second=other,
+                    jaccard=jaccard(ours, theirs),
+                    chance=jaccard_by_chance(len(ours), units),
+                    rbo=rank_biased_overlap(ours, theirs),
+                    spearman=spearman(first.scores, second.scores),
                 )
-            )
-    return found
 
 
-def marked(ranking: Ranking, entries: Sequence[_Repeat]) -> Ranking:
-    """The ranking with every unit marked that is in the list of every repeat."""
-    always = set.intersection(*({weight.target for weight in entry.ranking.weights} for entry in entries))
-    return replace(
-        ranking, weights=tuple(replace(weight, stable=weight.target in always) for weight in ranking.weights)
+def marked(answer: Stability, rankings: tuple[Ranking, ...]) -> tuple[Ranking, ...]:
+    """The rankings that were repeated with every unit marked that is in the list of every repeat."""
+    return tuple(
+        _marked(ranking, answer.always[ranking.metric]) if ranking.metric in answer.always else ranking
+        for ranking in rankings
     )
 
 
-def _sample(loaded: LoadedModel, spec: RunSpec) -> Selection:
-    """The same random units for every repeat."""
-    counts = {name: unit_count(parameter, spec.structure) for name, parameter in loaded.anatomy.parameters.items()}
-    sizes = {name: units for name, units in counts.items() if units}
-    total = sum(sizes.values())
-    rng = np.random.default_rng(spec.seed)
-    chosen = np.unique(rng.integers(0, total, SAMPLE)) if total > SAMPLE else np.arange(total)
-    return by_parameter(chosen, sizes)
+def _marked(ranking: Ranking, always: frozenset[str]) -> Ranking:
+    weights = tuple(dataclasses.replace(weight, stable=weight.target in always) for weight in ranking.weights)
+    return dataclasses.replace(ranking, weights=weights)
+
+
+def stability_means(rankings: Sequence[Ranking], rows: Sequence[Agreement]) -> list[dict[str, Any]]:
+    """Means over all pairs of repeats, per metric and k."""
+    found = []
+    for (metric, k), members in itertools.groupby(rows, key=lambda row: (row.metric, row.k)):
+        pairs = list(members)
+        correlations = [pair.spearman for pair in pairs if pair.spearman is not None]
+        ranking = next(ranking for ranking in rankings if ranking.metric == metric)
+        found.append(
+            {
+                "metric": metric,
+                "k": k,
+                "pairs": len(pairs),
+                "jaccard": statistics.fmean(pair.jaccard for pair in pairs),
+                "chance": pairs[0].chance,
+                "rbo": statistics.fmean(pair.rbo for pair in pairs),
+                "spearman": statistics.fmean(correlations) if correlations else None,
+                "in_every_repeat": sum(weight.stable is True for weight in ranking.top(k)),
+            }
+        )
+    return found
+
+
+TABLE = Table("stability.csv", Agreement)
+
+
+def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
+    if (found := result.get(Stability)) and found.agreements:
+        yield TableRows(TABLE, found.agreements)
+
+
+def _summary(result: RunResult) -> dict[str, Any]:
+    found = result.get(Stability)
+    return {"stability": stability_means(result.rankings, found.agreements if found else ())}
+
+
+QUESTION = StageQuestion(
+    name="stability",
+    place=200,
+    asks="Would other texts have named the same weights?",
+    asked=lambda spec: bool(spec.stability),
+    stage="stability",
+    moment=Moment.RANKED,
+    answer=compare_repeats,
+    tables=_tables,
+    summary=_summary,
+    rankings=marked,
+)

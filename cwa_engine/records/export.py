@@ -13,33 +13,20 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cwa_engine import __version__
-from cwa_engine.base.files import is_abandoned, scratch_path, sync_folder, write_synced
+from cwa_engine.base.files import is_abandoned, write_folder
+from cwa_engine.base.version import __version__
+from cwa_engine.questions.registry import STAGE_QUESTIONS
 from cwa_engine.records.checksums import SUMS, sums_text
-from cwa_engine.records.summary import damage_groups, numbers_of, spikes_of, stability_means
-from cwa_engine.records.tables import Row, Table, fidelity_table
-from cwa_engine.rows import (
-    SHOWN,
-    Ablation,
-    Agreement,
-    ControlDraw,
-    CriticalSetStep,
-    DamagePoint,
-    Interaction,
-    RunResult,
-    SequenceNll,
-    Spike,
-    SpikeRemovalStep,
-    TopWeight,
-    to_plain,
-)
+from cwa_engine.records.summary import answers_in_summary, damage_groups, numbers_of
+from cwa_engine.records.tables import CONTROLS, EVALUATION, PERTURBATION, topk_table
+from cwa_engine.result import RunResult
+from cwa_engine.rows import SHOWN, to_plain
 from cwa_engine.spec import RunSpec
 
 _VERSIONED = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -75,17 +62,8 @@ class RunRecord:
 
 
 def write_run(folder: Path, record: RunRecord) -> None:
-    """Write the run's folder under a temporary name, flush it to disk, then rename it: it is there whole or not at all."""
-    scratch = scratch_path(folder)
-    scratch.mkdir(parents=True)
-    try:
-        for name, content in run_files(record):
-            write_synced(scratch / name, content)
-        scratch.rename(folder)
-        sync_folder(folder.parent)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
+    """Write the run's folder: it is there whole or not at all."""
+    write_folder(folder, run_files(record))
 
 
 PRUNED = ".pruned"  # end of the hidden name of a run folder that is being removed
@@ -119,31 +97,16 @@ def _files(record: RunRecord) -> Iterable[tuple[str, bytes]]:
 def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
     """(file name, content) of every table. The same run gives the same bytes on the same machine."""
     for ranking in result.rankings:
-        yield f"topk_{ranking.metric}.csv", _table(TopWeight, ranking.weights)
+        table = topk_table(ranking.metric)
+        yield table.name, table.to_bytes(ranking.weights)
     if result.damage:
-        yield "perturbation.csv", _table(DamagePoint, result.damage)
-        yield "evaluation.csv", _table(SequenceNll, result.evaluations)
+        yield PERTURBATION.name, PERTURBATION.to_bytes(result.damage)
+        yield EVALUATION.name, EVALUATION.to_bytes(result.evaluations)
     if result.controls:
-        yield "controls.csv", _table(ControlDraw, result.controls)
-    if result.interactions:
-        yield "interactions.csv", _table(Interaction, result.interactions)
-    if result.stability:
-        yield "stability.csv", _table(Agreement, result.stability)
-    if result.predictions:
-        yield "fidelity.csv", fidelity_csv(result)
-    if result.ablations:
-        yield "ablation.csv", _table(Ablation, result.ablations)
-    if result.critical_set:
-        yield "critical_set.csv", _table(CriticalSetStep, result.critical_set.steps)
-    if spikes := spikes_of(result):
-        yield "spikes.csv", _table(Spike, spikes)
-    if result.spike_removal:
-        yield "spike_removal.csv", _table(SpikeRemovalStep, result.spike_removal.steps)
-
-
-def fidelity_csv(result: RunResult) -> bytes:
-    """A line for each sampled unit, with a column for each metric's score."""
-    return fidelity_table(fidelity.metric for fidelity in result.fidelity).to_bytes(result.predictions)
+        yield CONTROLS.name, CONTROLS.to_bytes(result.controls)
+    for question in STAGE_QUESTIONS:
+        for found in question.tables(result):
+            yield found.table.name, found.table.to_bytes(found.rows)
 
 
 def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
@@ -201,23 +164,13 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
         ],
         "halves": to_plain(result.halves),
         "damage": damage_groups(result.damage, result.separations, result.verdicts),
-        "interactions": to_plain(result.interactions),
-        "stability": stability_means(result.rankings, result.stability),
-        "fidelity": to_plain(result.fidelity),
-        "ablation": to_plain(result.ablation_cost) if result.ablation_cost else None,
-        "critical_set": to_plain(result.critical_set) if result.critical_set else None,
-        "spikes": to_plain(spikes_of(result)[:SHOWN]),
-        "spike_removal": to_plain(result.spike_removal) if result.spike_removal else None,
+        **answers_in_summary(result),
         "gradients": result.gradients,
         "scores_from": result.scores_from,
         "batch_size": result.batch_size,
         "timings": timings,
         "peak_memory_bytes": result.peak_memory_bytes,
     }
-
-
-def _table(kind: type[Row], rows: Iterable[Row]) -> bytes:
-    return Table("", kind).to_bytes(rows)
 
 
 def _json(value: dict[str, Any]) -> bytes:

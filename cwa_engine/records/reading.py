@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cwa_engine.base.errors import NotFound
+from cwa_engine.base.table import Row, Table
 from cwa_engine.records.checksums import MANIFEST, read_checked
-from cwa_engine.records.tables import Row, Table, topk_table
+from cwa_engine.records.tables import topk_table
 from cwa_engine.rows import TopWeight
 
 SUMMARY_KEYS = ("run_id", "model", "texts", "baseline", "rankings", "damage")
@@ -39,9 +40,9 @@ def parse_map(folder: Path, name: str, content: str, needed: Iterable[str]) -> d
     try:
         found = json.loads(content)
     except ValueError as error:
-        raise _unreadable(folder, name, str(error)) from error
+        raise unreadable(folder, name, str(error)) from error
     if not isinstance(found, dict) or (missing := [key for key in needed if key not in found]):
-        raise _unreadable(folder, name, f"it lacks {', '.join(missing)}" if isinstance(found, dict) else "it is no map")
+        raise unreadable(folder, name, f"it lacks {', '.join(missing)}" if isinstance(found, dict) else "it is no map")
     return found
 
 
@@ -50,10 +51,11 @@ def parse_rows(folder: Path, table: Table[Row], content: bytes, offset: int = 0,
     try:
         return table.from_bytes(content, offset, limit)
     except ValueError as error:
-        raise _unreadable(folder, table.name, str(error)) from error
+        raise unreadable(folder, table.name, str(error)) from error
 
 
-def _unreadable(folder: Path, name: str, why: str) -> NotFound:
+def unreadable(folder: Path, name: str, why: str) -> NotFound:
+    """The error for a file of a run that is not what it should be."""
     return NotFound(f"{folder / name} cannot be read: {why}", hint="run it again: `cwtool jobs retry`")
 
 
@@ -83,7 +85,7 @@ def _read(folder: Path, fingerprint: str | None, name: str) -> str:
     try:
         return read_checked(folder, name, fingerprint).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _unreadable(folder, name, str(error)) from error
+        raise unreadable(folder, name, str(error)) from error
 
 
 def _no_file(folder: Path, name: str) -> NotFound:

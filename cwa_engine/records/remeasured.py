@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cwa_engine.damage.measured import Damaged, Measured, MeasuredComparison, Reference, figures, sample_places
-from cwa_engine.damage.treatments import Comparison, Treatment, controls_of, seeds_of, sizes, treatments
+from cwa_engine.damage.treatments import Comparison, Treatment, controls_of, seeds_of, sizes
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.perturbations import PERTURBATIONS, Options
+from cwa_engine.questions.registry import all_treatments
 from cwa_engine.rows import DamagePoint, Ranking, SequenceNll
 from cwa_engine.spec import RunSpec
 
@@ -59,7 +60,7 @@ def asked_of(spec: RunSpec, rankings: Sequence[Ranking], dtype: str) -> Iterator
     for ranking in rankings:
         for k in sizes(ranking.metric, len(ranking.weights), spec):
             comparison = Comparison(ranking.metric, k, ranking.structure, {}, ())
-            for treatment in treatments(spec, dtype):
+            for treatment in all_treatments(spec, dtype):
                 name = treatment.label
                 controls = controls_of(ranking.metric, spec) if treatment.has_controls else ()
                 draws = {

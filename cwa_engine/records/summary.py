@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from cwa_engine.data.corpus import split
-from cwa_engine.rows import Agreement, DamagePoint, Ranking, RunResult, Separation, Spike, TextUse, Verdict, to_plain
+from cwa_engine.questions.registry import STAGE_QUESTIONS
+from cwa_engine.result import RunResult
+from cwa_engine.rows import DamagePoint, Separation, TextUse, Verdict, to_plain
 
 
 def numbers_of(texts: TextUse) -> tuple[list[int], list[int]]:
@@ -18,9 +19,9 @@ def numbers_of(texts: TextUse) -> tuple[list[int], list[int]]:
     return scored, measured[: texts.damage] if texts.damage and not texts.packed else measured
 
 
-def spikes_of(result: RunResult) -> list[Spike]:
-    """Those of every ranking that has them: there is one metric of spikes."""
-    return [spike for ranking in result.rankings for spike in ranking.spikes]
+def answers_in_summary(result: RunResult) -> dict[str, Any]:
+    """What the answers to all questions come to, asked or not."""
+    return {key: value for question in STAGE_QUESTIONS for key, value in question.summary(result).items()}
 
 
 def damage_groups(
@@ -56,25 +57,3 @@ def damage_groups(
 
 def _without_key(row: Separation) -> dict[str, Any]:
     return {name: value for name, value in to_plain(row).items() if name not in ("metric", "k", "perturbation")}
-
-
-def stability_means(rankings: Sequence[Ranking], rows: Sequence[Agreement]) -> list[dict[str, Any]]:
-    """Means over all pairs of repeats, per metric and k."""
-    found = []
-    for (metric, k), members in itertools.groupby(rows, key=lambda row: (row.metric, row.k)):
-        pairs = list(members)
-        correlations = [pair.spearman for pair in pairs if pair.spearman is not None]
-        ranking = next(ranking for ranking in rankings if ranking.metric == metric)
-        found.append(
-            {
-                "metric": metric,
-                "k": k,
-                "pairs": len(pairs),
-                "jaccard": statistics.fmean(pair.jaccard for pair in pairs),
-                "chance": pairs[0].chance,
-                "rbo": statistics.fmean(pair.rbo for pair in pairs),
-                "spearman": statistics.fmean(correlations) if correlations else None,
-                "in_every_repeat": sum(weight.stable is True for weight in ranking.top(k)),
-            }
-        )
-    return found

@@ -15,19 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cwa_engine import __version__
 from cwa_engine.base.errors import CwaError, NotFound
+from cwa_engine.base.table import Row, Table, scored_metrics
+from cwa_engine.base.version import __version__
 from cwa_engine.damage.separation import separations, verdicts
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.metrics import ABLATION
-from cwa_engine.questions.prediction import fidelities
-from cwa_engine.questions.roles import role_of
+from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability
+from cwa_engine.questions.fidelity import fidelities, fidelity_table
+from cwa_engine.questions.interactions import role_of
+from cwa_engine.questions.stability import stability_means
 from cwa_engine.records import remeasured, tables
 from cwa_engine.records.checksums import ALWAYS, MANIFEST, Check, check_run, is_of_a_run
 from cwa_engine.records.ledger import Disagreement, Ledger
 from cwa_engine.records.reading import MANIFEST_KEYS, SUMMARY_KEYS, parse_map, parse_rows
-from cwa_engine.records.summary import damage_groups, numbers_of, stability_means
-from cwa_engine.records.tables import Row, Table
+from cwa_engine.records.summary import damage_groups, numbers_of
 from cwa_engine.rows import (
     SHOWN,
     Baseline,
@@ -303,7 +305,7 @@ def _draw_name(metric: str, k: int, control: str, seed: int | None) -> str:
 
 def _interactions(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """Each weight's share is the damage of the set minus that without it, and its role follows."""
-    rows = run.rows_if_any(tables.INTERACTIONS)
+    rows = run.rows_if_any(interactions.TABLE)
     ledger.same("summary.json: interactions", run.summary.get("interactions"), to_plain(rows))
     if not rows:
         return
@@ -322,7 +324,7 @@ def _interactions(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
 
 def _stability(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The means of stability are those of its table."""
-    rows = run.rows_if_any(tables.STABILITY)
+    rows = run.rows_if_any(stability.TABLE)
     ledger.same("summary.json: stability", run.summary.get("stability"), stability_means(run.rankings, rows))
     if rows:
         unknown.append("the rankings of the repeats, of which stability.csv has the agreement")
@@ -332,15 +334,15 @@ def _fidelity(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """Fidelity follows from the sampled units of its table."""
     found: list[Any] = []
     if run.has("fidelity.csv"):
-        metrics = tables.scored_metrics(run.content("fidelity.csv"))
-        found = fidelities(run.rows(tables.fidelity_table(metrics)), metrics)
+        metrics = scored_metrics(run.content("fidelity.csv"))
+        found = fidelities(run.rows(fidelity_table(metrics)), metrics)
         unknown.append("the measured changes in fidelity.csv: no table has these losses")
     ledger.same("summary.json: fidelity", run.summary.get("fidelity"), to_plain(found))
 
 
 def _ablation(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The exact ranking is that of its candidates."""
-    rows = run.rows_if_any(tables.ABLATION)
+    rows = run.rows_if_any(ablation.TABLE)
     ledger.same("summary.json: ablation", bool(run.summary.get("ablation")), bool(rows))
     if not rows:
         return
@@ -358,7 +360,7 @@ def _ablation(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
 
 def _critical_set(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The smallest set is that of its table, and reaches its factor or not."""
-    rows = run.rows_if_any(tables.CRITICAL_SET)
+    rows = run.rows_if_any(critical_set.TABLE)
     said = run.summary.get("critical_set") or {"steps": [], "reached": False, "factor": run.spec.critical_set}
     ledger.same("summary.json: critical_set, steps", said["steps"], to_plain(rows))
     ledger.same("summary.json: critical_set, factor", said["factor"], run.spec.critical_set)
@@ -371,9 +373,9 @@ def _critical_set(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
 
 def _spikes(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The spikes of the summary are those of their tables."""
-    rows = run.rows_if_any(tables.SPIKES)
+    rows = run.rows_if_any(spike_removal.SPIKES)
     ledger.same("summary.json: spikes", run.summary.get("spikes", []), to_plain(rows[:SHOWN]))
-    steps = run.rows_if_any(tables.SPIKE_REMOVAL)
+    steps = run.rows_if_any(spike_removal.TABLE)
     removal = run.summary.get("spike_removal") or {"steps": []}
     ledger.same("summary.json: spike_removal, steps", removal["steps"], to_plain(steps))
     if rows or steps:

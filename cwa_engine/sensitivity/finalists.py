@@ -16,7 +16,7 @@ from cwa_engine.base.events import Note, Progress
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.methods.metrics import Metric, Needs, WeightStats
 from cwa_engine.rows import Ranking, TopWeight
-from cwa_engine.run import Run
+from cwa_engine.run import RunContext
 from cwa_engine.sensitivity.candidates import propose
 from cwa_engine.sensitivity.hessian import exact_diagonal
 from cwa_engine.sensitivity.ranking import group_of
@@ -41,7 +41,7 @@ def has_finalists(metric: Metric, structure: str) -> bool:
 
 
 def with_exact_scores(
-    run: Run,
+    run: RunContext,
     sequences: Sequence[TokenSequence],
     rankings: Mapping[str, Ranking],
     proposals: Mapping[str, Ranking],
@@ -71,17 +71,17 @@ def with_exact_scores(
     return {**rankings, **placed}
 
 
-def _finalists(run: Run, ranking: Ranking, by_fisher: Ranking) -> list[TopWeight]:
+def _finalists(run: RunContext, ranking: Ranking, by_fisher: Ranking) -> list[TopWeight]:
     groups = len({_group(run, row) for row in ranking.weights})
     return propose([ranking, by_fisher], max(MOST, groups))
 
 
-def _group(run: Run, row: TopWeight) -> object:
+def _group(run: RunContext, row: TopWeight) -> object:
     return group_of(run.loaded.anatomy.parameters[row.parameter], run.spec.scope)
 
 
 def _placed(
-    run: Run, ranking: Ranking, finalists: Sequence[TopWeight], exact: Mapping[tuple[str, int], float]
+    run: RunContext, ranking: Ranking, finalists: Sequence[TopWeight], exact: Mapping[tuple[str, int], float]
 ) -> Ranking:
     """The ranking with the finalists first in each group, by their exact scores."""
     scored = [

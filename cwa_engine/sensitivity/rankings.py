@@ -14,8 +14,10 @@ from cwa_engine.base.events import Note
 from cwa_engine.data.corpus import split
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.methods.metrics import ABLATION, METRICS
-from cwa_engine.rows import Ranking
-from cwa_engine.run import Run
+from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.structures import unit_count
+from cwa_engine.rows import SHOWN, HalfOverlap, Ranking
+from cwa_engine.run import RunContext
 from cwa_engine.sensitivity.finalists import with_exact_scores
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.ranking import shortened
@@ -27,7 +29,7 @@ from cwa_engine.spec import RunSpec
 
 
 def scored_rankings(
-    run: Run, sequences: Sequence[TokenSequence], cache: ScoreCache | None
+    run: RunContext, sequences: Sequence[TokenSequence], cache: ScoreCache | None
 ) -> tuple[list[Ranking], Sample | None, dict[str, str]]:
     """The rankings by scores, the sample for fidelity where it is asked for, and which label was scored by which run."""
     spec, sample = run.spec, None
@@ -63,7 +65,7 @@ def scored_rankings(
 class _Scored:
     """The rankings of all views, and where it is asked for the sample for fidelity."""
 
-    def __init__(self, run: Run, missing: Sequence[View], depth: int) -> None:
+    def __init__(self, run: RunContext, missing: Sequence[View], depth: int) -> None:
         self._run, self.rankers = run, Rankers(missing, run.spec, depth, run.halves)
         self.sample: Sample | None = None
 
@@ -71,6 +73,28 @@ class _Scored:
         self.rankers.offer(statistics, part)
         if self._run.spec.fidelity and part is None:
             self.sample = draw_sample(self._run.loaded, statistics, self._run.spec)
+
+
+def half_overlaps(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpec) -> list[HalfOverlap]:
+    """For each ranking that was also made by halves of the texts, how much of its top they name."""
+    found = []
+    for ranking in rankings:
+        units = sum(unit_count(loaded.anatomy.parameters[name], ranking.structure) for name in ranking.parameters)
+        for k in sorted({*spec.topk, min(SHOWN, spec.largest_k)}) if ranking.halves else ():
+            ours = {weight.target for weight in ranking.top(k)}
+            first, second = (set(half[:k]) for half in ranking.halves)
+            found.append(
+                HalfOverlap(
+                    metric=ranking.metric,
+                    k=k,
+                    first=len(ours & first),
+                    second=len(ours & second),
+                    both=len(ours & first & second),
+                    common=len(first & second),
+                    chance=k * k / units,
+                )
+            )
+    return found
 
 
 def _check_ranked(found: Mapping[str, Ranking], missing: Sequence[View], spec: RunSpec) -> None:
@@ -86,7 +110,7 @@ def _check_ranked(found: Mapping[str, Ranking], missing: Sequence[View], spec: R
             )
 
 
-def _known(run: Run, keys: Mapping[str, str], depth: int, cache: ScoreCache) -> dict[str, Kept]:
+def _known(run: RunContext, keys: Mapping[str, str], depth: int, cache: ScoreCache) -> dict[str, Kept]:
     """The rankings that an earlier run has made of the same inputs; says so."""
     entries = {label: cache.get(key, depth, "bottom" in run.spec.controls) for label, key in keys.items()}
     known = {label: kept for label, kept in entries.items() if kept}
@@ -99,7 +123,7 @@ def _known(run: Run, keys: Mapping[str, str], depth: int, cache: ScoreCache) -> 
     return known
 
 
-def _keep(run: Run, rankings: Mapping[str, Ranking], depth: int, cache: ScoreCache) -> None:
+def _keep(run: RunContext, rankings: Mapping[str, Ranking], depth: int, cache: ScoreCache) -> None:
     try:
         for key, ranking in rankings.items():
             cache.put(key, ranking, depth)

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 import transformers
 
-from cwa_engine import __version__
 from cwa_engine.base.files import write_whole
+from cwa_engine.base.version import __version__
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.rows import Ranking, Spike, TopWeight
-from cwa_engine.run import Run
+from cwa_engine.run import RunContext
 
 DEPTH = 1000  # places kept at least, so that another --topk finds what it needs
 
@@ -85,7 +85,7 @@ class ScoreCache:
         return self.folder / f"{key}.json"
 
 
-def score_keys(run: Run, sequences: Sequence[TokenSequence], labels: Sequence[str]) -> dict[str, str]:
+def score_keys(run: RunContext, sequences: Sequence[TokenSequence], labels: Sequence[str]) -> dict[str, str]:
     """Label of a ranking -> a hash of all that it depends on, to the last bit; how many are selected is no part of it."""
     loaded, spec = run.loaded, run.spec
     inputs: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from cwa_engine.base.events import PREVIEW_ROWS, Progress, TopK
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.methods.metrics import METRICS, Needs, PartShares, joined, needs_of
-from cwa_engine.run import Run
+from cwa_engine.run import RunContext
 from cwa_engine.sensitivity.gradients import SoFar, Statistics, resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
 from cwa_engine.sensitivity.ranking import rank
@@ -31,7 +31,7 @@ Report = Callable[[int, int, str], None]  # hears done, total, unit
 
 
 def score(
-    run: Run,
+    run: RunContext,
     parts: Sequence[Sequence[TokenSequence]],
     begin: Callable[[], T],
     stage: str = "score",
@@ -65,7 +65,7 @@ def score(
 class _Progress:
     """Of the passes over all parts as one."""
 
-    def __init__(self, run: Run, stage: str, parts: int) -> None:
+    def __init__(self, run: RunContext, stage: str, parts: int) -> None:
         self._emit, self._stage = run.emit, stage
         self._done, self._total = [0] * parts, [0] * parts
 
@@ -78,7 +78,9 @@ class _Progress:
         return report
 
 
-def _statistics(run: Run, sequences: Sequence[TokenSequence], report: Report, previews: bool) -> Iterator[Statistics]:
+def _statistics(
+    run: RunContext, sequences: Sequence[TokenSequence], report: Report, previews: bool
+) -> Iterator[Statistics]:
     """Of all weights at once, or of one block after the other."""
     needs = needs_of(run.spec.scored_metrics)
     if run.gradients == "resident":
@@ -100,7 +102,7 @@ def _statistics(run: Run, sequences: Sequence[TokenSequence], report: Report, pr
 
 
 def _all_at_once(
-    run: Run, sequences: Sequence[TokenSequence], needs: Needs, report: Report, previews: bool
+    run: RunContext, sequences: Sequence[TokenSequence], needs: Needs, report: Report, previews: bool
 ) -> Statistics:
     """The statistics of all weights; a partial ranking is shown after 1, 4, 16 ... batches."""
     batches_done, next_preview = 0, 1

@@ -28,16 +28,17 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """Print the log of a run; with -f, go on until it has ended."""
-    from cwa_engine.base.events import describe
+    from cwa_tui.events import read_job_event
 
     with connect() as client:
         job = client.job(run_id)
-        for event in client.follow(job.run_id):
+        for plain in client.follow(job.run_id):
+            event = read_job_event(plain)
             if as_json:
-                print(json_text(event), flush=True)
-            elif line := describe(event):
-                show(f"{time.strftime('%H:%M:%S', time.localtime(event['time']))} {line}")
-            if not follow and event["seq"] >= job.last_seq:
+                print(json_text(plain), flush=True)
+            elif event.line:
+                show(f"{time.strftime('%H:%M:%S', time.localtime(event.time))} {event.line}")
+            if not follow and event.seq >= job.last_seq:
                 return
 
 

@@ -1,4 +1,4 @@
-"""`cwtool daemon keys` and `cwtool daemon hosts`: who may come in from elsewhere, and where this client may go."""
+"""`cwtool daemon keys` and `cwtool daemon hosts`: clients that may connect from elsewhere, daemons on other machines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import typer
 from cwa_tui.cli.output import say, show
 from cwa_tui.cli.parameters import Json
 
-keys_app = typer.Typer(help="Keys for connections from other machines.", invoke_without_command=True)
-hosts_app = typer.Typer(help="Daemons on other machines, for `cwtool --host NAME`.", invoke_without_command=True)
+keys_app = typer.Typer(
+    help="Show, make, allow and revoke keys for connections from other machines.", invoke_without_command=True
+)
+hosts_app = typer.Typer(
+    help="List, add and remove daemons on other machines, for `cwtool --host NAME`.", invoke_without_command=True
+)
 
-Role = StrEnum("Role", ["viewer", "runner", "admin"])  # as `cwa_daemon.base.roles`, which takes a while to import
-Name = Annotated[str, typer.Argument(help="Whose it is.")]
+Role = StrEnum("Role", ["viewer", "runner", "admin"])  # as `cwa_daemon.client.Role`, which takes a while to import
+Name = Annotated[str, typer.Argument(help="Name of the client or machine.")]
 PublicKey = Annotated[str, typer.Argument(help="40 characters, as `cwtool daemon keys` shows them.")]
 
 
@@ -22,10 +26,9 @@ PublicKey = Annotated[str, typer.Argument(help="40 characters, as `cwtool daemon
 def show_keys(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand:
         return
-    from cwa_daemon.base.keys import allowed, own_pair
-    from cwa_daemon.base.settings import Settings
+    from cwa_daemon.client import Settings, keys
 
-    public, others = own_pair(Settings()).public, allowed(Settings())
+    public, others = keys.own_pair(Settings()).public, keys.allowed(Settings())
     if as_json:
         allowed_keys = {name: {"public": key.public, "role": key.role} for name, key in others.items()}
         show({"public": public, "allowed": allowed_keys})
@@ -36,33 +39,33 @@ def show_keys(context: typer.Context, as_json: Json = False) -> None:
 
 
 @keys_app.command("new")
-def new(force: Annotated[bool, typer.Option("--force", help="Replace the keys there are.")] = False) -> None:
-    """Make your keys, and show the public one."""
-    from cwa_daemon.base.keys import make_pair
-    from cwa_daemon.base.settings import Settings
+def new(force: Annotated[bool, typer.Option("--force", help="Replace existing keys.")] = False) -> None:
+    """Make a pair of keys for this machine, and print the public one."""
+    from cwa_daemon.client import Settings, keys
 
-    show(make_pair(Settings(), force).public)
+    show(keys.make_pair(Settings(), force).public)
 
 
 @keys_app.command("allow")
 def allow(
     name: Name,
     public_key: PublicKey,
-    role: Annotated[Role, typer.Option(help="What it may do: see, also run its own jobs, or all.")] = Role.runner,
+    role: Annotated[
+        Role, typer.Option(help="viewer: see jobs and results; runner: also run its own jobs; admin: everything.")
+    ] = Role.runner,
 ) -> None:
-    """Let a client connect from another machine; holds at once. Once more for the same name: with another role or key."""
-    from cwa_daemon.base import keys, roles
-    from cwa_daemon.base.settings import Settings
+    """Allow a client to connect from another machine, at once. Given again for a name, it changes the role or the key."""
+    from cwa_daemon.client import Role as OfDaemon
+    from cwa_daemon.client import Settings, keys
 
-    keys.allow(Settings(), name, public_key, roles.Role(role))
+    keys.allow(Settings(), name, public_key, OfDaemon(role))
     show(f"{name} may connect as {role}")
 
 
 @keys_app.command("revoke")
 def revoke(name: Name) -> None:
-    """Shut a client out; holds at once."""
-    from cwa_daemon.base import keys
-    from cwa_daemon.base.settings import Settings
+    """Forbid a client to connect, at once."""
+    from cwa_daemon.client import Settings, keys
 
     keys.revoke(Settings(), name)
     show(f"{name} may not connect any more")
@@ -72,10 +75,9 @@ def revoke(name: Name) -> None:
 def show_hosts(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand:
         return
-    from cwa_daemon.base.keys import hosts
-    from cwa_daemon.base.settings import Settings
+    from cwa_daemon.client import Settings, keys
 
-    known = hosts(Settings())
+    known = keys.hosts(Settings())
     if as_json:
         show({name: {"address": host.address, "public": host.public} for name, host in known.items()})
         return
@@ -85,19 +87,17 @@ def show_hosts(context: typer.Context, as_json: Json = False) -> None:
 
 @hosts_app.command("add")
 def add(name: Name, address: Annotated[str, typer.Argument(help="tcp://HOST:PORT")], public_key: PublicKey) -> None:
-    """Remember a daemon on another machine."""
-    from cwa_daemon.base.keys import add_host
-    from cwa_daemon.base.settings import Settings
+    """Add a daemon on another machine."""
+    from cwa_daemon.client import Settings, keys
 
-    add_host(Settings(), name, address, public_key)
+    keys.add_host(Settings(), name, address, public_key)
     show(f"`cwtool --host {name} ...` goes to {address}")
 
 
 @hosts_app.command("remove")
 def remove(name: Name) -> None:
-    """Forget a daemon."""
-    from cwa_daemon.base.keys import remove_host
-    from cwa_daemon.base.settings import Settings
+    """Remove a daemon."""
+    from cwa_daemon.client import Settings, keys
 
-    remove_host(Settings(), name)
-    show(f"{name} is forgotten")
+    keys.remove_host(Settings(), name)
+    show(f"{name} is removed")

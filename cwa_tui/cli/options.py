@@ -9,9 +9,9 @@ _NUMBER = re.compile(r"-[\d.]")
 
 
 def repeat_option_names(args: list[str], repeatable: set[str]) -> list[str]:
-    """`--topk 10 100` as `--topk 10 --topk 100`; every other argument as it is."""
+    """`--topk 10 100` as `--topk 10 --topk 100`; every other argument stays as it is."""
     repeated: list[str] = []
-    option = ""  # the repeatable option whose values we are among
+    option = ""  # the repeatable option whose values are read now
     expecting = False  # whether the next argument is that option's first value
     for arg in args:
         is_value = not arg.startswith("-") or arg == "-" or _NUMBER.match(arg)

@@ -1,4 +1,4 @@
-"""What goes where: data to standard output, everything said to a person to standard error."""
+"""Output of commands: data goes to standard output, messages go to standard error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show(value: Any) -> None:
-    """Data on standard output: JSON for maps, text and tables as they are."""
+    """Print data on standard output: maps as JSON, text and tables as they are."""
     if isinstance(value, dict):
         print(json_text(value, indent=2), flush=True)
     elif isinstance(value, str):
@@ -27,17 +27,17 @@ def show(value: Any) -> None:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """JSON in printable ASCII, so that it is the same in every encoding; of DEL json.dumps takes no notice."""
+    """JSON in printable ASCII, so that it is the same in every encoding. json.dumps leaves DEL as it is."""
     return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
 
 
 def say(text: str) -> None:
-    """Something for the person, not for a pipe."""
+    """Print a message on standard error."""
     stderr().print(text, highlight=False, soft_wrap=True)
 
 
 def show_error(error: CwaError, as_json: bool) -> None:
-    """What happened and what to do next; in JSON on standard output where that was asked for."""
+    """Print what happened and what to do next; as JSON on standard output if asked for."""
     if as_json:
         show({"error": error.to_dict()})
         return
@@ -49,7 +49,7 @@ def show_error(error: CwaError, as_json: bool) -> None:
 
 
 def stderr(quiet: bool = False) -> Terminal:
-    """A rich console on standard error; rich is imported by the first that is needed."""
+    """A rich console on standard error. rich is imported when the first one is made."""
     from cwa_tui.cli.terminal import Terminal
 
     return Terminal(stderr=True, quiet=quiet)

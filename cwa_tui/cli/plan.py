@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cwa_engine.rows import Plan
 from cwa_tui import format as fmt
 from cwa_tui.cli.tables import TABLE
 from cwa_tui.visible import words
@@ -20,30 +19,29 @@ _GRADIENTS = {
 _FITS = {True: Text("yes", "green"), False: Text("no", "red"), None: Text("-", "dim")}
 
 
-def _free(plan: dict[str, Any]) -> str:
-    if plan["free_bytes"] is None:
+def _free(plan: Plan) -> str:
+    if plan.free_bytes is None:
         return "not on this machine"
-    more = (
-        f", {fmt.size(plan['reclaimable_bytes'])} more when warm models make room" if plan["reclaimable_bytes"] else ""
-    )
-    return f"{fmt.size(plan['free_bytes'])} free{more}"
+    more = plan.reclaimable_bytes
+    said = f", {fmt.size(more)} more if warm models are unloaded" if more else ""
+    return f"{fmt.size(plan.free_bytes)} free{said}"
 
 
-def plan_report(plan: dict[str, Any]) -> RenderableType:
+def plan_report(plan: Plan) -> RenderableType:
     """What every way of scoring needs, and the one that is recommended."""
     head = words(
-        f"{plan['model']} · {plan['parameters']:,} weights · {plan['sequences']} texts to score, "
-        f"the longest of {plan['longest']} tokens · {', '.join(plan['metrics'])}\n"
-        f"{plan['device']}: {_free(plan)}"
+        f"{plan.model} · {plan.parameters:,} weights · {plan.sequences} texts to score, "
+        f"the longest of {plan.longest} tokens · {', '.join(plan.metrics)}\n"
+        f"{plan.device}: {_free(plan)}"
     )
     table = Table(title="memory", **TABLE)
     for name in ("dtype", "gradients at once", "weights", "work", "peak", "batch", "fits"):
         table.add_column(name, justify="left" if name in ("dtype", "gradients at once", "fits") else "right")
-    for row in plan["rows"]:
-        dtype = "bfloat16, float16" if row["dtype"] == "bfloat16" else row["dtype"]
-        sizes = (fmt.size(row[name]) for name in ("weights_bytes", "working_bytes", "total_bytes"))
-        table.add_row(dtype, _GRADIENTS[row["gradients"]], *sizes, str(row["batch_size"]), _FITS[row["fits"]])
-    if not all(row["simulated"] for row in plan["rows"]):
+    for row in plan.rows:
+        dtype = "bfloat16, float16" if row.dtype == "bfloat16" else row.dtype
+        sizes = (fmt.size(size) for size in (row.weights_bytes, row.working_bytes, row.total_bytes))
+        table.add_row(dtype, _GRADIENTS[row.gradients], *sizes, str(row.batch_size), _FITS[row.fits])
+    if not all(row.simulated for row in plan.rows):
         table.caption = "roughly: what goes where in this model depends on its weights"
-    command = words(plan["command"], "bold", overflow="fold") if plan["command"] else Text("no command", "bold red")
-    return Group(head, "", table, "", words(plan["why"]), command)
+    command = words(plan.command, "bold", overflow="fold") if plan.command else Text("no command", "bold red")
+    return Group(head, "", table, "", words(plan.why), command)

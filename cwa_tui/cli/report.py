@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cwa_engine.rows import GIVEN, MATRICES, cost_sentence, exp, removal_sentence, to_plain
+from cwa_engine.questions.ablation import cost_sentence
+from cwa_engine.questions.critical_set import CriticalSet
+from cwa_engine.questions.fidelity import Fidelity
+from cwa_engine.questions.interactions import Interaction
+from cwa_engine.questions.spike_removal import SpikeRemoval, SpikeRemovalStep, removal_sentence
+from cwa_engine.records.run_summary import DamageSummary, RunSummary, StabilityMean
+from cwa_engine.rows import (
+    GIVEN,
+    MATRICES,
+    Baseline,
+    DamagePoint,
+    HalfOverlap,
+    Separation,
+    Spike,
+    TopWeight,
+    exp,
+    to_plain,
+)
 from cwa_tui import format as fmt
 from cwa_tui.cli.tables import TABLE
 from cwa_tui.visible import words
@@ -19,38 +35,40 @@ FEW_TEXTS = 16  # below which nothing is tested
 SHOWN_ROWS = 30  # of tables that may be long; the whole is in the run's files
 
 
-def run_report(summary: dict[str, Any], folder: str, fingerprint: str | None = None) -> RenderableType:
+def run_report(summary: RunSummary, folder: str, fingerprint: str | None = None) -> RenderableType:
     """All that a finished run has to say: what was measured, the top weights, the damage, where the files are."""
     parts: list[RenderableType] = [_headline(summary)]
-    for ranking in summary["rankings"]:
-        parts += ["", topk_table(ranking["metric"], ranking["top"])]
-        halves = [row for row in summary.get("halves", ()) if row["metric"] == ranking["metric"]]
+    for ranking in summary.rankings:
+        parts += ["", topk_table(ranking.metric, ranking.top)]
+        halves = [row for row in summary.halves if row.metric == ranking.metric]
         parts += [Text(_halves(row), style="dim") for row in halves]
-    if summary.get("spikes"):
-        parts += ["", _spikes(summary["spikes"])]
-    if summary.get("spike_removal"):
-        parts += ["", _spike_removal(summary["spike_removal"])]
-    if summary["stability"]:
-        parts += ["", _stability(summary["stability"])]
-    compared = [group for group in summary["damage"] if group["controls"]]
-    sweeps = [group for group in summary["damage"] if not group["controls"]]
+    if summary.spikes:
+        parts += ["", _spikes(summary.spikes)]
+    if summary.spike_removal:
+        parts += ["", _spike_removal(summary.spike_removal)]
+    if summary.stability:
+        parts += ["", _stability(summary.stability)]
+    compared = [group for group in summary.damage if group.controls]
+    sweeps = [group for group in summary.damage if not group.controls]
     if compared:
         parts += ["", _damage(summary, compared), "", _against_controls(summary, compared)]
     if sweeps:
         parts += ["", _sweeps(summary, sweeps)]
-    if summary["interactions"]:
-        parts += ["", _interactions(summary["interactions"])]
-    if summary["fidelity"]:
-        parts += ["", _fidelity(summary["fidelity"])]
-    if summary["critical_set"]:
-        parts += ["", _critical_set(summary["critical_set"])]
-    if summary["ablation"]:
-        parts += ["", Text(cost_sentence(summary["ablation"]), style="dim")]
-    if summary["damage"]:
+    if summary.interactions:
+        parts += ["", _interactions(summary.interactions)]
+    if summary.fidelity:
+        parts += ["", _fidelity(summary.fidelity)]
+    if summary.critical_set:
+        parts += ["", _critical_set(summary.critical_set)]
+    if summary.ablation:
+        parts += ["", Text(cost_sentence(to_plain(summary.ablation)), style="dim")]
+    if summary.damage:
         parts += ["", *_notes(summary)]
-    sentences = [words(group["verdict"], _VERDICT_STYLES[group["outcome"]]) for group in compared if group["verdict"]]
+    sentences = [
+        words(verdict.sentence, _VERDICT_STYLES[verdict.outcome]) for group in compared if (verdict := group.judged)
+    ]
     parts += ["", *sentences] if sentences else []
-    parts += ["", words(f"texts: {summary['texts']['source']}\nfiles: {folder}", overflow="fold")]
+    parts += ["", words(f"texts: {summary.texts.source}\nfiles: {folder}", overflow="fold")]
     parts += [words(f"fingerprint: {fingerprint}", overflow="fold")] if fingerprint else []
     return Group(*parts)
 
@@ -63,25 +81,25 @@ _VERDICT_STYLES = {
 }
 
 
-def _headline(summary: dict[str, Any]) -> Text:
-    model, texts, baseline = summary["model"], summary["texts"], summary["baseline"]
-    used = "the same text scored and measured" if texts["shared"] else f"{texts['scoring']} texts scored"
-    measured = texts["damage"] or texts["evaluation"]
-    split = used if texts["shared"] else f"{used}, {measured} others measured"
-    notes = "".join(f"{note}\n" for note in model.get("notes", ()))
-    bytewise = "" if baseline["bits_per_byte"] is None else f"{baseline['bits_per_byte']:.3f} bits per byte · "
+def _headline(summary: RunSummary) -> Text:
+    model, texts, baseline = summary.model, summary.texts, summary.baseline
+    used = "the same text scored and measured" if texts.shared else f"{texts.scoring} texts scored"
+    measured = texts.damage or texts.evaluation
+    split = used if texts.shared else f"{used}, {measured} others measured"
+    notes = "".join(f"{note}\n" for note in model.notes)
+    bytewise = "" if baseline.bits_per_byte is None else f"{baseline.bits_per_byte:.3f} bits per byte · "
     return words(
-        f"{model['name']} · {model['parameters']:,} weights · {model['dtype']} on {model['device']} · {split}\n{notes}"
-        f"baseline perplexity {fmt.perplexity(baseline['perplexity'])} · {baseline['nll']:.4f} nats per token · "
-        f"{bytewise}{baseline['tokens']:,} tokens\n{baseline['protocol']}"
+        f"{model.name} · {model.parameters:,} weights · {model.dtype} on {model.device} · {split}\n{notes}"
+        f"baseline perplexity {fmt.perplexity(baseline.perplexity)} · {baseline.nll:.4f} nats per token · "
+        f"{bytewise}{baseline.tokens:,} tokens\n{baseline.protocol}"
     )
 
 
-def _halves(row: dict[str, Any]) -> str:
+def _halves(row: HalfOverlap) -> str:
     """How much of a ranking either half of its texts names too."""
     return (
-        f"of these {row['k']:,}, {row['first']} and {row['second']} are in the top {row['k']:,} by either half of the scoring "
-        f"texts, {row['both']} in both; the halves have {row['common']} in common, {row['chance']:.2g} by chance"
+        f"of these {row.k:,}, {row.first} and {row.second} are in the top {row.k:,} by either half of the scoring "
+        f"texts, {row.both} in both; the halves have {row.common} in common, {row.chance:.2g} by chance"
     )
 
 
@@ -93,24 +111,24 @@ def _ranking_title(metric: str) -> str:
     return f"critical weights by {metric}"
 
 
-def topk_table(metric: str, weights: list[dict[str, Any]]) -> Table:
-    """Ranked weights, fields as in `TopWeight`."""
+def topk_table(metric: str, weights: Sequence[TopWeight]) -> Table:
+    """Ranked weights."""
     table = Table(title=_ranking_title(metric), **TABLE)
-    with_fan_out = any(weight.get("fan_out") != 1 for weight in weights)
-    estimated = any(weight.get("standard_error") is not None for weight in weights)
+    with_fan_out = any(weight.fan_out != 1 for weight in weights)
+    estimated = any(weight.standard_error is not None for weight in weights)
     columns = ["rank", "weight", "value", "score", *["standard error"] * estimated, "layer", "component"]
     for name in (*columns, *["fan-out"] * with_fan_out):
         table.add_column(name, justify="left" if name in ("weight", "component") else "right", overflow="fold")
     for weight in weights:
-        layer = "-" if weight["layer"] is None else str(weight["layer"])
-        figures = [fmt.number(weight["value"]), "-" if weight["score"] is None else fmt.number(weight["score"])]
+        layer = "-" if weight.layer is None else str(weight.layer)
+        figures = [fmt.number(weight.value), "-" if weight.score is None else fmt.number(weight.score)]
         if estimated:
-            figures.append(_standard_error(weight.get("standard_error")))
-        target = f"{weight['target']} {fmt.STABLE}" if weight["stable"] else weight["target"]
-        reach = weight.get("fan_out")
+            figures.append(_standard_error(weight.standard_error))
+        target = f"{weight.target} {fmt.STABLE}" if weight.stable else weight.target
+        reach = weight.fan_out
         fan_out = ["-" if reach is None else f"{reach:,}"] if with_fan_out else []
-        table.add_row(str(weight["rank"]), target, *figures, layer, weight["component"], *fan_out)
-    if any(weight["stable"] for weight in weights):
+        table.add_row(str(weight.rank), target, *figures, layer, weight.component, *fan_out)
+    if any(weight.stable for weight in weights):
         table.caption = f"{fmt.STABLE} in the list of every repeat"
     return table
 
@@ -122,7 +140,7 @@ def _standard_error(error: float | None) -> str:
     return fmt.number(error) if error else "exact"
 
 
-def _damage(summary: dict[str, Any], groups: list[dict[str, Any]]) -> Table:
+def _damage(summary: RunSummary, groups: Sequence[DamageSummary]) -> Table:
     """One line for the critical set and one for the draw of each control that did most."""
     table, shown = _grouped_table("damage", summary, groups)
     table.add_column("selection")
@@ -130,29 +148,28 @@ def _damage(summary: dict[str, Any], groups: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("95 % interval")
     for group in groups:
-        lead: list[str | Text] = [*(str(group[name]) for name in shown), Text("critical", "bold")]
-        table.add_row(*lead, *_point_cells(summary["baseline"], group["critical"]))
-        for control in group["controls"]:
-            damage = control["largest"], control["largest_low"], control["largest_high"]
-            cells = ("collapsed", "", "", "") if damage[0] is None else _damage_cells(summary["baseline"], *damage)
-            table.add_row(*[""] * len(shown), control["control"], *cells, style="dim")
+        lead: list[str | Text] = [*(str(getattr(group, name)) for name in shown), Text("critical", "bold")]
+        if group.critical:
+            table.add_row(*lead, *_point_cells(summary.baseline, group.critical))
+        for control in group.controls:
+            table.add_row(*[""] * len(shown), control.control, *_control_cells(summary.baseline, control), style="dim")
         table.add_section()
     return table
 
 
-def _against_controls(summary: dict[str, Any], groups: list[dict[str, Any]]) -> Table:
+def _against_controls(summary: RunSummary, groups: Sequence[DamageSummary]) -> Table:
     """How far each critical set stands out from the draws of each control."""
     table, shown = _grouped_table("the critical set against its controls", summary, groups)
     table.add_column("control")
     for name in ("median Δ", "largest Δ", "|Δ| over largest", "as large", "p"):
         table.add_column(name, justify="right")
     for group in groups:
-        for number, control in enumerate(group["controls"]):
-            lead = [str(group[name]) if number == 0 else "" for name in shown]
-            changes = (_change(control[name]) for name in ("median", "largest"))
-            count = f"{control['as_extreme']} of {control['draws']}"
-            p_value = "too few draws" if control["p_value"] is None else f"{control['p_value']:.2g}"
-            table.add_row(*lead, control["control"], *changes, _times(control["ratio"]), count, p_value)
+        for number, control in enumerate(group.controls):
+            lead = [str(getattr(group, name)) if number == 0 else "" for name in shown]
+            changes = (_change(getattr(control, name)) for name in ("median", "largest"))
+            count = f"{control.as_extreme} of {control.draws}"
+            p_value = "too few draws" if control.p_value is None else f"{control.p_value:.2g}"
+            table.add_row(*lead, control.control, *changes, _times(control.ratio), count, p_value)
         table.add_section()
     return table
 
@@ -167,32 +184,32 @@ def _times(ratio: float | None) -> str:
     return f">{MOST_TIMES:,}" if ratio > MOST_TIMES else f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.1f}"
 
 
-def _grouped_table(title: str, summary: dict[str, Any], groups: list[dict[str, Any]]) -> tuple[Table, list[str]]:
+def _grouped_table(title: str, summary: RunSummary, groups: Sequence[DamageSummary]) -> tuple[Table, list[str]]:
     """A table that begins with what tells the groups apart, and the names of these columns."""
-    perturbations = list(dict.fromkeys(group["perturbation"] for group in groups))
+    perturbations = list(dict.fromkeys(group.perturbation for group in groups))
     table = Table(title=f"{title} ({', '.join(perturbations)})", **TABLE)
-    shown = ["metric"] * (len(summary["rankings"]) > 1) + ["perturbation"] * (len(perturbations) > 1) + ["k"]
+    shown = ["metric"] * (len(summary.rankings) > 1) + ["perturbation"] * (len(perturbations) > 1) + ["k"]
     for name in shown:
         table.add_column(name, justify="right" if name == "k" else "left")
     return table, shown
 
 
-def _sweeps(summary: dict[str, Any], groups: list[dict[str, Any]]) -> Table:
+def _sweeps(summary: RunSummary, groups: Sequence[DamageSummary]) -> Table:
     """Doses and bits of the critical set, and its values at other places: no controls, each is compared with the others."""
     table = Table(title="doses, bits and places", **TABLE)
     for name in ("metric", "k", "change", "Δ nats/token", "95 % interval"):
         table.add_column(name, justify="right" if name in ("k", "Δ nats/token") else "left")
     for group in groups:
-        lead = group["metric"], str(group["k"])
-        if critical := group["critical"]:
-            table.add_row(*lead, group["perturbation"], *_point_cells(summary["baseline"], critical)[2:])
-        for point in group["elsewhere"]:
-            change = f"values elsewhere, seed {point['seed']}"
-            table.add_row(*lead, change, *_point_cells(summary["baseline"], point)[2:])
+        lead = group.metric, str(group.k)
+        if critical := group.critical:
+            table.add_row(*lead, group.perturbation, *_point_cells(summary.baseline, critical)[2:])
+        for point in group.elsewhere:
+            change = f"values elsewhere, seed {point.seed}"
+            table.add_row(*lead, change, *_point_cells(summary.baseline, point)[2:])
     return table
 
 
-def _interactions(rows: list[dict[str, Any]]) -> RenderableType:
+def _interactions(rows: Sequence[Interaction]) -> RenderableType:
     """What each unit does alone, and what it adds to the set; those that matter come first."""
     table = Table(title="each weight alone, and its share of the set", **TABLE)
     for name in ("metric", "k", "change", "weight", "alone", "share of the set", "matters"):
@@ -200,10 +217,10 @@ def _interactions(rows: list[dict[str, Any]]) -> RenderableType:
             name, justify="right" if name in ("k", "alone", "share of the set") else "left", overflow="fold"
         )
     roles = ("together", "alone", "inert")
-    for row in sorted(rows, key=lambda row: roles.index(row["role"]))[:SHOWN_ROWS]:
-        figures = (fmt.NOT_FINITE if value is None else fmt.delta(value) for value in (row["alone"], row["share"]))
-        table.add_row(row["metric"], str(row["k"]), row["perturbation"], row["target"], *figures, _ROLES[row["role"]])
-    counts = {role: sum(row["role"] == role for row in rows) for role in roles}
+    for row in sorted(rows, key=lambda row: roles.index(row.role))[:SHOWN_ROWS]:
+        figures = (_finite_delta(value) for value in (row.alone, row.share))
+        table.add_row(row.metric, str(row.k), row.perturbation, row.target, *figures, _ROLES[row.role])
+    counts = {role: sum(row.role == role for row in rows) for role in roles}
     said = f"{counts['alone']} matter alone, {counts['together']} only together, {counts['inert']} not at all"
     more = f"; {len(rows) - SHOWN_ROWS} more in interactions.csv" if len(rows) > SHOWN_ROWS else ""
     return Group(table, Text(f"{said}{more}"))
@@ -212,137 +229,142 @@ def _interactions(rows: list[dict[str, Any]]) -> RenderableType:
 _ROLES = {"together": "only together", "alone": "alone", "inert": "no"}
 
 
-def _stability(rows: list[dict[str, Any]]) -> Table:
+def _stability(rows: Sequence[StabilityMean]) -> Table:
     """How far rankings by other texts agree, mean over all pairs of repeats."""
-    pairs = rows[0]["pairs"]
+    pairs = rows[0].pairs
     said = "two halves of the texts" if pairs == 1 else f"mean of {pairs} pairs of repeats"
     table = Table(title=f"stability, {said}", **TABLE)
     for name in ("metric", "k", "Jaccard", "by chance", "rank-biased overlap", "Spearman", "in every repeat"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for row in rows:
-        spearman = "-" if row["spearman"] is None else f"{row['spearman']:.3f}"
-        figures = f"{row['jaccard']:.3f}", f"{row['chance']:.2g}", f"{row['rbo']:.3f}", spearman
-        table.add_row(row["metric"], str(row["k"]), *figures, str(row["in_every_repeat"]))
+        spearman = "-" if row.spearman is None else f"{row.spearman:.3f}"
+        figures = f"{row.jaccard:.3f}", f"{row.chance:.2g}", f"{row.rbo:.3f}", spearman
+        table.add_row(row.metric, str(row.k), *figures, str(row.in_every_repeat))
     return table
 
 
-def _fidelity(rows: list[dict[str, Any]]) -> Table:
+def _fidelity(rows: Sequence[Fidelity]) -> Table:
     """How well scores foretell the measured |loss change| of zeroing one unit."""
     table = Table(title="what metrics foretell of single weights", **TABLE)
     for name in ("metric", "measured", "Spearman", "top overlap"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for row in rows:
-        spearman = "-" if row["spearman"] is None else f"{row['spearman']:.3f}"
-        table.add_row(row["metric"], str(row["units"]), spearman, f"{row['overlap']} of {row['top']}")
+        spearman = "-" if row.spearman is None else f"{row.spearman:.3f}"
+        table.add_row(row.metric, str(row.units), spearman, f"{row.overlap} of {row.top}")
     return table
 
 
-def _critical_set(found: dict[str, Any]) -> Table:
+def _critical_set(found: CriticalSet) -> Table:
     """The weights of the smallest set found, one after the other, and what they do together."""
-    few = "smallest set found that multiplies" if found["reached"] else "no set found multiplies"
-    table = Table(title=f"{few} perplexity by {found['factor']:g}", **TABLE)
+    few = "smallest set found that multiplies" if found.reached else "no set found multiplies"
+    table = Table(title=f"{few} perplexity by {found.factor:g}", **TABLE)
     for name in ("weights", "with", "ratio, scoring texts", "ratio, others", "Δ nats/token", "95 % interval"):
         table.add_column(name, justify="left" if name in ("with", "95 % interval") else "right", overflow="fold")
-    for step in found["steps"]:
-        ratios = fmt.ratio(step["scoring_ratio"]), fmt.ratio(step["perplexity_ratio"])
-        if step["delta_nll"] is None:
-            damage = fmt.NOT_FINITE, ""
-        else:
-            damage = fmt.delta(step["delta_nll"]), fmt.interval(step["delta_low"], step["delta_high"])
-        table.add_row(str(step["size"]), step["target"], *ratios, *damage)
+    for step in found.steps:
+        ratios = fmt.ratio(step.scoring_ratio), fmt.ratio(step.perplexity_ratio)
+        is_finite = fmt.is_known(step.delta_nll)
+        damage = _finite_delta(step.delta_nll), fmt.interval(step.delta_low, step.delta_high) if is_finite else ""
+        table.add_row(str(step.size), step.target, *ratios, *damage)
     return table
 
 
-def _spikes(rows: list[dict[str, Any]]) -> Table:
+def _spikes(rows: Sequence[Spike]) -> Table:
     """What each weight makes of its spike, and at which token that is."""
     table = Table(title="largest outputs that these weights make", **TABLE)
     for name in ("weight", "output", "times usual", "share", "token", "at", "text"):
         table.add_column(name, justify="left" if name in ("weight", "token") else "right", overflow="fold")
     for row in rows:
-        figures = fmt.number(row["output"]), _size(row["times_typical"]), f"{row['share']:.0%}"
-        table.add_row(row["target"], *figures, *_token_cells(row))
+        figures = fmt.number(row.output), _size(row.times_typical), f"{row.share:.0%}"
+        table.add_row(row.target, *figures, *_token_cells(row))
     return table
 
 
-def _spike_removal(found: dict[str, Any]) -> RenderableType:
+def _spike_removal(found: SpikeRemoval) -> RenderableType:
     """The weights that were zeroed one after the other, and the largest spike before and after each."""
-    said = Text(removal_sentence(found))
-    if not found["steps"]:
+    said = Text(removal_sentence(to_plain(found)))
+    if not found.steps:
         return said
     table = Table(title="weights behind the largest spike, zeroed one after the other", **TABLE)
     for name in ("step", "weight", "share", "times usual", "then", "Δ nats/token", "token", "at", "text"):
         table.add_column(name, justify="left" if name in ("weight", "token") else "right", overflow="fold")
-    for step in found["steps"]:
-        sizes = _size(step["times_typical"]), _size(step["largest_after"])
-        damage = fmt.NOT_FINITE if step["delta_nll"] is None else fmt.delta(step["delta_nll"])
-        table.add_row(str(step["step"]), step["target"], f"{step['share']:.0%}", *sizes, damage, *_token_cells(step))
+    for step in found.steps:
+        sizes = _size(step.times_typical), _size(step.largest_after)
+        damage = _finite_delta(step.delta_nll)
+        table.add_row(str(step.step), step.target, f"{step.share:.0%}", *sizes, damage, *_token_cells(step))
     table.caption = "then: the largest output of any down projection after. Δ: on the scoring texts, all zeroed so far"
     return Group(table, said)
 
 
-def _size(size: float | None) -> str:
-    return fmt.NOT_FINITE if size is None else f"{size:,.0f}" if size >= 10 else f"{size:.1f}"
+def _finite_delta(delta: float) -> str:
+    return fmt.delta(delta) if fmt.is_known(delta) else fmt.NOT_FINITE
 
 
-def _token_cells(row: dict[str, Any]) -> tuple[Text, str, str]:
+def _size(size: float) -> str:
+    return fmt.NOT_FINITE if not fmt.is_known(size) else f"{size:,.0f}" if size >= 10 else f"{size:.1f}"
+
+
+def _token_cells(row: Spike | SpikeRemovalStep) -> tuple[Text, str, str]:
     """Token, position and text of a spike. A token is whatever text it is: never markup."""
-    token = "-" if row["token"] is None else f"'{row['token']}'"
-    position, text = ("-" if row[name] is None else str(row[name]) for name in ("position", "text"))
+    token = "-" if row.token is None else f"'{row.token}'"
+    position, text = ("-" if place is None else str(place) for place in (row.position, row.text))
     return Text(token), position, text
 
 
-def _point_cells(baseline: dict[str, Any], point: dict[str, Any]) -> tuple[str, str, str, str]:
-    if point["collapsed_at"]:
-        return "collapsed", "", "", f"at {point['collapsed_at']}"
-    return _damage_cells(baseline, point["delta_nll"], point["delta_low"], point["delta_high"])
+def _control_cells(baseline: Baseline, control: Separation) -> tuple[str, str, str, str]:
+    if control.largest is None:
+        return "collapsed", "", "", ""
+    return _damage_cells(baseline, control.largest, control.largest_low, control.largest_high)
 
 
-def _damage_cells(
-    baseline: dict[str, Any], delta: float, low: float | None, high: float | None
-) -> tuple[str, str, str, str]:
-    nll, vocabulary = baseline["nll"] + delta, baseline.get("vocabulary", 0)
-    perplexity, ratio = to_plain(exp(nll)), to_plain(exp(delta))
+def _point_cells(baseline: Baseline, point: DamagePoint) -> tuple[str, str, str, str]:
+    if point.collapsed_at:
+        return "collapsed", "", "", f"at {point.collapsed_at}"
+    return _damage_cells(baseline, point.delta_nll, point.delta_low, point.delta_high)
+
+
+def _damage_cells(baseline: Baseline, delta: float, low: float | None, high: float | None) -> tuple[str, str, str, str]:
+    nll, vocabulary = baseline.nll + delta, baseline.vocabulary
     guessing = fmt.is_worse_than_guessing(nll, vocabulary)
-    shown = "worse than guessing" if guessing else fmt.perplexity(perplexity)
-    return shown, fmt.ratio(ratio), fmt.delta(delta), fmt.interval(low, high)
+    shown = "worse than guessing" if guessing else fmt.perplexity(exp(nll))
+    return shown, fmt.ratio(exp(delta)), fmt.delta(delta), fmt.interval(low, high)
 
 
-def _notes(summary: dict[str, Any]) -> list[Text]:
+def _notes(summary: RunSummary) -> list[Text]:
     lines = []
-    if any(group["controls"] for group in summary["damage"]):
+    if any(group.controls for group in summary.damage):
         lines += [
             "ratio: perplexity over the baseline's. Of a control the draw that changes the loss most is shown, on all texts; "
             f"median, count and p = (1 + draws whose change is as large) / (1 + draws) are of {_sample(summary)} texts, on "
             "which every draw was measured",
         ]
-    if floor := summary["numerical_floor"]:
+    if floor := summary.numerical_floor:
         lines.append(
-            f"numerical floor: rounding changes the loss by up to {floor['rounding']:.2g}, "
-            f"the baseline repeated by {floor['repeat']:+.2g} nats per token"
+            f"numerical floor: rounding changes the loss by up to {floor.rounding:.2g}, "
+            f"the baseline repeated by {floor.repeat:+.2g} nats per token"
         )
-    for group in summary["damage"]:
-        if (point := group["critical"]) and point["kl"] is not None:
+    for group in summary.damage:
+        if (point := group.critical) and point.kl is not None:
             lines.append(
-                f"{group['metric']} k={group['k']} {group['perturbation']}: KL from the intact model {point['kl']:.4g} nats "
-                f"per token, top-1 agreement {point['top1_agreement']:.1%}"
+                f"{group.metric} k={group.k} {group.perturbation}: KL from the intact model {point.kl:.4g} nats "
+                f"per token, top-1 agreement {point.top1_agreement:.1%}"
             )
-    baseline = summary["baseline"]
-    if any(fmt.is_worse_than_guessing(nll, baseline.get("vocabulary", 0)) for nll in _losses(summary)):
-        lines.append(f"worse than guessing: a guess among all {baseline['vocabulary']:,} tokens has this perplexity")
-    if (texts := summary["texts"]["damage"]) and texts < FEW_TEXTS:
+    baseline = summary.baseline
+    if any(fmt.is_worse_than_guessing(nll, baseline.vocabulary) for nll in _losses(summary)):
+        lines.append(f"worse than guessing: a guess among all {baseline.vocabulary:,} tokens has this perplexity")
+    if (texts := summary.texts.damage) and texts < FEW_TEXTS:
         lines.append(f"{texts} texts are few: a verdict takes {FEW_TEXTS}, and what so few say of others is little")
-    if summary["texts"]["shared"]:
+    if summary.texts.shared:
         lines.append("there was only one text: weights were scored and damage was measured on the same one")
     return [words(line, "dim") for line in lines]
 
 
-def _sample(summary: dict[str, Any]) -> int:
+def _sample(summary: RunSummary) -> int:
     """How many texts the draws of controls were measured on."""
-    return next(int(control["texts"]) for group in summary["damage"] for control in group["controls"])
+    return next(control.texts for group in summary.damage for control in group.controls)
 
 
-def _losses(summary: dict[str, Any]) -> Iterator[float]:
+def _losses(summary: RunSummary) -> Iterator[float]:
     """Of the critical sets, in nats per token."""
-    for group in summary["damage"]:
-        if (point := group["critical"]) and point["nll"] is not None:
-            yield point["nll"]
+    for group in summary.damage:
+        if (point := group.critical) and fmt.is_known(point.nll):
+            yield point.nll

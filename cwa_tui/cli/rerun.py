@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import typer
 from rich.text import Text
 
 from cwa_engine.records.checksums import Check
+from cwa_engine.rows import to_plain
 from cwa_engine.spec import RunSpec, parse_spec
 from cwa_tui.cli.connection import command_typed, connect
 from cwa_tui.cli.following import follow
@@ -18,6 +20,19 @@ from cwa_tui.visible import words
 app = typer.Typer()
 
 _CIRCUMSTANCES = ("model", "data", "versions", "machine")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What two runs wrote. They agree if all tables do and no file of either was altered since it was written."""
+
+    first: str  # run id
+    again: str
+    agree: bool
+    tables: dict[str, bool]  # name -> whether both runs have the same bytes of it now
+    altered: dict[str, dict[str, str]]  # run id -> file -> how it differs from what the run wrote
+    as_first_written: dict[str, bool]  # table -> whether the second run wrote what the first one did
+    changed: list[str]  # of model, data, versions and machine
 
 
 @app.command()
@@ -31,8 +46,8 @@ def rerun(run_id: RunId = "latest", as_json: Json = False) -> None:
         follow(client, again)
         checks = (client.check(one).check for one in (first["run_id"], again))
         found = compare(first, client.manifest(again), *checks)
-    show(found if as_json else comparison(found))
-    if not found["agree"]:
+    show(to_plain(found) if as_json else comparison(found))
+    if not found.agree:
         raise typer.Exit(1)
 
 
@@ -42,12 +57,8 @@ def repeated(manifest: dict[str, Any]) -> RunSpec:
     return parse_spec({**manifest["spec"], "revision": revision, "output": None})
 
 
-def compare(before: dict[str, Any], after: dict[str, Any], first: Check, again: Check) -> dict[str, Any]:
-    """Which tables of two runs have the same bytes now, and what changed in model, data, versions and machine.
-
-    `before` and `after` are the manifests, `first` and `again` the checks of the files as they are now. Runs agree if all
-    tables agree and no file of either run was altered since it was written.
-    """
+def compare(before: dict[str, Any], after: dict[str, Any], first: Check, again: Check) -> Comparison:
+    """Compare two runs by their manifests, `before` and `after`, and by the checks of their files as they are now."""
     names = sorted({*before["tables"], *after["tables"]})
     tables = {name: first.hashes.get(name) == again.hashes.get(name) is not None for name in names}
     changed = [
@@ -57,24 +68,24 @@ def compare(before: dict[str, Any], after: dict[str, Any], first: Check, again: 
         if before[part].get(name) != after[part].get(name)
     ]
     altered = {before["run_id"]: first.altered, after["run_id"]: again.altered}
-    return {
-        "first": before["run_id"],
-        "again": after["run_id"],
-        "agree": all(tables.values()) and not any(altered.values()),
-        "tables": tables,
-        "altered": {run_id: files for run_id, files in altered.items() if files},
-        "as_first_written": {name: again.hashes.get(name) == before["tables"].get(name) for name in names},
-        "changed": changed,
-    }
+    return Comparison(
+        first=before["run_id"],
+        again=after["run_id"],
+        agree=all(tables.values()) and not any(altered.values()),
+        tables=tables,
+        altered={run_id: files for run_id, files in altered.items() if files},
+        as_first_written={name: again.hashes.get(name) == before["tables"].get(name) for name in names},
+        changed=changed,
+    )
 
 
-def comparison(found: dict[str, Any]) -> Text:
-    """What `compare` found, as text."""
-    lines = [f"{name}: {'the same bytes' if same else 'DIFFERENT'}" for name, same in found["tables"].items()]
-    for run_id, files in found["altered"].items():
+def comparison(found: Comparison) -> Text:
+    """A comparison as text."""
+    lines = [f"{name}: {'the same bytes' if same else 'DIFFERENT'}" for name, same in found.tables.items()]
+    for run_id, files in found.altered.items():
         for name, what in files.items():
-            again = name in found["tables"] and found["as_first_written"][name]
+            again = name in found.tables and found.as_first_written[name]
             lines.append(f"{name} of {run_id} is {what}{'; the bytes it had at first came out again' if again else ''}")
-    lines += [f"changed since: {change}" for change in found["changed"]]
-    verdict = "agree, byte for byte" if found["agree"] else "do NOT agree"
-    return words("\n".join([*lines, f"{found['first']} and {found['again']} {verdict}"]), overflow="fold")
+    lines += [f"changed since: {change}" for change in found.changed]
+    verdict = "agree, byte for byte" if found.agree else "do NOT agree"
+    return words("\n".join([*lines, f"{found.first} and {found.again} {verdict}"]), overflow="fold")

@@ -77,8 +77,13 @@ def topk(
     as_json: Json = False,
 ) -> None:
     """List a run's ranked weights."""
+    from cwa_engine.base.plain import from_plain
+    from cwa_engine.rows import TopWeight
     from cwa_tui.cli.report import topk_table
 
     with connect() as client:
         name, rows = client.topk(run_id, metric, offset, limit)
-    show({"metric": name, "weights": rows} if as_json else topk_table(name, rows))
+    if as_json:
+        show({"metric": name, "weights": rows})
+    else:
+        show(topk_table(name, [from_plain(TopWeight, row) for row in rows]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -52,15 +53,16 @@ def plan(context: typer.Context, as_json: Json = False) -> None:
     """Show how much memory a run needs at each dtype, whether that fits the device, and the command line for it.
 
     No weights are loaded."""
+    from cwa_engine.rows import to_plain
     from cwa_tui.cli.following import planned
     from cwa_tui.cli.plan import plan_report
 
     spec = spec_of("plan", context.obj)
     with connect() as client:
         found = planned(client, client.plan(spec, command=command_typed()))
-    if client.host:
-        found["command"] = found["command"].replace("cwtool", f"cwtool --host {client.host}", 1)
-    show(found if as_json else plan_report(found))
+    if client.host and found.command:
+        found = replace(found, command=found.command.replace("cwtool", f"cwtool --host {client.host}", 1))
+    show(to_plain(found) if as_json else plan_report(found))
 
 
 def _submit(command: str, given: Given, detach: bool, cancel_on_interrupt: bool, as_json: bool) -> None:

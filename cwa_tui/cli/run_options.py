@@ -1,4 +1,4 @@
-"""The commands that take their options from the fields of `RunSpec` and `JobOptions`: run, ablate and plan."""
+"""Commands whose options are the fields of `RunSpec` and `JobOptions`: run, ablate, plan and load."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Given = Mapping[str, Any]  # field -> what was typed for it: texts, or whether a
 
 
 class RunOptions(TyperCommand):
-    """A command whose options are fields. They are read when somebody looks at the command: `cwtool --help` waits for none.
+    """A command whose options are fields. They are made when somebody looks at the command, not for `cwtool --help`.
 
-    Its function finds in `context.obj` what was typed, see `Given`; its own parameters come after the fields' options.
+    The command's function finds in `context.obj` what was typed, see `Given`. Its own parameters follow the fields' options.
     """
 
     _is_whole = False  # whether the fields' options are among its parameters yet
@@ -89,7 +89,7 @@ def spec_of(command: str, given: Given) -> RunSpec:
 
 
 def job_options_of(command: str, given: Given) -> JobOptions:
-    """How the job is to be run. Raises InvalidInput."""
+    """The options of the job that were typed. Raises InvalidInput."""
     from cwa_daemon.protocol import JobOptions
     from cwa_engine.options import option_fields, parsed
 
@@ -105,7 +105,7 @@ def _fields_typed(entries: Mapping[str, OptionField], given: Given) -> dict[str,
 
 
 def _take(ctx: Any, flag: str) -> Any:
-    """Take the value of an option away from the function's own; None where none was typed."""
+    """Remove an option from the parameters for the function, and give its value; None if it was not typed."""
     name = _python(flag)
     value = ctx.params.pop(name)
     return value if ctx.get_parameter_source(name).name == "COMMANDLINE" else None

@@ -1,4 +1,4 @@
-"""Standard streams of a command: what they cannot hold is spelled out, and what they cannot take is said in one line.
+"""Standard streams of a command: characters they cannot hold are spelled out, a failed write is one line of error.
 
 A reader that has left ends a command as SIGPIPE would, with 141; every other failure with 1.
 """
@@ -21,7 +21,7 @@ _NAMES = {1: "standard output", 2: "standard error"}
 
 
 class StreamFailed(Exception):
-    """A standard stream does not take what is written. No OSError: nobody may take it for one of a file."""
+    """A standard stream cannot be written. It is no OSError, so that nobody takes it for an error of a file."""
 
     def __init__(self, number: int, reason: OSError) -> None:
         super().__init__(f"{_NAMES[number]} cannot be written: {reason.strerror}")
@@ -53,16 +53,16 @@ def open_streams() -> None:
 
 
 def flush_streams() -> None:
-    """Write what is still kept. Raises StreamFailed."""
+    """Write what is still buffered. Raises StreamFailed."""
     sys.stdout.flush()
     sys.stderr.flush()
 
 
 def give_up(failure: StreamFailed) -> int:
-    """Tell why, where somebody may hear it; gives the exit code. Nothing more is written to the stream that failed."""
+    """Say why on standard error if that works, and give the exit code. The stream that failed is not written again."""
     _silence(failure.number)
     if failure.reader_left:
-        _silence(3 - failure.number)  # what is half said goes nowhere either
+        _silence(3 - failure.number)  # what is buffered for the other one is dropped as well
         return BROKEN_PIPE
     try:
         print(f"Error: {failure}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Tables of the command line. Each takes plain views and gives something rich can print."""
+"""Tables of the command line. Each takes views of the daemon and gives something rich can print."""
 
 from __future__ import annotations
 
@@ -16,18 +16,9 @@ from cwa_engine.rows import MATRICES, exp, to_plain
 from cwa_tui import format as fmt
 from cwa_tui.visible import words
 
-STATE_STYLES = {
-    "done": "green",
-    "failed": "red",
-    "running": "cyan",
-    "paused": "magenta",
-    "cancelled": "yellow",
-    "interrupted": "yellow",
-}
-
 
 def jobs_table(jobs: list[JobView], now: float | None = None, chosen: bool = False) -> RenderableType:
-    """The job list, latest first; `chosen` where it was asked for some only."""
+    """The job list, latest first; `chosen` if only some were asked for."""
     if not jobs:
         return (
             Text("no such job; `cwtool jobs` lists all")
@@ -41,7 +32,7 @@ def jobs_table(jobs: list[JobView], now: float | None = None, chosen: bool = Fal
         took = (job.finished or now or time.time()) - job.started if job.started else None
         at = job.progress
         done = f"{at.stage} {fmt.counted(at.done, at.total, at.unit)}" if at else ""
-        state = Text(job.state, STATE_STYLES.get(job.state, ""))
+        state = Text(job.state, fmt.STATE_STYLES.get(job.state, ""))
         error = job.error or job.copy_error
         said = words(error["message"] if error else done)
         table.add_row(job.run_id, job.kind, state, said, fmt.ago(job.created, now), fmt.duration(took))
@@ -77,7 +68,7 @@ def job_details(job: JobView) -> RenderableType:
 
 
 def warm_models(status: StatusView) -> RenderableType:
-    """What is held in memory, and how full the devices are."""
+    """The warm models, and how full the memory of each device is."""
     if not status.models:
         shown: RenderableType = Text("no model is warm")
     else:
@@ -105,7 +96,7 @@ def _memory(device: DeviceMemory) -> str:
 
 
 def daemon_status(status: StatusView, reached: str) -> RenderableType:
-    """The daemon and its workers; `reached` says how this client speaks to it."""
+    """The daemon and its workers; `reached` says how this client reaches it."""
     lines = [
         f"cwtool {status.version}, pid {status.pid}, up {fmt.duration(status.uptime_s)}, {fmt.size(status.memory_bytes)}",
         f"state folder {status.home}, reached as {reached}",
@@ -124,12 +115,12 @@ def daemon_status(status: StatusView, reached: str) -> RenderableType:
 
 
 def _some(count: int | None) -> str:
-    """A number of jobs, which nobody knows while the job database is damaged."""
+    """A number of jobs; "?" while the job database is damaged."""
     return "?" if count is None else str(count)
 
 
 def _limits(limits: dict[str, float | None]) -> list[str]:
-    """One line; none of a daemon that does not tell."""
+    """One line, or none if the daemon does not give its limits."""
     if not limits:
         return []
     load_bytes = limits.get("load_bytes")
@@ -170,7 +161,7 @@ def _largest_damage(summary: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def catalog_table(entries: list[CatalogModel], cached: dict[str, int]) -> RenderableType:
-    """The model guide with what is on disk already, and cached models the guide does not know."""
+    """The models of the guide with their size on disk, then models on disk that the guide does not know."""
     table = Table(**TABLE)
     for name in ("model", "family", "weights", "licence", "token", "on disk"):
         table.add_column(name, justify="right" if name in ("weights", "on disk") else "left", overflow="fold")

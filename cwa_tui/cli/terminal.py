@@ -1,4 +1,4 @@
-"""The one door from rich to a terminal: text is shown and never obeyed, be it markup, emoji codes or control characters."""
+"""The console that all rich output goes through: markup, emoji codes and control characters in text are only shown."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from cwa_tui.visible import visible, visible_text
 
 
 class Terminal(Console):
-    """A console that shows strings and texts as they are; where its encoding lacks a character, that is spelled out."""
+    """A console that shows strings and texts as they are, and spells out characters that its encoding lacks."""
 
     def __init__(self, stderr: bool = False, quiet: bool = False, width: int | None = None) -> None:
         super().__init__(stderr=stderr, quiet=quiet, width=width, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """A text of a string; made visible before it is measured, so that columns are as wide as they must be."""
+        """A text of a string, made visible before its width is measured."""
         return super().render_str(visible(text, self.encoding), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Segments of anything; those of rich's own control codes go through, as they hold no text."""
+        """The segments of anything. Those of rich's own control codes hold no text and stay as they are."""
         if isinstance(renderable, Text):
             renderable = visible_text(renderable, self.encoding)
         for segment in super().render(renderable, options):

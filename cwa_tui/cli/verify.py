@@ -80,7 +80,7 @@ def _lines(found: Verification) -> Iterator[str]:
     for name, what in check.altered.items():
         yield f"ALTERED: {name} is {what}"
     if check.unchecked:
-        yield f"of {', '.join(check.unchecked)} nothing says what the run wrote: an earlier version kept no hash"
+        yield f"{', '.join(check.unchecked)} cannot be checked: an earlier version of cwtool wrote no hash of it"
     if check.fingerprint:
         outside = (
             "as the job database or you have it" if check.known and SUMS not in check.altered else "of these files"
@@ -93,5 +93,5 @@ def _lines(found: Verification) -> Iterator[str]:
         yield f"and {len(found.disagreements) - MOST_SHOWN} more; --json has all"
     for reason in found.unreadable:
         yield f"CANNOT BE READ: {reason}"
-    yield from (f"not told by the files: {what}" for what in found.unknown)
+    yield from (f"the files do not say: {what}" for what in found.unknown)
     yield f"{found.run_id} is {'sound as far as its files tell' if found.agrees else 'NOT sound'}"

@@ -1,4 +1,4 @@
-"""Asks before something that cannot be taken back."""
+"""The question before something that cannot be undone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textual.widgets import Button, Static
 
 
 class ConfirmScreen(ModalScreen[bool]):
-    """Ends with True for yes. The safe answer has the focus, so enter alone changes nothing."""
+    """Returns True for yes. The safe answer has the focus, so enter alone changes nothing."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "yes"),

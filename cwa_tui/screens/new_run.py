@@ -1,4 +1,4 @@
-"""The form for a new run. Whatever is wrong with it is said in the form, and nothing typed is lost."""
+"""The form for a new run. It says what is wrong with the run, and keeps what was typed."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Submit = Callable[[RunSpec, str], Awaitable[str]]
 
 
 class NewRunScreen(ModalScreen[str | None]):
-    """Ends with the new run's id, or None. `keep` is given the draft as it stands whenever the form closes."""
+    """Returns the new run's id, or None. `keep` is called with the draft whenever the form closes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "close", "close"),
-        # with priority, or what is typed ahead over a slow line would land in the field before
+        # with priority, or keys typed ahead over a slow line would go to the field before
         Binding("tab", "app.focus_next", show=False, priority=True),
         Binding("shift+tab", "app.focus_previous", show=False, priority=True),
         Binding("up", "app.focus_previous", show=False),
@@ -83,7 +83,7 @@ class NewRunScreen(ModalScreen[str | None]):
 
     @property
     def draft(self) -> Draft:
-        """The form as it stands."""
+        """What is in the form now."""
         return Draft({entry.field: self._value(entry) for entry in form_fields()})
 
     def _value(self, entry: OptionField) -> Any:
@@ -130,7 +130,7 @@ class NewRunScreen(ModalScreen[str | None]):
 
 
 def _shape(entry: OptionField) -> type[Widget]:
-    """What shows an option: a tick for yes or no, a list of ticks for several of a few, else a line to type in."""
+    """The widget of an option: a tick for a flag, a list of ticks for several of a few choices, else a line to type in."""
     if entry.kind is Kind.FLAG or entry.option.no:
         return Tick
     return VerticalScroll if entry.several and entry.choices else Input

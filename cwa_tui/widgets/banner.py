@@ -1,8 +1,8 @@
-"""What is wrong with the connection, as long as something is."""
+"""Why the daemon cannot be reached."""
 
 from __future__ import annotations
 
-from cwa_tui.state import Link, Store
+from cwa_tui.state import Connection, ConnectionState
 from cwa_tui.visible import words
 from cwa_tui.widgets.quiet_static import QuietStatic
 
@@ -10,8 +10,8 @@ from cwa_tui.widgets.quiet_static import QuietStatic
 class Banner(QuietStatic):
     """Hidden while the daemon answers."""
 
-    def show_link(self, store: Store) -> None:
-        self.display = store.link is Link.LOST
-        if store.link is Link.LOST and store.trouble:
-            hint = f" ({store.trouble.hint})" if store.trouble.hint else ""
-            self.say(words(f"daemon not reachable, trying again: {store.trouble.message}{hint}"))
+    def show_connection(self, connection: Connection) -> None:
+        self.display = connection.state is ConnectionState.LOST
+        if self.display and (trouble := connection.trouble):
+            hint = f" ({trouble.hint})" if trouble.hint else ""
+            self.say(words(f"daemon not reachable, trying again: {trouble.message}{hint}"))

@@ -1,14 +1,14 @@
-"""What the damage did: the critical set of each k, and the controls it is fairly compared with."""
+"""Measured damage: the critical set of each k, and the controls it is compared with."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-from cwa_daemon.protocol import JobView
-from cwa_engine.rows import MATRICES
+from cwa_engine.rows import MATRICES, DamagePoint
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
-from cwa_tui.state import Row, RunState
+from cwa_tui.state import AskedRun, SelectedRun
 from cwa_tui.widgets.live_table import LiveTable, TableRow
 
 BEYOND = "> 1e308"  # `fmt.NOT_FINITE` in a narrow column: exp of a finite loss that no float holds
@@ -27,33 +27,38 @@ class DamageTable(LiveTable):
         Column("ratio", "ratio", 8, right=True, optional=2),
     )
 
-    def show_run(self, run: RunState | None, job: JobView | None) -> None:
-        points = list(run.damage.values()) if run else []
-        spec = job.spec if job and job.kind == "run" else {}
-        # What is ranked beside what was asked for, the matrices of blocks, is known when it is measured.
-        found = {name: {*spec.get(plural, ()), *(p[name] for p in points)} for name, plural in _SEVERAL.items()}
-        one = {name: len(values) < 2 for name, values in found.items()}
-        widest_k = max((len(str(k)) for k in spec.get("topk", ())), default=1)
-        columns = [
-            replace(column, width=widest_k) if column.key == "k" else column
-            for column in self.COLUMNS
-            if not one.get(column.key)
-        ]
-        titles = [str(spec[plural][0]) for name, plural in _SEVERAL.items() if one[name] and spec.get(plural)]
-        self.retitle(" · ".join(["damage", *titles]))
-        self.show([_row(point) for point in points], nothing=_nothing(run, spec), columns=columns)
+    def show_damage(self, selected: SelectedRun | None) -> None:
+        points = list(selected.run.damage.values()) if selected else []
+        asked = (selected and selected.asked) or _NOTHING_ASKED
+        # rankings of matrices are measured although nobody asked for them; their points name them
+        metrics = {*asked.metrics, *(point.metric for point in points)}
+        perturbations = {*asked.perturbations, *(point.perturbation for point in points)}
+        titles, columns = ["damage"], {column.key: column for column in self.COLUMNS}
+        columns["k"] = replace(columns["k"], width=max((len(str(k)) for k in asked.topk), default=1))
+        for key, named, found in (
+            ("metric", asked.metrics, metrics),
+            ("perturbation", asked.perturbations, perturbations),
+        ):
+            if len(found) < 2:  # the title names it, so it needs no column
+                del columns[key]
+                titles += named
+        self.retitle(" · ".join(titles))
+        self.show([_row(point) for point in points], nothing=_nothing(selected), columns=list(columns.values()))
 
 
-_SEVERAL = {"metric": "metrics", "perturbation": "perturbations"}  # column -> field of the spec
+_NOTHING_ASKED = AskedRun((), False, (), (), "", None, False, False)
 
 
-def _row(point: Row) -> TableRow:
-    seed = "" if point["seed"] is None else f" {point['seed']}"
-    selection = f"{point['selection']}{seed}"
-    case = {name: str(point[name]) for name in ("metric", "perturbation", "k")} | {"selection": selection}
-    style = "bold" if point["selection"] == "critical" else ""
-    shown = {"metric": _metric_name(point["metric"])}
-    return TableRow("/".join(case.values()), case | shown | _measured(point), style)
+def _row(point: DamagePoint) -> TableRow:
+    seed = "" if point.seed is None else f" {point.seed}"
+    case = {
+        "metric": point.metric,
+        "perturbation": point.perturbation,
+        "k": str(point.k),
+        "selection": f"{point.selection}{seed}",
+    }
+    style = "bold" if point.selection == "critical" else ""
+    return TableRow("/".join(case.values()), case | {"metric": _metric_name(point.metric)} | _measured(point), style)
 
 
 def _metric_name(label: str) -> str:
@@ -61,31 +66,31 @@ def _metric_name(label: str) -> str:
     return f"matrices, {label.removesuffix(MATRICES)}" if label.endswith(MATRICES) else label
 
 
-def _measured(point: Row) -> dict[str, str]:
-    if point["collapsed_at"]:
-        return {"perplexity": "collapsed", "delta": f"at {point['collapsed_at']}", "ratio": "-"}
-    perplexity, ratio = point["perplexity"], point["perplexity_ratio"]
+def _measured(point: DamagePoint) -> dict[str, str]:
+    if point.collapsed_at:
+        return {"perplexity": "collapsed", "delta": f"at {point.collapsed_at}", "ratio": "-"}
     return {
-        "perplexity": BEYOND if perplexity is None else fmt.perplexity(perplexity),
-        "delta": _delta(point["delta_nll"], point["delta_low"], point["delta_high"]),
-        "ratio": BEYOND if ratio is None else fmt.ratio(ratio),
+        "perplexity": fmt.perplexity(point.perplexity) if math.isfinite(point.perplexity) else BEYOND,
+        "delta": _delta(point),
+        "ratio": fmt.ratio(point.perplexity_ratio) if math.isfinite(point.perplexity_ratio) else BEYOND,
     }
 
 
-def _delta(delta: float | None, low: float | None, high: float | None) -> str:
-    if delta is None:
+def _delta(point: DamagePoint) -> str:
+    if not math.isfinite(point.delta_nll):
         return fmt.NOT_FINITE
-    interval = "" if low is None or high is None else f" [{fmt.short_delta(low)}, {fmt.short_delta(high)}]"
-    return fmt.short_delta(delta) + interval
+    delta, low, high = (fmt.short_delta(value) for value in (point.delta_nll, point.delta_low, point.delta_high))
+    # one text has no interval
+    return f"{delta} [{low}, {high}]" if math.isfinite(point.delta_low) and math.isfinite(point.delta_high) else delta
 
 
-def _nothing(run: RunState | None, spec: Row) -> str:
-    if run is None:
+def _nothing(selected: SelectedRun | None) -> str:
+    if selected is None:
         return "no run is selected"
-    if not spec:
+    if selected.asked is None:
         return "this job measures no damage"
-    if not (spec["perturbations"] or spec["dose"] or spec["position_test"]):
+    if not selected.asked.measures_damage:
         return "no damage was asked for: this run only ranks"
-    if run.ended:
-        return f"the run is {run.state}, and no damage was measured before that"
+    if selected.run.status.ended:
+        return f"the run is {selected.run.status.state}, and no damage was measured before that"
     return "damage is measured once the ranking is known"

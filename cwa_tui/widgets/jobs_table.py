@@ -10,17 +10,16 @@ from textual.widgets import DataTable
 
 from cwa_daemon.protocol import JobView
 from cwa_tui import format as fmt
-from cwa_tui.cli.tables import STATE_STYLES
 from cwa_tui.columns import Column
-from cwa_tui.state import Link, Store
+from cwa_tui.state import ConnectionState, JobList
 from cwa_tui.widgets.live_table import LiveTable, TableRow
 
 PROGRESS_CELLS = 20
 
 _NOTHING = {
-    Link.CONNECTING: "connecting to the daemon ...",
-    Link.CONNECTED: "no jobs yet: press n to start a run",
-    Link.LOST: "no jobs are known",
+    ConnectionState.CONNECTING: "connecting to the daemon ...",
+    ConnectionState.CONNECTED: "no jobs yet: press n to start a run",
+    ConnectionState.LOST: "no jobs are known",
 }
 
 
@@ -44,20 +43,21 @@ class JobsTable(LiveTable):
     class Opened(Message):
         run_id: str
 
-    _followed: str | None = None  # the selected run that the cursor was put on last
+    _cursor_run: str | None = None  # the selected run that the cursor was put on last
 
-    def show_jobs(self, store: Store, now: float) -> None:
-        """The store's jobs, the cursor on the selected one."""
-        self.show([_row(job, now) for job in store.jobs], nothing=_NOTHING[store.link])
-        # once for each selection: the cursor may be a key press ahead of the store, and must not be called back
-        if store.selected and store.selected != self._followed and self.move_cursor_to(store.selected):
-            self._followed = store.selected
+    def show_jobs(self, job_list: JobList, connection: ConnectionState, now: float) -> None:
+        """Show the jobs, with the cursor on the selected one."""
+        self.show([_row(job, now) for job in job_list.jobs], nothing=_NOTHING[connection])
+        # once for each selection: the cursor may be a key press ahead of the store, and must not jump back
+        selected = job_list.selected
+        if selected and selected != self._cursor_run and self.move_cursor_to(selected):
+            self._cursor_run = selected
 
     @on(DataTable.RowHighlighted)
     def _select(self, event: DataTable.RowHighlighted) -> None:
         event.stop()
         if event.row_key.value:
-            self._followed = event.row_key.value
+            self._cursor_run = event.row_key.value
             self.post_message(self.Selected(event.row_key.value))
 
     @on(DataTable.RowSelected)
@@ -68,7 +68,7 @@ class JobsTable(LiveTable):
 
 
 def job_progress(job: JobView) -> str:
-    """Where a job stands, in a few words."""
+    """The progress of a job, or its error, in a few words."""
     if error := job.error or job.copy_error:
         return str(error["message"])
     if job.progress:
@@ -90,4 +90,4 @@ def _row(job: JobView, now: float) -> TableRow:
         "took": fmt.clock((job.finished or now) - job.started) if job.started else "",
         "age": fmt.age(job.created, now),
     }
-    return TableRow(job.run_id, cells, styles={"state": STATE_STYLES.get(job.state, "")})
+    return TableRow(job.run_id, cells, styles={"state": fmt.STATE_STYLES.get(job.state, "")})

@@ -1,4 +1,4 @@
-"""A table that is shown anew several times a second: only cells that changed are drawn, the cursor stays on its row.
+"""A table that is updated several times a second: only cells that changed are drawn, the cursor stays on its row.
 
 Adding rows is cheap and changing cells is cheap; removing rows or measuring widths lays everything out again. Hence
 columns of fixed widths, stable row keys, and a rebuild only where rows have moved.
@@ -48,7 +48,7 @@ class LiveTable(DataTable[Text]):
         self._nothing = ""
 
     def show(self, rows: Sequence[TableRow], nothing: str = "", columns: Sequence[Column] | None = None) -> None:
-        """Make the table read `rows`; `nothing` is said where there are none."""
+        """Make the table read `rows`; `nothing` is shown if there are none."""
         self._wanted = list(rows[:MOST_ROWS])
         self._columns_now = self.COLUMNS if columns is None else columns
         if nothing != self._nothing:
@@ -57,7 +57,7 @@ class LiveTable(DataTable[Text]):
         self._bring_up_to_date()
 
     def retitle(self, title: str) -> None:
-        """Change the border's title; setting it draws the whole table anew, so only where it differs."""
+        """Change the border's title if it differs, as setting it redraws the whole table."""
         if title != self.border_title:
             self.border_title = title
 
@@ -67,7 +67,7 @@ class LiveTable(DataTable[Text]):
         return self._shown[self.cursor_row].key if 0 <= self.cursor_row < len(self._shown) else None
 
     def move_cursor_to(self, key: str) -> bool:
-        """Put the cursor on a row without telling anybody. False where there is no such row."""
+        """Put the cursor on a row without an event. False if there is no such row."""
         place = next((place for place, row in enumerate(self._shown) if row.key == key), None)
         if place is not None and place != self.cursor_row:
             with self.prevent(DataTable.RowHighlighted):
@@ -80,7 +80,7 @@ class LiveTable(DataTable[Text]):
     def _bring_up_to_date(self) -> None:
         room = self.scrollable_content_region.width
         if not room:
-            return  # not laid out yet, or hidden: a resize will come
+            return  # not laid out yet, or hidden: a resize follows
         widths = fit(self._columns_now, room)
         if widths != self._widths_now:
             self._widths_now = widths
@@ -127,7 +127,7 @@ class LiveTable(DataTable[Text]):
         return Text(text, row.cell_style(column.key), justify="right" if column.right else "left", no_wrap=True)
 
     def render_line(self, y: int) -> Strip:
-        """What the table draws; where it has no rows, below its header what there is to know or to do."""
+        """A line of the table; of a table without rows, the text for that below its header."""
         line = y - self.header_height
         if self.row_count or line < 0 or not self._nothing:
             return super().render_line(y)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from cwa_daemon.protocol import DeviceMemory
+from cwa_daemon.protocol import DeviceMemory, StatusView
 from cwa_tui import format as fmt
-from cwa_tui.state import Store
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 NEARLY_FULL = 0.9
@@ -15,8 +14,8 @@ NEARLY_FULL = 0.9
 class MemoryGauges(QuietStatic):
     """One device a line."""
 
-    def show_memory(self, store: Store) -> None:
-        lines = [gauge(device, 20) for device in store.status.devices] if store.status else []
+    def show_memory(self, daemon: StatusView | None) -> None:
+        lines = [gauge(device, 20) for device in daemon.devices] if daemon else []
         self.say(Text("\n").join(lines))
 
 

@@ -1,14 +1,13 @@
-"""The warm models: what is held in memory, and how often it was worth it."""
+"""The warm models: what is in memory, and how many jobs each served."""
 
 from __future__ import annotations
 
-from cwa_daemon.protocol import WarmModel
+from cwa_daemon.protocol import StatusView, WarmModel
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
-from cwa_tui.state import Store
 from cwa_tui.widgets.live_table import LiveTable, TableRow
 
-_NOTHING = "no model is warm: the first run of one loads it, and it stays (press n)"
+_NOTHING = "no model is warm: the first run of a model loads it, and it stays warm (press n)"
 
 
 class ModelsTable(LiveTable):
@@ -23,13 +22,13 @@ class ModelsTable(LiveTable):
         Column("used", "last used", 9, right=True),
     )
 
-    def show_models(self, store: Store, now: float) -> None:
-        models = store.status.models if store.status else []
-        self.show([_row(model, now) for model in models], nothing=_NOTHING if store.status else "")
+    def show_models(self, daemon: StatusView | None, now: float) -> None:
+        models = daemon.models if daemon else []
+        self.show([_row(model, now) for model in models], nothing=_NOTHING if daemon else "")
 
 
 def model_key(model: WarmModel) -> str:
-    """What tells two warm models apart: the same name may be warm in two dtypes, or on two devices."""
+    """The key of a row: a model of one name may be warm in two dtypes, or on two devices."""
     return f"{model.name} {model.revision} {model.dtype} {model.device}"
 
 

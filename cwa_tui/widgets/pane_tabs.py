@@ -1,4 +1,4 @@
-"""Which pane is seen in a narrow layout. Keys and clicks choose; the chosen one stands in brackets."""
+"""The panes of a narrow layout. A key or a click chooses one; the chosen one is in brackets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text that is told again and again, and drawn only when it changed."""
+"""A text that is set often and drawn only when it changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cwa_tui.visible import visible_text
 
 
 class QuietStatic(Static):
-    """Say what should stand there with `say`; the screen is laid out again only where the height may be another."""
+    """`say` sets the text; the screen is laid out again only if the height may differ."""
 
     _said: Text | None = None
     _lengths: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""What the selected run said."""
+"""The log of the selected run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from cwa_tui.state import LogLine, RunState
+from cwa_tui.followed_run import FollowedRun, LogLine
 from cwa_tui.visible import visible
 
 _STYLES = {"warning": "yellow", "error": "red"}
@@ -21,7 +21,7 @@ class RunLog(VerticalScroll):
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
         self.border_title = "log"
-        self._drawn: tuple[str, int] | None = None  # run id and how many lines it had said
+        self._drawn: tuple[str, int] | None = None  # run id and how many lines it had written
         self._at_end = True
 
     def compose(self) -> ComposeResult:
@@ -31,15 +31,15 @@ class RunLog(VerticalScroll):
         if self._at_end:
             self.scroll_end(animate=False)
 
-    def show_run(self, run: RunState | None) -> None:
-        now = (run.run_id, run.said) if run else None
+    def show_run(self, run: FollowedRun | None) -> None:
+        now = (run.run_id, run.log.written) if run else None
         if now == self._drawn:
             return
         other = run is None or self._drawn is None or self._drawn[0] != run.run_id
-        if self.size.height:  # a hidden pane has no position; it keeps the one it had
+        if self.size.height:  # a hidden pane has no position; the last one counts
             self._at_end = other or self.is_vertical_scroll_end
         self._drawn = now
-        lines = [_line(line) for line in run.lines] if run else []
+        lines = [_line(line) for line in run.log.lines] if run else []
         self.query_one("#log-text", Static).update(Text("\n").join(lines))
         if self._at_end:
             self.scroll_end(animate=False)

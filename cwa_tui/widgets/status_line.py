@@ -1,11 +1,10 @@
-"""The first line: which daemon, what it does, how full the device is that computes."""
+"""The first line: the daemon, its jobs, and the memory of the device that computes."""
 
 from __future__ import annotations
 
 from rich.text import Text
 
 from cwa_daemon.protocol import DeviceMemory, StatusView
-from cwa_tui.state import Store
 from cwa_tui.widgets.memory_gauges import gauge
 from cwa_tui.widgets.quiet_static import QuietStatic
 
@@ -13,16 +12,15 @@ from cwa_tui.widgets.quiet_static import QuietStatic
 class StatusLine(QuietStatic):
     """Always there, one line high."""
 
-    def show_status(self, store: Store) -> None:
-        status = store.status
-        if status is None:
+    def show_status(self, daemon: StatusView | None) -> None:
+        if daemon is None:
             self.say(Text("cwtool"))
             return
-        warm = f"{len(status.models)} warm"
-        running, queued = ("?" if jobs is None else jobs for jobs in (status.running, status.queued))
-        trouble = f"{status.troubles[0]} · " if status.troubles else ""
-        said = f"cwtool {status.version} · {trouble}{running} running · {queued} queued · {warm} · "
-        self.say(Text(said, no_wrap=True, overflow="ellipsis").append_text(gauge(_device(status), 8)))
+        warm = f"{len(daemon.models)} warm"
+        running, queued = ("?" if jobs is None else jobs for jobs in (daemon.running, daemon.queued))
+        trouble = f"{daemon.troubles[0]} · " if daemon.troubles else ""
+        said = f"cwtool {daemon.version} · {trouble}{running} running · {queued} queued · {warm} · "
+        self.say(Text(said, no_wrap=True, overflow="ellipsis").append_text(gauge(_device(daemon), 8)))
 
 
 def _device(status: StatusView) -> DeviceMemory:

@@ -1,4 +1,4 @@
-"""A choice that reads without colour: `[x] grad_x_weight` or `[ ] grad_x_weight`."""
+"""A choice that can be read without colour: `[x] grad_x_weight` or `[ ] grad_x_weight`."""
 
 from __future__ import annotations
 

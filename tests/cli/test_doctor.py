@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from cwa_daemon import client
-from cwa_daemon.admin import doctor
 from cwa_daemon.admin.bundle import redact
 from cwa_daemon.base.address import running_pid
 from cwa_daemon.base.settings import Settings
@@ -208,10 +207,12 @@ def test_a_cache_that_cannot_be_read_and_a_full_process_table_are_checks(
     monkeypatch.setattr(os, "access", lambda path, mode: "secret" not in str(path) and access(path, mode))
     monkeypatch.setattr(subprocess, "run", full)
     monkeypatch.setattr("cwa_daemon.client.Client.connect", no_thread)
-    found = {check.name: check for check in doctor.examine(Settings(home=tmp_path / "state"))}
-    assert found["Hugging Face cache"].state == "problem" and "cannot be read" in found["Hugging Face cache"].found
-    assert "no process can be started" in found["torch"].found and "ulimit -u" in found["torch"].advice
-    assert "can't start new thread" in found["daemon"].found
+    found = {check["name"]: check for check in client.examine(Settings(home=tmp_path / "state"))["checks"]}
+    assert (
+        found["Hugging Face cache"]["state"] == "problem" and "cannot be read" in found["Hugging Face cache"]["found"]
+    )
+    assert "no process can be started" in found["torch"]["found"] and "ulimit -u" in found["torch"]["advice"]
+    assert "can't start new thread" in found["daemon"]["found"]
 
 
 def test_a_stopped_daemon_is_a_check(own_cwtool: CommandLine) -> None:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 from rich.console import Console
 
-from cwa_engine.rows import TopWeight, to_plain
+from cwa_engine.rows import TopWeight
 from cwa_tui.cli.report import topk_table
 
 
 def printed(*errors: float | None) -> str:
-    rows: list[dict[str, Any]] = [
-        to_plain(
-            TopWeight(place, "a.weight", 7, 0, 7, 0.5, 2.5, None, "up", None, "a.weight[0,7]", standard_error=error)
-        )
+    rows = [
+        TopWeight(place, "a.weight", 7, 0, 7, 0.5, 2.5, None, "up", None, "a.weight[0,7]", standard_error=error)
         for place, error in enumerate(errors, start=1)
     ]
     console = Console(file=io.StringIO(), width=120)

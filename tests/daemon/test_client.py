@@ -10,7 +10,9 @@ import threading
 from pathlib import Path
 
 import pytest
+import zmq
 
+from cwa_daemon.admin.lifecycle import wait_until_gone
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import AsyncClient, Client
 from cwa_engine import __version__
@@ -87,4 +89,18 @@ async def test_a_daemon_that_ends_between_its_greeting_and_the_question_is_follo
     monkeypatch.setattr(client._connection, "_ask", ask)
     assert await client.unload("gpt2") == ["gpt2"]
     assert asked == ["unload", "hello", "unload", "hello", "unload"]
+    await client.close()
+
+
+async def test_a_reply_that_came_before_the_daemon_hung_up_is_heard_by_a_client_that_looks_only_later(
+    own_cwtool: CommandLine,
+) -> None:
+    own_cwtool("daemon", "start")
+    client = await AsyncClient.connect(own_cwtool.settings)
+    pid = (await client.status()).pid
+    stopping = asyncio.create_task(client.shutdown())
+    await asyncio.sleep(0)  # the request is sent
+    assert wait_until_gone(pid, 60)  # which keeps this loop from reading: reply and end are there together
+    client._connection._socket.get(zmq.EVENTS)  # as after a send: now the loop hears of the end first
+    assert (await stopping).pid == pid
     await client.close()

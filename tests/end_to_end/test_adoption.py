@@ -65,6 +65,18 @@ def test_a_worker_without_a_job_ends_with_its_daemon(own_cwtool: CommandLine) ->
     assert psutil.wait_procs([worker], timeout=10)[1] == []
 
 
+def test_a_run_is_cancelled_though_its_worker_has_not_yet_been_heard_by_the_new_daemon(own_cwtool: CommandLine) -> None:
+    cwtool = own_cwtool
+    worker, run_id = _killed_in_the_middle(cwtool, LONG)
+    os.kill(worker, signal.SIGSTOP)
+    cwtool("daemon", "start")
+    cwtool("jobs", "cancel", run_id)
+    os.kill(worker, signal.SIGCONT)
+    cwtool("logs", "-f", run_id, rc=2)
+    assert cwtool.json("jobs", "show", run_id)["state"] == "cancelled"
+    assert cwtool.worker_pid() == worker
+
+
 def test_stop_ends_a_worker_whose_daemon_was_killed_and_the_next_daemon_runs_its_job_again(
     own_cwtool: CommandLine,
 ) -> None:
@@ -82,12 +94,13 @@ def test_stop_ends_a_worker_whose_daemon_was_killed_and_the_next_daemon_runs_its
 def _killed_in_the_middle(cwtool: CommandLine, options: tuple[str, ...], stopped: bool = False) -> tuple[int, str]:
     """(the worker, the run it is at): its daemon was killed, after the worker was `stopped` if asked."""
     cwtool("run", *SHORT)
-    worker, daemon = cwtool.worker_pid(), cwtool.json("daemon", "status")["pid"]
+    worker, daemon = cwtool.worker_pid(), psutil.Process(cwtool.json("daemon", "status")["pid"])
     run_id = cwtool("run", *options, "--detach").stdout.strip()
     cwtool.wait_for(run_id, "damage")
     if stopped:
         os.kill(worker, signal.SIGSTOP)
-    cwtool.kill(daemon)
+    daemon.kill()
+    psutil.wait_procs([daemon])
     return worker, run_id
 
 

@@ -17,14 +17,15 @@ from cwa_engine.base.errors import Cancelled, InvalidInput, RunFailed
 from cwa_engine.damage.cases import zeroed_together
 from cwa_engine.damage.copies import Zeroed, owners_of, zeroed_in_copies
 from cwa_engine.damage.patch import patched
+from cwa_engine.damage.race import chances, race, survivors
+from cwa_engine.damage.single_zeros import SingleZeros
+from cwa_engine.damage.smallest_set import smallest_set
 from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.methods.metrics import Needs
 from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.pipeline import analyze
-from cwa_engine.questions.ablation import ablate
-from cwa_engine.questions.critical_set import smallest_set
-from cwa_engine.questions.race import chances, race, survivors
-from cwa_engine.questions.single_zeros import SingleZeros
+from cwa_engine.questions.ablation import Ablated, ablate
+from cwa_engine.questions.critical_set import CriticalSet
 from cwa_engine.records.export import run_tables
 from cwa_engine.rows import Ranking
 from cwa_engine.sensitivity.candidates import propose
@@ -240,7 +241,7 @@ def test_a_run_by_ablation_writes_what_it_found_and_leaves_the_weights_alone(lea
     result = analyze(learnt, asked, lambda event: said.append(events.to_dict(event)))
     assert [ranking.metric for ranking in result.rankings] == ["magnitude", "ablation"]
     assert all(len(ranking.weights) == 5 for ranking in result.rankings)
-    assert result.critical_set and result.critical_set.reached
+    assert result.answer(CriticalSet).reached
     assert {"topk_ablation.csv", "ablation.csv", "critical_set.csv"} <= set(dict(run_tables(result)))
     assert {point.metric for point in result.damage} == {"magnitude", "ablation"}
     assert any("30 candidates" in event.get("text", "") for event in said)
@@ -277,7 +278,7 @@ def test_ablation_alone_takes_its_candidates_from_metrics_that_are_not_reported(
     )
     result = analyze(llama, asked)
     assert [ranking.metric for ranking in result.rankings] == ["ablation"]
-    assert len(result.ablations) == 20
+    assert len(result.answer(Ablated).rows) == 20
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from cwa_engine.pipeline import analyze
 from cwa_engine.records.checksums import check_run, fingerprint_of
 from cwa_engine.records.export import ModelRecord, RunRecord, run_tables, write_run
 from cwa_engine.records.reading import read_manifest, read_summary, read_topk
-from cwa_engine.rows import Baseline, DamagePoint, Ranking, RunResult, TextUse, TopWeight, to_plain
+from cwa_engine.result import RunResult
+from cwa_engine.rows import Baseline, DamagePoint, Ranking, TextUse, TopWeight, to_plain
 from cwa_engine.spec import RunSpec
 
 

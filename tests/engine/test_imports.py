@@ -9,6 +9,8 @@ TORCH_FREE = [
     "cwa_engine.base.errors",
     "cwa_engine.spec",
     "cwa_engine.rows",
+    "cwa_engine.result",
+    "cwa_engine.questions.registry",
     "cwa_engine.base.events",
     "cwa_engine.guide.catalog",
     "cwa_engine.base.statistics",

@@ -20,6 +20,7 @@ from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.methods.metrics import METRICS, Needs, WeightStats, needs_of
 from cwa_engine.models.loading import load_model
 from cwa_engine.pipeline import analyze
+from cwa_engine.questions.interactions import Interactions
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.ranking import rank
 from cwa_engine.sensitivity.signs import token_signs
@@ -410,7 +411,7 @@ def test_of_the_rows_that_a_published_census_names_one_is_worth_more_than_the_mo
         individually=True,
     )
     result = analyze(loaded, asked)
-    share = {row.target: row.alone / result.baseline.nll for row in result.interactions}
+    share = {row.target: row.alone / result.baseline.nll for row in result.answer(Interactions).rows}
     assert share.pop(rows[0]) > 2  # the loss more than triples
     assert max(abs(change) for change in share.values()) < 2e-3  # four texts of twenty tokens are few
 

@@ -254,7 +254,7 @@ def test_an_edit_that_changes_nothing_is_reported(llama: Any, data_file: Path) -
 def test_events_tell_the_stages_in_order_and_progress_only_grows(llama: Any, data_file: Path) -> None:
     result, said = run(llama, spec(data_file))
     borders = [(event["kind"], event["stage"]) for event in said if event["kind"].startswith("stage_")]
-    stages = ["baseline", "score", "select", "prepare", "perturb", "check"]
+    stages = ["texts", "baseline", "score", "select", "prepare", "perturb", "check"]
     assert borders == [(kind, stage) for stage in stages for kind in ("stage_started", "stage_finished")]
     assert list(result.timings) == stages
     for stage in ("baseline", "score", "perturb"):

@@ -20,6 +20,9 @@ from cwa_engine.evaluation.perplexity import evaluate
 from cwa_engine.methods.controls import CONTROLS
 from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.pipeline import analyze
+from cwa_engine.questions.fidelity import Predictions
+from cwa_engine.questions.interactions import Interactions
+from cwa_engine.questions.stability import Stability
 from cwa_engine.records.export import run_tables
 from cwa_engine.rows import SequenceNll
 from cwa_engine.spec import RunSpec
@@ -111,7 +114,7 @@ def test_two_weights_that_stand_in_for_each_other_matter_only_together(learnt: A
     result = analyze(
         learnt, spec(data_file, weights=(f"{name}[:,5]", f"{name}[:,6]", f"{name}[:,7]"), metrics=(), individually=True)
     )
-    rows = {row.target: row for row in result.interactions}
+    rows = {row.target: row for row in result.answer(Interactions).rows}
     inert = rows[f"{name}[:,5]"]
     assert (inert.alone, inert.share, inert.role) == (0.0, 0.0, "inert")
     joint = next(p.delta_nll for p in result.damage if p.selection == "critical")
@@ -202,7 +205,7 @@ def test_stability_compares_rankings_by_disjoint_halves(learnt: Any, data_file: 
         learnt.model.zero_grad()
         scores = torch.cat([(p.detach() * gradient[n]).abs().flatten() for n, p in learnt.model.named_parameters()])
         tops.append(scores.topk(20).indices.tolist())
-    rows = {row.k: row for row in result.stability}
+    rows = {row.k: row for row in result.answer(Stability).agreements}
     for k in (5, 20):
         shared = set(tops[0][:k]) & set(tops[1][:k])
         assert rows[k].jaccard == pytest.approx(len(shared) / (2 * k - len(shared)))
@@ -215,9 +218,9 @@ def test_resamples_are_compared_in_pairs_and_a_metric_without_texts_always_agree
     result = analyze(
         learnt, spec(data_file, stability=3, perturbations=(), metrics=("magnitude", "grad_squared"), seed=5)
     )
-    pairs = [(row.metric, row.first, row.second) for row in result.stability]
+    pairs = [(row.metric, row.first, row.second) for row in result.answer(Stability).agreements]
     assert pairs == [(m, *p) for m in ("magnitude", "grad_squared") for p in ((1, 2), (1, 3), (2, 3))]
-    same = [row for row in result.stability if row.metric == "magnitude"]
+    same = [row for row in result.answer(Stability).agreements if row.metric == "magnitude"]
     assert {(row.jaccard, round(row.rbo, 12), round(row.spearman or 0, 12)) for row in same} == {(1.0, 1.0, 1.0)}
     assert all(row.stable for row in result.rankings[0].weights)
 
@@ -230,7 +233,7 @@ def test_stability_of_too_few_texts_is_refused(learnt: Any, data_file: Path) -> 
 def test_fidelity_measures_every_sampled_weight_alone(learnt: Any, data_file: Path) -> None:
     result = analyze(learnt, spec(data_file, metrics=("grad_x_weight", "magnitude"), fidelity=60, perturbations=()))
     sequences = tokenize(learnt.tokenizer, load_texts(data_file)[1::2], 512)
-    for row in result.predictions[::10]:
+    for row in result.answer(Predictions).rows[::10]:
         name, _, inside = row.target.partition("[")
         place = tuple(int(number) for number in inside.rstrip("]").split(","))
         weight = learnt.model.get_parameter(name).data
@@ -238,15 +241,15 @@ def test_fidelity_measures_every_sampled_weight_alone(learnt: Any, data_file: Pa
         weight[place] = 0
         assert row.delta_nll == pytest.approx(evaluate(learnt, sequences).nll - result.baseline.nll, abs=1e-9)
         weight[place] = kept
-    gradient, _ = result.fidelity
-    assert (gradient.metric, gradient.units) == ("grad_x_weight", len(result.predictions))
-    scores = np.array([row.scores[0] for row in result.predictions])
-    changes = np.array([abs(row.delta_nll) for row in result.predictions])
+    gradient, _ = result.answer(Predictions).fidelity
+    assert (gradient.metric, gradient.units) == ("grad_x_weight", len(result.answer(Predictions).rows))
+    scores = np.array([row.scores[0] for row in result.answer(Predictions).rows])
+    changes = np.array([abs(row.delta_nll) for row in result.answer(Predictions).rows])
     ranks = [side.argsort().argsort() for side in (scores, changes)]
     assert gradient.spearman == pytest.approx(np.corrcoef(ranks[0], ranks[1])[0, 1], abs=0.01)  # few are equal
     assert gradient.spearman and gradient.spearman > 0.6
     assert gradient.overlap == len(set((-scores).argsort()[:20].tolist()) & set((-changes).argsort()[:20].tolist()))
-    strata = {row.stratum for row in result.predictions}
+    strata = {row.stratum for row in result.answer(Predictions).rows}
     assert {"top 20 of grad_x_weight", "ranks 21 to 100 of magnitude", "all of grad_x_weight"} <= strata
 
 

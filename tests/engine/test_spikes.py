@@ -20,7 +20,8 @@ from cwa_engine.base.errors import Cancelled, InvalidInput
 from cwa_engine.data.token_text import token_text, visible
 from cwa_engine.methods.metrics import CANDIDATE_METRICS, Needs, PartShares, joined
 from cwa_engine.pipeline import analyze
-from cwa_engine.questions.spike_removal import remove_spikes
+from cwa_engine.questions.ablation import Ablated
+from cwa_engine.questions.spike_removal import SpikeRemoval, remove_spikes
 from cwa_engine.records.export import ModelRecord, RunRecord, run_files, run_tables
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.ranking import Ranker, rank
@@ -241,7 +242,7 @@ def test_a_model_without_mlps_is_refused_by_name_and_ablation_does_without(data_
     assert "--metric" in (refused.value.hint or "")
     measured = asked.model_copy(update={"metrics": ("ablation",), "candidates": 9})
     result = analyze(loaded, measured, lambda event: said.append(events.to_dict(event)))
-    assert len(result.ablations) == 9
+    assert len(result.answer(Ablated).rows) == 9
     assert any("super_weight ranks nothing that is in view" in event.get("text", "") for event in said)
 
 
@@ -438,8 +439,7 @@ def test_a_hostile_token_breaks_neither_the_table_nor_the_report(hostile: Any, d
     )
     data_file.write_text("\n\n".join([TEXTS[5], TEXTS[0], *TEXTS[1:5]]))  # the first is scored
     result = analyze(hostile, asked)
-    assert result.spike_removal
-    for name, rows in (("spikes.csv", 5), ("spike_removal.csv", len(result.spike_removal.steps))):
+    for name, rows in (("spikes.csv", 5), ("spike_removal.csv", len(result.answer(SpikeRemoval).steps))):
         table = dict(run_tables(result))[name].decode()
         read = list(csv.DictReader(io.StringIO(table, newline="")))
         assert len(read) == rows == table.count("\n") - 1
@@ -502,4 +502,4 @@ def test_a_weight_that_gradients_do_not_see_is_found_with_few_candidates(data_fi
     loaded = planted({3: 1.0})
     asked = RunSpec(model="tiny", data_file=data_file, metrics=("ablation",), topk=(2,), candidates=8, perturbations=())
     result = analyze(loaded, asked)
-    assert f"{DOWN}[5,3]" in {row.target for row in result.ablations}
+    assert f"{DOWN}[5,3]" in {row.target for row in result.answer(Ablated).rows}

@@ -13,11 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cwa_engine.base.table import Table, scored_metrics
+from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability
+from cwa_engine.questions.fidelity import Prediction, fidelity_table
 from cwa_engine.records import tables
-from cwa_engine.records.tables import Table, fidelity_table, scored_metrics
-from cwa_engine.rows import DamagePoint, Prediction, TopWeight
+from cwa_engine.rows import DamagePoint, TopWeight
 
-ALL = [entry for entry in vars(tables).values() if isinstance(entry, Table)] + [tables.topk_table("magnitude")]
+MODULES = (tables, ablation, critical_set, interactions, spike_removal, stability)
+ALL = [entry for module in MODULES for entry in vars(module).values() if isinstance(entry, Table)]
+ALL.append(tables.topk_table("magnitude"))
 VALUES: dict[Any, st.SearchStrategy[Any]] = {
     str: st.text(max_size=8) | st.sampled_from(['a,"b"', "two\nlines", "return\rhere", "ünï\u2028", "None", "\x00"]),
     int: st.integers(),

@@ -23,7 +23,8 @@ from cwa_engine.data.tokens import TokenSequence, batched, pack, tokenize
 from cwa_engine.evaluation.perplexity import baseline_of, evaluate
 from cwa_engine.pipeline import analyze
 from cwa_engine.records.export import ModelRecord, RunRecord, manifest
-from cwa_engine.rows import RunResult, TextUse
+from cwa_engine.result import RunResult
+from cwa_engine.rows import TextUse
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import TEXTS, doubled, wrap
 from tests.models import tiny_model, tiny_tokenizer

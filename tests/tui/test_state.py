@@ -1,16 +1,20 @@
-"""What the TUI knows, folded from events; no terminal in it."""
+"""What the TUI knows, from a daemon's answers and events; no terminal in it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from cwa_daemon.protocol import StageProgress
-from cwa_engine.base.errors import CwaError, DaemonUnreachable, RunFailed
-from cwa_tui.session import Session
-from cwa_tui.state import MOST_RUNS, Link, RunState, Store
+from cwa_engine.base.errors import DaemonUnreachable, RunFailed
+from cwa_engine.base.events import Progress
+from cwa_engine.base.plain import from_plain
+from cwa_engine.rows import Baseline
+from cwa_tui.events import read_job_event
+from cwa_tui.followed_run import FollowedRun, run_after
+from cwa_tui.session import DaemonClient, Session
+from cwa_tui.state import MOST_RUNS, ConnectionState, TuiStore
 from tests.tui.fake_client import BASELINE, QUICK, FakeDaemon, point, weights, whole_run
 
 
@@ -19,10 +23,11 @@ def daemon() -> FakeDaemon:
     return FakeDaemon()
 
 
-def folded(daemon: FakeDaemon, run_id: str) -> RunState:
-    run = RunState(run_id)
-    for event in daemon.events[run_id]:
-        run.apply(event)
+def followed(daemon: FakeDaemon, run_id: str) -> FollowedRun:
+    """The run after all its events."""
+    run = FollowedRun(run_id)
+    for plain in daemon.events[run_id]:
+        run = run_after(run, read_job_event(plain))
     return run
 
 
@@ -30,9 +35,9 @@ def test_a_running_job_has_a_stage_and_its_progress(daemon: FakeDaemon) -> None:
     run_id = daemon.run("a")
     daemon.say(run_id, "stage_started", stage="score")
     daemon.progress(run_id, "score", 3, 8)
-    run = folded(daemon, run_id)
-    assert (run.state, run.stage, run.ended) == ("running", "score", False)
-    assert run.progress == StageProgress(stage="score", done=3, total=8, unit="sequence")
+    run = followed(daemon, run_id)
+    assert (run.status.state, run.status.stage, run.status.ended) == ("running", "score", False)
+    assert run.status.progress == Progress(stage="score", done=3, total=8, unit="sequence")
 
 
 def test_a_new_stage_forgets_the_progress_of_the_last_one(daemon: FakeDaemon) -> None:
@@ -40,9 +45,16 @@ def test_a_new_stage_forgets_the_progress_of_the_last_one(daemon: FakeDaemon) ->
     daemon.progress(run_id, "score", 8, 8)
     daemon.say(run_id, "stage_finished", stage="score", seconds=6.8)
     daemon.say(run_id, "stage_started", stage="select")
-    run = folded(daemon, run_id)
-    assert run.progress is None
-    assert run.seconds == {"score": 6.8}
+    status = followed(daemon, run_id).status
+    assert (status.stage, status.progress) == ("select", None)
+
+
+def test_a_job_whose_worker_died_begins_again_without_the_stage_it_was_in(daemon: FakeDaemon) -> None:
+    run_id = daemon.run("a")
+    daemon.progress(run_id, "score", 3, 8)
+    daemon.say(run_id, "state", state="queued", error=None)
+    status = followed(daemon, run_id).status
+    assert (status.state, status.stage, status.progress) == ("queued", None, None)
 
 
 def test_a_partial_ranking_remembers_of_how_many_sequences_it_knows(daemon: FakeDaemon) -> None:
@@ -50,7 +62,7 @@ def test_a_partial_ranking_remembers_of_how_many_sequences_it_knows(daemon: Fake
     daemon.progress(run_id, "score", 1, 4)
     daemon.say(run_id, "topk", metric="obd", partial=True, weights=weights(5))
     daemon.progress(run_id, "score", 2, 4)
-    table = folded(daemon, run_id).rankings["obd"]
+    table = followed(daemon, run_id).rankings["obd"]
     assert table.partial
     assert table.seen is not None
     assert (table.seen.done, table.seen.total) == (1, 4)
@@ -61,7 +73,7 @@ def test_a_final_ranking_takes_the_place_of_a_partial_one_metric_by_metric(daemo
     daemon.say(run_id, "topk", metric="obd", partial=True, weights=weights(5, first=9.0))
     daemon.say(run_id, "topk", metric="magnitude", partial=True, weights=weights(5))
     daemon.say(run_id, "topk", metric="obd", partial=False, weights=weights(7))
-    rankings = folded(daemon, run_id).rankings
+    rankings = followed(daemon, run_id).rankings
     assert not rankings["obd"].partial
     assert len(rankings["obd"].weights) == 7
     assert rankings["magnitude"].partial
@@ -71,126 +83,169 @@ def test_damage_points_stay_in_the_order_they_were_measured(daemon: FakeDaemon) 
     run_id = daemon.run("a")
     for measured in (point(1), point(1, "random", 0), point(10), point(10, "random", 0)):
         daemon.say(run_id, "damage", point=measured)
-    cases = [(row["k"], row["selection"]) for row in folded(daemon, run_id).damage.values()]
+    cases = [(point.k, point.selection) for point in followed(daemon, run_id).damage.values()]
     assert cases == [(1, "critical"), (1, "random"), (10, "critical"), (10, "random")]
 
 
 def test_an_event_that_comes_twice_counts_once(daemon: FakeDaemon) -> None:
-    run = folded(daemon, whole_run(daemon, "a"))
-    lines = list(run.lines)
-    for event in daemon.events["a"]:
-        run.apply(event)
-    assert list(run.lines) == lines
+    run = followed(daemon, whole_run(daemon, "a"))
+    again = run
+    for plain in daemon.events["a"]:
+        again = run_after(again, read_job_event(plain))
+    assert again is run
     assert run.last_seq == len(daemon.events["a"])
 
 
 def test_an_event_of_a_kind_nobody_knows_yet_is_skipped(daemon: FakeDaemon) -> None:
     run_id = daemon.run("a")
     daemon.say(run_id, "ablation_measured", table=[1, 2])
-    assert folded(daemon, run_id).last_seq == 3
+    assert followed(daemon, run_id).last_seq == 3
 
 
 def test_a_failed_run_keeps_its_error_and_says_it_in_the_log(daemon: FakeDaemon) -> None:
     run_id = daemon.run("a")
     daemon.end(run_id, "failed", RunFailed("the loss is inf", hint="try --dtype float32"))
-    run = folded(daemon, run_id)
-    assert run.ended
-    assert run.error is not None
-    assert run.error["hint"] == "try --dtype float32"
-    assert (run.lines[-1].text, run.lines[-1].level) == ("failed: the loss is inf", "error")
+    run = followed(daemon, run_id)
+    assert run.status.ended
+    assert isinstance(run.status.error, RunFailed)
+    assert run.status.error.hint == "try --dtype float32"
+    assert (run.log.lines[-1].text, run.log.lines[-1].level) == ("failed: the loss is inf", "error")
 
 
-def test_a_whole_run_folds_into_baseline_ranking_and_damage(daemon: FakeDaemon) -> None:
-    run = folded(daemon, whole_run(daemon, "a"))
-    assert run.baseline == BASELINE
+def test_a_whole_run_is_a_baseline_a_ranking_and_damage(daemon: FakeDaemon) -> None:
+    run = followed(daemon, whole_run(daemon, "a"))
+    assert run.status.baseline == from_plain(Baseline, BASELINE)
     assert len(run.rankings["grad_x_weight"].weights) == 10
     assert len(run.damage) == 2 * (1 + 3)
 
 
 def test_the_store_forgets_the_run_that_was_not_looked_at_for_longest() -> None:
-    store = Store()
-    first = store.run_state("0")
+    store = TuiStore()
+    first = store.followed_run("0")
     for number in range(1, MOST_RUNS):
-        store.run_state(str(number))
-    assert store.run_state("0") is first
-    store.run_state("one more")
-    assert store.run_state("0") is first
-    store.run_state("1").last_seq = 7  # "1" was forgotten, and begins anew
-    assert store.run_state("1").last_seq == 7
+        store.followed_run(str(number))
+    assert store.followed_run("0") is first
+    second = store.followed_run("1")
+    store.followed_run("0")
+    for number in range(MOST_RUNS - 1):
+        store.followed_run(f"one more {number}")
+    assert store.followed_run("0") is first
+    assert store.followed_run("1") is not second
 
 
 async def test_the_selection_survives_new_jobs_and_falls_to_the_latest_when_it_is_gone(daemon: FakeDaemon) -> None:
     client = await daemon.connect()
-    store = Store()
+    store = TuiStore()
     daemon.add("a")
-    store.update(await client.jobs(), await client.status())
-    assert store.selected == "a"
+    store.answered(await client.jobs(), await client.status())
+    assert store.job_list.selected == "a"
     daemon.add("b")
-    store.update(await client.jobs(), await client.status())
-    assert store.selected == "a"
+    store.answered(await client.jobs(), await client.status())
+    assert store.job_list.selected == "a"
     del daemon.jobs["a"]
-    store.update(await client.jobs(), await client.status())
-    assert store.selected == "b"
+    store.answered(await client.jobs(), await client.status())
+    assert store.job_list.selected == "b"
 
 
 async def test_a_run_submitted_a_moment_ago_stays_selected_though_it_is_not_listed_yet(daemon: FakeDaemon) -> None:
     client = await daemon.connect()
-    store = Store()
+    store = TuiStore()
     daemon.add("a")
     before = await client.jobs()
     store.select(daemon.add("b"))
-    store.update(before, await client.status())
-    assert store.selected == "b"
+    store.answered(before, await client.status())
+    assert store.job_list.selected == "b"
 
 
-async def test_a_lost_daemon_leaves_what_is_known_and_events_go_on_where_they_were(daemon: FakeDaemon) -> None:
-    losses: list[str] = []
-    session = Session(daemon.connect, QUICK)
+@pytest.fixture
+async def session(daemon: FakeDaemon) -> AsyncIterator[Session]:
+    """A session that keeps up with the daemon, and has nothing to complain about."""
+    session, complaints = Session(daemon.connect, QUICK), list[Exception]()
+    keeping_up = asyncio.create_task(session.keep_up(complaints.append))
+    yield session
+    keeping_up.cancel()
+    assert complaints == []
+
+
+def is_connected(session: Session) -> bool:
+    return session.store.connection.state is ConnectionState.CONNECTED
+
+
+async def test_the_session_follows_the_run_that_is_selected(daemon: FakeDaemon, session: Session) -> None:
+    for run_id in ("a", "b"):
+        daemon.say(daemon.run(run_id), "damage", point=point(1))
+    store = session.store
+    await eventually(lambda: len(store.followed_run("b").damage) == 1)
+    assert not store.followed_run("a").damage
+    session.select("a")
+    await eventually(lambda: len(store.followed_run("a").damage) == 1)
+    daemon.say("b", "damage", point=point(10))
+    daemon.say("a", "damage", point=point(10))
+    await eventually(lambda: len(store.followed_run("a").damage) == 2)
+    assert len(store.followed_run("b").damage) == 1
+    session.select("b")
+    await eventually(lambda: len(store.followed_run("b").damage) == 2)
+
+
+async def test_the_first_job_is_followed_when_it_comes(daemon: FakeDaemon, session: Session) -> None:
+    await eventually(lambda: is_connected(session))
     daemon.say(daemon.run("a"), "damage", point=point(1))
-    polling = asyncio.create_task(session.keep_up(lambda: losses.append("lost")))
-    try:
-        await eventually(lambda: session.store.link is Link.CONNECTED)
-        following = asyncio.create_task(session.follow("a"))
-        await eventually(lambda: len(session.store.run_state("a").damage) == 1)
-        daemon.lose()
-        await eventually(lambda: session.store.link is Link.LOST)
-        await asyncio.wait_for(following, 5)  # ends without an error: the poll loop tells of the loss
-        assert losses
-        assert [job.run_id for job in session.store.jobs] == ["a"]
-        with pytest.raises(DaemonUnreachable):
-            await session.cancel("a")
+    await eventually(lambda: len(session.store.followed_run("a").damage) == 1)
 
-        daemon.say("a", "damage", point=point(10))
-        daemon.reachable = True
-        await eventually(lambda: session.store.link is Link.CONNECTED)
-        daemon.end("a")
-        await asyncio.wait_for(session.follow("a"), 5)
-        assert len(session.store.run_state("a").damage) == 2
+
+async def test_a_lost_daemon_leaves_what_is_known_and_events_go_on_where_they_were(
+    daemon: FakeDaemon, session: Session
+) -> None:
+    store = session.store
+    daemon.say(daemon.run("a"), "damage", point=point(1))
+    await eventually(lambda: len(store.followed_run("a").damage) == 1)
+    daemon.lose()
+    await eventually(lambda: store.connection.state is ConnectionState.LOST)
+    assert [job.run_id for job in store.job_list.jobs] == ["a"]
+    with pytest.raises(DaemonUnreachable):
+        await session.cancel("a")
+
+    daemon.say("a", "damage", point=point(10))
+    daemon.reachable = True
+    daemon.end("a")
+    await eventually(lambda: store.followed_run("a").status.ended)
+    assert len(store.followed_run("a").damage) == 2
+
+
+async def test_a_run_that_cannot_be_followed_is_complained_about_and_polling_goes_on(daemon: FakeDaemon) -> None:
+    complaints: list[Exception] = []
+    session = Session(daemon.connect, QUICK)
+    session.select(daemon.run("a"))
+    daemon.say("a", "damage", point={"metric": "obd"})  # of another version
+    keeping_up = asyncio.create_task(session.keep_up(complaints.append))
+    try:
+        await eventually(lambda: complaints)
+        daemon.add("b")
+        await eventually(lambda: len(session.store.job_list.jobs) == 2)
     finally:
-        polling.cancel()
+        keeping_up.cancel()
+    (error,) = complaints
+    assert "an event of kind 'damage' comes from another version" in str(error)
 
 
 async def test_an_unexpected_error_while_polling_is_told_and_tried_again(daemon: FakeDaemon) -> None:
     failures = iter([ValueError("a view of another version"), TimeoutError()])
-    told: list[CwaError] = []
+    told: list[str] = []
 
-    async def connect() -> object:
+    async def connect() -> DaemonClient:
+        if trouble := trying.store.connection.trouble:
+            told.append(trouble.message)
         if error := next(failures, None):
             raise error
         return await daemon.connect()
 
-    session = Session(connect, QUICK)  # type: ignore[arg-type]
-
-    def lost() -> None:
-        assert session.store.trouble
-        told.append(session.store.trouble)
-
-    polling = asyncio.create_task(session.keep_up(lost))
+    trying = Session(connect, QUICK)
+    keeping_up = asyncio.create_task(trying.keep_up(lambda error: None))
     try:
-        await eventually(lambda: session.store.link is Link.CONNECTED)
+        await eventually(lambda: is_connected(trying))
     finally:
-        polling.cancel()
-    assert [error.message for error in told] == ["ValueError: a view of another version", "it does not answer"]
+        keeping_up.cancel()
+    assert told == ["ValueError: a view of another version", "it does not answer"]
 
 
 async def eventually(condition: Callable[[], object]) -> None:

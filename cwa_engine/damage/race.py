@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from cwa_engine.base.statistics import Array
 from cwa_engine.damage.copies import Zeroed
-from cwa_engine.questions.single_zeros import SingleZeros
-from cwa_engine.rows import AblationRound
+from cwa_engine.damage.single_zeros import SingleZeros
 
 LOSS = 0.01  # of one of the top k, at most, in all rounds together
 
@@ -45,12 +44,23 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Round:
+    """How many candidates were measured on how many texts, those of the rounds before included.
+
+    A weight of the token embedding may have been measured on one text more: one that has its token, and one that has not.
+    """
+
+    texts: int
+    candidates: int
+
+
+@dataclass(frozen=True)
 class Race:
     """What the candidates cost. `change` is that of the NLL sum of each text, NaN where it was not measured."""
 
     change: Array  # [candidates, texts]
     finalists: list[int]  # candidates measured on all texts, the most harmful first
-    rounds: tuple[AblationRound, ...]
+    rounds: tuple[Round, ...]
 
 
 def race(
@@ -72,7 +82,7 @@ def race(
             measured = zeros.nll([weights[place] for place in some], text) - zeros.intact[text] if len(some) else 0.0
             change[some, text] = np.where(np.isnan(measured), np.inf, measured)
             report((number - 1) * texts + done, len(goals) * texts)
-        rounds.append(AblationRound(goal, len(alive)))
+        rounds.append(Round(goal, len(alive)))
         if goal < texts and len(alive) > k:
             chance = chances(change[alive], reached[alive], k, rng)
             alive = alive[survivors(chance, k, LOSS / (len(goals) - 1))]

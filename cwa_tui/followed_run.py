@@ -1,0 +1,152 @@
+"""A run as its events tell it: one frozen slice for each pane, and the functions from an event to the next slice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from cwa_daemon.protocol import TERMINAL_STATES
+from cwa_engine.base.errors import CwaError
+from cwa_engine.base.events import (
+    PREVIEW_ROWS,
+    BaselineMeasured,
+    DamageMeasured,
+    Note,
+    Progress,
+    StageStarted,
+    TopK,
+)
+from cwa_engine.rows import Baseline, DamagePoint, TopWeight
+from cwa_tui.events import JobEvent, OutputCopied, StateChanged
+
+MOST_LOG_LINES = 500
+
+DamageCase = tuple[str, int, str, str, int | None]  # metric, k, perturbation, selection, seed
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """How far the run is, and what the intact model is worth."""
+
+    state: str = ""  # empty until the first event
+    stage: str | None = None
+    progress: Progress | None = None
+    baseline: Baseline | None = None
+    error: CwaError | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class RankingHead:
+    """The head of one metric's ranking; `seen` is how far scoring was when a partial one was made."""
+
+    weights: tuple[TopWeight, ...]
+    partial: bool
+    seen: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of a run's log, at `time` seconds since the epoch; `level` is "info", "warning" or "error"."""
+
+    time: float
+    text: str
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogTail:
+    """The last lines of a run's log; `written` counts all lines so far."""
+
+    lines: tuple[LogLine, ...] = ()
+    written: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedRun:
+    """One job as its events tell it."""
+
+    run_id: str
+    last_seq: int = 0
+    status: RunStatus = RunStatus()
+    rankings: Mapping[str, RankingHead] = field(default_factory=dict)  # by metric
+    damage: Mapping[DamageCase, DamagePoint] = field(default_factory=dict)  # in the order measured
+    log: LogTail = LogTail()
+
+
+def run_after(run: FollowedRun, event: JobEvent) -> FollowedRun:
+    """The run with one event more. An event that it has already changes nothing, so a replay is harmless."""
+    if event.seq <= run.last_seq:
+        return run
+    return FollowedRun(
+        run.run_id,
+        event.seq,
+        status_after(run.status, event),
+        rankings_after(run.rankings, event, run.status.progress),
+        damage_after(run.damage, event),
+        log_after(run.log, event),
+    )
+
+
+def status_after(status: RunStatus, event: JobEvent) -> RunStatus:
+    match event.what:
+        case StateChanged(state, error):
+            changed = replace(status, state=state, error=error)
+            # the job of a worker that died starts again
+            return changed if changed.ended else replace(changed, stage=None, progress=None)
+        case OutputCopied(error=error):
+            return replace(status, error=error)
+        case StageStarted(stage):
+            return replace(status, stage=stage, progress=None)
+        case Progress() as progress:
+            return replace(status, progress=progress)
+        case BaselineMeasured(baseline):
+            return replace(status, baseline=baseline)
+    return status
+
+
+def rankings_after(
+    rankings: Mapping[str, RankingHead], event: JobEvent, progress: Progress | None
+) -> Mapping[str, RankingHead]:
+    if not isinstance(event.what, TopK):
+        return rankings
+    top = event.what
+    return {**rankings, top.metric: RankingHead(top.weights, top.partial, progress if top.partial else None)}
+
+
+def damage_after(damage: Mapping[DamageCase, DamagePoint], event: JobEvent) -> Mapping[DamageCase, DamagePoint]:
+    if not isinstance(event.what, DamageMeasured):
+        return damage
+    point = event.what.point
+    return {**damage, (point.metric, point.k, point.perturbation, point.selection, point.seed): point}
+
+
+def log_after(log: LogTail, event: JobEvent) -> LogTail:
+    if not event.line:
+        return log
+    lines = (*log.lines, LogLine(event.time, event.line, _level(event)))
+    return LogTail(lines[-MOST_LOG_LINES:], log.written + 1)
+
+
+def run_with_ranking(run: FollowedRun, metric: str, weights: Sequence[TopWeight]) -> FollowedRun:
+    """The run with more of a finished ranking than came as an event."""
+    return replace(run, rankings={**run.rankings, metric: RankingHead(tuple(weights), partial=False)})
+
+
+def cut_rankings(run: FollowedRun) -> list[str]:
+    """Metrics of which the run's files may hold more than came as events."""
+    if run.status.state != "done":
+        return []
+    return [metric for metric, head in run.rankings.items() if len(head.weights) == PREVIEW_ROWS]
+
+
+def _level(event: JobEvent) -> str:
+    match event.what:
+        case Note(level=level):
+            return level
+        case StateChanged(state="failed", error=CwaError()):
+            return "error"
+    return "warning" if event.error else "info"
