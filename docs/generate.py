@@ -1,4 +1,4 @@
-"""Write the tables of docs/ from the registries: `make docs`. A test says when they are out of date."""
+"""Write the tables of docs/ from the registries: `make docs`. A test fails if they are out of date."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ DOCS = Path(__file__).parent
 
 
 def metrics_page() -> str:
-    """docs/metrics.md: metrics, perturbations and controls, each with what it says about itself."""
+    """docs/metrics.md: metrics, perturbations and controls, from their registries."""
     lines = [
         "# Metrics, perturbations and controls",
         "",
         "Made from the registries by `make docs`; do not edit.",
         "",
-        "L is the mean over all scored tokens t of the scoring texts of their negative log-likelihood l_t, in nats; L_s is",
-        "the mean over the tokens of sequence s. For a weight w, g = dL/dw, and F is the mean over tokens of (dl_t/dw)²,",
-        "estimated with random signs. ‖x‖² is the mean over sequences of the sum over tokens of the squares that the weight",
-        "reads. Statistics are accumulated in float32. [method.md](method.md#scores) says more of scores.",
+        "l_t is the negative log-likelihood of a scored token t in nats, L the mean of l_t over all scored tokens of the scoring",
+        "texts, and L_s the mean over those of sequence s. For a weight w, g = dL/dw, and F is the mean over tokens of",
+        "(dl_t/dw)², estimated with random signs. ‖x‖² is the mean over sequences of the sum over tokens of x², where x is the",
+        "input of the weight. Statistics are accumulated in float32. [method.md](method.md#scores) has the derivations.",
         "",
-        "| metric | score | what it says | source |",
+        "| metric | score | meaning | source |",
         "|---|---|---|---|",
         *(f"| `{name}` | {_cell(m.formula)} | {_cell(m.summary)} | {_cell(m.source)} |" for name, m in METRICS.items()),
         "",
@@ -43,14 +43,14 @@ def metrics_page() -> str:
 
 
 def options_page() -> str:
-    """docs/options.md: the options of a run, each with what it says about itself."""
+    """docs/options.md: the options of a run, from the fields of `RunSpec` and `JobOptions`."""
     lines = [
         "# Options of a run",
         "",
         "Made from the fields of `RunSpec` and `JobOptions` by `make docs`; do not edit.",
         "",
-        "The form for a new run in `cwtool tui` has those with a label. In Python an option is a field of `RunSpec`, or of",
-        "`JobOptions` where the last column says so.",
+        "The form for a new run in `cwtool tui` has the options with a label. In Python an option is a field of `RunSpec`, or of",
+        "`JobOptions` if the last column says so.",
         "",
     ]
     entries = [(entry, model) for model in (RunSpec, JobOptions) for entry in option_fields(model).values()]

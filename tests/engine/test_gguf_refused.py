@@ -92,7 +92,7 @@ KEYS: dict[str, tuple[str, dict[str, Any]]] = {
         "llama",
         {"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0, "rope.scaling.yarn_ext_factor": 0.5},
     ),
-    "rotates positions otherwise": ("llama", {"rope.dimension_count": 8}),
+    "does not rotate positions as": ("llama", {"rope.dimension_count": 8}),
     "llama.rope.dimension_count = 7": ("llama", {"rope.dimension_count": 7}),
     "does not say llama.attention.layer_norm_rms_epsilon": ("llama", {"attention.layer_norm_rms_epsilon": None}),
     "mixtral.gguf says llama.expert_gating_func = 2": ("mixtral", {"expert_gating_func": 2}),

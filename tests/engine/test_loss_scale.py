@@ -92,7 +92,7 @@ def test_after_an_overflow_all_is_scored_anew(gradients: Any, stability: Any, da
     said: list[dict[str, Any]] = []
     found = analyze(half, asked, lambda event: said.append(events.to_dict(event)))
     notes = [event["text"] for event in said if event["kind"] == "note" and "overflow" in event["text"]]
-    assert notes == ["a gradient overflowed in float16: scoring begins anew with the loss scaled down by 16"]
+    assert notes == ["a gradient overflowed in float16: scoring starts again with the loss scaled down by 16"]
     for ours, right in zip(found.rankings, analyze(full, asked).rankings, strict=True):
         assert len({weight.target for weight in ours.weights}) == 30
         assert [weight.score for weight in ours.weights] == pytest.approx([w.score for w in right.weights], rel=0.03)

@@ -394,7 +394,7 @@ def test_a_tokenizer_much_smaller_than_the_model_is_said(tmp_path: Path, data_fi
     said: list[Any] = []
     analyze(loaded, run_spec(data_file), said.append)
     assert any(
-        isinstance(event, Note) and "has 300 tokens, its model an embedding of 700" in event.text for event in said
+        isinstance(event, Note) and "has 300 tokens, and its model an embedding of 700" in event.text for event in said
     )
 
 
