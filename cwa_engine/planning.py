@@ -6,9 +6,8 @@ scored, and the bytes of the tensors that live at the same time are counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import psutil
 import torch
@@ -276,7 +275,7 @@ def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) 
     swept = {"gradients": "sweep", "fast_perturbation": True}
     discovery = {"offload": "cpu", "eval_limit": min(10, spec.eval_limit or 10), "perturbations": ()}
     half = {"dtype": "bfloat16"}
-    tiers: list[tuple[tuple[str, str], dict[str, Any], str]] = [
+    tiers: list[tuple[tuple[str, str], Mapping[str, object], str]] = [
         ((usual, "resident"), {}, "all gradients fit at once"),
         ((usual, "sweep"), swept, "the gradients of one block fit"),
         (("bfloat16", "resident"), half, "all gradients fit at once in bfloat16"),

@@ -35,10 +35,8 @@ Bos = Literal["auto", "always", "never"]
 _ONE_BLOCK = {"gradients": "sweep", "offload": "cpu"}  # options with which no two blocks have gradients at once
 
 
-class RunSpec(BaseModel):
-    """One run: a model, texts, metrics, how many weights, and how they are damaged. Paths are absolute."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ModelOptions(BaseModel):
+    """The model, its dtype and its device."""
 
     model: Annotated[
         str,
@@ -64,6 +62,11 @@ class RunSpec(BaseModel):
         str,
         Option("auto, cpu, cuda, cuda:N or mps.", commands=(*ANY_RUN, LOAD), choices=("auto", "cpu", "cuda", "mps")),
     ] = "auto"
+
+
+class RankingOptions(BaseModel):
+    """What is ranked, and by which metrics."""
+
     metrics: Annotated[
         tuple[str, ...],
         Option(
@@ -135,6 +138,11 @@ class RunSpec(BaseModel):
             bare="10",
         ),
     ] = None  # None: none are zeroed
+
+
+class TextOptions(BaseModel):
+    """The texts, and how they become sequences."""
+
     data_file: Annotated[
         Path | None,
         Option(
@@ -176,6 +184,11 @@ class RunSpec(BaseModel):
             commands=ANY_RUN,
         ),
     ] = "auto"  # auto: what the tokenizer puts before a text, or BOS where the model needs it
+
+
+class SpeedOptions(BaseModel):
+    """How gradients are computed. Scores do not depend on it."""
+
     batch_size: Annotated[
         int | None,
         Option(
@@ -198,6 +211,11 @@ class RunSpec(BaseModel):
             "cpu keeps blocks in CPU memory, for models larger than the device; none does not.", commands=(RUN, ABLATE)
         ),
     ] = "none"
+
+
+class DamageOptions(BaseModel):
+    """How critical sets are damaged, and what they are compared with."""
+
     perturbations: Annotated[
         tuple[str, ...],
         Option(
@@ -245,6 +263,14 @@ class RunSpec(BaseModel):
         tuple[FiniteFloat, ...], Option("Also multiply the critical weights by each of these factors.", DAMAGE)
     ] = ()
     position_test: Annotated[bool, Option("Also write their values elsewhere in the same parameter.", DAMAGE)] = False
+
+
+# pydantic orders fields from the last base to the first, and their order is part of a spec's hash.
+class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOptions):
+    """One run: a model, texts, metrics, how many weights, and how they are damaged. Paths are absolute."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     stability: Annotated[
         Literal["halves"] | int | None,
         Option(

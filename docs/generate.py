@@ -21,8 +21,8 @@ def metrics_page() -> str:
         "",
         "Made from the registries by `make docs`; do not edit.",
         "",
-        "l_t is the negative log-likelihood of a scored token t in nats, L the mean of l_t over all scored tokens of the scoring",
-        "texts, and L_s the mean over those of sequence s. For a weight w, g = dL/dw, and F is the mean over tokens of",
+        "l_t is the negative log-likelihood of a scored token t in nats, L its mean over all scored tokens of the scoring",
+        "texts, and L_s its mean over those of sequence s. For a weight w, g = dL/dw, and F is the mean over tokens of",
         "(dl_t/dw)², estimated with random signs. ‖x‖² is the mean over sequences of the sum over tokens of x², where x is the",
         "input of the weight. Statistics are accumulated in float32. [method.md](method.md#scores) has the derivations.",
         "",
@@ -49,8 +49,8 @@ def options_page() -> str:
         "",
         "Made from the fields of `RunSpec` and `JobOptions` by `make docs`; do not edit.",
         "",
-        "The form for a new run in `cwtool tui` has the options with a label. In Python an option is a field of `RunSpec`, or of",
-        "`JobOptions` if the last column says so.",
+        "The form for a new run in `cwtool tui` has the options with a label. In Python an option is a field of `RunSpec`, or",
+        "of `JobOptions` if the last column says so.",
         "",
     ]
     entries = [(entry, model) for model in (RunSpec, JobOptions) for entry in option_fields(model).values()]

@@ -94,7 +94,7 @@ def _cells(file: TextFile, rows: Iterable[Row]) -> Iterator[Row]:
             yield where, row
 
 
-def _column(file: TextFile, row: dict[str, Any]) -> str:
+def _column(file: TextFile, row: dict[str, object]) -> str:
     textual = [key for key, value in row.items() if value is None or isinstance(value, str)]
     misused = usual_column(list(row))
     if misused and not file.column and not usual_column(textual):
@@ -180,7 +180,7 @@ class _JsonStream:
         )
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]

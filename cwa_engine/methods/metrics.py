@@ -140,20 +140,28 @@ def joined(by_part: Sequence[Mapping[str, WeightStats]], parts: PartShares) -> d
 
 
 def _joined(first: WeightStats, second: WeightStats, parts: PartShares) -> WeightStats:
-    found: dict[str, Any] = {}
-    for name, shares in (
-        ("gradient", parts.tokens), ("token_fisher", parts.tokens), ("fisher", parts.sequences)
-    ):  # fmt: skip
-        one, other = getattr(first, name), getattr(second, name)
-        if one is not None:
-            found[name] = one.mul_(shares[0]).add_(other, alpha=shares[1])
-    if first.input_norm is not None and second.input_norm is not None:  # the root of a mean over sequences
-        squares = first.input_norm.square() * parts.sequences[0] + second.input_norm.square() * parts.sequences[1]
-        found["input_norm"] = squares.sqrt()
+    # A routed expert may have read no token of one part, and then has no spikes there.
     spikes = [of.spikes.numbered(part, 2) for part, of in enumerate((first, second)) if of.spikes]
-    if spikes:  # a routed expert may have read no token of one part
-        found["spikes"] = reduce(lambda one, other: one.joined(other), spikes)
-    return WeightStats(**found, sequences=first.sequences + second.sequences)
+    return WeightStats(
+        gradient=_weighted(first.gradient, second.gradient, parts.tokens),
+        token_fisher=_weighted(first.token_fisher, second.token_fisher, parts.tokens),
+        fisher=_weighted(first.fisher, second.fisher, parts.sequences),
+        input_norm=_joined_norm(first.input_norm, second.input_norm, parts.sequences),
+        spikes=reduce(lambda one, other: one.joined(other), spikes) if spikes else None,
+        sequences=first.sequences + second.sequences,
+    )
+
+
+def _weighted(first: Tensor | None, second: Tensor | None, shares: tuple[float, ...]) -> Tensor | None:
+    """The weighted sum of two means, written into the first; None if no metric needs it."""
+    return None if first is None or second is None else first.mul_(shares[0]).add_(second, alpha=shares[1])
+
+
+def _joined_norm(first: Tensor | None, second: Tensor | None, shares: tuple[float, ...]) -> Tensor | None:
+    """The root of a weighted mean of squares; None if one part has no inputs."""
+    if first is None or second is None:
+        return None
+    return (first.square() * shares[0] + second.square() * shares[1]).sqrt()
 
 
 Score = Callable[["Tensor", WeightStats], "Tensor"]

@@ -29,7 +29,7 @@ class BlockCall:
     """The arguments of a call of a block. The hidden state is the first one, positional or named `hidden_states`."""
 
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: dict[str, object]
 
     @property
     def hidden(self) -> Tensor:
@@ -291,7 +291,7 @@ def _observed(blocks: Sequence[nn.Module], tell: Callable[[int, BlockCall, Any],
     """Call `tell(index, call, output)` after every call of a block. If it returns a value, that replaces the output."""
 
     def hook_for(index: int) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, object], output: Any) -> Any:
             return tell(index, BlockCall(args, kwargs), output)
 
         return hook
@@ -308,7 +308,7 @@ def _observed(blocks: Sequence[nn.Module], tell: Callable[[int, BlockCall, Any],
 def _input_replaced(first: nn.Module, hidden: Tensor) -> Iterator[None]:
     """Give `hidden` to the first block, whatever the layers before it compute."""
 
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, object]) -> tuple[Any, Any]:
         changed = BlockCall(args, kwargs).with_hidden(hidden)
         return changed.args, changed.kwargs
 

@@ -134,7 +134,7 @@ class Checkpoint:
         self._one_at_a_time = threading.Lock()
         self._context = contextvars.copy_context()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, _LazyTensor]:
         """The state dict for transformers: name -> an object whose `[...]` reads the tensor. Several threads read from it."""
         return {name: _LazyTensor(self, name) for name in self.tensors}
 

@@ -254,9 +254,9 @@ def notes_on_norms(anatomy: Anatomy) -> str:
     return f"norms here multiply by {offset} + w: their scores and the perturbations are of that factor, so zero makes it 0"
 
 
-def _plain_config(folder: Path, **options: Any) -> tuple[PretrainedConfig, Settings | None]:
+def _plain_config(folder: Path, trust_remote_code: bool) -> tuple[PretrainedConfig, Settings | None]:
     """The config without its quantisation, and the quantisation's settings if there are any."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, **options)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     return config, take_settings(config, folder)
 
 
@@ -268,7 +268,6 @@ def load_without_weights(
     Raises what `load_model` raises.
     """
     source, revision = _source(name, revision)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     access = access.filled_in()
     with hub_access(access), named_failures(source, revision, access):
         if source.kind is SourceKind.GGUF:
@@ -278,10 +277,10 @@ def load_without_weights(
         folder = snapshot_without_weights(source.location, revision, access) if hub else _own_folder(source)
         check_files(folder)
         check_counts(read_json(folder / "config.json"), folder / "config.json")
-        config, settings = _plain_config(folder, **options)
+        config, settings = _plain_config(folder, trust_remote_code)
         if settings:
             scheme_of(settings, name)  # raises if the model could not be loaded
-        tokenizer, _ = load_tokenizer(source, folder, local_files_only=True, **options)
+        tokenizer, _ = load_tokenizer(source, folder, local_files_only=True, trust_remote_code=trust_remote_code)
         return source, config, tokenizer
 
 
@@ -336,12 +335,11 @@ def _stored_model(
     hub = source.kind is SourceKind.HUB
     folder = snapshot(source.location, revision, access, say, read) if hub else _own_folder(source)
     check_files(folder)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     files = stored_tensors(folder)
     check_counts(read_json(folder / "config.json"), folder / "config.json", len(files))
-    config, settings = _plain_config(folder, **options)
+    config, settings = _plain_config(folder, trust_remote_code)
     stored = restore(files, settings, source.name)
-    tokenizer, on_tokens = load_tokenizer(source, folder, local_files_only=True, **options)
+    tokenizer, on_tokens = load_tokenizer(source, folder, local_files_only=True, trust_remote_code=trust_remote_code)
     return _StoredModel(
         config=config,
         tokenizer=tokenizer,

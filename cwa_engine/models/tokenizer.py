@@ -8,6 +8,7 @@ if the class would have split texts differently.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,12 @@ def _stored(source: ModelSource, folder: Path) -> Tokenizer:
 
 
 def _as_described(
-    source: ModelSource, folder: Path, file: str, described: Tokenizer, config: dict[str, Any], options: dict[str, Any]
+    source: ModelSource,
+    folder: Path,
+    file: str,
+    described: Tokenizer,
+    config: dict[str, object],
+    options: dict[str, object],
 ) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
     """The tokenizer that a file describes, wrapped for transformers, with special tokens named as transformers names them."""
     notes = [*_without_dropout(described, file), *_add_numbered_tokens(source, described, folder, config, file)]
@@ -111,7 +117,7 @@ def _as_described(
 
 
 def _by_class(
-    source: ModelSource, folder: Path, options: dict[str, Any], vocabulary: Path | None
+    source: ModelSource, folder: Path, options: dict[str, object], vocabulary: Path | None
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of the class that transformers picks, from the files that this class reads."""
     try:
@@ -147,7 +153,7 @@ def _no_tokenizer(source: ModelSource, why: str) -> ModelBroken:
     )
 
 
-def _wrapped(described: Tokenizer, names: dict[str, Any]) -> PreTrainedTokenizerBase:
+def _wrapped(described: Tokenizer, names: dict[str, object]) -> PreTrainedTokenizerBase:
     """A tokenizer wrapped for transformers. Special tokens get their names; nothing is added to the vocabulary."""
     described.no_truncation()
     described.no_padding()
@@ -170,7 +176,7 @@ def _without_dropout(described: Tokenizer, file: str) -> list[str]:
 
 
 def _add_numbered_tokens(
-    source: ModelSource, described: Tokenizer, folder: Path, config: dict[str, Any], file: str
+    source: ModelSource, described: Tokenizer, folder: Path, config: Mapping[str, Any], file: str
 ) -> list[str]:
     """Add tokens that other files list with a number and the vocabulary lacks, if the number is the next free one."""
     listed = _read_json(folder / "added_tokens.json")
@@ -227,7 +233,7 @@ def _refuse_other_numbers(
         )
 
 
-def _bos_disagreement(tokenizer: PreTrainedTokenizerBase, config: dict[str, Any], file: str) -> list[str]:
+def _bos_disagreement(tokenizer: PreTrainedTokenizerBase, config: dict[str, object], file: str) -> list[str]:
     asked, bos = config.get("add_bos_token"), tokenizer.special_tokens_map.get("bos_token")
     if not isinstance(asked, bool) or bos is None or (tokenizer("a").tokens()[0] == bos) == asked:
         return []

@@ -24,7 +24,8 @@ st.register_type_strategy(float, floats)
 st.register_type_strategy(dict, lambda _: st.dictionaries(st.text(max_size=5), json_values, max_size=3))
 
 
-COMMANDS, REPORTS = (st.one_of(map(st.from_type, get_args(kinds))) for kinds in (Command, Report))
+COMMANDS = st.one_of(*map(st.from_type, get_args(Command)))
+REPORTS = st.one_of(*map(st.from_type, get_args(Report)))
 
 
 @given(st.lists(COMMANDS, max_size=4), st.integers(1, 50))

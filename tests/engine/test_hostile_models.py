@@ -151,7 +151,7 @@ HOSTILE: dict[str, tuple[Spoil, str]] = {
     "tokenizer config is nested deeply": (text("tokenizer_config.json", DEEP), "nested too deeply"),
     "tokenizer config of 1 GB": (lambda folder: sparse(folder / "tokenizer_config.json", 10**9, b"{}"), "has 1,000 MB"),
     "config is a list": (text("config.json", "[1, 2]"), "is not a JSON object"),
-    "config is one huge number": (text("config.json", '{"num_hidden_layers": ' + "9" * 10_000 + "}"), "no JSON"),
+    "config is one huge number": (text("config.json", '{"num_hidden_layers": ' + "9" * 10_000 + "}"), "not JSON"),
     "a thousand million layers": (config(num_hidden_layers=10**9), "num_hidden_layers = 1,000,000,000"),
     "a thousand layers": (config(num_hidden_layers=1000), "the weights files hold 21 tensors"),
     "layers of a text config": (config(text_config={"num_hidden_layers": 10**9}), "num_hidden_layers = 1,000,000,000"),
@@ -241,10 +241,9 @@ def test_a_hanging_tokenizer_ends_when_its_job_is_cancelled(tmp_path: Path) -> N
         if asked > 3:
             raise Cancelled("cancelled")
 
-    began = time.monotonic()
     with cancellable(cancel), pytest.raises(Cancelled):
         load_model(str(folder))
-    assert time.monotonic() - began < 5
+    assert asked == 4
 
 
 def test_beyond_the_limit_memory_is_refused_and_afterwards_there_is_as_much_as_before() -> None:

@@ -232,6 +232,25 @@ def test_a_model_that_is_not_restored_is_noticed(llama: Any, data_file: Path, mo
         run(llama, spec(data_file))
 
 
+def test_rounding_beside_other_texts_of_a_batch_is_not_taken_for_weights_that_were_not_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n\n".join(f"Text {n} of many" + f", and {n * n} more" * (n * 7 % 13) for n in range(36)))
+    asked = spec(path, topk=(1,), control_seeds=1, batch_size=3)
+    llama = wrap(tiny_model("llama").bfloat16())
+    result, _ = run(llama, asked)
+    assert 0 < abs(result.floor.repeat) < 0.01
+
+    def careless(*args: Any) -> Any:
+        llama.model.model.norm.weight.data[0] += 1
+        return []
+
+    monkeypatch.setattr("cwa_engine.pipeline.measure_damage", careless)
+    with pytest.raises(WeightsNotRestored, match="the baseline differs"):
+        run(llama, asked)
+
+
 def test_running_out_of_memory_says_what_to_change(
     llama: Any, data_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,7 +98,7 @@ def decoder(block: Table, norm: str = "model.norm") -> dict[str, str | tuple[Ten
     return {**ends, **in_blocks("model.layers", block)}
 
 
-def sizes(keys: Keys) -> dict[str, Any]:
+def sizes(keys: Keys) -> dict[str, object]:
     """Config fields of widths, depth and the longest text."""
     return {
         "vocab_size": vocabulary(keys),
@@ -142,12 +142,12 @@ def head_size(keys: Keys) -> int:
     return size
 
 
-def attention_sizes(keys: Keys) -> dict[str, Any]:
+def attention_sizes(keys: Keys) -> dict[str, object]:
     heads = heads_of(keys)
     return {"num_attention_heads": heads.query, "num_key_value_heads": heads.key, "head_dim": head_size(keys)}
 
 
-def rms_norm(keys: Keys) -> dict[str, Any]:
+def rms_norm(keys: Keys) -> dict[str, object]:
     return {"rms_norm_eps": keys["attention.layer_norm_rms_epsilon"]}
 
 

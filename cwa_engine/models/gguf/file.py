@@ -139,7 +139,7 @@ def broken(path: Path, why: str) -> ModelBroken:
     return ModelBroken(f"{path} is broken or truncated: {why}", hint="download or convert the model again")
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
+def _read_header(path: Path) -> tuple[dict[str, object], dict[str, GgufTensor]]:
     with path.open("rb") as file:
         if path.stat().st_size == 0:
             raise broken(path, "it is empty")
@@ -151,7 +151,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
                 raise broken(path, why) from None
 
 
-def _parse(path: Path, memory: mmap.mmap) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
+def _parse(path: Path, memory: mmap.mmap) -> tuple[dict[str, object], dict[str, GgufTensor]]:
     header = _Header(memory)
     if header.take(4) != b"GGUF":
         raise broken(path, "it does not begin with GGUF")
@@ -163,7 +163,7 @@ def _parse(path: Path, memory: mmap.mmap) -> tuple[dict[str, Any], dict[str, Ggu
             )
         raise ModelBroken(f"{path} is of GGUF version {version}", hint="cwtool reads 2 and 3: convert the model again")
     tensors, keys = header.number("Q"), header.number("Q")
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, object] = {}
     for _ in range(keys):
         key = header.text()
         if key in metadata:

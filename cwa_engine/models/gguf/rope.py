@@ -141,7 +141,7 @@ def _divided(plain: Rope, divisor: Tensor, said: _Scaling) -> Rope:
     return Rope({**plain.parameters, **exactly}, frequencies, magnitude)
 
 
-def _llama3(frequencies: Tensor, divisor: Tensor, original: int) -> dict[str, Any] | None:
+def _llama3(frequencies: Tensor, divisor: Tensor, original: int) -> dict[str, object] | None:
     """The parameters of Llama 3.1's scaling that give these divisors up to rounding; None if there are none.
 
     The converter writes only the divisors. Frequencies with a wavelength above the length of pretraining texts are divided

@@ -41,11 +41,11 @@ _SANDWICH: Table = _norms(
 )
 
 
-def _common(keys: Keys, **fields: Any) -> dict[str, Any]:
+def _common(keys: Keys, **fields: Any) -> dict[str, object]:
     return {**sizes(keys), **attention_sizes(keys), **rms_norm(keys), "attention_bias": has_qkv_bias(keys), **fields}
 
 
-def _table(block: Table) -> dict[str, Any]:
+def _table(block: Table) -> Table:
     return decoder({**attention(), **GATED_MLP, **block}) | dict(_ENDS)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from cwa_engine.models.gguf.description import (
     Architecture,
@@ -52,7 +51,7 @@ _GPT2_BLOCK: Table = {
 }
 
 
-def _gpt2_sizes(keys: Keys) -> dict[str, Any]:
+def _gpt2_sizes(keys: Keys) -> dict[str, object]:
     return {
         "vocab_size": vocabulary(keys),
         "n_positions": keys["context_length"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from cwa_engine.models.gguf.description import (
     GATED_MLP,
@@ -36,12 +35,12 @@ _NORMS_BEHIND: Table = {
 }
 
 
-def _common(keys: Keys, rotary: Rope) -> dict[str, Any]:
+def _common(keys: Keys, rotary: Rope) -> dict[str, object]:
     return {**sizes(keys), **attention_sizes(keys), **rms_norm(keys), "rope_parameters": rotary.parameters}
 
 
 def _like_llama(
-    model_type: str, block: Table, fields: Callable[[Keys], dict[str, Any]]
+    model_type: str, block: Table, fields: Callable[[Keys], dict[str, object]]
 ) -> Callable[[Keys], Architecture]:
     """An architecture that differs from LLaMA in a few config fields only."""
 
@@ -73,7 +72,7 @@ def llama(keys: Keys) -> Architecture:
     return Architecture(model_type, fields, decoder(_PAIRED), heads_of(keys), (rotary,))
 
 
-def _mixtral(keys: Keys, fields: dict[str, Any], rotary: Rope) -> Architecture:
+def _mixtral(keys: Keys, fields: dict[str, object], rotary: Rope) -> Architecture:
     """Mixtral: the weights of the chosen experts add up to 1, as llama.cpp computes it."""
     keys.expect("expert_gating_func", 1)
     keys.expect("expert_weights_norm", True)
@@ -97,17 +96,17 @@ def mistral3(keys: Keys) -> Architecture:
     return Architecture("ministral3", fields, decoder(_PAIRED), heads_of(keys), (rotary,))
 
 
-def _biases(keys: Keys) -> dict[str, Any]:
+def _biases(keys: Keys) -> dict[str, object]:
     return {"attention_bias": has_qkv_bias(keys), "mlp_bias": block_has(keys, "ffn_up.bias")}
 
 
-def _smollm3(keys: Keys) -> dict[str, Any]:
+def _smollm3(keys: Keys) -> dict[str, object]:
     """SmolLM3: every fourth block has no rotary positions."""
     rotated = [int((block + 1) % 4 != 0) for block in range(keys["block_count"])]
     return _biases(keys) | {"no_rope_layers": rotated, "use_sliding_window": False}
 
 
-def _granite_scales(keys: Keys) -> dict[str, Any]:
+def _granite_scales(keys: Keys) -> dict[str, object]:
     keys.expect("rope.scaling.finetuned", True)  # if it is false, llama.cpp rotates nothing
     return {
         "attention_bias": has_qkv_bias(keys),
@@ -118,7 +117,7 @@ def _granite_scales(keys: Keys) -> dict[str, Any]:
     }
 
 
-def _granite(keys: Keys) -> dict[str, Any]:
+def _granite(keys: Keys) -> dict[str, object]:
     return _granite_scales(keys) | {"mlp_bias": block_has(keys, "ffn_up.bias")}
 
 
