@@ -360,6 +360,7 @@ def test_version_names_client_and_daemon(cwtool: CommandLine) -> None:
     cwtool("daemon", "start")
     shown = cwtool.json("version")
     assert shown["cwtool"] == shown["daemon"]
+    assert cwtool("--version").stdout == f"cwtool {shown['cwtool']}\n"
 
 
 BAD_INPUT = [
