@@ -28,7 +28,7 @@ _ERRORS = (
 _MODULES = {
     **dict.fromkeys(_ERRORS, "base.errors"),
     "LoadedModel": "models.loading",
-    "LocalRunner": "runner",
+    "LocalRunner": "local_runner",
     "RunHandle": "runner",
     "RunReport": "records.run_report",
     "RunSpec": "spec",

@@ -16,13 +16,15 @@ from cwa_engine.base.errors import OutputTaken as OutputTaken
 from cwa_engine.base.errors import RunFailed as RunFailed
 from cwa_engine.base.errors import WeightsNotRestored as WeightsNotRestored
 from cwa_engine.base.version import __version__ as __version__
+from cwa_engine.local_runner import LocalRunner as LocalRunner
 from cwa_engine.models.in_memory import wrap as wrap
 from cwa_engine.models.loading import LoadedModel as LoadedModel
 from cwa_engine.models.loading import load_model as load_model
 from cwa_engine.notebook import analyze as analyze
 from cwa_engine.records.run_report import RunReport as RunReport
 from cwa_engine.records.run_report import open_run as open_run
-from cwa_engine.runner import LocalRunner as LocalRunner
 from cwa_engine.runner import RunHandle as RunHandle
 from cwa_engine.runner import Runner as Runner
 from cwa_engine.spec import RunSpec as RunSpec
+
+__all__: list[str]

@@ -19,13 +19,12 @@ from cwa_engine.base.events import (
     BaselineMeasured,
     Emit,
     Note,
-    Progress,
     TopK,
     VerdictReached,
     ignore,
 )
 from cwa_engine.damage.curves import control_rows, measure_damage, sequence_rows
-from cwa_engine.damage.measurement import check_restored, prepare_measurement, with_rounding
+from cwa_engine.damage.measurement import NUDGES, check_restored, prepare_measurement, with_rounding
 from cwa_engine.damage.separation import separations, verdicts
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.batch_size import BatchSize
@@ -82,7 +81,7 @@ def analyze(
             for question in asked_at(Moment.DAMAGED, spec):
                 findings = ask(question, run, findings)
             with stages("check"):
-                findings = check_weights(findings)
+                findings = check_weights(run, findings)
     return dataclasses.replace(
         findings.result,
         parameters=loaded.anatomy.numel,
@@ -126,10 +125,7 @@ def read_texts(
 
 def measure_baseline(run: RunContext, sequences: Sequence[TokenSequence], use: TextUse) -> tuple[Evaluation, Baseline]:
     """The intact model on the evaluation texts. Raises RunFailed where its loss is not finite."""
-
-    def report(done: int) -> None:
-        run.emit(Progress("baseline", done, len(sequences), "sequence"))
-
+    report = run.reporter("baseline", len(sequences))
     report(0)
     intact = run.batch_size.run(lambda size: evaluate(run.loaded, sequences, size, report))
     if not math.isfinite(intact.nll):
@@ -193,10 +189,14 @@ def ask(question: StageQuestion, run: RunContext, findings: Findings) -> Finding
 
 def prepare(run: RunContext, findings: Findings, texts: Texts, intact: Evaluation) -> Findings:
     """The findings with what measurements of changed weights need: states of the intact model, and the numerical floor."""
+    loaded, spec, sequences = run.loaded, run.spec, texts.evaluation
     with run.stages("prepare"):
-        context = prepare_measurement(run.loaded, texts.evaluation, intact, run.spec, run.batch_size)
-        if findings.result.rankings:
-            context = with_rounding(context, findings.result.rankings[0], run.spec.largest_k)
+        report = run.reporter("prepare", len(sequences))
+        context = prepare_measurement(loaded, sequences, intact, spec, run.batch_size, report)
+    if findings.result.rankings:
+        with run.stages("rounding"):
+            report = run.reporter("rounding", NUDGES * len(context.sample.places))
+            context = with_rounding(context, findings.result.rankings[0], spec.largest_k, report)
     return dataclasses.replace(findings, context=context)
 
 
@@ -220,9 +220,10 @@ def damage_critical_sets(run: RunContext, findings: Findings) -> Findings:
     return dataclasses.replace(findings, result=result, measured=tuple(measured))
 
 
-def check_weights(findings: Findings) -> Findings:
+def check_weights(run: RunContext, findings: Findings) -> Findings:
     """The findings with the numerical floor, once the intact model is measured again. Raises WeightsNotRestored."""
-    floor = check_restored(findings.measurement)
+    context = findings.measurement
+    floor = check_restored(context, run.reporter("check", len(context.sample.places)))
     return dataclasses.replace(findings, result=dataclasses.replace(findings.result, floor=floor))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cwa_engine.base.events import Emit, StageFinished, StageStarted
+from cwa_engine.base.events import Emit, Progress, StageFinished, StageStarted
 from cwa_engine.evaluation.batch_size import BatchSize
 from cwa_engine.evaluation.loss_scale import LossScale
 from cwa_engine.models.loading import LoadedModel
@@ -42,3 +42,7 @@ class RunContext:
     gradients: str  # "resident" or "sweep"
     loss_scale: LossScale
     halves: bool = False  # whether the scoring texts are also ranked by halves
+
+    def reporter(self, stage: str, total: int) -> Callable[[int], None]:
+        """Tells how many of `total` sequences a stage is done with."""
+        return lambda done: self.emit(Progress(stage, done, total, "sequence"))

@@ -31,6 +31,8 @@ _TINY: dict[str, Any] = {
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "qk_head_dim", "sliding_window", "attention_window"), 16),
     **dict.fromkeys(("state_size", "mamba_d_state", "d_state", "ssm_state_size", "index_topk"), 8),
     **dict.fromkeys(("mamba_num_heads", "mamba_n_heads", "time_step_rank", "laurel_rank", "linear_num_value_heads"), 4),
+    "linear_head_dim": 8,
+    "linear_num_heads": 4,
     "mamba_d_head": 16,
     "index_head_dim": 16,
     "hidden_size_per_layer_input": 8,

@@ -6,6 +6,9 @@ from tests import isolation  # before anything reads the environment
 
 # isort: split
 
+import atexit
+import functools
+import gc
 import json
 import os
 import signal
@@ -21,14 +24,24 @@ import pytest
 from cwa_daemon.base.address import running_pid
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import Client, stop_daemon
+from tests.command_server import CommandServer
 from tests.models import hub_cache
 
+COLUMNS = "100"
 CWTOOL = str(Path(sys.executable).with_name("cwtool"))
 
 # A script's background processes ignore SIGINT, and hand that down.
 HEAR_INTERRUPTS = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 )
+
+
+gc.disable()  # a quarter of the time of importing torch and transformers is spent on looking for garbage
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:
@@ -59,6 +72,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@functools.cache
+def command_server() -> CommandServer:
+    """Of this test process; started with the first command line."""
+    server = CommandServer(CWTOOL, {**isolation.ENVIRONMENT, "COLUMNS": COLUMNS})
+    atexit.register(server.close)
+    return server
+
+
 class CommandLine:
     """Types commands as a user does, in a folder and with a state folder of its own."""
 
@@ -66,26 +87,24 @@ class CommandLine:
         self.home = home
         self.cwd = cwd
         self.env = {
-            **os.environ,
+            **isolation.ENVIRONMENT,
             "CWTOOL_HOME": str(home),
             "HF_HOME": str(hub),
             "HF_HUB_OFFLINE": "1",
-            "COLUMNS": "100",
+            "COLUMNS": COLUMNS,
         }
-        self.env.pop("HF_TOKEN", None)
         self.settings = Settings(home=home)
+        command_server()  # which ends the daemon if the tests are killed
 
     def __call__(self, *args: str, rc: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end and check its exit code."""
-        done = subprocess.run(
-            [CWTOOL, *args],
-            cwd=self.cwd,
-            env={**self.env, **env},
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        where: dict[str, Any] = {"cwd": self.cwd, "env": {**self.env, **env}}
+        if (server := command_server()).takes(where["env"]):
+            done = server.run(args, **where, timeout_s=240)
+        else:
+            done = subprocess.run(
+                [CWTOOL, *args], **where, capture_output=True, text=True, timeout=240, check=False
+            )  # fmt: skip
         assert done.returncode == rc, f"cwtool {' '.join(args)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

@@ -9,13 +9,14 @@ import locale
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CWTOOL_CHAOS")  # the last says how long the chaos test goes on
 _KEPT_KINDS = (
-    "PYTHONPATH", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "PYTEST_", "TEXTUAL_SNAPSHOT_", "COV_", "OMP_", "GOMP_",
+    "PYTHONPATH", "PYTHONHASHSEED", "PYTEST_", "TEXTUAL_SNAPSHOT_", "COV_", "OMP_", "GOMP_",
     "CUDA_", "NVIDIA_",
 )  # fmt: skip
 
@@ -31,6 +32,7 @@ def _isolate() -> None:
     for name in list(os.environ):
         if name not in _KEPT and not name.startswith(_KEPT_KINDS):
             del os.environ[name]
+    sys.dont_write_bytecode = False  # or every process compiles all modules anew
     os.umask(0o022)
     FOLDER.chmod(0o711)
     for name, folder in (("HOME", "home"), ("XDG_RUNTIME_DIR", "run")):
@@ -45,3 +47,4 @@ def _isolate() -> None:
 
 
 _isolate()
+ENVIRONMENT = dict(os.environ)  # of every test, unless it changes it

@@ -44,7 +44,7 @@ PREFACES: dict[str, str] = {}
 RUN_UNTIL_THE_DAEMON = {"run", "ablate", "plan", "load"}
 OPTIONS_OF_OTHER_PROGRAMS = {"--check", "--now", "--to", "--user"}  # sha256sum, systemctl, ssconvert
 HELP = {"-h", "--help"}  # of every command
-NO_COMMANDS = {"cwtool X"}  # a message in which X stands for any command
+NO_COMMANDS = {"cwtool X", "cwtool X --help"}  # messages in which X stands for any command
 
 
 @dataclass(frozen=True)

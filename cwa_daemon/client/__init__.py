@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from cwa_daemon.client.async_client import AsyncClient
     from cwa_daemon.client.fetching import RunFiles
     from cwa_daemon.client.maintenance import examine, install_service, log_files, service_text
+    from cwa_daemon.client.runner import DaemonRunner
     from cwa_daemon.client.start_stop import start_daemon, stop_daemon
     from cwa_daemon.client.sync_client import Client
 
 __all__ = [
     "AsyncClient",
     "Client",
+    "DaemonRunner",
     "Result",
     "Role",
     "RunFiles",
@@ -44,6 +46,7 @@ __all__ = [
 _MODULES = {
     "AsyncClient": "client.async_client",
     "Client": "client.sync_client",
+    "DaemonRunner": "client.runner",
     "Result": "client.answers",
     "Role": "base.roles",
     "RunFiles": "client.fetching",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -35,6 +35,10 @@ class Death:
     hint: str = ""
     stage: str = START  # the last that was heard of
     time: float = field(default_factory=time.time)
+
+    def of_job(self, reason: str, stage: str) -> Death:
+        """This death as a job sees it, which had come to a stage."""
+        return replace(self, reason=reason, stage=stage)
 
     def row(self) -> dict[str, Any]:
         """What is kept of it with the job."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from cwa_daemon import protocol
 from cwa_daemon.control import telemetry
+from cwa_daemon.control.job import Job
 from cwa_daemon.control.permissions import Caller, check_owner
 from cwa_daemon.control.pruning import prune
 from cwa_daemon.control.service import Service
@@ -89,19 +90,19 @@ async def keep_texts(service: Service, caller: Caller, request: protocol.KeepTex
 async def retry(service: Service, caller: Caller, request: protocol.Retry) -> Reply:
     job = _own(service, caller, request.run_id)
     access = request.access.model_dump()
-    return {"run_id": service.jobs.retry(job["run_id"], request.client_key, access, owner=caller.name)}
+    return {"run_id": service.jobs.retry(job.run_id, request.client_key, access, owner=caller.name)}
 
 
 @handles(protocol.Cancel)
 async def cancel(service: Service, caller: Caller, request: protocol.Cancel) -> Reply:
     job = _own(service, caller, request.run_id)
-    return {"run_id": job["run_id"], "before": job["state"], "state": service.jobs.cancel(job["run_id"])}
+    return {"run_id": job.run_id, "before": job.state, "state": service.jobs.cancel(job.run_id)}
 
 
-def _own(service: Service, caller: Caller, part: str) -> dict[str, Any]:
+def _own(service: Service, caller: Caller, part: str) -> Job:
     """A job that the caller may touch. Raises Refused for one of somebody else."""
     job = service.jobs.find(part)
-    check_owner(caller, job["run_id"], job["owner"])
+    check_owner(caller, job.run_id, job.owner)
     return job
 
 
@@ -119,14 +120,14 @@ async def list_jobs(service: Service, caller: Caller, request: protocol.ListJobs
 @handles(protocol.Pause)
 async def pause(service: Service, caller: Caller, request: protocol.Pause) -> Reply:
     if request.run_id:
-        return {"run_ids": service.jobs.pause(_own(service, caller, request.run_id)["run_id"])}
+        return {"run_ids": service.jobs.pause(_own(service, caller, request.run_id).run_id)}
     return {"run_ids": service.jobs.pause(None, caller.only_own)}
 
 
 @handles(protocol.Resume)
 async def resume(service: Service, caller: Caller, request: protocol.Resume) -> Reply:
     if request.run_id:
-        return {"run_ids": service.jobs.resume(_own(service, caller, request.run_id)["run_id"])}
+        return {"run_ids": service.jobs.resume(_own(service, caller, request.run_id).run_id)}
     return {"run_ids": service.jobs.resume(None, caller.only_own)}
 
 
@@ -140,7 +141,7 @@ async def prune_jobs(service: Service, caller: Caller, request: protocol.Prune) 
 
 @handles(protocol.Subscribe)
 async def subscribe(service: Service, caller: Caller, request: protocol.Subscribe) -> None:
-    run_id = service.jobs.find(request.run_id)["run_id"]
+    run_id = service.jobs.find(request.run_id).run_id
     several = caller.minor >= protocol.SEVERAL_EVENTS_SINCE
     service.subscriptions.begin(caller.identity, request.id, run_id, request.after_seq, several)
 
@@ -168,8 +169,8 @@ async def status(service: Service, caller: Caller, request: protocol.GetStatus) 
         troubles=service.troubles.sentences(),
         limits=service.settings.shown_limits(),
         versions=dict(library_versions()),
-        models=service.jobs.warm_models(),
-        workers=service.jobs.workers(),
+        models=service.jobs.dispatcher.warm_models(),
+        workers=service.jobs.dispatcher.workers(),
         devices=service.sample().devices,
         memory_bytes=telemetry.process_memory(os.getpid()) or 0,
     )
@@ -191,7 +192,7 @@ async def get_telemetry(service: Service, caller: Caller, request: protocol.GetT
 
 @handles(protocol.Unload)
 async def unload(service: Service, caller: Caller, request: protocol.Unload) -> Reply:
-    names = await service.jobs.unload(request.model)
+    names = await service.jobs.dispatcher.unload(request.model)
     if not names:
         raise NotFound(f"{request.model} is not warm", hint="`cwtool ps` lists warm models")
     return {"names": names}
@@ -200,7 +201,7 @@ async def unload(service: Service, caller: Caller, request: protocol.Unload) -> 
 @handles(protocol.ListResults)
 async def list_results(service: Service, caller: Caller, request: protocol.ListResults) -> Reply:
     done = service.store.jobs(limit=request.limit, state=JobState.DONE, kind="run")
-    folders = [service.settings.runs / job["run_id"] for job in done]
+    folders = [service.settings.runs / job.run_id for job in done]
     known = [(folder, service.store.fingerprint(folder.name)) for folder in folders]
     return {"results": await asyncio.to_thread(_summaries, known)}
 
@@ -254,7 +255,7 @@ async def get_file(service: Service, caller: Caller, request: protocol.GetFile) 
 
 @handles(protocol.Shutdown)
 async def shutdown(service: Service, caller: Caller, request: protocol.Shutdown) -> Reply:
-    running = [worker.run_id for worker in service.jobs.workers() if worker.run_id]
+    running = [worker.run_id for worker in service.jobs.dispatcher.workers() if worker.run_id]
     if request.when_idle:
         service.stop_when_idle()
         running = []
@@ -269,10 +270,10 @@ def _finished(service: Service, part: str) -> Any:
         done = service.store.jobs(limit=1, state=JobState.DONE, kind="run")
         if not done:
             raise NotFound("no run has finished yet", hint="`cwtool jobs` shows what runs")
-        return service.settings.runs / done[0]["run_id"]
+        return service.settings.runs / done[0].run_id
     job = service.jobs.find(part)
-    if job["state"] != JobState.DONE or job["kind"] != "run":
-        what = f"is {job['state']}" if job["kind"] == "run" else f"was only to {job['kind']}"
-        hint = job["error"]["message"] if job["error"] else f"`cwtool logs -f {job['run_id']}` follows it"
-        raise NotFound(f"{job['run_id']} has no result: it {what}", hint=hint)
-    return service.settings.runs / job["run_id"]
+    if job.state != JobState.DONE or job.kind != "run":
+        what = f"is {job.state}" if job.kind == "run" else f"was only to {job.kind}"
+        hint = job.error["message"] if job.error else f"`cwtool logs -f {job.run_id}` follows it"
+        raise NotFound(f"{job.run_id} has no result: it {what}", hint=hint)
+    return service.settings.runs / job.run_id

@@ -20,7 +20,7 @@ def prune(store: Store, folders: Path, older_than_s: float, with_results: bool, 
     runs: list[str] = []
     events = 0
     for job in store.ended_before(time.time() - older_than_s):
-        run_id, folder = job["run_id"], folders / job["run_id"]
+        run_id, folder = job.run_id, folders / job.run_id
         has_result = folder.is_dir()
         (runs if has_result else jobs).append(run_id)
         if dry_run:

@@ -1,23 +1,24 @@
-"""In which line a job waits, and which of the queued jobs runs next."""
+"""Which of the queued jobs of a lane runs next."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from cwa_daemon.pipe.place import PLANS
+from typing import Protocol, TypeVar
 
 PATIENCE = 4  # later jobs that may go before one, because their model is warm and its own is not
 
-Job = dict[str, Any]
+
+class Queued(Protocol):
+    @property
+    def priority(self) -> int: ...
+    @property
+    def passed_over(self) -> int: ...
 
 
-def lane_of(job: Job) -> str:
-    """Where a job runs, one after the other: on its device, or where plans are made."""
-    return PLANS if job["kind"] == "plan" else str(job["device"])
+J = TypeVar("J", bound=Queued)
 
 
-def choose_next(due: Sequence[Job], is_warm: Callable[[Job], bool]) -> Job | None:
+def choose_next(due: Sequence[J], is_warm: Callable[[J], bool]) -> J | None:
     """The job to run now; `due` is ordered by priority and age.
 
     It is the first, unless a later one of the same priority finds its model warm. That spares a load, and nobody starves:
@@ -26,7 +27,7 @@ def choose_next(due: Sequence[Job], is_warm: Callable[[Job], bool]) -> Job | Non
     if not due:
         return None
     first = due[0]
-    if is_warm(first) or first["passed_over"] >= PATIENCE:
+    if is_warm(first) or first.passed_over >= PATIENCE:
         return first
-    peers = (job for job in due[1:] if job["priority"] == first["priority"])
+    peers = (job for job in due[1:] if job.priority == first.priority)
     return next((job for job in peers if is_warm(job)), first)

@@ -36,11 +36,11 @@ class Service:
 
     def sample(self) -> Sample:
         """What devices and the daemon's processes use now."""
-        return telemetry.sample([os.getpid(), *self.jobs.worker_pids()])
+        return telemetry.sample([os.getpid(), *self.jobs.dispatcher.worker_pids()])
 
     def stop_when_idle(self) -> None:
         """Begin no more jobs, and stop when those that run have ended."""
-        self._draining = asyncio.get_running_loop().create_task(self.jobs.drain())
+        self._draining = asyncio.get_running_loop().create_task(self.jobs.dispatcher.drain())
         self._draining.add_done_callback(lambda _: self.stopping.set())
 
     async def close(self) -> None:

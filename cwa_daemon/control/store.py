@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cwa_daemon.control.job import Job
 from cwa_daemon.pipe.place import PLANS
+from cwa_daemon.protocol import JobState
 from cwa_engine.base.errors import CopyPending, CwaError, DaemonNotStartable, StateDamaged, StateNotWritten
 from cwa_engine.base.files import scratch_path
 
@@ -57,7 +59,7 @@ ALTER TABLE jobs ADD COLUMN copy_error TEXT;
 """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
-_LANE = f"CASE kind WHEN 'plan' THEN '{PLANS}' ELSE device END"  # as `queue.lane_of`
+_LANE = f"CASE kind WHEN 'plan' THEN '{PLANS}' ELSE device END"  # as `Job.lane`
 _TO_BE_COPIED = f"(copy_error ->> 'code' = '{CopyPending.code}')"
 _LAST_STATE = (
     "SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?1 AND body ->> 'kind' = 'state'"  # of a job: its number
@@ -136,7 +138,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             raise self._named(error) from error
 
-    def _read_jobs(self, statement: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    def _read_jobs(self, statement: str, values: Sequence[Any] = ()) -> list[Job]:
         """Jobs, from a statement that gives whole rows of them. Raises StateDamaged, also for a row that is none."""
         rows = self._read(statement, values)
         try:
@@ -205,13 +207,13 @@ class Store:
         values = [_column(value) for value in columns.values()]
         self._write(f"UPDATE jobs SET {assignments} WHERE run_id = ?", [*values, run_id])
 
-    def job(self, run_id: str) -> dict[str, Any] | None:
+    def job(self, run_id: str) -> Job | None:
         return next(iter(self._read_jobs("SELECT * FROM jobs WHERE run_id = ?", [run_id])), None)
 
-    def job_by_client_key(self, client_key: str) -> dict[str, Any] | None:
+    def job_by_client_key(self, client_key: str) -> Job | None:
         return next(iter(self._read_jobs("SELECT * FROM jobs WHERE client_key = ?", [client_key])), None)
 
-    def jobs_like(self, part: str) -> list[dict[str, Any]]:
+    def jobs_like(self, part: str) -> list[Job]:
         """Jobs whose run id begins or ends with `part`, latest first."""
         escaped = part.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         return self._read_jobs(
@@ -227,7 +229,7 @@ class Store:
         kind: str | None = None,
         model: str | None = None,
         offset: int = 0,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Job]:
         """The latest jobs, latest first, after the first `offset`; `model` is a part of the model's name."""
         return self._read_jobs(
             "SELECT * FROM jobs WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR kind = ?2)"
@@ -236,7 +238,7 @@ class Store:
             [state, kind, model, limit, offset],
         )
 
-    def runnable(self, lane: str, limit: int = 100) -> list[dict[str, Any]]:
+    def runnable(self, lane: str, limit: int = 100) -> list[Job]:
         """Queued jobs of a lane that wait for no other job, in the order they are due."""
         return self._read_jobs(
             f"SELECT * FROM jobs WHERE state = 'queued' AND {_LANE} = ? AND (after_run IS NULL OR EXISTS"
@@ -245,13 +247,13 @@ class Store:
             [lane, limit],
         )
 
-    def waiting_for(self, run_id: str) -> list[dict[str, Any]]:
+    def waiting_for(self, run_id: str) -> list[Job]:
         """Jobs that are to begin when this one is done."""
         return self._read_jobs(
             "SELECT * FROM jobs WHERE after_run = ? AND state IN ('queued', 'paused') ORDER BY number", [run_id]
         )
 
-    def ended_before(self, moment: float) -> list[dict[str, Any]]:
+    def ended_before(self, moment: float) -> list[Job]:
         """Jobs that ended before `moment`, seconds since the epoch, and are not being copied; oldest first."""
         return self._read_jobs(
             f"SELECT * FROM jobs WHERE finished < ? AND {_TO_BE_COPIED} IS NOT TRUE ORDER BY number", [moment]
@@ -262,7 +264,7 @@ class Store:
         rows = self._read("SELECT DISTINCT spec ->> 'data_file' AS file FROM jobs WHERE file IS NOT NULL")
         return [row["file"] for row in rows]
 
-    def unfinished_with_output(self, folder: str) -> list[dict[str, Any]]:
+    def unfinished_with_output(self, folder: str) -> list[Job]:
         """Jobs that are to write their files to a folder."""
         return self._read_jobs(
             f"SELECT * FROM jobs WHERE (state IN ('queued', 'paused', 'running') OR {_TO_BE_COPIED})"
@@ -270,7 +272,7 @@ class Store:
             [folder],
         )
 
-    def to_be_copied(self) -> list[dict[str, Any]]:
+    def to_be_copied(self) -> list[Job]:
         """Runs that are done, and whose files are not in their output folder yet; those that ended first come first."""
         return self._read_jobs(f"SELECT * FROM jobs WHERE {_TO_BE_COPIED} ORDER BY finished")
 
@@ -387,11 +389,10 @@ def _column(value: Any) -> Any:
     return json.dumps(value, allow_nan=False) if isinstance(value, (dict, list)) else value
 
 
-def _job(row: sqlite3.Row) -> dict[str, Any]:
-    job = dict(row)
-    job["spec"] = json.loads(job["spec"])
-    job["options"] = json.loads(job["options"])
-    job["deaths"] = json.loads(job["deaths"])
+def _job(row: sqlite3.Row) -> Job:
+    columns = dict(row)
+    for name in ("spec", "options", "deaths"):
+        columns[name] = json.loads(columns[name])
     for name in ("error", "copy_error"):
-        job[name] = json.loads(job[name]) if job[name] else None
-    return job
+        columns[name] = json.loads(columns[name]) if columns[name] else None
+    return Job(**{**columns, "state": JobState(columns["state"])})

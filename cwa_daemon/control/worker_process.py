@@ -1,8 +1,8 @@
 """The processes that compute: start, adopt, talk to, stop and kill them. One per device.
 
-A worker reads commands from a stream socket and writes messages to it, both msgpack streams; what it prints goes to its
+A worker reads commands from a stream socket and writes reports to it (`pipe/messages.py`); what it prints goes to its
 log. It has one end of the socket as its standard input. When the daemon is gone it goes on with the job it has, and
-another daemon connects to it where `records.py` says.
+another daemon connects to it where `pipe/place.py` says.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import msgpack
 
 from cwa_daemon.control.awake import AwakeClock
 from cwa_daemon.control.deaths import Cause, Death
 from cwa_daemon.control.endings import how_it_ended, memory_kills
+from cwa_daemon.pipe.messages import Command, EndWorker, Report, encode, report_reader
 from cwa_daemon.pipe.place import Place, check_peer
 from cwa_engine.machine.memory import allocator_settings
 from cwa_engine.machine.processors import thread_settings
@@ -43,7 +41,7 @@ _ENVIRONMENT = {
 }
 
 
-class _Adopted:
+class _AdoptedProcess:
     """A process that is no child of this one. The part of `asyncio.subprocess.Process` that a worker needs."""
 
     def __init__(self, pid: int) -> None:
@@ -66,24 +64,24 @@ class _Adopted:
         self._gone.set()
 
 
-class Worker:
-    """A running worker process. `on_message` hears each of its messages, `on_death` why it ended, unless it was asked to."""
+class WorkerProcess:
+    """A running worker process. `on_report` hears each of its reports, `on_death` why it ended, unless it was asked to."""
 
     def __init__(
         self,
         place: Place,
         log_file: Path,
         clock: AwakeClock,
-        on_message: Callable[[dict[str, Any]], None],
+        on_report: Callable[[Report], None],
         on_death: Callable[[Death], None],
     ) -> None:
         self.device = place.lane
         self.log_file = log_file
         self._place = place
         self._clock = clock
-        self._on_message = on_message
+        self._on_report = on_report
         self._on_death = on_death
-        self._process: asyncio.subprocess.Process | _Adopted | None = None
+        self._process: asyncio.subprocess.Process | _AdoptedProcess | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.Task[None] | None = None
         self._last_heard = clock()
@@ -125,7 +123,7 @@ class Worker:
         """Take over the process of an earlier daemon, which then says "hello". Raises OSError where none listens."""
         connection = self._place.connect()
         try:
-            self._process = _Adopted(check_peer(connection))
+            self._process = _AdoptedProcess(check_peer(connection))
         except BaseException:
             connection.close()
             raise
@@ -136,11 +134,11 @@ class Worker:
         reader, self._writer = await asyncio.open_connection(sock=connection)
         self._reader = asyncio.create_task(self._read(reader))
 
-    def send(self, command: dict[str, Any]) -> None:
+    def send(self, command: Command) -> None:
         """Queue a command; a worker that is dead or dying does not hear it, and `on_death` says so."""
         assert self._writer
         if not self._writer.is_closing():
-            self._writer.write(msgpack.packb(command))
+            self._writer.write(encode(command))
 
     def kill(self, because: str, hint: str = "") -> None:
         """End the worker at once. `on_death` hears why, `because` "it hung" for instance, and what to do then."""
@@ -165,7 +163,7 @@ class Worker:
         """End the worker: ask it to, and kill it where that is not enough."""
         assert self._reader
         self._asked_to_end = True
-        self.send({"op": "end"})
+        self.send(EndWorker())
         try:
             await asyncio.wait_for(asyncio.shield(self._reader), grace_s)
         except TimeoutError:
@@ -174,13 +172,12 @@ class Worker:
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         assert self._process and self._writer
-        unpacker = msgpack.Unpacker(max_buffer_size=256 * 2**20)
+        reports = report_reader()
         with contextlib.suppress(ConnectionError):  # which a process that was killed leaves behind
             while chunk := await reader.read(2**16):
                 self._last_heard = self._clock()
-                unpacker.feed(chunk)
-                for message in unpacker:
-                    self._on_message(message)
+                for report in reports.feed(chunk):
+                    self._on_report(report)
         code = await self._process.wait()
         self._writer.close()
         self._place.clear()

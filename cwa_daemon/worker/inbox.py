@@ -9,10 +9,8 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
 
-import msgpack
-
+from cwa_daemon.pipe.messages import CancelJob, Command, EndWorker, RunJob, UnloadModel, Written, command_reader
 from cwa_daemon.pipe.place import Place, check_peer
 from cwa_daemon.worker.outbox import Outbox
 from cwa_engine.base.errors import Refused
@@ -22,10 +20,10 @@ LOOK_S = 0.5  # between two looks whether that is so
 
 
 class Inbox:
-    """Commands in their order, except `cancel`, which only marks its run, and `end`; and which job there is to do."""
+    """Commands in their order, except those that are obeyed at once: a cancel only marks its run, an end ends the process."""
 
     def __init__(self, connection: socket.socket, outbox: Outbox, place: Place) -> None:
-        self._commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[RunJob | UnloadModel] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
         self._news = threading.Condition()  # something was cancelled
         self._outbox = outbox
@@ -34,17 +32,16 @@ class Inbox:
         self._job: str | None = None  # its run id
         threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
-    def next(self, timeout_s: float | None = None) -> dict[str, Any] | None:
+    def next(self, timeout_s: float | None = None) -> RunJob | UnloadModel | None:
         """The next command; None where none came in time."""
         try:
             return self._commands.get(timeout=timeout_s)
         except queue.Empty:
             return None
 
-    def done(self, command: dict[str, Any]) -> None:
-        """What was to be done is done."""
-        if command["op"] == "job":
-            self._job = None
+    def job_done(self) -> None:
+        """The job that this process had is done."""
+        self._job = None
 
     def is_cancelled(self, run_id: str) -> bool:
         return run_id in self._cancelled
@@ -65,25 +62,25 @@ class Inbox:
 
     def _read(self, connection: socket.socket) -> None:
         """Take commands until the daemon is gone."""
-        unpacker = msgpack.Unpacker()
+        reader = command_reader()
         while chunk := _received(connection):
-            unpacker.feed(chunk)
-            for command in unpacker:
+            for command in reader.feed(chunk):
                 self._take(command)
 
-    def _take(self, command: dict[str, Any]) -> None:
-        match command["op"]:
-            case "cancel":
+    def _take(self, command: Command) -> None:
+        match command:
+            case CancelJob():
                 with self._news:
-                    self._cancelled.add(command["run_id"])
+                    self._cancelled.add(command.run_id)
                     self._news.notify_all()
-            case "heard":
-                self._outbox.heard(command["number"])
-            case "end":
+            case Written():
+                self._outbox.forget(command.number)
+            case EndWorker():
                 os._exit(0)
-            case op:
-                if op == "job":
-                    self._job = command["run_id"]
+            case RunJob():
+                self._job = command.run_id
+                self._commands.put(command)
+            case UnloadModel():
                 self._commands.put(command)
 
     def _next_daemon(self) -> socket.socket | None:

@@ -15,6 +15,7 @@ import socket
 import sys
 from pathlib import Path
 
+from cwa_daemon.pipe.messages import RunJob
 from cwa_daemon.pipe.place import Place
 from cwa_daemon.worker.inbox import Inbox
 from cwa_daemon.worker.outbox import Outbox
@@ -37,19 +38,20 @@ def main() -> None:
     outbox = Outbox(connection)
     inbox = Inbox(connection, outbox, Place(folder, device))
     gc.disable()  # looking for garbage among what is being imported takes a quarter of the time
-    from cwa_daemon.worker.executor import Work  # imports torch, after the reader has begun to watch the connection
+    from cwa_daemon.worker.executor import Executor  # imports torch, after the reader has begun to watch the connection
 
     gc.freeze()  # nor is there any among it later
     gc.enable()
-    work = Work(device, inbox, outbox)
-    outbox.memory = work.memory
+    executor = Executor(device, inbox, outbox)
+    outbox.memory = executor.memory
     while True:
-        command = inbox.next(work.seconds_to_next_expiry())
+        command = inbox.next(executor.seconds_to_next_expiry())
         if command is None:
-            work.expire()
+            executor.expire()
         else:
-            work.obey(command)
-            inbox.done(command)
+            executor.obey(command)
+            if isinstance(command, RunJob):
+                inbox.job_done()
 
 
 if __name__ == "__main__":

@@ -1,81 +1,94 @@
-"""Messages from a worker to its daemon, kept until the daemon has written them down."""
+"""Reports from a worker to its daemon, kept until the daemon has written them down."""
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-import msgpack
+from cwa_daemon.pipe.messages import (
+    EventReport,
+    Finished,
+    Heartbeat,
+    Hello,
+    Memory,
+    ModelsReport,
+    NumberedReport,
+    Report,
+    encode,
+)
 
 HEARTBEAT_S = 1.0
-MOST_KEPT = 5000  # messages that no daemon has heard; of progress only the latest counts
+MOST_KEPT = 5000  # reports that no daemon has written down; of progress only the latest counts
 
 
 class Outbox:
-    """Messages to the daemon, each one msgpack map; and a heartbeat, from a thread of its own.
+    """Reports to the daemon, and a heartbeat from a thread of its own.
 
     Events and ends of jobs are numbered, and kept until the daemon has said that it has written them down.
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        self.memory: Callable[[], dict[str, int] | None] = lambda: None  # of the device; sent with each heartbeat
+        self.memory: Callable[[], Memory | None] = lambda: None  # of the device; sent with each heartbeat
         self._connection: socket.socket | None = connection
         self._one_at_a_time = threading.Lock()
         self._numbers = 0
-        self._unheard: deque[dict[str, Any]] = deque(maxlen=MOST_KEPT)
-        self._models: dict[str, Any] | None = None  # the last message of that type
+        self._kept: deque[NumberedReport] = deque(maxlen=MOST_KEPT)
+        self._models: ModelsReport | None = None  # the last one
         self._stage = "start"
         threading.Thread(target=self._beat, daemon=True).start()
 
     @property
     def has_news(self) -> bool:
-        """Whether there is anything that no daemon has heard."""
-        return bool(self._unheard)
+        """Whether there is anything that no daemon has written down."""
+        return bool(self._kept)
 
-    def send(self, **message: Any) -> None:
+    def send(self, report: Report) -> None:
         with self._one_at_a_time:
-            if message["type"] in ("event", "finished"):
-                self._keep(message)
-            elif message["type"] == "models":
-                self._models = message
-            self._transmit(message)
+            if isinstance(report, NumberedReport):
+                report = self._keep(report)
+            elif isinstance(report, ModelsReport):
+                self._models = report
+            self._transmit(report)
 
-    def heard(self, number: int) -> None:
+    def forget(self, number: int) -> None:
         """Forget what the daemon has written down."""
         with self._one_at_a_time:
-            while self._unheard and self._unheard[0]["number"] <= number:
-                self._unheard.popleft()
+            while self._kept and self._kept[0].number <= number:
+                self._kept.popleft()
 
     def detach(self) -> None:
         with self._one_at_a_time:
             self._connection = None
 
     def attach(self, connection: socket.socket, job: str | None) -> None:
-        """Tell another daemon which job this is at, and all that was not heard."""
+        """Tell another daemon which job this is at, and all that was not written down."""
         with self._one_at_a_time:
             self._connection = connection
-            unheard = list(self._unheard)
-            ended = [message["run_id"] for message in unheard if message["type"] == "finished"]
-            self._transmit({"type": "hello", "run_id": job or (ended[-1] if ended else None), "stage": self._stage})
-            for message in [*filter(None, [self._models]), *unheard]:
-                self._transmit(message)
+            kept = list(self._kept)
+            ended = [report.run_id for report in kept if isinstance(report, Finished)]
+            self._transmit(Hello(run_id=job or (ended[-1] if ended else None), stage=self._stage))
+            for report in [*filter(None, [self._models]), *kept]:
+                self._transmit(report)
 
-    def _keep(self, message: dict[str, Any]) -> None:
+    def _keep(self, report: NumberedReport) -> NumberedReport:
+        """Number a report and keep it. Of progress only the latest is kept."""
         self._numbers += 1
-        message["number"] = self._numbers
-        self._stage = message.get("event", {}).get("stage", self._stage)
-        if self._unheard and _is_progress(message) and _is_progress(self._unheard[-1]):
-            self._unheard.pop()
-        self._unheard.append(message)
+        report = dataclasses.replace(report, number=self._numbers)
+        if isinstance(report, EventReport):
+            self._stage = report.event.get("stage", self._stage)
+        if self._kept and _is_progress(report) and _is_progress(self._kept[-1]):
+            self._kept.pop()
+        self._kept.append(report)
+        return report
 
-    def _transmit(self, message: dict[str, Any]) -> None:
+    def _transmit(self, report: Report) -> None:
         if self._connection:
             try:
-                self._connection.sendall(msgpack.packb(message))
+                self._connection.sendall(encode(report))
             except OSError:  # the daemon is gone, as the reader of this connection will find
                 self._connection = None
 
@@ -83,8 +96,8 @@ class Outbox:
         while True:
             time.sleep(HEARTBEAT_S)
             # Of all threads but this one: whether anything is computed.
-            self.send(type="heartbeat", processor_s=time.process_time() - time.thread_time(), memory=self.memory())
+            self.send(Heartbeat(processor_s=time.process_time() - time.thread_time(), memory=self.memory()))
 
 
-def _is_progress(message: dict[str, Any]) -> bool:
-    return bool(message["type"] == "event" and message["event"]["kind"] == "progress")
+def _is_progress(report: NumberedReport) -> bool:
+    return isinstance(report, EventReport) and report.is_progress

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from cwa_daemon.pipe.messages import Limits, PlanMemory, WarmCopy
 from cwa_daemon.worker.residency import ModelKey, Residency, Resident
 from cwa_engine.base.errors import CwaError, DoesNotFit, InvalidInput
 from cwa_engine.hub.sources import HubAccess, resolve
@@ -16,18 +16,12 @@ from cwa_engine.rows import Plan
 from cwa_engine.spec import RunSpec
 
 
-def make_plan(
-    spec: RunSpec, access: HubAccess, device: str, memory: Mapping[str, Any], limits: Mapping[str, Any]
-) -> Plan:
-    """The plan of a run on a device that this process does not use.
-
-    `memory` says what is `free_bytes` there when no run is under way, None where nobody knows, and what is `warm`, the
-    least recently used first: maps of `name`, `dtype`, `size_bytes` and `pinned`.
-    """
-    free = memory["free_bytes"]
+def make_plan(spec: RunSpec, access: HubAccess, device: str, memory: PlanMemory, limits: Limits) -> Plan:
+    """The plan of a run on a device that this process does not use."""
+    free = memory.free_bytes
     if free is None:
         free = _measured(device)
-    return plan(spec, access, device, limits["trust_remote_code"], _room(spec, device, free, memory["warm"], limits))
+    return plan(spec, access, device, limits.trust_remote_code, _room(spec, device, free, memory.warm, limits))
 
 
 def _measured(device: str) -> int | None:
@@ -39,30 +33,30 @@ def _measured(device: str) -> int | None:
 
 
 def _room(
-    spec: RunSpec, device: str, free: int | None, warm: list[dict[str, Any]], limits: Mapping[str, Any]
+    spec: RunSpec, device: str, free: int | None, warm: Sequence[WarmCopy], limits: Limits
 ) -> Callable[[str, int], int | None]:
     """Of a dtype and the bytes of the weights in it: what is free for these and the work, when others have made room."""
 
-    asked = limits["reserve_bytes"]
+    asked = limits.reserve_bytes
 
     def room(dtype: str, weights: int) -> int | None:
         if free is None:
             return None
         reserve = usual_reserve_bytes(torch_device(device)) if asked is None else int(asked)
-        there = [copy["size_bytes"] for copy in warm if copy["dtype"] == dtype and _same(copy["name"], spec.model)]
+        there = [copy.size_bytes for copy in warm if copy.dtype == dtype and _same(copy.name, spec.model)]
         if there:
             return free + int(there[0])
         residency: Residency[None] = Residency()
         for number, copy in enumerate(warm):
-            key = ModelKey(copy["name"], None, copy["dtype"], "", str(number))
-            residency.add(Resident(key, copy["name"], None, copy["size_bytes"], pinned=copy["pinned"]))
+            key = ModelKey(copy.name, None, copy.dtype, "", str(number))
+            residency.add(Resident(key, copy.name, None, copy.size_bytes, pinned=copy.pinned))
         before = residency.size_bytes
 
         def left() -> int:
             return free + before - residency.size_bytes
 
         try:
-            residency.make_room(spec.model, weights, limits["budget_bytes"] or math.inf, lambda: left() - reserve)
+            residency.make_room(spec.model, weights, limits.budget_bytes or math.inf, lambda: left() - reserve)
         except DoesNotFit:
             return free + sum(resident.size_bytes for resident in residency if not resident.pinned)
         return left()

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from cwa_engine.base.errors import DoesNotFit
 
@@ -39,7 +39,7 @@ class Resident(Generic[M]):
     jobs_served: int = 0
     checksum: object = None  # of the weights as they were loaded
     suspect: bool = False  # the last run on it did not end well: its weights are compared before the next
-    access: object = None  # how its files were reached
+    access: dict[str, Any] = field(default_factory=dict)  # how its files were reached
 
     @property
     def expires(self) -> float:

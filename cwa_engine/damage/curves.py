@@ -21,6 +21,8 @@ from cwa_engine.models.structures import target_name, unit_weights
 from cwa_engine.rows import ControlDraw, DamagePoint, Ranking, SequenceNll, TopWeight
 from cwa_engine.spec import RunSpec
 
+DIVERGENCE_PASSES = 2  # over the texts, by the intact and by the damaged model
+
 SideCases = Callable[[LoadedModel, Comparison, RunSpec], Sequence[SideCase]]
 
 
@@ -88,7 +90,8 @@ class _Measuring:
         spec, everything, sample = self._context.spec, len(self._context.sequences), len(self._context.sample.places)
         controls = controls_of(comparison.metric, spec)
         compared = len(comparison.draws) * sample + len(controls) * (everything - sample)
-        total = sum(everything + compared * treatment.has_controls for treatment in self._treatments)
+        critical = everything * (1 + DIVERGENCE_PASSES * spec.kl)
+        total = sum(critical + compared * treatment.has_controls for treatment in self._treatments)
         return total + sample * sum(len(cases) for cases in beside)
 
     def _compared(self, comparison: Comparison, treatment: Treatment) -> MeasuredComparison:
@@ -134,7 +137,7 @@ class _Measuring:
         unchanged = sum(receipt.unchanged for receipt in measured.receipts)
         if unchanged == count(weights) and not before:
             self._emit(Note(f"{treatment.label} changed none of the {unchanged} {selection} weights", "warning"))
-        apart = _divergence(context, weights, treatment) if context.spec.kl and selection == "critical" else None
+        apart = self._divergence(weights, treatment) if context.spec.kl and selection == "critical" else None
         point = DamagePoint(
             metric=comparison.metric,
             k=comparison.k,
@@ -150,16 +153,25 @@ class _Measuring:
         self._emit(DamageMeasured(point))
         return Damaged(measured, point)
 
+    def _divergence(self, weights: Selection, treatment: Treatment) -> Divergence:
+        """By `DIVERGENCE_PASSES` over all texts: each is predicted by the intact model and by the damaged one."""
+        context = self._context
+
+        def damaged() -> AbstractContextManager[object]:
+            model, offsets = context.loaded.model, context.loaded.anatomy.offsets
+            return patched(model, weights, treatment.perturbation, treatment.options, offsets)
+
+        def report(done: int) -> None:
+            self._report(DIVERGENCE_PASSES * done)
+
+        found = context.batch_size.run(
+            lambda size: divergence(context.loaded, context.sequences, damaged, size, report)
+        )
+        self._done += DIVERGENCE_PASSES * len(context.sequences)
+        return found
+
     def _report(self, done: int) -> None:
         self._emit(Progress("perturb", self._done + done, self._total, "sequence"))
-
-
-def _divergence(context: MeasurementContext, weights: Selection, treatment: Treatment) -> Divergence:
-    def damaged() -> AbstractContextManager[object]:
-        model, offsets = context.loaded.model, context.loaded.anatomy.offsets
-        return patched(model, weights, treatment.perturbation, treatment.options, offsets)
-
-    return context.batch_size.run(lambda size: divergence(context.loaded, context.sequences, damaged, size))
 
 
 def sequence_rows(context: MeasurementContext, found: Iterable[MeasuredComparison]) -> list[SequenceNll]:

@@ -1,15 +1,15 @@
-"""A race of candidates: who may be among the most harmful is measured on more texts, who will not be is dropped.
+"""A race of candidates: those that may be among the most harmful are measured on more texts, the others are dropped.
 
 Successive halving (Karnin et al. 2013, with a rule that says how many go on). All are measured on a few
 texts, drawn at random; those that will not be among the top k are dropped, the others go on to twice as many texts, until
-all texts are measured. What a candidate does in all texts is foretold by its mean so far, with an error of Student's t of
+all texts are measured. What a candidate does in all texts is estimated by its mean so far, with an error of Student's t of
 three degrees of freedom for the texts not yet seen; its standard deviation, by its mean, is not believed to be smaller than
 that of nine in ten of the candidates ahead. A candidate's chance is the share of a thousand draws in which it is among the
 top k. In all rounds together those are dropped whose chances add up to at most 1 %: the true top k are kept with a
 probability of 99 %.
 
 A weight of the token embedding does most in texts in which its token occurs. Those and the others are two kinds of texts;
-of each a share is measured, and each is foretold by itself.
+of each a share is measured, and each is estimated by itself.
 """
 
 from __future__ import annotations
@@ -24,18 +24,10 @@ from cwa_engine.base.statistics import Array
 from cwa_engine.damage.copies import Zeroed
 from cwa_engine.damage.single_zeros import SingleZeros
 
-LOSS = 0.01  # of one of the top k, at most, in all rounds together
-
-
+LOSS = 0.01  # probability to drop one of the top k, at most, in all rounds together
 DRAWS = 1000
-
-
 FREEDOM = 3  # of Student's t: heavy tails, for the first rounds see few texts
-
-
 FIRST_TEXTS = 6
-
-
 SPREAD = 0.9  # quantile of the relative spread of the candidates ahead that is taken for all
 
 Report = Callable[[int, int], None]

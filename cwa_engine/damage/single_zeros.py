@@ -37,7 +37,7 @@ class SingleZeros:
         """`tick` is called after every forward pass: what it raises ends the measuring."""
         self._loaded, self._tick = loaded, tick
         try:
-            self._kept: CachedStates | None = cache_states(loaded, sequences, 1)
+            self._kept: CachedStates | None = cache_states(loaded, sequences, 1, after_batch=lambda done: tick())
         except NotAChain:
             self._kept = None
         self.texts = [batch[0] for batch in batched(sequences, 1)]  # longest first

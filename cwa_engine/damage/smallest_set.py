@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cwa_engine.base.events import Emit, Note, Progress, ignore
 from cwa_engine.base.statistics import Array
@@ -45,15 +45,15 @@ def smallest_set(
         chosen.append(left[best])
         ratios.append(_ratio(zeros.intact + raced.change[best], intact))
         emit(Note(f"{chosen[-1].target} makes it x{ratios[-1]:,.4g}, {len(chosen)} weights together"))
-    return _without_needless(loaded, sequences, chosen, factor, intact)
+    return _without_needless(loaded, chosen, factor, intact, tick)
 
 
 def _without_needless(
-    loaded: LoadedModel, sequences: Sequence[TokenSequence], chosen: list[TopWeight], factor: float, intact: SingleZeros
+    loaded: LoadedModel, chosen: list[TopWeight], factor: float, intact: SingleZeros, tick: Callable[[], None]
 ) -> list[tuple[TopWeight, float]]:
     def ratio(units: Sequence[TopWeight]) -> float:
         with zeroed_together(loaded, units):
-            return _ratio(evaluate(loaded, intact.texts, 1).nll_sums, intact)
+            return _ratio(evaluate(loaded, intact.texts, 1, lambda done: tick()).nll_sums, intact)
 
     if ratio(chosen) >= factor:
         for unit in list(chosen):

@@ -52,7 +52,11 @@ class CachedStates:
 
 @torch.inference_mode()
 def cache_states(
-    loaded: LoadedModel, sequences: Sequence[TokenSequence], batch_size: int | None, share: float = 1.0
+    loaded: LoadedModel,
+    sequences: Sequence[TokenSequence],
+    batch_size: int | None,
+    share: float = 1.0,
+    after_batch: Callable[[int], None] = lambda done: None,
 ) -> CachedStates:
     """Run the intact model over the texts and keep its blocks' inputs, in `share` of the memory of `allowed_bytes`.
 
@@ -63,11 +67,14 @@ def cache_states(
     texts = [padded(loaded, batch) for batch in batches]
     blocks = _affordable(loaded, chain, texts[0], len(batches), share)
     hidden, traces = [], []
-    for some in texts:
+    done = 0
+    for batch, some in zip(batches, texts, strict=True):
         passed = chain.run_blocks(some.ids, some.attention_mask, keep=lambda index: index in blocks[1:])
         hidden.append({index: call.hidden for index, call in passed.calls.items()})
         passed.calls.clear()
         traces.append(passed)
+        done += len(batch)
+        after_batch(done)
     return CachedStates(loaded, chain, sequences, batches, texts, hidden, traces, blocks)
 
 

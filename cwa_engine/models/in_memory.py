@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from cwa_engine.models.loading import LoadedModel, batching, notes_on_norms
 WEIGHTS = "weights in memory"  # stands for the files of such a model; its hash is of their checksums
 
 
-def wrap(model: Any, tokenizer: Any, name: str | None = None) -> LoadedModel:
+def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, name: str | None = None) -> LoadedModel:
     """A transformers model in memory and its tokenizer, for `analyze`.
 
     It must be a causal language model whose weights have one floating-point dtype and lie on one device; quantised models
@@ -39,7 +38,7 @@ def wrap(model: Any, tokenizer: Any, name: str | None = None) -> LoadedModel:
         loaded = wrap(model, tokenizer)
         loaded.anatomy.numel
     """
-    _check_objects(model, tokenizer)
+    tokenizer = _checked(model, tokenizer)
     # Not the bare name: these may be other weights than that name leads to, and a rerun must not take those instead.
     name = f"{name or getattr(model.config, 'name_or_path', '') or type(model).__name__} (in memory)"
     device, dtype = _one_place(name, model)
@@ -114,8 +113,8 @@ def _trainable(model: PreTrainedModel) -> dict[str, bool]:
     return {name: parameter.requires_grad for name, parameter in made.named_parameters()}
 
 
-def _check_objects(model: Any, tokenizer: Any) -> None:
-    """Raises InvalidInput for what is no plain model of transformers, or no tokenizer."""
+def _checked(model: object, tokenizer: object) -> PreTrainedTokenizerBase:
+    """The tokenizer. Raises InvalidInput for what is no plain model of transformers, or no tokenizer."""
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     if not isinstance(model, PreTrainedModel):
         hint = "give a PreTrainedModel: of a PEFT model `merge_and_unload()`, of a compiled one `_orig_mod`"
@@ -130,6 +129,7 @@ def _check_objects(model: Any, tokenizer: Any) -> None:
         raise InvalidInput(f"the {kind} is quantised", hint="give its name: `load_model` restores quantised weights")
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InvalidInput(f"the {kind} has adapters", hint="merge them into the weights first")
+    return tokenizer
 
 
 def _one_place(name: str, model: PreTrainedModel) -> tuple[torch.device, str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cwa_engine.base.events import Progress
 from cwa_engine.base.table import Table
 from cwa_engine.questions.ablation import Ablated
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
@@ -61,10 +62,14 @@ def find_critical_set(run: RunContext, findings: Findings) -> CriticalSet:
     assert factor
     pool = findings.result.answer(Ablated).finalists[:POOL]
     found = smallest_set(loaded, findings.scoring, pool, factor, run.spec.seed, run.emit)
+
+    def tick(done: int) -> None:
+        run.emit(Progress(QUESTION.stage, len(found), len(pool), "weight"))
+
     steps = []
     for size, (unit, ratio) in enumerate(found, start=1):
         weights = critical_set([unit for unit, _ in found[:size]], loaded.anatomy.parameters)
-        delta = context.delta(measure(context, weights, ZERO).evaluation)
+        delta = context.delta(measure(context, weights, ZERO, report=tick).evaluation)
         steps.append(CriticalSetStep(size, unit.target, ratio, *delta, exp(delta[0])))
     reached = bool(found) and found[-1][1] >= factor
     return CriticalSet(factor, reached, tuple(steps))

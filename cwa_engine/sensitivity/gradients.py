@@ -58,7 +58,7 @@ def resident(
     activations = Activations(loaded, needs, sequences) if needs.activations else None
     losses = totals_of(needs, sequences, seed, scale)
     chain = _chain_for(loaded, batches, needs)
-    ends = [Ends(loaded, chain, totals) for totals in losses] if chain else []
+    outsides = [OutsideGradients(loaded, chain, totals) for totals in losses] if chain else []
     done = 0
 
     def so_far(with_factor: bool = False) -> Statistics:
@@ -72,7 +72,7 @@ def resident(
                 activations.reading(batch[0])
             if not chain:
                 _backward_at_once(loaded, losses, parameters, batch, where)
-            for outside in ends:
+            for outside in outsides:
                 _backward_in_parts(loaded, outside, batch, where)
             done += len(batch)
             after_batch(done, so_far)
@@ -94,8 +94,8 @@ def _backward_at_once(
             torch.autograd.backward(start, retain_graph=totals is not losses[-1])
 
 
-def _backward_in_parts(loaded: LoadedModel, ends: Ends, batch: Batch, where: Where) -> None:
-    chain, totals = ends.chain, ends.totals
+def _backward_in_parts(loaded: LoadedModel, outside: OutsideGradients, batch: Batch, where: Where) -> None:
+    chain, totals = outside.chain, outside.totals
     texts = totals.prepared(padded(loaded, batch), batch)
     with torch.no_grad():
         embedded = chain.first_input(texts.ids, texts.attention_mask)
@@ -103,14 +103,14 @@ def _backward_in_parts(loaded: LoadedModel, ends: Ends, batch: Batch, where: Whe
     with block_gradients(loaded, inside, totals, batch) as plain:
         start = ResumePoint(0, embedded.requires_grad_())
         trace = chain.run_blocks(texts.ids, texts.attention_mask, start, keep=lambda index: False)
-        gradient = ends.tail(texts, trace, batch, where)
+        gradient = outside.tail(texts, trace, batch, where)
         torch.autograd.backward(trace.last_hidden, gradient, inputs=[embedded, *plain])
     assert embedded.grad is not None
-    ends.embedding(texts, batch, embedded.grad)
+    outside.embedding(texts, batch, embedded.grad)
 
 
-class Ends:
-    """The gradients of one loss by what is outside the blocks."""
+class OutsideGradients:
+    """The gradients of one loss by the parameters outside the blocks: those before the first and those after the last."""
 
     def __init__(self, loaded: LoadedModel, chain: Chain, totals: Totals) -> None:
         self.chain, self.totals, self._loaded = chain, totals, loaded

@@ -24,7 +24,14 @@ from cwa_engine.methods.metrics import Needs
 from cwa_engine.models.chain import BlockTrace, Chain, chain_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import Activations
-from cwa_engine.sensitivity.gradients import Batch, Ends, Statistics, batches_for, block_gradients, statistics_of
+from cwa_engine.sensitivity.gradients import (
+    Batch,
+    OutsideGradients,
+    Statistics,
+    batches_for,
+    block_gradients,
+    statistics_of,
+)
 from cwa_engine.sensitivity.totals import Totals, totals_of
 
 AfterBlock = Callable[[int, int], None]
@@ -78,9 +85,9 @@ def sweep(
         return found
 
     blocks, by_block = len(chain.blocks), _names_by_block(loaded)
-    ends = [Ends(loaded, chain, totals) for totals in losses]
+    outsides = [OutsideGradients(loaded, chain, totals) for totals in losses]
     for one in passes:
-        for outside in ends:
+        for outside in outsides:
             texts = outside.totals.prepared(one.texts, one.batch)
             one.gradients.append(outside.tail(texts, one.trace, one.batch, one.where))
     after_block(1, blocks + 2)
@@ -92,7 +99,7 @@ def sweep(
             yield statistics(names)
         after_block(1 + blocks - index, blocks + 2)
     for one in passes:
-        for outside, gradient in zip(ends, one.gradients, strict=True):
+        for outside, gradient in zip(outsides, one.gradients, strict=True):
             outside.embedding(one.texts, one.batch, gradient)
     after_block(blocks + 2, blocks + 2)
     yield statistics(by_block.get(None, []))

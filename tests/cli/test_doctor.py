@@ -126,7 +126,7 @@ def test_the_service_unit_starts_the_daemon_of_this_state_folder(own_cwtool: Com
         assert process.poll() is None
     assert cwtool.json("daemon", "status")["pid"] == process.pid
     process.terminate()  # as systemd does
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=60) == 0
     assert not cwtool.settings.socket.exists()
 
 
@@ -157,8 +157,9 @@ def test_a_database_of_a_newer_version_is_named_and_a_repair_leaves_it_alone(own
     assert not list(cwtool.home.glob("*.damaged-*"))
 
 
-@pytest.mark.parametrize("name", ["keys.json", "allowed.json", "hosts.json"])
-@pytest.mark.parametrize("content", ["{", '["a"]', "\x00" * 50])
+@pytest.mark.parametrize(
+    ("name", "content"), [("keys.json", "{"), ("allowed.json", '["a"]'), ("hosts.json", "\x00" * 50)]
+)
 def test_broken_files_of_keys_are_named(own_cwtool: CommandLine, name: str, content: str) -> None:
     own_cwtool("daemon", "start")
     (own_cwtool.home / name).write_text(content)

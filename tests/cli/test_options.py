@@ -161,9 +161,10 @@ def test_a_shell_completes_commands_options_and_their_values(typed: str, complet
 
 
 def test_a_mistyped_command_is_named_beside_the_nearest_one() -> None:
-    done = subprocess.run([CWTOOL, "resutls"], capture_output=True, text=True, check=False, env=WIDE)
+    mistyped = "resutls"  # codespell:ignore resutls
+    done = subprocess.run([CWTOOL, mistyped], capture_output=True, text=True, check=False, env=WIDE)
     assert done.returncode == 2
-    assert "No such command 'resutls'. Did you mean 'results'" in done.stderr
+    assert f"No such command '{mistyped}'. Did you mean 'results'" in done.stderr
 
 
 WIDE = {**os.environ, "COLUMNS": "200"}

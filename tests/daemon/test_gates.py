@@ -74,14 +74,13 @@ def ended(connection: socket.socket, patience_s: float) -> bool:
     return True
 
 
-@pytest.mark.parametrize("count", [100, 1000])
 def test_silent_connections_of_this_user_neither_stop_the_daemon_nor_its_job(
-    own_cwtool: CommandLine, started: Callable[..., int], count: int
+    own_cwtool: CommandLine, started: Callable[..., int]
 ) -> None:
     pid = started(64)
     run_id = own_cwtool("run", *LONG, "--detach").stdout.strip()
     own_cwtool.wait_for(run_id, "damage")
-    with silent(count, lambda: local(own_cwtool)):
+    with silent(1000, lambda: local(own_cwtool)):
         own_cwtool.json("ps")
         assert len(psutil.Process(pid).net_connections("unix")) < 60
     assert own_cwtool.json("daemon", "status")["pid"] == pid
@@ -89,9 +88,9 @@ def test_silent_connections_of_this_user_neither_stop_the_daemon_nor_its_job(
     own_cwtool("jobs", "cancel", run_id)
 
 
-@pytest.mark.parametrize("files", [64, 1024])
-def test_two_thousand_silent_strangers_neither_stop_the_daemon_nor_keep_others_out(
-    own_cwtool: CommandLine, tmp_path: Path, files: int
+@pytest.mark.parametrize(("files", "count"), [(64, 2000), (1024, 400)])  # places for 4 of them, and for 164
+def test_thousands_of_silent_strangers_neither_stop_the_daemon_nor_keep_others_out(
+    own_cwtool: CommandLine, tmp_path: Path, files: int, count: int
 ) -> None:
     address = free_address()
     away = CommandLine(tmp_path / "elsewhere", tmp_path, Path(own_cwtool.env["HF_HOME"]))
@@ -101,7 +100,7 @@ def test_two_thousand_silent_strangers_neither_stop_the_daemon_nor_keep_others_o
     subprocess.run(command, env=own_cwtool.env, check=True, preexec_fn=limited(files), capture_output=True)
     run_id = own_cwtool("run", *LONG, "--detach").stdout.strip()
     own_cwtool.wait_for(run_id, "damage")
-    with silent(2000, lambda: remote(address)) as strangers:
+    with silent(count, lambda: remote(address)) as strangers:
         own_cwtool.json("ps")
         assert away.json("--host", "box", "jobs", "show", run_id)["state"] == "running"
         assert all(ended(stranger, 15) for stranger in strangers)  # nobody stays who says nothing
@@ -114,7 +113,7 @@ def test_who_says_a_byte_a_second_or_no_word_of_zmtp_is_shown_out(own_cwtool: Co
     own_cwtool("daemon", "start", "--listen", address)
     with remote(address) as dribbling, remote(address) as browser, local(own_cwtool) as half:
         browser.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        assert ended(browser, 2)
+        assert ended(browser, gates.SILENCE_S - 1)
         half.sendall(SIGNATURE + bytes(10))  # a handshake that never ends
         deadline = time.monotonic() + 3 * gates.SILENCE_S
         with pytest.raises(OSError, match=r"reset|[Bb]roken"):
@@ -132,7 +131,7 @@ def test_connections_that_come_and_go_leave_nothing_open(own_cwtool: CommandLine
     for _ in range(500):
         with local(own_cwtool) as guest:
             guest.sendall(SIGNATURE)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while psutil.Process(pid).num_fds() > before:
         assert time.monotonic() < deadline, "connections stay open"
     own_cwtool("daemon", "status")

@@ -9,6 +9,7 @@ import re
 import shutil
 import sqlite3
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import queue
 from cwa_daemon.control.copies import Copies
+from cwa_daemon.control.job import Job
 from cwa_daemon.control.jobs import Jobs, new_run_id
 from cwa_daemon.control.pruning import prune
 from cwa_daemon.control.states import MOVES
@@ -68,9 +70,9 @@ def test_the_queue_of_a_device_is_first_in_first_out(store: Store) -> None:
     add(store, "first")
     add(store, "second")
     add(store, "elsewhere", device="cuda:0")
-    assert [job["run_id"] for job in store.runnable("cpu")] == ["first", "second"]
+    assert [job.run_id for job in store.runnable("cpu")] == ["first", "second"]
     store.update_job("first", state="done")
-    assert [job["run_id"] for job in store.runnable("cpu")] == ["second"]
+    assert [job.run_id for job in store.runnable("cpu")] == ["second"]
     assert sorted(store.lanes_with_queued_jobs()) == ["cpu", "cuda:0"]
 
 
@@ -102,8 +104,8 @@ def test_a_database_of_every_earlier_schema_is_brought_up_to_date_and_keeps_its_
     shutil.copy(frozen, tmp_path / "jobs.sqlite")
     before = sqlite3.connect(frozen).execute("SELECT run_id, state FROM jobs ORDER BY number DESC").fetchall()
     store = Store(tmp_path / "jobs.sqlite")
-    assert [(job["run_id"], job["state"]) for job in store.jobs()] == before
-    assert [job["run_id"] for job in store.runnable("cpu")] == [run_id for run_id, state in before if state == "queued"]
+    assert [(job.run_id, job.state) for job in store.jobs()] == before
+    assert [job.run_id for job in store.runnable("cpu")] == [run_id for run_id, state in before if state == "queued"]
     assert all(list(store.events(run_id, 0, 100)) for run_id, _ in before)
     store.close()
     Store(tmp_path / "jobs.sqlite").close()  # once more changes nothing
@@ -117,10 +119,10 @@ def test_jobs_are_paged_and_filtered_by_state_kind_and_part_of_a_models_name(sto
     for number in range(5):
         add(store, f"run{number}", state="done" if number % 2 else "queued")
     add(store, "other", kind="load", spec=RunSpec(model="EleutherAI/pythia-70m").model_dump(mode="json"))
-    assert [job["run_id"] for job in store.jobs(limit=2, offset=1)] == ["run4", "run3"]
-    assert [job["run_id"] for job in store.jobs(state="done")] == ["run3", "run1"]
-    assert [job["run_id"] for job in store.jobs(kind="load")] == ["other"]
-    assert [job["run_id"] for job in store.jobs(model="PYTHIA")] == ["other"]
+    assert [job.run_id for job in store.jobs(limit=2, offset=1)] == ["run4", "run3"]
+    assert [job.run_id for job in store.jobs(state="done")] == ["run3", "run1"]
+    assert [job.run_id for job in store.jobs(kind="load")] == ["other"]
+    assert [job.run_id for job in store.jobs(model="PYTHIA")] == ["other"]
 
 
 def test_an_ended_job_never_moves_again() -> None:
@@ -139,7 +141,8 @@ def test_a_run_id_tells_when_and_what(model: str, slug: str) -> None:
 class QuietLane:
     """A lane that never runs anything, so that only the queue's own rules are at work."""
 
-    def __init__(self, *args: object) -> None: ...
+    def __init__(self, device: str, *args: object) -> None:
+        self.device = device
 
     def wake(self) -> None: ...
 
@@ -148,7 +151,7 @@ class QuietLane:
     def must_wait(self, run_id: str) -> bool:
         return False
 
-    def is_warm(self, job: dict[str, Any]) -> bool:
+    def is_warm(self, job: Job) -> bool:
         return False
 
 
@@ -156,9 +159,9 @@ class TestJobs:
     """The queue's rules."""
 
     @pytest.fixture
-    def jobs(self, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Jobs:
-        monkeypatch.setattr("cwa_daemon.control.jobs.Lane", QuietLane)
-        return Jobs(store, Settings(home=tmp_path, max_queue=3), on_event=lambda run_id, event: None)
+    def jobs(self, tmp_path: Path, store: Store) -> Jobs:
+        settings = Settings(home=tmp_path, max_queue=3)
+        return Jobs(store, settings, on_event=lambda run_id, event: None, make_lane=QuietLane)  # type: ignore[arg-type]
 
     def submit(self, jobs: Jobs, key: str, **options: Any) -> str:
         spec = RunSpec(model="gpt2").model_dump(mode="json")
@@ -176,7 +179,7 @@ class TestJobs:
 
     def test_a_job_is_found_by_its_ending_and_an_unclear_one_is_refused(self, jobs: Jobs) -> None:
         run_id = self.submit(jobs, "a")
-        assert jobs.find(run_id[-4:])["run_id"] == run_id
+        assert jobs.find(run_id[-4:]).run_id == run_id
         self.submit(jobs, "b")
         with pytest.raises(InvalidInput, match="may be 2 runs"):
             jobs.find(run_id[:8])
@@ -189,53 +192,56 @@ class TestJobs:
         add(store, "20260101-000000-gpt2-abcd", state="running")
         later = self.submit(jobs, "later")
         jobs.recover()
-        jobs.settle("cpu", None)
-        assert [job["run_id"] for job in store.runnable("cpu")] == ["20260101-000000-gpt2-abcd", later]
-        (death,) = jobs.find("20260101-000000-gpt2-abcd")["deaths"]
+        jobs.outcomes.settle("cpu", None)
+        assert [job.run_id for job in store.runnable("cpu")] == ["20260101-000000-gpt2-abcd", later]
+        (death,) = jobs.find("20260101-000000-gpt2-abcd").deaths
         assert (death["cause"], death["reason"]) == ("others", "the daemon ended while this ran")
 
     def test_a_hub_token_is_in_memory_alone(self, jobs: Jobs, tmp_path: Path) -> None:
         spec = RunSpec(model="gpt2").model_dump(mode="json")
         run_id = jobs.submit("run", spec, "cpu", "key", "", {"token": "hf_secret"}, JobOptions())
-        assert jobs.command_for(jobs.find(run_id))["access"]["token"] == "hf_secret"
+        assert jobs.dispatcher.command_for(jobs.find(run_id)).access["token"] == "hf_secret"
         jobs.cancel(run_id)
-        assert jobs.command_for(jobs.find(run_id))["access"]["token"] == ""  # none, which is not the daemon's own
+        assert (
+            jobs.dispatcher.command_for(jobs.find(run_id)).access["token"] == ""
+        )  # none, which is not the daemon's own
         assert all(b"hf_secret" not in path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
 
     def test_a_higher_priority_goes_first_and_a_successor_waits(self, jobs: Jobs, store: Store) -> None:
         first = self.submit(jobs, "a")
         successor = self.submit(jobs, "b", after=first, priority=5)
         urgent = self.submit(jobs, "c", priority=1)
-        assert [job["run_id"] for job in store.runnable("cpu")] == [urgent, first]
+        assert [job.run_id for job in store.runnable("cpu")] == [urgent, first]
         store.update_job(first, state="done")
-        assert [job["run_id"] for job in store.runnable("cpu")] == [successor, urgent]
+        assert [job.run_id for job in store.runnable("cpu")] == [successor, urgent]
 
     def test_who_was_to_follow_a_job_that_is_cancelled_is_cancelled_and_told_why(self, jobs: Jobs) -> None:
         first = self.submit(jobs, "a")
         second = self.submit(jobs, "b", after=first)
         third = self.submit(jobs, "c", after=second)
         jobs.cancel(first)
-        assert [jobs.find(run_id)["state"] for run_id in (second, third)] == ["cancelled", "cancelled"]
-        assert first in jobs.find(second)["error"]["message"]
+        assert [jobs.find(run_id).state for run_id in (second, third)] == ["cancelled", "cancelled"]
+        error = jobs.find(second).error
+        assert error and first in error["message"]
         with pytest.raises(InvalidInput, match="nothing can wait"):
             self.submit(jobs, "d", after=first)
 
     def test_a_paused_job_keeps_its_place_and_is_not_due(self, jobs: Jobs, store: Store) -> None:
         first, second = self.submit(jobs, "a"), self.submit(jobs, "b")
         assert jobs.pause(first[-4:]) == [first]
-        assert [job["run_id"] for job in store.runnable("cpu")] == [second]
+        assert [job.run_id for job in store.runnable("cpu")] == [second]
         with pytest.raises(InvalidInput, match="is paused, not queued"):
             jobs.pause(first)
         assert jobs.pause(None) == [second]
         assert sorted(jobs.resume(None)) == sorted([first, second])
-        assert [job["run_id"] for job in store.runnable("cpu")] == [first, second]
+        assert [job.run_id for job in store.runnable("cpu")] == [first, second]
 
     def test_a_run_whose_folder_is_whole_is_done(self, jobs: Jobs, store: Store, tmp_path: Path) -> None:
         add(store, "20260101-000000-gpt2-abcd", state="running")
         (tmp_path / "runs" / "20260101-000000-gpt2-abcd").mkdir(parents=True)
         jobs.recover()
-        jobs.settle("cpu", None)
-        assert jobs.find("20260101-000000-gpt2-abcd")["state"] == "done"
+        jobs.outcomes.settle("cpu", None)
+        assert jobs.find("20260101-000000-gpt2-abcd").state == "done"
 
     async def test_a_run_that_was_saved_but_not_copied_to_its_output_is_done_and_copied(
         self, jobs: Jobs, store: Store, tmp_path: Path
@@ -247,11 +253,11 @@ class TestJobs:
         (folder / "summary.json").write_text("{}")
         (folder / "manifest.json").write_text(json.dumps({"spec": spec, "tables": {}}))
         jobs.recover()
-        jobs.settle("cpu", None)
+        jobs.outcomes.settle("cpu", None)
         job = jobs.find("20260101-000000-gpt2-abcd")
-        assert (job["state"], job["copy_error"]["code"]) == ("done", "copy_pending")
-        await asyncio.gather(*jobs._copies._tasks.values())
-        assert jobs.find("20260101-000000-gpt2-abcd")["copy_error"] is None
+        assert job.copy_error and (job.state, job.copy_error["code"]) == ("done", "copy_pending")
+        await asyncio.gather(*jobs.copies._tasks.values())
+        assert jobs.find("20260101-000000-gpt2-abcd").copy_error is None
         assert (tmp_path / "mine" / "summary.json").read_text() == "{}"
         last = store.events("20260101-000000-gpt2-abcd", 0, 10)[-1]
         assert (last["kind"], last["folder"], last["error"]) == ("copied", str(tmp_path / "mine"), None)
@@ -265,12 +271,12 @@ class TestJobs:
         (tmp_path / "runs" / "saved" / "manifest.json").write_text(json.dumps({"spec": spec, "tables": {}}))
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "notes.txt").write_text("of somebody else")
-        jobs.settle("cpu", None)
+        jobs.outcomes.settle("cpu", None)
         with pytest.raises(OutputTaken, match="saved, which is done, is to write"):
             other = RunSpec(model="gpt2", seed=1, output=tmp_path / "mine").model_dump(mode="json")
             jobs.submit("run", other, "cpu", "key", "", {}, JobOptions())
         assert prune(store, tmp_path / "runs", -1, with_results=True, dry_run=True).runs == []
-        await asyncio.gather(*jobs._copies._tasks.values())
+        await asyncio.gather(*jobs.copies._tasks.values())
         job = jobs.view(jobs.find("saved"))
         assert (job.state, job.error, job.copying) == ("done", None, False)
         assert job.copy_error and job.copy_error["code"] == "output_taken"
@@ -310,12 +316,12 @@ class TestJobs:
 
         with monkeypatch.context() as disk:
             disk.setattr(store, "update_job", full)
-            jobs.journal.move(run_id, JobState.RUNNING)
-            jobs.journal.move(run_id, JobState.DONE)
-            assert jobs.next_due("cpu", QuietLane()) is None  # type: ignore[arg-type]
-        assert jobs.find(run_id)["state"] == "queued"
+            jobs.ledger.move(run_id, JobState.RUNNING)
+            jobs.ledger.move(run_id, JobState.DONE)
+            assert jobs.dispatcher.next_due(QuietLane("cpu")) is None  # type: ignore[arg-type]
+        assert jobs.find(run_id).state == "queued"
         jobs.tick()
-        assert jobs.find(run_id)["state"] == "done"
+        assert jobs.find(run_id).state == "done"
         states = [event["state"] for event in store.events(run_id, 0, 10)]
         assert states == ["queued", "running", "done"]
 
@@ -325,7 +331,7 @@ class TestJobs:
         store = Store(tmp_path / "jobs.sqlite")
         jobs = Jobs(store, Settings(home=tmp_path), on_event=lambda run_id, event: None)
         (job,) = store.runnable("cpu")
-        assert jobs.command_for(job)["options"] == JobOptions().model_dump()
+        assert jobs.dispatcher.command_for(job).options == JobOptions().model_dump()
 
     def test_prune_forgets_what_has_no_result_and_only_the_events_of_what_has(
         self, jobs: Jobs, store: Store, tmp_path: Path
@@ -339,14 +345,17 @@ class TestJobs:
         told = prune(store, tmp_path / "runs", 100, with_results=False, dry_run=True)
         assert (told.jobs, told.runs, told.events) == (["failed"], ["done"], 0)
         assert prune(store, tmp_path / "runs", 100, with_results=False, dry_run=False).events == 5
-        assert [job["run_id"] for job in store.jobs()] == [queued, "recent", "done"]
+        assert [job.run_id for job in store.jobs()] == [queued, "recent", "done"]
         assert store.last_seq("done") == 3  # a follower still hears how it ended
         assert prune(store, tmp_path / "runs", 100, with_results=True, dry_run=False).runs == ["done"]
         assert list((tmp_path / "runs").iterdir()) == []
 
 
-def due_job(name: str, priority: int, passed_over: int) -> dict[str, Any]:
-    return {"run_id": name, "priority": priority, "passed_over": passed_over}
+@dataclass
+class DueJob:
+    run_id: str
+    priority: int
+    passed_over: int
 
 
 queues = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6), st.booleans()), min_size=1, max_size=8)
@@ -355,26 +364,26 @@ queues = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6), st.booleans())
 @given(queues)
 def test_a_warm_model_goes_first_only_among_equals_and_only_so_often(rows: list[tuple[int, int, bool]]) -> None:
     rows.sort(key=lambda row: -row[0])
-    due = [due_job(str(number), row[0], row[1]) for number, row in enumerate(rows)]
+    due = [DueJob(str(number), row[0], row[1]) for number, row in enumerate(rows)]
     warm = {str(number) for number, row in enumerate(rows) if row[2]}
-    chosen = queue.choose_next(due, lambda job: job["run_id"] in warm)
+    chosen = queue.choose_next(due, lambda job: job.run_id in warm)
     assert chosen is not None
-    assert chosen["priority"] == due[0]["priority"]
+    assert chosen.priority == due[0].priority
     if chosen is not due[0]:
-        assert chosen["run_id"] in warm and "0" not in warm and due[0]["passed_over"] < queue.PATIENCE
-    elif "0" not in warm and due[0]["passed_over"] < queue.PATIENCE:
-        assert not [job for job in due if job["run_id"] in warm and job["priority"] == due[0]["priority"]]
+        assert chosen.run_id in warm and "0" not in warm and due[0].passed_over < queue.PATIENCE
+    elif "0" not in warm and due[0].passed_over < queue.PATIENCE:
+        assert not [job for job in due if job.run_id in warm and job.priority == due[0].priority]
 
 
 @given(st.lists(st.booleans(), max_size=60))
 def test_nobody_starves_while_others_with_a_warm_model_keep_coming(arrivals: list[bool]) -> None:
-    cold = due_job("cold", 0, 0)
+    cold = DueJob("cold", 0, 0)
     overtakers = 0
     for _ in arrivals:
-        chosen = queue.choose_next([cold, due_job("warm", 0, 0)], lambda job: job["run_id"] == "warm")
+        chosen = queue.choose_next([cold, DueJob("warm", 0, 0)], lambda job: job.run_id == "warm")
         if chosen is cold:
             break
-        cold["passed_over"] += 1
+        cold.passed_over += 1
         overtakers += 1
     assert overtakers <= queue.PATIENCE
 

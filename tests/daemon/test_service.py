@@ -43,7 +43,7 @@ class Raw:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RCVTIMEO, 10_000)
+        self._socket.setsockopt(zmq.RCVTIMEO, 60_000)
         self._socket.connect(f"ipc://{settings.socket}")
 
     def send(self, **message: Any) -> None:

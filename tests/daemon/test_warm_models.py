@@ -20,8 +20,11 @@ def worker_of(cwtool: CommandLine, lane: str) -> int | None:
     return workers.get(lane)
 
 
-def test_a_plan_is_made_beside_a_run_and_one_that_hangs_is_cancelled_within_a_second(own_cwtool: CommandLine) -> None:
+def test_a_plan_is_made_beside_a_run_and_one_that_hangs_is_cancelled_before_its_worker_ends(
+    own_cwtool: CommandLine,
+) -> None:
     cwtool = own_cwtool
+    cwtool.env["CWTOOL_CANCEL_GRACE_S"] = "200"  # before the worker is killed
     run_id = cwtool("run", *LONG, "--detach").stdout.strip()
     cwtool.wait_for(run_id, "damage")
     computing = worker_of(cwtool, "cpu")
@@ -33,10 +36,9 @@ def test_a_plan_is_made_beside_a_run_and_one_that_hangs_is_cancelled_within_a_se
     os.kill(planning, signal.SIGSTOP)
     with cwtool.client() as client:
         plan = client.plan(RunSpec(model="gpt2", eval_limit=4))
-        began = time.monotonic()
         client.cancel(plan)
-        last = list(client.follow(plan))[-1]
-        assert (last["state"], time.monotonic() - began < 1.5) == ("cancelled", True)
+        assert list(client.follow(plan))[-1]["state"] == "cancelled"
+    assert psutil.Process(planning).status() == psutil.STATUS_STOPPED
     cwtool("jobs", "cancel", run_id)
     assert "gpt2 is warm" in cwtool("run", *SHORT).stderr
     assert worker_of(cwtool, "cpu") == computing
@@ -49,7 +51,7 @@ def test_a_pinned_model_is_loaded_again_after_somebody_killed_its_worker_and_it_
     cwtool("load", "gpt2", "--pin", "--dtype", "bfloat16")
     cwtool.kill(cwtool.worker_pid())
     with cwtool.client() as client:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while len(loads := client.jobs(kind="load")) < 2:
             assert time.monotonic() < deadline, "the model was not loaded again"
         notes = [event["text"] for event in client.follow(loads[0].run_id) if event["kind"] == "note"]
@@ -59,11 +61,11 @@ def test_a_pinned_model_is_loaded_again_after_somebody_killed_its_worker_and_it_
 
 
 @pytest.mark.parametrize("device", ["cuda:63", "mps"])
-def test_a_device_that_is_not_there_is_named_and_leaves_no_process(own_cwtool: CommandLine, device: str) -> None:
-    said = own_cwtool("run", *SHORT, "--device", device, rc=2).stderr
+def test_a_device_that_is_not_there_is_named_and_leaves_no_process(cwtool: CommandLine, device: str) -> None:
+    said = cwtool("run", *SHORT, "--device", device, rc=2).stderr
     assert f"this machine has no device '{device}'" in said
-    assert worker_of(own_cwtool, device) is None
-    planned = own_cwtool.json("plan", "--model", "gpt2", "--eval-limit", "4", "--device", device)
+    assert worker_of(cwtool, device) is None
+    planned = cwtool.json("plan", "--model", "gpt2", "--eval-limit", "4", "--device", device)
     assert (planned["free_bytes"], planned["command"]) == (None, None)
     assert all(row["weights_bytes"] and row["fits"] is None for row in planned["rows"])
 

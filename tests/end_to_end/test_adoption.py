@@ -62,7 +62,7 @@ def test_a_worker_without_a_job_ends_with_its_daemon(own_cwtool: CommandLine) ->
     own_cwtool("run", *SHORT)
     worker = psutil.Process(own_cwtool.worker_pid())
     own_cwtool.kill(own_cwtool.json("daemon", "status")["pid"])
-    assert psutil.wait_procs([worker], timeout=10)[1] == []
+    assert psutil.wait_procs([worker], timeout=60)[1] == []
 
 
 def test_a_run_is_cancelled_though_its_worker_has_not_yet_been_heard_by_the_new_daemon(own_cwtool: CommandLine) -> None:

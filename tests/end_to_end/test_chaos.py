@@ -138,7 +138,7 @@ async def survive(chaos: Chaos) -> None:
     assert folders == set(listed)  # nothing is half written, and nothing is there twice
     pids = control_of(settings) + workers_of(settings)
     await asyncio.to_thread(stop_daemon, settings)
-    assert psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=10)[1] == []
+    assert psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=60)[1] == []
     assert workers_of(settings) == []
     assert not settings.runtime_dir.exists()
     assert list(settings.workers.iterdir()) == []

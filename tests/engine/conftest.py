@@ -68,8 +68,12 @@ def llama() -> Any:
     return wrap(tiny_model("llama"))
 
 
-@pytest.fixture
-def data_file(tmp_path: Path) -> Path:
-    path = tmp_path / "texts.txt"
+def write_texts(folder: Path) -> Path:
+    path = folder / "texts.txt"
     path.write_text("\n\n".join(TEXTS) + "\n")
     return path
+
+
+@pytest.fixture
+def data_file(tmp_path: Path) -> Path:
+    return write_texts(tmp_path)

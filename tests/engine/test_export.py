@@ -26,10 +26,14 @@ from cwa_engine.records.reading import read_manifest, read_summary, read_topk
 from cwa_engine.result import RunResult
 from cwa_engine.rows import Baseline, DamagePoint, Ranking, TextUse, TopWeight, to_plain
 from cwa_engine.spec import RunSpec
+from tests.engine.conftest import wrap, write_texts
+from tests.models import tiny_model
 
 
-@pytest.fixture
-def record(llama: Any, data_file: Path) -> RunRecord:
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    llama = wrap(tiny_model("llama"))
+    data_file = write_texts(tmp_path_factory.mktemp("texts"))
     spec = RunSpec(
         model="tiny", topk=(2, 7), data_file=data_file, metrics=("grad_x_weight", "magnitude"), matrices=False
     )

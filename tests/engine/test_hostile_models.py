@@ -241,10 +241,9 @@ def test_a_hanging_tokenizer_ends_when_its_job_is_cancelled(tmp_path: Path) -> N
         if asked > 3:
             raise Cancelled("cancelled")
 
-    began = time.monotonic()
     with cancellable(cancel), pytest.raises(Cancelled):
         load_model(str(folder))
-    assert time.monotonic() - began < 5
+    assert asked == 4
 
 
 def test_beyond_the_limit_memory_is_refused_and_afterwards_there_is_as_much_as_before() -> None:

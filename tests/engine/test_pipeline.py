@@ -232,6 +232,25 @@ def test_a_model_that_is_not_restored_is_noticed(llama: Any, data_file: Path, mo
         run(llama, spec(data_file))
 
 
+def test_rounding_beside_other_texts_of_a_batch_is_not_taken_for_weights_that_were_not_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n\n".join(f"Text {n} of many" + f", and {n * n} more" * (n * 7 % 13) for n in range(36)))
+    asked = spec(path, topk=(1,), control_seeds=1, batch_size=3)
+    llama = wrap(tiny_model("llama").bfloat16())
+    result, _ = run(llama, asked)
+    assert 0 < abs(result.floor.repeat) < 0.01
+
+    def careless(*args: Any) -> Any:
+        llama.model.model.norm.weight.data[0] += 1
+        return []
+
+    monkeypatch.setattr("cwa_engine.pipeline.measure_damage", careless)
+    with pytest.raises(WeightsNotRestored, match="the baseline differs"):
+        run(llama, asked)
+
+
 def test_running_out_of_memory_says_what_to_change(
     llama: Any, data_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,10 +273,10 @@ def test_an_edit_that_changes_nothing_is_reported(llama: Any, data_file: Path) -
 def test_events_tell_the_stages_in_order_and_progress_only_grows(llama: Any, data_file: Path) -> None:
     result, said = run(llama, spec(data_file))
     borders = [(event["kind"], event["stage"]) for event in said if event["kind"].startswith("stage_")]
-    stages = ["texts", "baseline", "score", "select", "prepare", "perturb", "check"]
+    stages = ["texts", "baseline", "score", "select", "prepare", "rounding", "perturb", "check"]
     assert borders == [(kind, stage) for stage in stages for kind in ("stage_started", "stage_finished")]
     assert list(result.timings) == stages
-    for stage in ("baseline", "score", "perturb"):
+    for stage in ("baseline", "score", "prepare", "rounding", "perturb", "check"):
         places = [place for place, event in enumerate(said) if event.get("stage") == stage]
         progress = [said[place] for place in places if said[place]["kind"] == "progress"]
         assert [said[places[0]]["kind"], said[places[-1]]["kind"]] == ["stage_started", "stage_finished"]

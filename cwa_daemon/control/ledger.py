@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cwa_daemon.control.full_disk import Move, Unwritten
+from cwa_daemon.control.job import Job
 from cwa_daemon.control.states import MOVES
 from cwa_daemon.control.store import Store
 from cwa_daemon.protocol import TERMINAL_STATES, JobState, StageProgress
@@ -17,13 +18,11 @@ from cwa_engine.records.checksums import fingerprint_of
 
 log = logging.getLogger(__name__)
 
-MOST_UNWRITTEN = 10_000  # events kept in memory while the disk is full
-
 OnEvent = Callable[[str, dict[str, Any]], None]  # run id, an event of it that was stored
-OnMove = Callable[[dict[str, Any], JobState, JobState], None]  # a job, the state before and after, written down
+OnMove = Callable[[Job, JobState], None]  # a job as it was before, and the state that was written down
 
 
-class Journal:
+class Ledger:
     """The states and events of all jobs. What the disk does not take waits in memory, and `catch_up` writes it."""
 
     def __init__(self, store: Store, runs: Path, on_event: OnEvent, on_move: OnMove) -> None:
@@ -32,56 +31,59 @@ class Journal:
         self._runs = runs  # where run folders are
         self._on_event = on_event
         self._on_move = on_move
-        self._events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MOST_UNWRITTEN)
-        self._moves: list[tuple[str, JobState, CwaError | None]] = []
-        self._copies: dict[str, CwaError | None] = {}
+        self._unwritten = Unwritten()
 
     def state_of(self, run_id: str) -> JobState:
         """The state of a job, be it written down or not."""
-        unwritten = [state for waiting, state, _ in self._moves if waiting == run_id]
-        return unwritten[-1] if unwritten else JobState(self._job(run_id)["state"])
+        return self._unwritten.state_of(run_id) or self._job(run_id).state
 
     @property
     def unwritten(self) -> set[str]:
         """The jobs whose state in the database is not the one they have."""
-        return {run_id for run_id, _, _ in self._moves}
+        return self._unwritten.jobs
 
     def move(self, run_id: str, state: JobState, error: CwaError | None = None) -> None:
         """Bring a job into another state, once: the row and its event. A move that is not allowed is a defect."""
+        move = Move(run_id, state, error)
         try:
             job, before = self._job(run_id), self.state_of(run_id)
         except StateDamaged as trouble:
             log.error("%s is %s, which cannot be written down: %s", run_id, state, trouble.message)
-            self._moves.append((run_id, state, error))
+            self._unwritten.moves.append(move)
             return
         if state not in MOVES[before]:
             raise RuntimeError(f"{run_id} cannot go from {before} to {state}")
         if run_id in self.unwritten:  # one after the other
-            self._moves.append((run_id, state, error))
+            self._unwritten.moves.append(move)
             return
-        body = error.to_dict() if error else None
-        output = job["spec"]["output"] if state is JobState.DONE and job["kind"] == "run" else None
-        columns: dict[str, Any] = {"started": time.time()} if state is JobState.RUNNING else {}
-        if state in TERMINAL_STATES:
-            columns = {"finished": time.time()}
-        if output:  # in the same breath, so that no daemon forgets the copy
-            columns["copy_error"] = _pending(run_id, Path(output)).to_dict()
         try:
-            self._store.update_job(run_id, state=state, error=body, **columns)
+            self._store.update_job(run_id, **self._columns(job, move))
         except StateNotWritten as trouble:
             log.error("%s is %s, which cannot be written down yet: %s", run_id, state, trouble.message)
-            self._moves.append((run_id, state, error))
+            self._unwritten.moves.append(move)
             return
         log.info("%s %s%s", run_id, state, f": {error.message}" if error else "")
-        if state in TERMINAL_STATES:
-            self.progress.pop(run_id, None)
-        event = {"kind": "state", "state": state, "error": body}
-        if state is JobState.DONE:
-            event["fingerprint"] = fingerprint_of(self._runs / run_id)
-        if output:
-            event["output"] = output
-        self.record(run_id, event)
-        self._on_move(job, before, state)
+        self.progress.pop(run_id, None)  # of the attempt that has ended, where one has
+        self.record(run_id, self._event(job, move))
+        self._on_move(job, state)
+
+    def _columns(self, job: Job, move: Move) -> dict[str, Any]:
+        columns: dict[str, Any] = {"state": move.state, "error": move.error.to_dict() if move.error else None}
+        if move.state is JobState.RUNNING:
+            columns["started"] = time.time()
+        if move.state in TERMINAL_STATES:
+            columns["finished"] = time.time()
+        if move.state is JobState.DONE and job.output:  # in the same breath, so that no daemon forgets the copy
+            columns["copy_error"] = _pending(job.run_id, job.output).to_dict()
+        return columns
+
+    def _event(self, job: Job, move: Move) -> dict[str, Any]:
+        event = {"kind": "state", "state": move.state, "error": move.error.to_dict() if move.error else None}
+        if move.state is JobState.DONE:
+            event["fingerprint"] = fingerprint_of(self._runs / job.run_id)
+            if job.output:
+                event["output"] = job.spec["output"]
+        return event
 
     def copied(self, run_id: str, error: CwaError | None) -> None:
         """The files of a run are in its output folder, or why they will not be."""
@@ -89,10 +91,10 @@ class Journal:
         try:
             self._store.update_job(run_id, copy_error=body)
         except StateNotWritten:
-            self._copies[run_id] = error
+            self._unwritten.copies[run_id] = error
             return
         log.info("%s", error.message if error else f"{run_id} is copied")
-        self.record(run_id, {"kind": "copied", "folder": self._job(run_id)["spec"]["output"], "error": body})
+        self.record(run_id, {"kind": "copied", "folder": self._job(run_id).spec["output"], "error": body})
 
     def record(self, run_id: str, event: dict[str, Any]) -> None:
         """Store an event of a job, then tell that it is there. On a full disk only what changes a state is kept."""
@@ -100,14 +102,14 @@ class Journal:
             self.progress[run_id] = StageProgress.of(event)
             if self._store.disk_full:
                 return
-        if self._events:  # in their order, or not at all
-            self._events.append((run_id, event))
+        if self._unwritten.events:  # in their order, or not at all
+            self._unwritten.events.append((run_id, event))
             return
         try:
             stored = self._store.append_event(run_id, event)
         except StateNotWritten as trouble:
             log.error("%s: an event waits for room: %s", run_id, trouble.message)
-            self._events.append((run_id, event))
+            self._unwritten.events.append((run_id, event))
             return
         self._on_event(run_id, stored)
 
@@ -116,18 +118,16 @@ class Journal:
 
     def catch_up(self) -> bool:
         """Try once more to write what waits; whether the state of any job was waiting."""
-        events, self._events = list(self._events), deque(maxlen=MOST_UNWRITTEN)
-        for run_id, event in events:
+        waiting, self._unwritten = self._unwritten, Unwritten()
+        for run_id, event in waiting.events:
             self.record(run_id, event)
-        moves, self._moves = self._moves, []
-        for run_id, state, error in moves:
-            self.move(run_id, state, error)
-        copies, self._copies = self._copies, {}
-        for run_id, copy_error in copies.items():
-            self.copied(run_id, copy_error)
-        return bool(moves)
+        for move in waiting.moves:
+            self.move(move.run_id, move.state, move.error)
+        for run_id, error in waiting.copies.items():
+            self.copied(run_id, error)
+        return bool(waiting.moves)
 
-    def _job(self, run_id: str) -> dict[str, Any]:
+    def _job(self, run_id: str) -> Job:
         job = self._store.job(run_id)
         assert job, run_id
         return job

@@ -12,8 +12,9 @@ from cwa_daemon.control import endings
 from cwa_daemon.control import worker_process as workers
 from cwa_daemon.control.awake import GRACE_S, LONGEST_TICK_S, AwakeClock
 from cwa_daemon.control.deaths import Cause, Death, why_not_again
-from cwa_daemon.control.headway import Headway, Overdue
-from cwa_daemon.control.worker_process import Worker
+from cwa_daemon.control.stalls import CancelDeadline, StallDetector
+from cwa_daemon.control.worker_process import WorkerProcess
+from cwa_daemon.pipe.messages import EventReport, Heartbeat, Limits, Waiting, WarmCopy
 from cwa_daemon.pipe.place import Place
 from cwa_daemon.worker import plans
 from cwa_engine.spec import RunSpec
@@ -31,28 +32,28 @@ def clock() -> Clock:
     return Clock()
 
 
-def heartbeat(processor_s: float) -> dict[str, Any]:
-    return {"type": "heartbeat", "processor_s": processor_s, "memory": None}
+def heartbeat(processor_s: float) -> Heartbeat:
+    return Heartbeat(processor_s=processor_s)
 
 
-def progress(stage: str) -> dict[str, Any]:
-    return {"type": "event", "event": {"kind": "progress", "stage": stage, "done": 1, "total": 9, "unit": "block"}}
+def progress(stage: str) -> EventReport:
+    return EventReport(run_id="run", event={"kind": "progress", "stage": stage, "done": 1, "total": 9, "unit": "block"})
 
 
 def test_a_job_is_stuck_when_it_neither_computes_nor_says_anything_and_not_before(clock: Clock) -> None:
-    job = Headway(clock)
+    job = StallDetector(clock)
     job.heard(progress("load"))
     for clock.now in range(1, 121):
         job.heard(heartbeat(5.0))
     assert job.complaint(idle_s=120, step_s=3600) == ""  # the first heartbeat told of what had been computed before
     clock.now = 122
     assert "it has neither computed nor said anything for 121 s, last in stage 'load'" in job.complaint(120, 3600)
-    job.heard({"type": "waiting"})
+    job.heard(Waiting())
     assert job.complaint(120, 3600) == ""
 
 
 def test_a_step_that_computes_for_an_hour_is_left_alone_and_one_without_end_is_not(clock: Clock) -> None:
-    job = Headway(clock)
+    job = StallDetector(clock)
     job.heard(progress("score"))
     for clock.now in range(1, 3600):
         job.heard(heartbeat(clock.now / 1000))  # a thousandth of a processor, on a crowded machine
@@ -62,9 +63,9 @@ def test_a_step_that_computes_for_an_hour_is_left_alone_and_one_without_end_is_n
 
 
 def test_a_cancelled_job_may_go_on_for_its_share_of_the_processor(clock: Clock) -> None:
-    job = Headway(clock)
+    job = StallDetector(clock)
     job.heard(heartbeat(100.0))
-    late = Overdue(job)
+    late = CancelDeadline(job)
     for clock.now in range(1, 31):
         job.heard(heartbeat(100 + clock.now / 5))  # a fifth of a processor
     assert late.complaint(grace_s=10) == ""
@@ -73,9 +74,9 @@ def test_a_cancelled_job_may_go_on_for_its_share_of_the_processor(clock: Clock) 
 
 
 def test_a_cancelled_job_that_waits_is_not_waited_for(clock: Clock) -> None:
-    job = Headway(clock)
+    job = StallDetector(clock)
     job.heard(heartbeat(100.0))
-    late = Overdue(job)
+    late = CancelDeadline(job)
     for clock.now in range(1, 10):
         job.heard(heartbeat(100.0))
     assert late.complaint(grace_s=10) == ""
@@ -103,8 +104,11 @@ def test_the_system_tells_how_many_processes_it_has_killed_for_want_of_memory() 
     assert kills is None or kills >= 0
 
 
-def warm(name: str, gigabytes: int, pinned: bool = False, dtype: str = "float32") -> dict[str, Any]:
-    return {"name": name, "dtype": dtype, "size_bytes": gigabytes * 10**9, "pinned": pinned}
+LIMITS = Limits(keep_alive="30m", reserve_bytes=10**9, cache_folder="", cache_bytes=0, trust_remote_code=False)
+
+
+def warm(name: str, gigabytes: int, pinned: bool = False, dtype: str = "float32") -> WarmCopy:
+    return WarmCopy(name=name, dtype=dtype, size_bytes=gigabytes * 10**9, pinned=pinned)
 
 
 @pytest.mark.parametrize(
@@ -117,29 +121,25 @@ def warm(name: str, gigabytes: int, pinned: bool = False, dtype: str = "float32"
         ([warm("gpt2", 8, dtype="bfloat16")], 10),
     ],
 )
-def test_a_plan_counts_on_what_is_free_when_warm_models_have_made_room(
-    models: list[dict[str, Any]], expected: int
-) -> None:
-    limits = {"reserve_bytes": 10**9, "budget_bytes": None}
-    room = plans._room(RunSpec(model="gpt2"), "cpu", 10 * 10**9, models, limits)
+def test_a_plan_counts_on_what_is_free_when_warm_models_have_made_room(models: list[WarmCopy], expected: int) -> None:
+    room = plans._room(RunSpec(model="gpt2"), "cpu", 10 * 10**9, models, LIMITS)
     assert room("float32", 8 * 10**9) == expected * 10**9
 
 
 def test_a_plan_counts_on_the_least_recently_used_models_to_go_first_and_on_pinned_ones_to_stay() -> None:
-    limits = {"reserve_bytes": 10**9, "budget_bytes": None}
     models = [warm("old", 3), warm("kept", 5, pinned=True), warm("new", 4)]
-    room = plans._room(RunSpec(model="gpt2"), "cpu", 10 * 10**9, models, limits)
+    room = plans._room(RunSpec(model="gpt2"), "cpu", 10 * 10**9, models, LIMITS)
     assert room("float32", 12 * 10**9) == 13 * 10**9  # old goes
     assert room("float32", 16 * 10**9) == 17 * 10**9  # and new
     assert room("float32", 30 * 10**9) == 17 * 10**9  # kept stays
-    assert plans._room(RunSpec(model="gpt2"), "cuda", None, models, limits)("float32", 1) is None
+    assert plans._room(RunSpec(model="gpt2"), "cuda", None, models, LIMITS)("float32", 1) is None
 
 
 def test_what_the_system_killed_is_compared_with_what_it_had_before_the_worker_fell_silent(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: Clock
 ) -> None:
     monkeypatch.setattr(workers, "memory_kills", lambda: 3 + (clock.now > 100))
-    worker = Worker(Place(tmp_path, "cpu"), tmp_path / "log", clock, print, print)  # type: ignore[arg-type]
+    worker = WorkerProcess(Place(tmp_path, "cpu"), tmp_path / "log", clock, print, print)  # type: ignore[arg-type]
     for clock.now in range(102):
         worker._last_heard = min(clock.now, 100)
         worker.look_after()  # for seconds a process that was killed is still there

@@ -14,8 +14,9 @@ import torch
 
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.pipe.exit_codes import DEVICE_LOST
+from cwa_daemon.pipe.messages import EventReport, Finished, Limits, Report, RunJob
 from cwa_daemon.protocol import JobOptions
-from cwa_daemon.worker.executor import Work
+from cwa_daemon.worker.executor import Executor
 from cwa_engine.base.errors import Cancelled, OutOfMemory
 from cwa_engine.machine.memory import Memory
 from cwa_engine.models.checksum import checksum
@@ -38,48 +39,48 @@ class Inbox:
 
 class Outbox:
     def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
+        self.reports: list[Report] = []
 
-    def send(self, **message: Any) -> None:
-        self.messages.append(message)
+    def send(self, report: Report) -> None:
+        self.reports.append(report)
 
     def notes(self) -> str:
-        events = [message["event"] for message in self.messages if message["type"] == "event"]
+        events = [report.event for report in self.reports if isinstance(report, EventReport)]
         return " | ".join(event["text"] for event in events if event["kind"] == "note")
 
     def last_error(self) -> Any:
-        return [message for message in self.messages if message["type"] == "finished"][-1]["error"]
+        return [report for report in self.reports if isinstance(report, Finished)][-1].error
 
 
 @pytest.fixture
-def worker(hub: Path, tmp_path: Path) -> tuple[Work, Inbox, Outbox, Callable[..., None]]:
+def worker(hub: Path, tmp_path: Path) -> tuple[Executor, Inbox, Outbox, Callable[..., None]]:
     inbox, outbox = Inbox(), Outbox()
-    work = Work("cpu", inbox, outbox)  # type: ignore[arg-type]
+    executor = Executor("cpu", inbox, outbox)  # type: ignore[arg-type]
 
     def run(**fields: Any) -> None:
         spec = RunSpec(model="gpt2", eval_limit=4, **{"topk": (3,), "control_seeds": 1, **fields})
-        number = len(outbox.messages)
-        work.obey(
-            {
-                "op": "job",
-                "kind": "run",
-                "run_id": f"run-{number}",
-                "spec": spec.model_dump(mode="json"),
-                "command": "",
-                "options": JobOptions().model_dump(),
-                "access": {"token": None, "cache_dir": str(hub / "hub"), "offline": True},
-                "folder": str(tmp_path / "runs" / f"run-{number}"),
-                "limits": Settings(home=tmp_path).limits(),
-            }
+        number = len(outbox.reports)
+        executor.obey(
+            RunJob(
+                kind="run",
+                run_id=f"run-{number}",
+                spec=spec.model_dump(mode="json"),
+                command="",
+                options=JobOptions().model_dump(),
+                access={"token": None, "cache_dir": str(hub / "hub"), "offline": True},
+                folder=str(tmp_path / "runs" / f"run-{number}"),
+                limits=Limits(**Settings(home=tmp_path).limits()),
+                device="cpu",
+            )
         )
 
-    return work, inbox, outbox, run
+    return executor, inbox, outbox, run
 
 
 def test_weights_that_are_not_as_they_were_loaded_are_found_after_a_failed_run_and_loaded_again(worker: Any) -> None:
-    work, _, outbox, run = worker
+    executor, _, outbox, run = worker
     run()
-    resident = next(iter(work._warm))
+    resident = next(iter(executor.warm))
     with torch.no_grad():
         resident.model.model.get_parameter("transformer.wte.weight").view(-1)[7] += 0.25
     run(topk=(10**9,))
@@ -87,27 +88,27 @@ def test_weights_that_are_not_as_they_were_loaded_are_found_after_a_failed_run_a
     run()
     assert outbox.last_error() is None
     assert "its weights are not as they were loaded" in outbox.notes()
-    assert [resident.jobs_served for resident in work._warm] == [1]  # another than before
+    assert [resident.jobs_served for resident in executor.warm] == [1]  # another than before
 
 
 def test_a_run_that_is_cancelled_ends_before_its_models_weights_are_compared(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, _, outbox, run = worker
+    executor, _, outbox, run = worker
     run()
     looked: list[str] = []
-    monkeypatch.setattr("cwa_daemon.worker.executor.checksum", lambda model: looked.append("looked"))
+    monkeypatch.setattr("cwa_daemon.worker.warm_models.checksum", lambda model: looked.append("looked"))
     run(topk=(10**9,))
     assert outbox.last_error()["code"] == "invalid_input"
-    assert (looked, next(iter(work._warm)).suspect) == ([], True)
+    assert (looked, next(iter(executor.warm)).suspect) == ([], True)
 
 
 def test_a_failed_run_that_changed_nothing_leaves_the_model_warm(worker: Any) -> None:
-    work, _, outbox, run = worker
+    executor, _, outbox, run = worker
     run()
     run(topk=(10**9,))
     run()
-    assert [resident.jobs_served for resident in work._warm] == [3]
+    assert [resident.jobs_served for resident in executor.warm] == [3]
     assert "not as they were" not in outbox.notes()
 
 
@@ -116,9 +117,9 @@ def test_a_result_that_cannot_be_saved_is_discarded_when_its_run_is_cancelled(wo
     (tmp_path / "runs").write_text("a file where the folder should be")
     send = outbox.send
 
-    def cancel_when_told(**message: Any) -> None:
-        send(**message)
-        if "cannot save" in str(message):
+    def cancel_when_told(report: Report) -> None:
+        send(report)
+        if "cannot save" in str(report):
             inbox.cancelled = True
 
     outbox.send = cancel_when_told
@@ -148,11 +149,11 @@ class Ended(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("breathes", [True, False])
+@pytest.mark.parametrize("computes", [True, False])
 def test_after_memory_ran_out_the_worker_goes_on_only_if_the_model_still_computes(
-    worker: Any, monkeypatch: pytest.MonkeyPatch, breathes: bool
+    worker: Any, monkeypatch: pytest.MonkeyPatch, computes: bool
 ) -> None:
-    work, _, outbox, run = worker
+    executor, _, outbox, run = worker
     run()
 
     def exhausted(*args: object) -> None:
@@ -163,11 +164,11 @@ def test_after_memory_ran_out_the_worker_goes_on_only_if_the_model_still_compute
 
     monkeypatch.setattr("cwa_daemon.worker.executor.analyze", exhausted)
     monkeypatch.setattr("cwa_daemon.worker.executor.os._exit", end)
-    if breathes:
+    if computes:
         run()
     else:
         with torch.no_grad():
-            next(iter(work._warm)).model.model.get_parameter("transformer.ln_f.weight").fill_(math.nan)
+            next(iter(executor.warm)).model.model.get_parameter("transformer.ln_f.weight").fill_(math.nan)
         with pytest.raises(Ended):
             run()
     assert outbox.last_error()["code"] == "out_of_memory"  # the client hears before the process ends
@@ -213,7 +214,7 @@ def _exhausted(held: list[weakref.ref[Held]]) -> Callable[..., None]:
 def test_what_a_job_held_when_memory_ran_out_is_free_again_when_it_has_ended(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, _, outbox, run = worker
+    executor, _, outbox, run = worker
     run()
     held: list[weakref.ref[Held]] = []
     monkeypatch.setattr("cwa_daemon.worker.executor.analyze", _exhausted(held))
@@ -225,17 +226,17 @@ def test_what_a_job_held_when_memory_ran_out_is_free_again_when_it_has_ended(
         "hint": "a shorter --seq-len",
         "retryable": False,
     }
-    assert [resident.name for resident in work._warm] == ["gpt2"]
+    assert [resident.name for resident in executor.warm] == ["gpt2"]
 
 
 def test_a_model_that_cannot_be_checked_for_want_of_memory_is_unloaded_and_the_worker_goes_on(
     worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, _, outbox, run = worker
+    executor, _, outbox, run = worker
     run()
     with monkeypatch.context() as short:
         short.setattr("cwa_daemon.worker.executor.analyze", _exhausted([]))
-        short.setattr("cwa_daemon.worker.executor.breathes", lambda model: True)
+        short.setattr("cwa_daemon.worker.executor.still_computes", lambda model: True)
         run()
     assert outbox.last_error()["code"] == "out_of_memory"
     with monkeypatch.context() as short:
@@ -245,11 +246,11 @@ def test_a_model_that_cannot_be_checked_for_want_of_memory_is_unloaded_and_the_w
             tried.append(model)
             return torch.empty(2**60) if len(tried) == 1 else checksum(model)
 
-        short.setattr("cwa_daemon.worker.executor.checksum", first_without_memory)
+        short.setattr("cwa_daemon.worker.warm_models.checksum", first_without_memory)
         run()
     assert "unloaded: no memory is left to see" in outbox.notes()
     assert outbox.last_error() is None
-    assert [resident.name for resident in work._warm] == ["gpt2"]  # loaded anew
+    assert [resident.name for resident in executor.warm] == ["gpt2"]  # loaded anew
 
 
 def test_memory_that_runs_out_where_nobody_expects_it_has_its_name_all_the_same(

@@ -1,0 +1,105 @@
+"""A run in this process and one by the daemon say the same, find the same and end in the same ways."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cwa_daemon.client import DaemonRunner
+from cwa_engine import Cancelled, LocalRunner, ModelNotFound, Runner, RunReport, RunSpec, open_run
+from cwa_engine.base.events import Event, Progress
+from tests.conftest import CommandLine
+from tests.engine.conftest import TEXTS
+from tests.models import save_tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny("gpt2", tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def spec(model: Path, tmp_path: Path) -> Callable[..., RunSpec]:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n\n".join(TEXTS) + "\n")
+
+    def made(**options: Any) -> RunSpec:
+        asked = {"topk": (3,), "control_seeds": 2, "controls": ("random",), "data_file": texts, "individually": True}
+        return RunSpec(**{"model": str(model), **asked, **options})
+
+    return made
+
+
+@pytest.fixture
+def runners(cwtool: CommandLine, tmp_path: Path) -> Iterator[dict[str, Runner]]:
+    with ExitStack() as stack:
+        local = stack.enter_context(LocalRunner(tmp_path / "runs"))
+        yield {"here": local, "daemon": DaemonRunner(stack.enter_context(cwtool.client()))}
+
+
+KINDS = pytest.mark.parametrize("kind", ["here", "daemon"])
+
+
+def told(event: Event) -> tuple[object, ...]:
+    """An event by what does not depend on time and free memory: its kind, and what it is about."""
+    about = getattr(event, "point", None) or getattr(event, "verdict", None) or event
+    names = ("stage", "metric", "k", "perturbation", "selection", "seed", "partial", "outcome")
+    text = re.sub(r"[0-9.]+", "N", getattr(event, "text", ""))
+    return (event.kind, text, *(getattr(about, name, None) for name in names))
+
+
+def from_the_first_stage(events: list[Event]) -> list[tuple[object, ...]]:
+    """Without progress, which is as fine as time allows, and what a daemon says of its worker before."""
+    lasting = [told(event) for event in events if not isinstance(event, Progress)]
+    return list(itertools.dropwhile(lambda event: event[0] != "stage_started", lasting))
+
+
+def test_both_say_the_same_and_give_the_same_report(runners: dict[str, Runner], spec: Callable[..., RunSpec]) -> None:
+    said: dict[str, list[Event]] = {}
+    reports: dict[str, RunReport] = {}
+    for kind, runner in runners.items():
+        handle = runner.submit(spec())
+        said[kind] = list(handle.events())
+        reports[kind] = handle.report()
+        assert reports[kind].run_id == handle.run_id
+        assert {event.stage for event in said[kind] if isinstance(event, Progress)} >= {"baseline", "score", "perturb"}
+        assert list(map(told, handle.events())) == list(map(told, said[kind]))  # again, from the beginning
+    here, daemon = (from_the_first_stage(said[kind]) for kind in runners)
+    assert here == daemon
+    assert {kind for kind, *_ in here} >= {"stage_started", "baseline", "topk", "damage", "verdict"}
+    one, other = reports["here"], reports["daemon"]
+    assert (one.spec, one.texts, one.versions) == (other.spec, other.texts, other.versions)
+    assert (one.model, one.hashes.keys()) == (other.model, other.hashes.keys())
+    assert [weight.target for weight in one.topk()] == [weight.target for weight in other.topk()]
+    assert [p.delta_nll for p in one.damage] == pytest.approx([p.delta_nll for p in other.damage], abs=1e-6)
+    assert one.summary.timings.keys() == other.summary.timings.keys()
+
+
+def test_a_run_here_leaves_its_folder(runners: dict[str, Runner], spec: Callable[..., RunSpec], tmp_path: Path) -> None:
+    handle = runners["here"].submit(spec())
+    assert handle.report() == open_run(tmp_path / "runs" / handle.run_id)
+
+
+@KINDS
+def test_a_cancelled_run_ends_and_says_so(runners: dict[str, Runner], spec: Callable[..., RunSpec], kind: str) -> None:
+    handle = runners[kind].submit(spec(control_seeds=2000))
+    next(event for event in handle.events() if event.kind == "damage")
+    handle.cancel()
+    assert len(list(handle.events())) < 2000  # they end
+    with pytest.raises(Cancelled):
+        handle.report()
+    assert runners[kind].submit(spec()).report().verdicts  # and the next one runs
+
+
+@KINDS
+def test_the_error_of_a_run_is_raised_by_its_report(
+    runners: dict[str, Runner], spec: Callable[..., RunSpec], kind: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelNotFound, match="nothing"):
+        runners[kind].submit(spec(model=str(tmp_path / "nothing"))).report()
