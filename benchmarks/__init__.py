@@ -1,7 +1,7 @@
-"""What the claims about speed and memory rest on: each against the plain way of doing the same, in turns."""
+"""Benchmarks of speed and memory. Each compares our code with the plain way of doing the same, in alternating rounds."""
 
 import os
 
 from cwa_engine.machine.processors import thread_settings
 
-os.environ.update(thread_settings(os.environ))  # as for workers, and before torch is imported
+os.environ.update(thread_settings(os.environ))  # the settings of workers; set before torch is imported

@@ -1,4 +1,4 @@
-"""`make bench`: measure, print, and write RESULTS.md. Ratios in one run; no figure here is a test."""
+"""`make bench`: measure, print, and write RESULTS.md. Ratios are of one run; no test depends on them."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def start_up() -> str:
     return f"{spread(times)} s"
 
 
-# width, inner width, blocks: about so many weights, in millions
+# (width, inner width, blocks) of models; the key is about their weights in millions
 SIZES = {10: (256, 704, 12), 30: (384, 1024, 16), 100: (640, 1728, 20), 300: (1024, 2752, 24), 1000: (2048, 5632, 19)}
 MANY_TEXTS = (1, 3, 9)
 
@@ -199,7 +199,7 @@ GROWTH: tuple[tuple[str, Callable[[], list[tuple[str, ...]]], tuple[str, ...]], 
 
 
 def main() -> None:
-    """Measure all, or only those whose letters are given (`growth` for the curves); the others stay as they were."""
+    """Measure everything, or only the given letters (`growth` for the curves); other rows keep their earlier figures."""
     asked = sys.argv[1:]
     before = RESULTS.read_text() if RESULTS.is_file() else ""
     rows = []

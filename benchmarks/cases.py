@@ -1,4 +1,4 @@
-"""The pieces of work that are measured, ours and the plain ones, and `python -m benchmarks.cases CASE` for their memory."""
+"""The measured pieces of work, ours and the plain ones. `python -m benchmarks.cases CASE` measures the memory of one."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def llama(**sizes: Any) -> Model:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     torch.manual_seed(0)
-    make: Any = AutoModelForCausalLM.from_config  # it has no types
+    make: Any = AutoModelForCausalLM.from_config  # untyped
     model = make(LlamaConfig(vocab_size=2000, **sizes)).eval()
     loaded = LoadedModel(
         model=model,
@@ -91,7 +91,7 @@ def llama(**sizes: Any) -> Model:
 
 
 def forward_and_backward(model: Model, size: int = 1) -> None:
-    """What no ranking by gradients can do without."""
+    """The forward and backward passes that every ranking by gradients needs."""
     loaded, sequences = model
     for batch in batched(sequences, size):
         torch.autograd.backward(sequence_nll(loaded, batch).sum())
@@ -107,7 +107,7 @@ def ranked_at_once(model: Model, needs: Needs = Needs.GRADIENT, metric: str = "g
 
 @contextmanager
 def busy_neighbour() -> Iterator[psutil.Process]:
-    """A process that computes all the time, one processor's worth, when it is resumed."""
+    """A suspended process; resumed, it keeps one processor busy."""
     busy = psutil.Popen([sys.executable, "-c", "while True: pass"])
     try:
         busy.suspend()
@@ -126,7 +126,7 @@ def ranked_beside(neighbour: psutil.Process, model: Model) -> None:
 
 
 def ranked_and_written(model: Model, needs: Needs, metric: str) -> None:
-    """From texts to the files of a run and the report that is printed of them, without what the damage is measured by."""
+    """Score, select, write the files of a run and print its report; no damage is measured."""
     loaded, sequences = model
     spec = RunSpec(model="smollm2-135m", metrics=(metric,), topk=(K,), perturbations=())
     ranking = rank(loaded, resident(loaded, sequences, needs), metric, K)
@@ -155,7 +155,7 @@ def fisher_of_batches(model: Model, size: int) -> None:
 
 @functools.cache
 def scores(tensors: int) -> list[torch.Tensor]:
-    """Scores in tensors of a model's sizes."""
+    """Random scores, in tensors with the sizes of a model."""
     generator = torch.Generator().manual_seed(0)
     return [torch.rand(1536, 576, generator=generator) for _ in range(tensors)]
 
@@ -177,7 +177,9 @@ def damage_contexts() -> tuple[MeasurementContext, MeasurementContext]:
     loaded, sequences = smollm2()
     spec = RunSpec(model="smollm2-135m", topk=(1,))
     context = prepare_measurement(loaded, sequences, evaluate(loaded, sequences, 1), spec, BatchSize(1))
-    whole = dataclasses.replace(context, sample=dataclasses.replace(context.sample, kept=None))  # all texts are in it
+    whole = dataclasses.replace(
+        context, sample=dataclasses.replace(context.sample, kept=None)
+    )  # the sample has all texts
     return context, whole
 
 
@@ -204,7 +206,7 @@ def exact_top(candidates: int, k: int, texts: int, tokens: int) -> tuple[float, 
 
 
 MEMORY: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-    # name: (what is there before, what is measured)
+    # name: (preparation, measured work)
     "smollm2-resident": (lambda: sequence_of(smollm2), lambda: ranked_at_once(smollm2())),
     "smollm2-sweep": (lambda: sequence_of(smollm2), lambda: ranked_by_sweep(smollm2())),
     "wide-resident": (lambda: sequence_of(wide), lambda: ranked_at_once(wide())),
@@ -215,7 +217,7 @@ MEMORY: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
 
 
 def sequence_of(model: Callable[[], Model]) -> None:
-    """Load the weights and touch each: those of a mapped file count once they are read."""
+    """Load the weights and touch each one: weights of a mapped file take memory only after they are read."""
     loaded, _ = model()
     with torch.no_grad():
         for parameter in loaded.model.parameters():

@@ -47,14 +47,14 @@ Table = list[tuple[str, ...]]
 
 @metric("obd_by_text", "mean_s (dL_s/dw)² w² / 2", Needs.FISHER, "what obd was")
 def obd_by_text(weight: Tensor, stats: WeightStats) -> Tensor:
-    """The squared gradients of texts in the place of the Hessian."""
+    """obd with the squared gradients of texts instead of those of tokens."""
     assert stats.fisher is not None
     return stats.fisher * weight.square() / 2
 
 
 @metric("taylor_by_text", "|mean_s (dL_s/dw)² w² / 2 - g w|", Needs.GRADIENT | Needs.FISHER, "what taylor was")
 def taylor_by_text(weight: Tensor, stats: WeightStats) -> Tensor:
-    """Both orders, with the squared gradients of texts in the place of the Hessian."""
+    """taylor with the squared gradients of texts instead of those of tokens."""
     assert stats.gradient is not None and stats.fisher is not None
     return (stats.fisher * weight.square() / 2 - stats.gradient * weight).abs()
 
@@ -140,7 +140,7 @@ def flat_gradients(loaded: LoadedModel, sequences: Sequence[TokenSequence], scal
     return torch.cat([stats.gradient.flatten() for stats in found.values() if stats.gradient is not None])
 
 
-Place = tuple[str, int]  # parameter, flat index
+Place = tuple[str, int]  # (parameter, flat index) of a weight
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Evidence on super weights: `python -m benchmarks.evidence_spikes [MODEL WEIGHT]` prints the tables of docs/evidence.md.
 
-Without arguments it is SmolLM2-135M and the weight that is known to break it. Ten minutes on one core.
+The default is SmolLM2-135M with the weight that is known to break it. It takes ten minutes on one core.
 """
 
 from __future__ import annotations

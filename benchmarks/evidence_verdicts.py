@@ -68,7 +68,7 @@ def intervals() -> Iterator[str]:
 
 
 def manual() -> list[Text]:
-    """400 passages of Python's own manual, as other texts than those of the tool."""
+    """400 passages of Python's manual, which are not among the built-in texts."""
     topics: dict[str, str] = pydoc_data.topics.topics
     passages = [p for topic in topics.values() for p in re.split(r"\n\s*\n", topic) if len(p) > 250]
     return [Text(passage[:2000], "manual") for passage in passages[:400]]
@@ -90,12 +90,12 @@ COLUMNS = ("weights of the top 100 in a set", "sets", "harmful", "helpful", "ind
 
 
 def errors() -> Iterator[str]:
-    """What the rule says of sets drawn at random."""
+    """The rule's verdicts on random sets."""
     yield table(COLUMNS, [outcomes(0, RANDOM_SETS)])
 
 
 def power() -> Iterator[str]:
-    """What the rule says of random sets in which some weights are such that the ranking names."""
+    """The rule's verdicts on random sets with some weights from the top of a ranking."""
     yield table(COLUMNS, [outcomes(planted, PLANTED_SETS) for planted in PLANTED])
 
 

@@ -1,4 +1,4 @@
-"""Timing in turns, and peak memory of a process of its own."""
+"""Timing in alternating rounds, and peak memory measured in a separate process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def spread(values: list[float]) -> Spread:
 
 
 def ratio_in_turns(ours: Callable[[], object], plain: Callable[[], object], rounds: int) -> Spread:
-    """Time of ours over time of the plain way, one of each a round, after one round that does not count."""
+    """Time of `ours` over time of `plain`, one run of each in a round, after one warm-up round."""
     ratios = []
     for number in range(rounds + 1):
         times = [_seconds(work) for work in ((ours, plain) if number % 2 else (plain, ours))]
@@ -46,7 +46,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def peak_above(work: Callable[[], object]) -> int:
-    """Bytes of resident memory that a piece of work adds at its peak, looked at a thousand times a second."""
+    """Peak of the resident memory that a piece of work adds, in bytes, sampled a thousand times a second."""
     process, ended, peak = psutil.Process(), threading.Event(), 0
     before: int = process.memory_info().rss
 
@@ -66,6 +66,6 @@ def peak_above(work: Callable[[], object]) -> int:
 
 
 def in_a_process_of_its_own(case: str) -> float:
-    """The number that `python -m benchmarks.cases CASE` prints last: memory is measured best where nothing was before."""
+    """The last number that `python -m benchmarks.cases CASE` prints. A new process has no memory from earlier work."""
     done = subprocess.run([sys.executable, "-m", "benchmarks.cases", case], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])

@@ -1,4 +1,4 @@
-"""RunSpec: everything a run may be asked for, checked before anything is sent or loaded."""
+"""RunSpec: all options of a run, checked before anything is sent or loaded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Structure = Literal["weight", "row", "column", "head"]
 Scope = Literal["global", "per_layer", "per_parameter", "per_component"]
 Bos = Literal["auto", "always", "never"]
 
-_ONE_BLOCK = {"gradients": "sweep", "offload": "cpu"}  # options with which no two blocks have gradients at once
+_ONE_BLOCK = {"gradients": "sweep", "offload": "cpu"}  # options with which only one block has gradients at a time
 
 
 class ModelOptions(BaseModel):
@@ -54,7 +54,7 @@ class ModelOptions(BaseModel):
     dtype: Annotated[
         DType,
         Option(
-            "auto, float32, bfloat16 or float16; auto is as stored on an accelerator, float32 on a CPU.",
+            "auto, float32, bfloat16 or float16; auto keeps the stored dtype on an accelerator and is float32 on a CPU.",
             commands=(RUN, ABLATE, LOAD),
         ),
     ] = "auto"
@@ -70,7 +70,7 @@ class RankingOptions(BaseModel):
     metrics: Annotated[
         tuple[str, ...],
         Option(
-            f"How to rank: {', '.join(METRICS)}; several may be given.",
+            f"Metrics to rank by: {', '.join(METRICS)}; several may be given.",
             RANKING,
             name="metric",
             commands=ANY_RUN,
@@ -91,7 +91,7 @@ class RankingOptions(BaseModel):
             commands=ANY_RUN,
             label="top-k",
             example="10, 100",
-            variants={ABLATE: Variant("How many of the most harmful are wanted for certain.", (20,))},
+            variants={ABLATE: Variant("How many of the most harmful weights to find for certain.", (20,))},
         ),
     ] = Field(default=(100,), min_length=1)
     structure: Annotated[Structure, Option("What is ranked and damaged: weight, row, column or head.", RANKING)] = (
@@ -100,19 +100,19 @@ class RankingOptions(BaseModel):
     scope: Annotated[
         Scope, Option("Where the top k is taken: global, per_layer, per_parameter or per_component.", RANKING)
     ] = "global"
-    matrices: Annotated[bool, Option("Also rank and damage the matrices of decoder blocks by themselves.", RANKING)] = (
-        True
-    )
+    matrices: Annotated[bool, Option("Also rank and damage the matrices of decoder blocks separately.", RANKING)] = True
     include: Annotated[
         tuple[str, ...],
-        Option("Only parameters or components of such names, like down or '*.mlp.*'.", RANKING, commands=(RUN, ABLATE)),
+        Option(
+            "Only parameters or components with these names, like down or '*.mlp.*'.", RANKING, commands=(RUN, ABLATE)
+        ),
     ] = ()  # globs; empty: all
     exclude: Annotated[
-        tuple[str, ...], Option("No parameters or components of such names.", RANKING, commands=(RUN, ABLATE))
+        tuple[str, ...], Option("No parameters or components with these names.", RANKING, commands=(RUN, ABLATE))
     ] = ()
     weights: Annotated[
         tuple[str, ...],
-        Option("Damage these: a file of targets, a topk_*.csv, or NAME[out,in], where : stands for all.", RANKING),
+        Option("Damage these weights: a file of targets, a topk_*.csv, or NAME[out,in]; : means all.", RANKING),
     ] = ()  # targets like "model.norm.weight[17]"
     probes: Annotated[int, Option("hutchinson_diag: random probes.", RANKING)] = 8
     candidates: Annotated[
@@ -121,7 +121,7 @@ class RankingOptions(BaseModel):
     critical_set: Annotated[
         FiniteFloat | None,
         Option(
-            "ablation: seek the smallest set that multiplies perplexity by this; 0: none.",
+            "ablation: find the smallest set that multiplies perplexity by FACTOR; 0: do not.",
             RANKING,
             metavar="FACTOR",
             words={"0": None},
@@ -132,7 +132,7 @@ class RankingOptions(BaseModel):
     iterate: Annotated[
         int | None,
         Option(
-            "super_weight: zero the weight behind the largest spike, and so on until it is gone, N at most.",
+            "super_weight: zero the weight behind the largest spike, up to N times, until it is gone.",
             RANKING,
             metavar="[N]",
             bare="10",
@@ -164,7 +164,9 @@ class TextOptions(BaseModel):
     text_column: Annotated[
         str | None,
         Option(
-            "Where a table or JSON objects have their texts; text or the like if left out.", TEXTS, commands=ANY_RUN
+            "The column of texts in a table or in JSON objects; by default text or a similar name.",
+            TEXTS,
+            commands=ANY_RUN,
         ),
     ] = None
     eval_limit: Annotated[
@@ -201,14 +203,15 @@ class SpeedOptions(BaseModel):
     gradients: Annotated[
         Gradients,
         Option(
-            "resident keeps those of all weights, sweep those of one block; auto goes by memory.",
+            "resident keeps the gradients of all weights, sweep those of one block; auto decides by memory.",
             commands=(RUN, ABLATE),
         ),
     ] = "auto"
     offload: Annotated[
         Offload,
         Option(
-            "cpu keeps blocks in CPU memory, for models larger than the device; none does not.", commands=(RUN, ABLATE)
+            "cpu keeps blocks in CPU memory, for models larger than the device; none does not.",
+            commands=(RUN, ABLATE),
         ),
     ] = "none"
 
@@ -219,7 +222,7 @@ class DamageOptions(BaseModel):
     perturbations: Annotated[
         tuple[str, ...],
         Option(
-            f"What is done to weights: {', '.join(PERTURBATIONS)}; standard is {', '.join(STANDARD)}.",
+            f"How weights are changed: {', '.join(PERTURBATIONS)}; standard is {', '.join(STANDARD)}.",
             DAMAGE,
             name="perturb",
             choices=("standard", *PERTURBATIONS),
@@ -228,14 +231,14 @@ class DamageOptions(BaseModel):
             no_help="Only rank; measure no damage.",
         ),
     ] = ("zero",)  # empty: no damage is measured
-    noise_scale: Annotated[FiniteFloat, Option("gaussian_noise: times the parameter's std.", DAMAGE)] = Field(
-        default=1.0, ge=0
-    )
+    noise_scale: Annotated[
+        FiniteFloat, Option("gaussian_noise: standard deviation, in units of the parameter's.", DAMAGE)
+    ] = Field(default=1.0, ge=0)
     scale_factor: Annotated[FiniteFloat, Option("scale: the factor.", DAMAGE)] = 2.0
     bit: Annotated[
         int | Literal["all"] | None,
         Option(
-            "bit_flip: which, 0 is the lowest; all tries one after the other.",
+            "bit_flip: which bit, 0 is the lowest; all flips each bit in turn.",
             DAMAGE,
             least=0,
             most=63,
@@ -243,7 +246,7 @@ class DamageOptions(BaseModel):
             shown_default="drawn",
         ),
     ] = None  # None: drawn for each weight
-    bits: Annotated[int, Option("quantize: how many.", DAMAGE, least=2, most=32)] = 4
+    bits: Annotated[int, Option("quantize: number of bits.", DAMAGE, least=2, most=32)] = 4
     controls: Annotated[
         tuple[str, ...],
         Option(
@@ -257,12 +260,16 @@ class DamageOptions(BaseModel):
     fast_perturbation: Annotated[
         bool, Option("Measure damage on a quarter of the evaluation texts.", DAMAGE, label="fast perturbation")
     ] = False
-    kl: Annotated[bool, Option("Also KL divergence and top-1 agreement with the intact model.", DAMAGE)] = False
-    individually: Annotated[bool, Option("Also each critical weight alone, and the set without it.", DAMAGE)] = False
+    kl: Annotated[bool, Option("Also measure KL divergence and top-1 agreement with the intact model.", DAMAGE)] = False
+    individually: Annotated[bool, Option("Also damage each critical weight alone, and the set without it.", DAMAGE)] = (
+        False
+    )
     dose: Annotated[
         tuple[FiniteFloat, ...], Option("Also multiply the critical weights by each of these factors.", DAMAGE)
     ] = ()
-    position_test: Annotated[bool, Option("Also write their values elsewhere in the same parameter.", DAMAGE)] = False
+    position_test: Annotated[
+        bool, Option("Also write the critical weights' values elsewhere in the same parameter.", DAMAGE)
+    ] = False
 
 
 # pydantic orders fields from the last base to the first, and their order is part of a spec's hash.
@@ -294,7 +301,7 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
     seed: Annotated[
         int,
         Option(
-            "Of control draws, probes, resamples and bootstrap.",
+            "Seed of control draws, probes, resamples and bootstrap.",
             DAMAGE,
             least=0,
             most=2**32 - 1,
@@ -311,7 +318,7 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
     @model_validator(mode="before")
     @classmethod
     def _plain_model_name(cls, fields: Any) -> Any:
-        """`gpt2@main`, or the address of its page on the Hub, as model and revision."""
+        """Split `gpt2@main`, or the address of a Hub page, into model and revision."""
         if isinstance(fields, dict) and isinstance(fields.get("model"), str):
             model, revision = name_and_revision(fields["model"], fields.get("revision"))
             return {**fields, "model": model, "revision": revision}
@@ -394,7 +401,9 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
                 "ablation ranks single weights of all together", hint="leave out --structure and --scope"
             )
         if "bottom" in self.controls:
-            raise InvalidInput("of the weights that are not measured the lowest is not known", hint="leave out bottom")
+            raise InvalidInput(
+                "ablation does not know the lowest of the weights it does not measure", hint="leave out bottom"
+            )
         if self.largest_k > self.candidates:
             raise InvalidInput(
                 f"--topk {self.largest_k} is more than the {self.candidates} candidates", hint="raise --candidates"
@@ -402,7 +411,7 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
 
     @property
     def scored_metrics(self) -> tuple[str, ...]:
-        """The metrics that are scored from statistics; where only ablation is asked for, those that name its candidates."""
+        """The metrics that are scored from statistics. With ablation alone, those that name its candidates."""
         scored = tuple(name for name in self.metrics if name != ABLATION)
         return scored or (CANDIDATE_METRICS if self.metrics else ())
 
@@ -427,12 +436,12 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
         return self.topk[-1]
 
     def sha256(self) -> str:
-        """Hash of the spec as canonical JSON, without the output folder and names, which do not change what is found."""
+        """Hash of the spec as JSON, without the output folder and the name of a copied file, which do not change results."""
         return hashlib.sha256(self.model_dump_json(exclude={"output", "data_name"}).encode()).hexdigest()
 
 
 def parse_spec(fields: dict[str, object]) -> RunSpec:
-    """A RunSpec from plain fields. Raises InvalidInput, in one sentence, where pydantic would raise ValidationError."""
+    """A RunSpec from plain fields. Raises InvalidInput with one sentence instead of pydantic's ValidationError."""
     return parsed(RunSpec, fields, hint="`cwtool run --help` lists the options")
 
 
