@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CWTOOL, LONG, SHORT, CommandLine
+from tests.conftest import CWTOOL, LONG, CommandLine
+
+SHORT = ("--model", "gpt2", "--topk", "5", "--eval-limit", "4")  # with as many draws as p-values need
 
 
 def test_help_imports_neither_torch_nor_anything_else_that_is_slow() -> None:
