@@ -22,7 +22,7 @@ from cwa_daemon.control import queue
 from cwa_daemon.control.copies import Copies
 from cwa_daemon.control.database import SCHEMA_VERSION
 from cwa_daemon.control.job import Job
-from cwa_daemon.control.jobs import Jobs, new_run_id
+from cwa_daemon.control.jobs import Jobs
 from cwa_daemon.control.pruning import prune
 from cwa_daemon.control.states import MOVES
 from cwa_daemon.control.store import Store
@@ -37,6 +37,7 @@ from cwa_engine.base.errors import (
     QueueFull,
     StateNotWritten,
 )
+from cwa_engine.records.run_id import new_run_id
 from cwa_engine.spec import RunSpec
 
 
