@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgpack
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 log = logging.getLogger(__name__)
 
@@ -230,8 +230,9 @@ class Reader(Generic[M]):
                 log.error("a message is not understood: %s", error.errors(include_input=False, include_url=False))
 
 
-_COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="op")])
-_REPORT: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="type")])
+_LATER = ConfigDict(defer_build=True)  # a control process that starts has no worker to talk to yet
+_COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="op")], config=_LATER)
+_REPORT: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="type")], config=_LATER)
 
 
 def command_reader() -> Reader[Command]:
