@@ -133,7 +133,9 @@ class Lane:
                 worker.kill(late)
             elif stuck := worker.stalls.complaint(settings.stage_idle_s, settings.stage_step_s):
                 worker.kill(stuck, _STUCK_HINT)
-        elif not worker.models and not worker.unloads and self._clock() - self._idle_since > settings.worker_idle_s:
+        elif (
+            not worker.models and not worker.is_unloading and self._clock() - self._idle_since > settings.worker_idle_s
+        ):
             worker.end_because_idle()
 
     async def drain(self) -> None:

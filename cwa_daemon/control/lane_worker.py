@@ -175,8 +175,8 @@ class LaneWorker:
         return await self._unloads[request]
 
     @property
-    def unloads(self) -> bool:
-        """Whether it is at an unload."""
+    def is_unloading(self) -> bool:
+        """Whether it was asked to drop a model and has not answered yet."""
         return bool(self._unloads)
 
     # looked after

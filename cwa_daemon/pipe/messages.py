@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgpack
-from pydantic import Field, TypeAdapter, ValidationError
 
 log = logging.getLogger(__name__)
 
@@ -214,14 +213,20 @@ M = TypeVar("M")
 
 
 class Reader(Generic[M]):
-    """Messages out of a stream of bytes."""
+    """Messages out of a stream of bytes; `kinds` is the union of them, told apart by the field `tag`."""
 
-    def __init__(self, adapter: TypeAdapter[M]) -> None:
-        self._adapter = adapter
+    def __init__(self, kinds: object, tag: str) -> None:
+        # Here, as a worker gives its heartbeat before it reads anything, and pydantic takes a while to import.
+        from pydantic import Field, TypeAdapter
+
+        tagged: Any = Annotated[kinds, Field(discriminator=tag)]
+        self._adapter: TypeAdapter[M] = TypeAdapter(tagged)
         self._unpacker = msgpack.Unpacker(max_buffer_size=MOST_BYTES)
 
     def feed(self, chunk: bytes) -> Iterator[M]:
         """The messages that are whole with these bytes. One that is none of those above is logged and left out."""
+        from pydantic import ValidationError
+
         self._unpacker.feed(chunk)
         for fields in self._unpacker:
             try:
@@ -230,16 +235,12 @@ class Reader(Generic[M]):
                 log.error("a message is not understood: %s", error.errors(include_input=False, include_url=False))
 
 
-_COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="op")])
-_REPORT: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="type")])
-
-
 def command_reader() -> Reader[Command]:
-    return Reader(_COMMAND)
+    return Reader(Command, "op")
 
 
 def report_reader() -> Reader[Report]:
-    return Reader(_REPORT)
+    return Reader(Report, "type")
 
 
 def encode(message: Command | Report) -> bytes:
