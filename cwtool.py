@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cwa_engine.base.version import __version__
 from cwa_tui.cli.connection import choose_host
 from cwa_tui.cli.lazy import CommandEntry, LazyGroup
 from cwa_tui.cli.process import run_process
@@ -48,6 +49,12 @@ app = typer.Typer(
 )
 
 
+def show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cwtool {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def before_each_command(
     host: Annotated[
@@ -57,6 +64,9 @@ def before_each_command(
             "sent, --output is written here; models are names or absolute paths there."
         ),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version of this command.")
+    ] = False,
 ) -> None:
     if host is not None:
         choose_host(host)

@@ -50,11 +50,15 @@ def analyze(
     elif options.get("data_file") is not None:
         options["data_file"] = user_path(str(options["data_file"]), "data_file")
     if isinstance(model, (str, Path)):
-        spec = parse_spec({"model": str(model), **options})
         _refuse({"tokenizer": tokenizer}, ("tokenizer",), "a name leads to a tokenizer as well")
+        spec = parse_spec({"model": str(model), **options})
         return run_here(spec, lambda say: load_for(spec, say), emit, texts)
     _refuse(options, _OF_LOADING, "the model is in memory")
-    loaded = model if isinstance(model, LoadedModel) else wrap(model, tokenizer)
+    if isinstance(model, LoadedModel):
+        _refuse({"tokenizer": tokenizer}, ("tokenizer",), "a LoadedModel has its tokenizer")
+        loaded = model
+    else:
+        loaded = wrap(model, tokenizer)
     spec = parse_spec({"model": loaded.source.name, **_how_loaded(loaded), **options})
     return run_here(spec, lambda say: loaded, emit, texts)
 

@@ -182,4 +182,4 @@ def reached_as_box(box: CommandLine, away: CommandLine, address: str) -> Command
 
 # A run that is long enough to be caught in the middle, whatever the machine: it is always cancelled or killed.
 LONG = ("--model", "gpt2", "--topk", "5", "--control-seeds", "2000")
-SHORT = ("--model", "gpt2", "--topk", "5", "--eval-limit", "4")
+SHORT = ("--model", "gpt2", "--topk", "5", "--eval-limit", "4", "--control-seeds", "1")

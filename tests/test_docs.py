@@ -68,3 +68,10 @@ def test_the_bill_of_materials_has_all_that_cwtool_needs_and_no_tool_of_developm
     references = {entry["bom-ref"] for entry in bill["components"]} | {bill["metadata"]["component"]["bom-ref"]}
     assert {entry["ref"] for entry in bill["dependencies"]} == references
     assert all(set(entry["dependsOn"]) <= references for entry in bill["dependencies"])
+
+
+def test_every_module_that_the_architecture_names_exists() -> None:
+    named = set(re.findall(r"[`\s(]((?:\w+/)*\w+\.py)\b", (ROOT / "docs/architecture.md").read_text()))
+    there = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
+    missing = [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in there)]
+    assert named and not missing

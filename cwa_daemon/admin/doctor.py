@@ -19,7 +19,7 @@ from cwa_daemon.admin.reindex import damage, schema_of
 from cwa_daemon.base.address import find, running_pid
 from cwa_daemon.base.settings import CONFIG_FILE, MOST_SOCKET_BYTES, NOWHERE, Settings, unknown_variables
 from cwa_daemon.control import leftovers, telemetry
-from cwa_daemon.control.store import SCHEMA_VERSION, newer_schema
+from cwa_daemon.control.database import SCHEMA_VERSION, newer_schema
 from cwa_engine import __version__
 from cwa_engine.base.errors import CwaError, InvalidInput, NoDaemon
 from cwa_engine.hub.sources import HubAccess, cached_models

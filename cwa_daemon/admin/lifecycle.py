@@ -1,4 +1,4 @@
-"""Start and stop of the daemon: one for each state folder, detached from whoever started it."""
+"""Start and stop of the daemon: one for each state folder, detached from the program that started it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from cwa_daemon.base.address import running_pid
 from cwa_daemon.base.folder_lock import hold_lock
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import leftovers
-from cwa_daemon.control.store import SCHEMA_VERSION, Store
+from cwa_daemon.control.database import SCHEMA_VERSION
+from cwa_daemon.control.store import Store
 from cwa_daemon.protocol import JobState
 from cwa_engine.base.errors import CwaError, InvalidInput
 from cwa_engine.records.checksums import fingerprint_of

@@ -84,7 +84,7 @@ def own_pair(settings: Settings) -> Pair:
 
 
 def allow(settings: Settings, name: str, public: str, role: Role = Role.RUNNER) -> None:
-    """Let whoever has the secret to this public key connect, and do what the role may.
+    """Let the owner of this public key connect, and do what the role allows.
 
     Raises InvalidInput for no such key, no such name, and a key that has another name already.
     """

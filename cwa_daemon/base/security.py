@@ -1,4 +1,4 @@
-"""Who may speak, and what is to be trusted: folders, files and sockets that no other user could have made or changed.
+"""What is to be trusted: the peer of a connection, and folders, files and sockets that no other user could have made.
 
 "Others" are all users but this one, root, and the group that many systems make for each user with nobody else in it.
 """

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from cwa_daemon.base.settings import Settings
-from cwa_daemon.base.threads import in_thread
-from cwa_daemon.client import fetching, handover
+from cwa_daemon.client import fetching
 from cwa_daemon.client.answers import Result, Stopped
 from cwa_daemon.client.connection import Connection
 from cwa_daemon.client.fetching import RunFiles
 from cwa_daemon.client.following import follow
+from cwa_daemon.client.submitting import hub_access, submit_job, with_texts
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_engine.base.errors import InvalidInput, OutputError
 from cwa_engine.base.files import check_output, fetch_folder
-from cwa_engine.hub.sources import HubAccess
 from cwa_engine.records.checksums import altered_error, check_run
 from cwa_engine.records.output import claim_output, copy_run
 from cwa_engine.spec import RunSpec
@@ -80,26 +77,28 @@ class AsyncClient:
                 f"the daemon of {self.settings.host} cannot write to a folder of this machine",
                 hint="leave the spec without `output`, and `fetch` the run's files when it is done",
             )
-        spec = await self._with_texts(spec)
+        spec = await with_texts(self._connection, spec)
         if spec.output:
             claim_output(spec.output, spec, options is not None and options.force)
-        return await self._submit("run", spec, command, options, client_key)
+        return await submit_job(self._connection, "run", spec, command, options, client_key)
 
     async def submit_again(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         """Queue a spec that came from the daemon: its paths are those of the daemon's machine, and are read there."""
-        return await self._submit("run", spec, command, options)
+        return await submit_job(self._connection, "run", spec, command, options)
 
     async def load(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         """Queue the loading of `spec.model` and give the job's run id."""
-        return await self._submit("load", spec, command, options)
+        return await submit_job(self._connection, "load", spec, command, options)
 
     async def plan(self, spec: RunSpec, command: str = "") -> str:
         """Queue the planning of a run and give the job's run id; the plan is in its event of kind "plan"."""
-        return await self._submit("plan", await self._with_texts(spec), command)
+        return await submit_job(self._connection, "plan", await with_texts(self._connection, spec), command)
 
     async def retry(self, run_id: str) -> str:
         """Queue an ended run again, and give the new run id."""
-        reply = await self._request("retry", run_id=run_id, client_key=uuid.uuid4().hex, access=self._access())
+        reply = await self._request(
+            "retry", run_id=run_id, client_key=uuid.uuid4().hex, access=hub_access(self.settings)
+        )
         return str(reply["run_id"])
 
     async def cancel(self, run_id: str) -> str:
@@ -214,41 +213,3 @@ class AsyncClient:
         """Ask the daemon to stop, if asked only when nothing runs; `stop_daemon` also waits until it is gone."""
         reply = await self._request("shutdown", when_idle=when_idle)
         return Stopped(reply["pid"], reply["interrupted"], reply["queued"])
-
-    # what a job needs to begin
-
-    async def _with_texts(self, spec: RunSpec) -> RunSpec:
-        """The spec with texts that the daemon can read: it is handed a copy of those that it cannot."""
-        away, most_bytes = bool(self.settings.host), self.settings.texts_bytes
-        found = await in_thread(lambda: handover.prepare(spec, away, most_bytes))
-        if found is None:
-            return spec
-        path = await handover.send(found, self._request)
-        read_there = {"data_file": path, "data_name": found.shown, "dataset": None, "text_column": found.text_column}
-        return spec.model_copy(update=read_there)
-
-    async def _submit(
-        self,
-        kind: str,
-        spec: RunSpec,
-        command: str,
-        options: JobOptions | None = None,
-        client_key: str | None = None,
-    ) -> str:
-        reply = await self._request(
-            "submit",
-            kind=kind,
-            spec=spec.model_dump(mode="json"),
-            client_key=client_key or uuid.uuid4().hex,
-            command=command,
-            access=self._access(),
-            options=(options or JobOptions()).model_dump(exclude_defaults=True),  # a daemon may know fewer of them
-        )
-        return str(reply["run_id"])
-
-    def _access(self) -> dict[str, Any]:
-        """How to reach the Hub, as this shell has it. Of another machine its own, but for a token that is set here."""
-        if self.settings.host and not os.environ.get("HF_TOKEN"):
-            return {}
-        access = HubAccess.from_environment()
-        return {"token": access.token} if self.settings.host else dataclasses.asdict(access)

@@ -1,4 +1,4 @@
-"""One client's connection to its daemon: requests and their replies, events and who waits for them."""
+"""One client's connection to its daemon: requests, replies and events."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Connection:
                 self._heard(socket.recv(zmq.DONTWAIT))
 
     def _heard(self, frame: bytes) -> None:
-        """Replies to who asked, events to who follows."""
+        """Take in one message: a reply, a part of one, or events."""
         try:
             message = protocol.decode(frame, protocol.MAX_REPLY_BYTES, protocol.MAX_REPLY_ELEMENTS)
         except InvalidInput as error:

@@ -22,7 +22,7 @@ async def follow(connection: Connection, run_id: str, after_seq: int) -> AsyncIt
                 number, greetings = reply["subscription"], connection.greetings
             event = await _next_event(connection, number)
             if event is None:
-                if greetings != connection.greetings:  # another daemon, which knows the events but not who follows
+                if greetings != connection.greetings:  # another daemon, which knows the events but no subscription
                     connection.forget_events(number)
                     number = None
                 continue

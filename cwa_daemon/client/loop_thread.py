@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """Runs coroutines one after the other for whoever waits for them, from any thread."""
+    """Runs coroutines for callers in other threads, which wait for the result."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()

@@ -1,7 +1,7 @@
 """Connecting a client's socket to its daemon, and saying at once why that is not possible.
 
 ZeroMQ itself tries for ever and says nothing; what it does on the way can be heard on a monitor. A `Link` is the client's
-connection: whoever sends waits for `ready` before.
+connection: wait for its `ready` before sending.
 """
 
 from __future__ import annotations

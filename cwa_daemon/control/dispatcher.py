@@ -1,4 +1,4 @@
-"""Who runs where next: the lanes of all devices, and what each is given to do."""
+"""Which job runs where next: the lanes of all devices, and the commands for their workers."""
 
 from __future__ import annotations
 

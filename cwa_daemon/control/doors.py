@@ -28,7 +28,7 @@ from cwa_engine.base.errors import CwaError, DaemonNotStartable, Refused
 log = logging.getLogger(__name__)
 
 ZAP_DOMAIN = "cwtool"
-_CURVE_HANDSHAKE_BYTES = 64 + 170 + 32  # that whoever comes is sent: greeting, WELCOME, an error (RFC 23, 26 of ZeroMQ)
+_CURVE_HANDSHAKE_BYTES = 64 + 170 + 32  # that every client is sent: greeting, WELCOME, an error (RFC 23, 26 of ZeroMQ)
 _KEEPALIVE = (
     (network.TCP_KEEPIDLE, 60),
     (network.TCP_KEEPINTVL, 15),
@@ -61,7 +61,7 @@ class Door:
         raise NotImplementedError
 
     def caller(self, identity: bytes, frame: zmq.Frame, minor: int) -> Caller:
-        """Who sent a message. Raises Refused for somebody who may not speak."""
+        """The sender of a message. Raises Refused for one that may not send any."""
         raise NotImplementedError
 
     def look_after(self) -> None:

@@ -1,6 +1,6 @@
-"""Gates: who connects is taken here, bounded and looked at, before ZeroMQ hears of it.
+"""Gates: connections are accepted, bounded and checked here, before ZeroMQ sees them.
 
-ZeroMQ takes whoever comes, and ends the whole process where no descriptor is left for one more. So it listens at a private
+ZeroMQ accepts every connection, and ends the whole process where no descriptor is left for one more. So it listens at a private
 socket alone, and a gate stands before it: it takes connections as far as there are places, passes one on when it begins as
 ZeroMQ's clients do, and from then on carries bytes both ways. What is encrypted passes through as it is.
 """
@@ -19,12 +19,12 @@ from typing import Any, cast
 log = logging.getLogger(__name__)
 
 HEADROOM = 40  # descriptors for everything else: a daemon with a worker and a plan has 26 open
-EACH = 3  # descriptors of a connection: the guest's, and both ends of the one to the private socket
+EACH = 3  # descriptors of a connection: the client's, and both ends of the one to the private socket
 MOST_PLACES = 1024
-SILENCE_S = 5.0  # for a guest to begin as ZeroMQ does, and for ZeroMQ's handshake after that
+SILENCE_S = 5.0  # for a client to begin as ZeroMQ does, and for ZeroMQ's handshake after that
 BACKLOG = 128  # connections that the system keeps until they are taken
-STOP_READING_BYTES = 2**20  # that a guest has not read: until it has, no more is read of what it asks
-MOST_UNREAD_BYTES = 96 * 2**20  # that a guest has not read: it is closed; more than the largest reply
+STOP_READING_BYTES = 2**20  # that a client has not read: until it has, no more is read of what it asks
+MOST_UNREAD_BYTES = 96 * 2**20  # that a client has not read: it is closed; more than the largest reply
 MOST_UNREAD_IN_ALL = 4 * MOST_UNREAD_BYTES
 _SIGNATURE_BYTES = 10  # that ZMTP begins with: ff, eight bytes of padding, 7f (RFC 23 of ZeroMQ)
 _MOST_OPEN = 65536
@@ -50,8 +50,8 @@ def places(most_open: int, doors: int) -> int:
 class Gate:
     """Takes connections for one door.
 
-    `who` names the peer of a connection. One peer may hold `share` of the places. A guest counts as let in once the door has
-    sent it more than `handshake_bytes`. Where no place is left the guest that has been silent longest goes: first of those not
+    `who` names the peer of a connection. One peer may hold `share` of the places. A client counts as let in once the door has
+    sent it more than `handshake_bytes`. Where no place is left the client that has been silent longest goes: first of those not
     let in. One that was let in connects again by itself when it has something to ask.
     """
 
@@ -62,7 +62,7 @@ class Gate:
         self._places = places
         self._share = share
         self._listener: socket.socket | None = None
-        self._guests: dict[Guest, None] = {}  # in the order in which they came
+        self._clients: dict[ClientSide, None] = {}  # in the order in which they came
         self._empty = asyncio.Event()
         self._empty.set()
         self._loop = asyncio.get_running_loop()
@@ -84,23 +84,23 @@ class Gate:
     def look_after(self) -> None:
         """Once a second: close who was not let in for long, and the greediest where too much waits to be read."""
         long_ago = self._loop.time() - SILENCE_S
-        for guest in list(self._guests):
-            if not guest.admitted and guest.came < long_ago - SILENCE_S * guest.has_begun:
-                guest.close()
-        while sum(guest.unread_bytes for guest in self._guests) > MOST_UNREAD_IN_ALL:
-            max(self._guests, key=lambda guest: guest.unread_bytes).close()
+        for client in list(self._clients):
+            if not client.admitted and client.came < long_ago - SILENCE_S * client.has_begun:
+                client.close()
+        while sum(client.unread_bytes for client in self._clients) > MOST_UNREAD_IN_ALL:
+            max(self._clients, key=lambda client: client.unread_bytes).close()
 
     async def finish(self, patience_s: float) -> None:
-        """The door has closed: let guests read what was sent to them, and close."""
+        """The door has closed: let clients read what was sent to them, and close."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._empty.wait(), patience_s)
-        for guest in list(self._guests):
-            guest.close()
+        for client in list(self._clients):
+            client.close()
 
-    def gone(self, guest: Guest) -> None:
-        """Neither the guest nor ZeroMQ has a descriptor of this connection any more."""
-        self._guests.pop(guest, None)
-        if not self._guests:
+    def gone(self, client: ClientSide) -> None:
+        """Neither the client nor ZeroMQ has a descriptor of this connection any more."""
+        self._clients.pop(client, None)
+        if not self._clients:
             self._empty.set()
 
     def _take(self) -> None:
@@ -119,10 +119,10 @@ class Gate:
         if peer is None or not self._make_room(peer):
             connection.close()
             return
-        guest = Guest(self, peer, self._loop)
-        self._guests[guest] = None
+        client = ClientSide(self, peer, self._loop)
+        self._clients[client] = None
         self._empty.clear()
-        guest.begin(connection)
+        client.begin(connection)
 
     def _listen_again(self, listener: socket.socket) -> None:
         if listener is self._listener:
@@ -130,20 +130,22 @@ class Gate:
 
     def _make_room(self, peer: str) -> bool:
         """Whether there is a place for one more. Where there is none somebody has to go, and has gone in the next turn."""
-        of_peer = [guest for guest in self._guests if guest.peer == peer]
-        too_many = of_peer if len(of_peer) >= self._share else self._guests if len(self._guests) >= self._places else ()
-        staying = [guest for guest in too_many if not guest.closing]
+        of_peer = [client for client in self._clients if client.peer == peer]
+        too_many = (
+            of_peer if len(of_peer) >= self._share else self._clients if len(self._clients) >= self._places else ()
+        )
+        staying = [client for client in too_many if not client.closing]
         if staying:
-            (_first_not_let_in(staying) or min(staying, key=lambda guest: guest.heard)).close()
-        return len(self._guests) <= self._places
+            (_first_not_let_in(staying) or min(staying, key=lambda client: client.heard)).close()
+        return len(self._clients) <= self._places
 
 
-def _first_not_let_in(guests: list[Guest]) -> Guest | None:
-    return next((guest for guest in guests if not guest.admitted), None)
+def _first_not_let_in(clients: list[ClientSide]) -> ClientSide | None:
+    return next((client for client in clients if not client.admitted), None)
 
 
-class Guest(asyncio.Protocol):
-    """A connection: the side of who has come."""
+class ClientSide(asyncio.Protocol):
+    """A connection: the side of the client."""
 
     def __init__(self, gate: Gate, peer: str, loop: asyncio.AbstractEventLoop) -> None:
         self.peer = peer
@@ -157,12 +159,12 @@ class Guest(asyncio.Protocol):
         self._inside: asyncio.Transport | None = None  # to the door's private socket
         self._task: asyncio.Task[Any] | None = None  # that makes one of the two
         self._first = b""  # what came before the door was asked
-        self._held: set[str] = set()  # why nothing is read of the guest now
+        self._held: set[str] = set()  # why nothing is read of the client now
         self._sent_bytes = 0
 
     @property
     def unread_bytes(self) -> int:
-        """What was sent to the guest and waits here."""
+        """What was sent to the client and waits here."""
         return self._outside.get_write_buffer_size() if self._outside else 0
 
     def begin(self, connection: socket.socket) -> None:
@@ -195,7 +197,7 @@ class Guest(asyncio.Protocol):
             return
         self.has_begun = True
         self.hold("no door yet")
-        self._task = self._loop.create_task(self._go_in())
+        self._task = self._loop.create_task(self._connect_socket())
 
     def pause_writing(self) -> None:
         self.hold("it does not read")
@@ -210,16 +212,16 @@ class Guest(asyncio.Protocol):
         elif not self.has_begun:
             self._gate.gone(self)
 
-    # of the inner side
+    # the side of the private socket
 
-    async def _go_in(self) -> None:
+    async def _connect_socket(self) -> None:
         try:
-            await self._loop.create_unix_connection(lambda: _Inside(self), str(self._gate.inner()))
+            await self._loop.create_unix_connection(lambda: SocketSide(self), str(self._gate.inner()))
         except OSError as error:
             log.warning("the door does not open: %s", error)
-            self.left()
+            self.socket_closed()
 
-    def entered(self, inside: asyncio.Transport) -> None:
+    def socket_connected(self, inside: asyncio.Transport) -> None:
         self._inside = inside
         inside.write(self._first)
         self._first = b""
@@ -227,7 +229,7 @@ class Guest(asyncio.Protocol):
         if self._outside is None:
             inside.write_eof()
 
-    def tell(self, data: bytes) -> None:
+    def send_to_client(self, data: bytes) -> None:
         """Pass on what the door says."""
         if self._outside is None:
             return
@@ -238,12 +240,12 @@ class Guest(asyncio.Protocol):
             log.warning("a client that does not read what it asked for is cut off")
             self.close()
 
-    def left(self) -> None:
+    def socket_closed(self) -> None:
         """The door has ended the connection, or there was none."""
         self._inside = None
         if self._outside:
             self.closing = True
-            self._outside.close()  # once the guest has read what was sent
+            self._outside.close()  # once the client has read what was sent
         self._gate.gone(self)
 
     def hold(self, reason: str) -> None:
@@ -257,23 +259,23 @@ class Guest(asyncio.Protocol):
             self._outside.resume_reading()
 
 
-class _Inside(asyncio.Protocol):
-    """A connection: the side of the door."""
+class SocketSide(asyncio.Protocol):
+    """A connection: the side of the private socket."""
 
-    def __init__(self, guest: Guest) -> None:
-        self._guest = guest
+    def __init__(self, client: ClientSide) -> None:
+        self._client = client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._guest.entered(cast(asyncio.Transport, transport))
+        self._client.socket_connected(cast(asyncio.Transport, transport))
 
     def data_received(self, data: bytes) -> None:
-        self._guest.tell(data)
+        self._client.send_to_client(data)
 
     def pause_writing(self) -> None:
-        self._guest.hold("the door is busy")
+        self._client.hold("the door is busy")
 
     def resume_writing(self) -> None:
-        self._guest.release("the door is busy")
+        self._client.release("the door is busy")
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._guest.left()
+        self._client.socket_closed()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import secrets
 import shutil
 import time
@@ -33,18 +32,10 @@ from cwa_engine.base.errors import (
     QueueFull,
 )
 from cwa_engine.records.output import claim_output
+from cwa_engine.records.run_id import new_run_id
 from cwa_engine.spec import RunSpec
 
 log = logging.getLogger(__name__)
-
-_ID_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # nothing that reads as another letter
-
-
-def new_run_id(model: str) -> str:
-    """`20261123-143205-smollm2-135m-k7q2`: when, what, and four letters that make it one of a kind."""
-    slug = re.sub(r"[^a-z0-9.]+", "-", model.rstrip("/").rpartition("/")[2].lower()).strip("-.")[:40] or "model"
-    tail = "".join(secrets.choice(_ID_ALPHABET) for _ in range(4))
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{tail}"
 
 
 class Jobs:

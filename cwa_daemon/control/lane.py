@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import telemetry
 from cwa_daemon.control.awake import AwakeClock
+from cwa_daemon.control.current_job import CurrentJob, End, Running
 from cwa_daemon.control.deaths import Cause, Death
 from cwa_daemon.control.job import Job
-from cwa_daemon.control.lane_worker import LaneWorker
 from cwa_daemon.control.ledger import Ledger
 from cwa_daemon.control.outcomes import Outcomes
-from cwa_daemon.control.stalls import CancelDeadline
 from cwa_daemon.control.supervise import Troubles, supervise
-from cwa_daemon.pipe.messages import CancelJob, EventReport, Finished, Hello, LoadAgain, PlanMemory, RunJob
-from cwa_daemon.pipe.place import PLANS
+from cwa_daemon.pipe.messages import LoadAgain, PlanMemory, RunJob
 from cwa_daemon.protocol import JobState, WarmModel, WorkerView
-from cwa_engine.base.errors import Cancelled, CwaError, DoesNotFit, InvalidInput, error_from_dict
+from cwa_engine.base.errors import Cancelled, CwaError, DoesNotFit, InvalidInput
 
 LOOK_AGAIN_S = 5.0  # before a job that waits for memory is tried again
-SOON_S = 0.5  # after a cancel, before a job counts as cancelled of which nothing can be left behind
 _STUCK_HINT = (
     "look at the model's files and the texts: a network drive may be gone, a pipe without a writer; "
     "CWTOOL_STAGE_IDLE_S and CWTOOL_STAGE_STEP_S set how long is waited"
 )
-
-End = CwaError | Death | None  # how a job ended: with an error, with its worker, or well
 
 
 class Orders(Protocol):
@@ -43,43 +37,6 @@ class Orders(Protocol):
 
     def load_again(self, device: str, model: LoadAgain, reason: str) -> None:
         """Queue the loading of a pinned model that was lost with its worker."""
-
-
-def _future() -> asyncio.Future[End]:
-    return asyncio.get_running_loop().create_future()
-
-
-@dataclass
-class Running:
-    """The job that a lane runs now."""
-
-    job: Job
-    ended: asyncio.Future[End] = field(
-        default_factory=_future
-    )  # known before the worker has done with it, if cancelled
-    free: asyncio.Future[End] = field(default_factory=_future)  # when the worker has done with it
-    last_word: CwaError | None = None  # of a worker that ends with this job
-    finished: int = 0  # the number of the report that told of its end
-    cancel_asked: bool = False
-    deadline: CancelDeadline | None = None  # once the worker was asked to stop
-
-    @property
-    def run_id(self) -> str:
-        return self.job.run_id
-
-    @property
-    def is_under_way(self) -> bool:
-        return not self.ended.done()
-
-    def end(self, how: End) -> None:
-        """The worker has done with it."""
-        for future in (self.ended, self.free):
-            if not future.done():
-                future.set_result(how)
-
-    def count_as_cancelled(self) -> None:
-        if self.is_under_way:
-            self.ended.set_result(Cancelled("the run was cancelled"))
 
 
 class Lane:
@@ -101,8 +58,7 @@ class Lane:
         self._ledger = ledger
         self._outcomes = outcomes
         self._clock = clock
-        self._worker = LaneWorker(device, settings, clock, troubles, self)
-        self._running: Running | None = None
+        self._current = CurrentJob(device, settings, ledger, outcomes, clock, troubles, orders.load_again)
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -117,28 +73,28 @@ class Lane:
     @property
     def pid(self) -> int | None:
         """The worker's process; None where none runs."""
-        return self._worker.pid
+        return self._current.worker.pid
 
     def wake(self) -> None:
         self._work.set()
 
     def is_warm(self, job: Job) -> bool:
         """Whether a job finds its model in memory, as far as names tell; only the worker knows for certain."""
-        return any(model.name == job.model for model in self._worker.models)
+        return any(model.name == job.model for model in self._current.worker.models)
 
     def must_wait(self, run_id: str) -> bool:
         """Whether a job has just been told that its model does not fit."""
         return time.monotonic() < self._not_before.get(run_id, 0.0)
 
     def warm_models(self) -> list[WarmModel]:
-        used = self._running.job.model if self._running else None
-        return [model.model_copy(update={"in_use": model.name == used}) for model in self._worker.models]
+        used = self._current.running.job.model if self._current.running else None
+        return [model.model_copy(update={"in_use": model.name == used}) for model in self._current.worker.models]
 
     def plan_memory(self) -> PlanMemory:
-        return self._worker.plan_memory()
+        return self._current.worker.plan_memory()
 
     def view(self) -> WorkerView:
-        pid, running = self.pid, self._running
+        pid, running = self.pid, self._current.running
         return WorkerView(
             device=self.device,
             pid=pid,
@@ -152,36 +108,24 @@ class Lane:
 
         A job that waits for memory tries again now and then. Such a try uses no model, and ends within moments.
         """
-        if self.pid and self._running and self._running.run_id not in self._not_before:
+        if self.pid and self._current.running and self._current.running.run_id not in self._not_before:
             raise InvalidInput(
-                f"{self.device} is busy with {self._running.run_id}",
+                f"{self.device} is busy with {self._current.running.run_id}",
                 hint="unload when it has ended, or cancel it first",
             )
-        return await self._worker.unload(model)
+        return await self._current.worker.unload(model)
 
     def cancel(self, run_id: str) -> None:
-        """Ask the worker to stop its run between two blocks, and kill it where it does not within the grace time.
-
-        A worker may be busy for seconds with the vocabulary of a large model, or with its own start. Its job is cancelled
-        all the same: it can leave nothing behind.
-        """
-        running = self._running
-        if not running or running.run_id != run_id:  # it ran under an earlier daemon, and its worker is not reached yet
+        """Ask the worker to stop its run, see `CurrentJob.cancel`."""
+        running = self._current.running
+        if running and running.run_id == run_id:
+            self._current.cancel(run_id)
+        else:  # it ran under an earlier daemon, and its worker has not been reached yet
             self._cancels_before_adoption.add(run_id)
-        elif not running.cancel_asked:
-            running.cancel_asked = True
-            if self.pid:
-                self._pass_on_cancel(running)
-
-    def _pass_on_cancel(self, running: Running) -> None:
-        self._worker.send(CancelJob(run_id=running.run_id))
-        running.deadline = CancelDeadline(self._worker.stalls)
-        if self.device == PLANS or self._worker.stalls.stage in ("start", "load"):
-            asyncio.get_running_loop().call_later(SOON_S, running.count_as_cancelled)
 
     def check_health(self) -> None:
         """Kill a worker that hangs or whose job is stuck, and end one that has had nothing to do for long."""
-        worker, settings, running = self._worker, self._settings, self._running
+        worker, settings, running = self._current.worker, self._settings, self._current.running
         if not worker.look_after():
             return
         if running:
@@ -198,19 +142,19 @@ class Lane:
         await self._idle.wait()
 
     async def stop(self) -> None:
-        broken_off = self._running if self._running and self._running.is_under_way else None
+        broken_off = self._current.running if self._current.running and self._current.running.is_under_way else None
         self._task.cancel()
-        await self._worker.stop()
+        await self._current.worker.stop()
         if broken_off:
-            stop = Death("the daemon was stopped", Cause.STOP, stage=self._worker.stalls.stage)
+            stop = Death("the daemon was stopped", Cause.STOP, stage=self._current.worker.stalls.stage)
             self._ledger.move(broken_off.run_id, *self._outcome(broken_off, stop))
 
     # its task
 
     async def _run(self) -> None:
-        if self._running:  # this task has failed when the job had ended, and is begun again
-            await self._see_it_end(self._running)
-        elif not self._worker.is_there:
+        if self._current.running:  # this task has failed when the job had ended, and is begun again
+            await self._see_it_end(self._current.running)
+        elif not self._current.worker.is_there:
             await self._adopt()
         while True:
             job = None if self._draining else self._orders.next_due(self)
@@ -222,41 +166,37 @@ class Lane:
 
     async def _adopt(self) -> None:
         """Take over the worker that an earlier daemon has left here, with the job it is at; other jobs lost theirs."""
-        await self._worker.reach()
-        self._outcomes.settle(self.device, self._running.run_id if self._running else None)
+        await self._current.worker.reach()
+        running = self._current.running
+        self._outcomes.settle(self.device, running.run_id if running else None)
         while self._cancels_before_adoption:
             run_id = self._cancels_before_adoption.pop()
-            if self._running and self._running.run_id == run_id:
-                self.cancel(run_id)
+            if running and running.run_id == run_id:
+                self._current.cancel(run_id)
             elif self._ledger.state_of(run_id) is JobState.QUEUED:
                 self._ledger.move(run_id, JobState.CANCELLED, Cancelled("cancelled before it was begun again"))
-        if self._running:
-            await self._see_it_end(self._running)
-
-    def _take(self, job: Job) -> Running:
-        """From now on this job is the one that runs here."""
-        self._running = Running(job)
-        self._worker.begin_job()
-        self._idle.clear()
-        return self._running
+        if running:
+            self._idle.clear()
+            await self._see_it_end(running)
 
     async def _run_job(self, job: Job) -> None:
-        running = self._take(job)
+        running = self._current.take(job)
+        self._idle.clear()
         try:
             self._ledger.move(job.run_id, JobState.RUNNING)
         except BaseException:
-            self._running = None  # the database fails, and the job is queued as before
+            self._current.running = None  # the database fails, and the job is queued as before
             self._idle.set()
             raise
         try:
-            await self._worker.ready(lambda text: self._ledger.note(job.run_id, text))
+            await self._current.worker.ready(lambda text: self._ledger.note(job.run_id, text))
         except OSError as failure:  # no memory or no processes left
             self._look_again_later(job.run_id)
             running.end(Death(f"no worker can be started: {failure}", Cause.OTHERS, "free some memory and retry"))
         else:
-            self._worker.send(self._orders.command_for(job))
+            self._current.worker.send(self._orders.command_for(job))
             if running.cancel_asked:  # while the worker was starting
-                self._pass_on_cancel(running)
+                self._current.pass_on_cancel(running)
         await self._see_it_end(running)
 
     async def _see_it_end(self, running: Running) -> None:
@@ -267,10 +207,10 @@ class Lane:
         if self._ledger.state_of(run_id) is JobState.RUNNING:
             self._ledger.move(run_id, state, reason)
         await running.free
-        self._worker.written = max(self._worker.written, running.finished)
-        self._running = None
+        self._current.worker.written = max(self._current.worker.written, running.finished)
+        self._current.running = None
         self._idle_since = self._clock()
-        self._worker.acknowledge()
+        self._current.worker.acknowledge()
         self._idle.set()
 
     def _outcome(self, running: Running, end: End) -> tuple[JobState, CwaError | None]:
@@ -293,41 +233,3 @@ class Lane:
     def _look_again_later(self, run_id: str) -> None:
         self._not_before[run_id] = time.monotonic() + LOOK_AGAIN_S
         asyncio.get_running_loop().call_later(LOOK_AGAIN_S + 0.05, self.wake)
-
-    # what its worker says
-
-    def heard_hello(self, hello: Hello) -> None:
-        if hello.run_id is None:
-            return
-        if job := self._outcomes.taken_up(hello.run_id, self.device):
-            self._take(job)
-            self._worker.stalls.stage = hello.stage
-            self._worker.written = self._outcomes.last_written(hello.run_id)
-        else:
-            self._worker.send(CancelJob(run_id=hello.run_id))
-
-    def heard_event(self, report: EventReport) -> None:
-        """Store what the worker says of its job, unless an earlier daemon has."""
-        running = self._running
-        of_this_job = running and running.run_id == report.run_id and running.is_under_way
-        if report.number > self._worker.written and of_this_job:
-            self._ledger.record(report.run_id, {**report.event, "number": report.number})
-        self._worker.written = max(report.number, self._worker.written)
-
-    def heard_end(self, report: Finished) -> None:
-        running = self._running
-        if running is None or running.run_id != report.run_id:  # an earlier daemon has heard of it
-            self._worker.written = max(report.number, self._worker.written)
-            return
-        running.finished = report.number
-        error = error_from_dict(report.error) if report.error else None
-        if report.ends:  # the next job needs another worker
-            running.last_word = error
-        else:
-            running.end(error)
-
-    def worker_died(self, death: Death, lost: tuple[LoadAgain, ...]) -> None:
-        if self._running:
-            self._running.end(self._running.last_word or death)
-        for model in lost:
-            self._orders.load_again(self.device, model, death.reason)

@@ -42,7 +42,7 @@ REACH_S, REACH_AGAIN_S = 5.0, 0.1  # for a worker of an earlier daemon to listen
 
 
 class Listener(Protocol):
-    """Who hears what a worker says of its job."""
+    """Takes what a worker says of its job."""
 
     def heard_hello(self, hello: Hello) -> None:
         """A worker of an earlier daemon was found, and says which job it is at, before all that it has said of it."""
@@ -194,20 +194,8 @@ class LaneWorker:
         return True
 
     def plan_memory(self) -> PlanMemory:
-        """What a plan must know of the device: what is free there when no run is under way, and what is warm.
-
-        What the worker holds beside its warm models it holds for the run, and gives back after it.
-        """
-        memory = self._memory if self.pid else None
-        if memory is None:
-            free = telemetry.free_bytes(self.device)
-        else:
-            free = memory.free + max(0, memory.held - sum(model.size_bytes for model in self.models))
-        warm = tuple(
-            WarmCopy(name=model.name, dtype=model.dtype, size_bytes=model.size_bytes, pinned=model.pinned)
-            for model in self.models
-        )
-        return PlanMemory(free_bytes=free, warm=warm)
+        """What a plan must know of the device."""
+        return _plan_memory(self.device, self._memory if self.pid else None, self.models)
 
     # heard
 
@@ -263,3 +251,19 @@ class LaneWorker:
         for waiting in self._unloads.values():
             waiting.set_result([])
         self._unloads.clear()
+
+
+def _plan_memory(device: str, memory: Memory | None, models: list[WarmModel]) -> PlanMemory:
+    """What is free on a device when no run is under way, and what is warm; `memory` is None where no worker tells.
+
+    What the worker holds beside its warm models it holds for the run, and gives back after it.
+    """
+    if memory is None:
+        free = telemetry.free_bytes(device)
+    else:
+        free = memory.free + max(0, memory.held - sum(model.size_bytes for model in models))
+    warm = tuple(
+        WarmCopy(name=model.name, dtype=model.dtype, size_bytes=model.size_bytes, pinned=model.pinned)
+        for model in models
+    )
+    return PlanMemory(free_bytes=free, warm=warm)

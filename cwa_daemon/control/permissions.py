@@ -1,6 +1,6 @@
 """What a client may ask: viewers see, runners also run and look after their own jobs, admins may do all.
 
-Whoever comes through the local door is this machine's user, an admin whose jobs have no owner's name. From elsewhere it is the
+A client of the local door is this machine's user, an admin whose jobs have no owner's name. From elsewhere it is the
 role of the key that counts.
 """
 
@@ -40,7 +40,7 @@ NEEDS: dict[type[Request], Role] = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: a connection, the name of its key ("" for this machine's user), and what it may do."""
+    """The sender of a request: its connection, the name of its key ("" for this machine's user), and what it may do."""
 
     identity: bytes
     name: str
@@ -53,7 +53,7 @@ class Caller:
 
     @property
     def only_own(self) -> str | None:
-        """Whose jobs it may touch; None for everybody's."""
+        """The owner whose jobs it may change; None for the jobs of all."""
         return None if self.role is Role.ADMIN else self.name
 
 

@@ -45,7 +45,7 @@ class Server:
     def __init__(self, settings: Settings, lock: FolderLock) -> None:
         self.settings = settings
         self.lock = lock
-        library_versions()  # those it began with: to read them takes longer than to answer who asks
+        library_versions()  # those it began with: reading them takes longer than answering a request
         self.service = Service(settings, self.send)
         self._unanswered: Counter[bytes] = Counter()  # requests of each connection
         self._greeted: dict[bytes, int] = {}  # who has said hello -> its minor version of the protocol

@@ -7,136 +7,28 @@ import logging
 import sqlite3
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from cwa_daemon.control.database import Database
 from cwa_daemon.control.job import Job
 from cwa_daemon.pipe.place import PLANS
 from cwa_daemon.protocol import JobState
-from cwa_engine.base.errors import CopyPending, CwaError, DaemonNotStartable, StateDamaged, StateNotWritten
-from cwa_engine.base.files import scratch_path
+from cwa_engine.base.errors import CopyPending
 
 log = logging.getLogger(__name__)
 
-# What brings a database from each version to the next; a released script is never changed again.
-_MIGRATIONS = (
-    """
-CREATE TABLE jobs (
-    number     INTEGER PRIMARY KEY AUTOINCREMENT,
-    run_id     TEXT NOT NULL UNIQUE,
-    kind       TEXT NOT NULL,
-    state      TEXT NOT NULL,
-    spec       TEXT NOT NULL,
-    command    TEXT NOT NULL,
-    device     TEXT NOT NULL,
-    client_key TEXT NOT NULL UNIQUE,
-    retry_of   TEXT,
-    created    REAL NOT NULL,
-    started    REAL,
-    finished   REAL,
-    error      TEXT
-);
-CREATE INDEX jobs_by_state ON jobs (state, device, number);
-CREATE TABLE events (
-    run_id TEXT NOT NULL,
-    seq    INTEGER NOT NULL,
-    time   REAL NOT NULL,
-    body   TEXT NOT NULL,
-    PRIMARY KEY (run_id, seq)
-) WITHOUT ROWID;
-""",
-    """
-ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE jobs ADD COLUMN after_run TEXT;
-ALTER TABLE jobs ADD COLUMN passed_over INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE jobs ADD COLUMN options TEXT NOT NULL DEFAULT '{}';
-CREATE INDEX jobs_by_predecessor ON jobs (after_run) WHERE after_run IS NOT NULL;
-""",
-    """
-ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';
-ALTER TABLE jobs ADD COLUMN deaths TEXT NOT NULL DEFAULT '[]';
-ALTER TABLE jobs ADD COLUMN copy_error TEXT;
-""",
-)
-SCHEMA_VERSION = len(_MIGRATIONS)
 _LANE = f"CASE kind WHEN 'plan' THEN '{PLANS}' ELSE device END"  # as `Job.lane`
 _TO_BE_COPIED = f"(copy_error ->> 'code' = '{CopyPending.code}')"
 _LAST_STATE = (
     "SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?1 AND body ->> 'kind' = 'state'"  # of a job: its number
 )
-BALLAST_BYTES = 4 * 2**20  # given up when the disk is full, so that what happens can still be written down
 
 
-class Store:
-    """One connection, used by the control process's only thread. Each call is a transaction of well under 1 ms.
+class Store(Database):
+    """Jobs and their events, through the control process's only thread. Each call is a transaction of well under 1 ms.
 
-    `trouble` says what is wrong with the database, since it was first met; empty for a sound one. Raises StateDamaged for
-    what cannot be read or written any more.
+    Raises StateDamaged for what cannot be read or written any more, StateNotWritten on a full disk.
     """
-
-    def __init__(self, database: Path) -> None:
-        self._database = database
-        self._ballast = database.with_name("ballast")
-        self.disk_full = False
-        self.trouble = ""
-        database.touch(mode=0o600)  # its journal takes the same mode
-        try:
-            self._db = _connected(database)
-            self._bring_up_to_date(database)
-        except sqlite3.OperationalError as error:
-            raise DaemonNotStartable(
-                f"the job database {database} cannot be opened: {error}",
-                hint="another program may hold it, or the disk may be full; `cwtool doctor` looks",
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise DaemonNotStartable(
-                f"the job database {database} is damaged: {error}",
-                hint="`cwtool doctor --repair` sets it aside and finds your finished runs again",
-            ) from error
-        self._inode = database.stat().st_ino
-        self.restore_ballast()
-
-    def _bring_up_to_date(self, database: Path) -> None:
-        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        if version > SCHEMA_VERSION:
-            raise newer_schema(database, version)
-        for step, script in enumerate(_MIGRATIONS[version:], start=version + 1):
-            self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {step}; COMMIT;")
-
-    def close(self) -> None:
-        self._db.close()
-
-    def restore_ballast(self) -> None:
-        """Lay by some disk space, where there is space again."""
-        if self._ballast.exists() and not self.disk_full:
-            return
-        try:
-            self._ballast.write_bytes(bytes(BALLAST_BYTES))
-            self.disk_full = False
-        except OSError:
-            self._ballast.unlink(missing_ok=True)
-            self.disk_full = True
-
-    def _write(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Execute what changes the database, on a full disk with the ballast's room. Raises StateNotWritten."""
-        try:
-            return self._db.execute(statement, values).fetchall()
-        except sqlite3.DatabaseError as error:
-            if not _is_full(error):
-                raise self._named(error) from error
-        self.disk_full = True
-        self._ballast.unlink(missing_ok=True)
-        try:
-            return self._db.execute(statement, values).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise self._named(error) from error
-
-    def _read(self, statement: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """The rows that a statement gives. Raises StateDamaged."""
-        try:
-            return self._db.execute(statement, values).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise self._named(error) from error
 
     def _read_jobs(self, statement: str, values: Sequence[Any] = ()) -> list[Job]:
         """Jobs, from a statement that gives whole rows of them. Raises StateDamaged, also for a row that is none."""
@@ -145,46 +37,6 @@ class Store:
             return [_job(row) for row in rows]
         except (ValueError, TypeError) as error:  # columns that hold JSON, and do not any more
             raise self._damaged(f"a job in it is no whole row: {error}") from error
-
-    def _named(self, error: sqlite3.DatabaseError) -> CwaError:
-        if isinstance(error, sqlite3.OperationalError) and not _is_unreadable(error):
-            what = "written" if _is_full(error) else "used"
-            return StateNotWritten(f"the job database cannot be {what}: {error}", hint=_DISK_HINT)
-        return self._damaged(str(error))
-
-    def _damaged(self, why: str) -> StateDamaged:
-        damaged = StateDamaged(f"the job database {self._database} is damaged: {why}", hint=_DAMAGE_HINT)
-        self.trouble = f"{damaged.message}; {damaged.hint}"
-        return damaged
-
-    def look_after(self) -> None:
-        """Once a second: write the database anew where its file was deleted, for what is written would be lost with it.
-
-        Where another file is in its place, that is a trouble. Raises OSError.
-        """
-        try:
-            if self._database.stat().st_ino != self._inode:
-                self._damaged("its file was replaced while it was in use")
-        except FileNotFoundError:
-            self._write_anew()
-
-    def _write_anew(self) -> None:
-        """All that the deleted file holds, which is there for as long as it is open, under its name again."""
-        log.warning("%s was deleted while it was in use: it is written anew", self._database)
-        scratch = scratch_path(self._database)
-        try:
-            self._db.execute("VACUUM INTO ?", [str(scratch)])
-            scratch.chmod(0o600)
-            self._db.close()
-            for ending in ("-wal", "-shm"):  # of the file that is gone
-                self._database.with_name(f"{self._database.name}{ending}").unlink(missing_ok=True)
-            scratch.replace(self._database)
-        except sqlite3.DatabaseError as error:
-            raise self._named(error) from error
-        finally:
-            scratch.unlink(missing_ok=True)
-        self._db = _connected(self._database)
-        self._inode = self._database.stat().st_ino
 
     # jobs
 
@@ -341,41 +193,6 @@ class Store:
 
     def last_seq(self, run_id: str) -> int:
         return int(self._read("SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?", [run_id])[0][0])
-
-
-def newer_schema(database: Path, version: int) -> DaemonNotStartable:
-    """Why a database of a later schema is not used."""
-    return DaemonNotStartable(
-        f"{database} was written by a newer version of cwtool (schema {version}, here {SCHEMA_VERSION})",
-        hint="use that version, or set CWTOOL_HOME to another folder",
-    )
-
-
-_DISK_HINT = "make room on the disk of the state folder; `cwtool doctor` tells how full it is"
-
-
-def _connected(database: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(database, isolation_level=None)
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode = WAL")
-    # A killed process loses nothing, a power cut at most a moment, and no job: see `add_job`.
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA busy_timeout = 5000")  # milliseconds; somebody may look with sqlite3
-    return connection
-
-
-_DAMAGE_HINT = (
-    "`cwtool daemon stop`, then `cwtool doctor --repair`: it sets the database aside and finds your runs again"
-)
-
-
-def _is_full(error: sqlite3.DatabaseError) -> bool:
-    return error.sqlite_errorname in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR")
-
-
-def _is_unreadable(error: sqlite3.OperationalError) -> bool:
-    """What a damaged file also raises: a table that its damaged first page does not list, a read beyond its end."""
-    return error.sqlite_errorname in ("SQLITE_ERROR", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_READ")
 
 
 def _event(body: str) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Who follows which job: each subscription is a position in the store, so it replays what was missed and then follows.
+"""Subscriptions: clients follow the events of jobs, from any event on.
+
+Each is a position in the store, so it replays what was missed and then follows.
 
 Followers of a job hear of it together, several events a message, five times a second at most; its first progress and its
 end reach them at once. A follower that does not acknowledge falls behind alone, and catches up as fast as it acknowledges.

@@ -1,4 +1,4 @@
-"""The long-lived tasks of the daemon: what dies is logged with its traceback, begun again, and shown to who asks.
+"""The long-lived tasks of the daemon: what dies is logged with its traceback, begun again, and shown by `daemon status`.
 
 troubles = Troubles()
 task = supervise("the lane of cpu", lane.run, troubles)  # `run` is called again whenever it raises

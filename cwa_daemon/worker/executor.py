@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 import sys
 import time
 import traceback
@@ -25,11 +24,12 @@ from cwa_engine.base.cancellation import cancellable
 from cwa_engine.base.errors import Cancelled, CwaError, InvalidInput, OutOfMemory, RunFailed, error_from_dict
 from cwa_engine.hub.access import hub_access
 from cwa_engine.hub.sources import HubAccess
+from cwa_engine.local_run import model_record
 from cwa_engine.models.failures import is_out_of_memory, is_panic
-from cwa_engine.models.loading import LoadedModel, torch_device
+from cwa_engine.models.loading import torch_device
 from cwa_engine.models.memory import release
 from cwa_engine.pipeline import analyze
-from cwa_engine.records.export import ModelRecord, RunRecord, write_run
+from cwa_engine.records.export import RunRecord, write_run
 from cwa_engine.run import Stages
 from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.spec import RunSpec
@@ -187,20 +187,3 @@ def _named(error: BaseException, command: RunJob) -> CwaError:
 def is_device_error(error: BaseException) -> bool:
     """Whether an accelerator failed otherwise than by lack of memory: its context is of no use any more."""
     return isinstance(error, torch.AcceleratorError)
-
-
-def model_record(loaded: LoadedModel) -> ModelRecord:
-    """What the run's files say about the model."""
-    cuda = loaded.device.type == "cuda"
-    return ModelRecord(
-        name=loaded.source.name,
-        location=loaded.source.location,
-        kind=loaded.source.kind,
-        revision=loaded.revision,
-        files=loaded.files,
-        dtype=loaded.dtype,
-        device=str(loaded.device),
-        device_name=torch.cuda.get_device_name(loaded.device) if cuda else platform.processor() or platform.machine(),
-        parameters=loaded.anatomy.numel,
-        notes=loaded.notes,
-    )

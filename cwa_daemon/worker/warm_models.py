@@ -72,7 +72,7 @@ class WarmModels:
     def _is_intact(self, resident: WarmModel, report: RunReporter) -> bool:
         """Whether a warm model's weights are those that were loaded; after a run that did not end well that is looked at.
 
-        It takes a second for 150 million weights, too long for who waits for a run to be cancelled.
+        It takes a second for 150 million weights, too long for a user who has cancelled a run.
         """
         why = _doubt(resident) if resident.suspect else ""
         if why:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,19 @@ class Reference:
         return paired_delta(measured.evaluation.nll_sums, intact.nll_sums, intact.tokens)
 
 
-def figures(reference: Reference, measured: Measured) -> dict[str, Any]:
+class Figures(TypedDict):
+    """The fields of a `DamagePoint` that follow from losses."""
+
+    nll: float
+    perplexity: float
+    delta_nll: float
+    delta_low: float
+    delta_high: float
+    perplexity_ratio: float
+    sequences: int
+
+
+def figures(reference: Reference, measured: Measured) -> Figures:
     """The fields of a `DamagePoint` that follow from losses."""
     delta, low, high = reference.delta(measured)
     return {

@@ -231,7 +231,12 @@ class RunReport:
                 f"a run has no rows called '{name}'",
                 hint=did_you_mean(name, _FRAMES) or f"it has: topk, {', '.join(_FRAMES)}",
             )
-        return _frame(_FRAMES[name], getattr(self, name))
+        frame = _frame(_FRAMES[name], getattr(self, name))
+        if name == "predictions":  # a column for each metric's score, as in fidelity.csv
+            for place, row in enumerate(self.fidelity):
+                frame[f"score_{row.metric}"] = [prediction.scores[place] for prediction in self.predictions]
+            return frame.drop(columns="scores")
+        return frame
 
     def save(self, folder: str | Path) -> Path:
         """Write all files of the run into a new folder, whole or not at all; `open_run` reads them back.
@@ -328,10 +333,8 @@ _FRAMES: Mapping[str, type] = {
     "ablations": Ablation,
     "spikes": Spike,
 }
-_NULLABLE: Mapping[Any, str] = {
-    int | None: "Int64",
-    bool | None: "boolean",
-}  # dtypes of pandas that know a missing value
+# Types of columns that may lack values.
+_NULLABLE: Mapping[Any, str] = {int | None: "Int64", bool | None: "boolean", float | None: "float64"}
 
 
 def _frame(kind: type, rows: Iterable[Any]) -> pandas.DataFrame:

@@ -18,7 +18,9 @@ from cwa_engine.sensitivity.sweep import sweep
 _UNKNOWN_SO_FAR = Needs.HESSIAN | Needs.INPUT_GRAM  # what a partial ranking cannot be made from
 
 
-class Taker(Protocol):
+class StatisticsConsumer(Protocol):
+    """What ranks weights by statistics, as they come."""
+
     def offer(self, statistics: Statistics, part: int | None = None) -> None:
         """Take the statistics of all weights, or of one block after the other: by one part of the texts, or by all.
 
@@ -26,38 +28,38 @@ class Taker(Protocol):
         """
 
 
-T = TypeVar("T", bound=Taker)
+T = TypeVar("T", bound=StatisticsConsumer)
 Report = Callable[[int, int, str], None]  # hears done, total, unit
 
 
 def score(
     run: RunContext,
     parts: Sequence[Sequence[TokenSequence]],
-    begin: Callable[[], T],
+    make: Callable[[], T],
     stage: str = "score",
     previews: bool = False,
 ) -> T:
-    """Offer what the metrics need, over the scoring texts, to what `begin` makes; returns that.
+    """Offer what the metrics need, over the scoring texts, to the consumer that `make` gives; returns it.
 
     The texts come in one part or in two, whose statistics are offered by themselves too. With `previews`, partial rankings
-    are shown while those of the first part grow. Where a gradient overflows in float16, another taker is begun, and nothing
-    of what the first has seen goes on.
+    are shown while those of the first part grow. Where a gradient overflows in float16, scoring starts again with another
+    consumer.
     """
     shares = PartShares.of(parts)
 
     def work() -> T:
-        taker, progress = begin(), _Progress(run, stage, len(parts))
+        consumer, progress = make(), _Progress(run, stage, len(parts))
         streams = [_statistics(run, part, progress.of(n), previews and n == 0) for n, part in enumerate(parts)]
         for by_part in zip(*streams, strict=True):
             together = by_part[0]
             if len(by_part) > 1:
                 for number, statistics in enumerate(by_part):
-                    taker.offer(statistics, number)
+                    consumer.offer(statistics, number)
                 together = joined(by_part, shares)
             del by_part
-            taker.offer(together)
+            consumer.offer(together)
             del together  # what follows needs the room
-        return taker
+        return consumer
 
     return run.loss_scale.run(work)
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CWTOOL, LONG, SHORT, CommandLine
+from tests.conftest import CWTOOL, LONG, CommandLine
+
+SHORT = ("--model", "gpt2", "--topk", "5", "--eval-limit", "4")  # with as many draws as p-values need
 
 
 def test_help_imports_neither_torch_nor_anything_else_that_is_slow() -> None:
@@ -360,6 +362,7 @@ def test_version_names_client_and_daemon(cwtool: CommandLine) -> None:
     cwtool("daemon", "start")
     shown = cwtool.json("version")
     assert shown["cwtool"] == shown["daemon"]
+    assert cwtool("--version").stdout == f"cwtool {shown['cwtool']}\n"
 
 
 BAD_INPUT = [

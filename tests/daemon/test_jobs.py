@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import queue
 from cwa_daemon.control.copies import Copies
+from cwa_daemon.control.database import SCHEMA_VERSION
 from cwa_daemon.control.job import Job
-from cwa_daemon.control.jobs import Jobs, new_run_id
+from cwa_daemon.control.jobs import Jobs
 from cwa_daemon.control.pruning import prune
 from cwa_daemon.control.states import MOVES
-from cwa_daemon.control.store import SCHEMA_VERSION, Store
+from cwa_daemon.control.store import Store
 from cwa_daemon.protocol import JobOptions, JobState
 from cwa_daemon.worker.residency import ModelKey, Residency, Resident
 from cwa_engine.base.errors import (
@@ -36,6 +37,7 @@ from cwa_engine.base.errors import (
     QueueFull,
     StateNotWritten,
 )
+from cwa_engine.records.run_id import new_run_id
 from cwa_engine.spec import RunSpec
 
 
@@ -324,6 +326,14 @@ class TestJobs:
         assert jobs.find(run_id).state == "done"
         states = [event["state"] for event in store.events(run_id, 0, 10)]
         assert states == ["queued", "running", "done"]
+
+    def test_a_job_that_is_queued_again_does_not_show_how_far_its_last_attempt_was(self, jobs: Jobs) -> None:
+        run_id = self.submit(jobs, "a")
+        jobs.ledger.move(run_id, JobState.RUNNING)
+        jobs.ledger.record(run_id, {"kind": "progress", "stage": "score", "done": 3, "total": 4, "unit": "batch"})
+        assert jobs.view(jobs.find(run_id)).progress is not None
+        jobs.ledger.move(run_id, JobState.QUEUED)
+        assert jobs.view(jobs.find(run_id)).progress is None
 
     @pytest.mark.parametrize("frozen", RELEASES, ids=lambda path: path.stem)
     def test_a_queued_job_of_an_earlier_release_can_be_run(self, tmp_path: Path, frozen: Path) -> None:

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from cwa_daemon import protocol
 from cwa_daemon.client import start_daemon
-from cwa_daemon.control.store import BALLAST_BYTES, Store
+from cwa_daemon.control.database import BALLAST_BYTES
+from cwa_daemon.control.store import Store
 from cwa_engine.base.errors import StateNotWritten
 from tests.conftest import LONG, SHORT, CommandLine
 from tests.daemon.test_service import Raw

@@ -18,6 +18,7 @@ import pytest
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.base.threads import in_thread
 from cwa_daemon.client import AsyncClient, Client, handover
+from cwa_daemon.client.submitting import submit_job
 from cwa_daemon.control import texts
 from cwa_daemon.control.texts import KeptTexts
 from cwa_daemon.protocol import KeepTexts, parse_request
@@ -240,7 +241,9 @@ def test_a_spec_with_a_pipe_from_another_client_fails_by_name_and_the_worker_goe
     monkeypatch.setenv("HF_HOME", str(hub))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     spec = RunSpec(model="gpt2", topk=(3,), data_file=fifo)
-    run_id = client._run(client._client._submit("run", spec, ""))  # as a client of an earlier version would
+    run_id = client._run(
+        submit_job(client._client._connection, "run", spec, "")
+    )  # as a client of an earlier version would
     ended = list(client.follow(run_id))[-1]
     assert (ended["state"], ended["error"]["code"]) == ("failed", "data")
     assert "is a pipe, not a file" in ended["error"]["message"]

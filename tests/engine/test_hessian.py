@@ -139,7 +139,10 @@ def test_finalists_are_ranked_by_exact_entries_whatever_is_kept(llama: Any, data
     assert all((one.score or 0) >= (other.score or 0) for one, other in itertools.pairwise(rows))
 
 
-def test_matrices_alone_are_ranked_by_exact_entries_too(llama: Any, data_file: Path) -> None:
+def test_matrices_alone_are_ranked_by_exact_entries_too(
+    llama: Any, data_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finalists, "MOST", 20)
     found = analyze(llama, asked(data_file, matrices=True))
     assert [ranking.metric for ranking in found.rankings] == ["hutchinson_diag", "hutchinson_diag_matrices"]
     sequences = sequences_of(llama)[0::2]

@@ -97,6 +97,8 @@ def test_a_wrapped_model_can_be_analysed_again_and_its_report_names_the_weights_
         model.model.norm.weight[0] += 1
     changed = cwa.analyze(loaded, texts=TEXTS, **FAST)
     assert reports[0].model.files == reports[1].model.files != changed.model.files
+    with pytest.raises(cwa.InvalidInput, match="a LoadedModel has its tokenizer"):
+        cwa.analyze(loaded, tokenizer=tiny_tokenizer(), texts=TEXTS)
 
 
 def test_a_rerun_from_the_manifest_never_takes_another_model_or_other_texts() -> None:

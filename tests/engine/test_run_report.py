@@ -137,6 +137,11 @@ def test_rows_come_as_pandas_frames(record: RunRecord) -> None:
     assert [None if seed is damage["seed"].dtype.na_value else seed for seed in damage["seed"]] == [
         point.seed for point in report.damage
     ]
+    assert report.frame("topk")["standard_error"].dtype == "float64"
+    for place, row in enumerate(report.fidelity):
+        column = report.frame("predictions")[f"score_{row.metric}"]
+        scores = [math.nan if p.scores[place] is None else p.scores[place] for p in report.predictions]
+        assert list(column) == pytest.approx(scores, nan_ok=True)
     with pytest.raises(InvalidInput, match="'damages'") as refused:
         report.frame("damages")
     assert "'damage'" in refused.value.hint

@@ -1,0 +1,142 @@
+"""The job that a lane runs now, and what its worker says of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cwa_daemon.base.settings import Settings
+from cwa_daemon.control.awake import AwakeClock
+from cwa_daemon.control.deaths import Death
+from cwa_daemon.control.job import Job
+from cwa_daemon.control.lane_worker import LaneWorker
+from cwa_daemon.control.ledger import Ledger
+from cwa_daemon.control.outcomes import Outcomes
+from cwa_daemon.control.stalls import CancelDeadline
+from cwa_daemon.control.supervise import Troubles
+from cwa_daemon.pipe.messages import CancelJob, EventReport, Finished, Hello, LoadAgain
+from cwa_daemon.pipe.place import PLANS
+from cwa_engine.base.errors import Cancelled, CwaError, error_from_dict
+
+SOON_S = 0.5  # after a cancel, before a job counts as cancelled of which nothing can be left behind
+
+End = CwaError | Death | None  # how a job ended: with an error, with its worker, or well
+
+
+def _future() -> asyncio.Future[End]:
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass
+class Running:
+    """The job that a lane runs now."""
+
+    job: Job
+    # A job that is cancelled may count as ended before the worker has done with it.
+    ended: asyncio.Future[End] = field(default_factory=_future)
+    free: asyncio.Future[End] = field(default_factory=_future)  # when the worker has done with it
+    last_word: CwaError | None = None  # of a worker that ends with this job
+    finished: int = 0  # the number of the report that told of its end
+    cancel_asked: bool = False
+    deadline: CancelDeadline | None = None  # once the worker was asked to stop
+
+    @property
+    def run_id(self) -> str:
+        return self.job.run_id
+
+    @property
+    def is_under_way(self) -> bool:
+        return not self.ended.done()
+
+    def end(self, how: End) -> None:
+        """The worker has done with it."""
+        for future in (self.ended, self.free):
+            if not future.done():
+                future.set_result(how)
+
+    def count_as_cancelled(self) -> None:
+        if self.is_under_way:
+            self.ended.set_result(Cancelled("the run was cancelled"))
+
+
+class CurrentJob:
+    """At most one job, `running`, with the worker that does it. `load_again` queues pinned models that died with the worker."""
+
+    def __init__(
+        self,
+        device: str,
+        settings: Settings,
+        ledger: Ledger,
+        outcomes: Outcomes,
+        clock: AwakeClock,
+        troubles: Troubles,
+        load_again: Callable[[str, LoadAgain, str], None],
+    ) -> None:
+        self.device = device
+        self.worker = LaneWorker(device, settings, clock, troubles, self)
+        self.running: Running | None = None
+        self._ledger = ledger
+        self._outcomes = outcomes
+        self._load_again = load_again
+
+    def take(self, job: Job) -> Running:
+        """From now on this job is the one that runs here."""
+        self.running = Running(job)
+        self.worker.begin_job()
+        return self.running
+
+    def cancel(self, run_id: str) -> None:
+        """Ask the worker to stop its run between two blocks, and kill it where it does not within the grace time.
+
+        A worker may be busy for seconds with the vocabulary of a large model, or with its own start. Its job is cancelled
+        all the same: it can leave nothing behind.
+        """
+        running = self.running
+        if running and running.run_id == run_id and not running.cancel_asked:
+            running.cancel_asked = True
+            if self.worker.pid:
+                self.pass_on_cancel(running)
+
+    def pass_on_cancel(self, running: Running) -> None:
+        """Tell the worker, which is there, that the job is cancelled."""
+        self.worker.send(CancelJob(run_id=running.run_id))
+        running.deadline = CancelDeadline(self.worker.stalls)
+        if self.device == PLANS or self.worker.stalls.stage in ("start", "load"):
+            asyncio.get_running_loop().call_later(SOON_S, running.count_as_cancelled)
+
+    def heard_hello(self, hello: Hello) -> None:
+        if hello.run_id is None:
+            return
+        if job := self._outcomes.taken_up(hello.run_id, self.device):
+            self.take(job)
+            self.worker.stalls.stage = hello.stage
+            self.worker.written = self._outcomes.last_written(hello.run_id)
+        else:
+            self.worker.send(CancelJob(run_id=hello.run_id))
+
+    def heard_event(self, report: EventReport) -> None:
+        """Store what the worker says of its job, unless an earlier daemon has."""
+        running = self.running
+        of_this_job = running and running.run_id == report.run_id and running.is_under_way
+        if report.number > self.worker.written and of_this_job:
+            self._ledger.record(report.run_id, {**report.event, "number": report.number})
+        self.worker.written = max(report.number, self.worker.written)
+
+    def heard_end(self, report: Finished) -> None:
+        running = self.running
+        if running is None or running.run_id != report.run_id:  # an earlier daemon has heard of it
+            self.worker.written = max(report.number, self.worker.written)
+            return
+        running.finished = report.number
+        error = error_from_dict(report.error) if report.error else None
+        if report.ends:  # the next job needs another worker
+            running.last_word = error
+        else:
+            running.end(error)
+
+    def worker_died(self, death: Death, lost: tuple[LoadAgain, ...]) -> None:
+        if self.running:
+            self.running.end(self.running.last_word or death)
+        for model in lost:
+            self._load_again(self.device, model, death.reason)
