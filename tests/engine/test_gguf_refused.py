@@ -112,7 +112,7 @@ KEYS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama.rope.freq_base = 0.0: expected is a number above 0": ("llama", {"rope.freq_base": 0.0}),
     "llama.rope.freq_base = True": ("llama", {"rope.freq_base": True}),
     "llama.rope.dimension_count = 0": ("llama", {"rope.dimension_count": 0}),
-    "makes no llama model": ("llama", {"attention.head_count": 6, "attention.head_count_kv": 3}),
+    "cannot make a llama model": ("llama", {"attention.head_count": 6, "attention.head_count_kv": 3}),
     "granite.rope.scaling.finetuned = False": ("granite", {"rope.scaling.finetuned": False}),
 }
 
