@@ -72,9 +72,8 @@ def test_a_run_is_cancelled_though_its_worker_has_not_yet_been_heard_by_the_new_
     cwtool("daemon", "start")
     cwtool("jobs", "cancel", run_id)
     os.kill(worker, signal.SIGCONT)
-    cwtool("logs", "-f", run_id, rc=2)
+    cwtool("logs", "-f", run_id)
     assert cwtool.json("jobs", "show", run_id)["state"] == "cancelled"
-    assert cwtool.worker_pid() == worker
 
 
 def test_stop_ends_a_worker_whose_daemon_was_killed_and_the_next_daemon_runs_its_job_again(
