@@ -8,12 +8,12 @@ import os
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 from cwa_daemon.base.settings import CONFIG_FILE, Settings
 from cwa_engine import __version__
 from cwa_engine.base.errors import OutputError
+from cwa_engine.base.plain import JsonMap
 
 _GONE = "[redacted]"
 _SECRET_NAMES = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -35,7 +35,7 @@ def check_target(bundle: Path) -> None:
         raise OutputError(f"{bundle} cannot be written: there is no folder {bundle.parent}", hint="make it")
 
 
-def write_bundle(settings: Settings, checks: list[dict[str, Any]], target: Path) -> None:
+def write_bundle(settings: Settings, checks: list[JsonMap], target: Path) -> None:
     """A zip with the checks, the logs and the config file; what is secret or personal is blacked out. Raises OutputError."""
     report = {
         "cwtool": __version__,

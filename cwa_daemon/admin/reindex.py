@@ -18,6 +18,7 @@ from cwa_daemon.control.database import SCHEMA_VERSION
 from cwa_daemon.control.store import Store
 from cwa_daemon.protocol import JobState
 from cwa_engine.base.errors import CwaError, InvalidInput
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.checksums import fingerprint_of
 from cwa_engine.records.reading import read_manifest, read_summary
 from cwa_engine.spec import RunSpec
@@ -140,7 +141,7 @@ def reindex(store: Store, runs: Path) -> tuple[int, list[str]]:
     return len(rows), unreadable
 
 
-def _row(folder: Path) -> dict[str, Any]:
+def _row(folder: Path) -> JsonMap:
     manifest, summary = read_manifest(folder), read_summary(folder)
     started = float(manifest["started"])
     return {

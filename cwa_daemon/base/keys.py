@@ -23,6 +23,7 @@ from cwa_daemon.base.security import read_own_file, state_folder
 from cwa_daemon.base.settings import Settings
 from cwa_engine.base.errors import InvalidInput, NotFound, did_you_mean
 from cwa_engine.base.files import write_whole
+from cwa_engine.base.plain import JsonMap
 
 T = TypeVar("T")
 
@@ -163,7 +164,7 @@ def _checked_key(public: str) -> str:
     )
 
 
-def _read(settings: Settings, name: str) -> dict[str, Any]:
+def _read(settings: Settings, name: str) -> JsonMap:
     """The map in a file of the state folder, empty where there is none.
 
     Raises InvalidInput for a file that holds none, and UnsafePlace for one that others could have written.
@@ -205,7 +206,7 @@ def _write_allowed(settings: Settings, known: dict[str, AllowedKey]) -> None:
     _write(settings, _ALLOWED, {name: asdict(key) for name, key in known.items()})
 
 
-def _write(settings: Settings, name: str, content: dict[str, Any]) -> None:
+def _write(settings: Settings, name: str, content: JsonMap) -> None:
     """Write a file whole, for its owner alone: whoever reads it in this moment gets the one before."""
     state_folder(settings.home)
     write_whole(settings.home / name, json.dumps(content, indent=2).encode(), mode=0o600)

@@ -17,6 +17,7 @@ from cwa_daemon.base.security import others_may_write
 from cwa_engine.base import durations
 from cwa_engine.base.errors import InvalidInput, did_you_mean
 from cwa_engine.base.files import home_folder, user_path
+from cwa_engine.base.plain import JsonMap
 
 MOST_SOCKET_BYTES = 103  # of its path: macOS takes no more, Linux takes 107
 
@@ -111,7 +112,7 @@ class Settings(BaseModel):
         _or_value_error(lambda: durations.seconds(text))
         return text
 
-    def limits(self) -> dict[str, Any]:
+    def limits(self) -> JsonMap:
         """What a worker must know of these."""
         return {
             "keep_alive": self.keep_alive,
@@ -204,7 +205,7 @@ class Settings(BaseModel):
         return self.socket.parent
 
 
-def _config_file() -> dict[str, Any]:
+def _config_file() -> JsonMap:
     try:
         with CONFIG_FILE.open("rb") as file:
             _check_config(os.fstat(file.fileno()))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from cwa_engine.base.plain import JsonMap
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Result:
     """A finished run: where its files are, and its summary."""
 
     folder: Path
-    summary: dict[str, Any]
+    summary: JsonMap
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from cwa_daemon.client.submitting import hub_access, submit_job, with_texts
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_engine.base.errors import InvalidInput, OutputError
 from cwa_engine.base.files import check_output, fetch_folder
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.checksums import altered_error, check_run
 from cwa_engine.records.output import claim_output, copy_run
 from cwa_engine.spec import RunSpec
@@ -55,7 +56,7 @@ class AsyncClient:
     async def close(self) -> None:
         await self._connection.close()
 
-    async def _request(self, op: str, timeout_s: float | None = None, **fields: Any) -> dict[str, Any]:
+    async def _request(self, op: str, timeout_s: float | None = None, **fields: Any) -> JsonMap:
         return await self._connection.request(op, timeout_s, **fields)
 
     # runs
@@ -134,7 +135,7 @@ class AsyncClient:
         reply = await self._request("prune", older_than_s=older_than_s, with_results=with_results, dry_run=dry_run)
         return Pruned(**{name: reply[name] for name in Pruned.model_fields})
 
-    def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[dict[str, Any]]:
+    def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[JsonMap]:
         """The job's events after number `after_seq`: those that were, then those to come, until the job has ended.
 
         Each is a map with `seq`, `time`, `kind` and the fields of that kind of event (`cwa_engine.base.events`), or of kind
@@ -145,7 +146,7 @@ class AsyncClient:
 
     # results and state
 
-    async def results(self, limit: int = 50) -> list[dict[str, Any]]:
+    async def results(self, limit: int = 50) -> list[JsonMap]:
         """Summaries of finished runs, latest first; of one that cannot be read `run_id` and why it is `unreadable`."""
         return list((await self._request("results", limit=limit))["results"])
 
@@ -156,12 +157,12 @@ class AsyncClient:
 
     async def topk(
         self, run_id: str, metric: str | None = None, offset: int = 0, limit: int = 100
-    ) -> tuple[str, list[dict[str, Any]]]:
+    ) -> tuple[str, list[JsonMap]]:
         """(metric, rows of its top-k file, fields as in `TopWeight`); without a metric, of the run's first one."""
         reply = await self._request("topk", run_id=run_id, metric=metric, offset=offset, limit=limit)
         return reply["metric"], reply["rows"]
 
-    async def manifest(self, run_id: str) -> dict[str, Any]:
+    async def manifest(self, run_id: str) -> JsonMap:
         """The manifest of a finished run: all that is needed to run it again. Raises NotFound and Altered."""
         return await fetching.manifest(run_id, self._request)
 

@@ -16,6 +16,7 @@ from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import reach
 from cwa_engine import __version__
 from cwa_engine.base.errors import DaemonUnreachable, InvalidInput, NotGreeted, RunFailed, error_from_dict
+from cwa_engine.base.plain import JsonMap
 
 _HELLO = {"major": protocol.PROTOCOL_MAJOR, "minor": protocol.PROTOCOL_MINOR, "version": __version__}
 
@@ -28,9 +29,9 @@ class Connection:
         self.daemon_version = ""
         self.greetings = 0  # one more each time a daemon began anew behind the same socket
         self._ids = itertools.count(1)
-        self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._replies: dict[int, asyncio.Future[JsonMap]] = {}
         self._parts: dict[int, list[bytes]] = {}  # of replies that are not whole yet
-        self._events: dict[int, asyncio.Queue[dict[str, Any]]] = {}  # by the number of the subscription
+        self._events: dict[int, asyncio.Queue[JsonMap]] = {}  # by the number of the subscription
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -63,14 +64,14 @@ class Connection:
         self._socket.close()
         self._context.term()
 
-    def events(self, subscription: int) -> asyncio.Queue[dict[str, Any]]:
+    def events(self, subscription: int) -> asyncio.Queue[JsonMap]:
         """Where the events of a subscription arrive."""
         return self._events[subscription]
 
     def forget_events(self, subscription: int) -> None:
         self._events.pop(subscription, None)
 
-    async def request(self, op: str, timeout_s: float | None = None, **fields: Any) -> dict[str, Any]:
+    async def request(self, op: str, timeout_s: float | None = None, **fields: Any) -> JsonMap:
         """Send a request and wait for its reply. Raises the error the daemon answers, or DaemonUnreachable.
 
         A daemon that was started anew is greeted, and asked again: it has refused without doing anything. That one may end
@@ -87,13 +88,13 @@ class Connection:
         self.daemon_version = hello["version"]
         self.greetings += 1
 
-    async def _ask(self, op: str, timeout_s: float | None = None, **fields: Any) -> dict[str, Any]:
+    async def _ask(self, op: str, timeout_s: float | None = None, **fields: Any) -> JsonMap:
         request_id = next(self._ids)
         reply = self._replies[request_id] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout_s or self.settings.request_timeout_s):
                 await self._send(op, id=request_id, **fields)
-                message: dict[str, Any] = await reply
+                message: JsonMap = await reply
         except TimeoutError:
             if not self.settings.host:
                 patience_s = timeout_s or self.settings.request_timeout_s
@@ -185,7 +186,7 @@ class Connection:
             self._events[message["subscription"]] = asyncio.Queue()
         self._answered(message["id"], message)
 
-    def _join(self, part: dict[str, Any]) -> None:
+    def _join(self, part: JsonMap) -> None:
         """Keep a part of a reply that somebody waits for, and read the reply when it is whole."""
         request_id = part["id"]
         if request_id not in self._replies:
@@ -195,7 +196,7 @@ class Connection:
         if len(pieces) == part["parts"]:
             self._heard(b"".join(self._parts.pop(request_id)))
 
-    def _answered(self, request_id: int | None, message: dict[str, Any]) -> None:
+    def _answered(self, request_id: int | None, message: JsonMap) -> None:
         reply = self._replies.get(request_id) if request_id is not None else None
         if reply and not reply.done():
             reply.set_result(message)

@@ -6,13 +6,13 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cwa_daemon.protocol import PIECE_BYTES
 from cwa_engine.base.errors import VersionMismatch
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.checksums import MANIFEST, SUMS, Check, altered_error
 
-Ask = Callable[..., Awaitable[dict[str, Any]]]
+Ask = Callable[..., Awaitable[JsonMap]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RunFiles:
     fingerprint: str | None  # as the job database has it
 
 
-async def manifest(run_id: str, ask: Ask) -> dict[str, Any]:
+async def manifest(run_id: str, ask: Ask) -> JsonMap:
     """The manifest of a finished run. Raises NotFound, and Altered where it is not what the run wrote."""
     listed = await ask("files", run_id=run_id)
     altered = listed.get("check", {}).get("altered", {})  # older daemons do not look

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 from cwa_daemon import protocol
 from cwa_daemon.client.connection import Connection
+from cwa_engine.base.plain import JsonMap
 
 _SILENCE_S = 3.0  # a follower that hears nothing for so long asks whether the daemon is there
 
 
-async def follow(connection: Connection, run_id: str, after_seq: int) -> AsyncIterator[dict[str, Any]]:
+async def follow(connection: Connection, run_id: str, after_seq: int) -> AsyncIterator[JsonMap]:
     """See `AsyncClient.follow`."""
     seen, number = after_seq, None
     try:
@@ -38,7 +38,7 @@ async def follow(connection: Connection, run_id: str, after_seq: int) -> AsyncIt
             await connection.tell("unsubscribe", subscription=number)
 
 
-async def _next_event(connection: Connection, subscription: int) -> dict[str, Any] | None:
+async def _next_event(connection: Connection, subscription: int) -> JsonMap | None:
     """The next event; None after a silence, with the daemon there. Raises DaemonUnreachable where nobody is."""
     arrived = connection.events(subscription)
     if not arrived.empty():

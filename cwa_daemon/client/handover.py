@@ -19,6 +19,7 @@ from typing import IO, Any, TypeVar
 
 from cwa_daemon.protocol import MOST_NAME, PIECE_BYTES
 from cwa_engine.base.errors import DataError
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.data import textfile
 from cwa_engine.data.corpus import file_texts, load_texts
 from cwa_engine.data.datasets import parse_dataset
@@ -78,7 +79,7 @@ def _dataset_folder(spec: RunSpec, dataset: str, most_bytes: int) -> Handover:
     return Handover(copying.copy, copying.digest.hexdigest(), copying.size_bytes, "dataset.jsonl", dataset)
 
 
-async def send(handover: Handover, ask: Callable[..., Awaitable[dict[str, Any]]]) -> Path:
+async def send(handover: Handover, ask: Callable[..., Awaitable[JsonMap]]) -> Path:
     """Hand a copy over by requests that `ask` sends; gives where the daemon keeps it. Only what it lacks is sent."""
     about = {"name": handover.name, "sha256": handover.sha256, "size_bytes": handover.size_bytes}
     here, data = 0, b""

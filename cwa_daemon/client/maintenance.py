@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.client.sync_client import Client
+from cwa_engine.base.plain import JsonMap
 
 if TYPE_CHECKING:  # who does not examine anything need not wait for it
     from cwa_daemon.admin.doctor import DaemonAnswer
@@ -18,7 +19,7 @@ def log_files(settings: Settings | None = None) -> list[Path]:
     return sorted((settings or Settings()).logs.glob("*.log"))
 
 
-def examine(settings: Settings | None = None, repair: bool = False, bundle: Path | None = None) -> dict[str, Any]:
+def examine(settings: Settings | None = None, repair: bool = False, bundle: Path | None = None) -> JsonMap:
     """What `cwtool doctor` finds: `checks`, and what a repair has `repaired` before. Raises InvalidInput where it cannot."""
     from cwa_daemon.admin import bundle as zipped
     from cwa_daemon.admin import doctor, reindex

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import uuid
-from typing import Any
 
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.base.threads import in_thread
 from cwa_daemon.client import handover
 from cwa_daemon.client.connection import Connection
 from cwa_daemon.protocol import JobOptions
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.spec import RunSpec
 
@@ -47,7 +47,7 @@ async def submit_job(
     return str(reply["run_id"])
 
 
-def hub_access(settings: Settings) -> dict[str, Any]:
+def hub_access(settings: Settings) -> JsonMap:
     """How to reach the Hub, as this shell has it. Of another machine its own, but for a token that is set here."""
     if settings.host and not os.environ.get("HF_TOKEN"):
         return {}

@@ -13,6 +13,7 @@ from cwa_daemon.client.async_client import AsyncClient
 from cwa_daemon.client.fetching import RunFiles
 from cwa_daemon.client.loop_thread import LoopThread
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.spec import RunSpec
 
 T = TypeVar("T")
@@ -105,13 +106,13 @@ class Client:
     def telemetry(self) -> list[Sample]:
         return self._run(self._client.telemetry())
 
-    def follow(self, run_id: str, after_seq: int = 0) -> Iterator[dict[str, Any]]:
+    def follow(self, run_id: str, after_seq: int = 0) -> Iterator[JsonMap]:
         """Events as `AsyncClient.follow` gives them. A Ctrl-C raises KeyboardInterrupt here; the connection stays usable."""
         events = self._client.follow(run_id, after_seq)
         while (event := self._run(_next_or_none(events))) is not None:
             yield event
 
-    def results(self, limit: int = 50) -> list[dict[str, Any]]:
+    def results(self, limit: int = 50) -> list[JsonMap]:
         return self._run(self._client.results(limit))
 
     def result(self, run_id: str) -> Result:
@@ -119,10 +120,10 @@ class Client:
 
     def topk(
         self, run_id: str, metric: str | None = None, offset: int = 0, limit: int = 100
-    ) -> tuple[str, list[dict[str, Any]]]:
+    ) -> tuple[str, list[JsonMap]]:
         return self._run(self._client.topk(run_id, metric, offset, limit))
 
-    def manifest(self, run_id: str) -> dict[str, Any]:
+    def manifest(self, run_id: str) -> JsonMap:
         return self._run(self._client.manifest(run_id))
 
     def download(self, run_id: str, folder: Path) -> tuple[str, str | None]:
@@ -147,5 +148,5 @@ class Client:
         return self._loop.run(work)
 
 
-async def _next_or_none(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
+async def _next_or_none(events: AsyncIterator[JsonMap]) -> JsonMap | None:
     return await anext(events, None)

@@ -14,7 +14,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+
+from cwa_engine.base.plain import JsonMap
 
 START = "start"  # the stage of a worker that has not come to its job yet
 MOST_BEGUN, MOST_DEATHS = 20, 100  # that a job may meet for each retry: once it had begun, and in all
@@ -40,12 +41,12 @@ class Death:
         """This death as a job sees it, which had come to a stage."""
         return replace(self, reason=reason, stage=stage)
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> JsonMap:
         """What is kept of it with the job."""
         return {name: value for name, value in asdict(self).items() if name != "hint"}
 
 
-def why_not_again(deaths: Sequence[dict[str, Any]], retries: int) -> str | None:
+def why_not_again(deaths: Sequence[JsonMap], retries: int) -> str | None:
     """Why a job with these deaths, the latest last, is not run again by itself; None where it is."""
     counted = [death for death in deaths if death["cause"] != Cause.STOP]
     own = [death["stage"] for death in counted if death["cause"] == Cause.ITSELF]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any
 
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import queue, telemetry
@@ -20,6 +19,7 @@ from cwa_daemon.pipe import place
 from cwa_daemon.pipe.messages import Limits, LoadAgain, PlanMemory, RunJob
 from cwa_daemon.protocol import JobState, WarmModel, WorkerView
 from cwa_engine.base.errors import StateNotWritten
+from cwa_engine.base.plain import JsonMap
 
 LoadModelAgain = Callable[[str, LoadAgain, str], None]  # device, what to load, why it was lost
 
@@ -138,7 +138,7 @@ class Dispatcher:
         lane = self._lanes.get(device)
         return lane.plan_memory() if lane else PlanMemory(free_bytes=telemetry.free_bytes(device))
 
-    def _access(self, job: Job) -> dict[str, Any]:
+    def _access(self, job: Job) -> JsonMap:
         """How the job's shell reaches the Hub, with its token if it is still known, and without the daemon's in any case."""
         return {**job.access, "token": self._tokens.get(job.run_id, "")}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
 from cwa_daemon.protocol import JobState
 from cwa_engine.base.errors import CwaError
+from cwa_engine.base.plain import JsonMap
 
 MOST_EVENTS = 10_000
 
@@ -25,7 +25,7 @@ class Move:
 class Unwritten:
     """What is to be written when there is room again. Of events the latest are kept."""
 
-    events: deque[tuple[str, dict[str, Any]]] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
+    events: deque[tuple[str, JsonMap]] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
     moves: list[Move] = field(default_factory=list)
     copies: dict[str, CwaError | None] = field(default_factory=dict)
 

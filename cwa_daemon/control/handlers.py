@@ -18,13 +18,14 @@ from cwa_daemon.control.service import Service
 from cwa_daemon.protocol import JobState
 from cwa_engine import __version__
 from cwa_engine.base.errors import Altered, InvalidInput, NotFound, StateDamaged
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.data.datasets import parse_dataset
 from cwa_engine.records.checksums import check_run
 from cwa_engine.records.export import library_versions
 from cwa_engine.records.reading import read_piece, read_summary, read_topk
 from cwa_engine.rows import to_plain
 
-Reply = dict[str, Any]
+Reply = JsonMap
 Handler = Callable[[Service, Caller, Any], Awaitable[Reply | None]]
 HANDLERS: dict[type[protocol.Request], Handler] = {}
 
@@ -206,11 +207,11 @@ async def list_results(service: Service, caller: Caller, request: protocol.ListR
     return {"results": await asyncio.to_thread(_summaries, known)}
 
 
-def _summaries(runs: list[tuple[Path, str | None]]) -> list[dict[str, Any]]:
+def _summaries(runs: list[tuple[Path, str | None]]) -> list[JsonMap]:
     return [_summary_or_reason(folder, fingerprint) for folder, fingerprint in runs if folder.is_dir()]
 
 
-def _summary_or_reason(folder: Path, fingerprint: str | None) -> dict[str, Any]:
+def _summary_or_reason(folder: Path, fingerprint: str | None) -> JsonMap:
     """A run's summary; of one that is altered or cannot be read why: the others are to be listed all the same."""
     try:
         return read_summary(folder, fingerprint)

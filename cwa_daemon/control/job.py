@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cwa_daemon.pipe.place import PLANS
 from cwa_daemon.protocol import JobOptions, JobState
+from cwa_engine.base.plain import JsonMap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +18,7 @@ class Job:
     run_id: str
     kind: str  # run, load or plan
     state: JobState
-    spec: dict[str, Any]  # of a RunSpec
+    spec: JsonMap  # of a RunSpec
     command: str
     device: str
     client_key: str
@@ -26,14 +26,14 @@ class Job:
     created: float
     started: float | None
     finished: float | None
-    error: dict[str, Any] | None
+    error: JsonMap | None
     priority: int
     after_run: str | None  # the run id of the job that must be done before
     passed_over: int  # how often a later job has gone before
-    options: dict[str, Any]  # of JobOptions without priority and after, and `access`, how its shell reaches the Hub
+    options: JsonMap  # of JobOptions without priority and after, and `access`, how its shell reaches the Hub
     owner: str
-    deaths: list[dict[str, Any]]  # of workers under it, see `deaths.py`
-    copy_error: dict[str, Any] | None
+    deaths: list[JsonMap]  # of workers under it, see `deaths.py`
+    copy_error: JsonMap | None
 
     @property
     def lane(self) -> str:
@@ -50,7 +50,7 @@ class Job:
         return Path(self.spec["output"]) if self.kind == "run" and self.spec["output"] else None
 
     @property
-    def access(self) -> dict[str, Any]:
+    def access(self) -> JsonMap:
         return dict(self.options.get("access", {}))
 
     def run_options(self) -> JobOptions:

@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control.copies import Copies
@@ -31,6 +30,7 @@ from cwa_engine.base.errors import (
     OutputTaken,
     QueueFull,
 )
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.output import claim_output
 from cwa_engine.records.run_id import new_run_id
 from cwa_engine.spec import RunSpec
@@ -92,11 +92,11 @@ class Jobs:
     def submit(
         self,
         kind: str,
-        spec: dict[str, Any],
+        spec: JsonMap,
         device: str,
         client_key: str,
         command: str,
-        access: dict[str, Any],
+        access: JsonMap,
         options: JobOptions,
         retry_of: str | None = None,
         owner: str = "",
@@ -147,7 +147,7 @@ class Jobs:
         else:
             self.ledger.note(run_id, f"loaded again, for it is pinned: {reason}", "warning")
 
-    def _check_nobody_writes(self, spec: dict[str, Any]) -> None:
+    def _check_nobody_writes(self, spec: JsonMap) -> None:
         """Refuse an output folder that a job of another spec is going to fill."""
         for job in self._store.unfinished_with_output(spec["output"]):
             if job.spec != spec:
@@ -162,7 +162,7 @@ class Jobs:
             raise InvalidInput(f"{before.run_id} is {before.state}: nothing can wait for it to be done")
         return before.run_id
 
-    def retry(self, run_id: str, client_key: str, access: dict[str, Any], owner: str = "") -> str:
+    def retry(self, run_id: str, client_key: str, access: JsonMap, owner: str = "") -> str:
         """Queue the same spec again as a new job. Raises OutputTaken where its output folder holds something else by now."""
         job = self.find(run_id)
         kind, spec, options = job.kind, job.spec, job.run_options()

@@ -14,11 +14,12 @@ from cwa_daemon.control.states import MOVES
 from cwa_daemon.control.store import Store
 from cwa_daemon.protocol import TERMINAL_STATES, JobState, StageProgress
 from cwa_engine.base.errors import CopyPending, CwaError, StateDamaged, StateNotWritten
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.checksums import fingerprint_of
 
 log = logging.getLogger(__name__)
 
-OnEvent = Callable[[str, dict[str, Any]], None]  # run id, an event of it that was stored
+OnEvent = Callable[[str, JsonMap], None]  # run id, an event of it that was stored
 OnMove = Callable[[Job, JobState], None]  # a job as it was before, and the state that was written down
 
 
@@ -77,7 +78,7 @@ class Ledger:
             columns["copy_error"] = _pending(job.run_id, job.output).to_dict()
         return columns
 
-    def _event(self, job: Job, move: Move) -> dict[str, Any]:
+    def _event(self, job: Job, move: Move) -> JsonMap:
         event = {"kind": "state", "state": move.state, "error": move.error.to_dict() if move.error else None}
         if move.state is JobState.DONE:
             event["fingerprint"] = fingerprint_of(self._runs / job.run_id)
@@ -96,7 +97,7 @@ class Ledger:
         log.info("%s", error.message if error else f"{run_id} is copied")
         self.record(run_id, {"kind": "copied", "folder": self._job(run_id).spec["output"], "error": body})
 
-    def record(self, run_id: str, event: dict[str, Any]) -> None:
+    def record(self, run_id: str, event: JsonMap) -> None:
         """Store an event of a job, then tell that it is there. On a full disk only what changes a state is kept."""
         if event["kind"] == "progress":
             self.progress[run_id] = StageProgress.of(event)

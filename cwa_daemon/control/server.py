@@ -31,6 +31,7 @@ from cwa_daemon.control.service import Service
 from cwa_daemon.control.supervise import STEADY_S, in_words, supervise
 from cwa_engine import __version__
 from cwa_engine.base.errors import CwaError, InvalidInput, NotGreeted, QueueFull, Refused, RunFailed, VersionMismatch
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.export import library_versions
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class Server:
             self._forget(identity)  # nor is it told of events any more
             raise
 
-    async def _handle(self, caller: Caller, message: dict[str, Any]) -> Reply | None:
+    async def _handle(self, caller: Caller, message: JsonMap) -> Reply | None:
         if message.get("op") == "hello":
             return self._greet(caller.identity, message)
         request = protocol.parse_request(message)
@@ -177,7 +178,7 @@ class Server:
         reply = await HANDLERS[type(request)](self.service, caller, request)
         return None if reply is None else {"ok": True, **reply}
 
-    def _greet(self, identity: bytes, message: dict[str, Any]) -> Reply:
+    def _greet(self, identity: bytes, message: JsonMap) -> Reply:
         """HELLO is read before its form is checked, so that a client of another major version is understood."""
         if message.get("major") != protocol.PROTOCOL_MAJOR:
             raise VersionMismatch(
@@ -208,7 +209,7 @@ class Server:
                 log.warning("a client takes no reply: it is gone, or does not read")
                 return
 
-    def send(self, identity: bytes, message: dict[str, Any]) -> bool:
+    def send(self, identity: bytes, message: JsonMap) -> bool:
         """Send without waiting. False for a client that is gone or whose buffer is full.
 
         What is no text, as a file's name may be, is shown by its codes: an event is to arrive in any case.

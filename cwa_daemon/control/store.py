@@ -14,6 +14,7 @@ from cwa_daemon.control.job import Job
 from cwa_daemon.pipe.place import PLANS
 from cwa_daemon.protocol import JobState
 from cwa_engine.base.errors import CopyPending
+from cwa_engine.base.plain import JsonMap
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class Store(Database):
 
     # events
 
-    def append_event(self, run_id: str, event: dict[str, Any]) -> dict[str, Any]:
+    def append_event(self, run_id: str, event: JsonMap) -> JsonMap:
         """Store an event under the next number of its job, the first being 1; gives it as `events` will."""
         now = time.time()
         rows = self._write(
@@ -157,7 +158,7 @@ class Store(Database):
         )
         return {"seq": rows[0][0], "time": now, **event}
 
-    def events(self, run_id: str, after_seq: int, limit: int) -> list[dict[str, Any]]:
+    def events(self, run_id: str, after_seq: int, limit: int) -> list[JsonMap]:
         """The next `limit` events after number `after_seq`, in order."""
         rows = self._read(
             "SELECT seq, time, body FROM events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
@@ -195,9 +196,9 @@ class Store(Database):
         return int(self._read("SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?", [run_id])[0][0])
 
 
-def _event(body: str) -> dict[str, Any]:
+def _event(body: str) -> JsonMap:
     """An event as it was recorded, without the number that its worker gave it."""
-    event: dict[str, Any] = json.loads(body)
+    event: JsonMap = json.loads(body)
     event.pop("number", None)
     return event
 

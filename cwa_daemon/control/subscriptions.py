@@ -11,18 +11,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from cwa_daemon import protocol
 from cwa_daemon.control.store import Store
 from cwa_engine.base.errors import QueueFull
+from cwa_engine.base.plain import JsonMap
 
 MOST_IN_ALL = 4096
 _FULL = "leave those that have ended, or open another connection"
 INTERVAL_S = 0.2  # between two messages about a job: 50 followers take 3 % of a processor; with one for each event, 8 %
 
-Send = Callable[[bytes, dict[str, Any]], bool]
-Event = dict[str, Any]
+Send = Callable[[bytes, JsonMap], bool]
+Event = JsonMap
 
 
 @dataclass
@@ -166,7 +166,7 @@ class Subscriptions:
         subscription.behind = len(events) < len(news) or len(news) == protocol.CREDIT
         parts = [events] if subscription.several and events else [[event] for event in events]
         for part in parts:
-            what: dict[str, Any] = {"events": part} if subscription.several else {"event": part[0]}
+            what: JsonMap = {"events": part} if subscription.several else {"event": part[0]}
             if not self._send(subscription.identity, {"subscription": number, "run_id": subscription.run_id, **what}):
                 subscription.behind = True  # or gone; the next acknowledgement or event tries again
                 return

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgpack
 
+from cwa_engine.base.plain import JsonMap
+
 log = logging.getLogger(__name__)
 
-Json = dict[str, Any]  # what is JSON or a dumped pydantic model elsewhere: specs, events, errors
 MOST_BYTES = 256 * 2**20
 
 
@@ -54,8 +55,8 @@ class WarmModelReport:
 class LoadAgain:
     """What brings a pinned model back: fields of a RunSpec, and how its files were reached."""
 
-    spec: Json
-    access: Json
+    spec: JsonMap
+    access: JsonMap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +98,10 @@ class RunJob:
     op: Literal["job"] = "job"
     kind: str
     run_id: str
-    spec: Json
+    spec: JsonMap
     command: str
-    options: Json  # of `protocol.JobOptions`
-    access: Json  # of `HubAccess`
+    options: JsonMap  # of `protocol.JobOptions`
+    access: JsonMap  # of `HubAccess`
     folder: str  # where a run's files go
     limits: Limits
     device: str
@@ -154,7 +155,7 @@ class EventReport:
 
     type: Literal["event"] = "event"
     run_id: str
-    event: Json
+    event: JsonMap
     number: int = 0
 
     @property
@@ -168,7 +169,7 @@ class Finished:
 
     type: Literal["finished"] = "finished"
     run_id: str
-    error: Json | None
+    error: JsonMap | None
     ends: bool
     number: int = 0
 

@@ -13,11 +13,12 @@ import msgpack
 
 from cwa_daemon.protocol.limits import MAX_DEPTH, MAX_MESSAGE_BYTES, MAX_REQUEST_ELEMENTS, PART_BYTES
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.plain import JsonMap
 
 _PEEK_BYTES = 128
 
 
-def encode(message: dict[str, Any], most_bytes: int = MAX_MESSAGE_BYTES, unicode_errors: str = "strict") -> bytes:
+def encode(message: JsonMap, most_bytes: int = MAX_MESSAGE_BYTES, unicode_errors: str = "strict") -> bytes:
     """A message as msgpack. Raises InvalidInput where it is too large to be accepted, or holds what cannot be sent."""
     try:
         frame: bytes = msgpack.packb(message, unicode_errors=unicode_errors)
@@ -36,9 +37,7 @@ def parts(frame: bytes, request_id: Any) -> list[bytes]:
     return [encode({"id": request_id, "part": n, "parts": count, "data": piece}) for n, piece in enumerate(pieces)]
 
 
-def decode(
-    frame: bytes, most_bytes: int = MAX_MESSAGE_BYTES, most_elements: int = MAX_REQUEST_ELEMENTS
-) -> dict[str, Any]:
+def decode(frame: bytes, most_bytes: int = MAX_MESSAGE_BYTES, most_elements: int = MAX_REQUEST_ELEMENTS) -> JsonMap:
     """The map in a frame. Raises InvalidInput for anything but a sane one: size, depth, types and numbers are bounded.
 
     What is cheap to write may cost a lot to read: a byte is an empty list. So elements are counted while they are read.

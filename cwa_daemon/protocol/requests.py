@@ -12,6 +12,7 @@ from cwa_daemon.protocol.states import JobState
 from cwa_engine import __version__
 from cwa_engine.base import durations
 from cwa_engine.base.errors import InvalidInput, did_you_mean
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.options import ABLATE, LOAD, QUEUE, RUN, Option, check_bounds
 from cwa_engine.spec import RunSpec
 
@@ -272,7 +273,7 @@ AnyRequest = Annotated[
 _REQUEST: TypeAdapter[Any] = TypeAdapter(AnyRequest, config=ConfigDict(defer_build=True))
 
 
-def parse_request(message: dict[str, Any]) -> Any:
+def parse_request(message: JsonMap) -> Any:
     """The request a decoded map stands for. Raises InvalidInput, naming the field, where it stands for none."""
     try:
         return _REQUEST.validate_python(message)

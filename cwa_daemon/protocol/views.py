@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from cwa_daemon.protocol.message import Message
 from cwa_daemon.protocol.states import TERMINAL_STATES
+from cwa_engine.base.plain import JsonMap
 
 
 class View(Message):
@@ -16,7 +17,7 @@ class View(Message):
 
     model_config = ConfigDict(extra="ignore", defer_build=True)  # what a newer daemon shows beside
 
-    def shown(self, minor: int) -> dict[str, Any]:
+    def shown(self, minor: int) -> JsonMap:
         """The view for a client of this minor version."""
         return self.model_dump(exclude_defaults=True, exclude=_SINCE_4 if minor < 4 else None)
 
@@ -43,20 +44,20 @@ class JobView(View):
     kind: str
     state: str
     model: str
-    spec: dict[str, Any]
+    spec: JsonMap
     device: str
     created: float
     started: float | None = None
     finished: float | None = None
-    error: dict[str, Any] | None = None
+    error: JsonMap | None = None
     retry_of: str | None = None
     priority: int = 0
     after: str | None = None  # run id of the job that must be done before
     progress: StageProgress | None = None
     folder: str | None = None  # where the files are, once the run is done
     last_seq: int = 0
-    copy_error: dict[str, Any] | None = None  # why the files of a run that is done are not in its output folder
-    deaths: list[dict[str, Any]] = Field(default_factory=list)  # of workers under this job: reason, cause, stage, time
+    copy_error: JsonMap | None = None  # why the files of a run that is done are not in its output folder
+    deaths: list[JsonMap] = Field(default_factory=list)  # of workers under this job: reason, cause, stage, time
     owner: str = ""  # name of the key that submitted it; empty for the user of the daemon's machine
 
     @property

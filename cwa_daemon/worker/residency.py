@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from cwa_engine.base.errors import DoesNotFit
+from cwa_engine.base.plain import JsonMap
 
 M = TypeVar("M")
 
@@ -39,7 +40,7 @@ class Resident(Generic[M]):
     jobs_served: int = 0
     checksum: object = None  # of the weights as they were loaded
     suspect: bool = False  # the last run on it did not end well: its weights are compared before the next
-    access: dict[str, Any] = field(default_factory=dict)  # how its files were reached
+    access: JsonMap = field(default_factory=dict)  # how its files were reached
 
     @property
     def expires(self) -> float:

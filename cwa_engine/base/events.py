@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from cwa_engine.base.plain import JsonMap
+
 if TYPE_CHECKING:  # clients get events as maps, so they need not import the row types
     from cwa_engine.rows import Baseline, DamagePoint, Plan, TopWeight, Verdict
 
@@ -97,7 +99,7 @@ def ignore(event: Event) -> None:
     """An `emit` that drops every event."""
 
 
-def to_dict(event: Event) -> dict[str, Any]:
+def to_dict(event: Event) -> JsonMap:
     """A map of plain values with the event's kind."""
     from cwa_engine.rows import to_plain
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+JsonMap = dict[str, Any]  # a JSON object, or a message of msgpack, as it is read or written
 
 
 def from_plain(kind: type[T], value: Any) -> T:

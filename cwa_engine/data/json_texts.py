@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cwa_engine.base.errors import DataError
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.data.columns import cell_texts, choose_column, usual_column
 from cwa_engine.data.textfile import TextFile, check_length, text_lines, text_pieces
 
@@ -58,7 +59,7 @@ def _line_rows(file: TextFile) -> Iterator[Row]:
             raise DataError(f"line {number} of {file.name} is not JSON: {_reason(error)}", hint=hint) from error
 
 
-def _rows_of_object(file: TextFile, value: dict[str, Any]) -> Iterator[Row]:
+def _rows_of_object(file: TextFile, value: JsonMap) -> Iterator[Row]:
     """The rows of an object: itself if it has a text, else the items of its array; of several, the one with a usual name."""
     texts = [key for key, entry in value.items() if isinstance(entry, str)]
     lists = [key for key, entry in value.items() if isinstance(entry, list)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cwa_engine.base.errors import ModelBroken
+from cwa_engine.base.plain import JsonMap
 
 # The largest files of models in use: an index of 9 MB (DeepSeek-V3), tokenizers of 34 MB (Gemma 3), configs of 2 MB.
 _MOST_BYTES = {
@@ -54,7 +55,7 @@ def check_files(folder: Path) -> None:
             )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonMap:
     """The object in a JSON file. Raises ModelBroken if the file is too large or is not a JSON object; FileNotFoundError."""
     _check_size(path, path.stat().st_size)
     try:

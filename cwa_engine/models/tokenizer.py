@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from cwa_engine.base.cancellation import check_cancelled
 from cwa_engine.base.errors import ModelBroken
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.hub.sources import ModelSource
 from cwa_engine.models.model_files import read_json
 from cwa_engine.models.tokenizer_trial import tokenizer_problem
@@ -63,7 +64,7 @@ def load_tokenizer(
         own_code = bool(config.get("auto_map")) and options.get("trust_remote_code")
         if is_sentencepiece(vocabulary) and not own_code:
             described, names = sentencepiece_tokenizer(source, vocabulary, _sample())
-            return _as_described(source, folder, vocabulary.name, described, names | config, options)
+            return _as_described(source, folder, vocabulary.name, described, {**names, **config}, options)
     tokenizer = _by_class(source, folder, options, vocabulary)
     if vocabulary and is_tiktoken(vocabulary):
         rule = "does not say at which signs texts are split first: the rule that transformers knows is used"
@@ -250,6 +251,6 @@ def _sample() -> tuple[str, ...]:
     return (*AWKWARD, *passages[:4])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonMap:
     """The object in a JSON file; empty if there is no such file. Raises ModelBroken."""
     return read_json(path) if path.is_file() else {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.errors import RunFailed
 from cwa_engine.base.events import Emit, Progress, ignore
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Table
 from cwa_engine.methods.metrics import ABLATION
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
@@ -190,7 +191,7 @@ def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
         yield TableRows(TABLE, found.rows)
 
 
-def _summary(result: RunResult) -> dict[str, Any]:
+def _summary(result: RunResult) -> JsonMap:
     found = result.get(Ablated)
     return {"ablation": to_plain(found.cost) if found else None}
 

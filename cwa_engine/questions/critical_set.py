@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.events import Progress
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Table
 from cwa_engine.questions.ablation import Ablated
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
@@ -93,7 +94,7 @@ def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
         yield TableRows(TABLE, found.steps)
 
 
-def _summary(result: RunResult) -> dict[str, Any]:
+def _summary(result: RunResult) -> JsonMap:
     found = result.get(CriticalSet)
     return {"critical_set": to_plain(found) if found else None}
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.events import Progress
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
 from cwa_engine.rows import SAMPLED_TOP, Ranking, to_plain
@@ -96,7 +97,7 @@ def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
         yield TableRows(fidelity_table(fidelity.metric for fidelity in found.fidelity), found.rows)
 
 
-def _summary(result: RunResult) -> dict[str, Any]:
+def _summary(result: RunResult) -> JsonMap:
     found = result.get(Predictions)
     return {"fidelity": to_plain(found.fidelity) if found else []}
 

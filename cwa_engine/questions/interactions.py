@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.events import Progress
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
 from cwa_engine.rows import to_plain
@@ -123,7 +124,7 @@ def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
         yield TableRows(TABLE, found.rows)
 
 
-def _summary(result: RunResult) -> dict[str, Any]:
+def _summary(result: RunResult) -> JsonMap:
     found = result.get(Interactions)
     return {"interactions": to_plain(found.rows) if found else []}
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Row, Table
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _no_tables(result: RunResult) -> Iterable[TableRows[Any]]:
     return ()
 
 
-def _nothing(result: RunResult) -> dict[str, Any]:
+def _nothing(result: RunResult) -> JsonMap:
     return {}
 
 
@@ -101,7 +102,7 @@ class StageQuestion(Question):
     moment: Moment
     answer: Callable[[RunContext, Findings], object]
     tables: Callable[[RunResult], Iterable[TableRows[Any]]] = _no_tables
-    summary: Callable[[RunResult], dict[str, Any]] = _nothing  # keys of summary.json
+    summary: Callable[[RunResult], JsonMap] = _nothing  # keys of summary.json
     sentence: Callable[[Any], str] = lambda answer: ""
     rankings: Callable[[Any, tuple[Ranking, ...]], tuple[Ranking, ...]] = _same_rankings
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.events import Emit, Note, Progress
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
 from cwa_engine.rows import SHOWN, Spike, TopWeight, to_plain
@@ -157,7 +158,7 @@ def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
         yield TableRows(TABLE, removal.steps)
 
 
-def _summary(result: RunResult) -> dict[str, Any]:
+def _summary(result: RunResult) -> JsonMap:
     removal = result.get(SpikeRemoval)
     return {
         "spikes": to_plain(spikes_of(result)[:SHOWN]),

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
 
@@ -99,7 +100,7 @@ def _marked(ranking: Ranking, always: frozenset[str]) -> Ranking:
     return dataclasses.replace(ranking, weights=weights)
 
 
-def stability_means(rankings: Sequence[Ranking], rows: Sequence[Agreement]) -> list[dict[str, Any]]:
+def stability_means(rankings: Sequence[Ranking], rows: Sequence[Agreement]) -> list[JsonMap]:
     """Means over all pairs of repeats, per metric and k."""
     found = []
     for (metric, k), members in itertools.groupby(rows, key=lambda row: (row.metric, row.k)):
@@ -129,7 +130,7 @@ def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
         yield TableRows(TABLE, found.agreements)
 
 
-def _summary(result: RunResult) -> dict[str, Any]:
+def _summary(result: RunResult) -> JsonMap:
     found = result.get(Stability)
     return {"stability": stability_means(result.rankings, found.agreements if found else ())}
 

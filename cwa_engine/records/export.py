@@ -17,9 +17,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cwa_engine.base.files import is_abandoned, write_folder
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.version import __version__
 from cwa_engine.questions.registry import STAGE_QUESTIONS
 from cwa_engine.records.checksums import SUMS, sums_text
@@ -109,7 +109,7 @@ def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
             yield found.table.name, found.table.to_bytes(found.rows)
 
 
-def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> dict[str, Any]:
+def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> JsonMap:
     """All that is needed to run this again and to know whether it was the same."""
     spec, texts = record.spec, record.result.texts
     scored, measured = numbers_of(texts)
@@ -148,7 +148,7 @@ def library_versions() -> Mapping[str, str]:
     return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
-def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
+def summary(record: RunRecord, timings: dict[str, float]) -> JsonMap:
     """What the run found, in one file."""
     result = record.result
     return {
@@ -173,5 +173,5 @@ def summary(record: RunRecord, timings: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _json(value: dict[str, Any]) -> bytes:
+def _json(value: JsonMap) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()

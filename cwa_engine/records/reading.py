@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from cwa_engine.base.errors import NotFound
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Row, Table
 from cwa_engine.records.checksums import MANIFEST, read_checked
 from cwa_engine.records.tables import topk_table
@@ -21,21 +21,21 @@ SUMMARY_KEYS = ("run_id", "model", "texts", "baseline", "rankings", "damage")
 MANIFEST_KEYS = ("run_id", "spec", "model", "data", "tables")
 
 
-def read_summary(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:
+def read_summary(folder: Path, fingerprint: str | None = None) -> JsonMap:
     """The summary of a run folder."""
     return _read_map(folder, fingerprint, "summary.json", SUMMARY_KEYS)
 
 
-def read_manifest(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:
+def read_manifest(folder: Path, fingerprint: str | None = None) -> JsonMap:
     """The manifest of a run folder."""
     return _read_map(folder, fingerprint, MANIFEST, MANIFEST_KEYS)
 
 
-def _read_map(folder: Path, fingerprint: str | None, name: str, needed: Iterable[str]) -> dict[str, Any]:
+def _read_map(folder: Path, fingerprint: str | None, name: str, needed: Iterable[str]) -> JsonMap:
     return parse_map(folder, name, _read(folder, fingerprint, name), needed)
 
 
-def parse_map(folder: Path, name: str, content: str, needed: Iterable[str]) -> dict[str, Any]:
+def parse_map(folder: Path, name: str, content: str, needed: Iterable[str]) -> JsonMap:
     """The content of a JSON file of a run, which has these keys."""
     try:
         found = json.loads(content)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cwa_engine.base.plain import from_plain
+from cwa_engine.base.plain import JsonMap, from_plain
 from cwa_engine.questions.ablation import AblationCost
 from cwa_engine.questions.critical_set import CriticalSet
 from cwa_engine.questions.fidelity import Fidelity
@@ -121,7 +121,7 @@ def summary_from_plain(plain: Mapping[str, Any]) -> RunSummary:
     return from_plain(RunSummary, {**plain, "damage": groups})
 
 
-def _with_key(group: Mapping[str, Any]) -> dict[str, Any]:
+def _with_key(group: Mapping[str, Any]) -> JsonMap:
     """The group with its metric, k and perturbation in every control, where summary.json leaves them out."""
     key = {name: group[name] for name in _KEY}
     return {**group, "controls": [{**key, **control} for control in group["controls"]]}

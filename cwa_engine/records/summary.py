@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.data.corpus import split
 from cwa_engine.questions.registry import STAGE_QUESTIONS
 from cwa_engine.result import RunResult
@@ -19,14 +19,14 @@ def numbers_of(texts: TextUse) -> tuple[list[int], list[int]]:
     return scored, measured[: texts.damage] if texts.damage and not texts.packed else measured
 
 
-def answers_in_summary(result: RunResult) -> dict[str, Any]:
+def answers_in_summary(result: RunResult) -> JsonMap:
     """What the answers to all questions come to, asked or not."""
     return {key: value for question in STAGE_QUESTIONS for key, value in question.summary(result).items()}
 
 
 def damage_groups(
     points: Sequence[DamagePoint], separations: Sequence[Separation], verdicts: Sequence[Verdict]
-) -> list[dict[str, Any]]:
+) -> list[JsonMap]:
     """Per metric, k and perturbation: the critical set, each control with the ratio it is beaten by, the verdict.
 
     The position test has no critical set of its own, only its draws.
@@ -55,5 +55,5 @@ def damage_groups(
     return groups
 
 
-def _without_key(row: Separation) -> dict[str, Any]:
+def _without_key(row: Separation) -> JsonMap:
     return {name: value for name, value in to_plain(row).items() if name not in ("metric", "k", "perturbation")}

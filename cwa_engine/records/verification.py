@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cwa_engine.base.errors import CwaError, NotFound
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Row, Table, scored_metrics
 from cwa_engine.base.version import __version__
 from cwa_engine.damage.separation import separations, verdicts
@@ -102,7 +103,7 @@ class _Run:
         """Those of a table that not every run has."""
         return self.rows(table) if self.has(table.name) else []
 
-    def _ranking(self, entry: dict[str, Any]) -> Ranking:
+    def _ranking(self, entry: JsonMap) -> Ranking:
         rows = self.rows(tables.topk_table(entry["metric"]))
         return Ranking(entry["metric"], tuple(rows), structure=entry["structure"])
 

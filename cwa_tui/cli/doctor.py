@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import RenderableType
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cwa_engine.base.files import user_path
+from cwa_engine.base.plain import JsonMap
 from cwa_tui.cli.connection import refuse_other_host
 from cwa_tui.cli.output import say, show
 from cwa_tui.cli.parameters import Json
@@ -46,7 +47,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def checks_table(checks: list[dict[str, Any]]) -> RenderableType:
+def checks_table(checks: list[JsonMap]) -> RenderableType:
     """One line a check, with the advice below what needs one."""
     table = Table(show_header=False, box=None, padding=(0, 1, 0, 0))
     for check in checks:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import typer
 from rich.text import Text
 
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.checksums import Check
 from cwa_engine.rows import to_plain
 from cwa_engine.spec import RunSpec, parse_spec
@@ -51,13 +51,13 @@ def rerun(run_id: RunId = "latest", as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def repeated(manifest: dict[str, Any]) -> RunSpec:
+def repeated(manifest: JsonMap) -> RunSpec:
     """The spec of the run, with the model revision that it used and without its output folder."""
     revision = manifest["model"]["revision"] or manifest["spec"]["revision"]
     return parse_spec({**manifest["spec"], "revision": revision, "output": None})
 
 
-def compare(before: dict[str, Any], after: dict[str, Any], first: Check, again: Check) -> Comparison:
+def compare(before: JsonMap, after: JsonMap, first: Check, again: Check) -> Comparison:
     """Compare two runs by their manifests, `before` and `after`, and by the checks of their files as they are now."""
     names = sorted({*before["tables"], *after["tables"]})
     tables = {name: first.hashes.get(name) == again.hashes.get(name) is not None for name in names}

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cwa_daemon.protocol import DeviceMemory, JobView, StatusView, WarmModel
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.guide.catalog import CatalogModel
 from cwa_engine.rows import MATRICES, exp, to_plain
 from cwa_tui import format as fmt
@@ -129,7 +130,7 @@ def _limits(limits: dict[str, float | None]) -> list[str]:
     return [f"limits: a load {memory} of memory, a stage {idle} of idling and {step} of computing without getting on"]
 
 
-def results_table(summaries: list[dict[str, Any]]) -> RenderableType:
+def results_table(summaries: list[JsonMap]) -> RenderableType:
     """Finished runs, one line each, with the damage of their largest k."""
     if not summaries:
         return Text("no finished runs yet; `cwtool run --model smollm2-135m` makes one")
@@ -148,7 +149,7 @@ def results_table(summaries: list[dict[str, Any]]) -> RenderableType:
     return table
 
 
-def _largest_damage(summary: dict[str, Any]) -> tuple[str, str, str]:
+def _largest_damage(summary: JsonMap) -> tuple[str, str, str]:
     compared = [group for group in summary["damage"] if group["controls"]]
     if not compared:
         return "-", "-", "-"

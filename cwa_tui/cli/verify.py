@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.files import fetch_folder, user_path
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.checksums import MANIFEST, SUMS
 from cwa_engine.records.verification import Verification
 from cwa_engine.records.verification import verify as verify_folder
@@ -63,7 +64,7 @@ def verified(run: str, fingerprint: str | None) -> Verification:
             return replace(verify_folder(Path(scratch), given or known), folder=f"{client.host}:{run_id}")
 
 
-def as_plain(found: Verification) -> dict[str, Any]:
+def as_plain(found: Verification) -> JsonMap:
     """The verification as `--json` prints it."""
     return {"agrees": found.agrees, **to_plain(found)}
 
