@@ -38,24 +38,7 @@ FENCED = re.compile(
 SHELLS = {"", "sh", "bash", "console"}
 DATA = {"text", "json", "toml", "yaml", "csv", "tex", "bibtex", "html"}  # nothing that is typed or run
 # "page: first line of a block" -> why the block is not checked, such as the need of a GPU. Each must exist.
-_PART = "a part of a module, to be added to the code"
-NOT_CHECKED: dict[str, str] = {
-    'docs/extending.md: @metric("squared_taylor", "w² mean_s (dL_s/dw)²", Needs.FISHER, "Molchanov et al. 2019, eq. 8, per sequence")': _PART,  # noqa: E501
-    'docs/extending.md: @perturbation("halve", "halving", on_norm_factor=True)': _PART,
-    'docs/extending.md: @control("smallest_magnitude", is_random=False)': _PART,
-    "docs/extending.md: skip_blocks: Annotated[": _PART,
-    "docs/extending.md: def log_texts(file: TextFile) -> Iterator[str]:": _PART,
-    'docs/extending.md: count_layers: Annotated[bool, Option("Count the critical weights of each decoder block.", RANKING)] = False': _PART,  # noqa: E501
-    'docs/extending.md: """`--count-layers`: in which decoder blocks are the critical weights? torch-free."""': _PART,
-    "docs/extending.md: class GetUptime(Request):": _PART,
-    "docs/extending.md: protocol.GetUptime: Role.VIEWER,": _PART,
-    "docs/extending.md: @handles(protocol.GetUptime)": _PART,
-    "docs/extending.md: async def uptime_s(self) -> float:": _PART,
-    "docs/extending.md: def uptime_s(self) -> float:": _PART,
-    'docs/extending.md: """The version of cwtool, and of the daemon."""': _PART,
-    'docs/extending.md: Binding("a", "about", "About")': _PART,
-    "docs/extending.md: def action_about(self) -> None:": _PART,
-}
+NOT_CHECKED: dict[str, str] = {}
 # Page -> what its Python is run after: names that the page lets the reader choose.
 PREFACES: dict[str, str] = {}
 # These commands run until they ask for the daemon, so that what a spec refuses is found. The others are parsed alone.

@@ -15,29 +15,39 @@ from pathlib import Path
 import pytest
 
 import cwa_engine
+from tests.models import save_tiny
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cwa_daemon", "cwa_engine", "cwa_tui")
 
 # What a user may write. Its last two lines are wrong: where types are missing, mypy says that their `# type: ignore` is unused.
 USERS_SCRIPT = """
-from cwa_daemon.client import Client
-from cwa_engine.models.loading import LoadedModel, load_model
-from cwa_engine.pipeline import analyze
-from cwa_engine.rows import RunResult
-from cwa_engine.spec import RunSpec
+import sys
 
-def first_rank(model: LoadedModel) -> str:
-    result: RunResult = analyze(model, RunSpec(model="gpt2", topk=(10,)))
-    return result.rankings[0].weights[0].target
+import cwa_engine as cwa
+from cwa_daemon.client import Client, DaemonRunner
 
-def detached() -> str:
+TEXTS = ["The harbour was quiet.", "Nobody had told the clock.", "Count: 1, 2, 3, 4, 5.", "The rain stopped at noon."]
+
+def first_rank(model: cwa.LoadedModel) -> str:
+    report: cwa.RunReport = cwa.analyze(model, topk=[3], control_seeds=2, texts=TEXTS)
+    return report.topk("grad_x_weight")[0].target
+
+def by_the_daemon() -> cwa.RunReport:
     with Client.connect() as client:
-        return client.submit(RunSpec(model="gpt2", topk=(10,)))
+        return DaemonRunner(client).submit(cwa.RunSpec(model="gpt2", topk=(10,))).report()
 
-print(first_rank(load_model("gpt2")), detached())
-wrong: int = load_model("gpt2")  # type: ignore[assignment]
-RunSpec(model=3)  # type: ignore[arg-type]
+def wrong() -> None:
+    number: int = cwa.load_model("gpt2")  # type: ignore[assignment]
+    cwa.RunSpec(model=3)  # type: ignore[arg-type]
+
+if __name__ == "__main__":
+    print(first_rank(cwa.load_model(sys.argv[1])))
+    try:
+        cwa.analyze(sys.argv[1], top_k=[3])
+    except cwa.InvalidInput as error:
+        print(error.hint)
+    print([name for name in cwa.__all__ if getattr(cwa, name, None) is None])
 """
 # What cwtool stands on is not looked into, which takes a minute for torch alone.
 USERS_MYPY = """
@@ -104,7 +114,10 @@ def test_the_installed_command_and_package_are_those_of_the_wheel(installed: Pat
     assert said.startswith(f"cwtool {cwa_engine.__version__}")
 
 
-def test_mypy_sees_the_types_in_a_users_script(installed: Path, tmp_path: Path) -> None:
+def test_a_users_script_is_type_checked_and_runs(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(USERS_SCRIPT)
     (tmp_path / "mypy.ini").write_text(USERS_MYPY)
     ran([sys.executable, "-m", "mypy", "--python-executable", installed, "script.py"], tmp_path)
+    printed = ran([installed, "script.py", save_tiny("llama", tmp_path / "model")], tmp_path).splitlines()
+    assert ".weight[" in printed[0]
+    assert printed[1:] == ["did you mean 'topk'?", "[]"]

@@ -81,7 +81,7 @@ def test_the_token_is_that_of_the_shell_and_is_written_nowhere(online: CommandLi
     assert "not been granted to this token" in online("run", "--model", "lab/gated", *RANK, rc=4).stderr
     online("run", "--model", "lab/present", *RANK)
     spoilt = online("run", "--model", "lab/gated", *RANK, HF_TOKEN=f"{TOKEN_OF_THE_SHELL} x", rc=2).stderr
-    assert "what HF_TOKEN holds is no token" in spoilt
+    assert "HF_TOKEN does not hold a token" in spoilt
     written = b"".join(path.read_bytes() for path in online.home.rglob("*") if path.is_file())
     assert b"lab/gated" in written
     for secret in (TOKEN_OF_THE_SHELL, TOKEN_OF_THE_DAEMON):

@@ -287,7 +287,7 @@ def test_ablation_alone_takes_its_candidates_from_metrics_that_are_not_reported(
         ({"metrics": ("ablation",), "structure": "row"}, "single weights"),
         ({"metrics": ("ablation",), "scope": "per_layer"}, "single weights"),
         ({"metrics": ("ablation",), "topk": (50,), "candidates": 20}, "20 candidates"),
-        ({"metrics": ("ablation",), "controls": ("bottom",)}, "not measured"),
+        ({"metrics": ("ablation",), "controls": ("bottom",)}, "does not measure"),
         ({"metrics": ("ablation",), "stability": "halves"}, "gives scores"),
         ({"critical_set": 10.0}, "measured"),
         ({"metrics": ("ablation",), "critical_set": 1.0}, "greater than 1"),

@@ -21,8 +21,10 @@ from cwa_engine.data.token_text import token_text, visible
 from cwa_engine.methods.metrics import CANDIDATE_METRICS, Needs, PartShares, joined
 from cwa_engine.pipeline import analyze
 from cwa_engine.questions.ablation import Ablated
-from cwa_engine.questions.spike_removal import SpikeRemoval, remove_spikes
+from cwa_engine.questions.spike_removal import SpikeRemoval, removal_sentence, remove_spikes
 from cwa_engine.records.export import ModelRecord, RunRecord, run_files, run_tables
+from cwa_engine.records.run_summary import summary_from_plain
+from cwa_engine.rows import to_plain
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.ranking import Ranker, rank
 from cwa_engine.sensitivity.score_cache import ScoreCache
@@ -323,7 +325,7 @@ def test_the_weights_behind_a_spike_are_zeroed_until_it_is_gone_and_put_back() -
     progress = [(event.done, event.total) for event in said if event.kind == "progress"]
     assert progress == sorted(progress)
     assert {event.stage for event in said if event.kind == "progress"} == {"iterate"}
-    assert "the spike is gone with 2 weights zeroed" in said[-1].text
+    assert "the spike is gone with 2 weights zeroed" in removal_sentence(to_plain(removal))
 
 
 def test_the_loss_of_each_step_is_that_of_a_model_without_these_weights() -> None:
@@ -345,16 +347,16 @@ def test_the_loss_of_each_step_is_that_of_a_model_without_these_weights() -> Non
 
 
 def test_iteration_ends_after_the_most_steps_and_says_that_the_spike_is_there() -> None:
-    removal, said = iterated(planted({3: 0.6, 40: 0.4}), most=1)
+    removal, _ = iterated(planted({3: 0.6, 40: 0.4}), most=1)
     assert (len(removal.steps), removal.gone) == (1, False)
-    assert "not gone with 1 weight zeroed" in said[-1].text
+    assert "not gone with 1 weight zeroed" in removal_sentence(to_plain(removal))
 
 
 def test_a_model_without_a_spike_has_no_weight_zeroed(llama: Any) -> None:
-    removal, said = iterated(llama)
+    removal, _ = iterated(llama)
     assert (removal.steps, removal.gone) == ((), True)
     assert removal.first == removal.last < 100
-    assert said[-1].text.startswith("no spike: the largest output of a down projection is")
+    assert removal_sentence(to_plain(removal)).startswith("no spike: the largest output of a down projection is")
 
 
 def test_a_spike_that_a_bias_makes_is_blamed_on_no_weight() -> None:
@@ -448,7 +450,9 @@ def test_a_hostile_token_breaks_neither_the_table_nor_the_report(hostile: Any, d
     model = ModelRecord("tiny", "", "folder", None, {}, "float32", "cpu", "", 1)
     files = dict(run_files(RunRecord("run", asked, "", model, result, 0.0, ())))
     shown = io.StringIO()
-    Console(width=300, file=shown, force_terminal=True).print(run_report(json.loads(files["summary.json"]), "folder"))
+    Console(width=300, file=shown, force_terminal=True).print(
+        run_report(summary_from_plain(json.loads(files["summary.json"])), "folder")
+    )
     assert visible(HOSTILE) in shown.getvalue()
     assert not any(character in shown.getvalue() for character in ("\x00", "\r", "\u202e", "\x1b[31m"))
 
