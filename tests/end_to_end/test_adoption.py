@@ -70,10 +70,12 @@ def test_a_run_is_cancelled_though_its_worker_has_not_yet_been_heard_by_the_new_
     worker, run_id = _killed_in_the_middle(cwtool, LONG)
     os.kill(worker, signal.SIGSTOP)
     cwtool("daemon", "start")
-    cwtool("jobs", "cancel", run_id)
+    with cwtool.client() as client:
+        client.cancel(run_id)  # the command of that name would wait for the end
     os.kill(worker, signal.SIGCONT)
     cwtool("logs", "-f", run_id)
     assert cwtool.json("jobs", "show", run_id)["state"] == "cancelled"
+    assert cwtool.worker_pid() == worker
 
 
 def test_stop_ends_a_worker_whose_daemon_was_killed_and_the_next_daemon_runs_its_job_again(
