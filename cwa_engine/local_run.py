@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from cwa_engine.base.events import Emit, Event, Note, Progress, describe, ignore, to_dict
+from cwa_engine.base.events import Emit, Event, Note, Progress, ignore, log_line, to_dict
 from cwa_engine.models.in_memory import as_loaded, hashed
 from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.pipeline import analyze
@@ -38,8 +38,8 @@ def run_here(
     log: list[str] = []
 
     def say(event: Event) -> None:
-        if line := describe(to_dict(event)):
-            log.append(f"{time.strftime('%H:%M:%S')} {line}")
+        if line := log_line(to_dict(event)):
+            log.append(line)
         emit(event)
 
     started, stages = time.time(), Stages(say)

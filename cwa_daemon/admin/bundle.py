@@ -10,9 +10,10 @@ import zipfile
 from pathlib import Path
 from urllib.parse import unquote
 
-from cwa_daemon.base.settings import CONFIG_FILE, Settings
+from cwa_daemon.base.settings import Settings
 from cwa_engine import __version__
 from cwa_engine.base.errors import OutputError
+from cwa_engine.base.places import CONFIG_FILE
 from cwa_engine.base.plain import JsonMap
 
 _GONE = "[redacted]"

@@ -17,11 +17,12 @@ from cwa_daemon.admin.bundle import user_name
 from cwa_daemon.admin.lifecycle import PROCESSES_HINT
 from cwa_daemon.admin.reindex import damage, schema_of
 from cwa_daemon.base.address import find, running_pid
-from cwa_daemon.base.settings import CONFIG_FILE, MOST_SOCKET_BYTES, NOWHERE, Settings, unknown_variables
+from cwa_daemon.base.settings import MOST_SOCKET_BYTES, NOWHERE, Settings, unknown_variables
 from cwa_daemon.control import leftovers, telemetry
 from cwa_daemon.control.database import SCHEMA_VERSION, newer_schema
 from cwa_engine import __version__
 from cwa_engine.base.errors import CwaError, InvalidInput, NoDaemon
+from cwa_engine.base.places import CONFIG_FILE
 from cwa_engine.hub.sources import HubAccess, cached_models
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.machine.processors import granted_processors, thread_settings

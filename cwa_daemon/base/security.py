@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import socket
 import stat
 import struct
 from pathlib import Path
 
 from cwa_engine.base.errors import DaemonNotStartable, UnsafePlace
+from cwa_engine.base.places import others_may_write
 
 _PEER = "3i"  # struct ucred of Linux: pid, uid, gid
 
@@ -112,12 +111,6 @@ def peer_of(connection: socket.socket) -> tuple[int, int]:
     return pid, uid
 
 
-def others_may_write(found: os.stat_result) -> bool:
-    """Whether other users may write to a file or folder."""
-    by_group = found.st_mode & 0o020 and found.st_gid != 0 and not _is_private_group(found.st_gid)
-    return bool(found.st_mode & 0o002 or by_group)
-
-
 def _check_owned(path: Path, found: os.stat_result) -> None:
     if found.st_uid != os.getuid():
         raise UnsafePlace(f"{path} belongs to another user (uid {found.st_uid})", hint=_PLACE)
@@ -128,15 +121,6 @@ def _check_owned(path: Path, found: os.stat_result) -> None:
 _PLACE = (
     "nothing was sent; set CWTOOL_HOME and XDG_RUNTIME_DIR to folders that only you may write, then start the daemon"
 )
-
-
-def _is_private_group(gid: int) -> bool:
-    """Whether a group is the one that many systems make for each user, with nobody else in it."""
-    try:
-        group, user = grp.getgrgid(gid), pwd.getpwuid(os.getuid())
-    except KeyError:
-        return False
-    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
 def _own_folder(folder: Path, private: bool = False) -> os.stat_result:

@@ -5,44 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
-from cwa_daemon.base.security import others_may_write
-from cwa_engine.base import durations
+from cwa_engine.base import durations, places
 from cwa_engine.base.errors import InvalidInput, did_you_mean
-from cwa_engine.base.files import home_folder, user_path
+from cwa_engine.base.files import user_path
+from cwa_engine.base.places import read_config, usual_state_folder
 from cwa_engine.base.plain import JsonMap
 
 MOST_SOCKET_BYTES = 103  # of its path: macOS takes no more, Linux takes 107
 
 
-def _config_path() -> Path:
-    """The config file; one that is always empty for who has no home folder, as variables may say everything."""
-    try:
-        if not os.environ.get("XDG_CONFIG_HOME"):
-            home_folder()
-    except InvalidInput:
-        return Path(os.devnull)
-    return Path(platformdirs.user_config_dir("cwtool")) / "config.toml"
-
-
-CONFIG_FILE = _config_path()
 NOWHERE = Path("/nonexistent/cwtool")  # the state folder of who has no home folder and has set none
 T = TypeVar("T")
 Seconds = Annotated[FiniteFloat, Field(gt=0)]
 Gigabytes = Annotated[FiniteFloat, Field(ge=0)]
-
-
-def _state_folder() -> Path:
-    if not os.environ.get("XDG_STATE_HOME"):
-        home_folder()  # or it would be a folder called ~ here
-    return Path(platformdirs.user_state_dir("cwtool"))
 
 
 class Settings(BaseModel):
@@ -50,7 +31,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, coerce_numbers_to_str=True)
 
-    home: Path = Field(default_factory=_state_folder)
+    home: Path = Field(default_factory=usual_state_folder)
     start_timeout_s: Seconds = 20.0  # for the daemon to answer after it was started
     request_timeout_s: Seconds = 10.0  # for a reply; the daemon answers within milliseconds unless it hangs
     cancel_grace_s: Seconds = 10.0  # for a worker to stop between two batches before it is killed
@@ -72,7 +53,7 @@ class Settings(BaseModel):
     def __init__(self, **given: Any) -> None:
         """What is `given`, then the environment, then the config file. Raises InvalidInput, naming the setting."""
         try:
-            super().__init__(**{**_config_file(), **_environment(), **given})
+            super().__init__(**{**read_config(), **_environment(), **given})
         except ValidationError as error:
             raise _refused(error, given) from error
 
@@ -81,11 +62,11 @@ class Settings(BaseModel):
         """The settings less those that cannot be, and what is wrong with each of these: for `cwtool doctor`."""
         problems, settings = [], cls.model_construct(home=NOWHERE)
         try:
-            settings.home = _state_folder()
+            settings.home = usual_state_folder()
         except InvalidInput as error:
             if not _environment().get("home"):
                 problems.append(error)
-        for source in (_config_file, _environment):
+        for source in (read_config, _environment):
             try:
                 found = source()
             except InvalidInput as error:
@@ -205,26 +186,6 @@ class Settings(BaseModel):
         return self.socket.parent
 
 
-def _config_file() -> JsonMap:
-    try:
-        with CONFIG_FILE.open("rb") as file:
-            _check_config(os.fstat(file.fileno()))
-            return tomllib.load(file)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"cannot read {CONFIG_FILE}: {error}", hint="mend it, or move it away") from error
-
-
-def _check_config(found: os.stat_result) -> None:
-    """Raise InvalidInput for a config file of another user than this one and root, as `su` may hand one down."""
-    if stat.S_ISREG(found.st_mode) and (found.st_uid not in (0, os.getuid()) or others_may_write(found)):
-        raise InvalidInput(
-            f"{CONFIG_FILE} is not yours alone: it belongs to uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}",
-            hint="others could set what your daemon does: `chown` it to yourself, `chmod go-w` it, or set XDG_CONFIG_HOME",
-        )
-
-
 def _environment() -> dict[str, str]:
     """Variables that are set; an empty one counts as unset."""
     found = {name: os.environ.get(_variable(name)) for name in Settings.model_fields}
@@ -269,16 +230,16 @@ def _refused(error: ValidationError, given: Mapping[str, Any]) -> InvalidInput:
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return _unknown(name)
-    where = "" if name in given else f" in {_variable(name)}" if name in _environment() else f" in {CONFIG_FILE}"
+    where = "" if name in given else f" in {_variable(name)}" if name in _environment() else f" in {places.CONFIG_FILE}"
     reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
-    hint = f"{_variable(name)} goes before {CONFIG_FILE}; where neither has it, the usual value holds"
+    hint = f"{_variable(name)} goes before {places.CONFIG_FILE}; where neither has it, the usual value holds"
     return InvalidInput(f"setting {name} is {first['input']!r}{where}: {reason}", hint)
 
 
 def _unknown(name: str) -> InvalidInput:
     known = Settings.model_fields
     hint = did_you_mean(name, known) or f"the settings are: {', '.join(known)}"
-    return InvalidInput(f"there is no setting '{name}', which {CONFIG_FILE} has", hint)
+    return InvalidInput(f"there is no setting '{name}', which {places.CONFIG_FILE} has", hint)
 
 
 def _or_value_error(check: Callable[[], T]) -> T:

@@ -13,7 +13,7 @@ from cwa_daemon.client.answers import Result, Stopped
 from cwa_daemon.client.connection import Connection
 from cwa_daemon.client.fetching import RunFiles
 from cwa_daemon.client.following import follow
-from cwa_daemon.client.submitting import hub_access, submit_job, with_texts
+from cwa_daemon.client.submitting import access_of_shell, submit_job, with_texts
 from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
 from cwa_engine.base.errors import InvalidInput, OutputError
 from cwa_engine.base.files import check_output, fetch_folder
@@ -98,7 +98,7 @@ class AsyncClient:
     async def retry(self, run_id: str) -> str:
         """Queue an ended run again, and give the new run id."""
         reply = await self._request(
-            "retry", run_id=run_id, client_key=uuid.uuid4().hex, access=hub_access(self.settings)
+            "retry", run_id=run_id, client_key=uuid.uuid4().hex, access=access_of_shell(self.settings)
         )
         return str(reply["run_id"])
 

@@ -41,13 +41,13 @@ async def submit_job(
         spec=spec.model_dump(mode="json"),
         client_key=client_key or uuid.uuid4().hex,
         command=command,
-        access=hub_access(connection.settings),
+        access=access_of_shell(connection.settings),
         options=(options or JobOptions()).model_dump(exclude_defaults=True),  # a daemon may know fewer of them
     )
     return str(reply["run_id"])
 
 
-def hub_access(settings: Settings) -> JsonMap:
+def access_of_shell(settings: Settings) -> JsonMap:
     """How to reach the Hub, as this shell has it. Of another machine its own, but for a token that is set here."""
     if settings.host and not os.environ.get("HF_TOKEN"):
         return {}

@@ -28,8 +28,8 @@ class RunReporter:
         if isinstance(event, events.Progress) and not self._is_due(event):
             return
         body = events.to_dict(event)
-        if line := events.describe(body):
-            self.log.append(f"{time.strftime('%H:%M:%S')} {line}")
+        if line := events.log_line(body):
+            self.log.append(line)
         self._outbox.send(EventReport(run_id=self.run_id, event=body))
 
     def note(self, text: str, level: str = "info") -> None:

@@ -6,6 +6,7 @@ A run is cancelled here too: an `emit` that raises `errors.Cancelled` ends the a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -143,3 +144,9 @@ def describe(event: Mapping[str, Any]) -> str | None:
             reason = event.get("error")
             return f"{event['state']}: {reason['message']}" if reason else str(event["state"])
     return None
+
+
+def log_line(event: Mapping[str, Any]) -> str | None:
+    """The line of a run's log for an event map that comes now, with the time; None for what a log leaves out."""
+    said = describe(event)
+    return f"{time.strftime('%H:%M:%S')} {said}" if said else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
+from cwa_engine.rows import to_plain
 
 if TYPE_CHECKING:
     from cwa_engine.models.loading import LoadedModel
@@ -38,6 +39,20 @@ class Agreement:
     chance: float
     rbo: float
     spearman: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StabilityMean:
+    """How far rankings by other texts agree, as means over all pairs of repeats. Figures as in `Agreement`."""
+
+    metric: str
+    k: int
+    pairs: int
+    jaccard: float
+    chance: float
+    rbo: float
+    spearman: float | None
+    in_every_repeat: int  # weights
 
 
 @dataclass(frozen=True)
@@ -100,7 +115,7 @@ def _marked(ranking: Ranking, always: frozenset[str]) -> Ranking:
     return dataclasses.replace(ranking, weights=weights)
 
 
-def stability_means(rankings: Sequence[Ranking], rows: Sequence[Agreement]) -> list[JsonMap]:
+def stability_means(rankings: Sequence[Ranking], rows: Sequence[Agreement]) -> list[StabilityMean]:
     """Means over all pairs of repeats, per metric and k."""
     found = []
     for (metric, k), members in itertools.groupby(rows, key=lambda row: (row.metric, row.k)):
@@ -108,16 +123,16 @@ def stability_means(rankings: Sequence[Ranking], rows: Sequence[Agreement]) -> l
         correlations = [pair.spearman for pair in pairs if pair.spearman is not None]
         ranking = next(ranking for ranking in rankings if ranking.metric == metric)
         found.append(
-            {
-                "metric": metric,
-                "k": k,
-                "pairs": len(pairs),
-                "jaccard": statistics.fmean(pair.jaccard for pair in pairs),
-                "chance": pairs[0].chance,
-                "rbo": statistics.fmean(pair.rbo for pair in pairs),
-                "spearman": statistics.fmean(correlations) if correlations else None,
-                "in_every_repeat": sum(weight.stable is True for weight in ranking.top(k)),
-            }
+            StabilityMean(
+                metric=metric,
+                k=k,
+                pairs=len(pairs),
+                jaccard=statistics.fmean(pair.jaccard for pair in pairs),
+                chance=pairs[0].chance,
+                rbo=statistics.fmean(pair.rbo for pair in pairs),
+                spearman=statistics.fmean(correlations) if correlations else None,
+                in_every_repeat=sum(weight.stable is True for weight in ranking.top(k)),
+            )
         )
     return found
 
@@ -132,7 +147,7 @@ def _tables(result: RunResult) -> Iterator[TableRows[Any]]:
 
 def _summary(result: RunResult) -> JsonMap:
     found = result.get(Stability)
-    return {"stability": stability_means(result.rankings, found.agreements if found else ())}
+    return {"stability": to_plain(stability_means(result.rankings, found.agreements if found else ()))}
 
 
 QUESTION = StageQuestion(

@@ -12,6 +12,7 @@ from cwa_engine.questions.critical_set import CriticalSet
 from cwa_engine.questions.fidelity import Fidelity
 from cwa_engine.questions.interactions import Interaction
 from cwa_engine.questions.spike_removal import SpikeRemoval
+from cwa_engine.questions.stability import StabilityMean
 from cwa_engine.records.export import ModelRecord
 from cwa_engine.rows import (
     Baseline,
@@ -55,20 +56,6 @@ class DamageSummary:
         if self.outcome is None or self.verdict is None:
             return None
         return Verdict(self.metric, self.k, self.perturbation, self.outcome, self.verdict)
-
-
-@dataclass(frozen=True, slots=True)
-class StabilityMean:
-    """How far rankings by other texts agree, as means over all pairs of repeats. Figures as in `Agreement`."""
-
-    metric: str
-    k: int
-    pairs: int
-    jaccard: float
-    chance: float
-    rbo: float
-    spearman: float | None
-    in_every_repeat: int  # weights
 
 
 @dataclass(frozen=True, slots=True)

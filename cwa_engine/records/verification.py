@@ -326,7 +326,7 @@ def _interactions(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
 def _stability(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """The means of stability are those of its table."""
     rows = run.rows_if_any(stability.TABLE)
-    ledger.same("summary.json: stability", run.summary.get("stability"), stability_means(run.rankings, rows))
+    ledger.same("summary.json: stability", run.summary.get("stability"), to_plain(stability_means(run.rankings, rows)))
     if rows:
         unknown.append("the rankings of the repeats, of which stability.csv has the agreement")
 

@@ -13,7 +13,8 @@ from cwa_engine.questions.critical_set import CriticalSet
 from cwa_engine.questions.fidelity import Fidelity
 from cwa_engine.questions.interactions import Interaction
 from cwa_engine.questions.spike_removal import SpikeRemoval, SpikeRemovalStep, removal_sentence
-from cwa_engine.records.run_summary import DamageSummary, RunSummary, StabilityMean
+from cwa_engine.questions.stability import StabilityMean
+from cwa_engine.records.run_summary import DamageSummary, RunSummary
 from cwa_engine.rows import (
     GIVEN,
     MATRICES,

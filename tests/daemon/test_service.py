@@ -345,7 +345,7 @@ def test_flags_beat_the_environment_which_beats_the_file_which_beats_the_default
     given = sources[sources.index(source) :]
     config = tmp_path / "config.toml"
     config.write_text("max_queue = 3\n" if "file" in given else "")
-    monkeypatch.setattr("cwa_daemon.base.settings.CONFIG_FILE", config)
+    monkeypatch.setattr("cwa_engine.base.places.CONFIG_FILE", config)
     if "environment" in given:
         monkeypatch.setenv("CWTOOL_MAX_QUEUE", "2")
     flags = {"max_queue": 1} if "flag" in given else {}
@@ -362,7 +362,7 @@ def test_a_setting_that_cannot_be_is_named_with_where_it_is_read(monkeypatch: py
 def test_a_config_file_that_is_no_toml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "config.toml"
     config.write_text("max_queue = = 3\n")
-    monkeypatch.setattr("cwa_daemon.base.settings.CONFIG_FILE", config)
+    monkeypatch.setattr("cwa_engine.base.places.CONFIG_FILE", config)
     with pytest.raises(InvalidInput, match=r"config\.toml"):
         Settings()
 

@@ -20,7 +20,7 @@ from tests.conftest import CommandLine
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The config file of this process."""
     file = tmp_path / "config.toml"
-    monkeypatch.setattr("cwa_daemon.base.settings.CONFIG_FILE", file)
+    monkeypatch.setattr("cwa_engine.base.places.CONFIG_FILE", file)
     return file
 
 
