@@ -14,8 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-_KEPT = ("PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CWTOOL_CHAOS")  # the last says how long the chaos test goes on
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 _KEPT_KINDS = (
+    "CWTOOL_CHAOS", "CWTOOL_EXPLORE",  # what a tester asks for
     "PYTHONPATH", "PYTHONHASHSEED", "PYTEST_", "TEXTUAL_SNAPSHOT_", "COV_", "OMP_", "GOMP_",
     "CUDA_", "NVIDIA_",
 )  # fmt: skip

@@ -14,9 +14,14 @@ from cwa_engine.rows import DamagePoint, Separation, TextUse, Verdict, to_plain
 
 def numbers_of(texts: TextUse) -> tuple[list[int], list[int]]:
     """(texts that were scored, texts that were measured) by their numbers; of texts that differ the first is 1."""
-    left_out = set(texts.too_short)
-    scored, measured = split([n for n in range(1, texts.texts + 1) if n not in left_out])
+    scored, measured = halves_of(texts)
     return scored, measured[: texts.damage] if texts.damage and not texts.packed else measured
+
+
+def halves_of(texts: TextUse) -> tuple[list[int], list[int]]:
+    """(scoring texts, evaluation texts) by their numbers, whether damage was measured on all of the latter or not."""
+    left_out = set(texts.too_short)
+    return split([n for n in range(1, texts.texts + 1) if n not in left_out])
 
 
 def answers_in_summary(result: RunResult) -> JsonMap:

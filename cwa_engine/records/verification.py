@@ -30,7 +30,7 @@ from cwa_engine.records import remeasured, tables
 from cwa_engine.records.checksums import ALWAYS, MANIFEST, Check, check_run, is_of_a_run
 from cwa_engine.records.ledger import Disagreement, Ledger
 from cwa_engine.records.reading import MANIFEST_KEYS, SUMMARY_KEYS, parse_map, parse_rows
-from cwa_engine.records.summary import damage_groups, numbers_of
+from cwa_engine.records.summary import damage_groups, halves_of, numbers_of
 from cwa_engine.rows import (
     SHOWN,
     Baseline,
@@ -157,8 +157,9 @@ def _manifest(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     ledger.same("summary.json: started", summary["started"], manifest["started"])
     ledger.same("summary.json: model", summary["model"], manifest["model"])
     ledger.same("summary.json: texts, packed", texts.packed, spec.packed)
-    if not texts.packed:
-        ledger.same("summary.json: texts, scoring", texts.scoring, len(scored))
+    sizes = tuple(len(half) for half in halves_of(texts))
+    ledger.same("summary.json: texts, scoring and evaluation", (texts.scoring, texts.evaluation), sizes)
+    ledger.same("summary.json: texts, shared", texts.shared, texts.texts - len(texts.too_short) < 2)
     used = {
         "source": texts.source, "sha256": texts.sha256, "scored": scored, "scored_sha256": texts.scoring_sha256,
         "measured": measured, "measured_sha256": texts.evaluation_sha256, "too_short": list(texts.too_short),
