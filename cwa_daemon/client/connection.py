@@ -27,6 +27,7 @@ class Connection:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.daemon_version = ""
+        self.minor = 0  # version of the protocol that the daemon speaks
         self.greetings = 0  # one more each time a daemon began anew behind the same socket
         self._ids = itertools.count(1)
         self._replies: dict[int, asyncio.Future[JsonMap]] = {}
@@ -85,7 +86,7 @@ class Connection:
 
     async def _greet(self, timeout_s: float) -> None:
         hello = await self._ask("hello", timeout_s, **_HELLO)
-        self.daemon_version = hello["version"]
+        self.daemon_version, self.minor = hello["version"], hello.get("minor", 0)
         self.greetings += 1
 
     async def _ask(self, op: str, timeout_s: float | None = None, **fields: Any) -> JsonMap:

@@ -168,10 +168,10 @@ def test_a_job_that_begins_again_after_both_were_killed_has_not_worked_in_betwee
     while any(map(psutil.pid_exists, (status.pid, *workers))):
         assert time.time() < killed + 60
     start_daemon(cwtool.settings)
-    cwtool.wait_for(run_id, "state", state="queued", error=None)
     with cwtool.client() as client:
-        while (job := client.job(run_id)).running_since in (None, began):
-            pass
+        begun = (event for event in client.follow(run_id) if event.get("state") == "running")
+        assert len([next(begun), next(begun)]) == 2
+        job = client.job(run_id)
         client.cancel(run_id)
     assert 0 < job.worked_s <= killed - began
     assert (job.running_since or 0.0) > killed
