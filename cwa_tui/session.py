@@ -218,9 +218,11 @@ class Session:
             try:
                 await fetch(client)
             except DaemonUnreachable:
-                self._fetching.pop((run_id, name), None)  # asked for again when there is a daemon
+                pass  # asked for again when there is a daemon
             except Exception as error:
                 self._complain(error)
+                return  # and not asked for again
+            self._fetching.pop((run_id, name), None)
 
         self._fetching[run_id, name] = asyncio.create_task(fetched())
 
