@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from cwa_daemon.protocol import JobView, StatusView
+from cwa_daemon.protocol import JobOptions, JobView, StatusView
 from cwa_engine.base.errors import CwaError, DaemonUnreachable
 from cwa_engine.base.plain import JsonMap, from_plain
 from cwa_engine.rows import TopWeight
@@ -31,7 +31,9 @@ class DaemonClient(Protocol):
     async def topk(
         self, run_id: str, metric: str | None = ..., offset: int = ..., limit: int = ...
     ) -> tuple[str, list[JsonMap]]: ...
-    async def submit(self, spec: RunSpec, command: str = ...) -> str: ...
+    async def submit(self, spec: RunSpec, command: str = ..., options: JobOptions | None = ...) -> str: ...
+    async def plan(self, spec: RunSpec, command: str = ...) -> str: ...
+    async def job(self, run_id: str) -> JobView: ...
     async def retry(self, run_id: str) -> str: ...
     async def cancel(self, run_id: str) -> str: ...
     async def unload(self, model: str) -> list[str]: ...
@@ -123,9 +125,9 @@ class Session:
         self.store.select(run_id)
         self._selection_changed.set()
 
-    async def submit(self, spec: RunSpec, command: str) -> str:
+    async def submit(self, spec: RunSpec, command: str, options: JobOptions) -> str:
         """Queue a run and select it. Raises what `AsyncClient.submit` raises."""
-        return self._select_new(await self.client.submit(spec, command))
+        return self._select_new(await self.client.submit(spec, command, options))
 
     async def retry(self, run_id: str) -> str:
         """Queue an ended run again and select the new one."""

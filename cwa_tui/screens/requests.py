@@ -12,8 +12,9 @@ from cwa_daemon.protocol import WarmModel
 from cwa_engine.base.errors import CwaError
 from cwa_tui import format as fmt
 from cwa_tui.draft import Draft
+from cwa_tui.plan_job import made_plan
 from cwa_tui.screens.confirm import ConfirmScreen
-from cwa_tui.screens.new_run import NewRunScreen
+from cwa_tui.screens.new_run import FormDoors, NewRunScreen
 from cwa_tui.session import Session
 
 Request = Callable[[], Awaitable[object]]
@@ -56,8 +57,15 @@ class RequestScreen(Screen[None]):
         def keep(draft: Draft) -> None:
             self._draft = draft
 
-        warm = [model.name for model in self._store.warm_models]
-        form = NewRunScreen(self._session.submit, keep, self._draft, warm)
+        doors = FormDoors(
+            self._session.submit,
+            plan=lambda spec, say: made_plan(self._session.client, spec, say),
+            keep=keep,
+            warm=lambda: self._store.warm_models,
+            devices=lambda: self._store.daemon.devices if self._store.daemon else [],
+            runs=lambda: [job.run_id for job in self._store.job_list.jobs],
+        )
+        form = NewRunScreen(doors, self._draft)
         self.app.push_screen(form, lambda run_id: self._tell(f"{run_id} is queued") if run_id else None)
 
     def action_cancel_run(self) -> None:
