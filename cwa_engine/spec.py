@@ -14,7 +14,20 @@ from cwa_engine.hub.sources import name_and_revision
 from cwa_engine.methods.controls import CONTROLS
 from cwa_engine.methods.metrics import ABLATION, CANDIDATE_METRICS, CANDIDATE_TURNS, METRICS
 from cwa_engine.methods.perturbations import PERTURBATIONS, STANDARD, Options
-from cwa_engine.options import ABLATE, ANY_RUN, DAMAGE, LOAD, RANKING, RUN, TEXTS, Option, Variant, check_bounds, naming_field, parsed
+from cwa_engine.options import (
+    ABLATE,
+    ANY_RUN,
+    DAMAGE,
+    LOAD,
+    RANKING,
+    RUN,
+    TEXTS,
+    Option,
+    Variant,
+    check_bounds,
+    naming_field,
+    parsed,
+)
 from cwa_engine.targets import parse_target
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -260,9 +273,7 @@ class DamageOptions(BaseModel):
         ),
     ] = ("random", "random_matched")
     control_seeds: Annotated[int, Option("Draws of each random control; fewer than 19 give no p-value.", DAMAGE)] = 19
-    fast_perturbation: Annotated[
-        bool, Option("Measure damage on a quarter of the evaluation texts.", DAMAGE)
-    ] = False
+    fast_perturbation: Annotated[bool, Option("Measure damage on a quarter of the evaluation texts.", DAMAGE)] = False
     kl: Annotated[bool, Option("Also measure KL divergence and top-1 agreement with the intact model.", DAMAGE)] = False
     individually: Annotated[bool, Option("Also damage each critical weight alone, and the set without it.", DAMAGE)] = (
         False

@@ -79,8 +79,10 @@ class Problem:
     hint: str = ""
 
     @classmethod
-    def of(cls, error: CwaError) -> Problem:
-        return cls(error.message, error.hint)
+    def of(cls, error: Exception) -> Problem:
+        if isinstance(error, CwaError):
+            return cls(error.message, error.hint)
+        return cls(f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +162,17 @@ class Draft:
                     asked_alone = False
                     continue
                 if asked_alone:
-                    problems.setdefault(self.field_named(error), Problem.of(error))
+                    problems.setdefault(self.field_named(error) or "model", Problem.of(error))
                 return None
 
     def field_named(self, error: CwaError) -> str:
-        """The field whose flag an error names first, of those that were changed if it names one; else the model."""
+        """The field whose flag an error names first, of those that were changed if it names one; else empty."""
         if isinstance(error, InvalidInput) and error.field in form_fields():
             return error.field
         by_flag = {flag: entry.field for entry in form_fields().values() for flag in (entry.flag, entry.no_flag)}
         named = re.findall(r"--[a-z][a-z-]*", f"{error.message} {error.hint}")
         fields = [by_flag[flag] for flag in named if flag in by_flag]
-        return next((name for name in fields if name in self.values), fields[0] if fields else "model")
+        return next((name for name in fields if name in self.values), fields[0] if fields else "")
 
     def to_plain(self) -> dict[str, Any]:
         """The draft as JSON has it."""

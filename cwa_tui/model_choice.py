@@ -136,6 +136,7 @@ class Standing(Enum):
     """What is known of a model's name."""
 
     HERE = "here"  # warm, on disk, or a path
+    THERE = "there"  # left to a daemon on another machine
     DOWNLOAD = "download"  # in the guide
     ASK = "ask"  # the Hub may have it
     WRONG = "wrong"
@@ -143,12 +144,11 @@ class Standing(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is known of a name, in a sentence, with names that look like it."""
+    """What is known of a name, in a sentence."""
 
     standing: Standing
     said: str
     hint: str = ""
-    near: tuple[str, ...] = ()
     repo: str = ""  # the Hub's name for it, where it would be downloaded
     revision: str | None = None
 
@@ -185,43 +185,40 @@ class KnownModels:
             if choice and (choice.place is Place.WARM or (choice.place is Place.DISK and self._has(choice, revision))):
                 return Verdict(Standing.HERE, choice.facts)
             if self.host:
-                return self._elsewhere(name, choice)
+                return self._elsewhere(choice)
             source = resolve(name)
         except CwaError as error:
-            return Verdict(Standing.WRONG, error.message, error.hint, self.near(typed))
+            return Verdict(Standing.WRONG, error.message, error.hint)
         if source.kind is not SourceKind.HUB:
             return self._local(Path(source.location), source.kind)
-        return self._on_hub(typed, source.location, revision, choice)
+        return self._on_hub(source.location, revision, choice)
 
     def _has(self, choice: ModelChoice, revision: str | None) -> bool:
         """Whether the cache holds a model's revision."""
         folder = self.access.cache / f"models--{choice.hub_id.replace('/', '--')}"
         return not revision or (folder / "refs" / revision).exists() or (folder / "snapshots" / revision).exists()
 
-    def _elsewhere(self, name: str, choice: ModelChoice | None) -> Verdict:
+    def _elsewhere(self, choice: ModelChoice | None) -> Verdict:
         said = f"{choice.facts}, on {self.host}" if choice else f"not in the guide: looked for on {self.host}"
-        return Verdict(Standing.HERE, said, near=() if choice else self.near(name))
+        return Verdict(Standing.THERE, said)
 
     def _local(self, path: Path, kind: SourceKind) -> Verdict:
         if kind is SourceKind.FOLDER and not (path / "config.json").exists() and not any(path.glob("*.gguf")):
             return Verdict(Standing.WRONG, f"{path} has no config.json", "give the folder that holds the model's files")
         return Verdict(Standing.HERE, f"the {'folder' if kind is SourceKind.FOLDER else 'GGUF file'} {path}")
 
-    def _on_hub(self, typed: str, repo: str, revision: str | None, choice: ModelChoice | None) -> Verdict:
-        near = () if choice else self.near(typed)
+    def _on_hub(self, repo: str, revision: str | None, choice: ModelChoice | None) -> Verdict:
+        what = f"{repo} with the revision {revision}" if revision else repo
         if self.access.offline:
-            return Verdict(
-                Standing.WRONG, f"{repo} is not on disk", "HF_HUB_OFFLINE is set: it cannot be downloaded", near
-            )
+            return Verdict(Standing.WRONG, f"{what} is not on disk", "HF_HUB_OFFLINE is set: it cannot be downloaded")
         if choice is None:
-            return Verdict(
-                Standing.ASK, f"{repo} is not on disk, nor in the guide: the Hub is asked", "", near, repo, revision
-            )
+            said = f"{what} is not on disk, nor in the guide: the Hub is asked before the run starts"
+            return Verdict(Standing.ASK, said, repo=repo, revision=revision)
         if choice.gated and not self.access.token:
-            hint = f"accept its licence at https://huggingface.co/{repo}, then set HF_TOKEN"
-            return Verdict(Standing.WRONG, f"{repo} is not on disk, and needs a token of the Hub", hint)
-        about = f", about {fmt.size((choice.parameters_m or 0) * 2e6)}"
-        return Verdict(Standing.DOWNLOAD, f"{choice.facts}: will be downloaded{about}", "", near, repo, revision)
+            hint = f"accept its licence at {self.access.endpoint}/{repo}, then set HF_TOKEN"
+            return Verdict(Standing.WRONG, f"{what} is not on disk, and needs a token of the Hub", hint)
+        about = f"about {fmt.size((choice.parameters_m or 0) * 2e6)}"  # most are stored in two bytes a weight
+        return Verdict(Standing.DOWNLOAD, f"{choice.facts}: will be downloaded, {about}", repo=repo, revision=revision)
 
 
 def matching(choices: Iterable[ModelChoice], typed: str) -> list[ModelChoice]:

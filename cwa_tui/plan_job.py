@@ -69,4 +69,4 @@ def _in_words(job: JobView) -> str:
         return f"waits for {waits_for}"
     if job.progress:
         return fmt.progress(job.progress.stage, job.progress.done, job.progress.total, 30, job.progress.unit)
-    return job.state
+    return "is being made" if job.state == "running" else job.state

@@ -35,4 +35,5 @@ def ask_hub(repo: str, revision: str | None, access: HubAccess, timeout_s: float
             return HubAnswer(False)
         return HubAnswer(None, f"the Hub answers {error.code}")
     except (OSError, ValueError) as error:  # URLError is an OSError; ValueError: an endpoint that is no address
-        return HubAnswer(None, f"{access.endpoint} cannot be reached: {getattr(error, 'reason', error)}")
+        reason = getattr(error, "reason", error)
+        return HubAnswer(None, f"{access.endpoint} cannot be reached: {getattr(reason, 'strerror', None) or reason}")

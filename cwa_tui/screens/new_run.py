@@ -14,7 +14,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.timer import Timer
-from textual.widgets import Button, Input, Static
+from textual.widget import Widget
+from textual.widgets import Button, Input
 
 from cwa_daemon.protocol import DeviceMemory, JobOptions, WarmModel
 from cwa_engine.base.errors import CwaError
@@ -33,6 +34,7 @@ from cwa_tui.widgets.form_field import FormField, field_id
 from cwa_tui.widgets.form_plan import FormPlan
 from cwa_tui.widgets.form_section import FormSection, SectionTitle
 from cwa_tui.widgets.form_suggestions import Suggestions
+from cwa_tui.widgets.quiet_static import QuietStatic
 
 Say = Callable[[str], None]
 
@@ -59,6 +61,10 @@ class FormDoors:
     access: HubAccess = field(default_factory=HubAccess.from_environment)
     host: str = ""
     plan_after_s: float | None = 1.5  # of silence, after which a run of a model that is here is planned; None: never
+
+
+class FormScroll(VerticalScroll, can_focus=False, inherit_bindings=False):
+    """Follows the focus. Without keys of its own, up and down are left to the form."""
 
 
 class NewRunScreen(ModalScreen[str | None]):
@@ -91,20 +97,21 @@ class NewRunScreen(ModalScreen[str | None]):
         self._refused: tuple[Draft, str, Problem] | None = None  # what was refused, at which field, why
         self._planned: tuple[RunSpec, Plan] | None = None
         self._pause: Timer | None = None
+        self._looked_on_disk = asyncio.Event()
         self._models = KnownModels(model_choices(doors.warm(), {}), doors.access, doors.host)
 
     def compose(self) -> ComposeResult:
         with Vertical(id="form") as form:
             form.border_title = self._title
             with Container(id="form-body"):
-                with VerticalScroll(id="form-fields", can_focus=False):
+                with FormScroll(id="form-fields"):
                     for number, section in enumerate(sections()):
                         yield FormSection(section, self._draft, folded=number > 0)
-                with VerticalScroll(id="form-side", can_focus=False):
+                with FormScroll(id="form-side"):
                     yield FormPlan(id="form-plan")
                     yield FormCommand(id="form-command")
-            yield Static(id="form-help")
-            yield Static(id="form-problem")
+            yield QuietStatic(id="form-help")
+            yield QuietStatic(id="form-problem")
             with Horizontal(classes="buttons"):
                 yield Button("start ^j", id="start", compact=True)
                 yield Button("plan ^r", id="plan", compact=True)
@@ -113,7 +120,7 @@ class NewRunScreen(ModalScreen[str | None]):
                 yield Button("close esc", id="close", compact=True)
 
     def on_mount(self) -> None:
-        self.query_one(FormPlan).say("^r asks what this run needs")
+        self.query_one(FormPlan).tell("^r asks what this run needs")
         self._look_at_draft()
         self._find_models()
 
@@ -127,9 +134,14 @@ class NewRunScreen(ModalScreen[str | None]):
     @work(exclusive=True, group="models", exit_on_error=False)
     async def _find_models(self) -> None:
         """Look through the caches, which may take a while on a disk of a network."""
-        on_disk = {} if self._doors.host else await asyncio.to_thread(self._doors.on_disk, self._doors.access)
-        choices = model_choices(self._doors.warm(), on_disk)
-        self._models = KnownModels(choices, self._doors.access, self._doors.host)
+        on_disk: Mapping[str, int] = {}
+        try:
+            if not self._doors.host:
+                on_disk = await asyncio.to_thread(self._doors.on_disk, self._doors.access)
+        except OSError as error:
+            self._say(f"✗ the models on disk cannot be listed: {error}")
+        self._models = KnownModels(model_choices(self._doors.warm(), on_disk), self._doors.access, self._doors.host)
+        self._looked_on_disk.set()
         self._look_at_draft()
 
     @property
@@ -146,7 +158,8 @@ class NewRunScreen(ModalScreen[str | None]):
     @on(FormField.Changed)
     def _changed(self, message: FormField.Changed) -> None:
         self._draft = self._draft.with_value(message.by.entry, message.by.value)
-        self._before_reset = None
+        self._before_reset = self._refused = None
+        self.query_one("#form-problem").display = False
         self._look_at_draft()
 
     def _look_at_draft(self) -> None:
@@ -155,16 +168,15 @@ class NewRunScreen(ModalScreen[str | None]):
         problems = dict(self._checked.problems)
         if self._refused and self._refused[0] == self._draft:
             problems.setdefault(self._refused[1], self._refused[2])
-        elif self._refused:
-            self._refused = None
-            self.query_one("#form-problem").display = False
         typed = str(self._draft.values.get("model", ""))
-        verdict = self._models.verdict(typed, self._revision)
+        verdict = self._verdict = self._models.verdict(typed, self._revision)
         about = verdict.said
         if not typed.strip():
             about = ""
             if not self._asked_to_start:
                 problems.pop("model", None)
+        elif verdict.standing is not Standing.HERE and not self._looked_on_disk.is_set():
+            about = "looking on disk ..."
         elif verdict.standing is Standing.WRONG:
             problems.setdefault("model", Problem(verdict.said, verdict.hint))
         elif choice := self._models.find(typed.strip().partition("@")[0]):
@@ -173,7 +185,8 @@ class NewRunScreen(ModalScreen[str | None]):
             section.note(self._draft, sum(entry.field in problems for entry in section.section.entries))
             for row in section.fields:
                 row.tell(problems.get(row.entry.field), about if row.entry.field == "model" else "")
-                self._suggest(row)
+                if row.has_focus_within:
+                    self._suggest(row)
         self.query_one(FormCommand).show(self._command)
         self._plan_later()
 
@@ -183,7 +196,10 @@ class NewRunScreen(ModalScreen[str | None]):
         if entry.field == "model":
             row.suggest(for_model(typed, self._models, self._room))
         elif isinstance(row.control, Input):
-            known = {"after": self._doors.runs(), "device": [*entry.choices, *(d.device for d in self._doors.devices())]}
+            known = {
+                "after": self._doors.runs(),
+                "device": [*entry.choices, *(d.device for d in self._doors.devices())],
+            }
             row.suggest(for_text(entry, typed, known.get(entry.field, entry.choices)))
 
     @property
@@ -235,19 +251,24 @@ class NewRunScreen(ModalScreen[str | None]):
             chain[min(beyond) if steps > 0 else max(beyond)].focus()
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
-        event.widget.scroll_visible(animate=False)
+        here = self._row_of(event.widget)
+        for row in self.query(FormField):
+            row.set_class(row is here, "-here")
+        self.call_after_refresh((here or event.widget).scroll_visible, animate=False)  # notes move what is below
         self._show_help()
 
     @on(ChoiceField.Moved)
     def _show_help(self) -> None:
         said = ""
         if self.focused is not None:
-            row = next((each for each in self.focused.ancestors_with_self if isinstance(each, FormField)), None)
-            if row:
+            if row := self._row_of(self.focused):
                 said = row.help
             elif isinstance(self.focused, SectionTitle):
                 said = "enter folds and unfolds these options"
-        self.query_one("#form-help", Static).update(Text(said))
+        self.query_one("#form-help", QuietStatic).say(Text(said))
+
+    def _row_of(self, widget: Widget) -> FormField | None:
+        return next((each for each in widget.ancestors_with_self if isinstance(each, FormField)), None)
 
     def _row(self, name: str) -> FormField | None:
         found = self.query(f"#{field_id(name)}")
@@ -265,8 +286,7 @@ class NewRunScreen(ModalScreen[str | None]):
             self.query_one(FormPlan).show(self._planned[1], spec or self._planned[0], outdated)
         if self._planned is None or outdated:
             self.workers.cancel_group(self, "plan")
-            is_here = self._models.verdict(spec.model, spec.revision).standing is Standing.HERE if spec else False
-            if spec and is_here and pause_s is not None:
+            if spec and self._verdict.standing is Standing.HERE and pause_s is not None:
                 self._pause = self.set_timer(pause_s, self._plan)
 
     def action_plan(self) -> None:
@@ -281,8 +301,8 @@ class NewRunScreen(ModalScreen[str | None]):
         if spec is None:
             return
         try:
-            plan = await self._doors.plan(spec, shown.say)
-        except CwaError as error:
+            plan = await self._doors.plan(spec, shown.tell)
+        except Exception as error:
             self._planned = None
             shown.refuse(Problem.of(error))
         else:
@@ -305,21 +325,22 @@ class NewRunScreen(ModalScreen[str | None]):
         if checked.spec is None:
             self._show_mistakes()
             return
-        if problem := await self._wrong_model(checked.spec):
+        if problem := await self._wrong_model():
             self._refuse(draft, "model", problem)
             return
         if draft != self._draft:  # somebody typed while the Hub was asked
             return
         try:
             run_id = await self._doors.submit(checked.spec, command, checked.options)
-        except CwaError as error:
+        except Exception as error:
             self._refuse(draft, draft.field_named(error), Problem.of(error))
         else:
             self.dismiss(run_id)
 
-    async def _wrong_model(self, spec: RunSpec) -> Problem | None:
+    async def _wrong_model(self) -> Problem | None:
         """Why there is no such model, or None. The Hub is asked for one that is not here."""
-        verdict = self._models.verdict(spec.model, spec.revision)
+        await self._looked_on_disk.wait()
+        verdict = self._verdict
         if verdict.standing is Standing.WRONG:
             return Problem(verdict.said, verdict.hint)
         if verdict.standing not in (Standing.ASK, Standing.DOWNLOAD):
@@ -335,15 +356,16 @@ class NewRunScreen(ModalScreen[str | None]):
         return None
 
     def _refuse(self, draft: Draft, name: str, problem: Problem) -> None:
-        """Show at its field why a run was not started."""
-        self._refused = draft, name, problem
-        self._look_at_draft()
-        self._say(f"✗ {problem.message}" + (f" - {problem.hint}" if problem.hint else ""))
-        self._go_to(name)
+        """Show at its field, or below if it has none, why a run was not started."""
+        if name:
+            self._refused = draft, name, problem
+            self._go_to(name)
+        else:
+            self._say(f"✗ {problem.message}" + (f" - {problem.hint}" if problem.hint else ""))
 
     def _say(self, text: str) -> None:
-        said = self.query_one("#form-problem", Static)
-        said.update(Text(text))
+        said = self.query_one("#form-problem", QuietStatic)
+        said.say(Text(text))
         said.display = True
 
     def _show_mistakes(self) -> None:

@@ -44,7 +44,9 @@ class PickModelScreen(ModalScreen[str | None]):
         with Vertical(id="pick-model") as box:
             box.border_title = "models"
             box.border_subtitle = "type to filter · enter takes · esc closes"
-            line = Input(self._typed, "type a part of a name, a licence, or: warm, on disk", id="model-filter", compact=True)
+            line = Input(
+                self._typed, "type a part of a name, a licence, or: warm, on disk", id="model-filter", compact=True
+            )
             line.cursor_blink = False
             yield line
             yield Static(id="model-head")
@@ -90,7 +92,11 @@ class PickModelScreen(ModalScreen[str | None]):
     def _describe(self, message: OptionList.OptionHighlighted) -> None:
         if message.option_index < len(self._shown):
             choice = self._shown[message.option_index]
-            said = [visible(choice.facts), self._room.said(choice), "* needs a token of the Hub" if choice.gated else ""]
+            said = [
+                visible(choice.facts),
+                self._room.said(choice),
+                "* needs a token of the Hub" if choice.gated else "",
+            ]
             self.query_one("#model-facts", Static).update(Text("\n".join(part for part in said if part)))
 
     @on(OptionList.OptionSelected)
@@ -118,5 +124,5 @@ def _cells(name: str, parameters: str, place: str, disk: str, licence: str, fits
     name = visible(name)
     name = name if len(name) <= width else f"…{name[1 - width :]}"
     widths = [cells for _, cells in _COLUMNS]
-    line = f"{name:<{width}}  {parameters:>{widths[0]}}  {place:<{widths[1]}}  {disk:>{widths[2]}}  {licence:<{widths[3]}}  {fits}"
-    return Text(line, no_wrap=True, overflow="ellipsis")
+    figures = f"{parameters:>{widths[0]}}  {place:<{widths[1]}}  {disk:>{widths[2]}}  {licence:<{widths[3]}}  {fits}"
+    return Text(f"{name:<{width}}  {figures}", no_wrap=True, overflow="ellipsis")

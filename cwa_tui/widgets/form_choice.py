@@ -88,10 +88,25 @@ class ChoiceField(Widget, can_focus=True):
         for line in self._lines(self.content_size.width):
             cells = [self._cell(place) for place in line]
             lines.append(Text(" " * _GAP).join(cells))
-        return Text("\n").join(lines)
+            if self._one_a_line:
+                lines[-1].append(
+                    f"{'':{self._widest - len(lines[-1])}}  {self._meanings.get(self._names[line[0]], '')}", "dim"
+                )
+        return Text("\n", no_wrap=True, overflow="ellipsis").join(lines)
+
+    @property
+    def _one_a_line(self) -> bool:
+        """A tall terminal has room for what each of several means."""
+        return self._several and bool(self._meanings) and self.screen.has_class("-tall")
+
+    @property
+    def _widest(self) -> int:
+        return max(len(self._label(name)) for name in self._names)
 
     def _lines(self, width: int) -> list[list[int]]:
         """Places of the names by line: as many in a line as fit."""
+        if self._one_a_line:
+            return [[place] for place in range(len(self._names))]
         lines: list[list[int]] = [[]]
         used = 0
         for place, name in enumerate(self._names):

@@ -5,22 +5,24 @@ from __future__ import annotations
 import re
 
 from rich.text import Text
-from textual.widgets import Static
 
 from cwa_tui.visible import words
+from cwa_tui.widgets.quiet_static import QuietStatic
 
 _WIDEST = 78  # a terminal of 80 columns shows it whole, and it can be copied from there line by line
 
 
-class FormCommand(Static):
+class FormCommand(QuietStatic):
     """Says nothing while there is no command."""
 
     def show(self, command: str) -> None:
         if not command:
-            self.update(Text.assemble(("command  ", "bold"), "the form does not make a run yet"))
+            self.say(Text.assemble(("command  ", "bold"), "the form does not make a run yet"))
             return
         lines = wrapped(command, min(_WIDEST, (self.content_size.width or _WIDEST) - 2))
-        self.update(Text("\n", no_wrap=True).join([Text.assemble(("$ ", "bold"), words(lines[0])), *map(words, lines[1:])]))
+        self.say(
+            Text("\n", no_wrap=True).join([Text.assemble(("$ ", "bold"), words(lines[0])), *map(words, lines[1:])])
+        )
 
 
 def wrapped(command: str, width: int) -> list[str]:

@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import Input, Label, Static
+from textual.widgets import Input, Label
 
 from cwa_engine.options import Kind, OptionField
 from cwa_tui.draft import Problem, Value, default_in_words
@@ -19,6 +19,7 @@ from cwa_tui.suggesting import Suggestion
 from cwa_tui.visible import words
 from cwa_tui.widgets.form_choice import ChoiceField
 from cwa_tui.widgets.form_suggestions import Suggestions
+from cwa_tui.widgets.quiet_static import QuietStatic
 
 _TICK = "on"  # the one name of a flag
 
@@ -44,7 +45,7 @@ class FormField(Vertical):
         with Horizontal(classes="form-line"):
             yield Label(self.entry.label)
             yield self._made()
-        yield Static(classes="form-note", markup=False)
+        yield QuietStatic(classes="form-note")
         yield Suggestions()
 
     def _made(self) -> Widget:
@@ -76,7 +77,11 @@ class FormField(Vertical):
             control.cursor_position = len(control.value)
         elif isinstance(control, ChoiceField):
             control.chosen = (
-                value if isinstance(value, tuple) else ((_TICK,) if value else ()) if isinstance(value, bool) else (value,)
+                value
+                if isinstance(value, tuple)
+                else ((_TICK,) if value else ())
+                if isinstance(value, bool)
+                else (value,)
             )
 
     @property
@@ -89,7 +94,7 @@ class FormField(Vertical):
 
     def tell(self, problem: Problem | None, about: str = "") -> None:
         """Show what is wrong with the field, or else what is known of what it holds."""
-        note = self.query_one(".form-note", Static)
+        note = self.query_one(QuietStatic)
         text = Text()
         if problem:
             text = Text.assemble(("✗ ", "bold"), words(problem.message))
@@ -98,7 +103,7 @@ class FormField(Vertical):
             text = words(about)
         note.set_class(problem is not None, "-wrong")
         note.display = bool(text)
-        note.update(text)
+        note.say(text)
 
     def suggest(self, names: Sequence[Suggestion]) -> None:
         """Show names to pick while the field has the focus."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from rich.text import Text
-from textual.widgets import Static
 
 from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.spec import RunSpec
 from cwa_tui import format as fmt
 from cwa_tui.draft import Problem
 from cwa_tui.visible import words
+from cwa_tui.widgets.quiet_static import QuietStatic
 
 _GRADIENTS = {
     "resident": "of all weights",
@@ -19,26 +19,28 @@ _GRADIENTS = {
 _FITS = {True: "✓ fits", False: "✗ too large", None: "not known here"}
 
 
-class FormPlan(Static):
+class FormPlan(QuietStatic):
     """One line at the top says it; a wide terminal shows the memory of each dtype below."""
 
-    def say(self, text: str) -> None:
+    def tell(self, text: str) -> None:
         """What happens to the plan, where there is none yet."""
-        self.update(Text.assemble(("plan  ", "bold"), words(text)))
+        self.say(Text.assemble(("plan  ", "bold"), words(text)))
 
     def refuse(self, problem: Problem) -> None:
         said = Text.assemble(("plan  ✗ ", "bold"), words(problem.message))
-        self.update(said.append(f"\n{words(problem.hint)}" if problem.hint else ""))
+        self.say(said.append(f"\n{words(problem.hint)}" if problem.hint else ""))
 
     def show(self, plan: Plan, spec: RunSpec, outdated: bool) -> None:
         """Show the plan of a run with this spec; an outdated one says so."""
-        text = Text.assemble(("plan  ", "bold"), words(headline(plan, spec)))
-        if outdated:
-            text.append("  (of what was typed before)")
-        text.append("\n").append_text(words(f"{plan.why}; {plan.sequences} texts are scored, the longest of {plan.longest} tokens"))
+        text = Text.assemble(
+            ("plan  ", "bold"), "of what was typed before: " if outdated else "", words(headline(plan, spec))
+        )
+        text.append("\n").append_text(
+            words(f"{plan.why}; {plan.sequences} texts are scored, the longest of {plan.longest} tokens")
+        )
         for line in _table(plan):
             text.append("\n").append_text(words(line))
-        self.update(text)
+        self.say(text)
 
 
 def headline(plan: Plan, spec: RunSpec) -> str:

@@ -8,13 +8,13 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.widgets import Static
 
 from cwa_tui.draft import Draft, Section
 from cwa_tui.widgets.form_field import FormField
+from cwa_tui.widgets.quiet_static import QuietStatic
 
 
-class SectionTitle(Static, can_focus=True):
+class SectionTitle(QuietStatic, can_focus=True):
     """Enter, space or a click folds and unfolds; right unfolds, left folds."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -82,4 +82,4 @@ class FormSection(Vertical):
             text.append(f"   {changed} changed")
         if self._problems:
             text.append(f"   ✗ {self._problems} wrong", style="bold")
-        self.query_one(SectionTitle).update(text)
+        self.query_one(SectionTitle).say(text)
