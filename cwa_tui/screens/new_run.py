@@ -47,13 +47,13 @@ async def _no_plan(spec: RunSpec, say: Say) -> Plan:
 class FormDoors:
     """What the form asks of the rest. `submit` gives the run id; `plan` calls its `say` with what it waits for.
 
-    `keep` is called with the draft whenever the form closes, `copy` with the command line; it gives what it did in words.
+    `keep` is called with the draft whenever the form closes, `copy` with the command line.
     """
 
     submit: Callable[[RunSpec, str, JobOptions], Awaitable[str]]
     plan: Callable[[RunSpec, Say], Awaitable[Plan]] = _no_plan
     keep: Callable[[Draft], None] = lambda draft: None
-    copy: Callable[[str], str] | None = None
+    copy: Callable[[str], None] = lambda command: None
     warm: Callable[[], Sequence[WarmModel]] = tuple
     devices: Callable[[], Sequence[DeviceMemory]] = tuple
     runs: Callable[[], Sequence[str]] = tuple  # run ids, the latest first
@@ -391,14 +391,10 @@ class NewRunScreen(ModalScreen[str | None]):
 
     def action_copy(self) -> None:
         """Copy the command line."""
-        if not self._command:
-            self._show_mistakes()
-            return
-        if self._doors.copy:
-            self._say(self._doors.copy(self._command))
+        if self._command:
+            self._doors.copy(self._command)
         else:
-            self.app.copy_to_clipboard(self._command)
-            self._say("copied")
+            self._show_mistakes()
 
     def action_reset(self) -> None:
         """Empty the form; once more brings back what was in it."""
