@@ -87,10 +87,13 @@ class Hello(Request):
 
 
 class Submit(Request):
-    """Queue a run, or only the loading of its model, or only the planning. The same client key never queues twice."""
+    """Queue a run, or only the loading of its model, the planning, or a look at the weights it names.
+
+    The same client key never queues twice.
+    """
 
     op: Literal["submit"] = "submit"
-    kind: Literal["run", "load", "plan"] = "run"
+    kind: Literal["run", "load", "plan", "inspect"] = "run"
     spec: RunSpec
     client_key: str = Field(min_length=8, max_length=64)
     command: str = Field(default="", max_length=20_000)
