@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from cwa_daemon.protocol import DeviceMemory, Sample
-from cwa_tui import area_chart
 from cwa_tui import format as fmt
-from cwa_tui.area_chart import Level, columns_in
+from cwa_tui.widgets import area_chart
+from cwa_tui.widgets.area_chart import Level, columns_in
 from cwa_tui.widgets.quiet_lines import QuietLines
 
 SPAN_S = 240.0  # a chart shows at least this long, if its columns allow that

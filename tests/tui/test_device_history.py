@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwa_daemon.protocol import DeviceMemory, Sample
-from cwa_tui.area_chart import Level, area_chart, columns_in
+from cwa_tui.widgets.area_chart import Level, area_chart, columns_in
 from cwa_tui.widgets.device_history import column_seconds, devices_lines, history_lines, time_axis
 
 BEGAN = 1_795_460_700.0
@@ -89,7 +89,7 @@ def samples_of(rows: list[tuple[float, float, float | None, float | None]]) -> l
         measured = {"others_bytes": int(used * GB), "utilisation": busy, "temperature_c": heat}
         return [device(name, used, **measured) for name in ("cpu", "cuda:0")]
 
-    return [sample(age, *both(*measured)) for age, *measured in sorted(rows, key=lambda row: -row[0])]
+    return [sample(row[0], *both(*row[1:])) for row in sorted(rows, key=lambda row: -row[0])]
 
 
 samples = st.lists(moments, max_size=60).map(samples_of)
