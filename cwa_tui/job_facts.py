@@ -48,7 +48,7 @@ def ratios(job: JobView) -> str:
 def result(job: JobView, cells: int = PROGRESS_CELLS) -> str:
     """What came of it, or how far it is, or what it waits for."""
     if error := job.error or job.copy_error:
-        return str(error["message"])
+        return str(error["message"]) if error["message"] != job.state else ""
     if job.progress:
         at = job.progress
         return fmt.progress(at.stage, at.done, at.total, cells, at.unit)

@@ -20,7 +20,7 @@ from cwa_tui.followed_run import run_after
 from cwa_tui.ranking import RankingRows
 from cwa_tui.state import ConnectionState, TuiStore
 
-OTHERS = JobQuery(limit=20, kinds=("load", "plan", "inspect"), states=("queued", "paused", "running"))
+ACTIVE = JobQuery(limit=20, states=("queued", "paused", "running"), descending=False)
 
 
 class DaemonClient(Protocol):
@@ -116,9 +116,9 @@ class Session:
                 self._poll_now.clear()
 
     async def _list(self, client: DaemonClient) -> None:
-        page = await client.list_jobs(self.store.query)
-        others = await client.list_jobs(OTHERS)
-        self.store.listed(page.jobs, page.total, others.jobs)
+        query = self.store.query
+        page, active = await client.list_jobs(query), await client.list_jobs(ACTIVE)
+        self.store.listed(page, query.offset, active)
 
     async def _notice_loss(self, client: DaemonClient) -> None:
         """Say at once that the connection has ended, and see whether another daemon has taken its place."""

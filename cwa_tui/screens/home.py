@@ -43,7 +43,7 @@ class HomeScreen(StoreScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("u", "unload", "Unload"),
         Binding("equals_sign", "compare", "Compare", key_display="="),
-        Binding("t", "other_jobs", "Loads, plans"),
+        Binding("t", "other_jobs", "Loads and plans", show=False),
         Binding("1", "focus('#jobs')", "Runs", show=False),
         Binding("2", "focus('#models-table')", "Warm models", show=False),
     ]
@@ -63,10 +63,11 @@ class HomeScreen(StoreScreen):
         with Container(id="bottom"):
             yield JobsTable("jobs", title="runs")
             yield JobPreview(id="preview")
-        yield Footer()
+        yield Footer(compact=True)
 
     def on_mount(self) -> None:
-        self.query_one("#middle").border_title = "now"
+        for name, title in (("#devices", "devices"), ("#active", "now"), ("#models", "warm models"), ("#preview", "selected")):
+            self.query_one(name).border_title = title
         self._ask_for(self.preferences.table("jobs").sorting)
         self.watch(self.query_one(JobsTable), "scroll_y", self._ask_for_what_is_in_sight, init=False)
 
@@ -98,18 +99,18 @@ class HomeScreen(StoreScreen):
         devices = self.query_one(DeviceHistory)
         samples = self.store.history
         count = len(samples[-1].devices) if samples else 1
-        devices.styles.height = device_lines_wanted(count, self.size.height)
+        devices.styles.height = device_lines_wanted(count, self.size.height) + devices.gutter.height
         devices.show_history(list(samples), lost)
 
     def _draw_active(self, lost: bool) -> None:
         store, now = self.store, self.store.now()
-        jobs = [newest(job, self._followed(job)) for job in store.active]
+        jobs = [newest(job, self._followed(job)) for job in store.active.jobs]
         running = [job for job in jobs if job.state == "running"]
         self.session.watch(self, [job.run_id for job in running][:MOST_FOLLOWED])
         self._paces = paces_after(self._paces, {job.run_id: job.progress for job in running if job.progress}, now)
         runs = {job.run_id: store.followed_run(job.run_id) for job in running[:MOST_FOLLOWED]}
         height = max(3, self.size.height // 5)
-        more = max(0, store.active_total - len(jobs))
+        more = max(0, store.active.total - len(jobs))
         self.query_one(ActiveJobs).show_active(jobs, more, runs, self._paces, now, height, lost)
 
     def _draw_models(self, lost: bool) -> None:
@@ -118,7 +119,7 @@ class HomeScreen(StoreScreen):
         table.display = bool(models)
         table.styles.height = 1 + min(len(models), max(2, self.size.height // 8))
         table.show_models(store.daemon, store.now())
-        self.query_one(MemoryBars).show_memory(store.daemon, lost)
+        self.query_one(MemoryBars).show_memory(store.daemon, self.has_class("-short"), lost)
 
     def _draw_jobs(self, lost: bool) -> None:
         store, now, table = self.store, self.store.now(), self.query_one(JobsTable)
@@ -126,13 +127,18 @@ class HomeScreen(StoreScreen):
         selected = table.show_jobs(listed, store.connection.state, now, self._is_wide)
         if selected is not None and selected != store.job_list.selected:
             self.session.select(selected)
-        kinds = "runs" if store.query.kinds == RUNS else "loads and plans"
-        first, last = table.places_in_sight
-        table.retitle(f"{kinds} {first + 1:,}-{last:,} of {listed.total:,}" if listed.total else kinds)
+        table.retitle(self._title_of_list())
         job = store.job(selected) if selected else None
         job = newest(job, self._followed(job)) if job else None
         run = store.followed_run(job.run_id) if job and job.state == "running" else None
         self.query_one(JobPreview).show_job(job, run, now, lost)
+
+    def _title_of_list(self) -> str:
+        """`runs 1-7 of 154 · t: loads and plans`."""
+        kinds, others = ("runs", "loads and plans") if self.store.query.kinds == RUNS else ("loads and plans", "runs")
+        first, last = self.query_one(JobsTable).places_in_sight
+        total = self.store.job_list.total
+        return f"{kinds} {first + 1:,}-{last:,} of {total:,} · t: {others}" if total else f"{kinds} · t: {others}"
 
     def _followed(self, job: JobView) -> FollowedRun | None:
         return self.store.followed_run(job.run_id) if job.state == "running" else None

@@ -61,6 +61,13 @@ class _Chart:
     style: area_chart.Style
 
 
+def device_lines_wanted(devices: int, screen_height: int) -> int:
+    """Lines for so many devices on a screen: a quarter of it, more where each accelerator would not have a line."""
+    accelerators = max(1, devices - 1)
+    most = 12 * accelerators + (devices > 1)
+    return max(devices, min(screen_height // 4 - (screen_height < 32), most))
+
+
 def history_lines(
     samples: Sequence[Sample], device: str, width: int, height: int, ascii_only: bool = False
 ) -> list[Text]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ _NOT_HERE = "place:"  # begins the key of a row that the store does not hold; it
 NARROW = (
     Column("id", "id", 4),
     Column("model", "model", 12, most=24, cut="start"),
-    Column("asked", "asked for", 16, most=24),
+    Column("asked", "asked for", 17, most=24),
     Column("outcome", "state", _OUTCOME_CELLS, most=48),
     Column("age", "age", 6, right=True),
     Column("took", "took", 7, right=True, optional=1),
@@ -95,15 +95,13 @@ class JobsTable(RowTable):
 
     _shown_run: str | None = None  # the selected job, once the cursor is on it
 
-    def show_jobs(self, job_list: JobList, offset: int, connection: ConnectionState, now: float, wide: bool) -> str | None:
+    def show_jobs(self, job_list: JobList, connection: ConnectionState, now: float, wide: bool) -> str | None:
         """Show the jobs, with the cursor on the selected one. Gives the run id that is to be selected now.
 
         That is another one where the selected job is not listed any more: then it is that under the cursor.
         """
-        jobs = tuple(job_list.jobs)
-        self.show(
-            JobRows(jobs, offset, job_list.total, now, WIDE if wide else NARROW), nothing=_NOTHING[connection]
-        )
+        rows = JobRows(job_list.jobs, job_list.offset, job_list.total, now, WIDE if wide else NARROW)
+        self.show(rows, nothing=_NOTHING[connection])
         selected = job_list.selected
         if selected != self._shown_run:  # once for each selection: the cursor may be ahead of the store
             if selected is not None and self.move_cursor_to(selected):
@@ -113,6 +111,13 @@ class JobsTable(RowTable):
         if under_cursor and under_cursor != selected and self.source.place_of(selected or "") is None:
             self._shown_run = under_cursor
         return self._shown_run
+
+    def sort_by(self, column: str) -> None:
+        if column in SORTS:
+            super().sort_by(column)
+        else:
+            sortable = [c.label for c in self.all_columns if c.key in SORTS]
+            self.notify(f"the list is sorted by {', '.join(sortable[:-1])} or {sortable[-1]}", severity="warning")
 
     @property
     def cursor_job(self) -> str | None:
@@ -128,7 +133,13 @@ class JobsTable(RowTable):
     def places_in_sight(self) -> tuple[int, int]:
         """The first place on screen, and the one after the last."""
         first = self._top
-        return first, first + self.scrollable_content_region.height
+        room = max(0, self.scrollable_content_region.height - 1 - self._has_foot)
+        return first, min(first + room, len(self.source))
+
+    @property
+    def _has_foot(self) -> bool:
+        """Only for what is typed, filtered or marked: the title says how many there are."""
+        return self._typing is not None or bool(self.filter_text or self.marks)
 
 
 def job_row(job: JobView, now: float) -> TableRow:

@@ -29,12 +29,20 @@ class Share:
         return f"{self.name} {self.size_bytes / 1e9:.2f}"
 
 
-class MemoryBars(QuietLines):
-    """A bar for each device that holds a model; of no device where no model is warm."""
+_NOTHING_WARM = "no model is warm: the first run of a model loads it, and it stays warm"
 
-    def show_memory(self, daemon: StatusView | None, last_known: bool = False, ascii_only: bool = False) -> None:
-        if daemon is None:
+
+class MemoryBars(QuietLines):
+    """A bar for each device that holds a model; where there is little room none. Where no model is warm it says so."""
+
+    def show_memory(
+        self, daemon: StatusView | None, has_little_room: bool, last_known: bool = False, ascii_only: bool = False
+    ) -> None:
+        if daemon is None or has_little_room and daemon.models:
             self.say([])
+            return
+        if not daemon.models:
+            self.say([Text(_NOTHING_WARM, "dim")])
             return
         by_device = {device.device: device for device in daemon.devices}
         warm = {model.device for model in daemon.models}

@@ -10,9 +10,6 @@ from cwa_tui.columns import Column
 from cwa_tui.rows import TableRow
 from cwa_tui.widgets.row_table import RowTable
 
-_NOTHING = "no model is warm: the first run of a model loads it, and it stays warm (press n)"
-
-
 class ModelsTable(RowTable):
     """One warm model a row."""
 
@@ -30,7 +27,7 @@ class ModelsTable(RowTable):
     def show_models(self, daemon: StatusView | None, now: float) -> None:
         users = _users(daemon) if daemon else {}
         rows = [_row(model, now, users.get(model.device, "")) for model in (daemon.models if daemon else [])]
-        self.show(rows, nothing=_NOTHING if daemon else "")
+        self.show(rows)
 
 
 def model_key(model: WarmModel) -> str:
