@@ -106,7 +106,9 @@ class HomeScreen(StoreScreen):
         store, now = self.store, self.store.now()
         jobs = [newest(job, self._followed(job)) for job in store.active.jobs]
         running = [job for job in jobs if job.state == "running"]
-        self.session.watch(self, [job.run_id for job in running][:MOST_FOLLOWED])
+        followed = [job.run_id for job in running][:MOST_FOLLOWED]
+        selected = store.job_list.selected
+        self.session.watch(self, [*followed, selected] if selected and self._is_wide else followed)
         self._paces = paces_after(self._paces, {job.run_id: job.progress for job in running if job.progress}, now)
         runs = {job.run_id: store.followed_run(job.run_id) for job in running[:MOST_FOLLOWED]}
         height = max(3, self.size.height // 5)
@@ -130,7 +132,7 @@ class HomeScreen(StoreScreen):
         table.retitle(self._title_of_list())
         job = store.job(selected) if selected else None
         job = newest(job, self._followed(job)) if job else None
-        run = store.followed_run(job.run_id) if job and job.state == "running" else None
+        run = store.followed_run(job.run_id) if job else None
         self.query_one(JobPreview).show_job(job, run, now, lost)
 
     def _title_of_list(self) -> str:

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
 
 from rich.text import Text
 
 from cwa_daemon.protocol import JobView
 from cwa_tui import format as fmt
+from cwa_tui.columns import shorten
 from cwa_tui.followed_run import FollowedRun
-from cwa_tui.job_facts import all_asked, ratios, sentence
+from cwa_tui.job_facts import all_asked, sentence
 from cwa_tui.visible import visible, words
 from cwa_tui.widgets.quiet_lines import QuietLines
 
-_BAR_CELLS = 24
+MOST_SETS, MOST_WEIGHTS = 8, 5  # critical sets and top weights that are shown
 
 
 class JobPreview(QuietLines):
     """With one line it is the job's sentence alone."""
 
-    def show_job(
-        self, job: JobView | None, run: FollowedRun | None, now: float, last_known: bool = False, command: str = ""
-    ) -> None:
+    def show_job(self, job: JobView | None, run: FollowedRun | None, now: float, last_known: bool = False) -> None:
         size = self.content_size
-        lines = preview_lines(job, run, now, size.width, size.height, command) if job else []
-        self.say(lines, last_known)
+        self.say(preview_lines(job, run, now, size.width, size.height) if job else [], last_known)
 
 
-def preview_lines(
-    job: JobView, run: FollowedRun | None, now: float, width: int, height: int, command: str = ""
-) -> list[Text]:
-    """At most `height` lines of `width` cells."""
+def preview_lines(job: JobView, run: FollowedRun | None, now: float, width: int, height: int) -> list[Text]:
+    """At most `height` lines of `width` cells: what matters most comes first, the end of the log fills what is left."""
     said = sentence(job)
     if height <= 1:
         return [words(f"{fmt.short_id(job.run_id)}  {said or all_asked(job)}")][:height]
@@ -38,13 +34,10 @@ def preview_lines(
     lines += _wrapped(all_asked(job), width)
     if said:
         lines += [Text(), *_wrapped(said, width, "red" if job.error or job.copy_error else "bold")]
-    lines += _ratios(job, width)
-    if command:
-        lines += [Text(), *_wrapped(f"$ {command}", width, "dim")]
-    if run and run.log.lines:
-        room = height - len(lines) - 1
-        tail = [line for entry in run.log.lines[-max(0, room) :] for line in _wrapped(entry.text, width)]
-        lines += [Text(), *tail[-room:]] if room > 0 else []
+    if run:
+        for part in (_damage(run), _top_weights(run, width)):
+            lines += [Text(), *part] if part else []
+        lines += _log(run, width, height - len(lines))
     return lines[:height]
 
 
@@ -52,25 +45,50 @@ def _head(job: JobView, now: float) -> Text:
     style = fmt.STATE_STYLES.get(job.state, "")
     head = Text.assemble((fmt.short_id(job.run_id), "bold"), "  ", (fmt.signed(job.state), style))
     if took := job.took_s(now):
-        head.append(f"  {'worked' if job.ended else 'works since'} {fmt.duration(took)}")
+        head.append(f"  worked {fmt.duration(took)}")
     return head.append(f"  {fmt.age(job.created, now)} ago", "dim")
 
 
-def _ratios(job: JobView, width: int) -> list[Text]:
-    """Bars of log ratios, critical beside control, where both are known."""
-    found = job.headline
-    if found is None:
+def _damage(run: FollowedRun) -> list[Text]:
+    """A line for each critical set: its perplexity ratio beside that of the control that changes the loss most."""
+    critical = [point for point in run.damage.values() if point.selection == "critical"]
+    lines = [Text(f"{point.metric} k{point.k} {point.perturbation}") for point in critical]
+    cells = max((line.cell_len for line in lines), default=0)
+    for line, point in zip(lines, critical, strict=True):
+        line.pad_right(cells - line.cell_len)
+        line.append(f"  {'collapsed' if point.collapsed_at else fmt.ratio(point.perplexity_ratio):>9}", "bold")
+        controls = [
+            other
+            for other in run.damage.values()
+            if other.selection != "critical"
+            and (other.metric, other.k, other.perturbation) == (point.metric, point.k, point.perturbation)
+        ]
+        if controls:
+            worst = max(controls, key=lambda other: abs(other.delta_nll))
+            line.append(f"  {worst.selection} {fmt.ratio(worst.perplexity_ratio)}", "dim")
+    return [Text("perplexity, times the intact model's", "underline"), *lines[:MOST_SETS]] if lines else []
+
+
+def _top_weights(run: FollowedRun, width: int) -> list[Text]:
+    """The first weights of the first ranking."""
+    for metric, head in run.rankings.items():
+        lines = [Text(f"top weights by {metric}" + (" so far" if head.partial else ""), "underline")]
+        for weight in head.weights[:MOST_WEIGHTS]:
+            score = fmt.number(weight.score)
+            name = shorten(visible(weight.target), max(8, width - len(score) - 4), "parts")
+            lines.append(Text(f"{weight.rank} {name}  {score}"))
+        return lines
+    return []
+
+
+def _log(run: FollowedRun, width: int, room: int) -> list[Text]:
+    """The end of the log, as much as there is room for."""
+    if room < 3 or not run.log.lines:
         return []
-    about = f"{found.metric} k{found.k} {found.perturbation}: "
-    return [Text(), *_wrapped(f"{about}{ratios(job)}", width)]
+    tail = [line for entry in run.log.lines[-room:] for line in _wrapped(entry.text, width, "dim")]
+    return [Text(), Text("log", "underline"), *tail[-(room - 2) :]]
 
 
 def _wrapped(text: str, width: int, style: str = "") -> list[Text]:
     """Lines broken between words, long words within."""
-    import textwrap
-
     return [Text(line, style) for line in textwrap.wrap(visible(text), max(8, width))]
-
-
-def one_line(lines: Sequence[Text]) -> Text:
-    return Text(" ").join(lines)
