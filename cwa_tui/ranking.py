@@ -49,7 +49,7 @@ class RankingRows(Sequence[TopWeight]):
         head = next(reader, [])
         if missing := {"rank", "parameter", "value", "score", "target"} - set(head):
             raise ValueError(f"line 1: there is no column {', '.join(sorted(missing))}")
-        read = [_READERS[name] if name in _READERS else None for name in head]
+        read = [_READERS.get(name) for name in head]
         try:
             for line in reader:
                 rows._append({name: f(text) for name, f, text in zip(head, read, line, strict=True) if f})

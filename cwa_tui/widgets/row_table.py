@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from textwrap import wrap
 from typing import Any, ClassVar
 
 from rich.segment import Segment
@@ -36,7 +37,12 @@ class RowTable(ScrollView, can_focus=True):
 
     COLUMNS: ClassVar[Sequence[Column]] = ()
     MARKS: ClassVar[int] = 0
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"row-table--header", "row-table--cursor", "row-table--foot", "row-table--chosen"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "row-table--header",
+        "row-table--cursor",
+        "row-table--foot",
+        "row-table--chosen",
+    }
     DEFAULT_CSS = """
     RowTable { overflow-x: hidden; overflow-y: auto; scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
     RowTable > .row-table--header { color: $text-muted; }
@@ -226,7 +232,9 @@ class RowTable(ScrollView, can_focus=True):
     @property
     def _has_foot(self) -> bool:
         """Whether the last line says how many rows there are, and what is typed."""
-        return self._typing is not None or bool(self.filter_text or self.marks) or len(self._source) > self._page_room + 1
+        return (
+            self._typing is not None or bool(self.filter_text or self.marks) or len(self._source) > self._page_room + 1
+        )
 
     @property
     def _page_room(self) -> int:
@@ -261,9 +269,18 @@ class RowTable(ScrollView, can_focus=True):
             return "foot", width, self._foot()
         place = self._top + line - 1
         if place >= len(self._source):
-            return "nothing", width, line, self._nothing if not len(self._source) else ""
+            return "nothing", width, self._said_of_nothing(line)
         row = self._source.row(place)
-        return "row", width, row, row.key in self.marks, place == self._cursor, self.has_focus, self._column, tuple(self._fitted())
+        return (
+            "row",
+            width,
+            row,
+            row.key in self.marks,
+            place == self._cursor,
+            self.has_focus,
+            self._column,
+            tuple(self._fitted()),
+        )
 
     def render_line(self, y: int) -> Strip:
         content = self._content(y)
@@ -274,7 +291,7 @@ class RowTable(ScrollView, can_focus=True):
             case "foot":
                 return self._line(self._foot(), self.get_component_rich_style("row-table--foot"))
             case "nothing":
-                return self._said_of_nothing(y)
+                return self._line(content[2], self.rich_style)
         return self._row(content[2], marked=content[3], under_cursor=content[4])
 
     def _head(self) -> Strip:
@@ -321,21 +338,13 @@ class RowTable(ScrollView, can_focus=True):
             parts.append(f"{len(self.marks)} marked")
         return " · ".join(parts)
 
-    def _said_of_nothing(self, line: int) -> Strip:
+    def _said_of_nothing(self, line: int) -> str:
+        """What a line below the last row says: of a table without rows, why there are none."""
         if len(self._source):
-            said = ""
-        else:
-            text = self._nothing
-            if self.filter_text:
-                text = f"nothing matches /{self.filter_text} (escape clears it)"
-            lines = self._wrapped(text)
-            said = f" {lines[line - 1]}" if line - 1 < len(lines) else ""
-        return self._line(said, self.rich_style)
-
-    def _wrapped(self, text: str) -> list[str]:
-        from textwrap import wrap
-
-        return wrap(text, max(10, self.scrollable_content_region.width - 2))
+            return ""
+        text = f"nothing matches /{self.filter_text} (escape clears it)" if self.filter_text else self._nothing
+        lines = wrap(text, max(10, self.scrollable_content_region.width - 2))
+        return f" {lines[line - 1]}" if line - 1 < len(lines) else ""
 
     def _line(self, text: str, style: Style) -> Strip:
         return self._strip([Segment(visible(text), style)], style)
