@@ -10,7 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from cwa_daemon.protocol import JobPage, JobQuery, JobView, Sample, StatusView
-from cwa_engine.base.errors import CwaError, DaemonUnreachable, InvalidInput
+from cwa_engine.base.errors import CwaError, DaemonUnreachable, InvalidInput, NoDaemon
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.tables import topk_table
@@ -111,7 +111,9 @@ class Session:
                     status = await client.status()
                     latest = self.store.history[-1].time if self.store.history else 0.0
                     samples = await client.telemetry(latest)
-                    if status.jobs_version != version or self._list_anew:
+                    if (
+                        status.jobs_version != version or self._list_anew or not status.jobs_version
+                    ):  # 0 by older daemons
                         version, self._list_anew = status.jobs_version, False
                         await self._list(client)
                 self.store.answered(status, samples)
@@ -119,7 +121,7 @@ class Session:
                 self._poll_now.clear()
         finally:
             lost.cancel()
-        raise DaemonUnreachable("the daemon has ended", hint="press D to start it")
+        raise NoDaemon("the daemon has ended", hint="press D to start it")
 
     async def _list(self, client: DaemonClient) -> None:
         query = self.store.query

@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import TypeVar
 
 from cwa_daemon.protocol import JobPage, JobQuery, JobView, Sample, StatusView, WarmModel
-from cwa_engine.base.errors import CwaError
+from cwa_engine.base.errors import CwaError, NoDaemon
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import GIVEN
 from cwa_tui.followed_run import FollowedRun
@@ -41,6 +41,11 @@ class Connection:
     state: ConnectionState = ConnectionState.CONNECTING
     trouble: CwaError | None = None
     starting: bool = False
+
+    @property
+    def can_be_started(self) -> bool:
+        """Whether there is no daemon, so that one can be started. One that hangs, or runs elsewhere, cannot."""
+        return self.state is ConnectionState.LOST and isinstance(self.trouble, NoDaemon)
 
 
 @dataclass(frozen=True, slots=True)

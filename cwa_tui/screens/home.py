@@ -66,7 +66,12 @@ class HomeScreen(StoreScreen):
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
-        for name, title in (("#devices", "devices"), ("#active", "now"), ("#models", "warm models"), ("#preview", "selected")):
+        for name, title in (
+            ("#devices", "devices"),
+            ("#active", "now"),
+            ("#models", "warm models"),
+            ("#preview", "selected"),
+        ):
             self.query_one(name).border_title = title
         self._ask_for(self.preferences.table("jobs").sorting)
         self.watch(self.query_one(JobsTable), "scroll_y", self._ask_for_what_is_in_sight, init=False)

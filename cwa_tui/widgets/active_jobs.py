@@ -59,9 +59,7 @@ def active_lines(
     return lines[: max(0, height)]
 
 
-def _running(
-    job: JobView, run: FollowedRun | None, pace: StagePace | None, now: float, width: int
-) -> list[Text]:
+def _running(job: JobView, run: FollowedRun | None, pace: StagePace | None, now: float, width: int) -> list[Text]:
     at = job.progress
     first = _head(job)
     first.append(f"  {fmt.clock(job.took_s(now))}", "bold")

@@ -15,10 +15,18 @@ class Banner(QuietStatic):
 
     def show_connection(self, connection: Connection, answered_at: float | None = None) -> None:
         self.display = connection.state is ConnectionState.LOST
-        if self.display and (trouble := connection.trouble):
-            since = f", last answer at {fmt.time_of_day(answered_at)}" if answered_at is not None else ""
-            if connection.starting:
-                self.say(Text("the daemon is being started ..."))
-                return
-            hint = f" ({trouble.hint})" if trouble.hint else ""
-            self.say(Text.assemble(("D starts it", "reverse"), " ").append_text(words(f"{trouble.message}{since}{hint}")))
+        if not self.display:
+            return
+        if connection.starting:
+            self.say(Text("the daemon is being started ..."))
+            return
+        said = Text(no_wrap=True, overflow="ellipsis")
+        if connection.can_be_started:
+            said.append(" D ", "reverse").append(" starts the daemon · ")
+        if trouble := connection.trouble:
+            said.append_text(words(trouble.message))
+        if answered_at is not None:
+            said.append(f" · last answer {fmt.time_of_day(answered_at)}")
+        if trouble and trouble.hint and not connection.can_be_started:
+            said.append_text(words(f" · {trouble.hint}"))
+        self.say(said)

@@ -48,7 +48,9 @@ class DeviceHistory(QuietLines):
 
     def _draw(self) -> None:
         if size := self.content_size:  # none while hidden, or not laid out yet: a resize follows
-            self.say(devices_lines(self._samples, size.width, size.height, self._ascii_only), self._last_known)
+            latest = fmt.time_of_day(self._samples[-1].time) if self._samples and self._last_known else "now"
+            lines = devices_lines(self._samples, size.width, size.height, self._ascii_only, latest)
+            self.say(lines, self._last_known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,12 @@ def device_lines_wanted(devices: int, screen_height: int) -> int:
 
 
 def history_lines(
-    samples: Sequence[Sample], device: str, width: int, height: int, ascii_only: bool = False
+    samples: Sequence[Sample], device: str, width: int, height: int, ascii_only: bool = False, latest: str = "now"
 ) -> list[Text]:
     """A device in `height` lines of at most `width` cells: a title, charts beside each other, and their time axis.
 
-    With one line there are figures and small charts. The newest sample is at the right. A device of which nothing is known
-    is said to be so.
+    With one line there are figures and small charts. The newest sample is at the right, over the label `latest`. A device of
+    which nothing is known is said to be so.
     """
     if width < 1 or height < 1:
         return []
@@ -83,12 +85,16 @@ def history_lines(
         return _cut([Text(f"{device}: nothing is known yet")], width, height)
     charts = _charts(device, [at for _, at in seen], ascii_only)
     lines = (
-        _one_line(charts, seen, width, ascii_only) if height == 1 else _beside(charts, seen, width, height, ascii_only)
+        _one_line(charts, seen, width, ascii_only)
+        if height == 1
+        else _beside(charts, seen, width, height, ascii_only, latest)
     )
     return _cut(lines, width, height)
 
 
-def devices_lines(samples: Sequence[Sample], width: int, height: int, ascii_only: bool = False) -> list[Text]:
+def devices_lines(
+    samples: Sequence[Sample], width: int, height: int, ascii_only: bool = False, latest: str = "now"
+) -> list[Text]:
     """Every device of the newest sample; where there are accelerators the CPU has one line, unless there is much room."""
     if not samples:
         return _cut([Text("no telemetry yet")], width, height)
@@ -99,7 +105,7 @@ def devices_lines(samples: Sequence[Sample], width: int, height: int, ascii_only
     drawn = [
         line
         for device, rows in zip(order, heights, strict=True)
-        for line in history_lines(samples, device, width, rows, ascii_only)
+        for line in history_lines(samples, device, width, rows, ascii_only, latest)
     ]
     return _cut(drawn, width, height)
 
@@ -200,7 +206,12 @@ def _one_line(
 
 
 def _beside(
-    charts: Sequence[_Chart], seen: Sequence[tuple[float, DeviceMemory]], width: int, height: int, ascii_only: bool
+    charts: Sequence[_Chart],
+    seen: Sequence[tuple[float, DeviceMemory]],
+    width: int,
+    height: int,
+    ascii_only: bool,
+    latest: str,
 ) -> list[Text]:
     """Charts beside each other, as many as have room; what is left out is still told in the title of the last one."""
     count = max(1, min(len(charts), (width + _BETWEEN) // (_LEAST_CHART + _BETWEEN)))
@@ -209,7 +220,9 @@ def _beside(
         told = [Text("  ").join([shown[-1].titles[0], *(chart.titles[-1] for chart in left)])]
         shown[-1] = _Chart([*told, *shown[-1].titles], shown[-1].top, shown[-1].level, shown[-1].style)
     widths = _widths(shown, width)
-    blocks = [_block(chart, seen, cells, height, ascii_only) for chart, cells in zip(shown, widths, strict=True)]
+    blocks = [
+        _block(chart, seen, cells, height, ascii_only, latest) for chart, cells in zip(shown, widths, strict=True)
+    ]
     return [_side_by_side([block[row] for block in blocks], widths) for row in range(height)]
 
 
@@ -225,7 +238,7 @@ def _widths(charts: Sequence[_Chart], width: int) -> list[int]:
 
 
 def _block(
-    chart: _Chart, seen: Sequence[tuple[float, DeviceMemory]], width: int, height: int, ascii_only: bool
+    chart: _Chart, seen: Sequence[tuple[float, DeviceMemory]], width: int, height: int, ascii_only: bool, latest: str
 ) -> list[Text]:
     """A title, the chart, and from four lines on a time axis; the range is at its left where there is room."""
     title = next((title for title in chart.titles if title.cell_len <= width), chart.titles[-1])
@@ -238,7 +251,7 @@ def _block(
         Text(f"{label:>{margin - 1}} " if margin else "", "dim") + line
         for label, line in zip(labels, area, strict=True)
     ]
-    axis = [Text(" " * margin) + time_axis(width - margin, ascii_only)] if has_axis else []
+    axis = [Text(" " * margin) + time_axis(width - margin, ascii_only, latest)] if has_axis else []
     return [title, *lines, *axis]
 
 
@@ -280,18 +293,17 @@ def _columns(
     return columns
 
 
-def time_axis(width: int, ascii_only: bool = False) -> Text:
-    """`-4m ── -3m ── ... now`: each label begins in the cell of its age."""
-    line = "-" if ascii_only else "─"
-    cells = [line] * width
-    if width >= 3:
-        cells[-3:] = "now"
+def time_axis(width: int, ascii_only: bool = False, latest: str = "now") -> Text:
+    """`-4m ── -3m ── ... now`: each label begins in the cell of its age; `latest` stands at the right."""
+    cells = ["-" if ascii_only else "─"] * width
+    if width >= len(latest):
+        cells[width - len(latest) :] = latest
     per_cell = column_seconds(columns_in(width, ascii_only)) * (1 if ascii_only else 2) if width else 1
     step = next((tick for tick in _TICKS_S if tick >= _LABEL_CELLS * per_cell), _TICKS_S[-1])
     for age in range(step, per_cell * width, step):
         label = f"-{age}s" if age < 60 else f"-{age // 60}m" if step % 60 == 0 else f"-{age // 60}:{age % 60:02d}"
         begin = width - 1 - age // per_cell
-        if begin >= 0 and begin + len(label) < width - 3:
+        if begin >= 0 and begin + len(label) < width - len(latest):
             cells[begin : begin + len(label)] = label
     return Text("".join(cells), "dim", no_wrap=True)
 

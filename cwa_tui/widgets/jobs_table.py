@@ -80,7 +80,9 @@ class JobRows:
         """The place of a job by its run id, or by its short id if it is here."""
         if key.startswith(_NOT_HERE):
             return int(key.removeprefix(_NOT_HERE))
-        found = (place for place, job in enumerate(self.jobs, self.offset) if key in (job.run_id, fmt.short_id(job.run_id)))
+        found = (
+            place for place, job in enumerate(self.jobs, self.offset) if key in (job.run_id, fmt.short_id(job.run_id))
+        )
         return next(found, None)
 
     def arranged(self, sorting: Sorting | None, text: str) -> RowSource:
@@ -163,4 +165,10 @@ def job_row(job: JobView, now: float) -> TableRow:
 
 def _values(job: JobView, took_s: float) -> Mapping[str, Any]:
     """What is exported, with exact numbers."""
-    return {"id": job.run_id, "state": job.state, "result": ratios(job) or result(job), "took": took_s, "age": job.created}
+    return {
+        "id": job.run_id,
+        "state": job.state,
+        "result": ratios(job) or result(job),
+        "took": took_s,
+        "age": job.created,
+    }

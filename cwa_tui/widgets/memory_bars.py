@@ -80,7 +80,10 @@ def _shares(device: DeviceMemory, models: Sequence[WarmModel], ascii_only: bool)
     own, foreign = ("#", ":") if ascii_only else ("█", "░")
     unknown = device.others_bytes is None
     return [
-        *(Share(_short(model.name), model.size_bytes, _STYLES[place % len(_STYLES)], own) for place, model in enumerate(models)),
+        *(
+            Share(_short(model.name), model.size_bytes, _STYLES[place % len(_STYLES)], own)
+            for place, model in enumerate(models)
+        ),
         Share("used" if unknown else "other ours", beside, "", own),
         Share("others", others, _OTHERS, foreign),
         Share("free", free, _FREE, " "),

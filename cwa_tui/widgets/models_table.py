@@ -10,6 +10,7 @@ from cwa_tui.columns import Column
 from cwa_tui.rows import TableRow
 from cwa_tui.widgets.row_table import RowTable
 
+
 class ModelsTable(RowTable):
     """One warm model a row."""
 

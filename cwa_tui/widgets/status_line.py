@@ -25,7 +25,7 @@ class StatusLine(QuietStatic):
         )
         said = Text.assemble((f"cwtool {daemon.version}", "bold"), "  ", jobs, f" · {len(daemon.models)} warm")
         if answered_at is not None:
-            said = Text(f"{said.plain} at {fmt.time_of_day(answered_at)}, when it answered last", LAST_KNOWN)
+            said = Text(f"as of {fmt.time_of_day(answered_at)}: {said.plain}", LAST_KNOWN)
         elif daemon.troubles:
             said.append(" · ").append_text(words(daemon.troubles[0], "red"))
         said.no_wrap, said.overflow = True, "ellipsis"
