@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
+from pydantic import ValidationError
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -14,6 +17,9 @@ from textual.events import Resize
 from textual.widgets import Footer
 
 from cwa_daemon.protocol import JobQuery, JobView, WarmModel
+from cwa_engine.base.errors import CwaError
+from cwa_engine.command_line import command_of
+from cwa_engine.spec import RunSpec
 from cwa_tui import format as fmt
 from cwa_tui.filters import Sorting
 from cwa_tui.followed_run import FollowedRun
@@ -98,6 +104,7 @@ class HomeScreen(StoreScreen):
         self._draw_devices(lost)
         self._draw_active(lost)
         self._draw_models(lost)
+        self._fit_middle()
         self._draw_jobs(lost)
 
     def _draw_devices(self, lost: bool) -> None:
@@ -122,23 +129,27 @@ class HomeScreen(StoreScreen):
 
     def _draw_models(self, lost: bool) -> None:
         store, table = self.store, self.query_one(ModelsTable)
-        models = store.warm_models
-        table.display = bool(models)
-        table.styles.height = 1 + min(len(models), max(2, self.size.height // 8))
+        table.most_rows = max(2, self.size.height // 8)
         table.show_models(store.daemon, store.now())
         self.query_one(MemoryBars).show_memory(store.daemon, self.has_class("-short"), lost)
+
+    def _fit_middle(self) -> None:
+        """Side by side, both are as high as the one that has more to say."""
+        models = self.query_one(ModelsTable).line_count + self.query_one(MemoryBars).line_count
+        lines = max(self.query_one(ActiveJobs).line_count, models)
+        self.query_one("#middle").styles.height = lines + 2 if self._is_wide else "auto"
 
     def _draw_jobs(self, lost: bool) -> None:
         store, now, table = self.store, self.store.now(), self.query_one(JobsTable)
         listed = replace(store.job_list, jobs=tuple(newest(job, self._followed(job)) for job in store.job_list.jobs))
-        selected = table.show_jobs(listed, store.connection.state, now, self._is_wide)
+        selected = table.show_jobs(listed, store.connection.state, now)
         if selected is not None and selected != store.job_list.selected:
             self.session.select(selected)
         table.retitle(self._title_of_list())
         job = store.job(selected) if selected else None
         job = newest(job, self._followed(job)) if job else None
         run = store.followed_run(job.run_id) if job else None
-        self.query_one(JobPreview).show_job(job, run, now, lost)
+        self.query_one(JobPreview).show_job(job, run, now, lost, _command(job) if job and self._is_wide else "")
 
     def _title_of_list(self) -> str:
         """`runs 1-7 of 154 · t: loads and plans`."""
@@ -229,6 +240,19 @@ class HomeScreen(StoreScreen):
         about = f"{model.name} · {model.dtype} on {model.device} · frees {fmt.size(model.size_bytes)}"
         question = ConfirmScreen("unload this model?", about, "unload it", "keep it")
         self.confirm(question, lambda: self.session.unload(model.name), f"{model.name} is unloaded")
+
+
+@functools.lru_cache(maxsize=64)
+def _command_of(spec: str) -> str:
+    try:
+        return command_of(RunSpec(**json.loads(spec)))
+    except (ValidationError, CwaError):  # by another version
+        return ""
+
+
+def _command(job: JobView) -> str:
+    """The command line of a run; empty for other jobs, and for a spec that this version does not know."""
+    return _command_of(json.dumps(job.spec, sort_keys=True)) if job.kind == "run" else ""
 
 
 def with_places(query: JobQuery, first: int, last: int, total: int) -> JobQuery:

@@ -45,7 +45,10 @@ def active_lines(
     width: int,
     height: int,
 ) -> list[Text]:
-    """Two lines for each job that runs, then one for each that waits, as far as there is room; how many are left out is said."""
+    """Two lines for each job that runs, then one for each that waits, as far as there is room.
+
+    `more` wait beside these; how many are left out is said.
+    """
     running = [job for job in jobs if job.state == "running"]
     waiting = [job for job in jobs if job.state != "running"]
     if not jobs:

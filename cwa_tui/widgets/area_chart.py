@@ -1,4 +1,4 @@
-"""The past as an area in braille dots, two columns and four rows to a cell; without braille one column to a cell.
+"""The past as an area in braille dots, two columns and four rows to a cell.
 
 Each column is a measurement. Its lower part may be told apart: it is solid, what lies above is a sparse pattern, so the two
 differ without colour as well. A measured zero is one dot, where nothing was measured there is none. No Textual in it.
@@ -16,7 +16,6 @@ from rich.text import Text
 _LEFT, _RIGHT = (0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08)  # a cell's dots from the bottom up
 _BRAILLE = 0x2800
 SOLID, SPARSE = "\u28ff", "\u2895"  # what the two parts look like, for a legend
-SOLID_ASCII, SPARSE_ASCII = "#", ":"
 
 
 _Ends = tuple[int, int]  # of a column: where its solid part ends, and where it ends
@@ -35,19 +34,11 @@ class Level(NamedTuple):
 Style = Callable[[float, bool], str]  # of a cell: how high its middle is, 0 to 1, and whether something in it is solid
 
 
-def columns_in(width: int, ascii_only: bool) -> int:
-    """How many columns fit into `width` cells."""
-    return width if ascii_only else 2 * width
-
-
-def area_chart(columns: Sequence[Level | None], height: int, style: Style, ascii_only: bool = False) -> list[Text]:
-    """The chart's lines, the top one first, as wide as the columns need."""
-    ends = [_ends(column, height if ascii_only else 4 * height) for column in columns]
-    if ascii_only:
-        cells = [_ascii_cells(end, height) for end in ends]
-    else:
-        right = [*ends[1::2], _NOTHING] if len(ends) % 2 else ends[1::2]
-        cells = [_braille_cells(*pair, height) for pair in zip(ends[::2], right, strict=True)]
+def area_chart(columns: Sequence[Level | None], height: int, style: Style) -> list[Text]:
+    """The chart's lines, the top one first; two columns to a cell."""
+    ends = [_ends(column, 4 * height) for column in columns]
+    right = [*ends[1::2], _NOTHING] if len(ends) % 2 else ends[1::2]
+    cells = [_cells(*pair, height) for pair in zip(ends[::2], right, strict=True)]
     return [
         _line(row, functools.partial(style, (height - place - 0.5) / height))
         for place, row in enumerate(zip(*cells, strict=True))
@@ -76,7 +67,7 @@ def _line(cells: Sequence[_Cell], style: Callable[[bool], str]) -> Text:
 
 
 @functools.lru_cache(maxsize=8192)  # the same columns come again at each drawing, one place further to the left
-def _braille_cells(left: _Ends, right: _Ends, height: int) -> tuple[_Cell, ...]:
+def _cells(left: _Ends, right: _Ends, height: int) -> tuple[_Cell, ...]:
     """The cells of two columns, the top one first."""
     cells: list[_Cell] = []
     for base in range(4 * (height - 1), -1, -4):
@@ -92,13 +83,4 @@ def _dots(side: Sequence[int], parity: int, ends: _Ends, base: int) -> int:
         dot
         for level, dot in enumerate(side, base)
         if level < solid or level == total - 1 or (level < total and (level + parity) % 2 == 0)
-    )
-
-
-@functools.lru_cache(maxsize=8192)
-def _ascii_cells(ends: _Ends, height: int) -> tuple[_Cell, ...]:
-    solid, total = ends
-    return tuple(
-        _EMPTY if row >= total else (SOLID_ASCII, True) if row < solid else (SPARSE_ASCII, False)
-        for row in reversed(range(height))
     )

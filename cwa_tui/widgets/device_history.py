@@ -13,11 +13,12 @@ from rich.text import Text
 from cwa_daemon.protocol import DeviceMemory, Sample
 from cwa_tui import format as fmt
 from cwa_tui.widgets import area_chart
-from cwa_tui.widgets.area_chart import Level, columns_in
+from cwa_tui.widgets.area_chart import Level
 from cwa_tui.widgets.quiet_lines import QuietLines
 
 SPAN_S = 240.0  # a chart shows at least this long, if its columns allow that
 _COLUMN_S = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60, 120)  # how long a column lasts
+REDRAW_S = 2.0  # over a slow link a chart need not come more often
 GAP_S = 5.0  # without a sample for so long, nothing is drawn
 HOTTEST_C = 100.0  # the top of the temperature's range
 NEARLY_FULL = 0.9
@@ -35,22 +36,16 @@ _LOW, _MIDDLE, _HIGH = "green", "yellow", "red"
 class DeviceHistory(QuietLines):
     """`show_history` shows samples; `last_known` greys them out, for they are not of now any more."""
 
-    _samples: Sequence[Sample] = ()
-    _last_known = False
-    _ascii_only = False
+    _shown: tuple[object, ...] = ()
 
-    def show_history(self, samples: Sequence[Sample], last_known: bool = False, ascii_only: bool = False) -> None:
-        self._samples, self._last_known, self._ascii_only = samples, last_known, ascii_only
-        self._draw()
-
-    def on_resize(self) -> None:
-        self._draw()
-
-    def _draw(self) -> None:
-        if size := self.content_size:  # none while hidden, or not laid out yet: a resize follows
-            latest = fmt.time_of_day(self._samples[-1].time) if self._samples and self._last_known else "now"
-            lines = devices_lines(self._samples, size.width, size.height, self._ascii_only, latest)
-            self.say(lines, self._last_known)
+    def show_history(self, samples: Sequence[Sample], last_known: bool = False) -> None:
+        size, newest = self.content_size, samples[-1].time if samples else 0.0
+        wanted = (size, newest // REDRAW_S, last_known)
+        if not size or wanted == self._shown:  # hidden, or nothing new was measured
+            return
+        self._shown = wanted
+        latest = fmt.time_of_day(newest) if last_known else "now"
+        self.say(devices_lines(samples, size.width, size.height, latest), last_known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +65,7 @@ def device_lines_wanted(devices: int, screen_height: int) -> int:
     return max(devices, min(screen_height // 4 - (screen_height < 32), most))
 
 
-def history_lines(
-    samples: Sequence[Sample], device: str, width: int, height: int, ascii_only: bool = False, latest: str = "now"
-) -> list[Text]:
+def history_lines(samples: Sequence[Sample], device: str, width: int, height: int, latest: str = "now") -> list[Text]:
     """A device in `height` lines of at most `width` cells: a title, charts beside each other, and their time axis.
 
     With one line there are figures and small charts. The newest sample is at the right, over the label `latest`. A device of
@@ -83,18 +76,12 @@ def history_lines(
     seen = [(sample.time, at) for sample in samples for at in sample.devices if at.device == device]
     if not seen:
         return _cut([Text(f"{device}: nothing is known yet")], width, height)
-    charts = _charts(device, [at for _, at in seen], ascii_only)
-    lines = (
-        _one_line(charts, seen, width, ascii_only)
-        if height == 1
-        else _beside(charts, seen, width, height, ascii_only, latest)
-    )
+    charts = _charts(device, [at for _, at in seen])
+    lines = _one_line(charts, seen, width) if height == 1 else _beside(charts, seen, width, height, latest)
     return _cut(lines, width, height)
 
 
-def devices_lines(
-    samples: Sequence[Sample], width: int, height: int, ascii_only: bool = False, latest: str = "now"
-) -> list[Text]:
+def devices_lines(samples: Sequence[Sample], width: int, height: int, latest: str = "now") -> list[Text]:
     """Every device of the newest sample; where there are accelerators the CPU has one line, unless there is much room."""
     if not samples:
         return _cut([Text("no telemetry yet")], width, height)
@@ -105,7 +92,7 @@ def devices_lines(
     drawn = [
         line
         for device, rows in zip(order, heights, strict=True)
-        for line in history_lines(samples, device, width, rows, ascii_only, latest)
+        for line in history_lines(samples, device, width, rows, latest)
     ]
     return _cut(drawn, width, height)
 
@@ -121,21 +108,20 @@ def _heights(devices: Sequence[str], height: int) -> list[int]:
 # what is shown of a device
 
 
-def _charts(device: str, seen: Sequence[DeviceMemory], ascii_only: bool) -> list[_Chart]:
+def _charts(device: str, seen: Sequence[DeviceMemory]) -> list[_Chart]:
     now = seen[-1]
-    charts = [_Chart(_memory_titles(now, ascii_only), fmt.size(now.total_bytes), _memory, _by_owner)]
+    charts = [_Chart(_memory_titles(now), fmt.size(now.total_bytes), _memory, _by_owner)]
     if any(at.utilisation is not None for at in seen):
         used = "-" if now.utilisation is None else f"{now.utilisation:.0%}"
         charts.append(_Chart([Text(f"utilisation {used}"), Text(f"util {used}")], "100%", _utilisation, _by_height))
     if any(at.temperature_c is not None for at in seen):
-        degrees = "C" if ascii_only else "°C"
-        heat = "-" if now.temperature_c is None else f"{now.temperature_c:.0f} {degrees}"
+        heat = "-" if now.temperature_c is None else f"{now.temperature_c:.0f} °C"
         titles = [Text(f"temperature {heat}"), Text(heat)]
-        charts.append(_Chart(titles, f"{HOTTEST_C:.0f} {degrees}", _temperature, _by_height))
+        charts.append(_Chart(titles, f"{HOTTEST_C:.0f} °C", _temperature, _by_height))
     return charts
 
 
-def _memory_titles(now: DeviceMemory, ascii_only: bool) -> list[Text]:
+def _memory_titles(now: DeviceMemory) -> list[Text]:
     is_full = now.used_bytes >= NEARLY_FULL * now.total_bytes
     name, style = (now.device, "bold"), _HIGH if is_full else ""
     short = Text.assemble(name, (f" {_gigabytes(now.used_bytes)} GB", style))
@@ -143,13 +129,10 @@ def _memory_titles(now: DeviceMemory, ascii_only: bool) -> list[Text]:
     noted = used + Text(" nearly full", style) if is_full else used
     if now.others_bytes is None:
         return [noted, used, short]
-    own, others = (
-        (area_chart.SOLID_ASCII, area_chart.SPARSE_ASCII) if ascii_only else (area_chart.SOLID, area_chart.SPARSE)
-    )
     legend = Text.assemble(
-        (f" {own}", _OWN),
+        (f" {area_chart.SOLID}", _OWN),
         f" ours {_gigabytes(max(0, now.used_bytes - now.others_bytes))}",
-        (f" {others}", _OTHERS),
+        (f" {area_chart.SPARSE}", _OTHERS),
         f" others {_gigabytes(now.others_bytes)}",
     )
     return [noted + legend, used + legend, short + legend, noted, used, short]
@@ -187,9 +170,7 @@ def _by_height(height: float, is_own: bool) -> str:
 # charts
 
 
-def _one_line(
-    charts: Sequence[_Chart], seen: Sequence[tuple[float, DeviceMemory]], width: int, ascii_only: bool
-) -> list[Text]:
+def _one_line(charts: Sequence[_Chart], seen: Sequence[tuple[float, DeviceMemory]], width: int) -> list[Text]:
     """Each chart's short title with a small history behind it, as long as there is room; alike for every device."""
     titles = []
     for place, chart in enumerate(charts):
@@ -200,7 +181,7 @@ def _one_line(
     cells = min(20, room // len(_SHORT_TITLES))
     parts = []
     for chart, title in zip(charts, titles, strict=True):
-        small = _area(chart, seen, cells, 1, ascii_only) if cells >= 4 else []
+        small = _area(chart, seen, cells, 1) if cells >= 4 else []
         parts.append(Text(" ").join([title, *small]))
     return [Text(" " * _BETWEEN).join(parts)]
 
@@ -210,7 +191,6 @@ def _beside(
     seen: Sequence[tuple[float, DeviceMemory]],
     width: int,
     height: int,
-    ascii_only: bool,
     latest: str,
 ) -> list[Text]:
     """Charts beside each other, as many as have room; what is left out is still told in the title of the last one."""
@@ -220,9 +200,7 @@ def _beside(
         told = [Text("  ").join([shown[-1].titles[0], *(chart.titles[-1] for chart in left)])]
         shown[-1] = _Chart([*told, *shown[-1].titles], shown[-1].top, shown[-1].level, shown[-1].style)
     widths = _widths(shown, width)
-    blocks = [
-        _block(chart, seen, cells, height, ascii_only, latest) for chart, cells in zip(shown, widths, strict=True)
-    ]
+    blocks = [_block(chart, seen, cells, height, latest) for chart, cells in zip(shown, widths, strict=True)]
     return [_side_by_side([block[row] for block in blocks], widths) for row in range(height)]
 
 
@@ -238,28 +216,26 @@ def _widths(charts: Sequence[_Chart], width: int) -> list[int]:
 
 
 def _block(
-    chart: _Chart, seen: Sequence[tuple[float, DeviceMemory]], width: int, height: int, ascii_only: bool, latest: str
+    chart: _Chart, seen: Sequence[tuple[float, DeviceMemory]], width: int, height: int, latest: str
 ) -> list[Text]:
     """A title, the chart, and from four lines on a time axis; the range is at its left where there is room."""
     title = next((title for title in chart.titles if title.cell_len <= width), chart.titles[-1])
     has_axis, has_range = height >= 4, width >= _LEAST_CHART
     rows = height - 1 - has_axis
     margin = _RANGE_CELLS if has_range else 0
-    area = _area(chart, seen, width - margin, rows, ascii_only)
+    area = _area(chart, seen, width - margin, rows)
     labels = [chart.top, *[""] * (rows - 2), "0"] if rows > 1 else [chart.top]
     lines = [
         Text(f"{label:>{margin - 1}} " if margin else "", "dim") + line
         for label, line in zip(labels, area, strict=True)
     ]
-    axis = [Text(" " * margin) + time_axis(width - margin, ascii_only, latest)] if has_axis else []
+    axis = [Text(" " * margin) + time_axis(width - margin, latest)] if has_axis else []
     return [title, *lines, *axis]
 
 
-def _area(
-    chart: _Chart, seen: Sequence[tuple[float, DeviceMemory]], width: int, height: int, ascii_only: bool
-) -> list[Text]:
-    count = columns_in(max(0, width), ascii_only)
-    return area_chart.area_chart(_columns(chart.level, seen, count), height, chart.style, ascii_only)
+def _area(chart: _Chart, seen: Sequence[tuple[float, DeviceMemory]], width: int, height: int) -> list[Text]:
+    count = 2 * max(0, width)
+    return area_chart.area_chart(_columns(chart.level, seen, count), height, chart.style)
 
 
 def column_seconds(count: int) -> int:
@@ -293,12 +269,12 @@ def _columns(
     return columns
 
 
-def time_axis(width: int, ascii_only: bool = False, latest: str = "now") -> Text:
+def time_axis(width: int, latest: str = "now") -> Text:
     """`-4m ── -3m ── ... now`: each label begins in the cell of its age; `latest` stands at the right."""
-    cells = ["-" if ascii_only else "─"] * width
+    cells = ["─"] * width
     if width >= len(latest):
         cells[width - len(latest) :] = latest
-    per_cell = column_seconds(columns_in(width, ascii_only)) * (1 if ascii_only else 2) if width else 1
+    per_cell = 2 * column_seconds(2 * width)
     step = next((tick for tick in _TICKS_S if tick >= _LABEL_CELLS * per_cell), _TICKS_S[-1])
     for age in range(step, per_cell * width, step):
         label = f"-{age}s" if age < 60 else f"-{age // 60}m" if step % 60 == 0 else f"-{age // 60}:{age % 60:02d}"

@@ -14,18 +14,22 @@ from cwa_tui.job_facts import all_asked, sentence
 from cwa_tui.visible import visible, words
 from cwa_tui.widgets.quiet_lines import QuietLines
 
-MOST_SETS, MOST_WEIGHTS = 8, 5  # critical sets and top weights that are shown
+MOST_SETS, LEAST_WEIGHTS = 8, 5  # critical sets and top weights that are shown
 
 
 class JobPreview(QuietLines):
     """With one line it is the job's sentence alone."""
 
-    def show_job(self, job: JobView | None, run: FollowedRun | None, now: float, last_known: bool = False) -> None:
+    def show_job(
+        self, job: JobView | None, run: FollowedRun | None, now: float, last_known: bool = False, command: str = ""
+    ) -> None:
         size = self.content_size
-        self.say(preview_lines(job, run, now, size.width, size.height) if job else [], last_known)
+        self.say(preview_lines(job, run, now, size.width, size.height, command) if job else [], last_known)
 
 
-def preview_lines(job: JobView, run: FollowedRun | None, now: float, width: int, height: int) -> list[Text]:
+def preview_lines(
+    job: JobView, run: FollowedRun | None, now: float, width: int, height: int, command: str = ""
+) -> list[Text]:
     """At most `height` lines of `width` cells: what matters most comes first, the end of the log fills what is left."""
     said = sentence(job)
     if height <= 1:
@@ -34,8 +38,10 @@ def preview_lines(job: JobView, run: FollowedRun | None, now: float, width: int,
     lines += _wrapped(all_asked(job), width)
     if said:
         lines += [Text(), *_wrapped(said, width, "red" if job.error or job.copy_error else "bold")]
+    if command:
+        lines += [Text(), *_wrapped(f"$ {command}", width, "dim")]
     if run:
-        for part in (_damage(run), _top_weights(run, width)):
+        for part in (_damage(run), _top_weights(run, width, max(LEAST_WEIGHTS, height // 4))):
             lines += [Text(), *part] if part else []
         lines += _log(run, width, height - len(lines))
     return lines[:height]
@@ -69,11 +75,11 @@ def _damage(run: FollowedRun) -> list[Text]:
     return [Text("perplexity, times the intact model's", "underline"), *lines[:MOST_SETS]] if lines else []
 
 
-def _top_weights(run: FollowedRun, width: int) -> list[Text]:
+def _top_weights(run: FollowedRun, width: int, most: int) -> list[Text]:
     """The first weights of the first ranking."""
     for metric, head in run.rankings.items():
         lines = [Text(f"top weights by {metric}" + (" so far" if head.partial else ""), "underline")]
-        for weight in head.weights[:MOST_WEIGHTS]:
+        for weight in head.weights[:most]:
             score = fmt.number(weight.score)
             name = shorten(visible(weight.target), max(8, width - len(score) - 4), "parts")
             lines.append(Text(f"{weight.rank} {name}  {score}"))

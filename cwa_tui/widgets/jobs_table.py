@@ -21,8 +21,8 @@ _NOT_HERE = "place:"  # begins the key of a row that the store does not hold; it
 # A narrow table has state and result in one column, a wide one each of its own.
 NARROW = (
     Column("id", "id", 4),
-    Column("model", "model", 12, most=24, cut="start"),
-    Column("asked", "asked for", 17, most=24),
+    Column("model", "model", 12, most=15, cut="start"),
+    Column("asked", "asked for", 18, most=24),
     Column("outcome", "state", _OUTCOME_CELLS, most=48),
     Column("age", "age", 6, right=True),
     Column("took", "took", 7, right=True, optional=1),
@@ -35,10 +35,11 @@ WIDE = (
     Column("result", "result", 20, most=36),
     Column("took", "took", 7, right=True, optional=1),
     Column("age", "age", 6, right=True),
-    Column("verdict", "verdict", 40, most=120, optional=2),
+    Column("verdict", "verdict", 80, most=160, optional=2),
     Column("device", "device", 6, optional=3),
-    Column("run_id", "run id", 30, most=48, cut="middle", optional=4),
+    Column("run_id", "run id", 40, most=60, cut="middle", optional=4),
 )
+LEAST_WIDE = 96  # cells
 SORTS = {  # column -> what the daemon sorts by
     "id": "created", "run_id": "created", "age": "created", "model": "model", "state": "state", "outcome": "state",
     "result": "ratio", "verdict": "ratio", "took": "took",
@@ -97,13 +98,13 @@ class JobsTable(RowTable):
 
     _shown_run: str | None = None  # the selected job, once the cursor is on it
 
-    def show_jobs(self, job_list: JobList, connection: ConnectionState, now: float, wide: bool) -> str | None:
+    def show_jobs(self, job_list: JobList, connection: ConnectionState, now: float) -> str | None:
         """Show the jobs, with the cursor on the selected one. Gives the run id that is to be selected now.
 
         That is another one where the selected job is not listed any more: then it is that under the cursor.
         """
-        rows = JobRows(job_list.jobs, job_list.offset, job_list.total, now, WIDE if wide else NARROW)
-        self.show(rows, nothing=_NOTHING[connection])
+        columns = WIDE if self.scrollable_content_region.width >= LEAST_WIDE else NARROW
+        self.show(JobRows(job_list.jobs, job_list.offset, job_list.total, now, columns), nothing=_NOTHING[connection])
         selected = job_list.selected
         if selected != self._shown_run:  # once for each selection: the cursor may be ahead of the store
             if selected is not None and self.move_cursor_to(selected):
@@ -142,6 +143,13 @@ class JobsTable(RowTable):
     def _has_foot(self) -> bool:
         """Only for what is typed, filtered or marked: the title says how many there are."""
         return self._typing is not None or bool(self.filter_text or self.marks)
+
+    def _foot(self) -> str:
+        """The title says how many there are."""
+        if self._typing is not None:
+            return super()._foot()
+        marked = [f"{len(self.marks)} marked"] if self.marks else []
+        return " · ".join([*([f"/{self.filter_text}"] if self.filter_text else []), *marked])
 
 
 def job_row(job: JobView, now: float) -> TableRow:

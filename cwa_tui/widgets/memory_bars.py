@@ -12,6 +12,7 @@ from cwa_tui.widgets.quiet_lines import QuietLines
 
 _STYLES = ("cyan", "green", "blue", "yellow")  # of models beside each other
 _OTHERS, _FREE = "magenta", "dim"
+_BORDER = "▏"
 LEAST_SHARE = 3  # cells of a part that is there at all, its border included
 
 
@@ -35,10 +36,8 @@ _NOTHING_WARM = "no model is warm: the first run of a model loads it, and it sta
 class MemoryBars(QuietLines):
     """A bar for each device that holds a model; where there is little room none. Where no model is warm it says so."""
 
-    def show_memory(
-        self, daemon: StatusView | None, has_little_room: bool, last_known: bool = False, ascii_only: bool = False
-    ) -> None:
-        if daemon is None or has_little_room and daemon.models:
+    def show_memory(self, daemon: StatusView | None, has_little_room: bool, last_known: bool = False) -> None:
+        if daemon is None or (has_little_room and daemon.models):
             self.say([])
             return
         if not daemon.models:
@@ -47,45 +46,43 @@ class MemoryBars(QuietLines):
         by_device = {device.device: device for device in daemon.devices}
         warm = {model.device for model in daemon.models}
         bars = [
-            memory_bar(device, [m for m in daemon.models if m.device == name], self.content_size.width, ascii_only)
+            memory_bar(device, [m for m in daemon.models if m.device == name], self.content_size.width)
             for name, device in by_device.items()
             if name in warm
         ]
         self.say(bars, last_known)
 
 
-def memory_bar(device: DeviceMemory, models: Sequence[WarmModel], width: int, ascii_only: bool = False) -> Text:
+def memory_bar(device: DeviceMemory, models: Sequence[WarmModel], width: int) -> Text:
     """`cpu |smollm2 0.54|other ours 0.30|others 8.10|free 15.1 of 25.0 GB|`, each part as wide as its share of the memory.
 
     A part whose label does not fit keeps what fits of it.
     """
     name = f"{device.device} "
-    shares = [share for share in _shares(device, models, ascii_only) if share.size_bytes > 0]
-    border = "|" if ascii_only else "▏"
+    shares = [share for share in _shares(device, models) if share.size_bytes > 0]
     room = width - len(name) - 1
     if room < LEAST_SHARE * len(shares):
         return Text(name.strip()[: max(0, width)])
     bar = Text(name, no_wrap=True)
     for share, cells in zip(shares, _cells([share.size_bytes for share in shares], room), strict=True):
         label = share.label if len(share.label) < cells else share.name[: cells - 1]
-        bar.append(border, "dim").append(label + share.fill * (cells - 1 - len(label)), share.style)
-    return bar.append(border, "dim")
+        bar.append(_BORDER, "dim").append(label + share.fill * (cells - 1 - len(label)), share.style)
+    return bar.append(_BORDER, "dim")
 
 
-def _shares(device: DeviceMemory, models: Sequence[WarmModel], ascii_only: bool) -> list[Share]:
+def _shares(device: DeviceMemory, models: Sequence[WarmModel]) -> list[Share]:
     others = device.others_bytes or 0
     warm = sum(model.size_bytes for model in models)
     beside = max(0, device.used_bytes - others - warm)
     free = max(0, device.total_bytes - max(device.used_bytes, warm + others))
-    own, foreign = ("#", ":") if ascii_only else ("█", "░")
     unknown = device.others_bytes is None
     return [
         *(
-            Share(_short(model.name), model.size_bytes, _STYLES[place % len(_STYLES)], own)
+            Share(_short(model.name), model.size_bytes, _STYLES[place % len(_STYLES)], "█")
             for place, model in enumerate(models)
         ),
-        Share("used" if unknown else "other ours", beside, "", own),
-        Share("others", others, _OTHERS, foreign),
+        Share("used" if unknown else "other ours", beside, "", "█"),
+        Share("others", others, _OTHERS, "░"),
         Share("free", free, _FREE, " "),
     ]
 

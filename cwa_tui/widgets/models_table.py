@@ -15,20 +15,29 @@ class ModelsTable(RowTable):
     """One warm model a row."""
 
     COLUMNS = (
-        Column("name", "warm model", 14, most=40, cut="start"),
-        Column("dtype", "dtype", 8),
-        Column("device", "device", 6),
+        Column("name", "warm model", 13, most=40, cut="start"),
         Column("size", "size", 8, right=True),
-        Column("jobs", "jobs", 4, right=True),
         Column("expires", "stays", 12),
-        Column("parameters", "weights", 7, right=True, optional=2),
-        Column("used", "last used", 9, right=True, optional=1),
+        Column("dtype", "dtype", 8),
+        Column("device", "device", 6, optional=1),
+        Column("jobs", "jobs", 4, right=True, optional=2),
+        Column("used", "last used", 9, right=True, optional=3),
+        Column("parameters", "weights", 7, right=True, optional=4),
     )
+
+    most_rows = 3  # on screen at once
+
+    @property
+    def line_count(self) -> int:
+        """Lines on screen; none where no model is warm."""
+        return 1 + min(len(self.source), self.most_rows) if len(self.source) else 0
 
     def show_models(self, daemon: StatusView | None, now: float) -> None:
         users = _users(daemon) if daemon else {}
         rows = [_row(model, now, users.get(model.device, "")) for model in (daemon.models if daemon else [])]
         self.show(rows)
+        self.display = bool(rows)
+        self.styles.height = self.line_count
 
 
 def model_key(model: WarmModel) -> str:

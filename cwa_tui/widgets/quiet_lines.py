@@ -36,6 +36,10 @@ class QuietLines(Widget):
             self.refresh(*changed)
 
     @property
+    def line_count(self) -> int:
+        return len(self._lines)
+
+    @property
     def text(self) -> str:
         """What is shown, without styles."""
         return "\n".join(line.plain for line in self._lines)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwa_daemon.protocol import DeviceMemory, Sample
-from cwa_tui.widgets.area_chart import Level, area_chart, columns_in
+from cwa_tui.widgets.area_chart import Level, area_chart
 from cwa_tui.widgets.device_history import column_seconds, devices_lines, history_lines, time_axis
 
 BEGAN = 1_795_460_700.0
@@ -40,8 +40,8 @@ def dots(lines: list[str], width: int) -> list[set[int]]:
     return columns
 
 
-def plain(columns: list[Level | None], height: int, ascii_only: bool = False) -> list[str]:
-    return [line.plain for line in area_chart(columns, height, lambda height, solid: "", ascii_only)]
+def plain(columns: list[Level | None], height: int) -> list[str]:
+    return [line.plain for line in area_chart(columns, height, lambda height, solid: "")]
 
 
 parts = st.floats(0, 1)
@@ -59,21 +59,17 @@ def test_a_column_is_as_high_as_what_was_measured_and_a_gap_is_empty(columns: li
             assert min(heights) <= 1
 
 
-@given(st.lists(parts, min_size=2, max_size=40), st.integers(1, 6), st.booleans())
-def test_more_is_never_drawn_lower(totals: list[float], height: int, ascii_only: bool) -> None:
+@given(st.lists(parts, min_size=2, max_size=40), st.integers(1, 6))
+def test_more_is_never_drawn_lower(totals: list[float], height: int) -> None:
     rising = sorted(totals)
-    lines = plain([Level(total, total) for total in rising], height, ascii_only)
-    if ascii_only:
-        heights = [sum(line[place] != " " for line in lines) for place in range(len(rising))]
-    else:
-        heights = [max(column) for column in dots(lines, (len(rising) + 1) // 2)[: len(rising)]]
+    lines = plain([Level(total, total) for total in rising], height)
+    heights = [max(column) for column in dots(lines, (len(rising) + 1) // 2)[: len(rising)]]
     assert heights == sorted(heights)
 
 
 def test_our_part_is_solid_and_the_rest_is_sparse_so_that_colour_is_not_needed() -> None:
     column = dots(plain([Level(1.0, 0.5)], 4), 1)[0]
     assert set(range(8)) <= column and 8 <= len(column - set(range(8))) + 4 <= 12 and 15 in column
-    assert plain([Level(1.0, 0.5)], 4, ascii_only=True) == [":", ":", "#", "#"]
 
 
 moments = st.tuples(
@@ -95,17 +91,14 @@ def samples_of(rows: list[tuple[float, float, float | None, float | None]]) -> l
 samples = st.lists(moments, max_size=60).map(samples_of)
 
 
-@given(samples, st.integers(0, 200), st.integers(0, 20), st.booleans())
-def test_no_line_is_wider_and_no_device_higher_than_asked(
-    history: list[Sample], width: int, height: int, ascii_only: bool
-) -> None:
+@given(samples, st.integers(0, 200), st.integers(0, 20))
+def test_no_line_is_wider_and_no_device_higher_than_asked(history: list[Sample], width: int, height: int) -> None:
     for lines in (
-        history_lines(history, "cuda:0", width, height, ascii_only),
-        devices_lines(history, width, height, ascii_only),
+        history_lines(history, "cuda:0", width, height),
+        devices_lines(history, width, height),
     ):
         assert len(lines) <= height
         assert all(line.cell_len <= width for line in lines)
-        assert not ascii_only or all(line.plain.isascii() for line in lines)
 
 
 def test_nothing_is_made_up_of_a_device_that_nobody_has_measured() -> None:
@@ -141,13 +134,13 @@ def test_the_axis_says_when_something_was() -> None:
         assert abs(here[0] - axis[half:].index("-2")) <= 1
 
 
-def test_the_axis_ends_now_and_its_labels_do_not_touch() -> None:
-    for width, ascii_only in itertools.product((10, 20, 31, 76, 150, 292), (False, True)):
-        axis = time_axis(width, ascii_only).plain
-        assert len(axis) == width and axis.endswith("now")
-        labels = axis.replace("─", " ").replace("-", " ").split() if not ascii_only else []
+def test_the_axis_ends_now_or_when_it_was_known_last_and_its_labels_do_not_touch() -> None:
+    for width, latest in itertools.product((10, 20, 31, 76, 150, 292), ("now", "14:03:22")):
+        axis = time_axis(width, latest).plain
+        assert len(axis) == width and axis.endswith(latest)
+        labels = axis.replace("─", " ").split()
         assert len(labels) == len(set(labels))
-        assert column_seconds(columns_in(width, ascii_only)) * columns_in(width, ascii_only) >= 240
+        assert column_seconds(2 * width) * 2 * width >= 240
 
 
 def test_a_time_without_samples_is_a_gap() -> None:
