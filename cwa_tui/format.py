@@ -15,7 +15,26 @@ STATE_STYLES = {
     "cancelled": "yellow",
     "interrupted": "yellow",
 }  # rich styles of a job's states
+STATE_SIGNS = {
+    "queued": "○",
+    "paused": "‖",
+    "running": "▶",
+    "done": "✓",
+    "failed": "✗",
+    "cancelled": "⊘",
+    "interrupted": "!",
+}  # colours may be missing: a sign and a word say what a job's state is
 STABLE = "●"  # marks a weight that every repeat of the ranking has
+
+
+def signed(state: str) -> str:
+    """A job's state as sign and word: `✓ done`."""
+    return f"{STATE_SIGNS.get(state, '?')} {state}"
+
+
+def short_id(run_id: str) -> str:
+    """The last part of a run id, which every command takes: `k7q2`."""
+    return run_id.rpartition("-")[2]
 
 
 def size(size_bytes: float | None) -> str:
