@@ -34,12 +34,12 @@ def ps(as_json: Json = False) -> None:
 
 
 @app.command(cls=RunOptions)
-def load(context: typer.Context, model: Model, as_json: Json = False) -> None:
+def load(context: typer.Context, as_json: Json = False) -> None:
     """Load a model, so that the first run finds it warm."""
     from cwa_tui.cli.following import follow
 
-    given = {**context.obj, "model": [model]}
-    spec, options = spec_of("load", given), job_options_of("load", given)
+    spec, options = spec_of("load", context.obj), job_options_of("load", context.obj)
+    (model,) = context.obj["model"]
     with connect() as client:
         run_id = client.load(spec, command_typed(), options)
         follow(client, run_id, cancel_on_interrupt=True)

@@ -20,10 +20,12 @@ def show(value: Any) -> None:
     elif isinstance(value, str):
         print(visible(value), flush=True)
     else:
+        from cwa_tui.cli.lines import LineTable, line_width
         from cwa_tui.cli.terminal import Terminal
 
         # Piped output is not folded to 80 columns: a weight's name stays on one line for grep.
-        Terminal(width=None if sys.stdout.isatty() else 200).print(value)
+        piped = None if sys.stdout.isatty() else 200
+        Terminal(width=line_width() if isinstance(value, LineTable) else piped).print(value)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -15,29 +16,64 @@ from cwa_engine.base.plain import JsonMap
 from cwa_engine.guide.catalog import CatalogModel
 from cwa_engine.rows import MATRICES, exp, to_plain
 from cwa_tui import format as fmt
+from cwa_tui.cli.lines import RUN_ID, Field, LineTable, Row
 from cwa_tui.visible import words
 
 
-def jobs_table(jobs: list[JobView], now: float | None = None, chosen: bool = False) -> RenderableType:
-    """The job list, latest first; `chosen` if only some were asked for."""
-    if not jobs:
-        return (
-            Text("no such job; `cwtool jobs` lists all")
-            if chosen
-            else Text("no jobs yet; `cwtool run --model smollm2-135m` makes one")
-        )
-    table = Table(**TABLE)
-    for name in ("run id", "what", "state", "progress", "created", "took"):
-        table.add_column(name, no_wrap=name == "run id", overflow="fold")
-    for job in jobs:
-        took = (job.finished or now or time.time()) - job.started if job.started else None
+def jobs_table(jobs: Sequence[JobView], now: float | None = None) -> LineTable:
+    """Jobs, one line each: whether they wait, run or have ended, and what there is to say of that."""
+    now = now or time.time()
+    several_kinds = len({job.kind for job in jobs}) > 1
+    fields = [
+        Field(RUN_ID),
+        *([Field("kind")] if several_kinds else []),
+        Field("state"),
+        Field("model", least=10, cut="start"),
+        Field("what", least=18, optional=2),
+        Field("age", right=True),
+        Field("took", optional=1, right=True),
+        Field("said", least=14),
+    ]
+    return LineTable(fields, [_job_row(job, now) for job in jobs])
+
+
+def _job_row(job: JobView, now: float) -> Row:
+    style = fmt.STATE_STYLES.get(job.state, "")
+    cells = {
+        RUN_ID: job.run_id,
+        "kind": job.kind,
+        "state": fmt.signed(job.state),
+        "model": job.model,
+        "what": asked(job.spec) if job.kind == "run" else "",
+        "age": fmt.age(job.created, now),
+        "took": fmt.clock(worked_s(job, now)),
+        "said": _said(job),
+    }
+    error = job.error or job.copy_error
+    return Row(cells, {"state": style, "said": style if error else ""})
+
+
+def asked(spec: JsonMap) -> str:
+    """What a spec asks for: `grad_x_weight, obd · k 10 100 · zero`."""
+    metrics = ", ".join(spec.get("metrics") or ["given weights"])
+    sizes = " ".join(map(str, spec.get("topk") or ()))
+    damage = ", ".join(spec.get("perturbations") or ()) or "no damage"
+    return f"{metrics} · k {sizes} · {damage}"
+
+
+def worked_s(job: JobView, now: float) -> float | None:
+    """Seconds that a worker was at it; None if none was."""
+    return ((job.finished or now) - job.started) if job.started else None
+
+
+def _said(job: JobView) -> str:
+    """Why a job failed or what it waits for, how far it is, or what it found."""
+    if error := job.error or job.copy_error:
+        return str(error["message"])
+    if job.progress and not job.ended:
         at = job.progress
-        done = f"{at.stage} {fmt.counted(at.done, at.total, at.unit)}" if at else ""
-        state = Text(job.state, fmt.STATE_STYLES.get(job.state, ""))
-        error = job.error or job.copy_error
-        said = words(error["message"] if error else done)
-        table.add_row(job.run_id, job.kind, state, said, fmt.ago(job.created, now), fmt.duration(took))
-    return table
+        return f"{at.stage} {fmt.counted(at.done, at.total, at.unit)}"
+    return ""
 
 
 def job_details(job: JobView) -> RenderableType:
@@ -69,20 +105,33 @@ def job_details(job: JobView) -> RenderableType:
 
 
 def warm_models(status: StatusView) -> RenderableType:
-    """The warm models, and how full the memory of each device is."""
-    if not status.models:
-        shown: RenderableType = Text("no model is warm")
-    else:
-        table = Table(**TABLE)
-        for name in ("model", "revision", "dtype", "device", "size", "jobs", "last used", "expires"):
-            table.add_column(name, justify="right" if name in ("size", "jobs") else "left", overflow="fold")
-        for m in status.models:
-            revision = (m.revision or "-")[:12]
-            used = fmt.ago(m.last_used)
-            row = m.name, revision, m.dtype, m.device, fmt.size(m.size_bytes), str(m.jobs_served)
-            table.add_row(*row, "in use" if m.in_use else used, _expiry(m))
-        shown = table
+    """The warm models, one line each, and how full the memory of each device is."""
+    fields = [
+        Field("model", least=20, cut="start"),
+        Field("size", right=True),
+        Field("device"),
+        Field("expires", optional=1),
+        Field("last used", optional=2),
+        Field("dtype", optional=3),
+        Field("jobs", optional=4, right=True),
+        Field("revision", optional=5),
+    ]
+    rows = [Row(_warm_cells(model)) for model in status.models]
+    shown: RenderableType = LineTable(fields, rows) if rows else Text("no model is warm")
     return Group(shown, *(words(_memory(device), "dim") for device in status.devices))
+
+
+def _warm_cells(model: WarmModel) -> dict[str, str]:
+    return {
+        "model": model.name,
+        "size": fmt.size(model.size_bytes),
+        "device": model.device,
+        "expires": _expiry(model),
+        "last used": "in use" if model.in_use else fmt.ago(model.last_used),
+        "dtype": model.dtype,
+        "jobs": str(model.jobs_served),
+        "revision": (model.revision or "-")[:12],
+    }
 
 
 def _expiry(model: WarmModel) -> str:
@@ -130,50 +179,82 @@ def _limits(limits: dict[str, float | None]) -> list[str]:
     return [f"limits: a load {memory} of memory, a stage {idle} of idling and {step} of computing without getting on"]
 
 
-def results_table(summaries: list[JsonMap]) -> RenderableType:
-    """Finished runs, one line each, with the damage of their largest k."""
-    if not summaries:
-        return Text("no finished runs yet; `cwtool run --model smollm2-135m` makes one")
-    table = Table(**TABLE)
-    table.add_column("run id", no_wrap=True, min_width=max(len(summary["run_id"]) for summary in summaries))
-    for name in ("metrics", "baseline", "k", "critical", "random"):
-        table.add_column(name, justify="left" if name == "metrics" else "right", overflow="fold")
-    for summary in summaries:
-        if "unreadable" in summary:
-            table.add_row(words(summary["run_id"]), words(summary["unreadable"], "yellow"))
-            continue
-        names = (ranking["metric"] for ranking in summary["rankings"])
-        metrics = ", ".join(name for name in names if not name.endswith(MATRICES))
-        baseline = fmt.perplexity(summary["baseline"]["perplexity"])
-        table.add_row(words(summary["run_id"]), metrics, baseline, *_largest_damage(summary))
-    return table
+def results_table(summaries: Sequence[JsonMap], now: float | None = None) -> LineTable:
+    """Finished runs, one line each, with the damage of their largest k, and what it was compared with."""
+    fields = [
+        Field(RUN_ID),
+        Field("model", least=10, cut="start"),
+        Field("metrics", least=13),
+        Field("k", right=True),
+        Field("critical", right=True),
+        Field("control", right=True),
+        Field("verdict", optional=1),
+        Field("age", optional=2, right=True),
+        Field("baseline", optional=3, right=True),
+    ]
+    return LineTable(fields, [_result_row(summary, now or time.time()) for summary in summaries])
 
 
-def _largest_damage(summary: JsonMap) -> tuple[str, str, str]:
+def _result_row(summary: JsonMap, now: float) -> Row:
+    if "unreadable" in summary:
+        return Row({RUN_ID: summary["run_id"]}, {"": "yellow"}, sentence=f"! {summary['unreadable']}")
+    names = (ranking["metric"] for ranking in summary["rankings"])
+    k, critical, control, outcome = _largest_damage(summary)
+    cells = {
+        RUN_ID: summary["run_id"],
+        "model": summary["model"]["name"],
+        "metrics": ", ".join(name for name in names if not name.endswith(MATRICES)),
+        "k": k,
+        "critical": critical,
+        "control": control,
+        "verdict": outcome,
+        "age": fmt.age(summary["started"], now) if summary.get("started") else "-",
+        "baseline": fmt.perplexity(summary["baseline"]["perplexity"]),
+    }
+    return Row(cells)
+
+
+def _largest_damage(summary: JsonMap) -> tuple[str, str, str, str]:
+    """k, ratio of the critical set, largest ratio of its first control, verdict; of the largest k with controls."""
     compared = [group for group in summary["damage"] if group["controls"]]
     if not compared:
-        return "-", "-", "-"
+        return "-", "-", "-", "-"
     group = max(compared, key=lambda entry: entry["k"])
-    random = next((c for c in group["controls"] if c["control"] == "random"), None)
+    first = group["controls"][0]
     critical = "collapsed" if group["critical"]["collapsed_at"] else fmt.ratio(group["critical"]["perplexity_ratio"])
-    largest = random["largest"] if random else None
-    control = "-" if largest is None else fmt.ratio(to_plain(exp(largest)))
-    return str(group["k"]), critical, control
+    largest = first["largest"]
+    control = "collapsed" if largest is None else fmt.ratio(to_plain(exp(largest)))
+    return str(group["k"]), critical, control, group.get("outcome") or "-"
 
 
-def catalog_table(entries: list[CatalogModel], cached: dict[str, int]) -> RenderableType:
+def catalog_table(entries: Sequence[CatalogModel], cached: dict[str, int]) -> LineTable:
     """The models of the guide with their size on disk, then models on disk that the guide does not know."""
-    table = Table(**TABLE)
-    for name in ("model", "family", "weights", "licence", "token", "on disk"):
-        table.add_column(name, justify="right" if name in ("weights", "on disk") else "left", overflow="fold")
-    for entry in entries:
-        name = f"{entry.alias} ({entry.name})" if entry.alias else entry.name
-        disk = fmt.size(cached[entry.name]) if entry.name in cached else "-"
-        weights, token = fmt.millions(entry.parameters_m), "HF_TOKEN" if entry.gated else ""
-        table.add_row(name, entry.family, weights, entry.licence, token, disk)
-    for name in sorted(set(cached) - {entry.name for entry in entries}):
-        table.add_row(name, "-", "-", "-", "", fmt.size(cached[name]))
-    return table
+    fields = [
+        Field("model", least=24, cut="start"),
+        Field("weights", right=True),
+        Field("on disk", right=True),
+        Field("alias", optional=1),
+        Field("token", optional=2),
+        Field("licence", optional=3),
+        Field("family", optional=4),
+    ]
+    rows = [
+        Row(
+            {
+                "model": entry.name,
+                "weights": fmt.millions(entry.parameters_m),
+                "on disk": fmt.size(cached[entry.name]) if entry.name in cached else "-",
+                "alias": entry.alias or "",
+                "token": "HF_TOKEN" if entry.gated else "",
+                "licence": entry.licence,
+                "family": entry.family,
+            }
+        )
+        for entry in entries
+    ]
+    others = sorted(set(cached) - {entry.name for entry in entries})
+    rows += [Row({"model": name, "weights": "-", "on disk": fmt.size(cached[name])}) for name in others]
+    return LineTable(fields, rows)
 
 
 def _moment(seconds: float | None) -> str:
