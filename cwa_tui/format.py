@@ -23,17 +23,17 @@ STATE_SIGNS = {
     "failed": "✗",
     "cancelled": "⊘",
     "interrupted": "!",
-}  # colours may be missing: a sign and a word say what a job's state is
+}  # a state is told by sign and word, never by its colour alone
 STABLE = "●"  # marks a weight that every repeat of the ranking has
 
 
 def signed(state: str) -> str:
-    """A job's state as sign and word: `✓ done`."""
-    return f"{STATE_SIGNS.get(state, '?')} {state}"
+    """`✓ done`: a state with its sign."""
+    return f"{STATE_SIGNS[state]} {state}" if state in STATE_SIGNS else state
 
 
 def short_id(run_id: str) -> str:
-    """The last part of a run id, which every command takes: `k7q2`."""
+    """`k7q2`: the end of a run id, by which every command finds it."""
     return run_id.rpartition("-")[2]
 
 
