@@ -81,6 +81,13 @@ def metrics(incomplete: str) -> list[Value]:
     return _beginning([(name, metric.formula) for name, metric in METRICS.items()], incomplete)
 
 
+def weight_columns(incomplete: str) -> list[Value]:
+    """Columns of a ranking."""
+    from cwa_tui.ranking import COLUMNS
+
+    return _of(COLUMNS, several=False)(incomplete)
+
+
 def states(incomplete: str) -> list[Value]:
     """States of jobs."""
     from cwa_tui.format import STATE_SIGNS
@@ -104,7 +111,10 @@ def _of(values: Iterable[str], several: bool) -> Completion:
 
 
 def _beginning(found: Iterable[tuple[str, str]], incomplete: str) -> list[Value]:
-    return [(value, said) for value, said in found if value.lower().startswith(incomplete.lower())]
+    """Those that begin like this; where there are none, those whose part behind the slash does: `pyth`."""
+    typed, found = incomplete.lower(), list(found)
+    whole: list[Value] = [(value, said) for value, said in found if value.lower().startswith(typed)]
+    return whole or [(value, said) for value, said in found if value.lower().rpartition("/")[2].startswith(typed)]
 
 
 def _on_disk() -> list[str]:

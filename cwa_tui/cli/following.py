@@ -9,7 +9,7 @@ import typer
 
 from cwa_daemon.client import Client, Result
 from cwa_engine.base.errors import DaemonUnreachable, NotFound, RunFailed, VersionMismatch
-from cwa_engine.base.events import Planned
+from cwa_engine.base.events import Note, Planned
 from cwa_engine.records.checksums import Check, altered_error
 from cwa_tui.cli.output import say, show, show_error, stderr
 from cwa_tui.cli.progress import progress
@@ -24,6 +24,8 @@ def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet
     """Show a job until it is done and copied, and raise its error. Ctrl-C leaves it, or cancels it if asked for."""
     seen = 0
     try:
+        if not quiet:
+            _say_what_it_waits_for(client, run_id)
         with progress(stderr(quiet)) as show_event:
             for plain in client.follow(run_id):
                 event = read_job_event(plain)
@@ -44,10 +46,19 @@ def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet
         raise RunFailed(f"{run_id} is {event.what.state}")
 
 
+def _say_what_it_waits_for(client: Client, run_id: str) -> None:
+    if waits_for := client.job(run_id).waits_for:
+        say(f"{run_id} waits: {waits_for}")
+
+
 def planned(client: Client, run_id: str) -> Plan:
     """The plan that a job made, when it is done. Raises its error."""
+    _say_what_it_waits_for(client, run_id)
     follow(client, run_id, cancel_on_interrupt=True, quiet=True)
-    events = (read_job_event(plain).what for plain in client.follow(run_id))
+    events = [read_job_event(plain).what for plain in client.follow(run_id)]
+    for event in events:
+        if isinstance(event, Note):
+            say(event.text)
     return next(event.plan for event in events if isinstance(event, Planned))
 
 

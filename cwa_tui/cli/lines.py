@@ -96,7 +96,8 @@ def _with_ids(table: LineTable, room: int) -> tuple[Sequence[Row], dict[str, int
     widths = _widths(table.fields, table.rows, room)
     ids = [row.cells[RUN_ID] for row in table.rows if RUN_ID in row.cells]
     short = [fmt.short_id(run_id) for run_id in ids]
-    if not ids or len(widths) == len(table.fields) or len(set(short)) < len(set(ids)):
+    whole_fit = len(widths) == len(_widths(table.fields, table.rows, NO_LIMIT))
+    if not ids or whole_fit or len(set(short)) < len(set(ids)):
         return table.rows, widths
     rows = [replace(row, cells={**row.cells, RUN_ID: fmt.short_id(row.cells[RUN_ID])}) for row in table.rows]
     return rows, _widths(table.fields, rows, room)
@@ -105,7 +106,10 @@ def _with_ids(table: LineTable, room: int) -> tuple[Sequence[Row], dict[str, int
 def _widths(fields: Sequence[Field], rows: Sequence[Row], room: int) -> dict[str, int]:
     columns = []
     for entry in fields:
-        texts = [entry.key, *(row.cells[entry.key] for row in rows if entry.key in row.cells)]
+        said = [row.cells[entry.key] for row in rows if row.cells.get(entry.key)]
+        if entry.optional and not said:
+            continue
+        texts = [entry.key, *said]
         whole = max(cell_len(text) for text in texts)
         least = min(whole, max(entry.least, cell_len(entry.key))) if entry.least else whole
         columns.append(Column(entry.key, entry.key, least, most=whole, optional=entry.optional))

@@ -80,7 +80,7 @@ def show_run(
         raise InvalidInput("--config prints TOML, and --json JSON", hint="give one of them")
     with connect() as client:
         if config:
-            from cwa_engine.records.manifest_spec import repeated
+            from cwa_tui.cli.rerun import repeated
             from cwa_tui.cli.config_file import config_text
 
             show(config_text(repeated(client.manifest(run_id))))
@@ -153,15 +153,15 @@ def topk(
     with connect() as client:
         name, found, total = weights.ranked(client, run_id, metric, order, offset, limit)
     if as_json:
-        show({"metric": name, "weights": weights.plain(found), "total": total})
+        show({"metric": name, "weights": weights.plain(found)})
     elif as_csv:
         show(weights.csv(found))
     elif found:
         show(topk_table(name, found))
-        if total > offset + len(found):
-            say(f"{offset + 1} to {offset + len(found)} of {total}; `-n {total}` lists all")
+        if total is None or total > offset + len(found):
+            say(f"{offset + 1} to {offset + len(found)} of {total or 'more'}; -n lists as many as you like")
     else:
-        show(f"no weight of the {total} matches" if words else f"there are {total} weights")
+        show("no weight matches" if words else f"the ranking has no more than {offset} weights")
 
 
 @results.command()
