@@ -15,7 +15,7 @@ from cwa_tui import format as fmt
 from cwa_tui.columns import PADDING, Column, Cut, fit, shorten
 from cwa_tui.visible import visible
 
-RUN_ID = "run id"  # key of the column that has run ids, whole where all columns fit beside them, else short
+RUN_ID = "run id"  # key of the column of run ids, which are whole or short, and never cut
 NO_LIMIT = 1_000_000  # cells of a line in a pipe
 
 
@@ -49,9 +49,10 @@ class LineTable:
     caption: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        shown = _fitted(_readable(self, console.encoding), options.max_width, console.encoding)
+        room = getattr(console, "line_width", None) or options.max_width
+        shown = _fitted(_readable(self, console.encoding), room, console.encoding)
         for line in (*_headings(self.title, "bold"), *shown, *_headings(self.caption, "dim italic")):
-            line.truncate(options.max_width, overflow="ellipsis")  # where not even the least of all columns fits
+            line.truncate(room, overflow="ellipsis")  # where not even the least of all columns fits
             yield Text(no_wrap=True, overflow="ignore").append_text(line)
 
 
@@ -92,28 +93,35 @@ def _fitted(table: LineTable, room: int, encoding: str) -> Iterator[Text]:
 
 
 def _with_ids(table: LineTable, room: int) -> tuple[Sequence[Row], dict[str, int]]:
-    """The rows with whole or short run ids, and the widths of the columns that are shown."""
+    """The rows with whole run ids where all else fits beside them, else with short ones, and the widths of the columns."""
     widths = _widths(table.fields, table.rows, room)
-    ids = [row.cells[RUN_ID] for row in table.rows if RUN_ID in row.cells]
-    short = [fmt.short_id(run_id) for run_id in ids]
-    whole_fit = len(widths) == len(_widths(table.fields, table.rows, NO_LIMIT))
-    if not ids or whole_fit or len(set(short)) < len(set(ids)):
+    ids = {row.cells[RUN_ID] for row in table.rows if RUN_ID in row.cells}
+    short = {fmt.short_id(run_id) for run_id in ids}
+    whole = _widths(table.fields, table.rows, NO_LIMIT)
+    last = table.fields[-1].key  # it may be cut, as a message may have any length
+    if not ids or len(short) < len(ids) or all(widths.get(key) == whole[key] for key in whole if key != last):
         return table.rows, widths
     rows = [replace(row, cells={**row.cells, RUN_ID: fmt.short_id(row.cells[RUN_ID])}) for row in table.rows]
     return rows, _widths(table.fields, rows, room)
 
 
 def _widths(fields: Sequence[Field], rows: Sequence[Row], room: int) -> dict[str, int]:
-    columns = []
+    """Cells of each column that fits. What is left goes to those that are cut, the narrowest of them first."""
+    columns, whole = [], {}
     for entry in fields:
         said = [row.cells[entry.key] for row in rows if row.cells.get(entry.key)]
         if entry.optional and not said:
             continue
-        texts = [entry.key, *said]
-        whole = max(cell_len(text) for text in texts)
-        least = min(whole, max(entry.least, cell_len(entry.key))) if entry.least else whole
-        columns.append(Column(entry.key, entry.key, least, most=whole, optional=entry.optional))
-    return fit(columns, room + PADDING)  # nothing stands behind the last column
+        longest = whole[entry.key] = max(map(cell_len, (entry.key, *said)))
+        least = min(longest, max(entry.least, cell_len(entry.key))) if entry.least else longest
+        columns.append(Column(entry.key, entry.key, least, optional=entry.optional))
+    widths = fit(columns, room + PADDING)  # nothing stands behind the last column
+    spare = room + PADDING - sum(width + PADDING for width in widths.values())
+    while spare > 0 and (cut := [key for key, width in widths.items() if width < whole[key]]):
+        narrowest = min(cut, key=lambda key: widths[key])
+        widths[narrowest] += 1
+        spare -= 1
+    return widths
 
 
 def _line(

@@ -20,12 +20,11 @@ def show(value: Any) -> None:
     elif isinstance(value, str):
         print(visible(value), flush=True)
     else:
-        from cwa_tui.cli.lines import LineTable, line_width
+        from cwa_tui.cli.lines import line_width
         from cwa_tui.cli.terminal import Terminal
 
         # Piped output is not folded to 80 columns: a weight's name stays on one line for grep.
-        piped = None if sys.stdout.isatty() else 200
-        Terminal(width=line_width() if isinstance(value, LineTable) else piped).print(value)
+        Terminal(width=None if sys.stdout.isatty() else 200, line_width=line_width()).print(value, crop=False)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

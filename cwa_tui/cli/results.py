@@ -159,7 +159,8 @@ def topk(
     elif found:
         show(topk_table(name, found))
         if total is None or total > offset + len(found):
-            say(f"{offset + 1} to {offset + len(found)} of {total or 'more'}; -n lists as many as you like")
+            of_all = f" of {total}" if total else ""
+            say(f"{offset + 1} to {offset + len(found)}{of_all}; -n lists as many as you like")
     else:
         show("no weight matches" if words else f"the ranking has no more than {offset} weights")
 

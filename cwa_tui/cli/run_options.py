@@ -69,8 +69,10 @@ class RunOptions(TyperCommand):
         if config is not None:
             from cwa_tui.cli.config_file import read_config
 
-            own = {entry.field for entry in self._fields()}
-            given = {**{field: said for field, said in read_config(config).items() if field in own}, **given}
+            in_file = read_config(config)
+            if given.get("model", in_file.get("model")) != in_file.get("model"):
+                in_file.pop("revision", None)  # it is one of another model
+            given = {**in_file, **given}
         if "model" not in given:
             raise InvalidInput(
                 "no model is given",

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cwa_daemon.protocol import DeviceMemory, JobView, StatusView, WarmModel
+from cwa_daemon.protocol import DeviceMemory, Headline, JobView, StatusView, WarmModel
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.guide.catalog import CatalogModel
 from cwa_engine.rows import MATRICES, exp, to_plain
@@ -32,7 +32,7 @@ def jobs_table(jobs: Sequence[JobView], now: float | None = None) -> LineTable:
         Field("what", least=18, optional=2),
         Field("age", right=True),
         Field("took", optional=1, right=True),
-        Field("said", least=14),
+        Field("note", least=24),
     ]
     return LineTable(fields, [_job_row(job, now) for job in jobs])
 
@@ -46,11 +46,11 @@ def _job_row(job: JobView, now: float) -> Row:
         "model": job.model,
         "what": asked(job.spec) if job.kind == "run" else "",
         "age": fmt.age(job.created, now),
-        "took": fmt.clock(worked_s(job, now)),
-        "said": _said(job),
+        "took": fmt.clock(job.took_s(now)) if job.started else "",
+        "note": _note(job),
     }
     error = job.error or job.copy_error
-    return Row(cells, {"state": style, "said": style if error else ""})
+    return Row(cells, {"state": style, "note": style if error else ""})
 
 
 def asked(spec: JsonMap) -> str:
@@ -61,19 +61,23 @@ def asked(spec: JsonMap) -> str:
     return f"{metrics} · k {sizes} · {damage}"
 
 
-def worked_s(job: JobView, now: float) -> float | None:
-    """Seconds that a worker was at it; None if none was."""
-    return ((job.finished or now) - job.started) if job.started else None
-
-
-def _said(job: JobView) -> str:
+def _note(job: JobView) -> str:
     """Why a job failed or what it waits for, how far it is, or what it found."""
     if error := job.error or job.copy_error:
         return str(error["message"])
-    if job.progress and not job.ended:
+    if job.ended:
+        return _headline(job.headline) if job.headline else ""
+    if job.progress and job.running_since is not None:
         at = job.progress
         return f"{at.stage} {fmt.counted(at.done, at.total, at.unit)}"
-    return ""
+    return job.waits_for
+
+
+def _headline(found: Headline) -> str:
+    """`k 100 x4.62, control x1.0002, harmful`."""
+    critical = "collapsed" if found.collapsed else fmt.ratio(found.ratio)
+    control = f", control {fmt.ratio(found.control_ratio)}" if found.control_ratio is not None else ""
+    return f"k {found.k} {critical}{control}{f', {found.outcome}' if found.outcome else ''}"
 
 
 def job_details(job: JobView) -> RenderableType:
@@ -83,11 +87,14 @@ def job_details(job: JobView) -> RenderableType:
     rows = {
         "run id": job.run_id,
         "what": f"{job.kind} {job.model}",
-        "state": job.state,
+        "state": fmt.signed(job.state),
         "device": job.device,
         "created": _moment(job.created),
         "started": _moment(job.started),
         "finished": _moment(job.finished),
+        "took": fmt.duration(job.took_s(time.time())) if job.started else None,
+        "waits": job.waits_for,
+        "found": job.headline.sentence if job.headline else None,
         "owner": job.owner or None,
         "retry of": job.retry_of,
         "after": job.after,
@@ -107,7 +114,7 @@ def job_details(job: JobView) -> RenderableType:
 def warm_models(status: StatusView) -> RenderableType:
     """The warm models, one line each, and how full the memory of each device is."""
     fields = [
-        Field("model", least=20, cut="start"),
+        Field("model", least=30, cut="start"),
         Field("size", right=True),
         Field("device"),
         Field("expires", optional=1),
@@ -230,7 +237,7 @@ def _largest_damage(summary: JsonMap) -> tuple[str, str, str, str]:
 def catalog_table(entries: Sequence[CatalogModel], cached: dict[str, int]) -> LineTable:
     """The models of the guide with their size on disk, then models on disk that the guide does not know."""
     fields = [
-        Field("model", least=24, cut="start"),
+        Field("model", least=36, cut="start"),
         Field("weights", right=True),
         Field("on disk", right=True),
         Field("alias", optional=1),
