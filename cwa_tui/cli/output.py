@@ -27,6 +27,16 @@ def show(value: Any) -> None:
         Terminal(width=None if sys.stdout.isatty() else 200, line_width=line_width()).print(value, crop=False)
 
 
+def show_exactly(text: str) -> None:
+    """Print a table for programs. In a pipe or a file it is UTF-8, and nothing of it is spelled out."""
+    if sys.stdout.isatty():
+        show(text.removesuffix("\n"))
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+    sys.stdout.buffer.flush()
+
+
 def json_text(value: Any, indent: int | None = None) -> str:
     """JSON in printable ASCII, so that it is the same in every encoding. json.dumps leaves DEL as it is."""
     return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")

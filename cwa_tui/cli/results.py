@@ -12,7 +12,7 @@ from cwa_engine.base.files import user_path
 from cwa_tui.cli import completion, listing
 from cwa_tui.cli.connection import connect
 from cwa_tui.cli.groups import ListByDefault
-from cwa_tui.cli.output import say, show
+from cwa_tui.cli.output import say, show, show_exactly
 from cwa_tui.cli.parameters import FinishedRunId, Json, Limit
 from cwa_tui.cli.remembered import remember
 
@@ -155,7 +155,7 @@ def topk(
     if as_json:
         show({"metric": name, "weights": weights.plain(found)})
     elif as_csv:
-        show(weights.csv(found))
+        show_exactly(weights.csv(found))
     elif found:
         show(topk_table(name, found))
         if total is None or total > offset + len(found):
@@ -198,7 +198,7 @@ def export(
     with connect() as client:
         report = client.report(run_id)
         if table:
-            show(exported.text_of(report, table, chosen).removesuffix("\n"))
+            show_exactly(exported.text_of(report, table, chosen))
             return
         folder = user_path(output, "--output") if output else Path(f"{report.run_id}-tables").absolute()
         for path in exported.write_all(report, folder, chosen):

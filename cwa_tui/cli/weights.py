@@ -62,7 +62,7 @@ def plain(weights: Sequence[TopWeight]) -> list[Any]:
 
 def csv(weights: Sequence[TopWeight]) -> str:
     """The weights as CSV, with the columns of the run's own table, and exact numbers."""
-    return export(COLUMNS, ([getattr(weight, name) for name in COLUMNS] for weight in weights), "csv").removesuffix("\n")
+    return export(COLUMNS, ([getattr(weight, name) for name in COLUMNS] for weight in weights), "csv")
 
 
 def _read(
