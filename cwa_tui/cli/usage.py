@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any
 
 import typer
 
-from cwa_engine.base.errors import InvalidInput, did_you_mean, near_names
+from cwa_engine.base.errors import InvalidInput
 from cwa_tui.cli.synonyms import advice, meanings
 
 # What typer raises for a wrong command line. It does not export the class, only one that is made from it.
@@ -22,8 +24,9 @@ def explained(error: Any) -> InvalidInput:
     if unknown := getattr(error, "option_name", None):
         if type(error).__name__ == "NoSuchOption":
             return InvalidInput(f"no such option: {unknown}", hint=_meant(context, unknown, help_command))
-        return InvalidInput(_sentence(error), hint=f"`{help_command}` lists the options")
+        return InvalidInput(f"{unknown} has no value", hint="write it behind the option")
     message, _, near = _sentence(error).partition(" Did you mean ")
+    message = re.sub(r"^got unexpected extra argument(?:\(?s?\)?) \((.*)\)$", r"unexpected: \1", message)
     hint = f"did you mean {near}" if near else _place(context, message)
     return InvalidInput(message.removesuffix("."), hint=hint or f"`{help_command}` says what it takes")
 
@@ -44,20 +47,21 @@ def _meant(context: Any, unknown: str, help_command: str) -> str:
     if instead := advice(unknown):
         return instead
     if (top := _top(context)) is not context and unknown in (of_all := _flags(top.command)):
-        return f"write it before the command: `cwtool {unknown}{' NAME' if of_all[unknown] else ''} {context.info_name} ...`"
+        command = " ".join(context.command_path.split()[1:]).removesuffix(" list")
+        return f"write it before the command: `cwtool {unknown}{' NAME' if of_all[unknown] else ''} {command} ...`"
     if takes_model := "model" in meanings(unknown) and [p for p in context.command.params if p.name == "model"]:
         return f"the model stands alone: `{context.command_path} {takes_model[0].metavar or 'MODEL'}`"
-    near = near_names(unknown, own)
-    return did_you_mean(unknown, near) if near else f"`{help_command}` lists the options"
+    by_word = {name.lstrip("-"): name for name in own}
+    near = [by_word[word] for word in get_close_matches(unknown.lstrip("-"), by_word, n=2, cutoff=0.65)]
+    return f"did you mean {' or '.join(near)}?" if near else f"`{help_command}` lists the options"
 
 
 def _place(context: Any, message: str) -> str:
     """A hint for a word too many: which command it may have been meant for."""
-    if context is None or "unexpected extra argument" not in message:
+    if context is None or not message.startswith("unexpected: "):
         return ""
-    words = message.rpartition("(")[2].rstrip(").")
-    if context.info_name == "list" and context.parent:
-        return f"`{context.parent.command_path} show {shlex.quote(words.split()[0])}` shows one"
+    if context.info_name == "list" and context.parent and "show" in context.parent.command.commands:
+        return f"`{context.parent.command_path} show {shlex.quote(message.split()[1])}` shows one"
     return ""
 
 
