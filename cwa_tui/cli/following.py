@@ -9,7 +9,7 @@ import typer
 
 from cwa_daemon.client import Client, Result
 from cwa_engine.base.errors import DaemonUnreachable, NotFound, RunFailed, VersionMismatch
-from cwa_engine.base.events import Note, Planned
+from cwa_engine.base.events import Planned
 from cwa_engine.records.checksums import Check, altered_error
 from cwa_tui.cli.output import say, show, show_error, stderr
 from cwa_tui.cli.progress import progress
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from cwa_engine.rows import Plan
 
 
-def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet: bool = False) -> None:
-    """Show a job until it is done and copied, and raise its error. Ctrl-C leaves it, or cancels it if asked for."""
+def follow(
+    client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet: bool = False, only_notes: bool = False
+) -> None:
+    """Show a job until it is done and copied, and raise its error. Ctrl-C leaves it, or cancels it if asked for.
+
+    `only_notes` shows what it waits for and what is notable, and no progress.
+    """
     seen = 0
     try:
-        if not quiet:
-            _say_what_it_waits_for(client, run_id)
-        with progress(stderr(quiet)) as show_event:
+        with progress(stderr(quiet), only_notes) as show_event:
             for plain in client.follow(run_id):
                 event = read_job_event(plain)
                 seen = event.seq
@@ -46,19 +49,10 @@ def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet
         raise RunFailed(f"{run_id} is {event.what.state}")
 
 
-def _say_what_it_waits_for(client: Client, run_id: str) -> None:
-    if waits_for := client.job(run_id).waits_for:
-        say(f"{run_id} waits: {waits_for}")
-
-
 def planned(client: Client, run_id: str) -> Plan:
     """The plan that a job made, when it is done. Raises its error."""
-    _say_what_it_waits_for(client, run_id)
-    follow(client, run_id, cancel_on_interrupt=True, quiet=True)
-    events = [read_job_event(plain).what for plain in client.follow(run_id)]
-    for event in events:
-        if isinstance(event, Note):
-            say(event.text)
+    follow(client, run_id, cancel_on_interrupt=True, only_notes=True)
+    events = (read_job_event(plain).what for plain in client.follow(run_id))
     return next(event.plan for event in events if isinstance(event, Planned))
 
 

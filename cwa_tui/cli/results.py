@@ -51,7 +51,7 @@ def list_results(
     if as_json:
         show({"results": summaries, "total": page.total})
     elif summaries:
-        show(results_table(summaries))
+        show(results_table(page.jobs, summaries))
         listing.say_how_many("cwtool results", asked, page)
     elif asked == listing.query(limit, states=["done"], kinds=["run"]):
         show("no finished runs yet; `cwtool run smollm2-135m` makes one")

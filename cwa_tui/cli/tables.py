@@ -14,7 +14,7 @@ from rich.text import Text
 from cwa_daemon.protocol import DeviceMemory, Headline, JobView, StatusView, WarmModel
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.guide.catalog import CatalogModel
-from cwa_engine.rows import MATRICES, exp, to_plain
+from cwa_engine.rows import MATRICES
 from cwa_tui import format as fmt
 from cwa_tui.cli.lines import RUN_ID, Field, LineTable, Row
 from cwa_tui.visible import words
@@ -75,9 +75,8 @@ def _note(job: JobView) -> str:
 
 def _headline(found: Headline) -> str:
     """`k 100 x4.62, control x1.0002, harmful`."""
-    critical = "collapsed" if found.collapsed else fmt.ratio(found.ratio)
     control = f", control {fmt.ratio(found.control_ratio)}" if found.control_ratio is not None else ""
-    return f"k {found.k} {critical}{control}{f', {found.outcome}' if found.outcome else ''}"
+    return f"k {found.k} {_ratio(found)}{control}{f', {found.outcome}' if found.outcome else ''}"
 
 
 def job_details(job: JobView) -> RenderableType:
@@ -186,8 +185,8 @@ def _limits(limits: dict[str, float | None]) -> list[str]:
     return [f"limits: a load {memory} of memory, a stage {idle} of idling and {step} of computing without getting on"]
 
 
-def results_table(summaries: Sequence[JsonMap], now: float | None = None) -> LineTable:
-    """Finished runs, one line each, with the damage of their largest k, and what it was compared with."""
+def results_table(jobs: Sequence[JobView], summaries: Sequence[JsonMap], now: float | None = None) -> LineTable:
+    """Finished runs with their summaries, one line each: the damage of the largest k, and what it was compared with."""
     fields = [
         Field(RUN_ID),
         Field("model", least=10, cut="start"),
@@ -199,39 +198,34 @@ def results_table(summaries: Sequence[JsonMap], now: float | None = None) -> Lin
         Field("age", optional=2, right=True),
         Field("baseline", optional=3, right=True),
     ]
-    return LineTable(fields, [_result_row(summary, now or time.time()) for summary in summaries])
+    now = now or time.time()
+    return LineTable(fields, [_result_row(job, summary, now) for job, summary in zip(jobs, summaries, strict=True)])
 
 
-def _result_row(summary: JsonMap, now: float) -> Row:
+def _result_row(job: JobView, summary: JsonMap, now: float) -> Row:
     if "unreadable" in summary:
-        return Row({RUN_ID: summary["run_id"]}, {"": "yellow"}, sentence=f"! {summary['unreadable']}")
+        return Row({RUN_ID: job.run_id}, {"": "yellow"}, sentence=f"! {summary['unreadable']}")
     names = (ranking["metric"] for ranking in summary["rankings"])
-    k, critical, control, outcome = _largest_damage(summary)
     cells = {
-        RUN_ID: summary["run_id"],
-        "model": summary["model"]["name"],
+        RUN_ID: job.run_id,
+        "model": job.model,
         "metrics": ", ".join(name for name in names if not name.endswith(MATRICES)),
-        "k": k,
-        "critical": critical,
-        "control": control,
-        "verdict": outcome,
-        "age": fmt.age(summary["started"], now) if summary.get("started") else "-",
+        "age": fmt.age(job.created, now),
         "baseline": fmt.perplexity(summary["baseline"]["perplexity"]),
     }
-    return Row(cells)
+    damage = {"k": "-", "critical": "-", "control": "-", "verdict": ""}
+    if found := job.headline:
+        damage = {
+            "k": str(found.k),
+            "critical": _ratio(found),
+            "control": fmt.ratio(found.control_ratio),
+            "verdict": found.outcome,
+        }
+    return Row({**cells, **damage})
 
 
-def _largest_damage(summary: JsonMap) -> tuple[str, str, str, str]:
-    """k, ratio of the critical set, largest ratio of its first control, verdict; of the largest k with controls."""
-    compared = [group for group in summary["damage"] if group["controls"]]
-    if not compared:
-        return "-", "-", "-", "-"
-    group = max(compared, key=lambda entry: entry["k"])
-    first = group["controls"][0]
-    critical = "collapsed" if group["critical"]["collapsed_at"] else fmt.ratio(group["critical"]["perplexity_ratio"])
-    largest = first["largest"]
-    control = "collapsed" if largest is None else fmt.ratio(to_plain(exp(largest)))
-    return str(group["k"]), critical, control, group.get("outcome") or "-"
+def _ratio(found: Headline) -> str:
+    return "collapsed" if found.collapsed else fmt.ratio(found.ratio)
 
 
 def catalog_table(entries: Sequence[CatalogModel], cached: dict[str, int]) -> LineTable:

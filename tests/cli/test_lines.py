@@ -61,7 +61,7 @@ def test_columns_are_left_out_by_their_number_and_names_are_cut_with_a_sign() ->
     assert headings(200) == ["state", "model", "metrics", "age", "note"]
     assert headings(57) == ["state", "model", "age", "note"]
     assert headings(46) == ["state", "model", "note"]
-    assert "…/SmolLM2-135M" in printed(LineTable(FIELDS, [row(note="a" * 40)]), 60)[1]
+    assert "…/SmolLM2-135M" in printed(LineTable(FIELDS, [row(note="a" * 40)]), 70)[1]
 
 
 def test_a_message_of_many_lines_takes_one_and_ends_where_the_line_does() -> None:
