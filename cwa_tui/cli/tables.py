@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +13,7 @@ from cwa_engine.base.plain import JsonMap
 from cwa_engine.guide.catalog import CatalogModel
 from cwa_engine.rows import MATRICES, exp, to_plain
 from cwa_tui import format as fmt
+from cwa_tui.answer_tables import TABLE
 from cwa_tui.visible import words
 
 
@@ -178,6 +177,3 @@ def catalog_table(entries: list[CatalogModel], cached: dict[str, int]) -> Render
 
 def _moment(seconds: float | None) -> str:
     return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-TABLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold", "pad_edge": False}

@@ -84,4 +84,10 @@ def ratio_of(delta: float) -> str:
     if delta > 700:
         return "x>1e304"
     ratio = math.exp(delta)
-    return f"x{ratio:.2g}" if ratio >= 1000 or ratio < 0.01 else f"x{ratio:.4g}" if abs(ratio - 1) < 0.1 else f"x{ratio:.3g}"
+    return (
+        f"x{ratio:.2g}"
+        if ratio >= 1000 or ratio < 0.01
+        else f"x{ratio:.4g}"
+        if abs(ratio - 1) < 0.1
+        else f"x{ratio:.3g}"
+    )

@@ -20,7 +20,9 @@ class StageLine(QuietStatic):
 
 def _stage(stage: StageTime, state: str, now: float) -> Text:
     if stage.seconds is not None:
-        return Text.assemble((fmt.STATE_SIGNS["done"], "green"), f" {stage.name} ", (fmt.duration(stage.seconds), "dim"))
+        return Text.assemble(
+            (fmt.STATE_SIGNS["done"], "green"), f" {stage.name} ", (fmt.duration(stage.seconds), "dim")
+        )
     if state != "running":  # it was cut short
         return Text(f"{fmt.STATE_SIGNS.get(state, '')} {stage.name}".strip())
     at = stage.progress
