@@ -6,29 +6,27 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from rich.segment import Segment
 from textual.app import App
 from textual.color import Color
 from textual.filter import LineFilter
 
-from cwa_daemon.client import AsyncClient
+from cwa_daemon.client import AsyncClient, Settings
 from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import InvalidInput
 from cwa_tui.draft import Draft
+from cwa_tui.format import short_id
+from cwa_tui.plan_job import made_plan
 from cwa_tui.preferences import PreferenceFile
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.screens.help import HelpScreen
 from cwa_tui.screens.home import HomeScreen
-from cwa_tui.screens.new_run import NewRunScreen
+from cwa_tui.screens.new_run import FormDoors, NewRunScreen
 from cwa_tui.screens.run import RunScreen
 from cwa_tui.session import Connect, DaemonClient, Pace, Session
 from cwa_tui.state import TuiStore
 from cwa_tui.visible import visible
-
-if TYPE_CHECKING:
-    from cwa_daemon.client import Settings
 
 
 class Visible(LineFilter):
@@ -56,8 +54,10 @@ class CwtoolApp(App[None]):
         clock: Callable[[], float] = time.time,
         pace: Pace | None = None,
         preferences: PreferenceFile | None = None,
+        host: str = "",
     ) -> None:
         super().__init__()
+        self._host = host  # of a daemon on another machine
         self.preferences = preferences or PreferenceFile()
         self.session = Session(connect, pace or Pace(), TuiStore(clock))
         self._visible = Visible()
@@ -89,13 +89,22 @@ class CwtoolApp(App[None]):
         raise NotImplementedError
 
     def open_form(self, like: JobView | None) -> None:
-        warm = [model.name for model in self.session.store.warm_models]
-        draft = Draft(self.preferences.now.draft) if self.preferences.now.draft else Draft()
-        form = NewRunScreen(self.session.submit, self._keep_draft, draft, warm)
+        store, host = self.session.store, self._host
+        doors = FormDoors(
+            self.session.submit,
+            plan=lambda spec, say: made_plan(self.session.client, spec, say),
+            keep=lambda draft: self.preferences.change(draft=draft.to_plain()),
+            copy=self.copy_text,
+            warm=lambda: store.warm_models,
+            devices=lambda: store.daemon.devices if store.daemon else (),
+            runs=lambda: [job.run_id for job in store.job_list.jobs],
+            host=host,
+        )
+        if like is None:
+            form = NewRunScreen(doors, Draft.from_plain(self.preferences.now.draft))
+        else:
+            form = NewRunScreen(doors, Draft.of_spec(like.spec), f"new run, from {short_id(like.run_id)}")
         self.push_screen(form, lambda run_id: self.open_run(run_id) if run_id else None)
-
-    def _keep_draft(self, draft: Draft) -> None:
-        self.preferences.change(draft=dict(draft.values))
 
     def open_help(self) -> None:
         self.push_screen(HelpScreen())
@@ -111,7 +120,7 @@ def run(settings: Settings | None = None) -> None:
     """
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):  # None if it is closed
         raise InvalidInput("the full-screen interface needs a terminal", hint="`cwtool jobs` and `cwtool ps` do not")
-    app = CwtoolApp(connector(settings))
+    app = CwtoolApp(connector(settings), host=(settings or Settings()).host or "")
     if "SSH_CONNECTION" in os.environ and "TEXTUAL_ANIMATIONS" not in os.environ:
         app.animation_level = "none"  # every frame would be sent over the network
     app.run()

@@ -34,6 +34,8 @@ class Job:
     owner: str
     deaths: list[JsonMap]  # of workers under it, see `deaths.py`
     copy_error: JsonMap | None
+    worked_s: float  # that a worker was at it, in all attempts that have ended
+    headline: JsonMap | None  # of a `Headline`
 
     @property
     def lane(self) -> str:
