@@ -30,7 +30,7 @@ class DamageTable(RowTable):
     """
 
     COLUMNS = (
-        Column("metric", "metric", 8, most=15),
+        Column("metric", "metric", 7, most=15),
         Column("perturbation", "change", 6, most=14),
         Column("k", "k", 1, right=True),  # as wide as the largest one
         Column("selection", "selection", 14, most=19, cut="middle"),

@@ -35,7 +35,7 @@ def depth_profile(critical: Shares, drawn: Shares, width: int, height: int) -> T
     ]
     most = max(max(share, expected or 0) for _, share, expected in figures)
     lead = max(len("layers"), *(len(name) for name, _, _ in figures))
-    room = max(4, width - lead - (18 if all_drawn else 9))
+    room = max(4, width - lead - (18 if all_drawn else 10))
     lines = [Text(f"{'layers':>{lead}}  critical" + ("  by chance" if all_drawn else ""), "dim")]
     for name, share, expected in figures:
         figure = f"{share:>6.1%}" + ("" if expected is None else f"  {expected:>6.1%}")

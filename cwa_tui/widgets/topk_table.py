@@ -31,7 +31,7 @@ TOPK_COLUMNS = (
     Column("stable", "stable", 6, hidden=True),
 )
 NAMES_LOOKED_AT = 2000  # for the width of their column
-LONGEST_WHOLE = 38  # names up to this length stand whole at 80 columns
+LONGEST_WHOLE = 46  # names up to this length stand whole at 80 columns
 
 
 def ranking_columns(ranking: RankingRows) -> Sequence[Column]:
