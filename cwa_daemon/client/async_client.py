@@ -14,7 +14,16 @@ from cwa_daemon.client.connection import Connection
 from cwa_daemon.client.fetching import RunFiles
 from cwa_daemon.client.following import follow
 from cwa_daemon.client.submitting import access_of_shell, submit_job, with_texts
-from cwa_daemon.protocol import HIGHEST_PRIORITY, JobOptions, JobPage, JobQuery, JobView, Pruned, Sample, StatusView
+from cwa_daemon.protocol import (
+    HIGHEST_PRIORITY,
+    JobOptions,
+    JobPage,
+    JobQuery,
+    JobView,
+    Pruned,
+    Sample,
+    StatusView,
+)
 from cwa_engine.base.errors import InvalidInput, OutputError
 from cwa_engine.base.files import check_output, fetch_folder
 from cwa_engine.base.plain import JsonMap

@@ -74,7 +74,11 @@ def test_options_of_the_job_are_beside_the_spec() -> None:
         ({"topk": "0"}, "topk", "--topk 0 is too small"),
         ({"eval_limit": "3 4"}, "eval_limit", "--eval-limit 3 4 is no whole number"),
         ({"device": "gpu"}, "device", "unknown device 'gpu'"),
-        ({"critical_set": "0.5", "metrics": ("ablation",)}, "critical_set", "critical_set: Input should be greater than 1"),
+        (
+            {"critical_set": "0.5", "metrics": ("ablation",)},
+            "critical_set",
+            "critical_set: Input should be greater than 1",
+        ),
         ({"weights": "nothing"}, "weights", "--weights"),
         ({"weights": "'open"}, "weights", "a quotation mark is not closed"),
         ({"keep_alive": "soon"}, "keep_alive", "'soon' is no span of time"),
@@ -108,7 +112,19 @@ def test_the_command_says_the_same_as_the_draft(tmp_path: Path) -> None:
     texts.touch()
     draft = changed(data_file=str(texts), fast_perturbation=True, matrices=False, priority="3")
     assert shlex.split(draft.checked().command) == [
-        *("cwtool", "run", "--model", "gpt2", "--metric", "grad_x_weight", "--topk", "10", "100", "1000", "--no-matrices"),
+        *(
+            "cwtool",
+            "run",
+            "--model",
+            "gpt2",
+            "--metric",
+            "grad_x_weight",
+            "--topk",
+            "10",
+            "100",
+            "1000",
+            "--no-matrices",
+        ),
         *("--data-file", str(texts), "--eval-limit", "32", "--fast-perturbation", "--priority", "3"),
     ]
 
@@ -117,7 +133,9 @@ def test_changes_are_counted_and_one_that_is_taken_back_is_none() -> None:
     ranking = next(section for section in sections() if section.title == "What is ranked")
     draft = changed(probes="4", matrices=False)
     assert draft.changed(ranking) == 2
-    assert draft.with_value(form_fields()["matrices"], True).with_value(form_fields()["probes"], "").changed(ranking) == 0
+    assert (
+        draft.with_value(form_fields()["matrices"], True).with_value(form_fields()["probes"], "").changed(ranking) == 0
+    )
 
 
 def test_an_empty_field_says_its_default_in_words() -> None:
@@ -134,7 +152,13 @@ SPECS: list[dict[str, Any]] = [
     {"weights": ("a.weight[1,2]", "b.weight[:,3]"), "metrics": (), "matrices": False, "batch_size": 4},
     {"metrics": ("ablation",), "critical_set": 10.0, "candidates": 500, "stability": None, "seed": 7},
     {"stability": "halves", "fidelity": 120, "bit": "all", "perturbations": ("bit_flip",), "dtype": "bfloat16"},
-    {"include": ("down", "*.mlp.*"), "exclude": ("lm_head",), "bos": "never", "output": "/tmp/somewhere", "revision": "v1"},
+    {
+        "include": ("down", "*.mlp.*"),
+        "exclude": ("lm_head",),
+        "bos": "never",
+        "output": "/tmp/somewhere",
+        "revision": "v1",
+    },
 ]
 
 
@@ -155,7 +179,17 @@ def test_a_form_filled_from_a_run_names_the_file_and_not_the_daemons_copy(tmp_pa
 
 @pytest.mark.parametrize(
     "kept",
-    [None, [], "x", {"gone": "1"}, {"topk": 5}, {"kl": "yes"}, {"dtype": "int3"}, {"metrics": ["gone"]}, {"metrics": [1]}],
+    [
+        None,
+        [],
+        "x",
+        {"gone": "1"},
+        {"topk": 5},
+        {"kl": "yes"},
+        {"dtype": "int3"},
+        {"metrics": ["gone"]},
+        {"metrics": [1]},
+    ],
 )
 def test_a_draft_of_another_version_is_left_out_where_no_field_can_hold_it(kept: object) -> None:
     assert Draft.from_plain(kept) == Draft()
