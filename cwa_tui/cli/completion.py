@@ -48,7 +48,7 @@ def run_ids(incomplete: str) -> list[Value]:
     """Run ids that commands have seen and folders of finished runs; whole ones also for what their ends begin with."""
     from cwa_tui.cli.remembered import remembered
 
-    finished = {run_id: "done" for run_id in _run_folders()}
+    finished = dict.fromkeys(_run_folders(), "done")
     found = {**finished, **remembered().runs}
     latest_first = sorted(found.items(), reverse=True)
     return [
@@ -125,7 +125,11 @@ def _on_disk() -> list[str]:
         cache = HubAccess.from_environment().cache
     except CwaError:
         return []
-    return [name.removeprefix("models--").replace("--", "/") for name in _names_in(str(cache)) if name.startswith("models--")]
+    return [
+        name.removeprefix("models--").replace("--", "/")
+        for name in _names_in(str(cache))
+        if name.startswith("models--")
+    ]
 
 
 def _run_folders() -> list[str]:

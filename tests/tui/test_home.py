@@ -16,7 +16,18 @@ from cwa_tui.screens.home import HomeScreen, with_places
 from cwa_tui.screens.run import RunScreen
 from cwa_tui.widgets.jobs_table import JobsTable
 from cwa_tui.widgets.models_table import ModelsTable
-from tests.tui.fake_client import BASELINE, NOW, FakeDaemon, app_on, point, screen_lines, screen_text, until, warm, whole_run
+from tests.tui.fake_client import (
+    BASELINE,
+    NOW,
+    FakeDaemon,
+    app_on,
+    point,
+    screen_lines,
+    screen_text,
+    until,
+    warm,
+    whole_run,
+)
 
 RUN = "20261123-190315-smollm2-135m-ecyg"
 OTHER = "20261123-190000-gpt2-k7q2"
@@ -127,7 +138,9 @@ async def test_devices_show_their_history_ours_and_others_apart(daemon: FakeDaem
 
     daemon.samples = [gpu(age) for age in range(60, -1, -1)]
     async with open_on(daemon) as terminal:
-        await terminal.sees("cuda:0 40.0 of 80.0 GB ⣿ ours 30.0 ⢕ others 10.0", "utilisation 90%", "61 °C", "-1m", "now")
+        await terminal.sees(
+            "cuda:0 40.0 of 80.0 GB ⣿ ours 30.0 ⢕ others 10.0", "utilisation 90%", "61 °C", "-1m", "now"
+        )
         assert "util 50%" in terminal.line("cpu 10.0 of 25.0 GB")
 
 
