@@ -44,7 +44,9 @@ def desktop_notice(text: str, environ: Mapping[str, str] = os.environ) -> str:
     if term == "linux":
         return ""
     said = visible(text).replace(";", ",").replace("\n", " ")
-    sequence = f"\x1b]777;notify;cwtool;{said}\x07" if term.startswith(("foot", "rxvt")) else f"\x1b]9;cwtool: {said}\x07"
+    sequence = (
+        f"\x1b]777;notify;cwtool;{said}\x07" if term.startswith(("foot", "rxvt")) else f"\x1b]9;cwtool: {said}\x07"
+    )
     if environ.get("TMUX"):
         return "\x1bPtmux;" + sequence.replace("\x1b", "\x1b\x1b") + "\x1b\\"
     return sequence

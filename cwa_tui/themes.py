@@ -52,12 +52,17 @@ def _triplet(colour: str) -> tuple[int, int, int]:
     return Color.parse(colour).rgb
 
 
-def _cursor(background: str, foreground: str, blurred: str) -> dict[str, str]:
+def _more(
+    cursor: str, on_cursor: str, blurred_cursor: str, blurred_border: str, on_button: str, **others: str
+) -> dict[str, str]:
+    """Variables of Textual that a theme sets beside its main colours; `_` in a name stands for `-`."""
     return {
-        "block-cursor-background": background,
-        "block-cursor-foreground": foreground,
-        "block-cursor-blurred-background": blurred,
-    }
+        "block-cursor-background": cursor,
+        "block-cursor-foreground": on_cursor,
+        "block-cursor-blurred-background": blurred_cursor,
+        "border-blurred": blurred_border,
+        "button-color-foreground": on_button,
+    } | {name.replace("_", "-"): value for name, value in others.items()}
 
 
 THEMES: tuple[Theme, ...] = (
@@ -65,27 +70,29 @@ THEMES: tuple[Theme, ...] = (
         name=DARK,
         primary="#5aa9e6", secondary="#8fa7bf", accent="#f2b84b", warning="#f2b84b", error="#ff7a70", success="#6fcf97",
         foreground="#d8dee6", background="#0f1419", surface="#161d25", panel="#1f2832",
-        variables=_cursor("#2c5d8a", "#ffffff", "#24323f") | {"border-blurred": "#5b6b7b", "button-color-foreground": "#0f1419"},
+        variables=_more("#2c5d8a", "#ffffff", "#24323f", "#5b6b7b", "#0f1419"),
     ),
     Theme(
         name=LIGHT, dark=False,
         primary="#0b5cad", secondary="#50606f", accent="#874800", warning="#805000", error="#b3261e", success="#1b6b3a",
         foreground="#1f2328", background="#fbfaf7", surface="#f3f1ec", panel="#e8e5dd",
-        variables=_cursor("#0b5cad", "#ffffff", "#d5dfea") | {"border-blurred": "#857f70", "button-color-foreground": "#ffffff", "foreground-muted": "#4f555c"},
+        variables=_more("#0b5cad", "#ffffff", "#d5dfea", "#857f70", "#ffffff", foreground_muted="#4f555c"),
     ),
     # Okabe and Ito, "Color Universal Design" (2008): colours that people with any common form of colour vision tell apart.
     Theme(
         name=COLOUR_BLIND,
         primary="#56b4e9", secondary="#cc79a7", accent="#f0e442", warning="#e69f00", error="#e8763a", success="#00b386",
         foreground="#e6e6e6", background="#101214", surface="#181b1e", panel="#22262a",
-        variables=_cursor("#0b5f94", "#ffffff", "#2a3138") | {"border-blurred": "#6b737b", "button-color-foreground": "#101214"},
+        variables=_more("#0b5f94", "#ffffff", "#2a3138", "#6b737b", "#101214"),
     ),
     Theme(
         name=CONTRAST,
         primary="#7fd4ff", secondary="#ffffff", accent="#ffff66", warning="#ffd75f", error="#ff9d9d", success="#87ff87",
         foreground="#ffffff", background="#000000", surface="#000000", panel="#1c1c1c",
-        variables=_cursor("#ffff66", "#000000", "#3a3a3a")
-        | {"border-blurred": "#a8a8a8", "text": "auto 100%", "text-muted": "auto 87%", "foreground-muted": "#dadada", "button-color-foreground": "#000000"},
+        variables=_more(
+            "#ffff66", "#000000", "#3a3a3a", "#a8a8a8", "#000000",
+            text="auto 100%", text_muted="auto 87%", foreground_muted="#dadada",
+        ),
     ),
     # The 16 colours of the terminal itself, on its own background, be that light or dark.
     Theme(
@@ -172,6 +179,7 @@ def _without_colour(style: Style) -> Style:
     plain = style + _NO_COLOURS
     if style.color and style.color.number is not None:
         plain += _INSTEAD.get(style.color.number % 8, Style.null())
-    if style.bgcolor and not style.bgcolor.is_default and Color.from_rich_color(style.bgcolor, ansi=False).brightness > _DARKEST:
+    behind = style.bgcolor
+    if behind and not behind.is_default and Color.from_rich_color(behind, ansi=False).brightness > _DARKEST:
         plain += _REVERSED
     return plain

@@ -8,7 +8,15 @@ from cwa_tui.over_ssh import calm_down
 
 
 def job(run_id: str, state: str, **fields: object) -> JobView:
-    view = {"kind": "run", "model": "gpt2", "spec": {}, "device": "cpu", "created": 0.0, "state": state, "run_id": run_id}
+    view = {
+        "kind": "run",
+        "model": "gpt2",
+        "spec": {},
+        "device": "cpu",
+        "created": 0.0,
+        "state": state,
+        "run_id": run_id,
+    }
     return JobView.model_validate(view | fields)
 
 
