@@ -101,6 +101,7 @@ THEMES: tuple[Theme, ...] = (
         success="ansi_green", foreground="ansi_default", background="ansi_default", surface="ansi_default",
         panel="ansi_default", boost="ansi_default",
         variables={
+            "ansi-background": "ansi_default", "ansi-foreground": "ansi_default",
             "text-muted": "ansi_default", "text-disabled": "ansi_bright_black", "foreground-muted": "ansi_default",
             "surface-lighten-1": "ansi_default", "surface-lighten-2": "ansi_default",
             "border": "ansi_cyan", "border-blurred": "ansi_default",
