@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 PADDING = 2  # cells that a table puts around each cell
@@ -39,6 +39,23 @@ def fit(columns: Sequence[Column], room: int) -> dict[str, int]:
         widths[column.key] = column.width + extra
         spare -= extra
     return widths
+
+
+def columns_from(columns: Sequence[Column], first: int, room: int) -> list[Column]:
+    """The columns without those that were scrolled away at the left. The very first one, which says what a row is, stays.
+
+    Columns that a user scrolled to are shown even where they are left out for lack of room otherwise.
+    """
+    if not first:
+        return list(columns)
+    rest = [replace(column, optional=0) for column in columns[first + 1 :]]
+    shown, used = [columns[0]], columns[0].width + PADDING
+    for column in rest:
+        used += column.width + PADDING
+        if used > room and len(shown) > 1:
+            break
+        shown.append(column)
+    return shown
 
 
 def shorten(text: str, width: int, cut: Cut) -> str:

@@ -15,7 +15,26 @@ STATE_STYLES = {
     "cancelled": "yellow",
     "interrupted": "yellow",
 }  # rich styles of a job's states
+STATE_SIGNS = {
+    "queued": "○",
+    "paused": "‖",
+    "running": "▶",
+    "done": "✓",
+    "failed": "✗",
+    "cancelled": "⊘",
+    "interrupted": "!",
+}  # a state is told by sign and word, never by its colour alone
 STABLE = "●"  # marks a weight that every repeat of the ranking has
+
+
+def signed(state: str) -> str:
+    """`✓ done`: a state with its sign."""
+    return f"{STATE_SIGNS[state]} {state}" if state in STATE_SIGNS else state
+
+
+def short_id(run_id: str) -> str:
+    """`k7q2`: the end of a run id, by which every command finds it."""
+    return run_id.rpartition("-")[2]
 
 
 def size(size_bytes: float | None) -> str:

@@ -53,6 +53,10 @@ class AsyncClient:
         """Which daemon this is, in words."""
         return self._connection.where
 
+    async def wait_until_lost(self) -> None:
+        """Wait until the connection to a daemon of this machine has ended, as when its process is killed."""
+        await self._connection.ended.wait()
+
     async def close(self) -> None:
         await self._connection.close()
 

@@ -9,12 +9,13 @@ from cwa_engine.rows import MATRICES, DamagePoint
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
 from cwa_tui.state import AskedRun, SelectedRun
-from cwa_tui.widgets.live_table import LiveTable, TableRow
+from cwa_tui.rows import Rows, TableRow
+from cwa_tui.widgets.row_table import RowTable
 
 BEYOND = "> 1e308"  # `fmt.NOT_FINITE` in a narrow column: exp of a finite loss that no float holds
 
 
-class DamageTable(LiveTable):
+class DamageTable(RowTable):
     """One measured case a row, in the order measured. Metric and perturbation have columns where there are several."""
 
     COLUMNS = (
@@ -43,7 +44,7 @@ class DamageTable(LiveTable):
                 del columns[key]
                 titles += named
         self.retitle(" · ".join(titles))
-        self.show([_row(point) for point in points], nothing=_nothing(selected), columns=list(columns.values()))
+        self.show(Rows(list(columns.values()), [_row(point) for point in points]), nothing=_nothing(selected))
 
 
 _NOTHING_ASKED = AskedRun((), False, (), (), "", None, False, False)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from textual import on
-from textual.message import Message
-from textual.widgets import DataTable
-
 from cwa_daemon.protocol import JobView
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
 from cwa_tui.state import ConnectionState, JobList
-from cwa_tui.widgets.live_table import LiveTable, TableRow
+from cwa_tui.rows import TableRow
+from cwa_tui.widgets.row_table import RowTable
 
 PROGRESS_CELLS = 20
 
@@ -22,9 +17,10 @@ _NOTHING = {
     ConnectionState.LOST: "no jobs are known",
 }
 
+class JobsTable(RowTable):
+    """One job a row; up to four can be marked, to be compared."""
 
-class JobsTable(LiveTable):
-    """Posts `Selected` when the user moves to another run, `Opened` at enter."""
+    MARKS = 4
 
     COLUMNS = (
         Column("run_id", "run id", 30, most=44, cut="middle"),
@@ -35,14 +31,6 @@ class JobsTable(LiveTable):
         Column("age", "age", 6, right=True, optional=2),
     )
 
-    @dataclass
-    class Selected(Message):
-        run_id: str
-
-    @dataclass
-    class Opened(Message):
-        run_id: str
-
     _cursor_run: str | None = None  # the selected run that the cursor was put on last
 
     def show_jobs(self, job_list: JobList, connection: ConnectionState, now: float) -> None:
@@ -52,20 +40,6 @@ class JobsTable(LiveTable):
         selected = job_list.selected
         if selected and selected != self._cursor_run and self.move_cursor_to(selected):
             self._cursor_run = selected
-
-    @on(DataTable.RowHighlighted)
-    def _select(self, event: DataTable.RowHighlighted) -> None:
-        event.stop()
-        if event.row_key.value:
-            self._cursor_run = event.row_key.value
-            self.post_message(self.Selected(event.row_key.value))
-
-    @on(DataTable.RowSelected)
-    def _open(self, event: DataTable.RowSelected) -> None:
-        event.stop()
-        if event.row_key.value:
-            self.post_message(self.Opened(event.row_key.value))
-
 
 def job_progress(job: JobView) -> str:
     """The progress of a job, or its error, in a few words."""
@@ -80,12 +54,11 @@ def job_progress(job: JobView) -> str:
         return "waiting"
     return "model loaded" if job.kind == "load" and job.state == "done" else ""
 
-
 def _row(job: JobView, now: float) -> TableRow:
     cells = {
         "run_id": job.run_id,
         "model": job.model,
-        "state": job.state,
+        "state": fmt.signed(job.state),
         "progress": job_progress(job),
         "took": fmt.clock((job.finished or now) - job.started) if job.started else "",
         "age": fmt.age(job.created, now),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from cwa_daemon.protocol import StatusView, WarmModel
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
-from cwa_tui.widgets.live_table import LiveTable, TableRow
+from cwa_tui.rows import TableRow
+from cwa_tui.widgets.row_table import RowTable
 
 _NOTHING = "no model is warm: the first run of a model loads it, and it stays warm (press n)"
 
 
-class ModelsTable(LiveTable):
+class ModelsTable(RowTable):
     """One warm model a row."""
 
     COLUMNS = (

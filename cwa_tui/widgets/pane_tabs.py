@@ -6,12 +6,12 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widgets import Static
 
-PANES = {"topk": "top weights", "damage": "damage", "run-log": "log", "models": "models"}  # id -> what it is called
-FIRST_KEY = 2  # 1 is the job list
+PANES = {"topk": "top weights", "damage": "damage", "run-log": "log"}  # id -> what it is called
+FIRST_KEY = 1
 
 
 class PaneTabs(Static):
-    """One line: `[2 top weights]  3 damage   4 log   5 models`."""
+    """One line: `[1 top weights]  2 damage   3 log`."""
 
     active: reactive[str] = reactive("topk")
 
