@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from cwa_daemon.protocol import JobView
 from cwa_tui import format as fmt
@@ -15,16 +15,16 @@ class Endings:
 
     def __init__(self) -> None:
         self._awaited: set[str] = set()
+        self._told: set[str] = set()
 
-    def expect(self, run_id: str) -> None:
-        """Tell of a run that was started here, however soon it ends."""
-        self._awaited.add(run_id)
-
-    def since_last_look(self, known: Mapping[str, JobView], watched: Iterable[str]) -> list[JobView]:
-        """The runs that were expected, or watched while they went on, and have ended."""
-        self._awaited |= {run_id for run_id in watched if run_id in known and not known[run_id].ended}
-        ended = [known[run_id] for run_id in sorted(self._awaited) if run_id in known and known[run_id].ended]
-        self._awaited -= {job.run_id for job in ended}
+    def since_last_look(
+        self, known: Callable[[str], JobView | None], watched: Iterable[str], started: Iterable[str]
+    ) -> list[JobView]:
+        """The runs that have ended and were started here, or watched while they went on. `known` gives a job by its run id."""
+        going_on = {run_id for run_id in watched if (job := known(run_id)) and not job.ended}
+        self._awaited = (self._awaited | going_on | set(started)) - self._told
+        ended = [job for run_id in sorted(self._awaited) if (job := known(run_id)) and job.ended]
+        self._told |= {job.run_id for job in ended}
         return ended
 
 

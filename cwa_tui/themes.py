@@ -14,7 +14,6 @@ from rich.color import Color as RichColor
 from rich.segment import Segment
 from rich.style import Style
 from rich.terminal_theme import TerminalTheme
-from textual.app import App
 from textual.color import Color
 from textual.filter import LineFilter
 from textual.theme import Theme
@@ -122,24 +121,12 @@ NAMED: dict[str, Named] = {
 }
 
 
-def register(app: App[None]) -> None:
-    """Make the themes known to an app, and let named colours follow the theme that is chosen."""
-    for theme in THEMES:
-        app.register_theme(theme)
-    app.theme_changed_signal.subscribe(app, lambda theme: follow(app, theme))
-
-
-def follow(app: App[None], theme: Theme) -> None:
-    """Show named colours as this theme does. Themes that are not cwtool's get Textual's."""
+def terminal_theme(theme: Theme) -> TerminalTheme | None:
+    """How the colours with names look in one of cwtool's themes; None for themes of others."""
     named = NAMED.get(theme.name)
-    if named and theme.background and theme.foreground:
-        shown = named.terminal_theme(theme.background, theme.foreground)
-    else:
-        shown = App.ansi_theme_dark if theme.dark else App.ansi_theme_light
-    if theme.dark:
-        app.ansi_theme_dark = shown
-    else:
-        app.ansi_theme_light = shown
+    if named is None or theme.background is None or theme.foreground is None:
+        return None
+    return named.terminal_theme(theme.background, theme.foreground)
 
 
 def theme_for(preferred: str | None, known: Sequence[str], no_color: bool, colour_system: str | None) -> str:
@@ -150,7 +137,7 @@ def theme_for(preferred: str | None, known: Sequence[str], no_color: bool, colou
     """
     if no_color or colour_system in (None, "standard"):
         return TERMINAL
-    return preferred if preferred in known else DARK
+    return preferred if preferred and preferred in known else DARK
 
 
 class WithoutColour(LineFilter):

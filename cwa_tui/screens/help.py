@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from rich.console import Group, RenderableType
@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
@@ -18,6 +17,7 @@ from cwa_tui import format as fmt
 from cwa_tui.columns import Column
 from cwa_tui.glossary import STATES, meaning_of
 from cwa_tui.keys import CommandGroup, command_groups
+from cwa_tui.widgets.paged_text import PagedText
 from cwa_tui.widgets.row_table import RowTable
 
 KEYS_WIDTH = 16
@@ -34,29 +34,17 @@ class HelpScreen(ModalScreen[None]):
         self._columns = {table_title(table): table.shown_columns for table in screen.query(RowTable) if table.display}
 
     def compose(self) -> ComposeResult:
-        with HelpText(classes="dialog tall") as dialog:
+        with PagedText(classes="dialog tall") as dialog:
             dialog.border_title = "help"
             dialog.border_subtitle = "escape closes"
             yield Static(Group(*help_lines(self._keys, self._columns)))
-
-
-class HelpText(VerticalScroll):
-    """Scrolls with the keys of a pager too."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "scroll_down", show=False),
-        Binding("k", "scroll_up", show=False),
-        Binding("g", "scroll_home", show=False),
-        Binding("G", "scroll_end", show=False),
-        Binding("space", "page_down", show=False),
-    ]
 
 
 def table_title(table: RowTable) -> str:
     return str(table.border_title or table.id or "").partition(" · ")[0]
 
 
-def help_lines(keys: Sequence[CommandGroup], columns: dict[str, Sequence[Column]]) -> Iterator[RenderableType]:
+def help_lines(keys: Sequence[CommandGroup], columns: Mapping[str, Sequence[Column]]) -> Iterator[RenderableType]:
     """Titles and two columns of text below each."""
     for group in keys:
         yield from _section(group.title, [(" ".join(command.keys), command.says) for command in group.commands])

@@ -8,8 +8,8 @@ from dataclasses import replace
 from cwa_engine.rows import MATRICES, DamagePoint
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
-from cwa_tui.state import AskedRun, SelectedRun
 from cwa_tui.rows import Rows, TableRow
+from cwa_tui.state import AskedRun, SelectedRun
 from cwa_tui.widgets.row_table import RowTable
 
 BEYOND = "> 1e308"  # `fmt.NOT_FINITE` in a narrow column: exp of a finite loss that no float holds

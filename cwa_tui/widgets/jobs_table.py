@@ -5,8 +5,8 @@ from __future__ import annotations
 from cwa_daemon.protocol import JobView
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
-from cwa_tui.state import ConnectionState, JobList
 from cwa_tui.rows import TableRow
+from cwa_tui.state import ConnectionState, JobList
 from cwa_tui.widgets.row_table import RowTable
 
 PROGRESS_CELLS = 20
@@ -16,6 +16,7 @@ _NOTHING = {
     ConnectionState.CONNECTED: "no jobs yet: press n to start a run",
     ConnectionState.LOST: "no jobs are known",
 }
+
 
 class JobsTable(RowTable):
     """One job a row; up to four can be marked, to be compared."""
@@ -41,6 +42,7 @@ class JobsTable(RowTable):
         if selected and selected != self._cursor_run and self.move_cursor_to(selected):
             self._cursor_run = selected
 
+
 def job_progress(job: JobView) -> str:
     """The progress of a job, or its error, in a few words."""
     if error := job.error or job.copy_error:
@@ -53,6 +55,7 @@ def job_progress(job: JobView) -> str:
     if job.state == "queued":
         return "waiting"
     return "model loaded" if job.kind == "load" and job.state == "done" else ""
+
 
 def _row(job: JobView, now: float) -> TableRow:
     cells = {

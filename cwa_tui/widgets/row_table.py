@@ -36,7 +36,12 @@ class RowTable(ScrollView, can_focus=True):
 
     COLUMNS: ClassVar[Sequence[Column]] = ()
     MARKS: ClassVar[int] = 0
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"row-table--header", "row-table--cursor", "row-table--foot", "row-table--chosen"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "row-table--header",
+        "row-table--cursor",
+        "row-table--foot",
+        "row-table--chosen",
+    }
     DEFAULT_CSS = """
     RowTable { overflow-x: hidden; overflow-y: auto; scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
     RowTable > .row-table--header { color: $text-muted; }
@@ -226,7 +231,9 @@ class RowTable(ScrollView, can_focus=True):
     @property
     def _has_foot(self) -> bool:
         """Whether the last line says how many rows there are, and what is typed."""
-        return self._typing is not None or bool(self.filter_text or self.marks) or len(self._source) > self._page_room + 1
+        return (
+            self._typing is not None or bool(self.filter_text or self.marks) or len(self._source) > self._page_room + 1
+        )
 
     @property
     def _page_room(self) -> int:
@@ -263,7 +270,16 @@ class RowTable(ScrollView, can_focus=True):
         if place >= len(self._source):
             return "nothing", width, line, self._nothing if not len(self._source) else ""
         row = self._source.row(place)
-        return "row", width, row, row.key in self.marks, place == self._cursor, self.has_focus, self._column, tuple(self._fitted())
+        return (
+            "row",
+            width,
+            row,
+            row.key in self.marks,
+            place == self._cursor,
+            self.has_focus,
+            self._column,
+            tuple(self._fitted()),
+        )
 
     def render_line(self, y: int) -> Strip:
         content = self._content(y)

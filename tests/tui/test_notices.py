@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cwa_daemon.protocol import JobView
 from cwa_tui.notices import Endings, desktop_notice, ending
 from cwa_tui.over_ssh import calm_down
@@ -20,29 +22,31 @@ def job(run_id: str, state: str, **fields: object) -> JobView:
     return JobView.model_validate(view | fields)
 
 
-def known(*jobs: JobView) -> dict[str, JobView]:
-    return {job.run_id: job for job in jobs}
+def known(*jobs: JobView) -> Callable[[str], JobView | None]:
+    return {job.run_id: job for job in jobs}.get
 
 
 def test_a_watched_run_that_ends_is_told_once() -> None:
     endings = Endings()
-    assert endings.since_last_look(known(job("a", "running"), job("b", "running")), ["a"]) == []
-    told = endings.since_last_look(known(job("a", "done"), job("b", "done")), [])  # looked at something else meanwhile
+    assert endings.since_last_look(known(job("a", "running"), job("b", "running")), ["a"], []) == []
+    told = endings.since_last_look(
+        known(job("a", "done"), job("b", "done")), [], []
+    )  # looked at something else meanwhile
     assert [one.run_id for one in told] == ["a"]
-    assert endings.since_last_look(known(job("a", "done")), ["a"]) == []
+    assert endings.since_last_look(known(job("a", "done")), ["a"], []) == []
 
 
 def test_a_run_that_had_ended_before_is_not_told() -> None:
     endings = Endings()
-    assert endings.since_last_look({}, ["a"]) == []  # not listed yet
-    assert endings.since_last_look(known(job("a", "done")), ["a"]) == []
+    assert endings.since_last_look(known(), ["a"], []) == []  # not listed yet
+    assert endings.since_last_look(known(job("a", "done")), ["a"], []) == []
 
 
-def test_a_run_that_was_started_here_is_told_however_soon_it_ends() -> None:
+def test_a_run_that_was_started_here_is_told_once_however_soon_it_ends() -> None:
     endings = Endings()
-    endings.expect("a")
-    assert endings.since_last_look({}, []) == []
-    assert [one.run_id for one in endings.since_last_look(known(job("a", "failed")), [])] == ["a"]
+    assert endings.since_last_look(known(), [], ["a"]) == []
+    assert [one.run_id for one in endings.since_last_look(known(job("a", "failed")), [], ["a"])] == ["a"]
+    assert endings.since_last_look(known(job("a", "failed")), ["a"], ["a"]) == []
 
 
 def test_an_ending_has_sign_word_and_reason() -> None:
