@@ -20,7 +20,7 @@ _NARROW = {
     "…": "~", "→": ">", "←": "<", "↑": "^", "↓": "v", "Δ": "d", "√": "v", "²": "2", "½": "/", "Σ": "S",
     "▶": ">", "▸": ">", "▷": ">", "◀": "<", "◂": "<", "▲": "^", "▴": "^", "▼": "v", "▾": "v",
     "‖": "=", "⊘": "/", "○": "o", "◦": "o", "◉": "*", "◆": "*", "◇": "o", "■": "#", "□": "o",
-    "★": "*", "☆": "*", "•": "*", "∙": "-",
+    "🔎": ">>", "★": "*", "☆": "*", "•": "*", "∙": "-",
     "—": "-", "−": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "≤": "<", "≥": ">", "≈": "~", "±": "~", "µ": "u",
     "μ": "u", "σ": "s", "ρ": "r", "°": "o", "∞": "~", "⚠": "!", "✔": "+", "✘": "x", "⊕": "+", "⏎": "<", "⏵": ">",
     # levels of a history, from low to high
@@ -72,14 +72,13 @@ _DRAWN = _Drawn()
 
 
 def _drawn(character: str) -> str:
-    known = _NARROW.get(character) or IN_ASCII.get(character, "")
-    if len(known) == 1:
+    known, width = _NARROW.get(character) or IN_ASCII.get(character, ""), cell_len(character)
+    if known and len(known) == width:
         return known
     if 0x2800 <= ord(character) <= 0x28FF:
         return _braille(ord(character) - 0x2800)
     if (name := unicodedata.name(character, "")).startswith("BOX DRAWINGS"):
         return _line(name)
-    width = cell_len(character)
     base = unicodedata.normalize("NFKD", character)[0]  # é is e and an accent
     return base if base.isascii() and base.isprintable() and width == 1 else "?" * width
 

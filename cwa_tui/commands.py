@@ -54,12 +54,12 @@ class _Offers(Provider):
 
 
 class KeyCommands(_Offers):
-    """What keys do on the screen below, with the keys, so that the palette teaches them."""
+    """What keys do on the screen below, with the keys, so that the palette teaches them. Moving about is left out."""
 
     def offers(self) -> Iterator[Offer]:
         for group in command_groups(self.screen):
             for command in group.commands:
-                if command.enabled:
+                if command.enabled and not command.moves:
                     yield Offer(command.says, f"{' '.join(command.keys)}  ({group.title})", command.run)
 
 

@@ -23,6 +23,7 @@ class Command:
     action: str
     node: DOMNode
     enabled: bool
+    moves: bool  # the cursor or the view, by arrow keys and the like
 
     async def run(self) -> None:
         await self.node.app.run_action(self.action, self.node)
@@ -45,6 +46,9 @@ def command_groups(screen: Screen[object]) -> list[CommandGroup]:
     return groups
 
 
+_MOVING = {"up", "down", "left", "right", "home", "end", "pageup", "pagedown"}
+
+
 def _commands(node: DOMNode, active: list[ActiveBinding]) -> Iterator[Command]:
     by_action: dict[str, list[ActiveBinding]] = {}
     for one in active:
@@ -53,13 +57,14 @@ def _commands(node: DOMNode, active: list[ActiveBinding]) -> Iterator[Command]:
         keys = dict.fromkeys(node.app.get_key_display(one.binding) for one in several)
         says = next((said for one in several if (said := _said(one.binding))), "")
         if says:
-            yield Command(tuple(keys), says, action, node, several[0].enabled)
+            moves = not _MOVING.isdisjoint(one.binding.key.rpartition("+")[2] for one in several)
+            yield Command(tuple(keys), says, action, node, several[0].enabled, moves)
 
 
 def _said(binding: Binding) -> str:
-    """What a binding does, in words; those of Textual itself come capitalised."""
-    said = (binding.tooltip or binding.description).strip().rstrip(".")
-    return said[:1].lower() + said[1:] if not said[1:2].isupper() else said
+    """What a binding does, in words; those of Textual itself come with a capital for each."""
+    words = (binding.tooltip or binding.description).strip().rstrip(".").split()
+    return " ".join(word.lower() if word.istitle() else word for word in words)
 
 
 def _title(node: DOMNode) -> str:

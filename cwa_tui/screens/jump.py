@@ -31,10 +31,10 @@ class JumpScreen(ModalScreen[Widget | None]):
 
     def __init__(self, targets: Sequence[Widget]) -> None:
         super().__init__()
-        self._targets = dict(zip(LETTERS, targets, strict=False))
+        self.targets = dict(zip(LETTERS, targets, strict=False))
 
     def compose(self) -> ComposeResult:
-        for letter, target in self._targets.items():
+        for letter, target in self.targets.items():
             label = Static(letter, markup=False)
             label.styles.offset = (target.region.x, target.region.y)
             yield label
@@ -42,7 +42,7 @@ class JumpScreen(ModalScreen[Widget | None]):
     def on_key(self, event: events.Key) -> None:
         event.stop()
         event.prevent_default()
-        self.dismiss(self._targets.get(event.character or ""))
+        self.dismiss(self.targets.get(event.character or ""))
 
 
 def jump_targets(screen: Screen[object]) -> list[Widget]:
