@@ -47,6 +47,8 @@ _COLUMNS = {
     "size": "memory of the weights",
     "expires": "when it is unloaded, unless it is used before",
     "served": "runs that found it warm",
+    "jobs": "how many jobs used it",
+    "used": "since its last use",
 }
 
 

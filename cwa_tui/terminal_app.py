@@ -98,8 +98,11 @@ class TerminalApp(App[None]):
     ) -> None:
         """Show a message below what is read, the latest alone; earlier ones are in the palette."""
         self._messages.append(Message(time.time(), message, severity))
-        self.clear_notifications()
         super().notify(message, title=title, severity=severity, timeout=timeout, markup=markup)
+
+    def on_notify(self) -> None:
+        """A message takes the place of the one before."""
+        self.clear_notifications()
 
     def tell_elsewhere(self, text: str) -> None:
         """Ring the bell and ask the terminal for a notice on the desktop, if the user wants that."""
