@@ -102,9 +102,12 @@ class Session:
         self._start_now.set()
 
     async def _poll(self, client: DaemonClient) -> None:
+        """Ask the daemon again and again, until it does not answer or the connection to it has ended."""
         version = -1
-        async with _beside(self._notice_loss(client)):
-            while True:
+        lost = asyncio.ensure_future(client.wait_until_lost())
+        lost.add_done_callback(lambda _: self._poll_now.set())
+        try:
+            while not lost.done():
                 async with asyncio.timeout(self.pace.patience_s):
                     status = await client.status()
                     latest = self.store.history[-1].time if self.store.history else 0.0
@@ -115,17 +118,14 @@ class Session:
                 self.store.answered(status, samples)
                 await _set_within(self._poll_now, self.pace.poll_s)
                 self._poll_now.clear()
+        finally:
+            lost.cancel()
+        raise DaemonUnreachable("the daemon has ended", hint="press D to start it")
 
     async def _list(self, client: DaemonClient) -> None:
         page = await client.list_jobs(self.store.query)
         others = await client.list_jobs(OTHERS)
         self.store.listed(page.jobs, page.total, others.jobs)
-
-    async def _notice_loss(self, client: DaemonClient) -> None:
-        """Say at once that the connection has ended, and see whether another daemon has taken its place."""
-        await client.wait_until_lost()
-        self.store.lost(DaemonUnreachable("the daemon has ended", hint="press D to start it"))
-        self._poll_now.set()
 
     # runs that are watched
 
@@ -224,9 +224,11 @@ class Session:
             try:
                 await fetch(client)
             except DaemonUnreachable:
-                self._fetching.pop((run_id, name), None)  # asked for again when there is a daemon
+                pass  # asked for again when there is a daemon
             except Exception as error:
                 self._complain(error)
+                return  # and not asked for again
+            self._fetching.pop((run_id, name), None)
 
         self._fetching[run_id, name] = asyncio.create_task(fetched())
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from textwrap import wrap
 from typing import Any, ClassVar
 
 from rich.segment import Segment
@@ -268,7 +269,7 @@ class RowTable(ScrollView, can_focus=True):
             return "foot", width, self._foot()
         place = self._top + line - 1
         if place >= len(self._source):
-            return "nothing", width, line, self._nothing if not len(self._source) else ""
+            return "nothing", width, self._said_of_nothing(line)
         row = self._source.row(place)
         return (
             "row",
@@ -290,7 +291,7 @@ class RowTable(ScrollView, can_focus=True):
             case "foot":
                 return self._line(self._foot(), self.get_component_rich_style("row-table--foot"))
             case "nothing":
-                return self._said_of_nothing(y)
+                return self._line(content[2], self.rich_style)
         return self._row(content[2], marked=content[3], under_cursor=content[4])
 
     def _head(self) -> Strip:
@@ -337,21 +338,13 @@ class RowTable(ScrollView, can_focus=True):
             parts.append(f"{len(self.marks)} marked")
         return " · ".join(parts)
 
-    def _said_of_nothing(self, line: int) -> Strip:
+    def _said_of_nothing(self, line: int) -> str:
+        """What a line below the last row says: of a table without rows, why there are none."""
         if len(self._source):
-            said = ""
-        else:
-            text = self._nothing
-            if self.filter_text:
-                text = f"nothing matches /{self.filter_text} (escape clears it)"
-            lines = self._wrapped(text)
-            said = f" {lines[line - 1]}" if line - 1 < len(lines) else ""
-        return self._line(said, self.rich_style)
-
-    def _wrapped(self, text: str) -> list[str]:
-        from textwrap import wrap
-
-        return wrap(text, max(10, self.scrollable_content_region.width - 2))
+            return ""
+        text = f"nothing matches /{self.filter_text} (escape clears it)" if self.filter_text else self._nothing
+        lines = wrap(text, max(10, self.scrollable_content_region.width - 2))
+        return f" {lines[line - 1]}" if line - 1 < len(lines) else ""
 
     def _line(self, text: str, style: Style) -> Strip:
         return self._strip([Segment(visible(text), style)], style)

@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pytest
+from cwa_tui.screens.main import MainScreen
+from cwa_tui.widgets.live_table import LiveTable
 from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Static
@@ -15,11 +17,9 @@ from cwa_engine.base.errors import RunFailed
 from cwa_engine.spec import RunSpec
 from cwa_tui.screens.confirm import ConfirmScreen
 from cwa_tui.screens.help import HelpScreen
-from cwa_tui.screens.main import MainScreen
 from cwa_tui.widgets.banner import Banner
 from cwa_tui.widgets.damage_table import DamageTable
 from cwa_tui.widgets.jobs_table import JobsTable
-from cwa_tui.widgets.live_table import LiveTable
 from cwa_tui.widgets.models_table import ModelsTable
 from cwa_tui.widgets.pane_tabs import PaneTabs
 from cwa_tui.widgets.run_line import RunLine

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from cwa_tui.screens.main import MainScreen
 from textual.events import Key, Paste
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from cwa_engine.base.errors import DataError
 from cwa_engine.spec import RunSpec
-from cwa_tui.screens.main import MainScreen
 from cwa_tui.screens.new_run import NewRunScreen
 from cwa_tui.widgets.jobs_table import JobsTable
 from tests.tui.fake_client import FakeDaemon, app_on, until, warm

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from cwa_tui.screens.main import MainScreen
 from textual.pilot import Pilot
 
-from cwa_tui.screens.main import MainScreen
 from cwa_tui.widgets.damage_table import DamageTable
 from cwa_tui.widgets.jobs_table import JobsTable
 from cwa_tui.widgets.topk_table import TopkTable
