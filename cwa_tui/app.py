@@ -5,25 +5,23 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-from cwa_daemon.client import AsyncClient
+from cwa_daemon.client import AsyncClient, Settings
 from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import InvalidInput
 from cwa_tui.draft import Draft
+from cwa_tui.format import short_id
 from cwa_tui.notices import Endings, ending
+from cwa_tui.plan_job import made_plan
 from cwa_tui.preferences import PreferenceFile
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.screens.help import HelpScreen
 from cwa_tui.screens.home import HomeScreen
-from cwa_tui.screens.new_run import NewRunScreen
+from cwa_tui.screens.new_run import FormDoors, NewRunScreen
 from cwa_tui.screens.run import RunScreen
 from cwa_tui.session import Connect, DaemonClient, Pace, Session
 from cwa_tui.state import TuiStore
 from cwa_tui.terminal_app import TerminalApp
-
-if TYPE_CHECKING:
-    from cwa_daemon.client import Settings
 
 
 class CwtoolApp(TerminalApp):
@@ -41,9 +39,11 @@ class CwtoolApp(TerminalApp):
         clock: Callable[[], float] = time.time,
         pace: Pace | None = None,
         preferences: PreferenceFile | None = None,
+        host: str = "",
         ascii: bool | None = None,
     ) -> None:
         super().__init__(preferences or PreferenceFile(), ascii)
+        self._host = host  # of a daemon on another machine
         self.session = Session(connect, pace or Pace(), TuiStore(clock))
         self._endings = Endings()
         self._seen = -1  # version of the store that was looked at for runs that have ended
@@ -87,13 +87,22 @@ class CwtoolApp(TerminalApp):
         raise NotImplementedError
 
     def open_form(self, like: JobView | None) -> None:
-        warm = [model.name for model in self.session.store.warm_models]
-        draft = Draft(self.preferences.now.draft) if self.preferences.now.draft else Draft()
-        form = NewRunScreen(self.session.submit, self._keep_draft, draft, warm)
+        store, host = self.session.store, self._host
+        doors = FormDoors(
+            self.session.submit,
+            plan=lambda spec, say: made_plan(self.session.client, spec, say),
+            keep=lambda draft: self.preferences.change(draft=draft.to_plain()),
+            copy=self.copy_text,
+            warm=lambda: store.warm_models,
+            devices=lambda: store.daemon.devices if store.daemon else (),
+            runs=lambda: [job.run_id for job in store.job_list.jobs],
+            host=host,
+        )
+        if like is None:
+            form = NewRunScreen(doors, Draft.from_plain(self.preferences.now.draft))
+        else:
+            form = NewRunScreen(doors, Draft.of_spec(like.spec), f"new run, from {short_id(like.run_id)}")
         self.push_screen(form, lambda run_id: self.open_run(run_id) if run_id else None)
-
-    def _keep_draft(self, draft: Draft) -> None:
-        self.preferences.change(draft=dict(draft.values))
 
     def open_help(self) -> None:
         self.push_screen(HelpScreen(self.screen))
@@ -108,7 +117,8 @@ def run(settings: Settings | None = None, ascii: bool | None = None, mouse: bool
     """
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):  # None if it is closed
         raise InvalidInput("the full-screen interface needs a terminal", hint="`cwtool jobs` and `cwtool ps` do not")
-    CwtoolApp(connector(settings), ascii=ascii).run(mouse=mouse)
+    host = (settings or Settings()).host or ""
+    CwtoolApp(connector(settings), host=host, ascii=ascii).run(mouse=mouse)
 
 
 def connector(settings: Settings | None) -> Connect:

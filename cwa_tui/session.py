@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from cwa_daemon.protocol import JobPage, JobQuery, JobView, Sample, StatusView
+from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Sample, StatusView
 from cwa_engine.base.errors import CwaError, DaemonUnreachable, InvalidInput
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.run_report import RunReport
@@ -33,7 +33,7 @@ class DaemonClient(Protocol):
     def follow(self, run_id: str, after_seq: int = ...) -> AsyncIterator[JsonMap]: ...
     async def report(self, run_id: str) -> RunReport: ...
     async def read_file(self, run_id: str, name: str) -> bytes: ...
-    async def submit(self, spec: RunSpec, command: str = ...) -> str: ...
+    async def submit(self, spec: RunSpec, command: str = ..., options: JobOptions | None = ...) -> str: ...
     async def plan(self, spec: RunSpec, command: str = ...) -> str: ...
     async def inspect(self, spec: RunSpec, target: str) -> str: ...
     async def retry(self, run_id: str) -> str: ...
@@ -245,9 +245,9 @@ class Session:
             self._list_anew = True
             self._poll_now.set()
 
-    async def submit(self, spec: RunSpec, command: str) -> str:
+    async def submit(self, spec: RunSpec, command: str, options: JobOptions) -> str:
         """Queue a run and select it. Raises what `AsyncClient.submit` raises."""
-        return self._select_new(await self.client.submit(spec, command))
+        return self._select_new(await self.client.submit(spec, command, options))
 
     async def retry(self, run_id: str) -> str:
         """Queue an ended run again and select the new one."""

@@ -46,6 +46,16 @@ class TerminalApp(App[None]):
     """`ascii` draws in ASCII; None for what the terminal is said to need."""
 
     COMMANDS = App.COMMANDS | PALETTE
+    # Messages stand in the line of the key hints, where nobody reads; a long one has the lines it takes, up to four.
+    CSS = """
+    ToastRack { margin-bottom: 0; align: left bottom; max-height: 4; overflow: hidden; }
+    ToastHolder { align-horizontal: left; }
+    Toast { width: 1fr; max-width: 100%; height: auto; max-height: 4; margin: 0; padding: 0 1; background: $panel; }
+    Toast.-information, Toast.-warning, Toast.-error { border-left: none; }
+    Toast.-warning { color: $text-warning; }
+    Toast.-error { color: $text-error; }
+    Toast:ansi { background: ansi_default; text-style: reverse; }
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+o", "jump", "Jump to a part of the screen", show=False, priority=True)
     ]

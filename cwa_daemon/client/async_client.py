@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cwa_daemon.base.settings import Settings
-from cwa_daemon.client import fetching
+from cwa_daemon.client import fetching, listing
 from cwa_daemon.client.answers import Result, Stopped
 from cwa_daemon.client.connection import Connection
 from cwa_daemon.client.fetching import RunFiles
 from cwa_daemon.client.following import follow
 from cwa_daemon.client.submitting import access_of_shell, submit_job, with_texts
-from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
+from cwa_daemon.protocol import (
+    HIGHEST_PRIORITY,
+    JobOptions,
+    JobPage,
+    JobQuery,
+    JobView,
+    Pruned,
+    Sample,
+    StatusView,
+)
 from cwa_engine.base.errors import InvalidInput, OutputError
 from cwa_engine.base.files import check_output, fetch_folder
 from cwa_engine.base.plain import JsonMap
@@ -99,6 +108,15 @@ class AsyncClient:
         """Queue the planning of a run and give the job's run id; the plan is in its event of kind "plan"."""
         return await submit_job(self._connection, "plan", await with_texts(self._connection, spec), command)
 
+    async def inspect(self, spec: RunSpec, target: str) -> str:
+        """Queue a look at a weight, row, column or head of a run's model, before all that waits; gives the job's run id.
+
+        The facts are in its event of kind "inspected".
+        """
+        fields = {name: getattr(spec, name) for name in ("model", "revision", "dtype", "device", "offload")}
+        options = JobOptions(priority=HIGHEST_PRIORITY)
+        return await submit_job(self._connection, "inspect", RunSpec(**fields, weights=(target,)), "", options)
+
     async def retry(self, run_id: str) -> str:
         """Queue an ended run again, and give the new run id."""
         reply = await self._request(
@@ -111,7 +129,7 @@ class AsyncClient:
         return str((await self._request("cancel", run_id=run_id))["state"])
 
     async def job(self, run_id: str) -> JobView:
-        """A job by run id, by an unambiguous part of it, or "latest". Raises NotFound."""
+        """A job by run id, by an unambiguous part of it, or "latest", the latest run. Raises NotFound."""
         return JobView.model_validate((await self._request("job", run_id=run_id))["job"])
 
     async def jobs(
@@ -121,10 +139,22 @@ class AsyncClient:
         state: str | None = None,
         kind: str | None = None,
         model: str | None = None,
+        states: Sequence[str] = (),
+        kinds: Sequence[str] = (),
+        text: str | None = None,
+        since: float | None = None,
+        sort: str = "created",
+        descending: bool = True,
     ) -> list[JobView]:
-        """The latest jobs, latest first, after the first `offset`; `model` is a part of the model's name."""
-        reply = await self._request("jobs", limit=limit, offset=offset, state=state, kind=kind, model=model)
-        return [JobView.model_validate(job) for job in reply["jobs"]]
+        """Jobs as `JobQuery` says, the latest first if not sorted otherwise. Raises InvalidInput for an unknown state,
+        kind or order, and from an older daemon for what it does not know."""
+        some_states, some_kinds = (*states, *filter(None, [state])), (*kinds, *filter(None, [kind]))
+        query = JobQuery(limit, offset, some_states, some_kinds, model, text, since, sort, descending)
+        return await listing.jobs(query, self._request)
+
+    async def list_jobs(self, query: JobQuery | None = None) -> JobPage:
+        """The jobs that a query asks for, and how many it finds in all. Raises as `jobs` does."""
+        return await listing.page(query or JobQuery(), self._request)
 
     async def pause(self, run_id: str | None = None) -> list[str]:
         """Keep a queued job, or all of them, from being begun; gives their run ids."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from cwa_daemon.client.answers import Result, Stopped
 from cwa_daemon.client.async_client import AsyncClient
 from cwa_daemon.client.fetching import RunFiles
 from cwa_daemon.client.loop_thread import LoopThread
-from cwa_daemon.protocol import JobOptions, JobView, Pruned, Sample, StatusView
+from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Pruned, Sample, StatusView
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.spec import RunSpec
 
@@ -75,6 +75,9 @@ class Client:
     def plan(self, spec: RunSpec, command: str = "") -> str:
         return self._run(self._client.plan(spec, command))
 
+    def inspect(self, spec: RunSpec, target: str) -> str:
+        return self._run(self._client.inspect(spec, target))
+
     def retry(self, run_id: str) -> str:
         return self._run(self._client.retry(run_id))
 
@@ -91,8 +94,19 @@ class Client:
         state: str | None = None,
         kind: str | None = None,
         model: str | None = None,
+        states: Sequence[str] = (),
+        kinds: Sequence[str] = (),
+        text: str | None = None,
+        since: float | None = None,
+        sort: str = "created",
+        descending: bool = True,
     ) -> list[JobView]:
-        return self._run(self._client.jobs(limit, offset, state, kind, model))
+        return self._run(
+            self._client.jobs(limit, offset, state, kind, model, states, kinds, text, since, sort, descending)
+        )
+
+    def list_jobs(self, query: JobQuery | None = None) -> JobPage:
+        return self._run(self._client.list_jobs(query))
 
     def pause(self, run_id: str | None = None) -> list[str]:
         return self._run(self._client.pause(run_id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,20 @@ ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 ALTER TABLE jobs ADD COLUMN deaths TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE jobs ADD COLUMN copy_error TEXT;
 """,
+    # What jobs are found by is generated, so it is never another than the job's. A damaged row has none, and is named later.
+    """
+ALTER TABLE jobs ADD COLUMN worked_s REAL NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN headline TEXT;
+ALTER TABLE jobs ADD COLUMN model TEXT GENERATED ALWAYS AS
+    (CASE WHEN json_valid(spec) THEN spec ->> 'model' ELSE '' END) VIRTUAL;
+ALTER TABLE jobs ADD COLUMN searched TEXT GENERATED ALWAYS AS (lower(
+    run_id || ' ' || state
+    || ' ' || CASE WHEN json_valid(spec) THEN coalesce(spec ->> 'model', '') || coalesce(spec ->> 'metrics', '') ELSE '' END
+    || ' ' || CASE WHEN json_valid(error) THEN coalesce(error ->> 'message', '') ELSE '' END)) VIRTUAL;
+UPDATE jobs SET worked_s = max(0, finished - started) WHERE finished IS NOT NULL AND started IS NOT NULL;
+CREATE INDEX jobs_by_kind ON jobs (kind, state);
+CREATE INDEX jobs_by_text ON jobs (searched);
+""",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 BALLAST_BYTES = 4 * 2**20  # given up when the disk is full, so that what happens can still be written down
@@ -64,7 +79,8 @@ _DAMAGE_HINT = (
 class Database:
     """One connection to the database file, which is made where there is none, and brought up to date.
 
-    `trouble` says what is wrong with the file, since it was first met; empty for a sound one.
+    `trouble` says what is wrong with the file, since it was first met; empty for a sound one. `version` grows with every
+    change, and is larger than it ever was before this start.
     """
 
     def __init__(self, database: Path) -> None:
@@ -72,6 +88,7 @@ class Database:
         self._ballast = database.with_name("ballast")
         self.disk_full = False
         self.trouble = ""
+        self.version = time.time_ns() // 1000
         database.touch(mode=0o600)  # its journal takes the same mode
         try:
             self._db = _connected(database)
@@ -112,6 +129,7 @@ class Database:
 
     def _write(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """Execute what changes the database, on a full disk with the ballast's room. Raises StateNotWritten."""
+        self.version += 1
         try:
             return self._db.execute(statement, values).fetchall()
         except sqlite3.DatabaseError as error:

@@ -114,8 +114,8 @@ async def get_job(service: Service, caller: Caller, request: protocol.GetJob) ->
 
 @handles(protocol.ListJobs)
 async def list_jobs(service: Service, caller: Caller, request: protocol.ListJobs) -> Reply:
-    jobs = service.store.jobs(request.limit, request.state, request.kind, request.model, request.offset)
-    return {"jobs": [service.jobs.view(job).shown(caller.minor) for job in jobs]}
+    jobs, total = service.store.page(request.query), service.store.total(request.query)
+    return {"jobs": [service.jobs.view(job).shown(caller.minor) for job in jobs], "total": total}
 
 
 @handles(protocol.Pause)
@@ -165,7 +165,9 @@ async def status(service: Service, caller: Caller, request: protocol.GetStatus) 
         pid=os.getpid(),
         uptime_s=time.time() - service.started,
         home=str(service.settings.home),
-        **{state.value: _count(service, state) for state in (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)},
+        queued=_count(service, JobState.QUEUED),
+        running=_count(service, JobState.RUNNING),
+        paused=_count(service, JobState.PAUSED),
         disk_full=service.store.disk_full,
         troubles=service.troubles.sentences(),
         limits=service.settings.shown_limits(),
@@ -174,6 +176,7 @@ async def status(service: Service, caller: Caller, request: protocol.GetStatus) 
         workers=service.jobs.dispatcher.workers(),
         devices=service.sample().devices,
         memory_bytes=telemetry.process_memory(os.getpid()) or 0,
+        jobs_version=service.store.version,
     )
     return {"status": view.shown(caller.minor)}
 
@@ -188,7 +191,7 @@ def _count(service: Service, state: JobState) -> int | None:
 
 @handles(protocol.GetTelemetry)
 async def get_telemetry(service: Service, caller: Caller, request: protocol.GetTelemetry) -> Reply:
-    return {"samples": [sample.model_dump() for sample in service.samples]}
+    return {"samples": [sample.model_dump() for sample in service.samples if sample.time > request.after]}
 
 
 @handles(protocol.Unload)

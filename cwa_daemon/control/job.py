@@ -16,7 +16,7 @@ class Job:
 
     number: int  # gives the order of jobs, for clocks may be put back
     run_id: str
-    kind: str  # run, load or plan
+    kind: str  # run, load, plan or inspect
     state: JobState
     spec: JsonMap  # of a RunSpec
     command: str
@@ -34,6 +34,8 @@ class Job:
     owner: str
     deaths: list[JsonMap]  # of workers under it, see `deaths.py`
     copy_error: JsonMap | None
+    worked_s: float  # that a worker was at it, in all attempts that have ended
+    headline: JsonMap | None  # of a `Headline`
 
     @property
     def lane(self) -> str:

@@ -7,6 +7,7 @@ PART_BYTES comes in parts, `{id, part, parts, data}`, that joined are the reply;
 """
 
 from cwa_daemon.protocol.framing import decode, encode, parts, peek
+from cwa_daemon.protocol.job_query import KINDS, SORTS, STATES, JobKind, JobPage, JobQuery, JobSort
 from cwa_daemon.protocol.limits import (
     ACKNOWLEDGE_EVERY,
     CREDIT,
@@ -60,6 +61,7 @@ from cwa_daemon.protocol.requests import (
 from cwa_daemon.protocol.states import TERMINAL_STATES, JobState
 from cwa_daemon.protocol.views import (
     DeviceMemory,
+    Headline,
     JobView,
     Pruned,
     Sample,
@@ -75,6 +77,7 @@ __all__ = [
     "ACKNOWLEDGE_EVERY",
     "CREDIT",
     "HIGHEST_PRIORITY",
+    "KINDS",
     "MAX_DEPTH",
     "MAX_HELLO_BYTES",
     "MAX_MESSAGE_BYTES",
@@ -91,6 +94,8 @@ __all__ = [
     "PROTOCOL_MAJOR",
     "PROTOCOL_MINOR",
     "SEVERAL_EVENTS_SINCE",
+    "SORTS",
+    "STATES",
     "TERMINAL_STATES",
     "Access",
     "Acknowledge",
@@ -102,8 +107,13 @@ __all__ = [
     "GetStatus",
     "GetTelemetry",
     "GetTopK",
+    "Headline",
     "Hello",
+    "JobKind",
     "JobOptions",
+    "JobPage",
+    "JobQuery",
+    "JobSort",
     "JobState",
     "JobView",
     "KeepTexts",

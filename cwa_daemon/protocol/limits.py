@@ -1,7 +1,7 @@
 """Versions of the protocol, and the bounds of what is sent."""
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 4
+PROTOCOL_MINOR = 5
 SEVERAL_EVENTS_SINCE = 3  # minor version
 PARTS_SINCE = 4
 MAX_MESSAGE_BYTES = 16 * 2**20

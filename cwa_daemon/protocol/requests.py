@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 
+from cwa_daemon.protocol.job_query import JobKind, JobQuery, check_kinds, check_sort, check_states
 from cwa_daemon.protocol.limits import HIGHEST_PRIORITY, MOST_NAME, PIECE_BYTES, PROTOCOL_MAJOR, PROTOCOL_MINOR
 from cwa_daemon.protocol.message import Message
-from cwa_daemon.protocol.states import JobState
 from cwa_engine import __version__
 from cwa_engine.base import durations
-from cwa_engine.base.errors import InvalidInput, did_you_mean
+from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.plain import JsonMap
-from cwa_engine.options import ABLATE, LOAD, QUEUE, RUN, Option, check_bounds
+from cwa_engine.options import ABLATE, LOAD, QUEUE, RUN, Option, check_bounds, naming_field
 from cwa_engine.spec import RunSpec
 
 _JOBS = (RUN, ABLATE)  # commands that queue a run
@@ -44,7 +44,8 @@ class JobOptions(Message):
         int, Option("Higher goes first.", QUEUE, least=-HIGHEST_PRIORITY, most=HIGHEST_PRIORITY, commands=_JOBS)
     ] = 0
     after: Annotated[
-        str | None, Option("Begin only when this run is done.", QUEUE, metavar="RUN_ID", commands=_JOBS)
+        str | None,
+        Option("Begin only when this run is done.", QUEUE, metavar="RUN_ID", commands=_JOBS, if_empty="at once"),
     ] = Field(default=None, max_length=200)
     wait_for_memory: Annotated[
         bool, Option("Stay queued until the model fits, instead of failing.", QUEUE, commands=(*_JOBS, LOAD))
@@ -54,7 +55,13 @@ class JobOptions(Message):
     ] = False
     keep_alive: Annotated[
         str | None,
-        Option("How long the model stays warm after its last use: 30m, 0, forever.", QUEUE, commands=(*_JOBS, LOAD)),
+        Option(
+            "How long the model stays warm after its last use: 30m, 0, forever.",
+            QUEUE,
+            commands=(*_JOBS, LOAD),
+            choices=("30m", "2h", "forever", "0"),
+            if_empty="the daemon's setting",
+        ),
     ] = Field(default=None, max_length=60)  # None: the daemon's setting
     force: Annotated[
         bool, Option("Replace a run's files in the --output folder, whatever else it holds.", commands=_JOBS)
@@ -78,6 +85,8 @@ class JobOptions(Message):
             durations.seconds(text)
         return text
 
+    _name_the_field = field_validator("*", mode="wrap")(naming_field)  # the last validator encloses those above
+
 
 class Hello(Request):
     op: Literal["hello"] = "hello"
@@ -87,10 +96,13 @@ class Hello(Request):
 
 
 class Submit(Request):
-    """Queue a run, or only the loading of its model, or only the planning. The same client key never queues twice."""
+    """Queue a run, or only the loading of its model, the planning, or a look at the weights it names.
+
+    The same client key never queues twice.
+    """
 
     op: Literal["submit"] = "submit"
-    kind: Literal["run", "load", "plan"] = "run"
+    kind: JobKind = "run"
     spec: RunSpec
     client_key: str = Field(min_length=8, max_length=64)
     command: str = Field(default="", max_length=20_000)
@@ -125,30 +137,48 @@ class Cancel(Request):
 
 
 class GetJob(Request):
-    """One job, by run id, by an unambiguous beginning or ending of it, or "latest"."""
+    """One job, by run id, by an unambiguous beginning or ending of it, or "latest": the latest run."""
 
     op: Literal["job"] = "job"
     run_id: str
 
 
 class ListJobs(Request):
-    """The latest jobs, latest first, from `offset` on; `model` is a part of the model's name."""
+    """Some jobs, and how many there are in all; fields as in `JobQuery`. `state` and `kind` are those of older clients."""
 
     op: Literal["jobs"] = "jobs"
     limit: int = Field(default=50, ge=1, le=1000)
     offset: int = Field(default=0, ge=0, lt=2**31)
+    states: list[str] = Field(default_factory=list, max_length=20)
+    kinds: list[str] = Field(default_factory=list, max_length=20)
+    model: str | None = Field(default=None, max_length=1000)
+    text: str | None = Field(default=None, max_length=1000)
+    since: float | None = None
+    sort: str = "created"
+    descending: bool = True
     state: str | None = None
     kind: str | None = None
-    model: str | None = None
 
-    @field_validator("state")
-    @classmethod
-    def _known_state(cls, state: str | None) -> str | None:
-        states = [each.value for each in JobState]
-        if state is not None and state not in states:
-            known = f"a job is {', '.join(states[:-1])} or {states[-1]}"
-            raise InvalidInput(f"no job is ever '{state}'", hint=f"{did_you_mean(state, states)} {known}".strip())
-        return state
+    @model_validator(mode="after")
+    def _known(self) -> ListJobs:
+        check_states(self.query.states)
+        check_kinds(self.query.kinds)
+        check_sort(self.sort)
+        return self
+
+    @property
+    def query(self) -> JobQuery:
+        return JobQuery(
+            limit=self.limit,
+            offset=self.offset,
+            states=(*self.states, *([self.state] if self.state else [])),
+            kinds=(*self.kinds, *([self.kind] if self.kind else [])),
+            model=self.model,
+            text=self.text,
+            since=self.since,
+            sort=self.sort,
+            descending=self.descending,
+        )
 
 
 class Pause(Request):
@@ -240,9 +270,10 @@ class Shutdown(Request):
 
 
 class GetTelemetry(Request):
-    """What devices and processes used in the last minutes."""
+    """What devices and processes used in the last minutes, later than `after`, seconds since the epoch."""
 
     op: Literal["telemetry"] = "telemetry"
+    after: float = 0.0
 
 
 AnyRequest = Annotated[

@@ -19,10 +19,13 @@ class View(Message):
 
     def shown(self, minor: int) -> JsonMap:
         """The view for a client of this minor version."""
-        return self.model_dump(exclude_defaults=True, exclude=_SINCE_4 if minor < 4 else None)
+        unknown = (_SINCE_4 if minor < 4 else set()) | (_SINCE_5 if minor < 5 else set())
+        return self.model_dump(exclude_defaults=True, exclude=unknown)
 
 
-_SINCE_4 = {"owner", "copy_error", "deaths", "troubles", "limits"}  # clients before refuse a view with them
+# Clients before minor 4 refuse a view with fields that they do not know; later ones have no use for them.
+_SINCE_4 = {"owner", "copy_error", "deaths", "troubles", "limits"}
+_SINCE_5 = {"worked_s", "running_since", "headline", "waits_for", "jobs_version"}
 
 
 class StageProgress(Message):
@@ -35,6 +38,19 @@ class StageProgress(Message):
     def of(cls, event: Mapping[str, Any]) -> StageProgress:
         """How far a stage is, by an event of kind "progress"."""
         return cls(**{name: event[name] for name in cls.model_fields})
+
+
+class Headline(Message):
+    """What a run has found, in short: of its first metric, the largest critical set that was compared with controls."""
+
+    metric: str
+    k: int
+    perturbation: str
+    ratio: float | None = None  # damaged over intact perplexity; None where that is no finite number
+    control_ratio: float | None = None  # the same for the draw of a control that changes the loss most
+    collapsed: bool = False  # whether the damaged model's outputs are not finite any more
+    outcome: str = ""  # as in `rows.Verdict`; empty where it was not compared
+    sentence: str = ""  # the verdict
 
 
 class JobView(View):
@@ -59,6 +75,14 @@ class JobView(View):
     copy_error: JsonMap | None = None  # why the files of a run that is done are not in its output folder
     deaths: list[JsonMap] = Field(default_factory=list)  # of workers under this job: reason, cause, stage, time
     owner: str = ""  # name of the key that submitted it; empty for the user of the daemon's machine
+    worked_s: float = 0.0  # that a worker was at it, in all attempts that have ended
+    running_since: float | None = None  # when the attempt began that goes on: it has worked `worked_s` and since then
+    headline: Headline | None = None  # of a run that is done
+    waits_for: str = ""  # what it waits for, in words; empty for nothing
+
+    def took_s(self, now: float) -> float:
+        """Seconds that a worker was at it until now."""
+        return self.worked_s + (max(0.0, now - self.running_since) if self.running_since is not None else 0.0)
 
     @property
     def ended(self) -> bool:
@@ -147,3 +171,4 @@ class StatusView(View):
     workers: list[WorkerView]
     devices: list[DeviceMemory]
     memory_bytes: int
+    jobs_version: int = 0  # grows with every change of a job or of its progress; 0 by an older daemon

@@ -26,7 +26,7 @@ from cwa_daemon.control.jobs import Jobs
 from cwa_daemon.control.pruning import prune
 from cwa_daemon.control.states import MOVES
 from cwa_daemon.control.store import Store
-from cwa_daemon.protocol import JobOptions, JobState
+from cwa_daemon.protocol import JobOptions, JobQuery, JobState
 from cwa_daemon.worker.residency import ModelKey, Residency, Resident
 from cwa_engine.base.errors import (
     DaemonNotStartable,
@@ -121,10 +121,10 @@ def test_jobs_are_paged_and_filtered_by_state_kind_and_part_of_a_models_name(sto
     for number in range(5):
         add(store, f"run{number}", state="done" if number % 2 else "queued")
     add(store, "other", kind="load", spec=RunSpec(model="EleutherAI/pythia-70m").model_dump(mode="json"))
-    assert [job.run_id for job in store.jobs(limit=2, offset=1)] == ["run4", "run3"]
+    assert [job.run_id for job in store.page(JobQuery(limit=2, offset=1))] == ["run4", "run3"]
     assert [job.run_id for job in store.jobs(state="done")] == ["run3", "run1"]
     assert [job.run_id for job in store.jobs(kind="load")] == ["other"]
-    assert [job.run_id for job in store.jobs(model="PYTHIA")] == ["other"]
+    assert [job.run_id for job in store.page(JobQuery(model="PYTHIA"))] == ["other"]
 
 
 def test_an_ended_job_never_moves_again() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from cwa_daemon.protocol import (
     TERMINAL_STATES,
     DeviceMemory,
+    JobOptions,
     JobPage,
     JobQuery,
     JobView,
@@ -49,6 +50,7 @@ class FakeDaemon:
         self.planned: list[RunSpec] = []
         self.inspected: list[tuple[RunSpec, str]] = []
         self.submitted: list[tuple[RunSpec, str]] = []
+        self.options: list[JobOptions] = []  # of these
         self.cancelled: list[str] = []
         self.unloaded: list[str] = []
         self.refuse: CwaError | None = None
@@ -190,12 +192,13 @@ class FakeClient:
                     return
             await self._daemon.changed()
 
-    async def submit(self, spec: RunSpec, command: str = "") -> str:
+    async def submit(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         self._daemon.check()
         refuse, self._daemon.refuse = self._daemon.refuse, None
         if refuse:
             raise refuse
         self._daemon.submitted.append((spec, command))
+        self._daemon.options.append(options or JobOptions())
         return self._daemon.add(f"20261123-190500-{spec.model}-new{len(self._daemon.submitted)}", spec)
 
     async def plan(self, spec: RunSpec, command: str = "") -> str:

@@ -1,0 +1,149 @@
+"""One option of a run in the form: its label, a widget by its kind, and below what is wrong with it and what may be picked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.message import Message
+from textual.widget import Widget
+from textual.widgets import Input, Label
+
+from cwa_engine.options import Kind, OptionField
+from cwa_tui.draft import Problem, Value, default_in_words
+from cwa_tui.suggesting import Suggestion
+from cwa_tui.visible import words
+from cwa_tui.widgets.form_choice import ChoiceField
+from cwa_tui.widgets.form_suggestions import Suggestions
+from cwa_tui.widgets.quiet_static import QuietStatic
+
+_TICK = "on"  # the one name of a flag
+
+
+class FormField(Vertical):
+    """Posts Changed as one types, and Entered on enter in a line of text."""
+
+    @dataclass
+    class Changed(Message):
+        by: FormField
+
+    @dataclass
+    class Entered(Message):
+        by: FormField
+
+    def __init__(self, entry: OptionField, value: Value) -> None:
+        super().__init__(id=field_id(entry.field), classes="form-field")
+        self.entry = entry
+        self._value = value
+        self._suggestions: tuple[Suggestion, ...] = ()
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(classes="form-line"):
+            yield Label(self.entry.label)
+            yield self._made()
+        yield QuietStatic(classes="form-note")
+        yield Suggestions()
+
+    def _made(self) -> Widget:
+        entry, value, name = self.entry, self._value, control_id(self.entry.field)
+        if isinstance(value, bool):
+            return ChoiceField((_TICK,), (_TICK,) if value else (), several=True, id=name)
+        if entry.closed:
+            chosen = value if isinstance(value, tuple) else (value,)
+            return ChoiceField(entry.choices, chosen, entry.several, entry.option.meanings, id=name)
+        line = Input(str(value), default_in_words(entry), id=name, compact=True, select_on_focus=False)
+        line.cursor_blink = False  # each blink would be sent over a slow line
+        return line
+
+    @property
+    def control(self) -> Widget:
+        """The widget that takes the focus."""
+        return self.query_one(f"#{control_id(self.entry.field)}")
+
+    @property
+    def value(self) -> Value:
+        return self._value
+
+    @value.setter
+    def value(self, value: Value) -> None:
+        self._value = value
+        control = self.control
+        if isinstance(control, Input):
+            control.value = str(value)
+            control.cursor_position = len(control.value)
+        elif isinstance(control, ChoiceField):
+            control.chosen = (
+                value
+                if isinstance(value, tuple)
+                else ((_TICK,) if value else ())
+                if isinstance(value, bool)
+                else (value,)
+            )
+
+    @property
+    def help(self) -> str:
+        """What the option is, and what the choice under the cursor means."""
+        control = self.control
+        about = f"{self.entry.flag}  {self.entry.option.help}"
+        meaning = control.meaning if isinstance(control, ChoiceField) else ""
+        return f"{meaning}\n{about}" if meaning else about
+
+    def tell(self, problem: Problem | None, about: str = "") -> None:
+        """Show what is wrong with the field, or else what is known of what it holds."""
+        note = self.query_one(QuietStatic)
+        text = Text()
+        if problem:
+            text = Text.assemble(("✗ ", "bold"), words(problem.message))
+            text.append(f" - {words(problem.hint)}" if problem.hint else "")
+        elif about:
+            text = words(about)
+        note.set_class(problem is not None, "-wrong")
+        note.display = bool(text)
+        note.say(text)
+
+    def suggest(self, names: Sequence[Suggestion]) -> None:
+        """Show names to pick while the field has the focus."""
+        self.query_one(Suggestions).show(names)
+
+    @on(Input.Changed)
+    def _typed(self, message: Input.Changed) -> None:
+        message.stop()
+        if message.value != self._value:
+            self._value = message.value
+            self.post_message(self.Changed(self))
+
+    @on(Input.Submitted)
+    def _entered(self, message: Input.Submitted) -> None:
+        message.stop()
+        self.post_message(self.Entered(self))
+
+    @on(ChoiceField.Changed)
+    def _chosen(self, message: ChoiceField.Changed) -> None:
+        message.stop()
+        chosen = message.by.chosen
+        if self.entry.kind is Kind.FLAG:
+            self._value = bool(chosen)
+        else:
+            self._value = chosen if self.entry.several else chosen[0]
+        self.post_message(self.Changed(self))
+
+    @on(Suggestions.Picked)
+    def _picked(self, message: Suggestions.Picked) -> None:
+        message.stop()
+        self.control.focus()
+        self.value = message.text
+        self.post_message(self.Changed(self))
+
+
+def field_id(field: str) -> str:
+    """Id of a field's row in the form."""
+    return f"field-{field.replace('_', '-')}"
+
+
+def control_id(field: str) -> str:
+    """Id of the widget in which a field is typed or chosen."""
+    return field.replace("_", "-")
