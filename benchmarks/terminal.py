@@ -80,12 +80,8 @@ class Interface:
         busy = (after.user + after.system) - (times.user + times.system)
         return Load(busy / took, (self.sent - sent) / took)
 
-    def memory(self) -> int:
-        """What is its own of the memory, and not shared with other processes, in bytes."""
-        own: int = self.process.memory_full_info().uss
-        return own
-
     def resident(self) -> int:
+        """Its resident memory, in bytes."""
         rss: int = self.process.memory_info().rss
         return rss
 
@@ -114,3 +110,78 @@ def interface(settings: Settings, columns: int, lines: int) -> Iterator[Interfac
         yield shown
     finally:
         shown.close()
+
+
+def at_rest(seconds: float = IDLE_S) -> tuple[dict[tuple[int, int], Load], int]:
+    """What an idle interface takes at both sizes, and its resident memory in bytes."""
+    with own_daemon() as settings:
+        _finished(settings, _short())
+        loads, memory = {}, 0
+        for size in SIZES:
+            with interface(settings, *size) as shown:
+                shown.load_over(5)  # the first samples of a history fill it
+                loads[size] = shown.load_over(seconds)
+                memory = max(memory, shown.resident())
+    return loads, memory
+
+
+def during_a_run() -> dict[tuple[int, int], Load]:
+    """What the screen of a run takes while the run goes on, at both sizes."""
+    with own_daemon() as settings:
+        _finished(settings, _short())  # the model is warm afterwards
+        return {size: _load_of_a_run(settings, size) for size in SIZES}
+
+
+def _load_of_a_run(settings: Settings, size: tuple[int, int]) -> Load:
+    ended = threading.Event()
+    with interface(settings, *size) as shown, Client.connect(settings) as client:
+        run_id = client.submit(_many_events())
+
+        def follow() -> None:
+            for event in client.follow(run_id):
+                if event["kind"] == "stage_started" and event["stage"] == "score":
+                    going_on.set()
+            ended.set()
+
+        going_on = threading.Event()
+        follower = threading.Thread(target=follow)
+        follower.start()
+        shown.wait_for("running", after=shown.sent)
+        shown.press(b"g\r")  # the latest run is the first row
+        going_on.wait()
+        load = shown.load_until(ended, PATIENCE_S)
+        follower.join()
+    return load
+
+
+def many_rows(rounds: int) -> tuple[Spread, Spread, int]:
+    """Seconds to open a run of 100,000 weights, and to jump to its last row; and resident memory after that, in bytes."""
+    opened, jumped, memory = [], [], 0
+    with own_daemon() as settings:
+        _finished(settings, _short(topk=(MANY,)))
+        for _ in range(rounds):
+            with interface(settings, *SIZES[0]) as shown:
+                began, before = time.perf_counter(), shown.press(b"\r")
+                shown.wait_for(f"of {MANY:,}", before)
+                opened.append(time.perf_counter() - began)
+                began, before = time.perf_counter(), shown.press(b"G")
+                shown.wait_for(f"{MANY:,} of {MANY:,}", before)
+                jumped.append(time.perf_counter() - began)
+                memory = max(memory, shown.resident())
+    return spread(opened), spread(jumped), memory
+
+
+def _finished(settings: Settings, spec: RunSpec) -> None:
+    with Client.connect(settings) as client:
+        run_id = client.submit(spec)
+        list(client.follow(run_id))
+        assert client.job(run_id).state == "done"
+
+
+def _short(topk: tuple[int, ...] = (10,)) -> RunSpec:
+    return RunSpec(model=MODEL, eval_limit=2, topk=topk, perturbations=(), seq_len=32)
+
+
+def _many_events() -> RunSpec:
+    """Half a minute of SmolLM2 with a point of damage every few seconds."""
+    return RunSpec(model=MODEL, eval_limit=4, topk=(1, 10, 100), control_seeds=5, seq_len=64)
