@@ -16,6 +16,7 @@ set -g status off
 set -s escape-time 0
 set -g remain-on-exit on
 set -g remain-on-exit-format ''
+set -as terminal-overrides ',*:Tc'
 """
 PATIENCE_S = 60.0
 BETWEEN_LOOKS_S = 0.05
@@ -42,6 +43,10 @@ class TmuxTerminal:
     def screen(self) -> str:
         """What is on screen now."""
         return self._ask("capture-pane", "-p")
+
+    def coloured_screen(self) -> str:
+        """The same with the sequences that set colours and styles."""
+        return self._ask("capture-pane", "-p", "-e")
 
     def resize(self, columns: int, lines: int) -> None:
         self._ask("resize-window", "-x", str(columns), "-y", str(lines))
