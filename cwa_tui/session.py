@@ -70,6 +70,7 @@ class Session:
         self._start_now = asyncio.Event()
         self._watched: dict[object, frozenset[str]] = {}  # by who watches
         self._watched_changed = asyncio.Event()
+        self.started: set[str] = set()  # run ids of what the user started here
         self._fetching: dict[tuple[str, str], asyncio.Task[None]] = {}  # run id and file
         self._complain: Callable[[Exception], None] = lambda error: None
 
@@ -141,12 +142,17 @@ class Session:
         if self._watched.pop(who, None):
             self._watched_changed.set()
 
+    @property
+    def watched(self) -> frozenset[str]:
+        """Run ids that a screen watches."""
+        return frozenset().union(*self._watched.values())
+
     async def _follow_watched(self, client: DaemonClient) -> None:
         """Follow the runs that somebody watches, each in a task of its own."""
         tasks: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
-                wanted = frozenset().union(*self._watched.values())
+                wanted = self.watched
                 for run_id in tasks.keys() - wanted:
                     tasks.pop(run_id).cancel()
                 for run_id in wanted - tasks.keys():
@@ -278,6 +284,7 @@ class Session:
             await client.close()
 
     def _select_new(self, run_id: str) -> str:
+        self.started.add(run_id)
         self.select(run_id)
         self._poll_now.set()
         return run_id

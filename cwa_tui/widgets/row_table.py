@@ -50,7 +50,7 @@ class RowTable(ScrollView, can_focus=True):
     RowTable > .row-table--foot { color: $text-muted; }
     RowTable > .row-table--cursor { text-style: none; }
     RowTable:focus > .row-table--cursor {
-        background: $block-cursor-background; color: $block-cursor-foreground; text-style: bold;
+        background: $block-cursor-background; color: $block-cursor-foreground; text-style: $block-cursor-text-style;
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
