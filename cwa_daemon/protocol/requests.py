@@ -96,7 +96,10 @@ class Hello(Request):
 
 
 class Submit(Request):
-    """Queue a run, or only the loading of its model, or only the planning. The same client key never queues twice."""
+    """Queue a run, or only the loading of its model, the planning, or a look at the weights it names.
+
+    The same client key never queues twice.
+    """
 
     op: Literal["submit"] = "submit"
     kind: JobKind = "run"
