@@ -74,13 +74,13 @@ class NewRunScreen(ModalScreen[str | None]):
         # with priority, or keys typed ahead over a slow line would go to the field before
         Binding("tab", "field(1)", show=False, priority=True),
         Binding("shift+tab", "field(-1)", show=False, priority=True),
+        Binding("up", "line(-1)", show=False, priority=True),
+        Binding("down", "line(1)", show=False, priority=True),
         Binding("ctrl+j", "start", "start", key_display="^j", priority=True),
         Binding("ctrl+r", "plan", "plan", key_display="^r", priority=True),
         Binding("ctrl+y", "copy", "copy command", key_display="^y", priority=True),
         Binding("ctrl+l", "reset", "reset", key_display="^l", priority=True),
         Binding("escape", "close", "close", key_display="esc"),
-        Binding("up", "line(-1)", show=False),
-        Binding("down", "line(1)", show=False),
         Binding("enter", "field(1)", show=False),
         Binding("pageup", "page(-1)", show=False),
         Binding("pagedown", "page(1)", show=False),
@@ -236,7 +236,9 @@ class NewRunScreen(ModalScreen[str | None]):
                 return
 
     def action_line(self, steps: int) -> None:
-        """To what is below or above, names that may be picked among it."""
+        """To what is below or above: another line of a list, a name that may be picked, another field."""
+        if isinstance(self.focused, (ChoiceField, Suggestions)) and self.focused.move_line(steps):
+            return
         if steps > 0:
             self.focus_next()
         else:

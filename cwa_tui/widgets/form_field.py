@@ -73,7 +73,7 @@ class FormField(Vertical):
         if entry.closed:
             chosen = value if isinstance(value, tuple) else (value,)
             return ChoiceField(entry.choices, chosen, entry.several, entry.option.meanings, id=name)
-        line = Input(str(value), default_in_words(entry), id=name, compact=True, select_on_focus=False)
+        line = Input(str(value), default_in_words(entry), id=name, compact=True)
         line.cursor_blink = False  # each blink would be sent over a slow line
         return line
 

@@ -301,9 +301,10 @@ async def test_the_field_with_the_focus_is_always_seen(desk: Desk, size: tuple[i
 
 
 async def test_what_is_typed_ahead_lands_in_the_field_it_was_meant_for(form: Form) -> None:
-    for key in ("g", "tab", "tab", "c", "tab", "tab", "7"):
+    for key in ("g", "tab", "tab", "c", "tab", "tab", "7", "down", "t", "down", "5"):
         form.pilot.app.post_message(Key(key, key if len(key) == 1 else None))
-    await until(lambda: form.screen.draft.values == {"model": "g", "device": "c", "topk": "7"})
+    typed = {"model": "g", "device": "c", "topk": "7", "data_file": "t", "eval_limit": "5"}
+    await until(lambda: form.screen.draft.values == typed)
 
 
 # choices and ticks
