@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cwa_engine.records.compared import Comparison, RankingOverlap
+from cwa_engine.records.compared import ComparedRun, Comparison, RankingOverlap
 from cwa_engine.records.curves import MEDIAN, DamageLevel
-from cwa_engine.records.profiles import COMPONENT, DEPTH
+from cwa_engine.records.profiles import COMPONENT, DEPTH, ProfileShare
 from cwa_engine.rows import MATRICES
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
@@ -187,7 +187,9 @@ def profile_table(found: Comparison, metric: str, by: str, k: int) -> ViewTable:
     rows_of = [row for row in found.shares if (row.metric, row.by, row.k) == (metric, by, k)]
     runs = [run for run in found.runs if any(row.run == run.run for row in rows_of)]
     columns = [Column("part", by, 18, most=24), *(Column(run.run, run.label, 7, right=True) for run in runs)]
-    columns += [Column(f"{run.run} {ALL}", f"{run.label}, all", 12, right=True, optional=2) for run in runs]
+    columns += [
+        Column(f"{run.run} {ALL}", label, 12, right=True, optional=2) for run, label in _populations(runs, rows_of)
+    ]
     rows = []
     for part in dict.fromkeys(row.part for row in rows_of):
         here = {row.run: row for row in rows_of if row.part == part}
@@ -200,6 +202,14 @@ def profile_table(found: Comparison, metric: str, by: str, k: int) -> ViewTable:
             shown |= {run: f"{row.share:.0%}", f"{run} {ALL}": "-" if row.eligible is None else f"{row.eligible:.2%}"}
         rows.append(_row(part, values, shown))
     return ViewTable(f"top {k:,} by {by}", tuple(columns), tuple(rows))
+
+
+def _populations(runs: Sequence[ComparedRun], shares: Sequence[ProfileShare]) -> list[tuple[ComparedRun, str]]:
+    """(run, heading) of the shares in all that was ranked: once where they are the same in all runs."""
+    of_run = {run.run: [row.eligible for row in shares if row.run == run.run] for run in runs}
+    if len(set(map(tuple, of_run.values()))) == 1:
+        return [(runs[0], "of all")]
+    return [(run, f"{run.label}, all") for run in runs]
 
 
 def profile_tables(found: Comparison, metric: str) -> Iterator[ViewTable]:

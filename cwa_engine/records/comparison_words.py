@@ -38,7 +38,11 @@ def _largest(rows: Sequence[R]) -> list[R]:
 
 def differing(found: Comparison) -> str:
     """In what the runs differ, in one line: what matters most first."""
-    said = [entry.what for entry in found.differences if not _is_detail(entry, found.differences)]
+    said = [
+        f"{entry.what} texts" if entry.what in ("scored", "measured") else entry.what
+        for entry in found.differences
+        if not _is_detail(entry, found.differences)
+    ]
     return f"the runs differ in {_listed(said)}" if said else "the runs differ in nothing that they were asked for"
 
 
