@@ -15,6 +15,7 @@ from cwa_daemon.base.folder_lock import hold_lock
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import leftovers
 from cwa_daemon.control.database import SCHEMA_VERSION
+from cwa_daemon.control.headlines import kept_headline
 from cwa_daemon.control.store import Store
 from cwa_daemon.protocol import JobState
 from cwa_engine.base.errors import CwaError, InvalidInput
@@ -96,6 +97,8 @@ def salvage(store: Store, damaged: Path) -> int:
         connection.row_factory = sqlite3.Row
         rows = [row for number in _numbers(connection) if (row := _whole_row(connection, number))]
     for row in rows:
+        if "worked_s" not in row and row["started"] and row["finished"]:  # of an earlier schema
+            row["worked_s"] = max(0.0, row["finished"] - row["started"])
         store.add_job(**{name: value for name, value in row.items() if name in known})
         error = json.loads(row["error"]) if row["error"] else None
         store.append_event(row["run_id"], {"kind": "state", "state": row["state"], "error": error})
@@ -143,7 +146,7 @@ def reindex(store: Store, runs: Path) -> tuple[int, list[str]]:
 
 def _row(folder: Path) -> JsonMap:
     manifest, summary = read_manifest(folder), read_summary(folder)
-    started = float(manifest["started"])
+    started, worked_s = float(manifest["started"]), sum(summary["timings"].values())
     return {
         "run_id": folder.name,
         "kind": "run",
@@ -154,5 +157,7 @@ def _row(folder: Path) -> JsonMap:
         "client_key": f"reindexed-{folder.name}",
         "created": started,
         "started": started,
-        "finished": started + sum(summary["timings"].values()),
+        "finished": started + worked_s,
+        "worked_s": worked_s,
+        "headline": kept_headline(folder),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -38,6 +39,7 @@ class Running:
     free: asyncio.Future[End] = field(default_factory=_future)  # when the worker has done with it
     last_word: CwaError | None = None  # of a worker that ends with this job
     finished: int = 0  # the number of the report that told of its end
+    ended_at: float | None = None  # seconds since the epoch
     cancel_asked: bool = False
     deadline: CancelDeadline | None = None  # once the worker was asked to stop
 
@@ -120,7 +122,9 @@ class CurrentJob:
         running = self.running
         of_this_job = running and running.run_id == report.run_id and running.is_under_way
         if report.number > self.worker.written and of_this_job:
-            self._ledger.record(report.run_id, {**report.event, "number": report.number})
+            self._ledger.record(
+                report.run_id, {**report.event, "number": report.number, "time": report.time or time.time()}
+            )
         self.worker.written = max(report.number, self.worker.written)
 
     def heard_end(self, report: Finished) -> None:
@@ -128,7 +132,7 @@ class CurrentJob:
         if running is None or running.run_id != report.run_id:  # an earlier daemon has heard of it
             self.worker.written = max(report.number, self.worker.written)
             return
-        running.finished = report.number
+        running.finished, running.ended_at = report.number, report.time
         error = error_from_dict(report.error) if report.error else None
         if report.ends:  # the next job needs another worker
             running.last_word = error
@@ -137,6 +141,7 @@ class CurrentJob:
 
     def worker_died(self, death: Death, lost: tuple[LoadAgain, ...]) -> None:
         if self.running:
+            self.running.ended_at = self.running.ended_at or death.time
             self.running.end(self.running.last_word or death)
         for model in lost:
             self._load_again(self.device, model, death.reason)

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable
 
 from cwa_daemon.base.settings import Settings
-from cwa_daemon.control import queue, telemetry
+from cwa_daemon.control import queue, telemetry, waits
 from cwa_daemon.control.awake import AwakeClock
 from cwa_daemon.control.job import Job
 from cwa_daemon.control.lane import Lane
@@ -46,6 +46,8 @@ class Dispatcher:
         self._make_lane = make_lane
         self._clock = AwakeClock()
         self._lanes: dict[str, Lane] = {}
+        self._queues: dict[str, list[str]] = {}  # lane -> run ids of the jobs that are due, in their order,
+        self._queues_of = 0  # by this version of the store
         self._tokens: dict[str, str] = {}  # Hub tokens of waiting jobs; in memory only
 
     def recover(self) -> None:
@@ -90,6 +92,27 @@ class Dispatcher:
         await asyncio.to_thread(place.end_all, self._settings.workers)
 
     # what clients see of it
+
+    def waits_for(self, job: Job) -> str:
+        """What a job that has not ended waits for, in words; empty for nothing."""
+        lane = self._lanes.get(job.lane)
+        if job.state not in (JobState.QUEUED, JobState.RUNNING) or lane is None:
+            return ""
+        predecessor = self._store.job(job.after_run) if job.after_run else None
+        if predecessor and predecessor.state is not JobState.DONE:
+            return waits.for_predecessor(predecessor.run_id)
+        return lane.waits_for(job, self._before(job))
+
+    def _before(self, job: Job) -> list[str]:
+        """The run ids of the queued jobs of its lane that are due before it."""
+        if job.state is not JobState.QUEUED:
+            return []
+        if self._queues_of != self._store.version:  # they are asked for job by job, and change with the store alone
+            self._queues_of, self._queues = self._store.version, {}
+        if job.lane not in self._queues:
+            self._queues[job.lane] = self._store.due(job.lane)
+        queue = self._queues[job.lane]
+        return queue[: queue.index(job.run_id)] if job.run_id in queue else []
 
     async def unload(self, model: str) -> list[str]:
         """Drop a warm model on every device; gives the names of what was dropped."""

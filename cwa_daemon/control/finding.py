@@ -6,20 +6,22 @@ from pathlib import Path
 
 from cwa_daemon.control.job import Job
 from cwa_daemon.control.store import Store
-from cwa_daemon.protocol import JobState, JobView, StageProgress
+from cwa_daemon.protocol import Headline, JobState, JobView, StageProgress
 from cwa_engine.base.errors import InvalidInput, NotFound, did_you_mean
 
 
 def find_job(store: Store, part: str) -> Job:
-    """The job with this run id, or the only one that begins or ends so; "latest" is the last one submitted.
+    """The job with this run id, or the only one that begins or ends so; "latest" is the last run submitted.
+
+    What was only loaded or planned is found by its run id alone.
 
     Raises NotFound and, where it may be several, InvalidInput.
     """
     if part == "latest":
-        latest = store.jobs(limit=1)
+        latest = store.jobs(limit=1, kind="run")
         if latest:
             return latest[0]
-        raise NotFound("there is no job yet", hint="`cwtool run --model smollm2-135m` makes one")
+        raise NotFound("there is no run yet", hint="`cwtool run --model smollm2-135m` makes one")
     if exact := store.job(part):
         return exact
     matches = store.jobs_like(part) if part else []
@@ -32,8 +34,8 @@ def find_job(store: Store, part: str) -> Job:
     raise NotFound(f"there is no run '{part}'", hint=near or "`cwtool jobs` lists all")
 
 
-def view_of(job: Job, progress: StageProgress | None, last_seq: int, runs: Path) -> JobView:
-    """A job as clients see it; `runs` is where run folders are."""
+def view_of(job: Job, progress: StageProgress | None, last_seq: int, runs: Path, waits_for: str) -> JobView:
+    """A job as clients see it; `runs` is where run folders are, `waits_for` a sentence."""
     has_files = job.kind == "run" and job.state is JobState.DONE
     return JobView(
         run_id=job.run_id,
@@ -55,4 +57,8 @@ def view_of(job: Job, progress: StageProgress | None, last_seq: int, runs: Path)
         copy_error=job.copy_error,
         deaths=job.deaths,
         owner=job.owner,
+        worked_s=job.worked_s,
+        running_since=job.started if job.state is JobState.RUNNING else None,
+        headline=Headline.model_validate(job.headline) if job.headline else None,
+        waits_for=waits_for,
     )

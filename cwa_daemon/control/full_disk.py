@@ -14,11 +14,12 @@ MOST_EVENTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A job that goes to another state, and why."""
+    """A job that goes to another state at a time, in seconds since the epoch, and why."""
 
     run_id: str
     state: JobState
     error: CwaError | None
+    time: float
 
 
 @dataclass

@@ -85,7 +85,8 @@ class Jobs:
         return find_job(self._store, part)
 
     def view(self, job: Job) -> JobView:
-        return view_of(job, self.ledger.progress.get(job.run_id), self._store.last_seq(job.run_id), self._settings.runs)
+        progress, last_seq = self.ledger.progress.get(job.run_id), self._store.last_seq(job.run_id)
+        return view_of(job, progress, last_seq, self._settings.runs, self.dispatcher.waits_for(job))
 
     # queued
 
@@ -132,6 +133,8 @@ class Jobs:
             self.dispatcher.keep_token(run_id, token)
         self.ledger.record(run_id, {"kind": "state", "state": JobState.QUEUED, "error": None})
         self.dispatcher.wake(PLANS if kind == "plan" else device)
+        if waits_for := self.dispatcher.waits_for(self.find(run_id)):
+            self.ledger.note(run_id, f"waiting: {waits_for}")
         return run_id
 
     def load_again(self, device: str, model: LoadAgain, reason: str) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from cwa_daemon.base.settings import Settings
-from cwa_daemon.control import telemetry
+from cwa_daemon.control import telemetry, waits
 from cwa_daemon.control.awake import AwakeClock
 from cwa_daemon.control.current_job import CurrentJob, End, Running
 from cwa_daemon.control.deaths import Cause, Death
@@ -63,7 +64,8 @@ class Lane:
         self._idle = asyncio.Event()
         self._idle.set()
         self._idle_since = clock()
-        self._not_before: dict[str, float] = {}  # run id -> when a job that waits for memory is tried again
+        self._not_before: dict[str, float] = {}  # run id -> when a job that could not begin is tried again
+        self._needs: dict[str, str] = {}  # run id -> what such a job waits for
         self._cancels_before_adoption: set[str] = set()  # run ids
         self._draining = False
         self._task = supervise(f"the lane of {device}", self._run, troubles)
@@ -85,6 +87,19 @@ class Lane:
     def must_wait(self, run_id: str) -> bool:
         """Whether a job has just been told that its model does not fit."""
         return time.monotonic() < self._not_before.get(run_id, 0.0)
+
+    def waits_for(self, job: Job, before: Sequence[str]) -> str:
+        """What a job of this lane waits for, in words; empty for nothing. `before`: run ids that are due before it."""
+        running = self._current.running
+        if running and running.run_id == job.run_id:
+            return "a worker that is starting" if self._current.worker.is_starting else ""
+        if need := self._needs.get(job.run_id):
+            return need
+        if running:
+            return waits.for_running(running.job, self.device, self._ledger.progress.get(running.run_id), len(before))
+        if self._draining:
+            return "another daemon: this one is stopping"
+        return waits.for_queued(before)
 
     def warm_models(self) -> list[WarmModel]:
         used = self._current.running.job.model if self._current.running else None
@@ -183,6 +198,7 @@ class Lane:
 
     async def _run_job(self, job: Job) -> None:
         running = self._current.take(job)
+        self._needs.pop(job.run_id, None)
         self._idle.clear()
         try:
             self._ledger.move(job.run_id, JobState.RUNNING)
@@ -193,7 +209,7 @@ class Lane:
         try:
             await self._current.worker.ready(lambda text: self._ledger.note(job.run_id, text))
         except OSError as failure:  # no memory or no processes left
-            self._look_again_later(job.run_id)
+            self._look_again_later(job.run_id, f"a worker, which cannot be started: {failure}")
             running.end(Death(f"no worker can be started: {failure}", Cause.OTHERS, "free some memory and retry"))
         else:
             self._current.worker.send(self._orders.command_for(job))
@@ -207,7 +223,7 @@ class Lane:
         if state is not JobState.CANCELLED:
             await running.free
         if self._ledger.state_of(run_id) is JobState.RUNNING:
-            self._ledger.move(run_id, state, reason)
+            self._ledger.move(run_id, state, reason, running.ended_at)
         await running.free
         self._current.worker.written = max(self._current.worker.written, running.finished)
         self._current.running = None
@@ -227,11 +243,12 @@ class Lane:
         if isinstance(end, Death):
             return self._outcomes.after_death(job, end)
         if isinstance(end, DoesNotFit) and job.run_options().wait_for_memory and not running.cancel_asked:
-            self._look_again_later(job.run_id)
+            self._look_again_later(job.run_id, f"memory: {end.message}")
             self._ledger.note(job.run_id, f"waiting for memory: {end.message}")
             return JobState.QUEUED, None
         return JobState.FAILED, end
 
-    def _look_again_later(self, run_id: str) -> None:
+    def _look_again_later(self, run_id: str, need: str) -> None:
+        self._needs[run_id] = need
         self._not_before[run_id] = time.monotonic() + LOOK_AGAIN_S
         asyncio.get_running_loop().call_later(LOOK_AGAIN_S + 0.05, self.wake)

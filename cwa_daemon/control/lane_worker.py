@@ -65,6 +65,7 @@ class LaneWorker:
         self.models: list[WarmModel] = []
         self.stalls = StallDetector(clock)  # of the job that runs
         self.written = 0  # the number of the worker's last report that is in the store
+        self.is_starting = False  # a process that has begun, and is not ready for its job yet
         self._settings = settings
         self._clock = clock
         self._troubles = troubles
@@ -118,7 +119,7 @@ class LaneWorker:
         if self._process is None or self._process.pid is None:
             say(f"starting a worker for {self.device}")
             self._memory, self.stalls = None, StallDetector(self._clock)
-            self.written = 0
+            self.written, self.is_starting = 0, True
             process = self._new_process()
             await process.start()
             self._process = process
@@ -210,6 +211,8 @@ class LaneWorker:
 
     def _take_in(self, report: Report) -> None:
         self.stalls.heard(report)
+        if not isinstance(report, Heartbeat):  # which a thread of its own gives from the first moment on
+            self.is_starting = False
         match report:
             case Hello():
                 self._heard_hello(report)
@@ -235,6 +238,7 @@ class LaneWorker:
                 self._greeted.set_result(None)
 
     def _died(self, death: Death) -> None:
+        self.is_starting = False
         if self._greeted and not self._greeted.done():
             self._process = None  # it had no job, and was ending
             self._greeted.set_result(None)

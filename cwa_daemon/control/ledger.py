@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cwa_daemon.control.full_disk import Move, Unwritten
+from cwa_daemon.control.headlines import kept_headline
 from cwa_daemon.control.job import Job
 from cwa_daemon.control.states import MOVES
 from cwa_daemon.control.store import Store
@@ -43,9 +44,12 @@ class Ledger:
         """The jobs whose state in the database is not the one they have."""
         return self._unwritten.jobs
 
-    def move(self, run_id: str, state: JobState, error: CwaError | None = None) -> None:
-        """Bring a job into another state, once: the row and its event. A move that is not allowed is a defect."""
-        move = Move(run_id, state, error)
+    def move(self, run_id: str, state: JobState, error: CwaError | None = None, at: float | None = None) -> None:
+        """Bring a job into another state, once: the row and its event. A move that is not allowed is a defect.
+
+        `at` is when that happened, seconds since the epoch, where it is heard of later: its worker has ended it then.
+        """
+        move = Move(run_id, state, error, time.time() if at is None else at)
         try:
             job, before = self._job(run_id), self.state_of(run_id)
         except StateDamaged as trouble:
@@ -71,15 +75,21 @@ class Ledger:
     def _columns(self, job: Job, move: Move) -> dict[str, Any]:
         columns: dict[str, Any] = {"state": move.state, "error": move.error.to_dict() if move.error else None}
         if move.state is JobState.RUNNING:
-            columns["started"] = time.time()
+            columns["started"] = move.time
+        elif job.state is JobState.RUNNING and job.started is not None:
+            columns["worked_s"] = job.worked_s + max(0.0, move.time - job.started)
         if move.state in TERMINAL_STATES:
-            columns["finished"] = time.time()
+            columns["finished"] = move.time
+        if move.state is JobState.DONE and job.kind == "run":
+            columns["headline"] = kept_headline(self._runs / job.run_id)
         if move.state is JobState.DONE and job.output:  # in the same breath, so that no daemon forgets the copy
             columns["copy_error"] = _pending(job.run_id, job.output).to_dict()
         return columns
 
     def _event(self, job: Job, move: Move) -> JsonMap:
-        event = {"kind": "state", "state": move.state, "error": move.error.to_dict() if move.error else None}
+        event: JsonMap = {"kind": "state", "state": move.state, "error": move.error.to_dict() if move.error else None}
+        if move.state in TERMINAL_STATES:
+            event["time"] = move.time
         if move.state is JobState.DONE:
             event["fingerprint"] = fingerprint_of(self._runs / job.run_id)
             if job.output:
@@ -98,10 +108,15 @@ class Ledger:
         self.record(run_id, {"kind": "copied", "folder": self._job(run_id).spec["output"], "error": body})
 
     def record(self, run_id: str, event: JsonMap) -> None:
-        """Store an event of a job, then tell that it is there. On a full disk only what changes a state is kept."""
+        """Store an event of a job, then tell that it is there. On a full disk only what changes a state is kept.
+
+        An event has happened at its `time`, seconds since the epoch, or where it has none, now.
+        """
+        event = {"time": time.time(), **event}
         if event["kind"] == "progress":
             self.progress[run_id] = StageProgress.of(event)
             if self._store.disk_full:
+                self._store.version += 1
                 return
         if self._unwritten.events:  # in their order, or not at all
             self._unwritten.events.append((run_id, event))
@@ -123,7 +138,7 @@ class Ledger:
         for run_id, event in waiting.events:
             self.record(run_id, event)
         for move in waiting.moves:
-            self.move(move.run_id, move.state, move.error)
+            self.move(move.run_id, move.state, move.error, move.time)
         for run_id, error in waiting.copies.items():
             self.copied(run_id, error)
         return bool(waiting.moves)

@@ -11,6 +11,7 @@ from cwa_daemon.control.ledger import Ledger
 from cwa_daemon.control.store import Store
 from cwa_daemon.protocol import JobState
 from cwa_engine.base.errors import CwaError, StateNotWritten, WorkerDied
+from cwa_engine.records.checksums import saved_at
 
 
 class Outcomes:
@@ -58,8 +59,13 @@ class Outcomes:
         for job in self._store.jobs(limit=10_000, state=JobState.RUNNING):
             if job.lane == lane and job.run_id != running:
                 stage = self._store.last_stage(job.run_id) or START
-                death = Death("the daemon ended while this ran", Cause.OTHERS, stage=stage)
-                self._ledger.move(job.run_id, *self.after_death(job, death))
+                death = Death("the daemon ended while this ran", Cause.OTHERS, stage=stage, time=self._last_sign(job))
+                self._ledger.move(job.run_id, *self.after_death(job, death), death.time)
+
+    def _last_sign(self, job: Job) -> float:
+        """When a job whose worker is gone was last heard of: when its files were whole, or what it said last."""
+        saved = saved_at(self._runs / job.run_id) if self.is_saved(job) else None
+        return max(job.started or 0.0, saved or self._store.last_time(job.run_id) or 0.0)
 
     def last_written(self, run_id: str) -> int:
         """The number of the last report of its worker that the store has."""

@@ -26,6 +26,7 @@ from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import gates, leftovers
 from cwa_daemon.control.doors import Door, LocalDoor, RemoteDoor
 from cwa_daemon.control.handlers import HANDLERS, Reply
+from cwa_daemon.control.headlines import read_missing
 from cwa_daemon.control.permissions import Caller, check_role
 from cwa_daemon.control.service import Service
 from cwa_daemon.control.supervise import STEADY_S, in_words, supervise
@@ -73,8 +74,10 @@ class Server:
             for door in self.doors.values()
         ]
         ticker = supervise("the ticker", self._tick, self.service.troubles)
+        headlines = supervise("the reader of headlines", self._read_headlines, self.service.troubles)
         await self.service.stopping.wait()
         ticker.cancel()
+        headlines.cancel()
         await self.service.close()
         for receiver in receivers:
             receiver.cancel()
@@ -87,6 +90,9 @@ class Server:
             door.close()
         await asyncio.to_thread(self._context.term)
         await asyncio.gather(*(door.gate.finish(FINISH_S) for door in self.doors.values()))
+
+    async def _read_headlines(self) -> None:
+        await read_missing(self.service.store, self.settings.runs)
 
     async def _tick(self) -> None:
         """Once a second: look after the lock, the database, jobs and doors, and sample memory."""

@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 
 _COLUMNS = ", ".join(field.name for field in dataclasses.fields(Job))
 _LANE = f"CASE kind WHEN 'plan' THEN '{PLANS}' ELSE device END"  # as `Job.lane`
+_DUE = (
+    f"WHERE state = 'queued' AND {_LANE} = ? AND NOT EXISTS"  # one that was done may have been pruned since
+    " (SELECT 1 FROM jobs AS before WHERE before.run_id = jobs.after_run AND before.state != 'done')"
+    " ORDER BY priority DESC, number"
+)
 _TO_BE_COPIED = f"(copy_error ->> 'code' = '{CopyPending.code}')"
 _LAST_STATE = (
     "SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?1 AND body ->> 'kind' = 'state'"  # of a job: its number
@@ -99,12 +104,11 @@ class Store(Database):
 
     def runnable(self, lane: str, limit: int = 100) -> list[Job]:
         """Queued jobs of a lane that wait for no other job, in the order they are due."""
-        return self._read_jobs(
-            f"WHERE state = 'queued' AND {_LANE} = ? AND (after_run IS NULL OR EXISTS"
-            " (SELECT 1 FROM jobs AS before WHERE before.run_id = jobs.after_run AND before.state = 'done'))"
-            " ORDER BY priority DESC, number LIMIT ?",
-            [lane, limit],
-        )
+        return self._read_jobs(f"{_DUE} LIMIT ?", [lane, limit])
+
+    def due(self, lane: str) -> list[str]:
+        """The run ids of all of them."""
+        return [row[0] for row in self._read(f"SELECT run_id FROM jobs {_DUE}", [lane])]
 
     def waiting_for(self, run_id: str) -> list[Job]:
         """Jobs that are to begin when this one is done."""
@@ -151,13 +155,17 @@ class Store(Database):
     # events
 
     def append_event(self, run_id: str, event: JsonMap) -> JsonMap:
-        """Store an event under the next number of its job, the first being 1; gives it as `events` will."""
-        now = time.time()
+        """Store an event under the next number of its job, the first being 1; gives it as `events` will.
+
+        It has happened at its `time`, seconds since the epoch, or where it has none, now.
+        """
+        body = dict(event)
+        moment = body.pop("time", None) or time.time()
         rows = self._write(
             "INSERT INTO events SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3 FROM events WHERE run_id = ?1 RETURNING seq",
-            [run_id, now, json.dumps(event, allow_nan=False)],
+            [run_id, moment, json.dumps(body, allow_nan=False)],
         )
-        return {"seq": rows[0][0], "time": now, **event}
+        return {"seq": rows[0][0], "time": moment, **body}
 
     def events(self, run_id: str, after_seq: int, limit: int) -> list[JsonMap]:
         """The next `limit` events after number `after_seq`, in order."""
@@ -178,6 +186,18 @@ class Store(Database):
             [run_id],
         )
         return str(rows[0][0]) if rows else None
+
+    def last_time(self, run_id: str) -> float | None:
+        """When a job's last event happened, in seconds since the epoch; None without any."""
+        rows = self._read("SELECT time FROM events WHERE run_id = ? ORDER BY seq DESC LIMIT 1", [run_id])
+        return rows[0][0] if rows else None
+
+    def without_headline(self) -> list[str]:
+        """The run ids of those that are done and whose headline was never looked for, the latest first."""
+        rows = self._read(
+            "SELECT run_id FROM jobs WHERE kind = 'run' AND state = 'done' AND headline IS NULL ORDER BY number DESC"
+        )
+        return [row[0] for row in rows]
 
     def last_number(self, run_id: str) -> int:
         """The highest `number` that a worker gave to an event of a job since its state changed last; 0 without any."""

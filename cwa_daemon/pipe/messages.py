@@ -157,6 +157,7 @@ class EventReport:
     run_id: str
     event: JsonMap
     number: int = 0
+    time: float | None = None  # when it happened, seconds since the epoch; None by a worker of an earlier version
 
     @property
     def is_progress(self) -> bool:
@@ -172,6 +173,7 @@ class Finished:
     error: JsonMap | None
     ends: bool
     number: int = 0
+    time: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

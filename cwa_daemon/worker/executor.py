@@ -118,7 +118,8 @@ class Executor:
         access = HubAccess(**command.access).filled_in()
         if command.kind == "plan":
             assert command.memory
-            report(events.Planned(make_plan(spec, access, command.device, command.memory, limits)))
+            with Stages(report)("plan"):
+                report(events.Planned(make_plan(spec, access, command.device, command.memory, limits)))
             return
         torch_device(self.device)  # raises where this machine lacks it
         started = time.time()

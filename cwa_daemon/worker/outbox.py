@@ -75,9 +75,9 @@ class Outbox:
                 self._transmit(report)
 
     def _keep(self, report: NumberedReport) -> NumberedReport:
-        """Number a report and keep it. Of progress only the latest is kept."""
+        """Number a report, note the time, and keep it. Of progress only the latest is kept."""
         self._numbers += 1
-        report = dataclasses.replace(report, number=self._numbers)
+        report = dataclasses.replace(report, number=self._numbers, time=time.time())
         if isinstance(report, EventReport):
             self._stage = report.event.get("stage", self._stage)
         if self._kept and _is_progress(report) and _is_progress(self._kept[-1]):

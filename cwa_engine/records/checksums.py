@@ -99,6 +99,14 @@ def fingerprint_of(folder: Path) -> str | None:
         return None
 
 
+def saved_at(folder: Path) -> float | None:
+    """When the files of a run were written, in seconds since the epoch; None where it has no SHA256SUMS."""
+    try:
+        return (folder / SUMS).stat().st_mtime
+    except OSError:
+        return None
+
+
 def altered_error(run: str, altered: Mapping[str, str]) -> Altered:
     """The error that names the files of a run that are not what it wrote."""
     named = ", ".join(f"{name} is {what}" for name, what in altered.items())

@@ -52,6 +52,12 @@ class DamageSummary:
     verdict: str | None = None  # its sentence
 
     @property
+    def worst_control(self) -> Separation | None:
+        """The control with the draw that changes the loss most; None without controls, and where no such loss is finite."""
+        known = [control for control in self.controls if control.largest is not None]
+        return max(known, key=lambda control: abs(control.largest or 0.0), default=None)
+
+    @property
     def judged(self) -> Verdict | None:
         if self.outcome is None or self.verdict is None:
             return None
@@ -84,6 +90,18 @@ class RunSummary:
     batch_size: int = 1
     timings: dict[str, float] = field(default_factory=dict)  # stage -> seconds
     peak_memory_bytes: int = 0
+
+    @property
+    def headline(self) -> DamageSummary | None:
+        """What a run is known by: of its first metric the largest critical set that was compared with controls.
+
+        Where none was compared, the largest; None for a run without damage.
+        """
+        sets = [group for group in self.damage if group.critical]
+        if not sets:
+            return None
+        first = [group for group in sets if group.metric == sets[0].metric]
+        return max([group for group in first if group.controls] or first, key=lambda group: group.k)
 
     @property
     def separations(self) -> tuple[Separation, ...]:

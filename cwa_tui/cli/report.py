@@ -32,6 +32,7 @@ from cwa_tui.answer_tables import (
     spikes_table,
     stability_table,
 )
+from cwa_tui.cli.lines import Field, LineTable, Row
 from cwa_tui.visible import words
 
 MOST_TIMES = 1000  # beyond which a ratio says nothing more
@@ -106,26 +107,33 @@ def _ranking_title(metric: str) -> str:
     return f"critical weights by {metric}"
 
 
-def topk_table(metric: str, weights: Sequence[TopWeight]) -> Table:
-    """Ranked weights."""
-    table = Table(title=_ranking_title(metric), **TABLE)
-    with_fan_out = any(weight.fan_out != 1 for weight in weights)
-    estimated = any(weight.standard_error is not None for weight in weights)
-    columns = ["rank", "weight", "value", "score", *["standard error"] * estimated, "layer", "component"]
-    for name in (*columns, *["fan-out"] * with_fan_out):
-        table.add_column(name, justify="left" if name in ("weight", "component") else "right", overflow="fold")
-    for weight in weights:
-        layer = "-" if weight.layer is None else str(weight.layer)
-        figures = [fmt.number(weight.value), "-" if weight.score is None else fmt.number(weight.score)]
-        if estimated:
-            figures.append(_standard_error(weight.standard_error))
-        target = f"{weight.target} {fmt.STABLE}" if weight.stable else weight.target
-        reach = weight.fan_out
-        fan_out = ["-" if reach is None else f"{reach:,}"] if with_fan_out else []
-        table.add_row(str(weight.rank), target, *figures, layer, weight.component, *fan_out)
-    if any(weight.stable for weight in weights):
-        table.caption = f"{fmt.STABLE} in the list of every repeat"
-    return table
+def topk_table(metric: str, weights: Sequence[TopWeight]) -> LineTable:
+    """Ranked weights, one line each. Of a long name the end is kept, and the layer beside it tells it from others."""
+    fields = [
+        Field("rank", right=True),
+        Field("weight", least=34, cut="parts"),
+        Field("value", right=True),
+        Field("score", right=True),
+        *([Field("standard error", right=True)] if any(w.standard_error is not None for w in weights) else []),
+        Field("layer", optional=1, right=True),
+        Field("component", optional=2),
+        *([Field("fan-out", optional=3, right=True)] if any(w.fan_out != 1 for w in weights) else []),
+    ]
+    caption = f"{fmt.STABLE} in the list of every repeat" if any(weight.stable for weight in weights) else ""
+    return LineTable(fields, [Row(_weight_cells(weight)) for weight in weights], _ranking_title(metric), caption)
+
+
+def _weight_cells(weight: TopWeight) -> dict[str, str]:
+    return {
+        "rank": str(weight.rank),
+        "weight": f"{weight.target} {fmt.STABLE}" if weight.stable else weight.target,
+        "value": fmt.number(weight.value),
+        "score": "-" if weight.score is None else fmt.number(weight.score),
+        "standard error": _standard_error(weight.standard_error),
+        "layer": "-" if weight.layer is None else str(weight.layer),
+        "component": weight.component,
+        "fan-out": "-" if weight.fan_out is None else f"{weight.fan_out:,}",
+    }
 
 
 def _standard_error(error: float | None) -> str:

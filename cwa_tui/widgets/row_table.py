@@ -14,7 +14,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -50,7 +50,7 @@ class RowTable(ScrollView, can_focus=True):
     RowTable > .row-table--foot { color: $text-muted; }
     RowTable > .row-table--cursor { text-style: none; }
     RowTable:focus > .row-table--cursor {
-        background: $block-cursor-background; color: $block-cursor-foreground; text-style: bold;
+        background: $block-cursor-background; color: $block-cursor-foreground; text-style: $block-cursor-text-style;
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -261,7 +261,7 @@ class RowTable(ScrollView, can_focus=True):
         for line in range(self.scrollable_content_region.height):
             content = self._content(line)
             if self._drawn.get(line) != content:
-                self.refresh_lines(line, 1)
+                self.refresh(Region(0, line, self.size.width, 1))  # `refresh_lines` counts from the first row there is
 
     # lines
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import sqlite3
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwa_daemon.base.settings import Settings
-from cwa_daemon.control import queue
+from cwa_daemon.control import queue, waits
 from cwa_daemon.control.copies import Copies
 from cwa_daemon.control.database import SCHEMA_VERSION
 from cwa_daemon.control.job import Job
@@ -155,6 +156,9 @@ class QuietLane:
 
     def is_warm(self, job: Job) -> bool:
         return False
+
+    def waits_for(self, job: Job, before: Sequence[str]) -> str:
+        return waits.for_queued(before)
 
 
 class TestJobs:

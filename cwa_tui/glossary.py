@@ -1,0 +1,57 @@
+"""What the columns of tables and the states of a job mean, for the help of each screen. No Textual in it."""
+
+from __future__ import annotations
+
+STATES = {
+    "queued": "it waits for its turn",
+    "paused": "it waits until you resume it",
+    "running": "a worker is at it",
+    "done": "its files are written",
+    "failed": "its error says why, and what to do",
+    "cancelled": "somebody ended it",
+    "interrupted": "its worker died; it is queued again, but only once if the run itself made the worker die",
+}
+
+_COLUMNS = {
+    # jobs
+    "id": "the end of the run's id, which every command takes",
+    "run_id": "every command takes the end of it too",
+    "model": "as it was asked for",
+    "state": "see the signs below",
+    "asked": "metrics, perturbations and texts of the run",
+    "progress": "the stage and how far it is, or the error",
+    "took": "working time of a worker, without waiting",
+    "age": "since it was created",
+    "ratio": "perplexity over that of the intact model",
+    "control_ratio": "the same for the worst of the controls",
+    # rankings
+    "rank": "place in the ranking, 1 is the most critical",
+    "target": "parameter [output feature, input feature]",
+    "weight": "parameter [output feature, input feature]",
+    "parameter": "name of the tensor",
+    "layer": "number of the decoder block, from 0",
+    "component": "part of the block: q, k, v, o, gate, up, down ...",
+    "value": "the weight itself",
+    "score": "the metric's value; weights are ranked by it",
+    "stable": "in the top k of every repeat of the ranking",
+    # damage
+    "metric": "the ranking that the damaged weights come from",
+    "perturbation": "what is done to the weights",
+    "k": "how many weights are damaged at once",
+    "selection": "critical: the k ranked highest; others are controls, with their seed",
+    "perplexity": "exp of the mean loss per token, with the damage",
+    "delta": "change of the loss in nats per token, paired by text, with its 95 % interval",
+    # models and devices
+    "device": "where it is kept",
+    "dtype": "number format of the weights",
+    "size": "memory of the weights",
+    "expires": "when it is unloaded, unless it is used before",
+    "served": "runs that found it warm",
+    "jobs": "how many jobs used it",
+    "used": "since its last use",
+}
+
+
+def meaning_of(column: str) -> str:
+    """What a column says, by its key; empty where its title says it all."""
+    return _COLUMNS.get(column, "")
