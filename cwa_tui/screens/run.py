@@ -147,9 +147,7 @@ class RunScreen(StoreScreen):
     def _took(self, selected: SelectedRun) -> float | None:
         """Seconds that workers were at it."""
         job = selected.job
-        if job is None or not job.started:
-            return None
-        return (job.finished or self.store.now()) - job.started
+        return job.took_s(self.store.now()) if job and job.started else None
 
     def _draw_damage(self, selected: SelectedRun) -> None:
         table = self.query_one(DamageTable)
