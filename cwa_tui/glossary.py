@@ -40,7 +40,12 @@ _COLUMNS = {
     "k": "how many weights are damaged at once",
     "selection": "critical: the k ranked highest; others are controls, with their seed",
     "perplexity": "exp of the mean loss per token, with the damage",
-    "delta": "change of the loss in nats per token, paired by text, with its 95 % interval",
+    "delta": "change of the loss in nats per token, paired by text",
+    "draw": "of a control: the draw that changes the loss most, the median of all, or one seed",
+    "interval": "95 % interval of the change; of a median, of how many draws",
+    "p": "share of random draws that change the loss as much, the set itself counted in",
+    "standard_error": "of an estimated score",
+    "fan_out": "how many weights read what it writes",
     # models and devices
     "device": "where it is kept",
     "dtype": "number format of the weights",
