@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cwa_engine.base.version import __version__
+from cwa_tui.cli import completion
 from cwa_tui.cli.connection import choose_host
 from cwa_tui.cli.lazy import CommandEntry, LazyGroup
 from cwa_tui.cli.process import run_process
@@ -61,11 +62,16 @@ def before_each_command(
         str | None,
         typer.Option(
             help="Use the daemon of another machine, by its name in `daemon hosts`. Texts and --weights are read here and "
-            "sent, --output is written here; models are names or absolute paths there."
+            "sent, --output is written here; models are names or absolute paths there.",
+            autocompletion=completion.hosts,
+            metavar="NAME",
         ),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version of this command.")
+        bool,
+        typer.Option(
+            "--version", "-V", callback=show_version, is_eager=True, help="Print the version of this command."
+        ),
     ] = False,
 ) -> None:
     if host is not None:

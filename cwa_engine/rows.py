@@ -76,6 +76,17 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedParameter:
+    """A parameter that was ranked, and by which metrics: what the top of a ranking was chosen from."""
+
+    parameter: str
+    component: str
+    layer: int | None  # decoder block, None outside the blocks
+    units: int  # weights; or rows, columns or heads where these were ranked
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Baseline:
     """The intact model on the evaluation texts."""
 

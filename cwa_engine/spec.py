@@ -31,6 +31,14 @@ from cwa_engine.options import (
 from cwa_engine.targets import parse_target
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+_DTYPES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp32": "float32",
+    "f16": "float16",
+    "f32": "float32",
+    "half": "float16",
+}
 Gradients = Literal["auto", "resident", "sweep"]
 Offload = Literal["none", "cpu"]
 Structure = Literal["weight", "row", "column", "head"]
@@ -48,7 +56,7 @@ class ModelOptions(BaseModel):
         Option(
             "Alias, Hub id, folder or .gguf file; of the other machine with --host.",
             short="m",
-            commands=ANY_RUN,
+            commands=(*ANY_RUN, LOAD),
             basic=True,
         ),
     ] = Field(min_length=1, max_length=4096)
@@ -59,7 +67,8 @@ class ModelOptions(BaseModel):
     dtype: Annotated[
         DType,
         Option(
-            "auto, float32, bfloat16 or float16; auto keeps the stored dtype on an accelerator and is float32 on a CPU.",
+            "auto, float32, bfloat16 or float16, or fp32, bf16, fp16; auto keeps the stored dtype on an accelerator and is "
+            "float32 on a CPU.",
             commands=(RUN, ABLATE, LOAD),
             basic=True,
         ),
@@ -100,6 +109,7 @@ class RankingOptions(BaseModel):
         Option(
             "How many weights are critical; several may be given.",
             RANKING,
+            short="k",
             commands=ANY_RUN,
             label="top-k",
             basic=True,
@@ -337,6 +347,13 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
             model, revision = name_and_revision(fields["model"], fields.get("revision"))
             return {**fields, "model": model, "revision": revision}
         return fields
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _dtype_by_its_other_names(cls, name: Any) -> Any:
+        """`bf16` and `torch.bfloat16` are bfloat16."""
+        plain = name.removeprefix("torch.").lower() if isinstance(name, str) else name
+        return _DTYPES.get(plain, plain)
 
     @field_validator("metrics")
     @classmethod

@@ -19,6 +19,7 @@ from cwa_tui.screens.help import HelpScreen
 from cwa_tui.screens.home import HomeScreen
 from cwa_tui.screens.new_run import FormDoors, NewRunScreen
 from cwa_tui.screens.run import RunScreen
+from cwa_tui.screens.weight import WeightScreen
 from cwa_tui.session import Connect, DaemonClient, Pace, Session
 from cwa_tui.state import TuiStore
 from cwa_tui.terminal_app import TerminalApp
@@ -80,8 +81,8 @@ class CwtoolApp(TerminalApp):
     def open_run(self, run_id: str) -> None:
         self.push_screen(RunScreen(self.session, self.preferences, run_id))
 
-    def open_weight(self, run_id: str, metric: str, rank: int) -> None:
-        raise NotImplementedError
+    def open_weight(self, run_id: str, metric: str, place: int) -> None:
+        self.push_screen(WeightScreen(self.session, self.preferences, run_id, metric, place))
 
     def open_comparison(self, run_ids: Sequence[str]) -> None:
         raise NotImplementedError

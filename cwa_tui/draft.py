@@ -165,10 +165,12 @@ class Draft:
                     problems.setdefault(self.field_named(error) or "model", Problem.of(error))
                 return None
 
-    def field_named(self, error: CwaError) -> str:
+    def field_named(self, error: Exception) -> str:
         """The field whose flag an error names first, of those that were changed if it names one; else empty."""
         if isinstance(error, InvalidInput) and error.field in form_fields():
             return error.field
+        if not isinstance(error, CwaError):
+            return ""
         by_flag = {flag: entry.field for entry in form_fields().values() for flag in (entry.flag, entry.no_flag)}
         named = re.findall(r"--[a-z][a-z-]*", f"{error.message} {error.hint}")
         fields = [by_flag[flag] for flag in named if flag in by_flag]

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Sample, StatusView
-from cwa_engine.base.errors import CwaError, DaemonUnreachable, InvalidInput
+from cwa_engine.base.errors import CwaError, DaemonUnreachable, InvalidInput, NoDaemon
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.tables import topk_table
@@ -20,7 +20,7 @@ from cwa_tui.followed_run import run_after
 from cwa_tui.ranking import RankingRows
 from cwa_tui.state import ConnectionState, TuiStore
 
-OTHERS = JobQuery(limit=20, kinds=("load", "plan", "inspect"), states=("queued", "paused", "running"))
+ACTIVE = JobQuery(limit=20, states=("queued", "paused", "running"), descending=False)
 
 
 class DaemonClient(Protocol):
@@ -112,7 +112,9 @@ class Session:
                     status = await client.status()
                     latest = self.store.history[-1].time if self.store.history else 0.0
                     samples = await client.telemetry(latest)
-                    if status.jobs_version != version or self._list_anew:
+                    if (
+                        status.jobs_version != version or self._list_anew or not status.jobs_version
+                    ):  # 0 by older daemons
                         version, self._list_anew = status.jobs_version, False
                         await self._list(client)
                 self.store.answered(status, samples)
@@ -120,12 +122,12 @@ class Session:
                 self._poll_now.clear()
         finally:
             lost.cancel()
-        raise DaemonUnreachable("the daemon has ended", hint="press D to start it")
+        raise NoDaemon("the daemon has ended", hint="press D to start it")
 
     async def _list(self, client: DaemonClient) -> None:
-        page = await client.list_jobs(self.store.query)
-        others = await client.list_jobs(OTHERS)
-        self.store.listed(page.jobs, page.total, others.jobs)
+        query = self.store.query
+        page, active = await client.list_jobs(query), await client.list_jobs(ACTIVE)
+        self.store.listed(page, query.offset, active)
 
     # runs that are watched
 

@@ -53,7 +53,8 @@ def stages_after(stages: Stages, event: JobEvent) -> Stages:
             return {**stages, name: replace(stages.get(name, StageTime(name, event.time)), seconds=seconds)}
         case Progress() as progress if progress.stage in stages:
             stage, at = stages[progress.stage], (event.time, progress.done)
-            begins = stage.first is None or progress.done < stage.first[1] or progress.total != stage.progress.total
+            other = stage.progress is None or progress.total != stage.progress.total
+            begins = other or stage.first is None or progress.done < stage.first[1]
             return {
                 **stages,
                 progress.stage: replace(stage, progress=progress, first=at if begins else stage.first, last=at),

@@ -86,7 +86,7 @@ class NewRunScreen(ModalScreen[str | None]):
         Binding("pagedown", "page(1)", show=False),
         Binding("ctrl+p", "app.command_palette", show=False),
     ]
-    AUTO_FOCUS = "#model"
+    AUTO_FOCUS = "#edit-model"
 
     def __init__(self, doors: FormDoors, draft: Draft, title: str = "new run") -> None:
         super().__init__()

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from rich.text import Text
 
-from cwa_tui.visible import words
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 OUTSIDE = "outside blocks"
@@ -18,23 +17,9 @@ Shares = Mapping[int | None, int]  # how many are in a layer, None for outside t
 class DepthProfile(QuietStatic):
     """One bar for each layer, or for some neighbouring layers where there are more than lines."""
 
-    _profile: tuple[Shares, Shares] | None = None
-    _nothing = ""
-
-    def show_profile(self, critical: Shares, drawn: Shares, nothing: str) -> None:
+    def show_profile(self, critical: Shares, drawn: Shares, width: int, height: int) -> None:
         """Draw how many critical weights each layer has; `drawn` are weights that were drawn at random, or none."""
-        self._profile, self._nothing = (critical, drawn), nothing
-        self._draw()
-
-    def on_resize(self) -> None:
-        self._draw()
-
-    def _draw(self) -> None:
-        if self._profile is None or not sum(self._profile[0].values()):
-            self.say(words(self._nothing))
-        elif self.size.width:
-            lines = self.parent.size.height if self.parent else 0  # type: ignore[attr-defined]
-            self.say(depth_profile(*self._profile, self.size.width, max(6, lines)))
+        self.say(depth_profile(critical, drawn, width, height) if sum(critical.values()) else Text(""))
 
 
 def depth_profile(critical: Shares, drawn: Shares, width: int, height: int) -> Text:
@@ -50,7 +35,7 @@ def depth_profile(critical: Shares, drawn: Shares, width: int, height: int) -> T
     ]
     most = max(max(share, expected or 0) for _, share, expected in figures)
     lead = max(len("layers"), *(len(name) for name, _, _ in figures))
-    room = max(4, width - lead - (18 if all_drawn else 9))
+    room = max(4, width - lead - (18 if all_drawn else 10))
     lines = [Text(f"{'layers':>{lead}}  critical" + ("  by chance" if all_drawn else ""), "dim")]
     for name, share, expected in figures:
         figure = f"{share:>6.1%}" + ("" if expected is None else f"  {expected:>6.1%}")

@@ -146,4 +146,4 @@ def field_id(field: str) -> str:
 
 def control_id(field: str) -> str:
     """Id of the widget in which a field is typed or chosen."""
-    return field.replace("_", "-")
+    return f"edit-{field.replace('_', '-')}"

@@ -17,22 +17,11 @@ NONE = "·"
 class HeatMap(QuietStatic):
     """Components down and layers across where that fits, else layers down and components across."""
 
-    _places: Places | None = None
-    _nothing = ""
-
-    def show_places(self, places: Places | None, nothing: str) -> None:
-        """Draw these counts; `nothing` where there are none."""
-        self._places, self._nothing = places, nothing
-        self._draw()
-
-    def on_resize(self) -> None:
-        self._draw()
-
-    def _draw(self) -> None:
-        if not (self._places and self._places.total):
-            self.say(words(self._nothing))
-        elif self.size.width:
-            self.say(heat_map(self._places, self.size.width))
+    def show_places(self, places: Places | None, width: int, nothing: str) -> int:
+        """Draw these counts, `nothing` where there are none; gives the number of lines."""
+        said = heat_map(places, width) if places and places.total else words(nothing)
+        self.say(said)
+        return len(said.split())
 
 
 def heat_map(places: Places, width: int) -> Text:

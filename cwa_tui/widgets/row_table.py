@@ -14,7 +14,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -168,7 +168,7 @@ class RowTable(ScrollView, can_focus=True):
 
     @property
     def all_columns(self) -> Sequence[Column]:
-        """All that there are, as the source has them."""
+        """All that there are, as the source has them, also those that are hidden until they are chosen."""
         return self._given.columns
 
     @property
@@ -176,7 +176,7 @@ class RowTable(ScrollView, can_focus=True):
         """Those that the user chose, in that order, else all; they need not fit."""
         columns = list(self._given.columns)
         if not self.look.columns:
-            return columns
+            return [column for column in columns if not column.hidden]
         by_key = {column.key: column for column in columns}
         return [by_key[key] for key in self.look.columns if key in by_key]
 
@@ -184,6 +184,11 @@ class RowTable(ScrollView, can_focus=True):
     def shown_columns(self) -> list[Column]:
         """The columns on screen, from left to right, as wide as they are drawn."""
         return self._fitted()
+
+    @property
+    def wanted_height(self) -> int:
+        """Lines with which all rows are seen, border, header and last line included; at least three rows."""
+        return max(3, len(self._source)) + 1 + (2 if self.styles.border_bottom[0] else 1) + bool(self.filter_text)
 
     def move_cursor_to(self, key: str) -> bool:
         """Put the cursor on a row without a message. False if there is no such row."""
@@ -256,7 +261,7 @@ class RowTable(ScrollView, can_focus=True):
         for line in range(self.scrollable_content_region.height):
             content = self._content(line)
             if self._drawn.get(line) != content:
-                self.refresh_lines(line, 1)
+                self.refresh(Region(0, line, self.size.width, 1))  # `refresh_lines` counts from the first row there is
 
     # lines
 
@@ -356,10 +361,9 @@ class RowTable(ScrollView, can_focus=True):
     def _fitted(self) -> list[Column]:
         """The columns on screen with their widths."""
         room = self.scrollable_content_region.width - (2 if self.MARKS else 0)
-        columns = [replace(c, width=max(2, c.width + self._wider.get(c.key, 0))) for c in self._given.columns]
+        columns = [replace(c, width=max(2, c.width + self._wider.get(c.key, 0))) for c in self.chosen_columns]
         if self.look.columns:
-            by_key = {column.key: column for column in columns}
-            columns = [replace(by_key[key], optional=0) for key in self.look.columns if key in by_key]
+            columns = [replace(column, optional=0) for column in columns]
         columns = columns_from(columns, self._first_column, room)
         widths = fit(columns, room)
         return [replace(column, width=widths[column.key]) for column in columns if column.key in widths]

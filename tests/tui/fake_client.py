@@ -21,7 +21,7 @@ from cwa_daemon.protocol import (
     WarmModel,
     WorkerView,
 )
-from cwa_engine.base.errors import CwaError, DaemonUnreachable, NotFound
+from cwa_engine.base.errors import CwaError, NoDaemon, NotFound
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp
@@ -66,7 +66,7 @@ class FakeDaemon:
 
     def check(self) -> None:
         if not self.reachable:
-            raise DaemonUnreachable("no daemon is running", hint="`cwtool daemon start` starts one")
+            raise NoDaemon("no daemon is running", hint="`cwtool daemon start` starts one")
 
     def add(self, run_id: str, spec: RunSpec | None = None, kind: str = "run") -> str:
         """A queued job, created a minute ago."""
