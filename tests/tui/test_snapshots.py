@@ -75,7 +75,7 @@ def test_a_run_being_measured(snap_compare: Callable[..., bool], app: CwtoolApp,
         await until(seen(app, "ecyg"))
         app.open_run(RUN)
         await until(lambda: isinstance(app.screen, RunScreen))
-        await until(seen(app, "[2533,10]", "3/28"))
+        await until(seen(app, "2533,10]", "x6.55"))
         await pilot.pause()
 
     assert snap_compare(app, terminal_size=size, run_before=opened)
