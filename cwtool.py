@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cwa_engine.base.version import __version__
+from cwa_tui.cli import completion
 from cwa_tui.cli.connection import choose_host
 from cwa_tui.cli.lazy import CommandEntry, LazyGroup
 from cwa_tui.cli.process import run_process
@@ -21,6 +22,7 @@ COMMANDS = (
     CommandEntry("logs", RUNS, "Print the log of a run.", "cwa_tui.cli.jobs"),
     CommandEntry("jobs", RUNS, "List, cancel, pause, resume, retry and prune jobs.", "cwa_tui.cli.jobs"),
     CommandEntry("results", RUNS, "List finished runs, show what they found, fetch their files.", "cwa_tui.cli.results"),
+    CommandEntry("compare", RUNS, "Compare finished runs: rankings, damage, components and depth.", "cwa_tui.cli.compare"),
     CommandEntry("plan", MODELS, "Show the memory a run needs, and the command line for it.", "cwa_tui.cli.run"),
     CommandEntry("ps", MODELS, "Show warm models and memory.", "cwa_tui.cli.models"),
     CommandEntry("load", MODELS, "Load a model, so that the first run finds it warm.", "cwa_tui.cli.models"),
@@ -61,11 +63,16 @@ def before_each_command(
         str | None,
         typer.Option(
             help="Use the daemon of another machine, by its name in `daemon hosts`. Texts and --weights are read here and "
-            "sent, --output is written here; models are names or absolute paths there."
+            "sent, --output is written here; models are names or absolute paths there.",
+            autocompletion=completion.hosts,
+            metavar="NAME",
         ),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version of this command.")
+        bool,
+        typer.Option(
+            "--version", "-V", callback=show_version, is_eager=True, help="Print the version of this command."
+        ),
     ] = False,
 ) -> None:
     if host is not None:

@@ -15,7 +15,26 @@ STATE_STYLES = {
     "cancelled": "yellow",
     "interrupted": "yellow",
 }  # rich styles of a job's states
+STATE_SIGNS = {
+    "queued": "○",
+    "paused": "‖",
+    "running": "▶",
+    "done": "✓",
+    "failed": "✗",
+    "cancelled": "⊘",
+    "interrupted": "!",
+}  # a state is told by sign and word, never by its colour alone
 STABLE = "●"  # marks a weight that every repeat of the ranking has
+
+
+def signed(state: str) -> str:
+    """`✓ done`: a state with its sign."""
+    return f"{STATE_SIGNS[state]} {state}" if state in STATE_SIGNS else state
+
+
+def short_id(run_id: str) -> str:
+    """`k7q2`: the end of a run id, by which every command finds it."""
+    return run_id.rpartition("-")[2]
 
 
 def size(size_bytes: float | None) -> str:
@@ -61,6 +80,11 @@ def ago(moment: float | None, now: float | None = None) -> str:
         return "-"
     seconds = round(max(0.0, (time.time() if now is None else now) - moment))
     return f"{seconds} s ago" if seconds < 60 else f"{duration(seconds)} ago"
+
+
+def time_of_day(moment: float) -> str:
+    """`14:03:22` here, for a time in seconds since the epoch."""
+    return time.strftime("%H:%M:%S", time.localtime(moment))
 
 
 def is_known(value: float | None) -> TypeGuard[float]:

@@ -1,44 +1,49 @@
-"""Between daemon and store: poll, follow the selected run, reconnect, and pass on what a user asks. No Textual in it."""
+"""Between daemon and store: poll, follow runs, fetch results, reconnect, and pass on what a user asks. No Textual in it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from cwa_daemon.protocol import JobView, StatusView
-from cwa_engine.base.errors import CwaError, DaemonUnreachable
-from cwa_engine.base.plain import JsonMap, from_plain
-from cwa_engine.rows import TopWeight
+from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Sample, StatusView
+from cwa_engine.base.errors import CwaError, DaemonUnreachable, InvalidInput, NoDaemon
+from cwa_engine.base.plain import JsonMap
+from cwa_engine.records.run_report import RunReport
+from cwa_engine.records.tables import topk_table
 from cwa_engine.spec import RunSpec
 from cwa_tui.events import read_job_event
-from cwa_tui.followed_run import cut_rankings, run_after, run_with_ranking
+from cwa_tui.followed_run import run_after
+from cwa_tui.ranking import RankingRows
 from cwa_tui.state import ConnectionState, TuiStore
 
-MOST_JOBS = 100
-MOST_WEIGHTS = 500
+ACTIVE = JobQuery(limit=20, states=("queued", "paused", "running"), descending=False)
 
 
 class DaemonClient(Protocol):
     """What the TUI needs of `cwa_daemon.client.AsyncClient`."""
 
-    async def jobs(self, limit: int = ...) -> list[JobView]: ...
+    async def list_jobs(self, query: JobQuery | None = ...) -> JobPage: ...
+    async def job(self, run_id: str) -> JobView: ...
     async def status(self) -> StatusView: ...
+    async def telemetry(self, after: float = ...) -> list[Sample]: ...
     def follow(self, run_id: str, after_seq: int = ...) -> AsyncIterator[JsonMap]: ...
-    async def topk(
-        self, run_id: str, metric: str | None = ..., offset: int = ..., limit: int = ...
-    ) -> tuple[str, list[JsonMap]]: ...
-    async def submit(self, spec: RunSpec, command: str = ...) -> str: ...
+    async def report(self, run_id: str) -> RunReport: ...
+    async def read_file(self, run_id: str, name: str) -> bytes: ...
+    async def submit(self, spec: RunSpec, command: str = ..., options: JobOptions | None = ...) -> str: ...
+    async def plan(self, spec: RunSpec, command: str = ...) -> str: ...
+    async def inspect(self, spec: RunSpec, target: str) -> str: ...
     async def retry(self, run_id: str) -> str: ...
     async def cancel(self, run_id: str) -> str: ...
     async def unload(self, model: str) -> list[str]: ...
+    async def wait_until_lost(self) -> None: ...
     async def close(self) -> None: ...
 
 
-Connect = Callable[[], Awaitable[DaemonClient]]
+Connect = Callable[[bool], Awaitable[DaemonClient]]  # with True a daemon is started where none runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,77 +60,196 @@ class Pace:
 class Session:
     """Keeps a store up to date. `connect` gives a connected client, a new one at each call."""
 
-    def __init__(self, connect: Connect, pace: Pace) -> None:
-        self.store = TuiStore()
+    def __init__(self, connect: Connect, pace: Pace, store: TuiStore | None = None) -> None:
+        self.store = store or TuiStore()
         self.pace = pace
         self._connect = connect
         self._client: DaemonClient | None = None
         self._poll_now = asyncio.Event()
-        self._selection_changed = asyncio.Event()
+        self._list_anew = True
+        self._start_now = asyncio.Event()
+        self._watched: dict[object, frozenset[str]] = {}  # by who watches
+        self._watched_changed = asyncio.Event()
+        self.started: set[str] = set()  # run ids of what the user started here
+        self._fetching: dict[tuple[str, str], asyncio.Task[None]] = {}  # run id and file
+        self._complain: Callable[[Exception], None] = lambda error: None
 
     async def keep_up(self, complain: Callable[[Exception], None]) -> None:
-        """Poll, and follow the selected run, for ever; connect again whenever the connection fails.
+        """Poll, and follow the runs that are watched, for ever; connect again whenever the connection fails.
 
-        `complain` is called with the error of a run that cannot be followed. The store says that the daemon is lost.
+        The first time, and when the user asks for it, a daemon is started where none runs. `complain` is called with the
+        error of a run that cannot be followed. The store says that the daemon is lost.
         """
+        self._complain = complain
+        start = True
         while True:
             try:
-                self._client = await self._connect()
-                async with _beside(self._follow_selection(self._client, complain)):
+                self._client = await self._connect(start)
+                self.store.is_starting(False)
+                self._list_anew = True
+                async with _beside(self._follow_watched(self._client)):
                     await self._poll(self._client)
             except Exception as error:  # the answer to every error is the same: say so, and connect again
+                self.store.is_starting(False)
                 self.store.lost(_as_cwa_error(error))
-            await asyncio.sleep(self.pace.retry_s)
             await self.close()
+            start = await _set_within(self._start_now, self.pace.retry_s)
+            self._start_now.clear()
+
+    def start_daemon(self) -> None:
+        """Start a daemon, at the user's wish, where none runs."""
+        self.store.is_starting(True)
+        self._start_now.set()
 
     async def _poll(self, client: DaemonClient) -> None:
-        while True:
-            async with asyncio.timeout(self.pace.patience_s):
-                jobs, status = await client.jobs(MOST_JOBS), await client.status()
-            self.store.answered(jobs, status)
-            self._selection_changed.set()  # the first job may be listed, or the selected one gone
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.pace.poll_s):
-                    await self._poll_now.wait()
-            self._poll_now.clear()
-
-    async def _follow_selection(self, client: DaemonClient, complain: Callable[[Exception], None]) -> None:
-        """Follow the run that is selected, and another one as soon as another is selected."""
-        while True:
-            followed = self.store.job_list.selected
-            async with _beside(self._follow(client, followed, complain)):
-                while self.store.job_list.selected == followed:
-                    await self._selection_changed.wait()
-                    self._selection_changed.clear()
-
-    async def _follow(self, client: DaemonClient, run_id: str | None, complain: Callable[[Exception], None]) -> None:
-        """Take a run's events from the last known one until it has ended, then the rest of rankings that came cut."""
-        if run_id is None:
-            return
-        await asyncio.sleep(self.pace.settle_s)
-        store, run = self.store, self.store.followed_run(run_id)
+        """Ask the daemon again and again, until it does not answer or the connection to it has ended."""
+        version = -1
+        lost = asyncio.ensure_future(client.wait_until_lost())
+        lost.add_done_callback(lambda _: self._poll_now.set())
         try:
+            while not lost.done():
+                async with asyncio.timeout(self.pace.patience_s):
+                    status = await client.status()
+                    latest = self.store.history[-1].time if self.store.history else 0.0
+                    samples = await client.telemetry(latest)
+                    if (
+                        status.jobs_version != version or self._list_anew or not status.jobs_version
+                    ):  # 0 by older daemons
+                        version, self._list_anew = status.jobs_version, False
+                        await self._list(client)
+                self.store.answered(status, samples)
+                await _set_within(self._poll_now, self.pace.poll_s)
+                self._poll_now.clear()
+        finally:
+            lost.cancel()
+        raise NoDaemon("the daemon has ended", hint="press D to start it")
+
+    async def _list(self, client: DaemonClient) -> None:
+        query = self.store.query
+        page, active = await client.list_jobs(query), await client.list_jobs(ACTIVE)
+        self.store.listed(page, query.offset, active)
+
+    # runs that are watched
+
+    def watch(self, who: object, run_ids: Iterable[str]) -> None:
+        """Follow these runs for a screen, and no others for it."""
+        wanted = frozenset(run_ids)
+        if self._watched.get(who, frozenset()) != wanted:
+            self._watched[who] = wanted
+            self._watched_changed.set()
+
+    def unwatch(self, who: object) -> None:
+        if self._watched.pop(who, None):
+            self._watched_changed.set()
+
+    @property
+    def watched(self) -> frozenset[str]:
+        """Run ids that a screen watches."""
+        return frozenset().union(*self._watched.values())
+
+    async def _follow_watched(self, client: DaemonClient) -> None:
+        """Follow the runs that somebody watches, each in a task of its own."""
+        tasks: dict[str, asyncio.Task[None]] = {}
+        try:
+            while True:
+                wanted = self.watched
+                for run_id in tasks.keys() - wanted:
+                    tasks.pop(run_id).cancel()
+                for run_id in wanted - tasks.keys():
+                    tasks[run_id] = asyncio.create_task(self._follow(client, run_id))
+                await self._watched_changed.wait()
+                self._watched_changed.clear()
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks.values())
+
+    async def _follow(self, client: DaemonClient, run_id: str) -> None:
+        """Take a run's events from the last known one until it has ended, then its report."""
+        await asyncio.sleep(self.pace.settle_s)
+        try:
+            if self.store.job(run_id) is None:
+                self.store.know_job(await client.job(run_id))
+            run = self.store.followed_run(run_id)
             if not run.status.ended:
                 async for plain in client.follow(run_id, run.last_seq):
-                    store.change_run(run_id, partial(run_after, event=read_job_event(plain)))
+                    self.store.change_run(run_id, partial(run_after, event=read_job_event(plain)))
+                self.store.know_job(await client.job(run_id))
                 self._poll_now.set()
-            for metric in cut_rankings(store.followed_run(run_id)):
-                rows = (await client.topk(run_id, metric, limit=MOST_WEIGHTS))[1]
-                weights = [from_plain(TopWeight, row) for row in rows]
-                store.change_run(run_id, partial(run_with_ranking, metric=metric, weights=weights))
+            job = self.store.job(run_id)
+            if job and job.kind == "run" and job.state == "done":
+                await self._fetch_report(client, run_id)
         except DaemonUnreachable:
             pass  # polling fails as well, says so, and connects again
         except Exception as error:
-            complain(error)
+            self._complain(error)
+
+    # results
+
+    def want_report(self, run_id: str) -> None:
+        """Have a finished run's report in the store before long, or why there is none."""
+        if self.store.report(run_id) is None:
+            self._begin(run_id, "report", lambda client: self._fetch_report(client, run_id))
+
+    def want_ranking(self, run_id: str, metric: str) -> None:
+        """Have a finished run's whole ranking in the store before long."""
+        if self.store.ranking(run_id, metric) is None:
+            self._begin(run_id, topk_table(metric).name, lambda client: self._fetch_ranking(client, run_id, metric))
+
+    async def _fetch_report(self, client: DaemonClient, run_id: str) -> None:
+        if self.store.report(run_id) is not None:
+            return
+        try:
+            self.store.keep_report(await client.report(run_id))
+        except DaemonUnreachable:
+            raise
+        except CwaError as error:  # altered, removed, of an early version
+            self.store.has_no_report(run_id, error)
+
+    async def _fetch_ranking(self, client: DaemonClient, run_id: str, metric: str) -> None:
+        name = topk_table(metric).name
+        content = await client.read_file(run_id, name)
+        try:
+            rows = await asyncio.to_thread(RankingRows.from_csv, content)
+        except ValueError as error:
+            raise InvalidInput(f"{name} of {run_id} cannot be read: {error}") from error
+        self.store.keep_ranking(run_id, metric, rows)
+
+    def _begin(self, run_id: str, name: str, fetch: Callable[[DaemonClient], Awaitable[None]]) -> None:
+        """Fetch something once, beside what else is done."""
+        client = self._client
+        if client is None or (run_id, name) in self._fetching:
+            return
+
+        async def fetched() -> None:
+            try:
+                await fetch(client)
+            except DaemonUnreachable:
+                pass  # asked for again when there is a daemon
+            except Exception as error:
+                self._complain(error)
+                return  # and not asked for again
+            self._fetching.pop((run_id, name), None)
+
+        self._fetching[run_id, name] = asyncio.create_task(fetched())
+
+    # what a user asks
 
     def select(self, run_id: str) -> None:
-        """Select a run, which is followed from now on."""
+        """Select a run of the list."""
         self.store.select(run_id)
-        self._selection_changed.set()
 
-    async def submit(self, spec: RunSpec, command: str) -> str:
+    def ask(self, query: JobQuery) -> None:
+        """Have the job list show what a query says."""
+        if query != self.store.query:
+            self.store.ask(query)
+            self._list_anew = True
+            self._poll_now.set()
+
+    async def submit(self, spec: RunSpec, command: str, options: JobOptions) -> str:
         """Queue a run and select it. Raises what `AsyncClient.submit` raises."""
-        return self._select_new(await self.client.submit(spec, command))
+        return self._select_new(await self.client.submit(spec, command, options))
 
     async def retry(self, run_id: str) -> str:
         """Queue an ended run again and select the new one."""
@@ -148,15 +272,19 @@ class Session:
         """The client, or DaemonUnreachable while there is none that works."""
         connection = self.store.connection
         if self._client is None or connection.state is not ConnectionState.CONNECTED:
-            raise connection.trouble or DaemonUnreachable("the daemon is not reachable", hint="still trying")
+            raise connection.trouble or DaemonUnreachable("the daemon is not reachable", hint="press D to start it")
         return self._client
 
     async def close(self) -> None:
+        for task in self._fetching.values():
+            task.cancel()
+        self._fetching.clear()
         client, self._client = self._client, None
         if client:
             await client.close()
 
     def _select_new(self, run_id: str) -> str:
+        self.started.add(run_id)
         self.select(run_id)
         self._poll_now.set()
         return run_id
@@ -171,6 +299,14 @@ async def _beside(work: Awaitable[None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event, at most so long; whether it was set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 def _as_cwa_error(error: Exception) -> CwaError:

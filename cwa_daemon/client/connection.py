@@ -28,6 +28,7 @@ class Connection:
         self.settings = settings
         self.daemon_version = ""
         self.minor = 0  # version of the protocol that the daemon speaks
+        self.ended = asyncio.Event()  # set while the connection has ended, and no daemon was greeted since
         self.greetings = 0  # one more each time a daemon began anew behind the same socket
         self._ids = itertools.count(1)
         self._replies: dict[int, asyncio.Future[JsonMap]] = {}
@@ -88,6 +89,7 @@ class Connection:
         hello = await self._ask("hello", timeout_s, **_HELLO)
         self.daemon_version, self.minor = hello["version"], hello.get("minor", 0)
         self.greetings += 1
+        self.ended.clear()
 
     async def _ask(self, op: str, timeout_s: float | None = None, **fields: Any) -> JsonMap:
         request_id = next(self._ids)
@@ -121,6 +123,7 @@ class Connection:
 
     def _lost(self) -> None:
         """The connection has ended: what was asked on it, and has no reply yet, is not answered any more."""
+        self.ended.set()
         self._take_what_came()
         for reply in self._replies.values():
             if not reply.done():

@@ -15,7 +15,7 @@ JsonMap = dict[str, Any]  # a JSON object, or a message of msgpack, as it is rea
 
 
 def from_plain(kind: type[T], value: Any) -> T:
-    """A value of a type of rows: a dataclass, tuple, dict, number, text, flag, or one of these or None.
+    """A value of a type of rows: a dataclass, tuple, dict, number, text, flag, one of these or None, or anything (Any).
 
     None where a float must be stands for one that is not finite, and becomes NaN. Fields of a dataclass that are not there
     get their defaults; those that it does not know are left out. Raises ValueError, which names the field.
@@ -40,6 +40,8 @@ def _read(kind: Any, value: Any) -> Any:
             return kind(**{name: _within(name, hint, value[name]) for name, hint in known.items()})
         except TypeError as error:  # a field without a default
             raise ValueError(str(error).rpartition(") ")[2]) from error
+    if kind is Any:
+        return value
     if kind is float:
         return math.nan if value is None else float(_a((int, float), value))
     return _a(kind, value)

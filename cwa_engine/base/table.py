@@ -7,7 +7,7 @@ import dataclasses
 import io
 import itertools
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -41,13 +41,12 @@ class Table(Generic[Row]):
     def to_bytes(self, rows: Iterable[Row]) -> bytes:
         """The content of the file. The same rows give the same bytes."""
         fixed = list(self._readers())
-        lines = _Lines()
-        writer = csv.writer(lines)  # with its own "\r\n", for it quotes what is part of its end of line
-        writer.writerow(self.columns)
-        for row in rows:  # floats by repr: the shortest text that reads back as the same number
+
+        def cells(row: Row) -> list[Any]:
             scores = getattr(row, _SCORES) if self.metrics else ()
-            writer.writerow([*(getattr(row, name) for name in fixed), *scores])
-        return "".join(lines.written).encode()
+            return [*(getattr(row, name) for name in fixed), *scores]
+
+        return csv_text(itertools.chain([self.columns], map(cells, rows))).encode()
 
     def from_bytes(self, content: bytes, offset: int = 0, limit: int | None = None) -> list[Row]:
         """Rows from number `offset` on, at most `limit`. Columns that an earlier version did not have get their defaults.
@@ -74,6 +73,13 @@ class Table(Generic[Row]):
         hints = typing.get_type_hints(self.row)
         names = [field.name for field in dataclasses.fields(self.row)]  # type: ignore[arg-type]
         return {name: _READERS[hints[name]] for name in names if name != _SCORES}
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """CSV with a line feed behind each row; floats by repr, the shortest text that reads back as the same number."""
+    lines = _Lines()
+    csv.writer(lines).writerows(rows)  # with its own "\r\n", for it quotes what is part of its end of line
+    return "".join(lines.written)
 
 
 def scored_metrics(content: bytes) -> tuple[str, ...]:

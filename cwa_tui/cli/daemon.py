@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
@@ -11,6 +12,8 @@ from cwa_tui.cli.connection import chosen_host, connect, refuse_other_host
 from cwa_tui.cli.keys import hosts_app, keys_app
 from cwa_tui.cli.output import say, show
 from cwa_tui.cli.parameters import Json
+
+BETWEEN_LOOKS_S = 0.5  # at logs that are followed
 
 app = typer.Typer()
 daemon = typer.Typer(
@@ -82,16 +85,23 @@ def status(as_json: Json = False) -> None:
 
 @daemon.command("logs")
 def logs(
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines of each log.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written, until Ctrl-C.")] = False,
 ) -> None:
-    """Print the last lines of the daemon's and its workers' logs."""
+    """Print the last lines of the daemon's and its workers' logs; with -f, go on with what is written."""
     refuse_other_host("daemon logs")
     from cwa_daemon.client import log_files
+    from cwa_tui.cli.log_files import LogReader
 
-    for path in log_files():
-        say(f"==> {path}")
-        for line in path.read_bytes().splitlines()[-lines:]:
-            show(line.decode("utf-8", "backslashreplace"))
+    reader = LogReader(lines)
+    while True:
+        for path, line in reader.new_lines(log_files()):
+            if path:
+                say(f"==> {path}")
+            show(line)
+        if not follow:
+            return
+        time.sleep(BETWEEN_LOOKS_S)  # files tell nobody that they have grown
 
 
 @daemon.command("install-service")

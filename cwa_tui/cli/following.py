@@ -20,11 +20,16 @@ if TYPE_CHECKING:
     from cwa_engine.rows import Plan
 
 
-def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet: bool = False) -> None:
-    """Show a job until it is done and copied, and raise its error. Ctrl-C leaves it, or cancels it if asked for."""
+def follow(
+    client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet: bool = False, only_notes: bool = False
+) -> None:
+    """Show a job until it is done and copied, and raise its error. Ctrl-C leaves it, or cancels it if asked for.
+
+    `only_notes` shows what it waits for and what is notable, and no progress.
+    """
     seen = 0
     try:
-        with progress(stderr(quiet)) as show_event:
+        with progress(stderr(quiet), only_notes) as show_event:
             for plain in client.follow(run_id):
                 event = read_job_event(plain)
                 seen = event.seq
@@ -46,7 +51,7 @@ def follow(client: Client, run_id: str, cancel_on_interrupt: bool = False, quiet
 
 def planned(client: Client, run_id: str) -> Plan:
     """The plan that a job made, when it is done. Raises its error."""
-    follow(client, run_id, cancel_on_interrupt=True, quiet=True)
+    follow(client, run_id, cancel_on_interrupt=True, only_notes=True)
     events = (read_job_event(plain).what for plain in client.follow(run_id))
     return next(event.plan for event in events if isinstance(event, Planned))
 

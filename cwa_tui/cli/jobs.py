@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import Annotated
 
 import typer
 
 from cwa_engine.base.errors import Cancelled, InvalidInput, OutputError
+from cwa_tui.cli import completion, listing
 from cwa_tui.cli.connection import connect
+from cwa_tui.cli.groups import ListByDefault
 from cwa_tui.cli.output import json_text, say, show
 from cwa_tui.cli.parameters import Detach, Json, Limit, RunId
+from cwa_tui.cli.remembered import remember
 
 app = typer.Typer()
-jobs = typer.Typer(help="List jobs that wait, run or have ended, and cancel, pause, resume, retry or prune them.")
-app.add_typer(jobs, name="jobs", invoke_without_command=True)
+jobs = typer.Typer(
+    cls=ListByDefault,
+    help="List jobs that wait, run or have ended, and cancel, pause, resume, retry or prune them. "
+    "Without a command it lists: `cwtool jobs -n 3` is `cwtool jobs list -n 3`.",
+)
+app.add_typer(jobs, name="jobs")
 
 RunIdOrAll = Annotated[
-    str | None, typer.Argument(help="Run id, or its first or last characters; if left out, all jobs.")
+    str | None,
+    typer.Argument(
+        help="Run id, or its first or last characters; if left out, all jobs.", autocompletion=completion.run_ids
+    ),
 ]
 
 
@@ -25,47 +36,67 @@ RunIdOrAll = Annotated[
 def logs(
     run_id: RunId = "latest",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+    lines: Annotated[
+        int | None, typer.Option("--lines", "-n", min=1, help="Begin with the last N lines.", show_default="all")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print the log of a run; with -f, go on until it has ended."""
     from cwa_tui.events import read_job_event
 
+    last: deque[str] = deque(maxlen=lines)  # of what was there when the command was typed
     with connect() as client:
         job = client.job(run_id)
         for plain in client.follow(job.run_id):
             event = read_job_event(plain)
-            if as_json:
-                print(json_text(plain), flush=True)
-            elif event.line:
-                show(f"{time.strftime('%H:%M:%S', time.localtime(event.time))} {event.line}")
-            if not follow and event.seq >= job.last_seq:
-                return
+            said = json_text(plain) if as_json else _log_line(event.time, event.line)
+            if said:
+                last.append(said)
+            if event.seq >= job.last_seq:
+                for line in last:
+                    show(line)
+                last.clear()
+                if not follow:
+                    return
 
 
-@jobs.callback()
-def list_by_default(context: typer.Context, as_json: Json = False) -> None:
-    if context.invoked_subcommand is None:
-        list_jobs(as_json=as_json)
+def _log_line(moment: float, line: str) -> str:
+    return f"{time.strftime('%H:%M:%S', time.localtime(moment))} {line}" if line else ""
 
 
 @jobs.command("list")
 def list_jobs(
     limit: Limit = 20,
-    offset: Annotated[int, typer.Option(min=0, help="How many of the latest to skip.")] = 0,
-    state: Annotated[
-        str | None,
-        typer.Option(help="Only jobs that are queued, paused, running, done, failed, cancelled or interrupted."),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Only jobs whose model's name contains this.")] = None,
+    offset: listing.Offset = 0,
+    state: listing.States = None,
+    kind: listing.Kinds = None,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Runs, loads and plans.")] = False,
+    model: listing.OfModel = None,
+    search: listing.Search = None,
+    since: listing.Since = None,
+    sort: listing.Sort = "created",
+    reverse: listing.Reverse = False,
     as_json: Json = False,
 ) -> None:
-    """List jobs, the latest first."""
+    """List runs that wait, run or have ended, the latest first; with --all or --kind also loads and plans of models."""
     from cwa_tui.cli.tables import jobs_table
 
+    if everything and kind:
+        raise InvalidInput("--all lists every kind, and --kind some", hint="give one of them")
+    kinds = kind or (list(listing.KINDS) if everything else ["run"])
+    asked = listing.query(limit, offset, state, kinds, model, search, since, sort, reverse)
     with connect() as client:
-        found = client.jobs(limit, offset, state=state, model=model)
-    chosen = bool(state or model or offset)
-    show({"jobs": [job.model_dump() for job in found]} if as_json else jobs_table(found, chosen=chosen))
+        page = listing.listed(client, asked)
+    remember([(job.run_id, f"{job.kind} {job.state}") for job in page.jobs], [job.model for job in page.jobs])
+    if as_json:
+        show({"jobs": [job.model_dump() for job in page.jobs], "total": page.total})
+    elif page.jobs:
+        show(jobs_table(page.jobs))
+        listing.say_how_many("cwtool jobs", asked, page)
+    elif asked == listing.query(limit, kinds=["run"]):
+        show("no runs yet; `cwtool run smollm2-135m` makes one, `cwtool jobs --all` lists loads and plans")
+    else:
+        show("no such job; `cwtool jobs --all` lists all")
 
 
 @jobs.command("show")
@@ -79,7 +110,11 @@ def show_job(run_id: RunId = "latest", as_json: Json = False) -> None:
 
 
 @jobs.command()
-def cancel(run_id: Annotated[str, typer.Argument(help="Run id, or its first or last characters.")]) -> None:
+def cancel(
+    run_id: Annotated[
+        str, typer.Argument(help="Run id, or its first or last characters.", autocompletion=completion.run_ids)
+    ],
+) -> None:
     """Cancel a job, or its copy to --output. A running job ends between two batches and leaves the model unchanged."""
     from cwa_tui.cli.following import follow
 

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
+from cwa_tui.cli import completion
+from cwa_tui.cli.groups import ListByDefault
 from cwa_tui.cli.output import say, show
 from cwa_tui.cli.parameters import Json
 
-keys_app = typer.Typer(
-    help="Show, make, allow and revoke keys for connections from other machines.", invoke_without_command=True
-)
+keys_app = typer.Typer(cls=ListByDefault, help="Show, make, allow and revoke keys for connections from other machines.")
 hosts_app = typer.Typer(
-    help="List, add and remove daemons on other machines, for `cwtool --host NAME`.", invoke_without_command=True
+    cls=ListByDefault, help="List, add and remove daemons on other machines, for `cwtool --host NAME`."
 )
 
 Role = StrEnum("Role", ["viewer", "runner", "admin"])  # as `cwa_daemon.client.Role`, which takes a while to import
@@ -22,10 +22,9 @@ Name = Annotated[str, typer.Argument(help="Name of the client or machine.")]
 PublicKey = Annotated[str, typer.Argument(help="40 characters, as `cwtool daemon keys` shows them.")]
 
 
-@keys_app.callback()
-def show_keys(context: typer.Context, as_json: Json = False) -> None:
-    if context.invoked_subcommand:
-        return
+@keys_app.command("list")
+def show_keys(as_json: Json = False) -> None:
+    """Show the public key of this machine, and the clients that may connect."""
     from cwa_daemon.client import Settings, keys
 
     public, others = keys.own_pair(Settings()).public, keys.allowed(Settings())
@@ -71,10 +70,9 @@ def revoke(name: Name) -> None:
     show(f"{name} may not connect any more")
 
 
-@hosts_app.callback()
-def show_hosts(context: typer.Context, as_json: Json = False) -> None:
-    if context.invoked_subcommand:
-        return
+@hosts_app.command("list")
+def show_hosts(as_json: Json = False) -> None:
+    """List the daemons on other machines that this machine knows."""
     from cwa_daemon.client import Settings, keys
 
     known = keys.hosts(Settings())
@@ -95,7 +93,9 @@ def add(name: Name, address: Annotated[str, typer.Argument(help="tcp://HOST:PORT
 
 
 @hosts_app.command("remove")
-def remove(name: Name) -> None:
+def remove(
+    name: Annotated[str, typer.Argument(help="Name of the machine.", autocompletion=completion.hosts)],
+) -> None:
     """Remove a daemon."""
     from cwa_daemon.client import Settings, keys
 

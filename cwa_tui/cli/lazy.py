@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import UserDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any, ClassVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from cwa_tui.cli.usage import USAGE_ERROR, explained
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,19 @@ class LazyGroup(TyperGroup):
         super().__init__(**given)
         self.commands = _LoadedCommands({entry.name: entry for entry in self.ENTRIES})
         self._listed = {entry.name: entry.listed() for entry in self.ENTRIES}
+
+    def main(self, *args: Any, standalone_mode: bool = True, **given: Any) -> Any:
+        """Run a command line and end the process with its exit code. Raises InvalidInput for one that makes no sense."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **given)
+        try:
+            code = super().main(*args, standalone_mode=False, **given)
+        except USAGE_ERROR as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+                error.show()
+                sys.exit(error.exit_code)
+            raise explained(error) from error
+        sys.exit(code)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self._listed)

@@ -6,20 +6,27 @@ import re
 from collections.abc import Mapping
 
 _NUMBER = re.compile(r"-[\d.]")
+_NUMBERS = re.compile(r"[-+\d][\w.,+-]*|\.\d[\w.,+-]*")  # also what was meant as one: 10k, 1e3, 10,100
 
 
-def repeat_option_names(args: list[str], repeatable: set[str]) -> list[str]:
-    """`--topk 10 100` as `--topk 10 --topk 100`; every other argument stays as it is."""
+def repeat_option_names(args: list[str], repeatable: Mapping[str, bool]) -> list[str]:
+    """`--topk 10 100` as `--topk 10 --topk 100`; every other argument stays as it is.
+
+    `repeatable` has options by name, `--topk` or `-k`, and whether their values are numbers: what is none, as gpt2 in
+    `-k 10 gpt2`, is no further value then.
+    """
     repeated: list[str] = []
     option = ""  # the repeatable option whose values are read now
     expecting = False  # whether the next argument is that option's first value
     for arg in args:
         is_value = not arg.startswith("-") or arg == "-" or _NUMBER.match(arg)
-        if option and is_value:
+        if option and is_value and (expecting or not repeatable[option] or _NUMBERS.fullmatch(arg)):
             repeated += [arg] if expecting else [option, arg]
             expecting = False
             continue
         name, equals, _ = arg.partition("=")
+        if not arg.startswith("--") and arg[:2] in repeatable:  # -k10
+            name, equals = arg[:2], arg[2:]
         option = name if name in repeatable else ""
         expecting = bool(option) and not equals
         repeated.append(arg)

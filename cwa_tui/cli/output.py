@@ -20,10 +20,21 @@ def show(value: Any) -> None:
     elif isinstance(value, str):
         print(visible(value), flush=True)
     else:
+        from cwa_tui.cli.lines import line_width
         from cwa_tui.cli.terminal import Terminal
 
         # Piped output is not folded to 80 columns: a weight's name stays on one line for grep.
-        Terminal(width=None if sys.stdout.isatty() else 200).print(value)
+        Terminal(width=None if sys.stdout.isatty() else 200, line_width=line_width()).print(value, crop=False)
+
+
+def show_exactly(text: str) -> None:
+    """Print a table for programs. In a pipe or a file it is UTF-8, and nothing of it is spelled out."""
+    if sys.stdout.isatty():
+        show(text.removesuffix("\n"))
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+    sys.stdout.buffer.flush()
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

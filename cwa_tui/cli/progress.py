@@ -26,9 +26,12 @@ class Show(Protocol):
 
 
 @contextmanager
-def progress(console: Console) -> Iterator[Show]:
-    """Show a job's events as they come: as bars on a terminal, else as lines."""
-    if console.is_terminal:
+def progress(console: Console, only_notes: bool = False) -> Iterator[Show]:
+    """Show a job's events as they come: as bars on a terminal, else as lines; or the lines of its notes alone."""
+    if only_notes:
+        lines = _Lines(console)
+        yield lambda event: lines(event) if isinstance(event.what, Note) else None
+    elif console.is_terminal:
         bars = _Bars(console)
         with bars.bars:
             yield bars

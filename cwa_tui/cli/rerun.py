@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.checksums import Check
 from cwa_engine.rows import to_plain
 from cwa_engine.spec import RunSpec, parse_spec
+from cwa_tui.cli import completion
 from cwa_tui.cli.connection import command_typed, connect
 from cwa_tui.cli.following import follow
-from cwa_tui.cli.output import show
-from cwa_tui.cli.parameters import Json, RunId
+from cwa_tui.cli.output import say, show
+from cwa_tui.cli.parameters import Detach, FinishedRunId, Json
+from cwa_tui.cli.remembered import remember
 from cwa_tui.visible import words
 
 app = typer.Typer()
@@ -36,13 +40,35 @@ class Comparison:
 
 
 @app.command()
-def rerun(run_id: RunId = "latest", as_json: Json = False) -> None:
+def rerun(
+    run_id: FinishedRunId = "latest",
+    detach: Detach = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Run nothing; compare with this run, which --detach has begun.",
+            metavar="RUN_ID",
+            autocompletion=completion.run_ids,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Repeat a run from its manifest, and compare the tables of both runs byte for byte. Exit code 1 if they differ."""
     from cwa_daemon.protocol import JobOptions
 
+    if detach and against:
+        raise InvalidInput("--against compares with a run that is there, --detach begins one", hint="give one of them")
     with connect() as client:
         first = client.manifest(run_id)
-        again = client.submit_again(repeated(first), command_typed(), JobOptions(no_cache=True))
+        if against:
+            again = client.job(against).run_id
+        else:
+            again = client.submit_again(repeated(first), command_typed(), JobOptions(no_cache=True))
+            remember([(again, "run")])
+        if detach:
+            show({"run_id": again, "first": first["run_id"]} if as_json else again)
+            say(f"when it is done: `cwtool rerun {first['run_id']} --against {again}` compares the two")
+            return
         follow(client, again)
         checks = (client.check(one).check for one in (first["run_id"], again))
         found = compare(first, client.manifest(again), *checks)

@@ -3,51 +3,96 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cwa_engine.base.errors import Altered, InvalidInput, NotFound
 from cwa_engine.base.files import user_path
+from cwa_tui.cli import completion, listing
 from cwa_tui.cli.connection import connect
-from cwa_tui.cli.output import show
-from cwa_tui.cli.parameters import Json, Limit, RunId
+from cwa_tui.cli.groups import ListByDefault
+from cwa_tui.cli.output import say, show, show_exactly
+from cwa_tui.cli.parameters import FinishedRunId, Json, Limit
+from cwa_tui.cli.remembered import remember
+
+if TYPE_CHECKING:
+    from cwa_daemon.client import Client
+    from cwa_engine.base.plain import JsonMap
 
 app = typer.Typer()
-results = typer.Typer(help="List finished runs, show what they found, and fetch their files.")
-app.add_typer(results, name="results", invoke_without_command=True)
-
-
-@results.callback()
-def list_by_default(context: typer.Context, as_json: Json = False) -> None:
-    if context.invoked_subcommand is None:
-        list_results(as_json=as_json)
+results = typer.Typer(
+    cls=ListByDefault,
+    help="List finished runs, show what they found, export their tables, fetch their files. "
+    "Without a command it lists: `cwtool results -n 3` is `cwtool results list -n 3`.",
+)
+app.add_typer(results, name="results")
 
 
 @results.command("list")
 def list_results(
     limit: Limit = 20,
+    offset: listing.Offset = 0,
+    model: listing.OfModel = None,
+    search: listing.Search = None,
+    since: listing.Since = None,
+    sort: listing.Sort = "created",
+    reverse: listing.Reverse = False,
     as_json: Json = False,
 ) -> None:
-    """List finished runs, the latest first."""
+    """List finished runs, the latest first. `cwtool jobs --state failed` lists those that did not get so far."""
     from cwa_tui.cli.tables import results_table
 
+    asked = listing.query(limit, offset, ["done"], ["run"], model, search, since, sort, reverse)
     with connect() as client:
-        summaries = client.results(limit)
-    show({"results": summaries} if as_json else results_table(summaries))
+        page = listing.listed(client, asked)
+        summaries = [_summary_or_reason(client, job.run_id) for job in page.jobs]
+    remember([(job.run_id, "run done") for job in page.jobs], [job.model for job in page.jobs])
+    if as_json:
+        show({"results": summaries, "total": page.total})
+    elif summaries:
+        show(results_table(page.jobs, summaries))
+        listing.say_how_many("cwtool results", asked, page)
+    elif asked == listing.query(limit, states=["done"], kinds=["run"]):
+        show("no finished runs yet; `cwtool run smollm2-135m` makes one")
+    else:
+        show("no such run; `cwtool results` lists all")
+
+
+def _summary_or_reason(client: Client, run_id: str) -> JsonMap:
+    """A run's summary; of one that is altered or cannot be read why: the others are to be listed all the same."""
+    try:
+        return client.result(run_id).summary
+    except (Altered, NotFound) as error:
+        return {"run_id": run_id, "unreadable": error.message}
 
 
 @results.command("show")
-def show_run(run_id: RunId = "latest", as_json: Json = False) -> None:
+def show_run(
+    run_id: FinishedRunId = "latest",
+    config: Annotated[
+        bool, typer.Option("--config", help="Print the run's options as TOML, for `cwtool run --config FILE`.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show what a run found: baseline, top weights, damage, files."""
-    from cwa_tui.cli.following import show_result
-
+    if config and as_json:
+        raise InvalidInput("--config prints TOML, and --json JSON", hint="give one of them")
     with connect() as client:
+        if config:
+            from cwa_tui.cli.config_file import config_text
+            from cwa_tui.cli.rerun import repeated
+
+            show(config_text(repeated(client.manifest(run_id))))
+            return
+        from cwa_tui.cli.following import show_result
+
         show_result(client, run_id, as_json)
 
 
 @results.command()
 def fetch(
-    run_id: RunId = "latest",
+    run_id: FinishedRunId = "latest",
     output: Annotated[
         str | None,
         typer.Option(
@@ -70,20 +115,92 @@ def fetch(
 
 @results.command()
 def topk(
-    run_id: RunId = "latest",
-    metric: Annotated[str | None, typer.Option(help="Metric of the ranking; if left out, the run's first.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many weights to list.")] = 100,
-    offset: Annotated[int, typer.Option(min=0, help="How many of the first to skip.")] = 0,
+    run_id: FinishedRunId = "latest",
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Metric of the ranking; if left out, the run's first.", autocompletion=completion.metrics),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many weights to list.")] = 100,
+    offset: listing.Offset = 0,
+    sort: Annotated[
+        str,
+        typer.Option(
+            help="By any column of the table, such as rank, score, value, layer or parameter: numbers but for rank and "
+            "layer from the largest.",
+            autocompletion=completion.weight_columns,
+        ),
+    ] = "rank",
+    reverse: listing.Reverse = False,
+    words: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            "-S",
+            help="Only weights with all of these words in their name, or like 'layer:3 score>0.5 component:down'.",
+            metavar="WORDS",
+        ),
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print all columns as CSV.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List a run's ranked weights."""
-    from cwa_engine.base.plain import from_plain
-    from cwa_engine.rows import TopWeight
+    """List a run's ranked weights, as many as there are."""
+    from cwa_tui.cli import weights
     from cwa_tui.cli.report import topk_table
 
+    if as_csv and as_json:
+        raise InvalidInput("--csv and --json are two formats", hint="give one of them")
+    order = weights.Order(sort, reverse, words or "")
     with connect() as client:
-        name, rows = client.topk(run_id, metric, offset, limit)
+        name, found, total = weights.ranked(client, run_id, metric, order, offset, limit)
     if as_json:
-        show({"metric": name, "weights": rows})
+        show({"metric": name, "weights": weights.plain(found)})
+    elif as_csv:
+        show_exactly(weights.csv(found))
+    elif found:
+        show(topk_table(name, found))
+        if total is None or total > offset + len(found):
+            of_all = f" of {total}" if total else ""
+            say(f"{offset + 1} to {offset + len(found)}{of_all}; -n lists as many as you like")
     else:
-        show(topk_table(name, [from_plain(TopWeight, row) for row in rows]))
+        show("no weight matches" if words else f"the ranking has no more than {offset} weights")
+
+
+@results.command()
+def export(
+    run_id: FinishedRunId = "latest",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="csv, json or markdown.", autocompletion=completion.one_of("csv", "json", "markdown")
+        ),
+    ] = "csv",
+    table: Annotated[
+        str | None,
+        typer.Option(
+            "--table",
+            "-t",
+            help="Print this table only, such as perturbation or topk_grad_x_weight; if left out, all are written to files.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", help="Folder to write to; if left out, one named after the run, here.", metavar="FOLDER"
+        ),
+    ] = None,
+) -> None:
+    """Print a table of a run, or write all of its tables, as CSV, JSON or Markdown with exact numbers."""
+    from cwa_tui.cli import exported
+    from cwa_tui.export import checked_format
+
+    chosen = checked_format(form)
+    if table and output:
+        raise InvalidInput("--table prints one table, --output writes all", hint="give one of them; `> FILE` keeps one")
+    with connect() as client, exported.opened(client, run_id) as report:
+        if table:
+            show_exactly(exported.text_of(report, table, chosen))
+            return
+        folder = user_path(output, "--output") if output else Path(f"{report.run_id}-tables").absolute()
+        for path in exported.write_all(report, folder, chosen):
+            show(str(path))

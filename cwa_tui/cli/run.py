@@ -11,6 +11,7 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_tui.cli.connection import command_typed, connect
 from cwa_tui.cli.output import show
 from cwa_tui.cli.parameters import Detach, Json
+from cwa_tui.cli.remembered import remember
 from cwa_tui.cli.run_options import Given, RunOptions, job_options_of, spec_of
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def _submit(command: str, given: Given, detach: bool, cancel_on_interrupt: bool,
             _claim_output_here(output, spec, options.force, detach)
             spec = spec.model_copy(update={"output": None})
         run_id = client.submit(spec, command_typed(), options)
+        remember([(run_id, "run")], [spec.model])
         if detach:
             show({"run_id": run_id} if as_json else run_id)
             return

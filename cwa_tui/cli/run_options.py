@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from cwa_engine.base.errors import InvalidInput
+from cwa_tui.cli import completion
 from cwa_tui.cli.options import fill_bare, repeat_option_names
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cwa_engine.options import OptionField
     from cwa_engine.spec import RunSpec
 
+CONFIG, MODEL = "--config", "MODEL"  # what these commands take beside fields' options
 Given = Mapping[str, Any]  # field -> what was typed for it: texts, or whether a flag is on
 
 
@@ -32,7 +34,7 @@ class RunOptions(TyperCommand):
     def params(self) -> list[Any]:
         if not self._is_whole:
             self._is_whole = True
-            self._params[:0] = _parameters(self._fields())
+            self._params[:0] = _parameters(self._fields(), with_config=self.name != "load")
         return self._params
 
     @params.setter
@@ -42,18 +44,42 @@ class RunOptions(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         fields = self._fields()
         bare = {entry.flag: entry.option.bare for entry in fields if entry.option.bare}
-        several = {entry.flag for entry in fields if entry.several}
+        several = {name: _takes_numbers(entry) for entry in fields if entry.several for name in _names(entry)}
         return super().parse_args(ctx, repeat_option_names(fill_bare(args, bare), several))
 
     def invoke(self, ctx: Any) -> Any:
-        ctx.obj = {}
+        given: dict[str, Any] = {}
         for entry in self._fields():
             typed, emptied = _take(ctx, entry.flag), entry.option.no and _take(ctx, entry.no_flag)
             if emptied:
-                ctx.obj[entry.field] = []
+                given[entry.field] = []
             elif typed is not None:
-                ctx.obj[entry.field] = typed if isinstance(typed, (bool, list)) else [str(typed)]
+                given[entry.field] = typed if isinstance(typed, (bool, list)) else [str(typed)]
+        config, alone = _take(ctx, CONFIG), _take(ctx, MODEL)
+        ctx.obj = self._completed(given, config, alone)
         return super().invoke(ctx)
+
+    def _completed(self, given: dict[str, Any], config: str | None, alone: str | None) -> Given:
+        """What was typed, with the model that stands alone, over what the file says. Raises InvalidInput without a model."""
+        if alone is not None and given.setdefault("model", [alone]) != [alone]:
+            raise InvalidInput(
+                f"two models are given: {alone} and {given['model'][0]}",
+                hint="a run has one model; give one of them",
+            )
+        if config is not None:
+            from cwa_tui.cli.config_file import read_config
+
+            in_file = read_config(config)
+            if given.get("model", in_file.get("model")) != in_file.get("model"):
+                in_file.pop("revision", None)  # it is one of another model
+            given = {**in_file, **given}
+        if "model" not in given:
+            raise InvalidInput(
+                "no model is given",
+                hint=f"write it behind the command, `cwtool {self.name} gpt2`, or as --model; "
+                "`cwtool models` lists those that are known",
+            )
+        return given
 
     def _fields(self) -> list[OptionField]:
         from cwa_daemon.protocol import JobOptions
@@ -107,17 +133,28 @@ def _fields_typed(entries: Mapping[str, OptionField], given: Given) -> dict[str,
 def _take(ctx: Any, flag: str) -> Any:
     """Remove an option from the parameters for the function, and give its value; None if it was not typed."""
     name = _python(flag)
-    value = ctx.params.pop(name)
-    return value if ctx.get_parameter_source(name).name == "COMMANDLINE" else None
+    value = ctx.params.pop(name, None)
+    source = ctx.get_parameter_source(name)
+    return value if source and source.name == "COMMANDLINE" else None
 
 
 def _python(flag: str) -> str:
-    return flag.removeprefix("--").replace("-", "_")
+    return "model_alone" if flag == MODEL else flag.removeprefix("--").replace("-", "_")
 
 
-def _parameters(fields: list[OptionField]) -> list[Any]:
+def _takes_numbers(entry: OptionField) -> bool:
+    return entry.kind.name in ("NUMBER", "FRACTION")
+
+
+def _names(entry: OptionField) -> list[str]:
+    return [entry.flag] + ([f"-{entry.option.short}"] if entry.option.short else [])
+
+
+def _parameters(fields: list[OptionField], with_config: bool) -> list[Any]:
     """The parameters of a command, as typer makes them from a function with these options."""
-    signature = {}
+    signature: dict[str, tuple[Any, Any, Any]] = {_python(MODEL): (str | None, _model_alone(), None)}
+    if with_config:
+        signature[_python(CONFIG)] = (str | None, _config(), None)
     for entry in fields:
         signature[_python(entry.flag)] = _parameter(entry)
         if entry.option.no:
@@ -143,7 +180,7 @@ def _parameter(entry: OptionField) -> tuple[Any, Any, Any]:
     from cwa_engine.options import Kind
 
     option, default = entry.option, entry.default
-    names = [entry.flag] + ([f"-{option.short}"] if option.short else [])
+    names = _names(entry)
     if entry.kind is Kind.FLAG:
         names = [f"{entry.flag}/{entry.no_flag}"] if default else names
     kind: Any = {Kind.FLAG: bool, Kind.NUMBER: int, Kind.FRACTION: float}.get(entry.kind, str)
@@ -154,13 +191,31 @@ def _parameter(entry: OptionField) -> tuple[Any, Any, Any]:
         kind, shown = list[str], option.shown_default or " ".join(map(str, default)) or False
         default = None
     required = entry.is_required
-    choices = entry.choices
+    default = None if required else default  # what may also stand alone or in a file is looked for when all is read
     made = typer.Option(
         *names,
         help=option.help.replace("[", "\\["),
         metavar=option.metavar or None,
         show_default=shown,
         rich_help_panel=None if option.group == "Options" else option.group,
-        autocompletion=(lambda incomplete: [c for c in choices if c.startswith(incomplete)]) if choices else None,
+        autocompletion=completion.of_option(entry),
     )
-    return (kind if required or kind is bool else kind | None), made, ... if required else default
+    return (kind if kind is bool else kind | None), made, default
+
+
+def _model_alone() -> Any:
+    return typer.Argument(
+        metavar="[MODEL]",
+        help="The model: alias, Hub id, folder or .gguf file; the same as --model.",
+        show_default=False,
+        autocompletion=completion.models,
+    )
+
+
+def _config() -> Any:
+    return typer.Option(
+        CONFIG,
+        help="Options from a TOML file; those that are typed win. `cwtool results show --config` prints one.",
+        metavar="FILE",
+        show_default=False,
+    )

@@ -85,7 +85,17 @@ def _stream(number: int, known: TextIO | None) -> TextIO:
         known.reconfigure(errors=SPELLED_OUT)  # the full-screen interface draws on this one
     by_line = number == 2 or bool(known and known.line_buffering)
     file = io.BufferedWriter(_File(number))
-    return io.TextIOWrapper(file, known.encoding if known else "utf-8", SPELLED_OUT, line_buffering=by_line)
+    encoding = "ascii" if _asks_for_ascii() else known.encoding if known else "utf-8"
+    return io.TextIOWrapper(file, encoding, SPELLED_OUT, line_buffering=by_line)
+
+
+def _asks_for_ascii() -> bool:
+    """Whether a locale is set, and to C: Python takes that for UTF-8, and a terminal that was set so may show none of it.
+
+    Where no locale is set at all, as in most containers, nothing was asked for.
+    """
+    locale = os.environ.get("LC_ALL") or os.environ.get("LC_CTYPE") or os.environ.get("LANG") or ""
+    return locale in ("C", "POSIX") and not os.environ.get("PYTHONIOENCODING")
 
 
 def _silence(number: int) -> None:

@@ -3,41 +3,78 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Sequence
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cwa_daemon.protocol import DeviceMemory, JobView, StatusView, WarmModel
+from cwa_daemon.protocol import DeviceMemory, Headline, JobView, StatusView, WarmModel
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.guide.catalog import CatalogModel
-from cwa_engine.rows import MATRICES, exp, to_plain
+from cwa_engine.rows import MATRICES
 from cwa_tui import format as fmt
+from cwa_tui.cli.lines import RUN_ID, Field, LineTable, Row
 from cwa_tui.visible import words
 
 
-def jobs_table(jobs: list[JobView], now: float | None = None, chosen: bool = False) -> RenderableType:
-    """The job list, latest first; `chosen` if only some were asked for."""
-    if not jobs:
-        return (
-            Text("no such job; `cwtool jobs` lists all")
-            if chosen
-            else Text("no jobs yet; `cwtool run --model smollm2-135m` makes one")
-        )
-    table = Table(**TABLE)
-    for name in ("run id", "what", "state", "progress", "created", "took"):
-        table.add_column(name, no_wrap=name == "run id", overflow="fold")
-    for job in jobs:
-        took = (job.finished or now or time.time()) - job.started if job.started else None
+def jobs_table(jobs: Sequence[JobView], now: float | None = None) -> LineTable:
+    """Jobs, one line each: whether they wait, run or have ended, and what there is to say of that."""
+    now = now or time.time()
+    several_kinds = len({job.kind for job in jobs}) > 1
+    fields = [
+        Field(RUN_ID),
+        *([Field("kind")] if several_kinds else []),
+        Field("state"),
+        Field("model", least=10, cut="start"),
+        Field("what", least=18, optional=2),
+        Field("age", right=True),
+        Field("took", optional=1, right=True),
+        Field("note", least=24),
+    ]
+    return LineTable(fields, [_job_row(job, now) for job in jobs])
+
+
+def _job_row(job: JobView, now: float) -> Row:
+    style = fmt.STATE_STYLES.get(job.state, "")
+    cells = {
+        RUN_ID: job.run_id,
+        "kind": job.kind,
+        "state": fmt.signed(job.state),
+        "model": job.model,
+        "what": asked(job.spec) if job.kind == "run" else "",
+        "age": fmt.age(job.created, now),
+        "took": fmt.clock(job.took_s(now)) if job.started else "",
+        "note": _note(job),
+    }
+    error = job.error or job.copy_error
+    return Row(cells, {"state": style, "note": style if error else ""})
+
+
+def asked(spec: JsonMap) -> str:
+    """What a spec asks for: `grad_x_weight, obd · k 10 100 · zero`."""
+    metrics = ", ".join(spec.get("metrics") or ["given weights"])
+    sizes = " ".join(map(str, spec.get("topk") or ()))
+    damage = ", ".join(spec.get("perturbations") or ()) or "no damage"
+    return f"{metrics} · k {sizes} · {damage}"
+
+
+def _note(job: JobView) -> str:
+    """Why a job failed or what it waits for, how far it is, or what it found."""
+    if error := job.error or job.copy_error:
+        return str(error["message"])
+    if job.ended:
+        return _headline(job.headline) if job.headline else ""
+    if job.progress and job.running_since is not None:
         at = job.progress
-        done = f"{at.stage} {fmt.counted(at.done, at.total, at.unit)}" if at else ""
-        state = Text(job.state, fmt.STATE_STYLES.get(job.state, ""))
-        error = job.error or job.copy_error
-        said = words(error["message"] if error else done)
-        table.add_row(job.run_id, job.kind, state, said, fmt.ago(job.created, now), fmt.duration(took))
-    return table
+        return f"{at.stage} {fmt.counted(at.done, at.total, at.unit)}"
+    return job.waits_for
+
+
+def _headline(found: Headline) -> str:
+    """`k 100 x4.62, control x1.0002, harmful`."""
+    control = f", control {fmt.ratio(found.control_ratio)}" if found.control_ratio is not None else ""
+    return f"k {found.k} {_ratio(found)}{control}{f', {found.outcome}' if found.outcome else ''}"
 
 
 def job_details(job: JobView) -> RenderableType:
@@ -47,11 +84,14 @@ def job_details(job: JobView) -> RenderableType:
     rows = {
         "run id": job.run_id,
         "what": f"{job.kind} {job.model}",
-        "state": job.state,
+        "state": fmt.signed(job.state),
         "device": job.device,
         "created": _moment(job.created),
         "started": _moment(job.started),
         "finished": _moment(job.finished),
+        "took": fmt.duration(job.took_s(time.time())) if job.started else None,
+        "waits": job.waits_for,
+        "found": job.headline.sentence if job.headline else None,
         "owner": job.owner or None,
         "retry of": job.retry_of,
         "after": job.after,
@@ -69,20 +109,33 @@ def job_details(job: JobView) -> RenderableType:
 
 
 def warm_models(status: StatusView) -> RenderableType:
-    """The warm models, and how full the memory of each device is."""
-    if not status.models:
-        shown: RenderableType = Text("no model is warm")
-    else:
-        table = Table(**TABLE)
-        for name in ("model", "revision", "dtype", "device", "size", "jobs", "last used", "expires"):
-            table.add_column(name, justify="right" if name in ("size", "jobs") else "left", overflow="fold")
-        for m in status.models:
-            revision = (m.revision or "-")[:12]
-            used = fmt.ago(m.last_used)
-            row = m.name, revision, m.dtype, m.device, fmt.size(m.size_bytes), str(m.jobs_served)
-            table.add_row(*row, "in use" if m.in_use else used, _expiry(m))
-        shown = table
+    """The warm models, one line each, and how full the memory of each device is."""
+    fields = [
+        Field("model", least=30, cut="start"),
+        Field("size", right=True),
+        Field("device"),
+        Field("expires", optional=1),
+        Field("last used", optional=2),
+        Field("dtype", optional=3),
+        Field("jobs", optional=4, right=True),
+        Field("revision", optional=5),
+    ]
+    rows = [Row(_warm_cells(model)) for model in status.models]
+    shown: RenderableType = LineTable(fields, rows) if rows else Text("no model is warm")
     return Group(shown, *(words(_memory(device), "dim") for device in status.devices))
+
+
+def _warm_cells(model: WarmModel) -> dict[str, str]:
+    return {
+        "model": model.name,
+        "size": fmt.size(model.size_bytes),
+        "device": model.device,
+        "expires": _expiry(model),
+        "last used": "in use" if model.in_use else fmt.ago(model.last_used),
+        "dtype": model.dtype,
+        "jobs": str(model.jobs_served),
+        "revision": (model.revision or "-")[:12],
+    }
 
 
 def _expiry(model: WarmModel) -> str:
@@ -130,54 +183,78 @@ def _limits(limits: dict[str, float | None]) -> list[str]:
     return [f"limits: a load {memory} of memory, a stage {idle} of idling and {step} of computing without getting on"]
 
 
-def results_table(summaries: list[JsonMap]) -> RenderableType:
-    """Finished runs, one line each, with the damage of their largest k."""
-    if not summaries:
-        return Text("no finished runs yet; `cwtool run --model smollm2-135m` makes one")
-    table = Table(**TABLE)
-    table.add_column("run id", no_wrap=True, min_width=max(len(summary["run_id"]) for summary in summaries))
-    for name in ("metrics", "baseline", "k", "critical", "random"):
-        table.add_column(name, justify="left" if name == "metrics" else "right", overflow="fold")
-    for summary in summaries:
-        if "unreadable" in summary:
-            table.add_row(words(summary["run_id"]), words(summary["unreadable"], "yellow"))
-            continue
-        names = (ranking["metric"] for ranking in summary["rankings"])
-        metrics = ", ".join(name for name in names if not name.endswith(MATRICES))
-        baseline = fmt.perplexity(summary["baseline"]["perplexity"])
-        table.add_row(words(summary["run_id"]), metrics, baseline, *_largest_damage(summary))
-    return table
+def results_table(jobs: Sequence[JobView], summaries: Sequence[JsonMap], now: float | None = None) -> LineTable:
+    """Finished runs with their summaries, one line each: the damage of the largest k, and what it was compared with."""
+    fields = [
+        Field(RUN_ID),
+        Field("model", least=10, cut="start"),
+        Field("metrics", least=13),
+        Field("k", right=True),
+        Field("critical", right=True),
+        Field("control", right=True),
+        Field("verdict", optional=1),
+        Field("age", optional=2, right=True),
+        Field("baseline", optional=3, right=True),
+    ]
+    now = now or time.time()
+    return LineTable(fields, [_result_row(job, summary, now) for job, summary in zip(jobs, summaries, strict=True)])
 
 
-def _largest_damage(summary: JsonMap) -> tuple[str, str, str]:
-    compared = [group for group in summary["damage"] if group["controls"]]
-    if not compared:
-        return "-", "-", "-"
-    group = max(compared, key=lambda entry: entry["k"])
-    random = next((c for c in group["controls"] if c["control"] == "random"), None)
-    critical = "collapsed" if group["critical"]["collapsed_at"] else fmt.ratio(group["critical"]["perplexity_ratio"])
-    largest = random["largest"] if random else None
-    control = "-" if largest is None else fmt.ratio(to_plain(exp(largest)))
-    return str(group["k"]), critical, control
+def _result_row(job: JobView, summary: JsonMap, now: float) -> Row:
+    if "unreadable" in summary:
+        return Row({RUN_ID: job.run_id}, {"": "yellow"}, sentence=f"! {summary['unreadable']}")
+    names = (ranking["metric"] for ranking in summary["rankings"])
+    cells = {
+        RUN_ID: job.run_id,
+        "model": job.model,
+        "metrics": ", ".join(name for name in names if not name.endswith(MATRICES)),
+        "age": fmt.age(job.created, now),
+        "baseline": fmt.perplexity(summary["baseline"]["perplexity"]),
+    }
+    damage = {"k": "-", "critical": "-", "control": "-", "verdict": ""}
+    if found := job.headline:
+        damage = {
+            "k": str(found.k),
+            "critical": _ratio(found),
+            "control": fmt.ratio(found.control_ratio),
+            "verdict": found.outcome,
+        }
+    return Row({**cells, **damage})
 
 
-def catalog_table(entries: list[CatalogModel], cached: dict[str, int]) -> RenderableType:
+def _ratio(found: Headline) -> str:
+    return "collapsed" if found.collapsed else fmt.ratio(found.ratio)
+
+
+def catalog_table(entries: Sequence[CatalogModel], cached: dict[str, int]) -> LineTable:
     """The models of the guide with their size on disk, then models on disk that the guide does not know."""
-    table = Table(**TABLE)
-    for name in ("model", "family", "weights", "licence", "token", "on disk"):
-        table.add_column(name, justify="right" if name in ("weights", "on disk") else "left", overflow="fold")
-    for entry in entries:
-        name = f"{entry.alias} ({entry.name})" if entry.alias else entry.name
-        disk = fmt.size(cached[entry.name]) if entry.name in cached else "-"
-        weights, token = fmt.millions(entry.parameters_m), "HF_TOKEN" if entry.gated else ""
-        table.add_row(name, entry.family, weights, entry.licence, token, disk)
-    for name in sorted(set(cached) - {entry.name for entry in entries}):
-        table.add_row(name, "-", "-", "-", "", fmt.size(cached[name]))
-    return table
+    fields = [
+        Field("model", least=36, cut="start"),
+        Field("weights", right=True),
+        Field("on disk", right=True),
+        Field("alias", optional=1),
+        Field("token", optional=2),
+        Field("licence", optional=3),
+        Field("family", optional=4),
+    ]
+    rows = [
+        Row(
+            {
+                "model": entry.name,
+                "weights": fmt.millions(entry.parameters_m),
+                "on disk": fmt.size(cached[entry.name]) if entry.name in cached else "-",
+                "alias": entry.alias or "",
+                "token": "HF_TOKEN" if entry.gated else "",
+                "licence": entry.licence,
+                "family": entry.family,
+            }
+        )
+        for entry in entries
+    ]
+    others = sorted(set(cached) - {entry.name for entry in entries})
+    rows += [Row({"model": name, "weights": "-", "on disk": fmt.size(cached[name])}) for name in others]
+    return LineTable(fields, rows)
 
 
 def _moment(seconds: float | None) -> str:
     return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-TABLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold", "pad_edge": False}

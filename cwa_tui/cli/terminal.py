@@ -15,8 +15,12 @@ from cwa_tui.visible import visible, visible_text
 class Terminal(Console):
     """A console that shows strings and texts as they are, and spells out characters that its encoding lacks."""
 
-    def __init__(self, stderr: bool = False, quiet: bool = False, width: int | None = None) -> None:
+    def __init__(
+        self, stderr: bool = False, quiet: bool = False, width: int | None = None, line_width: int | None = None
+    ) -> None:
+        """`line_width` is for tables of one line a row, where it is another than that of the console."""
         super().__init__(stderr=stderr, quiet=quiet, width=width, markup=False, emoji=False)
+        self.line_width = line_width
 
     def render_str(self, text: str, **options: Any) -> Text:
         """A text of a string, made visible before its width is measured."""

@@ -18,6 +18,7 @@ from cwa_engine.records.checksums import MANIFEST, SUMS
 from cwa_engine.records.verification import Verification
 from cwa_engine.records.verification import verify as verify_folder
 from cwa_engine.rows import to_plain
+from cwa_tui.cli import completion
 from cwa_tui.cli.connection import connect
 from cwa_tui.cli.output import show
 from cwa_tui.cli.parameters import Json
@@ -31,7 +32,11 @@ MOST_SHOWN = 30  # disagreements; --json has all
 @app.command()
 def verify(
     run: Annotated[
-        str, typer.Argument(help="Run id, or its first or last characters, or a folder with the files of a run.")
+        str,
+        typer.Argument(
+            help="Run id, or its first or last characters, or a folder with the files of a run.",
+            autocompletion=completion.finished_run_ids,
+        ),
     ] = "latest",
     fingerprint: Annotated[
         str | None, typer.Option(help="The run's fingerprint as published; `cwtool results show` prints it.")

@@ -93,7 +93,7 @@ def test_plan_tells_what_is_needed_and_the_command_it_gives_works(cwtool: Comman
     assert found["command"] in said and "all gradients fit at once" in said
     cwtool(*shlex.split(found["command"])[1:])
     assert "gpt2-medium" in cwtool("plan", "--model", "gpt2-med", rc=6).stderr
-    planned = next(job for job in cwtool.json("jobs")["jobs"] if job["kind"] == "plan" and job["state"] == "done")
+    planned = next(job for job in cwtool.json("jobs", "--kind", "plan")["jobs"] if job["state"] == "done")
     assert "was only to plan" in cwtool("results", "show", planned["run_id"], rc=6).stderr
 
 

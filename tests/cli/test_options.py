@@ -21,7 +21,7 @@ from cwa_tui.cli.run_options import Given, spec_of
 from cwa_tui.typed import parts, typed_value
 from tests.conftest import CWTOOL
 
-REPEATABLE = {"--metric", "--topk"}
+REPEATABLE = {"--metric": False, "--topk": True, "-k": True}  # name -> whether its values are numbers
 FIELDS = option_fields(RunSpec)
 
 
@@ -48,6 +48,16 @@ def test_a_negative_number_is_a_value_and_a_flag_is_not() -> None:
     assert repeat_option_names(typed, REPEATABLE) == ["--topk", "-1", "--topk", "2", "--fast-perturbation", "x"]
 
 
+@pytest.mark.parametrize("typed", ["-k 10 100 gpt2", "-k10 100 gpt2", "--topk 10,100 gpt2", "--topk=10 100 gpt2"])
+def test_behind_numbers_a_model_may_stand(typed: str) -> None:
+    repeated = repeat_option_names(typed.split(), REPEATABLE)
+    assert repeated[-1] == "gpt2" and repeated[-2] not in REPEATABLE
+
+
+def test_what_was_meant_as_a_number_stays_a_value_and_is_refused_as_one() -> None:
+    assert repeat_option_names(["-k", "10", "1e3", "10k"], REPEATABLE)[2:] == ["-k", "1e3", "-k", "10k"]
+
+
 @given(st.lists(st.sampled_from(["--model", "gpt2", "-d", "--json", "7"])))
 def test_arguments_without_repeatable_options_stay_as_they_are(args: list[str]) -> None:
     assert repeat_option_names(args, REPEATABLE) == args
@@ -71,7 +81,7 @@ def test_some_options_may_stand_without_a_value(typed: str) -> None:
 
 
 def test_doses_may_be_negative_and_fractions() -> None:
-    typed = repeat_option_names(["--dose", "0", "0.5", "-1", "-.25"], {"--dose"})
+    typed = repeat_option_names(["--dose", "0", "0.5", "-1", "-.25"], {"--dose": True})
     assert typed_value(FIELDS["dose"], typed[1::2]) == (0, 0.5, -1, -0.25)
 
 
@@ -164,7 +174,7 @@ def test_a_mistyped_command_is_named_beside_the_nearest_one() -> None:
     mistyped = "resutls"  # codespell:ignore resutls
     done = subprocess.run([CWTOOL, mistyped], capture_output=True, text=True, check=False, env=WIDE)
     assert done.returncode == 2
-    assert f"No such command '{mistyped}'. Did you mean 'results'" in done.stderr
+    assert f"no such command '{mistyped}'" in done.stderr and "did you mean 'results'?" in done.stderr
 
 
 WIDE = {**os.environ, "COLUMNS": "200"}

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from cwa_daemon.protocol import (
     TERMINAL_STATES,
     DeviceMemory,
+    JobOptions,
+    JobPage,
+    JobQuery,
     JobView,
+    Sample,
     StageProgress,
     StatusView,
     WarmModel,
     WorkerView,
 )
-from cwa_engine.base.errors import CwaError, DaemonUnreachable, NotFound
+from cwa_engine.base.errors import CwaError, NoDaemon, NotFound
+from cwa_engine.records.run_report import RunReport
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp
+from cwa_tui.preferences import PreferenceFile
 from cwa_tui.session import Pace
 
 NOW = 1_795_460_700.0  # what the clock of every test says
@@ -25,7 +33,8 @@ QUICK = Pace(poll_s=0.05, retry_s=0.05, patience_s=5.0, redraw_s=0.05, settle_s=
 
 
 class FakeDaemon:
-    """`submitted`, `cancelled` and `unloaded` are what clients asked for; `refuse` is raised by the next submit."""
+    """`submitted`, `planned`, `inspected`, `cancelled` and `unloaded` are what clients asked for; `started` counts the daemons
+    that they started. `refuse` is raised by the next submit. `files` are those of finished runs, by run id and name."""
 
     def __init__(self) -> None:
         self.reachable = True
@@ -33,21 +42,31 @@ class FakeDaemon:
         self.jobs: dict[str, JobView] = {}
         self.events: dict[str, list[dict[str, Any]]] = {}
         self.models: list[WarmModel] = []
-        self.full_rankings: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self.samples: list[Sample] = []
+        self.reports: dict[str, RunReport] = {}
+        self.files: dict[tuple[str, str], bytes] = {}
+        self.started = 0
+        self.version = 0
+        self.planned: list[RunSpec] = []
+        self.inspected: list[tuple[RunSpec, str]] = []
         self.submitted: list[tuple[RunSpec, str]] = []
+        self.options: list[JobOptions] = []  # of these
         self.cancelled: list[str] = []
         self.unloaded: list[str] = []
         self.refuse: CwaError | None = None
         self._changed = asyncio.Event()
 
-    async def connect(self) -> FakeClient:
+    async def connect(self, start: bool = False) -> FakeClient:
+        if start and not self.reachable:
+            self.started += 1
+            self.reachable = True
         self.check()
         self.connections += 1
         return FakeClient(self)
 
     def check(self) -> None:
         if not self.reachable:
-            raise DaemonUnreachable("no daemon is running", hint="`cwtool daemon start` starts one")
+            raise NoDaemon("no daemon is running", hint="`cwtool daemon start` starts one")
 
     def add(self, run_id: str, spec: RunSpec | None = None, kind: str = "run") -> str:
         """A queued job, created a minute ago."""
@@ -98,6 +117,7 @@ class FakeDaemon:
         self.wake()
 
     def wake(self) -> None:
+        self.version += 1
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -111,9 +131,38 @@ class FakeClient:
     def __init__(self, daemon: FakeDaemon) -> None:
         self._daemon = daemon
 
-    async def jobs(self, limit: int = 50) -> list[JobView]:
+    async def list_jobs(self, query: JobQuery | None = None) -> JobPage:
         self._daemon.check()
-        return list(reversed(self._daemon.jobs.values()))[:limit]
+        query = query or JobQuery()
+        found = [job for job in self._daemon.jobs.values() if _is_asked_for(job, query)]
+        found.sort(key=lambda job: job.model if query.sort == "model" else "")
+        if query.descending:
+            found.reverse()
+        return JobPage(found[query.offset : query.offset + query.limit], len(found))
+
+    async def job(self, run_id: str) -> JobView:
+        self._daemon.check()
+        if run_id not in self._daemon.jobs:
+            raise NotFound(f"there is no run '{run_id}'", hint="`cwtool jobs` lists all")
+        return self._daemon.jobs[run_id]
+
+    async def telemetry(self, after: float = 0.0) -> list[Sample]:
+        self._daemon.check()
+        return [sample for sample in self._daemon.samples if sample.time > after]
+
+    async def report(self, run_id: str) -> RunReport:
+        self._daemon.check()
+        if run_id not in self._daemon.reports:
+            raise NotFound(f"{run_id} has no result", hint="its files were removed")
+        return self._daemon.reports[run_id]
+
+    async def read_file(self, run_id: str, name: str) -> bytes:
+        self._daemon.check()
+        return self._daemon.files[run_id, name]
+
+    async def wait_until_lost(self) -> None:
+        while self._daemon.reachable:
+            await self._daemon.changed()
 
     async def status(self) -> StatusView:
         self._daemon.check()
@@ -129,6 +178,7 @@ class FakeClient:
             workers=[WorkerView(device="cpu", pid=4243, state="idle")],
             devices=[DeviceMemory(device="cpu", total_bytes=25_000_000_000, used_bytes=10_000_000_000)],
             memory_bytes=60_000_000,
+            jobs_version=self._daemon.version,
         )
 
     async def follow(self, run_id: str, after_seq: int = 0) -> AsyncIterator[dict[str, Any]]:
@@ -142,20 +192,24 @@ class FakeClient:
                     return
             await self._daemon.changed()
 
-    async def topk(
-        self, run_id: str, metric: str | None = None, offset: int = 0, limit: int = 100
-    ) -> tuple[str, list[dict[str, Any]]]:
-        self._daemon.check()
-        assert metric
-        return metric, self._daemon.full_rankings[run_id, metric][offset : offset + limit]
-
-    async def submit(self, spec: RunSpec, command: str = "") -> str:
+    async def submit(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         self._daemon.check()
         refuse, self._daemon.refuse = self._daemon.refuse, None
         if refuse:
             raise refuse
         self._daemon.submitted.append((spec, command))
+        self._daemon.options.append(options or JobOptions())
         return self._daemon.add(f"20261123-190500-{spec.model}-new{len(self._daemon.submitted)}", spec)
+
+    async def plan(self, spec: RunSpec, command: str = "") -> str:
+        self._daemon.check()
+        self._daemon.planned.append(spec)
+        return self._daemon.add(f"20261123-190600-plan{len(self._daemon.planned)}", spec, "plan")
+
+    async def inspect(self, spec: RunSpec, target: str) -> str:
+        self._daemon.check()
+        self._daemon.inspected.append((spec, target))
+        return self._daemon.add(f"20261123-190700-look{len(self._daemon.inspected)}", spec, "inspect")
 
     async def retry(self, run_id: str) -> str:
         self._daemon.check()
@@ -179,9 +233,28 @@ class FakeClient:
         pass
 
 
-def app_on(daemon: FakeDaemon) -> CwtoolApp:
-    """The app, connected to a daemon of the test, with a clock that stands still."""
-    return CwtoolApp(daemon.connect, clock=lambda: NOW, pace=QUICK)
+def _is_asked_for(job: JobView, query: JobQuery) -> bool:
+    said = f"{job.run_id} {job.model} {job.state} {job.spec['metrics']}".lower()
+    return (
+        (not query.kinds or job.kind in query.kinds)
+        and (not query.states or job.state in query.states)
+        and all(word in said for word in (query.text or "").lower().split())
+    )
+
+
+def app_on(daemon: FakeDaemon, preferences: PreferenceFile | None = None, ascii: bool = False) -> CwtoolApp:
+    """The app, connected to a daemon of the test, with a clock that stands still, and preferences of its own."""
+    own = preferences or PreferenceFile(Path(tempfile.mkdtemp()) / "tui.json")
+    return CwtoolApp(daemon.connect, clock=lambda: NOW, pace=QUICK, preferences=own, ascii=ascii)
+
+
+def screen_lines(app: CwtoolApp) -> list[str]:
+    """What is on the screen, line by line."""
+    return [strip.text for strip in app.screen._compositor.render_strips()]
+
+
+def screen_text(app: CwtoolApp) -> str:
+    return "\n".join(screen_lines(app))
 
 
 async def until(condition: Callable[[], object], patience_s: float = 10.0) -> None:

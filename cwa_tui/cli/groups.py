@@ -1,0 +1,26 @@
+"""A group of commands that lists where no command of it is typed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperGroup
+
+
+class ListByDefault(TyperGroup):
+    """`cwtool jobs -n 3` is `cwtool jobs list -n 3`: options without a command are those of the list."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if (not args and not ctx.resilient_parsing) or (
+            args and args[0].startswith("-") and args[0] not in ctx.help_option_names
+        ):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """The commands of the group; behind a dash the options of the list."""
+        if not incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        command = self.commands["list"]
+        with command.make_context("list", [], parent=ctx, resilient_parsing=True) as of_list:
+            return command.shell_complete(of_list, incomplete)

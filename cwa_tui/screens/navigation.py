@@ -1,0 +1,27 @@
+"""How one screen opens another: the app does it, so that screens do not know each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from cwa_daemon.protocol import JobView
+
+
+class Navigation(Protocol):
+    """What screens ask of the app."""
+
+    def open_run(self, run_id: str) -> None: ...
+
+    def open_weight(self, run_id: str, metric: str, place: int) -> None:
+        """The weight at this place of a ranking, from 1 on: its rank, where all were ranked together."""
+
+    def open_comparison(self, run_ids: Sequence[str]) -> None: ...
+
+    def open_form(self, like: JobView | None) -> None:
+        """The form for a new run: with the draft, or filled in as a job was."""
+
+    def open_help(self) -> None: ...
+
+    def copy_text(self, text: str) -> None:
+        """Copy to the clipboard and into a named file, and tell where it is."""
