@@ -220,7 +220,7 @@ def test_the_preview_is_one_sentence_in_one_line_and_the_log_fills_what_is_left(
         shown = preview_lines(done, run, NOW, 60, height)
         assert len(shown) <= height and all(line.cell_len <= 60 for line in shown)
     text = "\n".join(line.plain for line in shown)
-    assert "grad_x_weight k10 zero      x6.55  random x1.0001" in text
+    assert "grad_x_weight k10 zero      x6.55 vs x1.0001" in text
     assert "1 model.layers.1.mlp.down_proj.weight[2533,1]  1" in text
     assert text.rstrip().endswith("done")
 

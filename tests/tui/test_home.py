@@ -213,6 +213,8 @@ async def test_all_of_250_jobs_can_be_reached_and_are_counted(daemon: FakeDaemon
         await terminal.press(":", *"120", "enter")
         await terminal.sees("r0130")
         await until(lambda: terminal.screen.run_in_view == "20261123-120000-gpt2-r0130")
+        await terminal.press(":", *"r0003", "enter")
+        await terminal.sees("r0003", "runs 1-1 of 1")
 
 
 async def test_a_filter_is_the_daemons_and_escape_clears_it(daemon: FakeDaemon) -> None:
@@ -290,7 +292,7 @@ async def test_a_model_is_unloaded_after_a_question(daemon: FakeDaemon) -> None:
         await terminal.sees("unload this model?", "opt · float32")
         await terminal.press("y")
         await until(lambda: daemon.unloaded == ["opt"])
-        await until(lambda: [row for row in range(len(terminal.screen.query_one(ModelsTable).source))] == [0])
+        await until(lambda: len(terminal.screen.query_one(ModelsTable).source) == 1)
 
 
 # the daemon is gone
