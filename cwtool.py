@@ -68,7 +68,10 @@ def before_each_command(
         ),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", "-V", callback=show_version, is_eager=True, help="Print the version of this command.")
+        bool,
+        typer.Option(
+            "--version", "-V", callback=show_version, is_eager=True, help="Print the version of this command."
+        ),
     ] = False,
 ) -> None:
     if host is not None:

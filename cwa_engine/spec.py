@@ -18,7 +18,14 @@ from cwa_engine.options import ABLATE, ANY_RUN, DAMAGE, LOAD, RANKING, RUN, TEXT
 from cwa_engine.targets import parse_target
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "f16": "float16", "f32": "float32", "half": "float16"}
+_DTYPES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp32": "float32",
+    "f16": "float16",
+    "f32": "float32",
+    "half": "float16",
+}
 Gradients = Literal["auto", "resident", "sweep"]
 Offload = Literal["none", "cpu"]
 Structure = Literal["weight", "row", "column", "head"]

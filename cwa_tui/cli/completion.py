@@ -119,7 +119,11 @@ def _on_disk() -> list[str]:
         cache = HubAccess.from_environment().cache
     except CwaError:
         return []
-    return [name.removeprefix("models--").replace("--", "/") for name in _names_in(str(cache)) if name.startswith("models--")]
+    return [
+        name.removeprefix("models--").replace("--", "/")
+        for name in _names_in(str(cache))
+        if name.startswith("models--")
+    ]
 
 
 def _run_folders() -> list[str]:

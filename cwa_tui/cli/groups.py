@@ -11,7 +11,9 @@ class ListByDefault(TyperGroup):
     """`cwtool jobs -n 3` is `cwtool jobs list -n 3`: options without a command are those of the list."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if (not args and not ctx.resilient_parsing) or (args and args[0].startswith("-") and args[0] not in ctx.help_option_names):
+        if (not args and not ctx.resilient_parsing) or (
+            args and args[0].startswith("-") and args[0] not in ctx.help_option_names
+        ):
             args = ["list", *args]
         return super().parse_args(ctx, args)
 

@@ -125,7 +125,11 @@ def _widths(fields: Sequence[Field], rows: Sequence[Row], room: int) -> dict[str
 
 
 def _line(
-    fields: Sequence[Field], cells: Mapping[str, str], styles: Mapping[str, str], widths: Mapping[str, int], encoding: str
+    fields: Sequence[Field],
+    cells: Mapping[str, str],
+    styles: Mapping[str, str],
+    widths: Mapping[str, int],
+    encoding: str,
 ) -> Text:
     line = Text()
     for entry in fields:

@@ -170,7 +170,9 @@ def export(
     run_id: FinishedRunId = "latest",
     form: Annotated[
         str,
-        typer.Option("--format", help="csv, json or markdown.", autocompletion=completion.one_of("csv", "json", "markdown")),
+        typer.Option(
+            "--format", help="csv, json or markdown.", autocompletion=completion.one_of("csv", "json", "markdown")
+        ),
     ] = "csv",
     table: Annotated[
         str | None,

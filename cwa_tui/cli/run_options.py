@@ -64,7 +64,8 @@ class RunOptions(TyperCommand):
         if alone is not None:
             if given.setdefault("model", [alone]) != [alone]:
                 raise InvalidInput(
-                    f"two models are given: {alone} and {given['model'][0]}", hint="a run has one model; give one of them"
+                    f"two models are given: {alone} and {given['model'][0]}",
+                    hint="a run has one model; give one of them",
                 )
         if config is not None:
             from cwa_tui.cli.config_file import read_config

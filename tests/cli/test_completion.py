@@ -85,7 +85,9 @@ def test_hosts_are_completed(own_cwtool: CommandLine) -> None:
     assert completed(own_cwtool, "cwtool daemon hosts remove ") == ["box"]
 
 
-@pytest.mark.parametrize("typed", ["cwtool run gp", "cwtool jobs show 2", "cwtool run gpt2 --metric g", "cwtool --host "])
+@pytest.mark.parametrize(
+    "typed", ["cwtool run gp", "cwtool jobs show 2", "cwtool run gpt2 --metric g", "cwtool --host "]
+)
 def test_completion_imports_nothing_that_computes_or_connects_and_takes_little_time(
     own_cwtool: CommandLine, typed: str
 ) -> None:

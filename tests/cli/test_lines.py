@@ -25,7 +25,7 @@ def printed(table: LineTable, width: int, encoding: str = "utf-8") -> list[str]:
     terminal.file = out
     terminal.print(table, crop=False)
     out.flush()
-    return out.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined,no-any-return]
+    return out.buffer.getvalue().decode(encoding).splitlines()
 
 
 def row(run_id: str = "20261123-143205-smollm2-135m-k7q2", **cells: str) -> Row:
@@ -72,7 +72,9 @@ def test_a_message_of_many_lines_takes_one_and_ends_where_the_line_does() -> Non
 
 
 def test_a_run_that_cannot_be_read_says_why_on_the_rest_of_its_line() -> None:
-    broken = Row({RUN_ID: "20261123-1-a-k7q2"}, sentence="! summary.json is altered since the run ended, and " + "so on " * 20)
+    broken = Row(
+        {RUN_ID: "20261123-1-a-k7q2"}, sentence="! summary.json is altered since the run ended, and " + "so on " * 20
+    )
     line = printed(LineTable(FIELDS, [row(), broken]), 80)[2]
     assert line.split()[:2] == ["20261123-1-a-k7q2", "!"] and "summary.json is altered" in line
     assert line.endswith("…") and len(line) == 80

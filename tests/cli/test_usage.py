@@ -66,7 +66,12 @@ def test_what_is_called_otherwise_elsewhere_is_named_as_it_is_called_here(
 
 def test_every_name_that_is_translated_is_an_option_of_some_command() -> None:
     known = {name for one in _commands(typer.main.get_command(app)) for option in one.params for name in option.opts}
-    known |= {name for one in _commands(typer.main.get_command(app)) for option in one.params for name in option.secondary_opts}
+    known |= {
+        name
+        for one in _commands(typer.main.get_command(app))
+        for option in one.params
+        for name in option.secondary_opts
+    }
     assert {f"--{ours}" for ours in SYNONYMS} <= known
     assert not {f"--{theirs}" for theirs in ELSEWHERE} & known
 
