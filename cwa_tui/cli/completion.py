@@ -48,7 +48,7 @@ def run_ids(incomplete: str) -> list[Value]:
     """Run ids that commands have seen and folders of finished runs; where none begins like this, ends that do."""
     from cwa_tui.cli.remembered import remembered
 
-    finished = {run_id: "done" for run_id in _run_folders()}
+    finished = dict.fromkeys(_run_folders(), "done")
     found = sorted({**finished, **remembered().runs}.items(), reverse=True)  # the latest first
     whole: list[Value] = [(run_id, said) for run_id, said in found if run_id.startswith(incomplete)]
     ends = [(run_id.rpartition("-")[2], run_id, said) for run_id, said in found]

@@ -108,7 +108,7 @@ def test_results_name_their_model_and_what_was_found(runs: CommandLine) -> None:
     assert re.match(rf"{SHORT_ID}\s+\S+/pythia-70m\s+magnitude\s+-\s+-\s+-", pythia)
     assert re.match(rf"{SHORT_ID}\s+gpt2\s+grad_x_weight\s+3\s+x[\d.]+\s+x[\d.]+\s+not tested", gpt2)
     assert max(map(len, (heading, pythia, gpt2))) <= 80
-    assert [run["model"]["name"] for run in runs.json("results", "--sort", "model", "-r")["results"]][0] == "gpt2"
+    assert runs.json("results", "--sort", "model", "-r")["results"][0]["model"]["name"] == "gpt2"
     assert [run["model"]["name"] for run in runs.json("results", "-S", "magnitude")["results"]] == [
         "EleutherAI/pythia-70m"
     ]
