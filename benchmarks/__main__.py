@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cases, service
+from benchmarks import cases, service, terminal
 from benchmarks.measure import in_a_process_of_its_own, ratio_in_turns, spread
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.methods.metrics import Needs
@@ -117,6 +117,28 @@ def start_up() -> str:
     return f"{spread(times)} s"
 
 
+def interface_at_rest() -> str:
+    loads, memory = terminal.at_rest()
+    return f"{_loads(loads)}; {memory / MB:,.0f} MB resident"
+
+
+def interface_during_a_run() -> str:
+    return _loads(terminal.during_a_run())
+
+
+def _loads(loads: dict[tuple[int, int], terminal.Load]) -> str:
+    said = [
+        f"{100 * load.processor:.1f} % and {load.bytes_s:,.0f} bytes a second at {columns}x{lines}"
+        for (columns, lines), load in loads.items()
+    ]
+    return ", ".join(said)
+
+
+def many_rows() -> str:
+    opened, jumped, memory = terminal.many_rows(ROUNDS)
+    return f"{opened} s; to the last row in {jumped} s; {memory / MB:,.0f} MB resident"
+
+
 # (width, inner width, blocks) of models; the key is about their weights in millions
 SIZES = {10: (256, 704, 12), 30: (384, 1024, 16), 100: (640, 1728, 20), 300: (1024, 2752, 24), 1000: (2048, 5632, 19)}
 MANY_TEXTS = (1, 3, 9)
@@ -181,6 +203,9 @@ BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("(h)", "a run with 50 subscribers over one with none", "at most 1.03", followers),
     ("(i)", "cwtool --help", "at most 0.4 s", start_up),
     ("(j)", "scoring SmolLM2-135M beside a process that keeps a processor busy, over alone", "at most 2.2", neighbour),
+    ("(k)", "the full-screen interface at rest, of one core", "at most 1 %, below 100 MB", interface_at_rest),
+    ("(k)", "its screen of a run that goes on, of one core", "at most 5 %", interface_during_a_run),
+    ("(k)", f"opening a run of {terminal.MANY:,} weights in it", "at most 1 s", many_rows),
 )
 
 

@@ -8,7 +8,8 @@ In a notebook or script:
     print(report.topk()[0].target, report.verdicts[0].sentence)
     report.save("results/gpt2")
 
-`cwa.wrap` takes a model that is in memory, `cwa.open_run` reads what a run has written, `cwa.LocalRunner` runs many specs.
+`cwa.wrap` takes a model that is in memory, `cwa.open_run` reads what a run has written, `cwa.compare` puts runs beside each
+other, `cwa.LocalRunner` runs many specs.
 All errors are `cwa.CwaError`s, with a `hint` what to do next.
 
 Nothing is imported before it is used: importing this package costs neither torch nor numpy nor pydantic. It knows nothing
@@ -27,6 +28,7 @@ _ERRORS = (
 )  # fmt: skip
 _MODULES = {
     **dict.fromkeys(_ERRORS, "base.errors"),
+    "Comparison": "records.compared",
     "LoadedModel": "models.loading",
     "LocalRunner": "local_runner",
     "RunHandle": "runner",
@@ -34,6 +36,7 @@ _MODULES = {
     "RunSpec": "spec",
     "Runner": "runner",
     "analyze": "notebook",
+    "compare": "records.comparison",
     "load_model": "models.loading",
     "open_run": "records.run_report",
     "wrap": "models.in_memory",

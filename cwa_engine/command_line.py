@@ -5,14 +5,16 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from pydantic import BaseModel
+
 from cwa_engine.options import Kind, OptionField, option_fields
 from cwa_engine.spec import RunSpec
 
 _ALWAYS = ("model", "metrics", "topk")  # written even if they have their defaults
 
 
-def command_of(spec: RunSpec) -> str:
-    """The command line of the same run, with every option that differs from its default."""
+def command_of(spec: RunSpec, *more: BaseModel) -> str:
+    """The command line of the same run, with every option of the spec, and of `more`, that differs from its default."""
     words = ["cwtool", "run"]
     for name, entry in option_fields(RunSpec).items():
         value = getattr(spec, name)
@@ -22,6 +24,10 @@ def command_of(spec: RunSpec) -> str:
             value = spec.data_name if spec.data_name.startswith("/") else "-"
         if value != entry.default or name in _ALWAYS:
             words += _words(entry, value)
+    for options in more:
+        for name, entry in option_fields(type(options)).items():
+            if (value := getattr(options, name)) != entry.default:
+                words += _words(entry, value)
     return shlex.join(words)
 
 

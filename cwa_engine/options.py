@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -71,8 +71,10 @@ class Option:
     no: str = ""  # name of the flag that empties a list: "perturbation" for `--no-perturbation`
     no_help: str = ""
     choices: tuple[str, ...] = ()  # values for completion, beside those of a Literal
-    label: str = ""  # label in the form for a new run; without a label the form lacks the option
-    example: str = ""  # placeholder of the empty field in the form
+    meanings: Mapping[str, str] = field(default_factory=dict)  # of choices, in a few words: {"magnitude": "|w|"}
+    label: str = ""  # in the form for a new run, if it is not the field's name in words
+    if_empty: str = ""  # in words, what an empty field of the form stands for, if the default does not say it
+    basic: bool = False  # whether the form shows it at once; it folds other groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,17 @@ class OptionField:
     several: bool  # whether it takes several values
     default: Any
     choices: tuple[str, ...]
+    closed: bool  # whether it takes nothing but its choices
 
     @property
     def flag(self) -> str:
         """The flag as typed: `--topk`."""
         return "--" + (self.option.name or self.field).replace("_", "-")
+
+    @property
+    def label(self) -> str:
+        """The label in a form: `top-k`, `batch size`."""
+        return self.option.label or self.field.replace("_", " ")
 
     @property
     def is_required(self) -> bool:
@@ -140,6 +148,15 @@ def check_bounds(model: type[BaseModel], field: str | None, value: Any) -> None:
             raise InvalidInput(f"{entry.flag} {number} is too large", hint=f"give at most {entry.option.most}")
 
 
+def naming_field(value: Any, validated: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Runs a field's validators, and writes the field's name into an InvalidInput of theirs. For the validator of "*"."""
+    try:
+        return validated(value)
+    except InvalidInput as error:
+        error.field = info.field_name or ""
+        raise
+
+
 def parsed(model: type[M], fields: Mapping[str, object], hint: str) -> M:
     """A model of options from plain fields. Raises InvalidInput with one sentence instead of pydantic's ValidationError."""
     try:
@@ -150,7 +167,9 @@ def parsed(model: type[M], fields: Mapping[str, object], hint: str) -> M:
         said = f"{where}: {first['msg']}"
         if first["type"] == "literal_error":
             said = f"unknown {where} '{first['input']}': it is {first['ctx']['expected']}"
-        raise InvalidInput(said, hint) from error
+        wrong = InvalidInput(said, hint)
+        wrong.field = str(first["loc"][0]) if first["loc"] else ""
+        raise wrong from error
 
 
 def _described(name: str, info: FieldInfo, option: Option) -> OptionField:
@@ -162,8 +181,15 @@ def _described(name: str, info: FieldInfo, option: Option) -> OptionField:
     )
     kinds = ((bool, Kind.FLAG), (int, Kind.NUMBER), (float, Kind.FRACTION), (Path, Kind.PATH))
     kind = next((kind for held, kind in kinds if held in {_plain(value) for value in values}), Kind.TEXT)
+    closed = bool(literals) and all(get_origin(part) is Literal for part in parts)
     return OptionField(
-        name, option, kind, several, info.get_default(call_default_factory=True), option.choices or literals
+        name,
+        option,
+        kind,
+        several,
+        info.get_default(call_default_factory=True),
+        option.choices or literals,
+        closed or (several and bool(option.choices)),
     )
 
 

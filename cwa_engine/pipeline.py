@@ -44,7 +44,7 @@ from cwa_engine.result import RunResult
 from cwa_engine.rows import Baseline, Ranking, TextUse
 from cwa_engine.run import RunContext, Stages
 from cwa_engine.sensitivity.ranking import shortened
-from cwa_engine.sensitivity.rankings import half_overlaps, scored_rankings
+from cwa_engine.sensitivity.rankings import half_overlaps, ranked_parameters, scored_rankings
 from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.sensitivity.views import views
 from cwa_engine.spec import RunSpec
@@ -85,6 +85,8 @@ def analyze(
     return dataclasses.replace(
         findings.result,
         parameters=loaded.anatomy.numel,
+        ranked=tuple(ranked_parameters(run.loaded, findings.result.rankings)),
+        layers=loaded.anatomy.blocks,
         gradients=run.gradients,
         batch_size=run.batch_size.size,
         timings=stages.timings,

@@ -12,6 +12,7 @@ from cwa_engine.rows import (
     DamagePoint,
     HalfOverlap,
     NumericalFloor,
+    RankedParameter,
     Ranking,
     Separation,
     SequenceNll,
@@ -34,6 +35,8 @@ class RunResult:
     texts: TextUse
     baseline: Baseline
     rankings: tuple[Ranking, ...]
+    ranked: tuple[RankedParameter, ...] = ()  # what metrics chose from
+    layers: int = 0  # decoder blocks of the model
     halves: tuple[HalfOverlap, ...] = ()
     damage: tuple[DamagePoint, ...] = ()
     separations: tuple[Separation, ...] = ()

@@ -76,6 +76,17 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedParameter:
+    """A parameter that was ranked, and by which metrics: what the top of a ranking was chosen from."""
+
+    parameter: str
+    component: str
+    layer: int | None  # decoder block, None outside the blocks
+    units: int  # weights; or rows, columns or heads where these were ranked
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Baseline:
     """The intact model on the evaluation texts."""
 
@@ -219,6 +230,74 @@ class SequenceNll:
     sequence: int  # the first is 1
     tokens: int
     nll_sum: float  # nats
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedValue:
+    """The value of one weight and where it is."""
+
+    target: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class WeightLine:
+    """A row, a column, a vector or the columns of a head: `around` a weight in order, and the `largest` |values| of it."""
+
+    kind: str  # "row", "column", "vector" or "head"
+    target: str
+    weights: int
+    norm: float  # Euclidean
+    rank: int | None  # of the weight's |value| in it, 1 for the largest; None where no single weight is meant
+    around: tuple[PlacedValue, ...]  # the weight itself among them; empty where no single weight is meant
+    largest: tuple[PlacedValue, ...]  # largest first
+
+
+@dataclass(frozen=True, slots=True)
+class Quantile:
+    """The smallest value that at least this `share` of all values do not exceed."""
+
+    share: float
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class ValueDistribution:
+    """The values of all weights of a tensor, or the norms of all its rows, columns or heads.
+
+    `counts[i]` values are at least `edges[i]` and less than `edges[i + 1]`; the last bin has its upper edge too. All bins
+    are of equal width. Everything but `not_finite` is of finite values; without one there are no quantiles and no bins.
+    """
+
+    count: int  # finite values
+    not_finite: int
+    mean: float
+    std: float  # of the population
+    quantiles: tuple[Quantile, ...]  # from the smallest value, share 0, to the largest, share 1
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFacts:
+    """A weight, row, column or head of a loaded model among its like in the same tensor."""
+
+    target: str
+    parameter: str
+    structure: str
+    layer: int | None
+    component: str
+    expert: int | None
+    shape: tuple[int, ...]  # as stored
+    transposed: bool  # stored as [in, out]
+    dtype: str
+    flat_index: int  # of its first weight in the stored tensor
+    value: float  # of a row, column or head its Euclidean norm
+    rank: int | None  # of |value|: 1 + how many are larger; None where the value is not finite
+    equal: int  # how many others have the same |value|
+    smaller_share: float | None  # of all finite values, how many have a smaller |value|
+    distribution: ValueDistribution
+    lines: tuple[WeightLine, ...]  # its row and its column, its vector, or itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,20 @@ from cwa_engine.hub.sources import name_and_revision
 from cwa_engine.methods.controls import CONTROLS
 from cwa_engine.methods.metrics import ABLATION, CANDIDATE_METRICS, CANDIDATE_TURNS, METRICS
 from cwa_engine.methods.perturbations import PERTURBATIONS, STANDARD, Options
-from cwa_engine.options import ABLATE, ANY_RUN, DAMAGE, LOAD, RANKING, RUN, TEXTS, Option, Variant, check_bounds, parsed
+from cwa_engine.options import (
+    ABLATE,
+    ANY_RUN,
+    DAMAGE,
+    LOAD,
+    RANKING,
+    RUN,
+    TEXTS,
+    Option,
+    Variant,
+    check_bounds,
+    naming_field,
+    parsed,
+)
 from cwa_engine.targets import parse_target
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -44,12 +57,12 @@ class ModelOptions(BaseModel):
             "Alias, Hub id, folder or .gguf file; of the other machine with --host.",
             short="m",
             commands=(*ANY_RUN, LOAD),
-            label="model",
-            example="smollm2-135m",
+            basic=True,
         ),
     ] = Field(min_length=1, max_length=4096)
     revision: Annotated[
-        str | None, Option("Branch, tag or commit of the Hub repository.", commands=(*ANY_RUN, LOAD))
+        str | None,
+        Option("Branch, tag or commit of the Hub repository.", commands=(*ANY_RUN, LOAD), if_empty="main"),
     ] = None
     dtype: Annotated[
         DType,
@@ -57,11 +70,17 @@ class ModelOptions(BaseModel):
             "auto, float32, bfloat16 or float16, or fp32, bf16, fp16; auto keeps the stored dtype on an accelerator and is "
             "float32 on a CPU.",
             commands=(RUN, ABLATE, LOAD),
+            basic=True,
         ),
     ] = "auto"
     device: Annotated[
         str,
-        Option("auto, cpu, cuda, cuda:N or mps.", commands=(*ANY_RUN, LOAD), choices=("auto", "cpu", "cuda", "mps")),
+        Option(
+            "auto, cpu, cuda, cuda:N or mps.",
+            commands=(*ANY_RUN, LOAD),
+            choices=("auto", "cpu", "cuda", "mps"),
+            basic=True,
+        ),
     ] = "auto"
 
 
@@ -76,7 +95,8 @@ class RankingOptions(BaseModel):
             name="metric",
             commands=ANY_RUN,
             choices=tuple(METRICS),
-            label="metrics",
+            meanings={name: metric.formula for name, metric in METRICS.items()},
+            basic=True,
             variants={
                 ABLATE: Variant(
                     "Metrics whose best weights are the candidates.", shown_default=" ".join(CANDIDATE_METRICS)
@@ -92,7 +112,7 @@ class RankingOptions(BaseModel):
             short="k",
             commands=ANY_RUN,
             label="top-k",
-            example="10, 100",
+            basic=True,
             variants={ABLATE: Variant("How many of the most harmful weights to find for certain.", (20,))},
         ),
     ] = Field(default=(100,), min_length=1)
@@ -153,7 +173,8 @@ class TextOptions(BaseModel):
             metavar="FILE",
             commands=ANY_RUN,
             label="texts",
-            example="a file; empty: built-in",
+            if_empty="the built-in texts",
+            basic=True,
         ),
     ] = None  # None: the dataset, or the built-in texts
     data_name: str | None = None  # what the user called it, where data_file is a copy
@@ -172,7 +193,8 @@ class TextOptions(BaseModel):
         ),
     ] = None
     eval_limit: Annotated[
-        int | None, Option("Use the first N texts only.", TEXTS, commands=ANY_RUN, label="first texts", example="all")
+        int | None,
+        Option("Use the first N texts only.", TEXTS, commands=ANY_RUN, label="first texts", if_empty="all", basic=True),
     ] = None  # None: all
     seq_len: Annotated[
         int, Option("Longest sequence in tokens; longer texts are cut.", TEXTS, least=2, commands=ANY_RUN)
@@ -228,9 +250,10 @@ class DamageOptions(BaseModel):
             DAMAGE,
             name="perturb",
             choices=("standard", *PERTURBATIONS),
+            meanings={"standard": ", ".join(STANDARD), **{name: each.summary for name, each in PERTURBATIONS.items()}},
             no="perturbation",
-            label="perturbation",
             no_help="Only rank; measure no damage.",
+            basic=True,
         ),
     ] = ("zero",)  # empty: no damage is measured
     noise_scale: Annotated[
@@ -256,12 +279,11 @@ class DamageOptions(BaseModel):
             DAMAGE,
             name="control",
             choices=tuple(CONTROLS),
+            meanings={name: control.summary for name, control in CONTROLS.items()},
         ),
     ] = ("random", "random_matched")
     control_seeds: Annotated[int, Option("Draws of each random control; fewer than 19 give no p-value.", DAMAGE)] = 19
-    fast_perturbation: Annotated[
-        bool, Option("Measure damage on a quarter of the evaluation texts.", DAMAGE, label="fast perturbation")
-    ] = False
+    fast_perturbation: Annotated[bool, Option("Measure damage on a quarter of the evaluation texts.", DAMAGE)] = False
     kl: Annotated[bool, Option("Also measure KL divergence and top-1 agreement with the intact model.", DAMAGE)] = False
     individually: Annotated[bool, Option("Also damage each critical weight alone, and the set without it.", DAMAGE)] = (
         False
@@ -371,6 +393,8 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
             raise InvalidInput(f"unknown device '{device}'", hint="use auto, cpu, cuda, cuda:N or mps")
         return device
+
+    _name_the_field = field_validator("*", mode="wrap")(naming_field)  # the last validator encloses those above
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunSpec:

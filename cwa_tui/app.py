@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-from rich.segment import Segment
-from textual.app import App
-from textual.color import Color
-from textual.filter import LineFilter
-
-from cwa_daemon.client import AsyncClient
+from cwa_daemon.client import AsyncClient, Settings
 from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import InvalidInput
 from cwa_tui.draft import Draft
+from cwa_tui.format import short_id
+from cwa_tui.notices import Endings, ending
+from cwa_tui.plan_job import made_plan
 from cwa_tui.preferences import PreferenceFile
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.screens.help import HelpScreen
 from cwa_tui.screens.home import HomeScreen
-from cwa_tui.screens.new_run import NewRunScreen
+from cwa_tui.screens.new_run import FormDoors, NewRunScreen
 from cwa_tui.screens.run import RunScreen
+from cwa_tui.screens.weight import WeightScreen
 from cwa_tui.session import Connect, DaemonClient, Pace, Session
 from cwa_tui.state import TuiStore
-from cwa_tui.visible import visible
-
-if TYPE_CHECKING:
-    from cwa_daemon.client import Settings
+from cwa_tui.terminal_app import TerminalApp
 
 
-class Visible(LineFilter):
-    """Show control characters that a widget let through instead of sending them; the line keeps its width."""
-
-    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        if all(control or text.isprintable() for text, _, control in segments):
-            return segments
-        shown = [Segment(visible(text), style, control) for text, style, control in segments]
-        return Segment.adjust_line_length(shown, Segment.get_line_length(segments))
-
-
-class CwtoolApp(App[None]):
+class CwtoolApp(TerminalApp):
     """`connect` gives a connected client; `clock` gives seconds since the epoch."""
 
     TITLE = "cwtool"
@@ -56,18 +40,18 @@ class CwtoolApp(App[None]):
         clock: Callable[[], float] = time.time,
         pace: Pace | None = None,
         preferences: PreferenceFile | None = None,
+        host: str = "",
+        ascii: bool | None = None,
     ) -> None:
-        super().__init__()
-        self.preferences = preferences or PreferenceFile()
+        super().__init__(preferences or PreferenceFile(), ascii)
+        self._host = host  # of a daemon on another machine
         self.session = Session(connect, pace or Pace(), TuiStore(clock))
-        self._visible = Visible()
-
-    def get_line_filters(self) -> Sequence[LineFilter]:
-        """The filters of every line that a widget draws."""
-        return [*super().get_line_filters(), self._visible]
+        self._endings = Endings()
+        self._seen = -1  # version of the store that was looked at for runs that have ended
 
     def on_mount(self) -> None:
         self.push_screen(HomeScreen(self.session, self.preferences))
+        self.set_interval(self.session.pace.redraw_s, self._tell_of_ends)
         self.run_worker(self.session.keep_up(self._explain), group="session")
 
     async def on_unmount(self) -> None:
@@ -77,44 +61,65 @@ class CwtoolApp(App[None]):
         if isinstance(self.screen, StoreScreen):
             self.screen.explain(error)
 
+    def _tell_of_ends(self) -> None:
+        """Tell of runs that were started or watched here and have ended."""
+        store = self.session.store
+        if store.version == self._seen:
+            return
+        self._seen = store.version
+        for job in self._endings.since_last_look(store.job, self.session.watched, self.session.started):
+            self.notify(ending(job), severity="error" if job.state == "failed" else "information", markup=False)
+            self.tell_elsewhere(ending(job))
+
+    @property
+    def known_runs(self) -> Sequence[JobView]:
+        """What the palette can open."""
+        return self.session.store.job_list.jobs
+
     # what screens ask for, see `Navigation`
 
     def open_run(self, run_id: str) -> None:
         self.push_screen(RunScreen(self.session, self.preferences, run_id))
 
-    def open_weight(self, run_id: str, metric: str, rank: int) -> None:
-        raise NotImplementedError
+    def open_weight(self, run_id: str, metric: str, place: int) -> None:
+        self.push_screen(WeightScreen(self.session, self.preferences, run_id, metric, place))
 
     def open_comparison(self, run_ids: Sequence[str]) -> None:
         raise NotImplementedError
 
     def open_form(self, like: JobView | None) -> None:
-        warm = [model.name for model in self.session.store.warm_models]
-        draft = Draft(self.preferences.now.draft) if self.preferences.now.draft else Draft()
-        form = NewRunScreen(self.session.submit, self._keep_draft, draft, warm)
+        store, host = self.session.store, self._host
+        doors = FormDoors(
+            self.session.submit,
+            plan=lambda spec, say: made_plan(self.session.client, spec, say),
+            keep=lambda draft: self.preferences.change(draft=draft.to_plain()),
+            copy=self.copy_text,
+            warm=lambda: store.warm_models,
+            devices=lambda: store.daemon.devices if store.daemon else (),
+            runs=lambda: [job.run_id for job in store.job_list.jobs],
+            host=host,
+        )
+        if like is None:
+            form = NewRunScreen(doors, Draft.from_plain(self.preferences.now.draft))
+        else:
+            form = NewRunScreen(doors, Draft.of_spec(like.spec), f"new run, from {short_id(like.run_id)}")
         self.push_screen(form, lambda run_id: self.open_run(run_id) if run_id else None)
 
-    def _keep_draft(self, draft: Draft) -> None:
-        self.preferences.change(draft=dict(draft.values))
-
     def open_help(self) -> None:
-        self.push_screen(HelpScreen())
-
-    def copy_text(self, text: str) -> None:
-        self.copy_to_clipboard(text)
+        self.push_screen(HelpScreen(self.screen))
 
 
-def run(settings: Settings | None = None) -> None:
+def run(settings: Settings | None = None, ascii: bool | None = None, mouse: bool = True) -> None:
     """Show the interface until the user quits. Raises InvalidInput without a terminal.
+
+    `ascii` draws in ASCII, None where the terminal needs it; without `mouse` a terminal selects text as ever.
 
     Textual reads keys from standard input and draws on standard error.
     """
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):  # None if it is closed
         raise InvalidInput("the full-screen interface needs a terminal", hint="`cwtool jobs` and `cwtool ps` do not")
-    app = CwtoolApp(connector(settings))
-    if "SSH_CONNECTION" in os.environ and "TEXTUAL_ANIMATIONS" not in os.environ:
-        app.animation_level = "none"  # every frame would be sent over the network
-    app.run()
+    host = (settings or Settings()).host or ""
+    CwtoolApp(connector(settings), host=host, ascii=ascii).run(mouse=mouse)
 
 
 def connector(settings: Settings | None) -> Connect:

@@ -9,7 +9,8 @@ from typing import Literal
 PADDING = 2  # cells that a table puts around each cell
 MOST_LOST = 8  # cells that may stay empty so that a name is cut between its parts
 
-Cut = Literal["start", "middle", "end", "parts"]  # parts: at the start, between the parts of a dotted name
+# parts: at the start, between the parts of a dotted name; weight: the name of a weight, see `short_weight`
+Cut = Literal["start", "middle", "end", "parts", "weight"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Column:
     right: bool = False
     cut: Cut = "end"  # where text that is too long is cut
     optional: int = 0  # 0 is always shown; the others are added in this order while they fit
+    hidden: bool = False  # shown only where the user chose it
 
 
 def fit(columns: Sequence[Column], room: int) -> dict[str, int]:
@@ -62,6 +64,8 @@ def shorten(text: str, width: int, cut: Cut) -> str:
     """The text in at most `width` cells, with an ellipsis for what was cut."""
     if len(text) <= width:
         return text
+    if cut == "weight" and width > 1:
+        return short_weight(text, width)
     if width < 2 or cut == "end":
         return text[: max(0, width - 1)] + "…"
     if cut in ("start", "parts"):
@@ -70,6 +74,23 @@ def shorten(text: str, width: int, cut: Cut) -> str:
         return "…" + (whole if len(kept) - len(whole) <= MOST_LOST else kept)
     tail = (width - 1) // 2
     return text[: width - 1 - tail] + "…" + text[-tail:] if tail else text[: width - 1] + "…"
+
+
+def short_weight(name: str, width: int) -> str:
+    """`…layers.3.mlp.down_proj.weight[12,4]`: the name without what all names begin with, then without its middle.
+
+    The number of the layer and the indices, which tell weights apart, are the last to go.
+    """
+    parts = name.split(".")
+    layer = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    if layer is None:
+        return shorten(name, width, "parts")
+    for first in range(1, layer + 1):
+        kept = "…" + ".".join(parts[first:])
+        if len(kept) <= width:
+            return kept
+    head, tail = f"…{parts[layer]}.…", ".".join(parts[layer + 1 :])
+    return head + tail[-(width - len(head)) :] if width > len(head) else shorten(name, width, "start")
 
 
 def _needed(columns: Sequence[Column]) -> int:

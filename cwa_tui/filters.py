@@ -67,7 +67,9 @@ def _term(word: str, columns: Sequence[str]) -> Matches:
         column, sign, wanted = found["column"], found["sign"], found["wanted"].casefold()
         if sign in _COMPARED:
             compare, bound = _COMPARED[sign], _number(wanted)
-            return lambda values: bound is not None and _is_number(values.get(column)) and compare(values[column], bound)
+            return lambda values: (
+                bound is not None and _is_number(values.get(column)) and compare(values[column], bound)
+            )
         return lambda values: _is(values.get(column), wanted) is not (sign == "!=")
     wanted = word.casefold()
     return lambda values: any(wanted in str(value).casefold() for value in values.values() if value is not None)

@@ -11,13 +11,15 @@ from cwa_engine.base.events import (
     PREVIEW_ROWS,
     BaselineMeasured,
     DamageMeasured,
+    Inspected,
     Note,
     Progress,
     StageStarted,
     TopK,
 )
-from cwa_engine.rows import Baseline, DamagePoint, TopWeight
+from cwa_engine.rows import Baseline, DamagePoint, TopWeight, WeightFacts
 from cwa_tui.events import JobEvent, OutputCopied, StateChanged
+from cwa_tui.stage_times import Stages, stages_after
 
 MOST_LOG_LINES = 500
 
@@ -75,12 +77,17 @@ class FollowedRun:
     rankings: Mapping[str, RankingHead] = field(default_factory=dict)  # by metric
     damage: Mapping[DamageCase, DamagePoint] = field(default_factory=dict)  # in the order measured
     log: LogTail = LogTail()
+    stages: Stages = field(default_factory=dict)
+    facts: WeightFacts | None = None  # of a job that looks at a weight
 
 
 def run_after(run: FollowedRun, event: JobEvent) -> FollowedRun:
     """The run with one event more. An event that it has already changes nothing, so a replay is harmless."""
     if event.seq <= run.last_seq:
         return run
+    if isinstance(event.what, StateChanged) and event.what.state == "queued" and run.last_seq:
+        # its worker or daemon died: what it has measured is measured anew
+        return FollowedRun(run.run_id, event.seq, RunStatus(event.what.state), log=log_after(run.log, event))
     return FollowedRun(
         run.run_id,
         event.seq,
@@ -88,6 +95,8 @@ def run_after(run: FollowedRun, event: JobEvent) -> FollowedRun:
         rankings_after(run.rankings, event, run.status.progress),
         damage_after(run.damage, event),
         log_after(run.log, event),
+        stages_after(run.stages, event),
+        event.what.facts if isinstance(event.what, Inspected) else run.facts,
     )
 
 

@@ -82,6 +82,11 @@ def ago(moment: float | None, now: float | None = None) -> str:
     return f"{seconds} s ago" if seconds < 60 else f"{duration(seconds)} ago"
 
 
+def time_of_day(moment: float) -> str:
+    """`14:03:22` here, for a time in seconds since the epoch."""
+    return time.strftime("%H:%M:%S", time.localtime(moment))
+
+
 def is_known(value: float | None) -> TypeGuard[float]:
     """Whether a figure is there and finite: what came over the wire has None for one that is not."""
     return value is not None and math.isfinite(value)

@@ -45,11 +45,11 @@ class RankingRows(Sequence[TopWeight]):
     def from_csv(cls, content: bytes) -> RankingRows:
         """A ranking from the bytes of its `topk_*.csv`. Raises ValueError, which names the line, for what is none."""
         rows = cls()
-        reader = csv.reader(io.StringIO(content.decode("utf-8")))
+        reader = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""))
         head = next(reader, [])
         if missing := {"rank", "parameter", "value", "score", "target"} - set(head):
             raise ValueError(f"line 1: there is no column {', '.join(sorted(missing))}")
-        read = [_READERS[name] if name in _READERS else None for name in head]
+        read = [_READERS.get(name) for name in head]
         try:
             for line in reader:
                 rows._append({name: f(text) for name, f, text in zip(head, read, line, strict=True) if f})
@@ -106,7 +106,17 @@ class RankingRows(Sequence[TopWeight]):
         if text.strip():
             matches = parse_filter(text, COLUMNS)
             places = [place for place in places if matches(_Values(self, place))]
-        return places if sorting is None else in_order(list(places), lambda p: self.value(p, sorting.column), sorting)
+        return places if sorting is None else self._sorted(list(places), sorting)
+
+    def _sorted(self, places: list[int], sorting: Sorting) -> list[int]:
+        """The places by a column. Whole arrays are their own keys: tuples of 100,000 would take 15 MB."""
+        column, descending = sorting.column, sorting.descending
+        if column in self._whole or column in self._fractions:
+            numbers: array[Any] = self._whole[column] if column in self._whole else self._fractions[column]
+            there = [place for place in places if self.value(place, column) is not None]
+            there.sort(key=numbers.__getitem__, reverse=descending)
+            return there + [place for place in places if self.value(place, column) is None]
+        return in_order(places, lambda place: self.value(place, column), sorting)
 
     def place_of_rank(self, rank: int) -> int | None:
         """Where a rank is."""

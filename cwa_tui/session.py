@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from cwa_daemon.protocol import JobPage, JobQuery, JobView, Sample, StatusView
-from cwa_engine.base.errors import CwaError, DaemonUnreachable, InvalidInput
+from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Sample, StatusView
+from cwa_engine.base.errors import CwaError, DaemonUnreachable, InvalidInput, NoDaemon
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.tables import topk_table
@@ -20,7 +20,7 @@ from cwa_tui.followed_run import run_after
 from cwa_tui.ranking import RankingRows
 from cwa_tui.state import ConnectionState, TuiStore
 
-OTHERS = JobQuery(limit=20, kinds=("load", "plan", "inspect"), states=("queued", "paused", "running"))
+ACTIVE = JobQuery(limit=20, states=("queued", "paused", "running"), descending=False)
 
 
 class DaemonClient(Protocol):
@@ -33,7 +33,7 @@ class DaemonClient(Protocol):
     def follow(self, run_id: str, after_seq: int = ...) -> AsyncIterator[JsonMap]: ...
     async def report(self, run_id: str) -> RunReport: ...
     async def read_file(self, run_id: str, name: str) -> bytes: ...
-    async def submit(self, spec: RunSpec, command: str = ...) -> str: ...
+    async def submit(self, spec: RunSpec, command: str = ..., options: JobOptions | None = ...) -> str: ...
     async def plan(self, spec: RunSpec, command: str = ...) -> str: ...
     async def inspect(self, spec: RunSpec, target: str) -> str: ...
     async def retry(self, run_id: str) -> str: ...
@@ -70,6 +70,7 @@ class Session:
         self._start_now = asyncio.Event()
         self._watched: dict[object, frozenset[str]] = {}  # by who watches
         self._watched_changed = asyncio.Event()
+        self.started: set[str] = set()  # run ids of what the user started here
         self._fetching: dict[tuple[str, str], asyncio.Task[None]] = {}  # run id and file
         self._complain: Callable[[Exception], None] = lambda error: None
 
@@ -101,30 +102,32 @@ class Session:
         self._start_now.set()
 
     async def _poll(self, client: DaemonClient) -> None:
+        """Ask the daemon again and again, until it does not answer or the connection to it has ended."""
         version = -1
-        async with _beside(self._notice_loss(client)):
-            while True:
+        lost = asyncio.ensure_future(client.wait_until_lost())
+        lost.add_done_callback(lambda _: self._poll_now.set())
+        try:
+            while not lost.done():
                 async with asyncio.timeout(self.pace.patience_s):
                     status = await client.status()
                     latest = self.store.history[-1].time if self.store.history else 0.0
                     samples = await client.telemetry(latest)
-                    if status.jobs_version != version or self._list_anew:
+                    if (
+                        status.jobs_version != version or self._list_anew or not status.jobs_version
+                    ):  # 0 by older daemons
                         version, self._list_anew = status.jobs_version, False
                         await self._list(client)
                 self.store.answered(status, samples)
                 await _set_within(self._poll_now, self.pace.poll_s)
                 self._poll_now.clear()
+        finally:
+            lost.cancel()
+        raise NoDaemon("the daemon has ended", hint="press D to start it")
 
     async def _list(self, client: DaemonClient) -> None:
-        page = await client.list_jobs(self.store.query)
-        others = await client.list_jobs(OTHERS)
-        self.store.listed(page.jobs, page.total, others.jobs)
-
-    async def _notice_loss(self, client: DaemonClient) -> None:
-        """Say at once that the connection has ended, and see whether another daemon has taken its place."""
-        await client.wait_until_lost()
-        self.store.lost(DaemonUnreachable("the daemon has ended", hint="press D to start it"))
-        self._poll_now.set()
+        query = self.store.query
+        page, active = await client.list_jobs(query), await client.list_jobs(ACTIVE)
+        self.store.listed(page, query.offset, active)
 
     # runs that are watched
 
@@ -139,12 +142,17 @@ class Session:
         if self._watched.pop(who, None):
             self._watched_changed.set()
 
+    @property
+    def watched(self) -> frozenset[str]:
+        """Run ids that a screen watches."""
+        return frozenset().union(*self._watched.values())
+
     async def _follow_watched(self, client: DaemonClient) -> None:
         """Follow the runs that somebody watches, each in a task of its own."""
         tasks: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
-                wanted = frozenset().union(*self._watched.values())
+                wanted = self.watched
                 for run_id in tasks.keys() - wanted:
                     tasks.pop(run_id).cancel()
                 for run_id in wanted - tasks.keys():
@@ -218,9 +226,11 @@ class Session:
             try:
                 await fetch(client)
             except DaemonUnreachable:
-                self._fetching.pop((run_id, name), None)  # asked for again when there is a daemon
+                pass  # asked for again when there is a daemon
             except Exception as error:
                 self._complain(error)
+                return  # and not asked for again
+            self._fetching.pop((run_id, name), None)
 
         self._fetching[run_id, name] = asyncio.create_task(fetched())
 
@@ -237,9 +247,9 @@ class Session:
             self._list_anew = True
             self._poll_now.set()
 
-    async def submit(self, spec: RunSpec, command: str) -> str:
+    async def submit(self, spec: RunSpec, command: str, options: JobOptions) -> str:
         """Queue a run and select it. Raises what `AsyncClient.submit` raises."""
-        return self._select_new(await self.client.submit(spec, command))
+        return self._select_new(await self.client.submit(spec, command, options))
 
     async def retry(self, run_id: str) -> str:
         """Queue an ended run again and select the new one."""
@@ -274,6 +284,7 @@ class Session:
             await client.close()
 
     def _select_new(self, run_id: str) -> str:
+        self.started.add(run_id)
         self.select(run_id)
         self._poll_now.set()
         return run_id

@@ -10,8 +10,8 @@ from enum import StrEnum
 from pathlib import PurePath
 from typing import TypeVar
 
-from cwa_daemon.protocol import JobQuery, JobView, Sample, StatusView, WarmModel
-from cwa_engine.base.errors import CwaError
+from cwa_daemon.protocol import JobPage, JobQuery, JobView, Sample, StatusView, WarmModel
+from cwa_engine.base.errors import CwaError, NoDaemon
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import GIVEN
 from cwa_tui.followed_run import FollowedRun
@@ -42,14 +42,20 @@ class Connection:
     trouble: CwaError | None = None
     starting: bool = False
 
+    @property
+    def can_be_started(self) -> bool:
+        """Whether there is no daemon, so that one can be started. One that hangs, or runs elsewhere, cannot."""
+        return self.state is ConnectionState.LOST and isinstance(self.trouble, NoDaemon)
+
 
 @dataclass(frozen=True, slots=True)
 class JobList:
-    """Jobs as the query has them, how many there are in all, and the run id of the selected one."""
+    """Jobs as the query has them, from place `offset` on, how many there are in all, and the run id of the selected one."""
 
     jobs: tuple[JobView, ...] = ()
     selected: str | None = None
     total: int = 0
+    offset: int = 0
 
     @property
     def job(self) -> JobView | None:
@@ -57,13 +63,10 @@ class JobList:
         return next((job for job in self.jobs if job.run_id == self.selected), None)
 
 
-def with_jobs(job_list: JobList, jobs: Sequence[JobView], total: int) -> JobList:
-    """The list as the daemon gave it. A selected run stays selected until it is not listed any more."""
-    was_listed = job_list.job is not None  # a run submitted a moment ago is not listed yet, and stays selected
-    listed = replace(job_list, jobs=tuple(jobs), total=total)
-    if listed.selected is None or (was_listed and listed.job is None):
-        return replace(listed, selected=jobs[0].run_id if jobs else None)
-    return listed
+def with_jobs(job_list: JobList, page: JobPage, offset: int) -> JobList:
+    """The list as the daemon gave it. What is selected stays so, listed or not: its page may have gone out of sight."""
+    selected = job_list.selected or (page.jobs[0].run_id if page.jobs else None)
+    return JobList(tuple(page.jobs), selected, page.total, offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,7 @@ class TuiStore:
         self.connection = Connection()
         self.query = JobQuery(limit=PAGE, kinds=("run",))
         self.job_list = JobList()
-        self.others: tuple[JobView, ...] = ()  # loads, plans and inspections that wait or run
+        self.active = JobPage((), 0)  # jobs of every kind that wait or run, the oldest first
         self.daemon: StatusView | None = None
         self.history: deque[Sample] = deque(maxlen=HISTORY)
         self.answered_at: float | None = None  # seconds since the epoch; what is shown is as it was then
@@ -149,11 +152,11 @@ class TuiStore:
         self.history.extend(samples)
         self.version += 1
 
-    def listed(self, jobs: Sequence[JobView], total: int, others: Sequence[JobView] = ()) -> None:
-        """Keep the jobs that the query asked for, and the jobs that are no runs."""
-        self.job_list = with_jobs(self.job_list, jobs, total)
-        self.others = tuple(others)
-        self._jobs |= {job.run_id: job for job in (*jobs, *others)}
+    def listed(self, page: JobPage, offset: int, active: JobPage) -> None:
+        """Keep the jobs that the query asked for, from place `offset` on, and those that wait or run."""
+        self.job_list = with_jobs(self.job_list, page, offset)
+        self.active = active
+        self._jobs |= {job.run_id: job for job in (*page.jobs, *active.jobs)}
         self.version += 1
 
     def know_job(self, job: JobView) -> None:

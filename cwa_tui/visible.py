@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # C0 except tab and line feed, DEL, C1; marks of writing direction; line separators; lone surrogates.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # Our own symbols in ASCII. Other characters are spelled as in Python, so that no two names look the same.
-_IN_ASCII = {
+IN_ASCII = {
     "·": "-", "…": "...", "→": "->", "×": "x", "–": "-", "●": "*", "✓": "+", "✗": "x", "Δ": "delta", "√": "sqrt",
     "‖": "||", "²": "^2", "½": "1/2", "α": "alpha", "Σ": "sum", "█": "#", "░": ".",
 }  # fmt: skip
@@ -62,7 +62,7 @@ def _spelled(character: str) -> str:
     if name.startswith("BOX DRAWINGS"):
         across, down = "HORIZONTAL" in name, "VERTICAL" in name
         return "-" if across and not down else "|" if down and not across else "+"
-    return _IN_ASCII.get(character) or character.encode("ascii", "backslashreplace").decode()
+    return IN_ASCII.get(character) or character.encode("ascii", "backslashreplace").decode()
 
 
 codecs.register_error(SPELLED_OUT, _spell_out)

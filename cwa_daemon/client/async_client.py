@@ -14,7 +14,16 @@ from cwa_daemon.client.connection import Connection
 from cwa_daemon.client.fetching import RunFiles
 from cwa_daemon.client.following import follow
 from cwa_daemon.client.submitting import access_of_shell, submit_job, with_texts
-from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Pruned, Sample, StatusView
+from cwa_daemon.protocol import (
+    HIGHEST_PRIORITY,
+    JobOptions,
+    JobPage,
+    JobQuery,
+    JobView,
+    Pruned,
+    Sample,
+    StatusView,
+)
 from cwa_engine.base.errors import InvalidInput, OutputError
 from cwa_engine.base.files import check_output, fetch_folder
 from cwa_engine.base.plain import JsonMap
@@ -98,6 +107,15 @@ class AsyncClient:
     async def plan(self, spec: RunSpec, command: str = "") -> str:
         """Queue the planning of a run and give the job's run id; the plan is in its event of kind "plan"."""
         return await submit_job(self._connection, "plan", await with_texts(self._connection, spec), command)
+
+    async def inspect(self, spec: RunSpec, target: str) -> str:
+        """Queue a look at a weight, row, column or head of a run's model, before all that waits; gives the job's run id.
+
+        The facts are in its event of kind "inspected".
+        """
+        fields = {name: getattr(spec, name) for name in ("model", "revision", "dtype", "device", "offload")}
+        options = JobOptions(priority=HIGHEST_PRIORITY)
+        return await submit_job(self._connection, "inspect", RunSpec(**fields, weights=(target,)), "", options)
 
     async def retry(self, run_id: str) -> str:
         """Queue an ended run again, and give the new run id."""

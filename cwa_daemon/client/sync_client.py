@@ -75,6 +75,9 @@ class Client:
     def plan(self, spec: RunSpec, command: str = "") -> str:
         return self._run(self._client.plan(spec, command))
 
+    def inspect(self, spec: RunSpec, target: str) -> str:
+        return self._run(self._client.inspect(spec, target))
+
     def retry(self, run_id: str) -> str:
         return self._run(self._client.retry(run_id))
 

@@ -13,7 +13,7 @@ from cwa_engine import __version__
 from cwa_engine.base import durations
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.plain import JsonMap
-from cwa_engine.options import ABLATE, LOAD, QUEUE, RUN, Option, check_bounds
+from cwa_engine.options import ABLATE, LOAD, QUEUE, RUN, Option, check_bounds, naming_field
 from cwa_engine.spec import RunSpec
 
 _JOBS = (RUN, ABLATE)  # commands that queue a run
@@ -44,7 +44,8 @@ class JobOptions(Message):
         int, Option("Higher goes first.", QUEUE, least=-HIGHEST_PRIORITY, most=HIGHEST_PRIORITY, commands=_JOBS)
     ] = 0
     after: Annotated[
-        str | None, Option("Begin only when this run is done.", QUEUE, metavar="RUN_ID", commands=_JOBS)
+        str | None,
+        Option("Begin only when this run is done.", QUEUE, metavar="RUN_ID", commands=_JOBS, if_empty="at once"),
     ] = Field(default=None, max_length=200)
     wait_for_memory: Annotated[
         bool, Option("Stay queued until the model fits, instead of failing.", QUEUE, commands=(*_JOBS, LOAD))
@@ -54,7 +55,13 @@ class JobOptions(Message):
     ] = False
     keep_alive: Annotated[
         str | None,
-        Option("How long the model stays warm after its last use: 30m, 0, forever.", QUEUE, commands=(*_JOBS, LOAD)),
+        Option(
+            "How long the model stays warm after its last use: 30m, 0, forever.",
+            QUEUE,
+            commands=(*_JOBS, LOAD),
+            choices=("30m", "2h", "forever", "0"),
+            if_empty="the daemon's setting",
+        ),
     ] = Field(default=None, max_length=60)  # None: the daemon's setting
     force: Annotated[
         bool, Option("Replace a run's files in the --output folder, whatever else it holds.", commands=_JOBS)
@@ -78,6 +85,8 @@ class JobOptions(Message):
             durations.seconds(text)
         return text
 
+    _name_the_field = field_validator("*", mode="wrap")(naming_field)  # the last validator encloses those above
+
 
 class Hello(Request):
     op: Literal["hello"] = "hello"
@@ -87,7 +96,10 @@ class Hello(Request):
 
 
 class Submit(Request):
-    """Queue a run, or only the loading of its model, or only the planning. The same client key never queues twice."""
+    """Queue a run, or only the loading of its model, the planning, or a look at the weights it names.
+
+    The same client key never queues twice.
+    """
 
     op: Literal["submit"] = "submit"
     kind: JobKind = "run"

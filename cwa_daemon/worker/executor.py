@@ -1,4 +1,4 @@
-"""What a worker does with a command: run, load, plan, save, unload."""
+"""What a worker does with a command: run, load, plan, inspect, save, unload."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from cwa_engine.base.cancellation import cancellable
 from cwa_engine.base.errors import Cancelled, CwaError, InvalidInput, OutOfMemory, RunFailed, error_from_dict
 from cwa_engine.hub.access import hub_access
 from cwa_engine.hub.sources import HubAccess
+from cwa_engine.inspection import weight_facts
 from cwa_engine.local_run import model_record
 from cwa_engine.models.failures import is_out_of_memory, is_panic
 from cwa_engine.models.loading import torch_device
@@ -128,6 +129,11 @@ class Executor:
             resident.pinned |= command.options["pin"]
             resident.keep_alive_s = durations.seconds(command.options["keep_alive"] or limits.keep_alive)
         if command.kind == "load":
+            return
+        if command.kind == "inspect":
+            with stages("inspect"):
+                for target in spec.weights:
+                    report(events.Inspected(weight_facts(resident.model, target)))
             return
         resident.jobs_served += 1
         cache = ScoreCache(Path(limits.cache_folder), limits.cache_bytes, command.run_id)

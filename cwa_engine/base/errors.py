@@ -54,6 +54,7 @@ class CwaError(Exception):
 
 class InvalidInput(CwaError):
     code, exit_code = "invalid_input", 2
+    field = ""  # of the spec, where one field alone is wrong; a form shows the message there
 
 
 class NotGreeted(InvalidInput):

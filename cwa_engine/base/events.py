@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from cwa_engine.base.plain import JsonMap
 
 if TYPE_CHECKING:  # clients get events as maps, so they need not import the row types
-    from cwa_engine.rows import Baseline, DamagePoint, Plan, TopWeight, Verdict
+    from cwa_engine.rows import Baseline, DamagePoint, Plan, TopWeight, Verdict, WeightFacts
 
 PREVIEW_ROWS = 50  # rows of a ranking that travel in an event; the whole ranking is in the run's files
 
@@ -93,6 +93,12 @@ class Planned(Event):
     plan: Plan
 
 
+@dataclass(frozen=True, slots=True)
+class Inspected(Event):
+    kind: ClassVar[str] = "inspected"
+    facts: WeightFacts
+
+
 Emit = Callable[[Event], None]
 
 
@@ -136,6 +142,11 @@ def describe(event: Mapping[str, Any]) -> str | None:
             return f"{case}: perplexity {perplexity}, delta {p['delta_nll']:+.4f} nats{interval}"
         case "plan":
             return f"{event['plan']['why']}: {event['plan']['command'] or 'no command'}"
+        case "inspected":
+            facts = event["facts"]
+            value = "not finite" if facts["value"] is None else f"{facts['value']:.6g}"
+            rank = "" if facts["rank"] is None else f", rank {facts['rank']:,} of {facts['distribution']['count']:,}"
+            return f"{facts['target']} is {value}{rank}"
         case "verdict":
             return str(event["verdict"]["sentence"])
         case "copied":

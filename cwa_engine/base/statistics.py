@@ -102,3 +102,55 @@ def _mean_ranks(values: Array) -> Array:
     ends = np.cumsum(counts)
     mean_ranks: Array = (ends - (counts - 1) / 2)[places]
     return mean_ranks
+
+
+_EXACT = 60  # pairs up to which Kendall's p is exact
+_BLOCK = 64  # values of which inversions are counted by comparing each with each
+
+
+def kendall(first: Array, second: Array) -> float | None:
+    """Kendall's tau-b: concordant minus discordant pairs over all, corrected for ties; None if one side is all equal."""
+    values = np.asarray(first), np.asarray(second)
+    order = np.lexsort((values[1], values[0]))
+    pairs = len(order) * (len(order) - 1) / 2
+    tied_first, tied_second, tied_both = (_tied_pairs(v) for v in (values[0], values[1], np.stack(values, axis=1)))
+    if pairs in (tied_first, tied_second):
+        return None
+    discordant = _inversions(values[1][order])
+    difference = pairs - tied_first - tied_second + tied_both - 2 * discordant
+    return float(difference / math.sqrt((pairs - tied_first) * (pairs - tied_second)))
+
+
+def kendall_p(tau: float, pairs: int) -> float:
+    """Probability of a tau at least as far from zero, of two rankings without ties that have nothing to do with each other.
+
+    `pairs`: how many things were ranked. Up to 60 it is exact (Kendall 1938), beyond by the normal approximation.
+    """
+    if pairs <= _EXACT:
+        total = pairs * (pairs - 1) // 2
+        ways = np.ones(1)  # permutations by their number of inversions, as shares of all
+        for size in range(2, pairs + 1):
+            ways = np.convolve(ways, np.full(size, 1 / size))
+        distance = abs(total - 2 * np.arange(len(ways)))
+        return min(1.0, float(ways[distance >= abs(tau) * total - 1e-9].sum()))
+    deviation = math.sqrt(2 * (2 * pairs + 5) / (9 * pairs * (pairs - 1)))
+    return math.erfc(abs(tau) / deviation / math.sqrt(2))
+
+
+def _tied_pairs(values: Array) -> float:
+    counts = np.unique(values, axis=0, return_counts=True)[1].astype(np.float64)
+    return float((counts * (counts - 1) / 2).sum())
+
+
+def _inversions(values: Array) -> int:
+    """Pairs of which the earlier is larger: within blocks by comparing all, between sorted blocks by binary search."""
+    blocks = [values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK)]
+    count = sum(int(np.triu(block[:, None] > block[None, :]).sum()) for block in blocks)
+    blocks = [np.sort(block) for block in blocks]
+    while len(blocks) > 1:
+        joined = []
+        for first, second in zip(blocks[::2], blocks[1::2], strict=False):
+            count += int((len(first) - np.searchsorted(first, second, side="right")).sum())
+            joined.append(np.sort(np.concatenate([first, second]), kind="stable"))
+        blocks = joined + blocks[len(joined) * 2 :]
+    return count

@@ -130,6 +130,8 @@ def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> JsonMap:
             "too_short": list(texts.too_short),
             "overlap": texts.overlap,
         },
+        "layers": record.result.layers,
+        "ranked": to_plain(record.result.ranked),
         "seeds": {"seed": spec.seed, "controls": [spec.seed + i for i in range(spec.control_seeds)]},
         "versions": {
             "cwtool": __version__,

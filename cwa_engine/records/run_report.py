@@ -39,6 +39,7 @@ from cwa_engine.rows import (
     ControlDraw,
     DamagePoint,
     NumericalFloor,
+    RankedParameter,
     Ranking,
     Separation,
     SequenceNll,
@@ -97,6 +98,8 @@ class RunReport:
     spec: RunSpec  # what was asked for
     command: str  # the command line that asked for it, or ""
     versions: Mapping[str, str]  # of cwtool, Python and the libraries
+    layers: int  # decoder blocks of the model; 0 in runs of early versions, which do not say
+    ranked: tuple[RankedParameter, ...] = field(repr=False)  # what metrics chose from; empty in runs of early versions
     hashes: Mapping[str, str]  # of each table: file name -> sha256
     fingerprint: str | None  # sha256 of SHA256SUMS, which stands for all files; None for a run of an early version
     files: FileSource = field(repr=False, compare=False)
@@ -298,6 +301,8 @@ def report_from(files: FileSource, fingerprint: str | None, folder: Path | None 
             spec=parse_spec(manifest["spec"]),
             command=str(manifest.get("command", "")),
             versions=from_plain(dict[str, str], manifest.get("versions", {})),
+            layers=from_plain(int, manifest.get("layers", 0)),
+            ranked=from_plain(tuple[RankedParameter, ...], manifest.get("ranked", [])),
             hashes=from_plain(dict[str, str], manifest["tables"]),
             fingerprint=fingerprint,
             files=files,

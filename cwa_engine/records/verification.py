@@ -172,7 +172,7 @@ def _manifest(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
         ledger.same("manifest.json: spec_sha256", manifest["spec_sha256"], spec.sha256())
     hashes = {name: digest for name, digest in run.hashes.items() if _is_table(name)}
     ledger.same("manifest.json: tables", manifest["tables"], hashes)
-    unknown.append("command, versions and machine: the manifest alone has them")
+    unknown.append("command, versions, machine, and what was ranked: the manifest alone has them")
     unknown.append("the protocol of the perplexities, timings, memory and the batch size: the summary alone has them")
 
 

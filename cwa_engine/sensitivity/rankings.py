@@ -7,7 +7,7 @@ weights are in the top of either half tells what other texts would have named.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.events import Note
@@ -16,7 +16,7 @@ from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.methods.metrics import ABLATION, METRICS
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.structures import unit_count
-from cwa_engine.rows import SHOWN, HalfOverlap, Ranking
+from cwa_engine.rows import GIVEN, SHOWN, HalfOverlap, RankedParameter, Ranking
 from cwa_engine.run import RunContext
 from cwa_engine.sensitivity.finalists import with_exact_scores
 from cwa_engine.sensitivity.gradients import Statistics
@@ -95,6 +95,16 @@ def half_overlaps(loaded: LoadedModel, rankings: Sequence[Ranking], spec: RunSpe
                 )
             )
     return found
+
+
+def ranked_parameters(loaded: LoadedModel, rankings: Sequence[Ranking]) -> Iterator[RankedParameter]:
+    """The parameters that metrics ranked, in the order of the model."""
+    by_metric = {ranking.metric: set(ranking.parameters) for ranking in rankings if ranking.metric != GIVEN}
+    structure = next((ranking.structure for ranking in rankings if ranking.metric != GIVEN), "weight")
+    for name, parameter in loaded.anatomy.parameters.items():
+        if metrics := tuple(metric for metric, names in by_metric.items() if name in names):
+            units = unit_count(parameter, structure)
+            yield RankedParameter(name, parameter.component, parameter.layer, units, metrics)
 
 
 def _check_ranked(found: Mapping[str, Ranking], missing: Sequence[View], spec: RunSpec) -> None:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from cwa_engine.rows import Plan
 from cwa_tui import format as fmt
-from cwa_tui.cli.tables import TABLE
+from cwa_tui.answer_tables import TABLE
 from cwa_tui.visible import words
 
 _GRADIENTS = {

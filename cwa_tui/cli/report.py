@@ -9,11 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from cwa_engine.questions.ablation import cost_sentence
-from cwa_engine.questions.critical_set import CriticalSet
-from cwa_engine.questions.fidelity import Fidelity
-from cwa_engine.questions.interactions import Interaction
-from cwa_engine.questions.spike_removal import SpikeRemoval, SpikeRemovalStep, removal_sentence
-from cwa_engine.questions.stability import StabilityMean
 from cwa_engine.records.run_summary import DamageSummary, RunSummary
 from cwa_engine.rows import (
     GIVEN,
@@ -22,19 +17,26 @@ from cwa_engine.rows import (
     DamagePoint,
     HalfOverlap,
     Separation,
-    Spike,
     TopWeight,
     exp,
     to_plain,
 )
 from cwa_tui import format as fmt
+from cwa_tui.answer_tables import (
+    TABLE,
+    VERDICT_STYLES,
+    critical_set_table,
+    fidelity_table,
+    interactions_table,
+    spike_removal_table,
+    spikes_table,
+    stability_table,
+)
 from cwa_tui.cli.lines import Field, LineTable, Row
-from cwa_tui.cli.tables import TABLE
 from cwa_tui.visible import words
 
 MOST_TIMES = 1000  # beyond which a ratio says nothing more
 FEW_TEXTS = 16  # below which nothing is tested
-SHOWN_ROWS = 30  # of tables that may be long; the whole is in the run's files
 
 
 def run_report(summary: RunSummary, folder: str, fingerprint: str | None = None) -> RenderableType:
@@ -45,11 +47,11 @@ def run_report(summary: RunSummary, folder: str, fingerprint: str | None = None)
         halves = [row for row in summary.halves if row.metric == ranking.metric]
         parts += [Text(_halves(row), style="dim") for row in halves]
     if summary.spikes:
-        parts += ["", _spikes(summary.spikes)]
+        parts += ["", spikes_table(summary.spikes)]
     if summary.spike_removal:
-        parts += ["", _spike_removal(summary.spike_removal)]
+        parts += ["", spike_removal_table(summary.spike_removal)]
     if summary.stability:
-        parts += ["", _stability(summary.stability)]
+        parts += ["", stability_table(summary.stability)]
     compared = [group for group in summary.damage if group.controls]
     sweeps = [group for group in summary.damage if not group.controls]
     if compared:
@@ -57,30 +59,22 @@ def run_report(summary: RunSummary, folder: str, fingerprint: str | None = None)
     if sweeps:
         parts += ["", _sweeps(summary, sweeps)]
     if summary.interactions:
-        parts += ["", _interactions(summary.interactions)]
+        parts += ["", interactions_table(summary.interactions)]
     if summary.fidelity:
-        parts += ["", _fidelity(summary.fidelity)]
+        parts += ["", fidelity_table(summary.fidelity)]
     if summary.critical_set:
-        parts += ["", _critical_set(summary.critical_set)]
+        parts += ["", critical_set_table(summary.critical_set)]
     if summary.ablation:
         parts += ["", Text(cost_sentence(to_plain(summary.ablation)), style="dim")]
     if summary.damage:
         parts += ["", *_notes(summary)]
     sentences = [
-        words(verdict.sentence, _VERDICT_STYLES[verdict.outcome]) for group in compared if (verdict := group.judged)
+        words(verdict.sentence, VERDICT_STYLES[verdict.outcome]) for group in compared if (verdict := group.judged)
     ]
     parts += ["", *sentences] if sentences else []
     parts += ["", words(f"texts: {summary.texts.source}\nfiles: {folder}", overflow="fold")]
     parts += [words(f"fingerprint: {fingerprint}", overflow="fold")] if fingerprint else []
     return Group(*parts)
-
-
-_VERDICT_STYLES = {
-    "harmful": "bold green",
-    "helpful": "bold green",
-    "indistinguishable": "bold yellow",
-    "not tested": "yellow",
-}
 
 
 def _headline(summary: RunSummary) -> Text:
@@ -216,107 +210,6 @@ def _sweeps(summary: RunSummary, groups: Sequence[DamageSummary]) -> Table:
             change = f"values elsewhere, seed {point.seed}"
             table.add_row(*lead, change, *_point_cells(summary.baseline, point)[2:])
     return table
-
-
-def _interactions(rows: Sequence[Interaction]) -> RenderableType:
-    """What each unit does alone, and what it adds to the set; those that matter come first."""
-    table = Table(title="each weight alone, and its share of the set", **TABLE)
-    for name in ("metric", "k", "change", "weight", "alone", "share of the set", "matters"):
-        table.add_column(
-            name, justify="right" if name in ("k", "alone", "share of the set") else "left", overflow="fold"
-        )
-    roles = ("together", "alone", "inert")
-    for row in sorted(rows, key=lambda row: roles.index(row.role))[:SHOWN_ROWS]:
-        figures = (_finite_delta(value) for value in (row.alone, row.share))
-        table.add_row(row.metric, str(row.k), row.perturbation, row.target, *figures, _ROLES[row.role])
-    counts = {role: sum(row.role == role for row in rows) for role in roles}
-    said = f"{counts['alone']} matter alone, {counts['together']} only together, {counts['inert']} not at all"
-    more = f"; {len(rows) - SHOWN_ROWS} more in interactions.csv" if len(rows) > SHOWN_ROWS else ""
-    return Group(table, Text(f"{said}{more}"))
-
-
-_ROLES = {"together": "only together", "alone": "alone", "inert": "no"}
-
-
-def _stability(rows: Sequence[StabilityMean]) -> Table:
-    """How far rankings by other texts agree, mean over all pairs of repeats."""
-    pairs = rows[0].pairs
-    said = "two halves of the texts" if pairs == 1 else f"mean of {pairs} pairs of repeats"
-    table = Table(title=f"stability, {said}", **TABLE)
-    for name in ("metric", "k", "Jaccard", "by chance", "rank-biased overlap", "Spearman", "in every repeat"):
-        table.add_column(name, justify="left" if name == "metric" else "right")
-    for row in rows:
-        spearman = "-" if row.spearman is None else f"{row.spearman:.3f}"
-        figures = f"{row.jaccard:.3f}", f"{row.chance:.2g}", f"{row.rbo:.3f}", spearman
-        table.add_row(row.metric, str(row.k), *figures, str(row.in_every_repeat))
-    return table
-
-
-def _fidelity(rows: Sequence[Fidelity]) -> Table:
-    """How well scores foretell the measured |loss change| of zeroing one unit."""
-    table = Table(title="what metrics foretell of single weights", **TABLE)
-    for name in ("metric", "measured", "Spearman", "top overlap"):
-        table.add_column(name, justify="left" if name == "metric" else "right")
-    for row in rows:
-        spearman = "-" if row.spearman is None else f"{row.spearman:.3f}"
-        table.add_row(row.metric, str(row.units), spearman, f"{row.overlap} of {row.top}")
-    return table
-
-
-def _critical_set(found: CriticalSet) -> Table:
-    """The weights of the smallest set found, one after the other, and what they do together."""
-    few = "smallest set found that multiplies" if found.reached else "no set found multiplies"
-    table = Table(title=f"{few} perplexity by {found.factor:g}", **TABLE)
-    for name in ("weights", "with", "ratio, scoring texts", "ratio, others", "Δ nats/token", "95 % interval"):
-        table.add_column(name, justify="left" if name in ("with", "95 % interval") else "right", overflow="fold")
-    for step in found.steps:
-        ratios = fmt.ratio(step.scoring_ratio), fmt.ratio(step.perplexity_ratio)
-        is_finite = fmt.is_known(step.delta_nll)
-        damage = _finite_delta(step.delta_nll), fmt.interval(step.delta_low, step.delta_high) if is_finite else ""
-        table.add_row(str(step.size), step.target, *ratios, *damage)
-    return table
-
-
-def _spikes(rows: Sequence[Spike]) -> Table:
-    """What each weight makes of its spike, and at which token that is."""
-    table = Table(title="largest outputs that these weights make", **TABLE)
-    for name in ("weight", "output", "times usual", "share", "token", "at", "text"):
-        table.add_column(name, justify="left" if name in ("weight", "token") else "right", overflow="fold")
-    for row in rows:
-        figures = fmt.number(row.output), _size(row.times_typical), f"{row.share:.0%}"
-        table.add_row(row.target, *figures, *_token_cells(row))
-    return table
-
-
-def _spike_removal(found: SpikeRemoval) -> RenderableType:
-    """The weights that were zeroed one after the other, and the largest spike before and after each."""
-    said = Text(removal_sentence(to_plain(found)))
-    if not found.steps:
-        return said
-    table = Table(title="weights behind the largest spike, zeroed one after the other", **TABLE)
-    for name in ("step", "weight", "share", "times usual", "then", "Δ nats/token", "token", "at", "text"):
-        table.add_column(name, justify="left" if name in ("weight", "token") else "right", overflow="fold")
-    for step in found.steps:
-        sizes = _size(step.times_typical), _size(step.largest_after)
-        damage = _finite_delta(step.delta_nll)
-        table.add_row(str(step.step), step.target, f"{step.share:.0%}", *sizes, damage, *_token_cells(step))
-    table.caption = "then: the largest output of any down projection after. Δ: on the scoring texts, all zeroed so far"
-    return Group(table, said)
-
-
-def _finite_delta(delta: float) -> str:
-    return fmt.delta(delta) if fmt.is_known(delta) else fmt.NOT_FINITE
-
-
-def _size(size: float) -> str:
-    return fmt.NOT_FINITE if not fmt.is_known(size) else f"{size:,.0f}" if size >= 10 else f"{size:.1f}"
-
-
-def _token_cells(row: Spike | SpikeRemovalStep) -> tuple[Text, str, str]:
-    """Token, position and text of a spike. A token is whatever text it is: never markup."""
-    token = "-" if row.token is None else f"'{row.token}'"
-    position, text = ("-" if place is None else str(place) for place in (row.position, row.text))
-    return Text(token), position, text
 
 
 def _control_cells(baseline: Baseline, control: Separation) -> tuple[str, str, str, str]:

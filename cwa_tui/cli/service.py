@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Annotated
+
 import typer
 
 from cwa_engine import __version__
@@ -14,11 +17,21 @@ app = typer.Typer()
 
 
 @app.command()
-def tui() -> None:
-    """Watch and start runs in a full-screen terminal interface."""
+def tui(
+    in_ascii: Annotated[
+        bool, typer.Option("--ascii", help="Draw in ASCII, as under LC_ALL=C or on a Linux console anyway.")
+    ] = False,
+    no_mouse: Annotated[
+        bool, typer.Option("--no-mouse", help="Leave the mouse to the terminal, which then selects text as ever.")
+    ] = False,
+) -> None:
+    """Watch and start runs in a full-screen terminal interface. NO_COLOR=1 shows it without colours."""
+    from cwa_tui.over_ssh import calm_down
+
+    calm_down(os.environ)
     from cwa_tui.app import run as run_tui
 
-    run_tui()
+    run_tui(ascii=in_ascii or None, mouse=not no_mouse)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What all screens share: they draw the store, send requests, ask the user first where that matters, and tell what came of it."""
+"""What all screens share: they draw the store, send requests after a question where that matters, and tell the outcome."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class ColumnsScreen(ModalScreen[tuple[str, ...] | None]):
     """Returns the keys of the columns to show, () for those that fit, None for escape."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "toggle", "show or hide"),
+        Binding("space", "show_or_hide", "show or hide"),
         Binding("J,shift+down", "shift(1)", "later"),
         Binding("K,shift+up", "shift(-1)", "earlier"),
         Binding("R", "dismiss(())", "as they fit"),
@@ -48,7 +48,7 @@ class ColumnsScreen(ModalScreen[tuple[str, ...] | None]):
         options.set_options(self._options())
         options.highlighted = highlighted
 
-    def action_toggle(self) -> None:
+    def action_show_or_hide(self) -> None:
         place = self.query_one(Choices).highlighted
         if place is not None:
             self._shown ^= {self._order[place].key}

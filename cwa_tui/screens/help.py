@@ -1,56 +1,65 @@
-"""All keys, and what the columns mean."""
+"""Help, made from what is on the screen below: its keys, its columns, and the signs of states."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
-HELP = """\
-Keys
-  up, down       move in a table; in the job list this selects a run
-  enter          go from the job list to the selected run
-  escape         go back to the job list
-  tab            go to the next pane
-  1 2 3 4 5      jobs, top weights, damage, log, models
-  n              start a new run
-  c              cancel the selected run, after a question
-  r              run the selected run again, if it has ended
-  u              unload the model under the cursor, after a question
-  m              show the ranking by the run's next metric
-  q              quit; runs go on in the daemon
+from cwa_tui import format as fmt
+from cwa_tui.columns import Column
+from cwa_tui.glossary import STATES, meaning_of
+from cwa_tui.keys import CommandGroup, command_groups
+from cwa_tui.widgets.paged_text import PagedText
+from cwa_tui.widgets.row_table import RowTable
 
-Top weights
-  weight         parameter [output feature, input feature]
-  score          the metric's value; weights are ranked by it
-  partial        scoring is not done: ranks may still change
-
-Damage
-  selection      critical: the k weights ranked highest
-                 other names: controls; the number is the seed
-  Δ nats         change of the loss per token, paired per sequence, with its
-                 95 % interval; draws of controls are measured on few texts
-  ratio          perplexity over that of the intact model
-  collapsed      the loss is not finite; the first layer whose output is
-                 not finite follows
-
-States
-  queued > running > done, failed or cancelled; a run whose worker died is
-  queued again, but only once if the run itself made the worker die
-"""
+KEYS_WIDTH = 16
 
 
 class HelpScreen(ModalScreen[None]):
-    """Escape, q, enter and ? close it."""
+    """Escape, q, enter and ? close it. It says what can be done on `screen` as it is now."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter,question_mark", "dismiss", "close")]
 
+    def __init__(self, screen: Screen[object]) -> None:
+        super().__init__()
+        self._keys = command_groups(screen)
+        self._columns = {table_title(table): table.shown_columns for table in screen.query(RowTable) if table.display}
+
     def compose(self) -> ComposeResult:
-        with VerticalScroll(classes="dialog tall") as dialog:
+        with PagedText(classes="dialog tall") as dialog:
             dialog.border_title = "help"
             dialog.border_subtitle = "escape closes"
-            yield Static(HELP, markup=False)
+            yield Static(Group(*help_lines(self._keys, self._columns)))
+
+
+def table_title(table: RowTable) -> str:
+    return str(table.border_title or table.id or "").partition(" · ")[0]
+
+
+def help_lines(keys: Sequence[CommandGroup], columns: Mapping[str, Sequence[Column]]) -> Iterator[RenderableType]:
+    """Titles and two columns of text below each."""
+    for group in keys:
+        yield from _section(group.title, [(" ".join(command.keys), command.says) for command in group.commands])
+    for title, shown in columns.items():
+        if known := [(column.label, said) for column in shown if (said := meaning_of(column.key))]:
+            yield from _section(f"columns of {title}", known)
+    yield from _section("states", [(fmt.signed(state), said) for state, said in STATES.items()])
+
+
+def _section(title: str, lines: Sequence[tuple[str, str]]) -> Iterator[RenderableType]:
+    yield Text(title, style="bold")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=KEYS_WIDTH)
+    table.add_column()
+    for left, right in lines:
+        table.add_row(Text(f"  {left}"), Text(right))
+    yield table
+    yield Text()

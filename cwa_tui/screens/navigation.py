@@ -13,7 +13,8 @@ class Navigation(Protocol):
 
     def open_run(self, run_id: str) -> None: ...
 
-    def open_weight(self, run_id: str, metric: str, rank: int) -> None: ...
+    def open_weight(self, run_id: str, metric: str, place: int) -> None:
+        """The weight at this place of a ranking, from 1 on: its rank, where all were ranked together."""
 
     def open_comparison(self, run_ids: Sequence[str]) -> None: ...
 

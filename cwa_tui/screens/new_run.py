@@ -1,144 +1,428 @@
-"""The form for a new run. It says what is wrong with the run, and keeps what was typed."""
+"""The form for a new run. It says what is wrong as one types, what the run needs, and how the command line says the same."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, ClassVar
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from textual import on, work
+from rich.text import Text
+from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.suggester import SuggestFromList
+from textual.timer import Timer
 from textual.widget import Widget
-from textual.widgets import Button, Input, Label, Static
+from textual.widgets import Button, Input, Static
 
+from cwa_daemon.protocol import DeviceMemory, JobOptions, WarmModel
 from cwa_engine.base.errors import CwaError
-from cwa_engine.command_line import command_of
-from cwa_engine.methods.metrics import METRICS
-from cwa_engine.options import Kind, OptionField
+from cwa_engine.hub.asking import ask_hub
+from cwa_engine.hub.sources import HubAccess, models_on_disk
+from cwa_engine.options import PLAN, option_fields
+from cwa_engine.rows import Plan
 from cwa_engine.spec import RunSpec
-from cwa_tui.draft import Draft, about_model, form_fields, model_names
-from cwa_tui.widgets.tick import Tick
+from cwa_tui.draft import Checked, Draft, Problem, form_fields, sections
+from cwa_tui.model_choice import KnownModels, Room, Standing, model_choices
+from cwa_tui.screens.pick_model import PickModelScreen
+from cwa_tui.suggesting import for_model, for_text
+from cwa_tui.widgets.form_choice import ChoiceField
+from cwa_tui.widgets.form_command import FormCommand
+from cwa_tui.widgets.form_field import FormField, field_id
+from cwa_tui.widgets.form_plan import FormPlan
+from cwa_tui.widgets.form_section import FormSection, SectionTitle
+from cwa_tui.widgets.form_suggestions import Suggestions
+from cwa_tui.widgets.quiet_static import QuietStatic
 
-Submit = Callable[[RunSpec, str], Awaitable[str]]
+Say = Callable[[str], None]
+
+
+async def _no_plan(spec: RunSpec, say: Say) -> Plan:
+    raise CwaError("there is nobody to ask for a plan")
+
+
+@dataclass(frozen=True)
+class FormDoors:
+    """What the form asks of the rest. `submit` gives the run id; `plan` calls its `say` with what it waits for.
+
+    `keep` is called with the draft whenever the form closes, `copy` with the command line.
+    """
+
+    submit: Callable[[RunSpec, str, JobOptions], Awaitable[str]]
+    plan: Callable[[RunSpec, Say], Awaitable[Plan]] = _no_plan
+    keep: Callable[[Draft], None] = lambda draft: None
+    copy: Callable[[str], None] = lambda command: None
+    warm: Callable[[], Sequence[WarmModel]] = tuple
+    devices: Callable[[], Sequence[DeviceMemory]] = tuple
+    runs: Callable[[], Sequence[str]] = tuple  # run ids, the latest first
+    on_disk: Callable[[HubAccess], Mapping[str, int]] = models_on_disk
+    access: HubAccess = field(default_factory=HubAccess.from_environment)
+    host: str = ""
+    plan_after_s: float | None = 1.5  # of silence, after which a run of a model that is here is planned; None: never
+
+
+class FormScroll(VerticalScroll, can_focus=False, inherit_bindings=False):
+    """Follows the focus. Without keys of its own, up and down are left to the form."""
 
 
 class NewRunScreen(ModalScreen[str | None]):
-    """Returns the new run's id, or None. `keep` is called with the draft whenever the form closes."""
+    """Returns the new run's id, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "close", "close"),
         # with priority, or keys typed ahead over a slow line would go to the field before
-        Binding("tab", "app.focus_next", show=False, priority=True),
-        Binding("shift+tab", "app.focus_previous", show=False, priority=True),
-        Binding("up", "app.focus_previous", show=False),
-        Binding("down", "app.focus_next", show=False),
+        Binding("tab", "field(1)", show=False, priority=True),
+        Binding("shift+tab", "field(-1)", show=False, priority=True),
+        Binding("up", "line(-1)", show=False, priority=True),
+        Binding("down", "line(1)", show=False, priority=True),
+        Binding("ctrl+j", "start", "start", key_display="^j", priority=True),
+        Binding("ctrl+r", "plan", "plan", key_display="^r", priority=True),
+        Binding("ctrl+y", "copy", "copy command", key_display="^y", priority=True),
+        Binding("ctrl+l", "reset", "reset", key_display="^l", priority=True),
+        Binding("escape", "close", "close", key_display="esc"),
+        Binding("enter", "field(1)", show=False),
+        Binding("pageup", "page(-1)", show=False),
+        Binding("pagedown", "page(1)", show=False),
+        Binding("ctrl+p", "app.command_palette", show=False),
     ]
-    AUTO_FOCUS = "#model"
+    AUTO_FOCUS = "#edit-model"
 
-    def __init__(self, submit: Submit, keep: Callable[[Draft], None], draft: Draft, warm: Sequence[str]) -> None:
+    def __init__(self, doors: FormDoors, draft: Draft, title: str = "new run") -> None:
         super().__init__()
-        self._submit, self._keep, self._first, self._warm = submit, keep, draft, list(warm)
+        self._doors, self._draft, self._title = doors, draft, title
+        self._checked: Checked = draft.checked()
+        self._before_reset: Draft | None = None
+        self._asked_to_start = False  # from then on an empty model is a mistake
+        self._refused: tuple[Draft, str, Problem] | None = None  # what was refused, at which field, why
+        self._planned: tuple[RunSpec, Plan] | None = None
+        self._pause: Timer | None = None
+        self._looked_on_disk = asyncio.Event()
+        self._here: FormField | None = None  # the field with the focus
+        self._models = KnownModels(model_choices(doors.warm(), {}), doors.access, doors.host)
 
     def compose(self) -> ComposeResult:
-        fields = form_fields()
-        with Vertical(classes="dialog form") as dialog:
-            dialog.border_title = "new run"
-            dialog.border_subtitle = "tab next field · enter starts · escape closes"
-            for entry in fields:
-                if _shape(entry) is Input:
-                    yield _line(entry.option.label, self._input(entry))
-                    if entry.field == "model":
-                        yield Static(id="about-model", markup=False)
-            for entry in fields:
-                if _shape(entry) is VerticalScroll:
-                    with Horizontal(classes="line"):
-                        yield Label(entry.option.label)
-                        with VerticalScroll(id=_id(entry), can_focus=False):
-                            for name in entry.choices:
-                                chosen = name in self._first.values.get(entry.field, ())
-                                yield Tick(f"{name}  {METRICS[name].formula}", chosen, id=f"{_id(entry)}-{name}")
-            with Horizontal(classes="line"):
-                yield Label("")
-                for entry in fields:
-                    if _shape(entry) is Tick:
-                        label = f"no {entry.option.label}" if entry.option.no else entry.option.label
-                        yield Tick(label, bool(self._first.values.get(entry.field)), id=_id(entry))
-            yield Static(id="problem", markup=False)
+        with Vertical(id="form") as form:
+            form.border_title = self._title
+            with Container(id="form-body"):
+                with FormScroll(id="form-fields"):
+                    for number, section in enumerate(sections()):
+                        yield FormSection(section, self._draft, folded=number > 0)
+                with FormScroll(id="form-side"):
+                    yield FormPlan(id="form-plan")
+                    yield FormCommand(id="form-command")
+            yield Static(id="form-help")
+            yield QuietStatic(id="form-problem")
             with Horizontal(classes="buttons"):
-                yield Button("start", id="start", compact=True)
-                yield Button("close", id="close", compact=True)
-
-    def _input(self, entry: OptionField) -> Input:
-        names = model_names(self._warm) if entry.field == "model" else entry.choices
-        suggester = SuggestFromList(names, case_sensitive=False) if names else None
-        value = self._first.values.get(entry.field, "")
-        return Input(value, entry.option.example, id=_id(entry), suggester=suggester, compact=True)
+                yield Button("start ^j", id="start", compact=True)
+                yield Button("plan ^r", id="plan", compact=True)
+                yield Button("copy ^y", id="copy", compact=True)
+                yield Button("reset ^l", id="reset", compact=True)
+                yield Button("close esc", id="close", compact=True)
 
     def on_mount(self) -> None:
-        self._describe_model()
-        self.query_one("#problem").display = False
+        self.query_one(FormPlan).tell("^r asks what this run needs")
+        self._look_at_draft()
+        self._find_models()
 
     @property
     def draft(self) -> Draft:
         """What is in the form now."""
-        return Draft({entry.field: self._value(entry) for entry in form_fields()})
+        return self._draft
 
-    def _value(self, entry: OptionField) -> Any:
-        shape = _shape(entry)
-        if shape is VerticalScroll:
-            ticks = {name: self.query_one(f"#{_id(entry)}-{name}", Tick) for name in entry.choices}
-            return tuple(name for name, tick in ticks.items() if tick.value)
-        if shape is Tick:
-            return self.query_one(f"#{_id(entry)}", Tick).value
-        return self.query_one(f"#{_id(entry)}", Input).value
+    # what is known of models
 
-    @on(Input.Changed, "#model")
-    def _describe_model(self) -> None:
-        typed = self.query_one("#model", Input).value
-        self.query_one("#about-model", Static).update(about_model(typed, self._warm))
-
-    @on(Input.Changed)
-    @on(Tick.Changed)
-    def _forget_problem(self) -> None:
-        self.query_one("#problem").display = False
-
-    @on(Input.Submitted)
-    @on(Button.Pressed, "#start")
-    @work(exclusive=True, exit_on_error=False)
-    async def _start(self) -> None:
-        self._keep(self.draft)
+    @work(exclusive=True, group="models", exit_on_error=False)
+    async def _find_models(self) -> None:
+        """Look through the caches, which may take a while on a disk of a network."""
+        on_disk: Mapping[str, int] = {}
         try:
-            spec = self.draft.spec()
-            run_id = await self._submit(spec, command_of(spec))
-        except CwaError as error:
-            self._explain(error)
+            if not self._doors.host:
+                on_disk = await asyncio.to_thread(self._doors.on_disk, self._doors.access)
+        except OSError as error:
+            self._say(f"✗ the models on disk cannot be listed: {error}")
+        self._models = KnownModels(model_choices(self._doors.warm(), on_disk), self._doors.access, self._doors.host)
+        self._looked_on_disk.set()
+        self._look_at_draft()
+
+    @property
+    def _room(self) -> Room:
+        device = str(self._draft.values.get("device", "auto")).strip() or "auto"
+        return Room.on(device, str(self._draft.values.get("dtype", "auto")), self._doors.devices(), self._doors.warm())
+
+    @property
+    def _revision(self) -> str | None:
+        return str(self._draft.values.get("revision", "")).strip() or None
+
+    # what is typed
+
+    @on(FormField.Changed)
+    def _changed(self, message: FormField.Changed) -> None:
+        self._draft = self._draft.with_value(message.by.entry, message.by.value)
+        self._before_reset = self._refused = None
+        self.query_one("#form-problem").display = False
+        self._look_at_draft()
+
+    def _look_at_draft(self) -> None:
+        """Check what is typed, and show what follows from it."""
+        self._checked = self._draft.checked()
+        problems = dict(self._checked.problems)
+        if self._refused and self._refused[0] == self._draft:
+            problems.setdefault(self._refused[1], self._refused[2])
+        typed = str(self._draft.values.get("model", ""))
+        verdict = self._verdict = self._models.verdict(typed, self._revision)
+        about = verdict.said
+        if not typed.strip():
+            about = ""
+            if not self._asked_to_start:
+                problems.pop("model", None)
+        elif verdict.standing is not Standing.HERE and not self._looked_on_disk.is_set():
+            about = "looking on disk ..."
+        elif verdict.standing is Standing.WRONG:
+            problems.setdefault("model", Problem(verdict.said, verdict.hint))
+        elif choice := self._models.find(typed.strip().partition("@")[0]):
+            about = "; ".join(part for part in (about, self._room.said(choice)) if part)
+        for section in self.query(FormSection):
+            section.note(self._draft, sum(entry.field in problems for entry in section.section.entries))
+            for row in section.fields:
+                row.tell(problems.get(row.entry.field), about if row.entry.field == "model" else "")
+                if row.here:
+                    self._suggest(row)
+        self.query_one(FormCommand).show(self._command)
+        self._plan_later()
+
+    def _suggest(self, row: FormField) -> None:
+        """Show what may be picked for what is typed into a field."""
+        entry, typed = row.entry, str(row.value)
+        if entry.field == "model":
+            row.suggest(for_model(typed, self._models, self._room))
+        elif isinstance(row.control, Input):
+            known = {
+                "after": self._doors.runs(),
+                "device": [*entry.choices, *(d.device for d in self._doors.devices())],
+            }
+            row.suggest(for_text(entry, typed, known.get(entry.field, entry.choices)))
+
+    @property
+    def _command(self) -> str:
+        command = self._checked.command
+        return command.replace("cwtool", f"cwtool --host {self._doors.host}", 1) if self._doors.host else command
+
+    @on(FormField.Entered)
+    def _entered(self, message: FormField.Entered) -> None:
+        if message.by.entry.field == "model":
+            self._pick_model()
+        else:
+            self.action_field(1)
+
+    def _pick_model(self) -> None:
+        row = self._row("model")
+
+        def take(name: str | None) -> None:
+            if name is not None and row:
+                row.value = name
+                self._changed(FormField.Changed(row))
+
+        typed = "" if self._models.find(str(row.value).strip()) else str(row.value).strip()
+        self.app.push_screen(PickModelScreen(self._models, self._room, typed), take)
+
+    # moving about
+
+    def action_field(self, steps: int) -> None:
+        """To the next field, past the names that may be picked."""
+        for _ in range(50):
+            focused = self.focus_next() if steps > 0 else self.focus_previous()
+            if not isinstance(focused, Suggestions):
+                return
+
+    def action_line(self, steps: int) -> None:
+        """To what is below or above: another line of a list, a name that may be picked, another field."""
+        if isinstance(self.focused, (ChoiceField, Suggestions)) and self.focused.move_line(steps):
+            return
+        if steps > 0:
+            self.focus_next()
+        else:
+            self.focus_previous()
+
+    def action_page(self, steps: int) -> None:
+        """To the next title, or to the first field."""
+        chain = self.focus_chain
+        stops = [0, *(place for place, each in enumerate(chain) if isinstance(each, (SectionTitle, Button)))]
+        at = chain.index(self.focused) if self.focused in chain else 0
+        beyond = [place for place in stops if (place > at if steps > 0 else place < at)]
+        if beyond:
+            chain[min(beyond) if steps > 0 else max(beyond)].focus()
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        here = self._row_of(event.widget)
+        if here is not self._here:
+            if self._here:
+                self._here.here = False
+            if here:
+                here.here = True
+                self._suggest(here)
+            self._here = here
+        self.call_after_refresh((here or event.widget).scroll_visible, animate=False)  # notes move what is below
+        self._show_help()
+
+    @on(ChoiceField.Moved)
+    def _show_help(self) -> None:
+        said = ""
+        if self.focused is not None:
+            if row := self._row_of(self.focused):
+                said = row.help
+            elif isinstance(self.focused, SectionTitle):
+                said = "enter folds and unfolds these options"
+        self.query_one("#form-help", Static).update(Text(said), layout=False)
+
+    def _row_of(self, widget: Widget) -> FormField | None:
+        return next((each for each in widget.ancestors_with_self if isinstance(each, FormField)), None)
+
+    def _row(self, name: str) -> FormField | None:
+        found = self.query(f"#{field_id(name)}")
+        return found.first(FormField) if found else None
+
+    # plan
+
+    def _plan_later(self) -> None:
+        """Ask for a plan after a pause, if the model is here and the plan would be another one."""
+        if self._pause:
+            self._pause.stop()
+        spec, pause_s = self._checked.spec, self._doors.plan_after_s
+        outdated = self._planned is not None and (spec is None or _plan_key(self._planned[0]) != _plan_key(spec))
+        if self._planned:
+            self.query_one(FormPlan).show(self._planned[1], spec or self._planned[0], outdated)
+        if self._planned is None or outdated:
+            self.workers.cancel_group(self, "plan")
+            if spec and self._verdict.standing is Standing.HERE and pause_s is not None:
+                self._pause = self.set_timer(pause_s, self._plan)
+
+    def action_plan(self) -> None:
+        if self._checked.spec is None:
+            self._show_mistakes()
+        else:
+            self._plan()
+
+    @work(exclusive=True, group="plan", exit_on_error=False)
+    async def _plan(self) -> None:
+        spec, shown = self._checked.spec, self.query_one(FormPlan)
+        if spec is None:
+            return
+        try:
+            plan = await self._doors.plan(spec, shown.tell)
+        except Exception as error:
+            self._planned = None
+            shown.refuse(Problem.of(error))
+        else:
+            self._planned = spec, plan
+            shown.show(plan, spec, outdated=False)
+
+    # start, and what else the keys do
+
+    @on(Button.Pressed)
+    def _pressed(self, message: Button.Pressed) -> None:
+        getattr(self, f"action_{message.button.id}")()
+
+    @work(exclusive=True, group="start", exit_on_error=False)
+    async def action_start(self) -> None:
+        """Start the run if nothing is wrong with it, and close the form."""
+        self._asked_to_start = True
+        self._look_at_draft()
+        self._doors.keep(self._draft)
+        draft, checked, command = self._draft, self._checked, self._command
+        if checked.spec is None:
+            self._show_mistakes()
+            return
+        if problem := await self._wrong_model():
+            self._refuse(draft, "model", problem)
+            return
+        if draft != self._draft:  # somebody typed while the Hub was asked
+            return
+        try:
+            run_id = await self._doors.submit(checked.spec, command, checked.options)
+        except Exception as error:
+            self._refuse(draft, draft.field_named(error), Problem.of(error))
         else:
             self.dismiss(run_id)
 
-    def _explain(self, error: CwaError) -> None:
-        problem = self.query_one("#problem", Static)
-        problem.update(f"Error: {error.message}" + (f"\nHint:  {error.hint}" if error.hint else ""))
-        problem.display = True
+    async def _wrong_model(self) -> Problem | None:
+        """Why there is no such model, or None. The Hub is asked for one that is not here."""
+        await self._looked_on_disk.wait()
+        verdict = self._verdict
+        if verdict.standing is Standing.WRONG:
+            return Problem(verdict.said, verdict.hint)
+        if verdict.standing not in (Standing.ASK, Standing.DOWNLOAD):
+            return None
+        self._say(f"asking {self._doors.access.endpoint} for {verdict.repo} ...")
+        answer = await asyncio.to_thread(ask_hub, verdict.repo, verdict.revision, self._doors.access)
+        self.query_one("#form-problem").display = False
+        if answer.has_it is False:
+            what = f"{verdict.repo} with the revision {verdict.revision}" if verdict.revision else verdict.repo
+            return Problem(f"the Hub has no {what}, or it is private", "pick a name below, or set HF_TOKEN")
+        if answer.has_it is None and verdict.standing is Standing.ASK:
+            return Problem(f"{verdict.repo} is not on disk, and {answer.reason}", "pick a model that is on disk")
+        return None
 
-    @on(Button.Pressed, "#close")
+    def _refuse(self, draft: Draft, name: str, problem: Problem) -> None:
+        """Show at its field, or below if it has none, why a run was not started."""
+        if name:
+            self._refused = draft, name, problem
+            self._go_to(name)
+        else:
+            self._say(f"✗ {problem.message}" + (f" - {problem.hint}" if problem.hint else ""))
+
+    def _say(self, text: str) -> None:
+        said = self.query_one("#form-problem", QuietStatic)
+        said.say(Text(text))
+        said.display = True
+
+    def _show_mistakes(self) -> None:
+        """Go to the first field that is wrong."""
+        self._asked_to_start = True
+        self._look_at_draft()
+        wrong = [name for name in form_fields() if name in self._checked.problems]
+        if wrong:
+            problem = self._checked.problems[wrong[0]]
+            count = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            self._say(f"✗ {form_fields()[wrong[0]].label}: {problem.message}{count}")
+            self._go_to(wrong[0])
+
+    @work(exclusive=True, group="go", exit_on_error=False)
+    async def _go_to(self, name: str) -> None:
+        """Unfold the section of a field, and focus it."""
+        for section in self.query(FormSection):
+            if any(entry.field == name for entry in section.section.entries):
+                await section.fold(False)
+        self._look_at_draft()
+        if row := self._row(name):
+            row.control.focus()
+
+    def action_copy(self) -> None:
+        """Copy the command line."""
+        if self._command:
+            self._doors.copy(self._command)
+        else:
+            self._show_mistakes()
+
+    def action_reset(self) -> None:
+        """Empty the form; once more brings back what was in it."""
+        back, self._before_reset = self._before_reset, self._draft
+        self._fill(back or Draft())
+        self._before_reset = None if back else self._before_reset
+        self._say("the form is as it was" if back else "the form is empty; ^l once more brings back what was in it")
+
+    def _fill(self, draft: Draft) -> None:
+        self._draft, self._asked_to_start = draft, False
+        for row in self.query(FormField):
+            row.value = draft.value(row.entry)
+        self._look_at_draft()
+
     def action_close(self) -> None:
-        self._keep(self.draft)
+        self._doors.keep(self._draft)
         self.dismiss(None)
 
 
-def _shape(entry: OptionField) -> type[Widget]:
-    """The widget of an option: a tick for a flag, a list of ticks for several of a few choices, else a line to type in."""
-    if entry.kind is Kind.FLAG or entry.option.no:
-        return Tick
-    return VerticalScroll if entry.several and entry.choices else Input
-
-
-def _id(entry: OptionField) -> str:
-    return entry.field.replace("_", "-")
-
-
-def _line(label: str, field: Widget) -> Horizontal:
-    return Horizontal(Label(label), field, classes="line")
+def _plan_key(spec: RunSpec) -> str:
+    """What a plan depends on."""
+    asked = {name for name, entry in option_fields(RunSpec).items() if PLAN in entry.option.commands}
+    return spec.model_dump_json(include=asked)

@@ -1,7 +1,10 @@
-"""Why the daemon cannot be reached."""
+"""Why the daemon cannot be reached, since when, and which key starts it."""
 
 from __future__ import annotations
 
+from rich.text import Text
+
+from cwa_tui import format as fmt
 from cwa_tui.state import Connection, ConnectionState
 from cwa_tui.visible import words
 from cwa_tui.widgets.quiet_static import QuietStatic
@@ -10,8 +13,20 @@ from cwa_tui.widgets.quiet_static import QuietStatic
 class Banner(QuietStatic):
     """Hidden while the daemon answers."""
 
-    def show_connection(self, connection: Connection) -> None:
+    def show_connection(self, connection: Connection, answered_at: float | None = None) -> None:
         self.display = connection.state is ConnectionState.LOST
-        if self.display and (trouble := connection.trouble):
-            hint = f" ({trouble.hint})" if trouble.hint else ""
-            self.say(words(f"daemon not reachable, trying again: {trouble.message}{hint}"))
+        if not self.display:
+            return
+        if connection.starting:
+            self.say(Text("the daemon is being started ..."))
+            return
+        said = Text(no_wrap=True, overflow="ellipsis")
+        if connection.can_be_started:
+            said.append(" D ", "reverse").append(" starts the daemon · ")
+        if trouble := connection.trouble:
+            said.append_text(words(trouble.message))
+        if answered_at is not None:
+            said.append(f" · last answer {fmt.time_of_day(answered_at)}")
+        if trouble and trouble.hint and not connection.can_be_started:
+            said.append_text(words(f" · {trouble.hint}"))
+        self.say(said)

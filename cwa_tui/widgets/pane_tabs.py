@@ -6,12 +6,18 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widgets import Static
 
-PANES = {"topk": "top weights", "damage": "damage", "run-log": "log"}  # id -> what it is called
+PANES = {  # id -> what it is called
+    "topk": "top weights",
+    "damage-pane": "damage",
+    "profile": "profile",
+    "run-log": "log",
+    "answers": "answers",
+}
 FIRST_KEY = 1
 
 
 class PaneTabs(Static):
-    """One line: `[1 top weights]  2 damage   3 log`."""
+    """One line: `[1 top weights]  2 damage   3 profile   4 log   5 answers`."""
 
     active: reactive[str] = reactive("topk")
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from textwrap import wrap
 from typing import Any, ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -36,7 +37,12 @@ class RowTable(ScrollView, can_focus=True):
 
     COLUMNS: ClassVar[Sequence[Column]] = ()
     MARKS: ClassVar[int] = 0
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"row-table--header", "row-table--cursor", "row-table--foot", "row-table--chosen"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "row-table--header",
+        "row-table--cursor",
+        "row-table--foot",
+        "row-table--chosen",
+    }
     DEFAULT_CSS = """
     RowTable { overflow-x: hidden; overflow-y: auto; scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
     RowTable > .row-table--header { color: $text-muted; }
@@ -44,7 +50,7 @@ class RowTable(ScrollView, can_focus=True):
     RowTable > .row-table--foot { color: $text-muted; }
     RowTable > .row-table--cursor { text-style: none; }
     RowTable:focus > .row-table--cursor {
-        background: $block-cursor-background; color: $block-cursor-foreground; text-style: bold;
+        background: $block-cursor-background; color: $block-cursor-foreground; text-style: $block-cursor-text-style;
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -162,7 +168,7 @@ class RowTable(ScrollView, can_focus=True):
 
     @property
     def all_columns(self) -> Sequence[Column]:
-        """All that there are, as the source has them."""
+        """All that there are, as the source has them, also those that are hidden until they are chosen."""
         return self._given.columns
 
     @property
@@ -170,7 +176,7 @@ class RowTable(ScrollView, can_focus=True):
         """Those that the user chose, in that order, else all; they need not fit."""
         columns = list(self._given.columns)
         if not self.look.columns:
-            return columns
+            return [column for column in columns if not column.hidden]
         by_key = {column.key: column for column in columns}
         return [by_key[key] for key in self.look.columns if key in by_key]
 
@@ -178,6 +184,11 @@ class RowTable(ScrollView, can_focus=True):
     def shown_columns(self) -> list[Column]:
         """The columns on screen, from left to right, as wide as they are drawn."""
         return self._fitted()
+
+    @property
+    def wanted_height(self) -> int:
+        """Lines with which all rows are seen, border, header and last line included; at least three rows."""
+        return max(3, len(self._source)) + 1 + (2 if self.styles.border_bottom[0] else 1) + bool(self.filter_text)
 
     def move_cursor_to(self, key: str) -> bool:
         """Put the cursor on a row without a message. False if there is no such row."""
@@ -226,7 +237,9 @@ class RowTable(ScrollView, can_focus=True):
     @property
     def _has_foot(self) -> bool:
         """Whether the last line says how many rows there are, and what is typed."""
-        return self._typing is not None or bool(self.filter_text or self.marks) or len(self._source) > self._page_room + 1
+        return (
+            self._typing is not None or bool(self.filter_text or self.marks) or len(self._source) > self._page_room + 1
+        )
 
     @property
     def _page_room(self) -> int:
@@ -248,7 +261,7 @@ class RowTable(ScrollView, can_focus=True):
         for line in range(self.scrollable_content_region.height):
             content = self._content(line)
             if self._drawn.get(line) != content:
-                self.refresh_lines(line, 1)
+                self.refresh(Region(0, line, self.size.width, 1))  # `refresh_lines` counts from the first row there is
 
     # lines
 
@@ -261,9 +274,18 @@ class RowTable(ScrollView, can_focus=True):
             return "foot", width, self._foot()
         place = self._top + line - 1
         if place >= len(self._source):
-            return "nothing", width, line, self._nothing if not len(self._source) else ""
+            return "nothing", width, self._said_of_nothing(line)
         row = self._source.row(place)
-        return "row", width, row, row.key in self.marks, place == self._cursor, self.has_focus, self._column, tuple(self._fitted())
+        return (
+            "row",
+            width,
+            row,
+            row.key in self.marks,
+            place == self._cursor,
+            self.has_focus,
+            self._column,
+            tuple(self._fitted()),
+        )
 
     def render_line(self, y: int) -> Strip:
         content = self._content(y)
@@ -274,7 +296,7 @@ class RowTable(ScrollView, can_focus=True):
             case "foot":
                 return self._line(self._foot(), self.get_component_rich_style("row-table--foot"))
             case "nothing":
-                return self._said_of_nothing(y)
+                return self._line(content[2], self.rich_style)
         return self._row(content[2], marked=content[3], under_cursor=content[4])
 
     def _head(self) -> Strip:
@@ -321,21 +343,13 @@ class RowTable(ScrollView, can_focus=True):
             parts.append(f"{len(self.marks)} marked")
         return " · ".join(parts)
 
-    def _said_of_nothing(self, line: int) -> Strip:
+    def _said_of_nothing(self, line: int) -> str:
+        """What a line below the last row says: of a table without rows, why there are none."""
         if len(self._source):
-            said = ""
-        else:
-            text = self._nothing
-            if self.filter_text:
-                text = f"nothing matches /{self.filter_text} (escape clears it)"
-            lines = self._wrapped(text)
-            said = f" {lines[line - 1]}" if line - 1 < len(lines) else ""
-        return self._line(said, self.rich_style)
-
-    def _wrapped(self, text: str) -> list[str]:
-        from textwrap import wrap
-
-        return wrap(text, max(10, self.scrollable_content_region.width - 2))
+            return ""
+        text = f"nothing matches /{self.filter_text} (escape clears it)" if self.filter_text else self._nothing
+        lines = wrap(text, max(10, self.scrollable_content_region.width - 2))
+        return f" {lines[line - 1]}" if line - 1 < len(lines) else ""
 
     def _line(self, text: str, style: Style) -> Strip:
         return self._strip([Segment(visible(text), style)], style)
@@ -347,10 +361,9 @@ class RowTable(ScrollView, can_focus=True):
     def _fitted(self) -> list[Column]:
         """The columns on screen with their widths."""
         room = self.scrollable_content_region.width - (2 if self.MARKS else 0)
-        columns = [replace(c, width=max(2, c.width + self._wider.get(c.key, 0))) for c in self._given.columns]
+        columns = [replace(c, width=max(2, c.width + self._wider.get(c.key, 0))) for c in self.chosen_columns]
         if self.look.columns:
-            by_key = {column.key: column for column in columns}
-            columns = [replace(by_key[key], optional=0) for key in self.look.columns if key in by_key]
+            columns = [replace(column, optional=0) for column in columns]
         columns = columns_from(columns, self._first_column, room)
         widths = fit(columns, room)
         return [replace(column, width=widths[column.key]) for column in columns if column.key in widths]

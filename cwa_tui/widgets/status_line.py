@@ -1,30 +1,32 @@
-"""The first line: the daemon, its jobs, and the memory of the device that computes."""
+"""The first line: the daemon, its jobs by state, warm models, and what is in trouble."""
 
 from __future__ import annotations
 
 from rich.text import Text
 
-from cwa_daemon.protocol import DeviceMemory, StatusView
-from cwa_tui.widgets.memory_gauges import gauge
+from cwa_daemon.protocol import StatusView
+from cwa_tui import format as fmt
+from cwa_tui.visible import words
+from cwa_tui.widgets.quiet_lines import LAST_KNOWN
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 
 class StatusLine(QuietStatic):
-    """Always there, one line high."""
+    """Always there, one line high. `answered_at` is given while the daemon is lost: then it says as of when it is."""
 
-    def show_status(self, daemon: StatusView | None) -> None:
+    def show_status(self, daemon: StatusView | None, answered_at: float | None = None) -> None:
         if daemon is None:
             self.say(Text("cwtool"))
             return
-        warm = f"{len(daemon.models)} warm"
-        running, queued = ("?" if jobs is None else jobs for jobs in (daemon.running, daemon.queued))
-        trouble = f"{daemon.troubles[0]} · " if daemon.troubles else ""
-        said = f"cwtool {daemon.version} · {trouble}{running} running · {queued} queued · {warm} · "
-        self.say(Text(said, no_wrap=True, overflow="ellipsis").append_text(gauge(_device(daemon), 8)))
-
-
-def _device(status: StatusView) -> DeviceMemory:
-    """The device most likely to fill: that of a worker, else the last one, which is an accelerator where there is one."""
-    by_name = {device.device: device for device in status.devices}
-    working = [worker.device for worker in status.workers if worker.pid and worker.device in by_name]
-    return by_name[working[0]] if working else status.devices[-1]
+        jobs = Text(" · ").join(
+            Text(f"{fmt.STATE_SIGNS[state]} {'?' if count is None else count} {state}", fmt.STATE_STYLES.get(state, ""))
+            for state, count in (("running", daemon.running), ("queued", daemon.queued), ("paused", daemon.paused))
+            if count != 0 or state != "paused"
+        )
+        said = Text.assemble((f"cwtool {daemon.version}", "bold"), "  ", jobs, f" · {len(daemon.models)} warm")
+        if answered_at is not None:
+            said = Text(f"as of {fmt.time_of_day(answered_at)}: {said.plain}", LAST_KNOWN)
+        elif daemon.troubles:
+            said.append(" · ").append_text(words(daemon.troubles[0], "red"))
+        said.no_wrap, said.overflow = True, "ellipsis"
+        self.say(said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cwa_engine.rows import TopWeight
 from cwa_tui import format as fmt
@@ -16,18 +16,47 @@ from cwa_tui.state import SelectedRun
 from cwa_tui.widgets.row_table import RowTable
 
 TOPK_COLUMNS = (
-    Column("rank", "rank", 6, right=True),
-    Column("target", "weight [out,in]", 31, most=56, cut="parts"),
+    Column("rank", "rank", 5, right=True),
+    Column("target", "weight [out,in]", 24, most=44, cut="weight"),
     Column("value", "value", 10, right=True),
     Column("score", "score", 9, right=True),
     Column("layer", "layer", 5, right=True, optional=1),
     Column("component", "component", 9, optional=2),
+    Column("standard_error", "± score", 9, right=True, hidden=True),
+    Column("fan_out", "read by", 7, right=True, hidden=True),
+    Column("expert", "expert", 6, right=True, hidden=True),
+    Column("out_feature", "out", 6, right=True, hidden=True),
+    Column("in_feature", "in", 6, right=True, hidden=True),
+    Column("parameter", "parameter", 30, most=50, cut="weight", hidden=True),
+    Column("stable", "stable", 6, hidden=True),
 )
+NAMES_LOOKED_AT = 2000  # for the width of their column
+LONGEST_WHOLE = 46  # names up to this length stand whole at 80 columns
+
+
+def ranking_columns(ranking: RankingRows) -> Sequence[Column]:
+    """The columns of a ranking: as wide as its ranks and names, and those of estimates and experts where it has them."""
+    some = range(min(len(ranking), NAMES_LOOKED_AT))
+    longest = max((len(ranking.value(place, "target")) for place in some), default=0) + 2  # and a sign of stability
+    widths = {"rank": max(4, len(f"{len(ranking):,}")), "target": max(15, min(longest, LONGEST_WHOLE))}
+    known = {
+        name for name in ("standard_error", "expert") if any(ranking.value(place, name) is not None for place in some)
+    }
+    return [
+        replace(
+            column,
+            width=widths.get(column.key, column.width),
+            most=longest if column.key == "target" else column.most,
+            hidden=column.hidden and column.key not in known,
+            optional=3 if column.key in known else column.optional,
+        )
+        for column in TOPK_COLUMNS
+    ]
 
 
 @dataclass(frozen=True)
 class RankingSource:
-    """A ranking as rows of a table. Keys are ranks."""
+    """A ranking as rows of a table. Keys are places from 1 on: the ranks, where the top of all weights was taken together."""
 
     ranking: RankingRows
     order: Sequence[int]
@@ -41,12 +70,12 @@ class RankingSource:
         return len(self.order)
 
     def row(self, place: int) -> TableRow:
-        return _row(self.ranking[self.order[place]])
+        return _row(self.order[place] + 1, self.ranking[self.order[place]])
 
     def place_of(self, key: str) -> int | None:
-        at = self.ranking.place_of_rank(int(key)) if key.isdigit() else None
-        if at is None or isinstance(self.order, range):
-            return at
+        at = int(key) - 1 if key.isdigit() else -1
+        if isinstance(self.order, range):
+            return at if at in self.order else None
         return next((place for place, known in enumerate(self.order) if known == at), None)
 
     def arranged(self, sorting: Sorting | None, text: str) -> RankingSource:
@@ -58,6 +87,7 @@ class TopkTable(RowTable):
 
     COLUMNS = TOPK_COLUMNS
 
+    ranking: RankingRows | None = None  # all that is known of it, whatever is filtered
     _shown: RankingRows | RankingHead | None = None
 
     def show_ranking(self, selected: SelectedRun | None, metric: str | None, whole: RankingRows | None = None) -> None:
@@ -66,12 +96,13 @@ class TopkTable(RowTable):
         self.retitle(topk_title(selected, metric, head, whole))
         rows = whole if whole is not None else head
         if rows is None:
-            self._shown = None
+            self._shown = self.ranking = None
             self.show([], nothing=_nothing(selected))
         elif rows is not self._shown:
             self._shown = rows
-            ranking = rows if isinstance(rows, RankingRows) else RankingRows.of(rows.weights)
-            self.show(RankingSource(ranking, range(len(ranking))), nothing=_nothing(selected))
+            ranking = self.ranking = rows if isinstance(rows, RankingRows) else RankingRows.of(rows.weights)
+            columns = ranking_columns(ranking)
+            self.show(RankingSource(ranking, range(len(ranking)), columns), nothing=_nothing(selected))
 
 
 def topk_title(
@@ -92,16 +123,34 @@ def topk_title(
     return title
 
 
-def _row(weight: TopWeight) -> TableRow:
+def _row(place: int, weight: TopWeight) -> TableRow:
     cells = {
         "rank": f"{weight.rank:,}",
         "target": f"{weight.target} {fmt.STABLE}" if weight.stable else weight.target,
         "value": fmt.number(weight.value),
         "score": "-" if weight.score is None else fmt.number(weight.score),
-        "layer": "-" if weight.layer is None else str(weight.layer),
+        "layer": _known(weight.layer),
         "component": weight.component,
+        "standard_error": _standard_error(weight.standard_error),
+        "fan_out": _known(weight.fan_out),
+        "expert": _known(weight.expert),
+        "out_feature": _known(weight.out_feature),
+        "in_feature": _known(weight.in_feature),
+        "parameter": weight.parameter,
+        "stable": {True: "yes", False: "no", None: "-"}[weight.stable],
     }
-    return TableRow(str(weight.rank), cells, values={name: getattr(weight, name) for name in COLUMNS})
+    return TableRow(str(place), cells, values={name: getattr(weight, name) for name in COLUMNS})
+
+
+def _known(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+def _standard_error(error: float | None) -> str:
+    """Of an estimated score; one that was computed exactly after has none."""
+    if error is None:
+        return "-"
+    return fmt.number(error) if error else "exact"
 
 
 def _nothing(selected: SelectedRun | None) -> str:

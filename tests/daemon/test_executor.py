@@ -57,12 +57,12 @@ def worker(hub: Path, tmp_path: Path) -> tuple[Executor, Inbox, Outbox, Callable
     inbox, outbox = Inbox(), Outbox()
     executor = Executor("cpu", inbox, outbox)  # type: ignore[arg-type]
 
-    def run(**fields: Any) -> None:
+    def run(kind: str = "run", **fields: Any) -> None:
         spec = RunSpec(model="gpt2", eval_limit=4, **{"topk": (3,), "control_seeds": 1, **fields})
         number = len(outbox.reports)
         executor.obey(
             RunJob(
-                kind="run",
+                kind=kind,
                 run_id=f"run-{number}",
                 spec=spec.model_dump(mode="json"),
                 command="",
@@ -89,6 +89,22 @@ def test_weights_that_are_not_as_they_were_loaded_are_found_after_a_failed_run_a
     assert outbox.last_error() is None
     assert "its weights are not as they were loaded" in outbox.notes()
     assert [resident.jobs_served for resident in executor.warm] == [1]  # another than before
+
+
+def test_a_look_at_a_weight_loads_its_model_tells_the_facts_and_leaves_it_warm(worker: Any) -> None:
+    executor, _, outbox, run = worker
+    target = "transformer.h.1.mlp.c_proj.weight[3,5]"
+    run(kind="inspect", weights=(target,))
+    assert outbox.last_error() is None
+    (resident,) = executor.warm
+    (facts,) = [
+        r.event["facts"] for r in outbox.reports if isinstance(r, EventReport) and r.event["kind"] == "inspected"
+    ]
+    stored = resident.model.model.get_parameter("transformer.h.1.mlp.c_proj.weight").detach()
+    assert (facts["target"], facts["value"]) == (target, float(stored[5, 3]))
+    assert checksum(resident.model.model) == resident.checksum
+    run(kind="inspect", weights=("transformer.h.9.mlp.c_proj.weight[3,5]",))
+    assert outbox.last_error()["code"] == "invalid_input"
 
 
 def test_a_run_that_is_cancelled_ends_before_its_models_weights_are_compared(

@@ -11,6 +11,7 @@ from typing import Any
 from cwa_daemon.protocol import (
     TERMINAL_STATES,
     DeviceMemory,
+    JobOptions,
     JobPage,
     JobQuery,
     JobView,
@@ -20,7 +21,7 @@ from cwa_daemon.protocol import (
     WarmModel,
     WorkerView,
 )
-from cwa_engine.base.errors import CwaError, DaemonUnreachable, NotFound
+from cwa_engine.base.errors import CwaError, NoDaemon, NotFound
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp
@@ -49,6 +50,7 @@ class FakeDaemon:
         self.planned: list[RunSpec] = []
         self.inspected: list[tuple[RunSpec, str]] = []
         self.submitted: list[tuple[RunSpec, str]] = []
+        self.options: list[JobOptions] = []  # of these
         self.cancelled: list[str] = []
         self.unloaded: list[str] = []
         self.refuse: CwaError | None = None
@@ -64,7 +66,7 @@ class FakeDaemon:
 
     def check(self) -> None:
         if not self.reachable:
-            raise DaemonUnreachable("no daemon is running", hint="`cwtool daemon start` starts one")
+            raise NoDaemon("no daemon is running", hint="`cwtool daemon start` starts one")
 
     def add(self, run_id: str, spec: RunSpec | None = None, kind: str = "run") -> str:
         """A queued job, created a minute ago."""
@@ -190,12 +192,13 @@ class FakeClient:
                     return
             await self._daemon.changed()
 
-    async def submit(self, spec: RunSpec, command: str = "") -> str:
+    async def submit(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         self._daemon.check()
         refuse, self._daemon.refuse = self._daemon.refuse, None
         if refuse:
             raise refuse
         self._daemon.submitted.append((spec, command))
+        self._daemon.options.append(options or JobOptions())
         return self._daemon.add(f"20261123-190500-{spec.model}-new{len(self._daemon.submitted)}", spec)
 
     async def plan(self, spec: RunSpec, command: str = "") -> str:
@@ -239,10 +242,10 @@ def _is_asked_for(job: JobView, query: JobQuery) -> bool:
     )
 
 
-def app_on(daemon: FakeDaemon, preferences: PreferenceFile | None = None) -> CwtoolApp:
+def app_on(daemon: FakeDaemon, preferences: PreferenceFile | None = None, ascii: bool = False) -> CwtoolApp:
     """The app, connected to a daemon of the test, with a clock that stands still, and preferences of its own."""
     own = preferences or PreferenceFile(Path(tempfile.mkdtemp()) / "tui.json")
-    return CwtoolApp(daemon.connect, clock=lambda: NOW, pace=QUICK, preferences=own)
+    return CwtoolApp(daemon.connect, clock=lambda: NOW, pace=QUICK, preferences=own, ascii=ascii)
 
 
 def screen_lines(app: CwtoolApp) -> list[str]:

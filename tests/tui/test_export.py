@@ -87,7 +87,7 @@ def test_markdown_keeps_the_number_of_cells_and_rows_whatever_they_hold(row: lis
 
 
 def test_numbers_are_exact_and_not_those_of_numpy() -> None:
-    rows = [(np.float64(0.1), np.int64(3), np.float32(0.1), 1e-17)]
+    rows: list[tuple[Any, ...]] = [(np.float64(0.1), np.int64(3), np.float32(0.1), 1e-17)]
     assert export("abcd", rows, "csv") == "a,b,c,d\n0.1,3,0.10000000149011612,1e-17\n"
     assert "| 0.1 | 3 | 0.10000000149011612 | 1e-17 |" in export("abcd", rows, "markdown")
     assert json.loads(export("abcd", rows, "json")) == [{"a": 0.1, "b": 3, "c": 0.10000000149011612, "d": 1e-17}]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 
+from cwa_daemon.protocol import JobPage
 from cwa_engine.base.errors import DaemonUnreachable, RunFailed
 from cwa_engine.base.events import Progress
 from cwa_engine.base.plain import from_plain
-from cwa_engine.rows import Baseline
+from cwa_engine.records.tables import topk_table
+from cwa_engine.rows import Baseline, TopWeight
 from cwa_tui.events import read_job_event
 from cwa_tui.followed_run import FollowedRun, run_after
 from cwa_tui.session import DaemonClient, Session
@@ -133,28 +136,38 @@ def test_the_store_forgets_the_run_that_was_not_looked_at_for_longest() -> None:
     assert store.followed_run("1") is not second
 
 
-async def test_the_selection_survives_new_jobs_and_falls_to_the_latest_when_it_is_gone(daemon: FakeDaemon) -> None:
-    client = await daemon.connect()
+def listed(store: TuiStore, daemon: FakeDaemon) -> None:
+    jobs = list(reversed(daemon.jobs.values()))
+    store.listed(JobPage(jobs, len(jobs)), 0, JobPage([], 0))
+
+
+def test_the_selection_survives_new_jobs_and_pages_that_it_is_not_on(daemon: FakeDaemon) -> None:
     store = TuiStore()
     daemon.add("a")
-    store.answered(await client.jobs(), await client.status())
+    listed(store, daemon)
     assert store.job_list.selected == "a"
     daemon.add("b")
-    store.answered(await client.jobs(), await client.status())
+    listed(store, daemon)
     assert store.job_list.selected == "a"
-    del daemon.jobs["a"]
-    store.answered(await client.jobs(), await client.status())
-    assert store.job_list.selected == "b"
+    store.listed(JobPage([daemon.jobs["b"]], 2), 1, JobPage([], 0))
+    assert store.job_list.selected == "a" and store.job_list.offset == 1
 
 
-async def test_a_run_submitted_a_moment_ago_stays_selected_though_it_is_not_listed_yet(daemon: FakeDaemon) -> None:
-    client = await daemon.connect()
+def test_a_run_submitted_a_moment_ago_stays_selected_though_it_is_not_listed_yet(daemon: FakeDaemon) -> None:
     store = TuiStore()
     daemon.add("a")
-    before = await client.jobs()
-    store.select(daemon.add("b"))
-    store.answered(before, await client.status())
+    store.select("b")
+    listed(store, daemon)
     assert store.job_list.selected == "b"
+
+
+async def test_the_clock_stands_still_while_the_daemon_is_lost(daemon: FakeDaemon) -> None:
+    time = iter(range(100, 200))
+    store = TuiStore(lambda: float(next(time)))
+    assert store.now() < store.now()
+    store.answered(await (await daemon.connect()).status())
+    store.lost(DaemonUnreachable("it is gone"))
+    assert store.now() == store.now() == store.answered_at
 
 
 @pytest.fixture
@@ -171,26 +184,70 @@ def is_connected(session: Session) -> bool:
     return session.store.connection.state is ConnectionState.CONNECTED
 
 
-async def test_the_session_follows_the_run_that_is_selected(daemon: FakeDaemon, session: Session) -> None:
+async def test_the_session_follows_the_runs_that_screens_watch(daemon: FakeDaemon, session: Session) -> None:
     for run_id in ("a", "b"):
         daemon.say(daemon.run(run_id), "damage", point=point(1))
     store = session.store
+    session.watch("one screen", ["b"])
     await eventually(lambda: len(store.followed_run("b").damage) == 1)
     assert not store.followed_run("a").damage
-    session.select("a")
+    session.watch("another screen", ["a"])
     await eventually(lambda: len(store.followed_run("a").damage) == 1)
+    session.unwatch("one screen")
     daemon.say("b", "damage", point=point(10))
     daemon.say("a", "damage", point=point(10))
     await eventually(lambda: len(store.followed_run("a").damage) == 2)
     assert len(store.followed_run("b").damage) == 1
-    session.select("b")
+    session.watch("one screen", ["a", "b"])
     await eventually(lambda: len(store.followed_run("b").damage) == 2)
 
 
-async def test_the_first_job_is_followed_when_it_comes(daemon: FakeDaemon, session: Session) -> None:
+async def test_a_run_is_followed_before_the_daemon_has_it(daemon: FakeDaemon, session: Session) -> None:
     await eventually(lambda: is_connected(session))
     daemon.say(daemon.run("a"), "damage", point=point(1))
+    session.watch("a screen", ["a"])
     await eventually(lambda: len(session.store.followed_run("a").damage) == 1)
+    assert session.store.run("a").job is not None
+
+
+async def test_jobs_are_listed_as_the_query_has_it(daemon: FakeDaemon, session: Session) -> None:
+    for number in range(150):
+        daemon.add(f"run-{number}", kind="plan" if number % 3 == 0 else "run")
+    await eventually(lambda: session.store.job_list.total == 100)
+    assert {job.kind for job in session.store.job_list.jobs} == {"run"}
+    assert {job.kind for job in session.store.active.jobs} == {"plan", "run"}
+    assert session.store.active.total == 150, "of every kind, the oldest first"
+    assert session.store.active.jobs[0].run_id == "run-0"
+    session.ask(replace(session.store.query, text="run-14"))
+    await eventually(lambda: session.store.job_list.total == 8)  # 14, 140, 142, 143, 145, 146, 148, 149
+
+
+async def test_a_whole_ranking_comes_when_it_is_wanted(daemon: FakeDaemon, session: Session) -> None:
+    whole_run(daemon, "a")
+    table = topk_table("grad_x_weight")
+    rows = [from_plain(TopWeight, row) for row in weights(3000)]
+    daemon.files["a", table.name] = table.to_bytes(rows)
+    await eventually(lambda: is_connected(session))
+    session.want_ranking("a", "grad_x_weight")
+    await eventually(lambda: session.store.ranking("a", "grad_x_weight"))
+    assert list(session.store.ranking("a", "grad_x_weight") or []) == rows
+
+
+async def test_a_run_without_files_says_why(daemon: FakeDaemon, session: Session) -> None:
+    whole_run(daemon, "a")
+    session.watch("a screen", ["a"])
+    await eventually(lambda: session.store.why_no_report("a"))
+    assert "has no result" in str(session.store.why_no_report("a"))
+
+
+async def test_a_daemon_is_started_when_the_user_asks_for_it(daemon: FakeDaemon, session: Session) -> None:
+    await eventually(lambda: is_connected(session))
+    daemon.lose()
+    await eventually(lambda: session.store.connection.state is ConnectionState.LOST)
+    assert daemon.started == 0
+    session.start_daemon()
+    await eventually(lambda: is_connected(session))
+    assert daemon.started == 1 and not session.store.connection.starting
 
 
 async def test_a_lost_daemon_leaves_what_is_known_and_events_go_on_where_they_were(
@@ -198,7 +255,8 @@ async def test_a_lost_daemon_leaves_what_is_known_and_events_go_on_where_they_we
 ) -> None:
     store = session.store
     daemon.say(daemon.run("a"), "damage", point=point(1))
-    await eventually(lambda: len(store.followed_run("a").damage) == 1)
+    session.watch("a screen", ["a"])
+    await eventually(lambda: len(store.followed_run("a").damage) == 1 and store.job_list.jobs)
     daemon.lose()
     await eventually(lambda: store.connection.state is ConnectionState.LOST)
     assert [job.run_id for job in store.job_list.jobs] == ["a"]
@@ -215,7 +273,7 @@ async def test_a_lost_daemon_leaves_what_is_known_and_events_go_on_where_they_we
 async def test_a_run_that_cannot_be_followed_is_complained_about_and_polling_goes_on(daemon: FakeDaemon) -> None:
     complaints: list[Exception] = []
     session = Session(daemon.connect, QUICK)
-    session.select(daemon.run("a"))
+    session.watch("a screen", [daemon.run("a")])
     daemon.say("a", "damage", point={"metric": "obd"})  # of another version
     keeping_up = asyncio.create_task(session.keep_up(complaints.append))
     try:
@@ -232,7 +290,7 @@ async def test_an_unexpected_error_while_polling_is_told_and_tried_again(daemon:
     failures = iter([ValueError("a view of another version"), TimeoutError()])
     told: list[str] = []
 
-    async def connect() -> DaemonClient:
+    async def connect(start: bool) -> DaemonClient:
         if trouble := trying.store.connection.trouble:
             told.append(trouble.message)
         if error := next(failures, None):

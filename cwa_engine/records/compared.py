@@ -1,0 +1,94 @@
+"""What comes of comparing runs, as plain frozen rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cwa_engine.records.curves import DamageDifference, DamageLevel
+from cwa_engine.records.differences import Difference
+from cwa_engine.records.profiles import ProfileDistance, ProfileShare
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRun:
+    """A run that takes part. `label` is what sentences call it: the last part of its id where that is unambiguous."""
+
+    run: str
+    label: str
+    model: str
+    perplexity: float  # of the intact model
+    bits_per_byte: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunPair:
+    """What may be compared of two runs. Reasons are empty where it may."""
+
+    first: str
+    second: str
+    same_model: bool
+    same_scoring: bool  # the same texts were scored: agreement then tells nothing of other texts
+    other_weights: str  # why weights are not compared one by one
+    other_rankings: str  # why rankings are not compared at all
+    other_measuring: tuple[str, ...]  # why losses are not of one kind
+
+
+@dataclass(frozen=True, slots=True)
+class RankingOverlap:
+    """What the top k of two runs by one metric have in common.
+
+    `expected` and `p_value` are of random sets of all `population` units that were ranked; `expected_within` and
+    `p_within` of random sets that have as many units of each parameter as the runs' own. p is the probability of sharing at
+    least `common`. They are None where `unknown` says why. `spearman` and `kendall` are of the places of shared units,
+    `kendall_p` two-sided; None with fewer than two, with ties in places.
+    """
+
+    metric: str
+    k: int
+    first: str
+    second: str
+    of_first: int  # units in the top k of the first run
+    of_second: int
+    common: int
+    jaccard: float
+    rbo: float | None  # None where every group of the scope has a top k of its own
+    population: int | None
+    expected: float | None
+    p_value: float | None
+    expected_within: float | None
+    p_within: float | None
+    unknown: str
+    spearman: float | None
+    kendall: float | None
+    kendall_p: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RankPair:
+    """A unit in the top of either of two runs; None where a run does not have it there."""
+
+    target: str
+    component: str
+    layer: int | None
+    first: int | None
+    second: int | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs beside each other. Rows name runs by their ids, and pairs in the order in which the runs were given."""
+
+    runs: tuple[ComparedRun, ...]
+    pairs: tuple[RunPair, ...]
+    differences: tuple[Difference, ...]
+    overlaps: tuple[RankingOverlap, ...]
+    shares: tuple[ProfileShare, ...]
+    distances: tuple[ProfileDistance, ...]
+    damage: tuple[DamageLevel, ...]
+    damage_differences: tuple[DamageDifference, ...]
+    differing: str = ""  # in what the runs differ, in a line
+    sentences: tuple[str, ...] = ()  # what it comes to, at the largest k of each ranking
+
+    def label(self, run: str) -> str:
+        """What sentences call a run."""
+        return next(entry.label for entry in self.runs if entry.run == run)

@@ -1,0 +1,125 @@
+"""The damage chart: change of the loss against k, critical sets beside their controls, with intervals.
+
+textual-plot brings numpy, which takes a tenth of a second to import: it is imported when the first chart is shown.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Vertical
+
+from cwa_tui.visible import words
+from cwa_tui.widgets.damage_curve import CRITICAL, ChartPoint, DamageCurve, Series
+from cwa_tui.widgets.quiet_static import QuietStatic
+
+if TYPE_CHECKING:
+    from cwa_tui.widgets.plot import Plot
+
+STYLES = ("bold", "cyan", "yellow", "magenta", "green", "blue", "red")  # of the series, in their order
+APART = 0.02  # of the width, between the series of one k
+
+
+class DamageChart(Vertical):
+    """A legend with markers, the plot, and a sentence on what has no place in it. + and - zoom, arrows move, 0 resets."""
+
+    DEFAULT_CSS = """
+    DamageChart { height: 1fr; min-height: 8; }
+    DamageChart > #chart-legend, DamageChart > #chart-note { height: auto; }
+    DamageChart > #chart-nothing { height: 1fr; }
+    """
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id)
+        self._curve: DamageCurve | None = None
+        self._with_draws = True
+        self._plot: Plot | None = None
+
+    def compose(self) -> ComposeResult:
+        yield QuietStatic(id="chart-legend")
+        yield QuietStatic(id="chart-nothing")
+        yield QuietStatic(id="chart-note")
+
+    def show_curve(self, curve: DamageCurve, nothing: str, with_draws: bool = True) -> None:
+        """Draw these series; `nothing` where there are none. What the user zoomed to stays until k or series change."""
+        if (curve, with_draws) == (self._curve, self._with_draws):
+            return
+        before, self._curve, self._with_draws = self._curve, curve, with_draws
+        empty = not curve.series
+        self.query_one("#chart-nothing", QuietStatic).display = empty
+        self.query_one("#chart-nothing", QuietStatic).say(words(nothing))
+        self.query_one("#chart-legend", QuietStatic).say(_legend(curve, with_draws))
+        self.query_one("#chart-note", QuietStatic).say(words(curve.not_drawn, "bold"))
+        if empty:
+            if self._plot:
+                self._plot.display = False
+            return
+        self._plot = self._plot or self._first_plot()
+        self._plot.display = True
+        anew = before is None or [row.name for row in before.series] != [row.name for row in curve.series]
+        if self._plot.is_mounted:
+            self._fill(self._plot, anew or before is None or before.ks != curve.ks)
+
+    def _first_plot(self) -> Plot:
+        from cwa_tui.widgets.plot import Plot
+
+        plot = Plot(id="plot-of-damage", ready=lambda: self._fill(plot, anew=True))
+        self.mount(plot, after="#chart-legend")
+        return plot
+
+    def _fill(self, plot: Plot, anew: bool) -> None:
+        """Draw the series; `anew` also sets the axes."""
+        curve = self._curve
+        if curve is None or not curve.series:
+            return
+        plot.clear()
+        ks = [math.log10(k) for k in curve.ks]
+        pad = 0.12 * max(1.0, ks[-1] - ks[0])
+        left, right = ks[0] - pad, ks[-1] + pad
+        low, high = curve.span
+        room = 0.08 * ((high - low) or 1e-3)
+        low, high = low - room, high + room
+        plot.line([left, right], [0, 0], "dim")
+        step, middle = APART * (right - left), (len(curve.series) - 1) / 2
+        shifts = [step * (place - middle) for place in range(len(curve.series))]
+        if self._with_draws:  # first, so that they cover nothing
+            for row, shift in zip(curve.series, shifts, strict=True):
+                plot.dots([_x(p, shift) for p in row.draws], [p.delta for p in row.draws], "·", "dim")
+        for row, shift, style in zip(curve.series, shifts, itertools.cycle(STYLES), strict=False):
+            _draw_series(plot, row, shift, style, high - room / 2)
+        plot.set_k_axis(curve.ks)
+        if anew:
+            plot.set_xlimits(left, right)
+            plot.set_ylimits(low, high)
+
+
+def _draw_series(plot: Plot, row: Series, shift: float, style: str, top: float) -> None:
+    xs, ys = [_x(point, shift) for point in row.points], [point.delta for point in row.points]
+    if row.name == CRITICAL and len(xs) > 1:
+        plot.line(xs, ys, style)
+    for x, point in zip(xs, row.points, strict=True):
+        if point.low is not None and point.high is not None:
+            plot.bar_between(x, point.low, point.high, style)
+    plot.dots(xs, ys, row.marker, style)
+    plot.dots([math.log10(k) + shift for k in row.collapsed], [top] * len(row.collapsed), "^", f"bold {style}")
+
+
+def _x(point: ChartPoint, shift: float) -> float:
+    return math.log10(point.k) + shift
+
+
+def _legend(curve: DamageCurve, with_draws: bool) -> Text:
+    """`● critical  ○ random  · draws`: markers tell the series apart, colours only help."""
+    said = Text(no_wrap=False)
+    for place, row in enumerate(curve.series):
+        name = row.name if row.name == CRITICAL else f"{row.name}, largest"
+        said.append(f"{row.marker} ", STYLES[place % len(STYLES)]).append(f"{name}  ")
+    if with_draws and any(row.draws for row in curve.series):
+        said.append("· each draw  ", "dim")
+    if curve.series:
+        said.append("│ 95 %", "dim")
+    return said

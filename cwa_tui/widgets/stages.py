@@ -1,0 +1,32 @@
+"""The stages of a run: which are done and took how long, which is under way and may take how long."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from cwa_tui import format as fmt
+from cwa_tui.stage_times import Stages, StageTime
+from cwa_tui.widgets.quiet_static import QuietStatic
+
+
+class StageLine(QuietStatic):
+    """`✓ load 1.21 s  ✓ baseline 12 s  ▶ score 40/120 ███░░░ 0:34, about 1:08 left`."""
+
+    def show_stages(self, stages: Stages, state: str, now: float) -> None:
+        said = Text("  ").join(_stage(stage, state, now) for stage in stages.values())
+        self.display = bool(said.plain)
+        self.say(said)
+
+
+def _stage(stage: StageTime, state: str, now: float) -> Text:
+    if stage.seconds is not None:
+        return Text.assemble(
+            (fmt.STATE_SIGNS["done"], "green"), f" {stage.name} ", (fmt.duration(stage.seconds), "dim")
+        )
+    if state != "running":  # it was cut short
+        return Text(f"{fmt.STATE_SIGNS.get(state, '')} {stage.name}".strip())
+    at = stage.progress
+    said = fmt.progress(stage.name, at.done, at.total, 30, at.unit) if at else f"{stage.name} ..."
+    left = stage.left(now)
+    rest = "" if left is None else f", about {fmt.clock(left)} left"
+    return Text.assemble((f"{fmt.STATE_SIGNS['running']} {said}", "bold"), f" {fmt.clock(stage.elapsed(now))}{rest}")
