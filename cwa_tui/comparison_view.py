@@ -15,6 +15,7 @@ from cwa_tui.columns import Column
 from cwa_tui.rows import TableRow
 
 ALL = "all ranked"
+_BARS = {1: 14, 2: 14, 3: 10, 4: 6}  # cells of a bar, by the number of runs beside each other
 INTERVAL = " interval"  # behind the key of a figure, of its 95 % interval
 
 
@@ -122,12 +123,12 @@ def damage_table(found: Comparison, metric: str, perturbation: str) -> ViewTable
     """The logarithm of the perplexity ratio by k: of each run's critical set, and of the worst draw of each control."""
     levels = [level for level in found.damage if (level.metric, level.perturbation) == (metric, perturbation)]
     runs = [run for run in found.runs if any(level.run == run.run for level in levels)]
-    columns = [Column("k", "k", 6, right=True), Column("selection", "selection", 14, most=24)]
-    for run in runs:
-        columns += [
-            Column(run.run, f"Δ {run.label}", 9, right=True),
-            Column(run.run + INTERVAL, "95 % interval", 18, optional=1),
-        ]
+    columns = [
+        Column("k", "k", max(len(f"{level.k:,}") for level in levels) if levels else 1, right=True),
+        Column("selection", "selection", 12, most=24, cut="middle"),
+        *(Column(run.run, f"Δ {run.label}"[-8:], 8, most=9, right=True) for run in runs),
+        *(Column(run.run + INTERVAL, f"95 % {run.label}", 18, most=22, optional=1) for run in runs),
+    ]
     rows = []
     for k in sorted({level.k for level in levels}):
         for selection in dict.fromkeys(level.selection for level in levels if level.k == k):
@@ -186,7 +187,9 @@ def profile_table(found: Comparison, metric: str, by: str, k: int) -> ViewTable:
     """The share of each part of the model in each run's top k, and in all that was ranked."""
     rows_of = [row for row in found.shares if (row.metric, row.by, row.k) == (metric, by, k)]
     runs = [run for run in found.runs if any(row.run == run.run for row in rows_of)]
-    columns = [Column("part", by, 18, most=24), *(Column(run.run, run.label, 7, right=True) for run in runs)]
+    length = _BARS[len(runs)]
+    columns = [Column("part", by, 18, most=24)]
+    columns += [Column(run.run, run.label, 5 + length) for run in runs]
     columns += [
         Column(f"{run.run} {ALL}", label, 12, right=True, optional=2) for run, label in _populations(runs, rows_of)
     ]
@@ -199,7 +202,10 @@ def profile_table(found: Comparison, metric: str, by: str, k: int) -> ViewTable:
         shown: dict[str, str] = {}
         for run, row in here.items():
             values |= {run: row.share, f"{run} {ALL}": row.eligible}
-            shown |= {run: f"{row.share:.0%}", f"{run} {ALL}": "-" if row.eligible is None else f"{row.eligible:.2%}"}
+            shown |= {
+                run: f"{row.share:4.0%} {'█' * round(length * row.share)}",
+                f"{run} {ALL}": "-" if row.eligible is None else f"{row.eligible:.2%}",
+            }
         rows.append(_row(part, values, shown))
     return ViewTable(f"top {k:,} by {by}", tuple(columns), tuple(rows))
 

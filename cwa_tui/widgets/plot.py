@@ -76,7 +76,7 @@ class LossAxis(NumericAxisFormatter):
     """Changes of the loss in nats, and the ratio of perplexities that each stands for: `+2.0 x7.39`."""
 
     def get_labels_for_ticks(self, ticks: Sequence[float]) -> list[str]:
-        return [f"{float(tick):+.3g} {ratio_of(tick)}" for tick in ticks]
+        return [f"{round(float(tick), 12) + 0.0:+.3g} {ratio_of(tick)}" for tick in ticks]
 
 
 def ratio_of(delta: float) -> str:
