@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.content import Content
+from textual.screen import Screen
 from textual.types import IgnoreReturnCallbackType
 
 from cwa_daemon.protocol import JobView
 from cwa_tui import format as fmt
-from cwa_tui.keys import command_groups
+from cwa_tui.keys import CommandGroup, command_groups
 from cwa_tui.visible import visible
 
 
@@ -26,10 +28,10 @@ class OpensRuns(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One line of the palette."""
+    """One line of the palette: the title, by which it is found, and what stands beside it."""
 
     title: str
-    help: str
+    beside: str
     run: IgnoreReturnCallbackType
 
 
@@ -44,23 +46,31 @@ class _Offers(Provider):
     async def discover(self) -> Hits:
         if self.LISTED:
             for offer in self.offers():
-                yield DiscoveryHit(offer.title, offer.run, help=offer.help)
+                yield DiscoveryHit(_line(Content(offer.title), offer.beside), offer.run, text=offer.title)
 
     async def search(self, query: str) -> Hits:
         matcher = self.matcher(query)
         for offer in self.offers():
             if (score := matcher.match(offer.title)) > 0:
-                yield Hit(score, matcher.highlight(offer.title), offer.run, help=offer.help)
+                yield Hit(score, _line(matcher.highlight(offer.title), offer.beside), offer.run, text=offer.title)
+
+
+def _line(title: Content, beside: str) -> Content:
+    return Content.assemble(title, (f"  {beside}", "dim")) if beside else title
 
 
 class KeyCommands(_Offers):
     """What keys do on the screen below, with the keys, so that the palette teaches them. Moving about is left out."""
 
     def offers(self) -> Iterator[Offer]:
+        of_screen: list[CommandGroup] = []
+        others: list[CommandGroup] = []
         for group in command_groups(self.screen):
+            (of_screen if isinstance(group.node, Screen) else others).append(group)
+        for group in (*of_screen, *others):
             for command in group.commands:
                 if command.enabled and not command.moves:
-                    yield Offer(command.says, f"{' '.join(command.keys)}  ({group.title})", command.run)
+                    yield Offer(command.says, " ".join(command.keys), command.run)
 
 
 class RunCommands(_Offers):
@@ -82,7 +92,7 @@ class ThemeCommands(_Offers):
 
     def offers(self) -> Iterator[Offer]:
         for name in sorted(self.app.available_themes, key=lambda name: (not name.startswith("cwtool"), name)):
-            yield Offer(f"theme {name}", "colours of the interface", _colouring(self, name))
+            yield Offer(f"theme {name}", "", _colouring(self, name))
 
 
 def _opening(app: OpensRuns, run_id: str) -> Callable[[], None]:

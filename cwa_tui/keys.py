@@ -33,6 +33,7 @@ class Command:
 class CommandGroup:
     """The commands of one node, under its title."""
 
+    node: DOMNode
     title: str
     commands: tuple[Command, ...]
 
@@ -42,11 +43,11 @@ def command_groups(screen: Screen[object]) -> list[CommandGroup]:
     groups = []
     for node, active in groupby(screen.active_bindings.values(), key=lambda active: active.node):
         if commands := tuple(_commands(node, list(active))):
-            groups.append(CommandGroup(_title(node), commands))
+            groups.append(CommandGroup(node, _title(node), commands))
     return groups
 
 
-_MOVING = {"up", "down", "left", "right", "home", "end", "pageup", "pagedown"}
+_MOVING = {"up", "down", "left", "right", "home", "end", "pageup", "pagedown", "tab"}
 
 
 def _commands(node: DOMNode, active: list[ActiveBinding]) -> Iterator[Command]:

@@ -105,7 +105,7 @@ THEMES: tuple[Theme, ...] = (
             "surface-lighten-1": "ansi_default", "surface-lighten-2": "ansi_default",
             "border": "ansi_cyan", "border-blurred": "ansi_default",
             "block-cursor-background": "ansi_default", "block-cursor-foreground": "ansi_default",
-            "block-cursor-text-style": "bold reverse", "block-cursor-blurred-text-style": "bold",
+            "block-cursor-text-style": "bold reverse", "block-cursor-blurred-text-style": "reverse",
             "scrollbar": "ansi_cyan", "scrollbar-hover": "ansi_cyan", "scrollbar-active": "ansi_cyan",
             "footer-key-foreground": "ansi_cyan", "link-color": "ansi_default",
             "screen-selection-background": "ansi_cyan", "screen-selection-foreground": "ansi_black",

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cwa_daemon.base.address import running_pid
+from cwa_daemon.base.settings import Settings
 from tests.conftest import CWTOOL, LONG, CommandLine
 from tests.tmux import TmuxTerminal
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
 LOST = "not reachable|has ended"
+WEIGHT, SORTED = r"\[\d+,\d+\]", "[↑↓]"
 LIGHT_BACKGROUND = "48;2;251;250;247"
 
 
@@ -43,63 +45,18 @@ def without(text: str) -> Callable[[str], bool]:
 @pytest.mark.timeout(400)
 def test_a_day_in_a_terminal(open_tui: Callable[[], TmuxTerminal], own_cwtool: CommandLine) -> None:
     terminal = open_tui()
+    terminal.until("press n")  # from nothing: a daemon is started, and there are no runs
+    start_a_run_from_the_form(terminal)
+    sort_filter_and_open_a_weight(terminal)
 
-    # from nothing: a daemon is started, and there are no runs
-    terminal.until("press n")
-
-    # a run, from the form
-    terminal.keys("n")
-    terminal.until("new run")
-    terminal.type("gpt2")
-    terminal.until("--model gpt2")
-    terminal.keys("C-j")
-    terminal.until(without("new run"))
-    terminal.until("✓ done|done")
-
-    # its weights: sorted, filtered, one of them opened
-    terminal.until(r"\[\d+,\d+\]")
-    terminal.keys("s")
-    terminal.until("[↑↓]")
-    terminal.keys("/")
-    terminal.type("mlp")
-    terminal.keys("Enter")
-    terminal.until(r"/mlp")
-    terminal.keys("Enter")
-    terminal.until("--weights")
-    terminal.keys("Escape")
-    terminal.until(r"/mlp")
-    terminal.keys("Escape")  # takes the filter away
-    terminal.until(without("/mlp"))
-    terminal.keys("Escape")
-    terminal.until("New run")
-
-    # a long one on the warm model; its daemon is killed in the middle, and the interface starts another
     long_run = own_cwtool("run", "--detach", *LONG).stdout.strip()
     terminal.until(long_run[-4:])
     terminal.keys("g", "Enter")
     terminal.until("running")
-    daemon = running_pid(own_cwtool.settings)
-    assert daemon
-    os.kill(daemon, signal.SIGKILL)
-    terminal.until(LOST)
-    terminal.keys("D")
-    terminal.until(without(LOST))
-    assert running_pid(own_cwtool.settings) not in (None, daemon)
-    terminal.until("running")  # its worker has gone on
-    terminal.keys("c")
-    terminal.until("cancel this")
-    terminal.keys("y")
-    terminal.until("⊘ cancelled")
-    terminal.keys("Escape")
-    terminal.until("New run")
+    kill_the_daemon_and_go_on(terminal, own_cwtool.settings)
+    cancel(terminal)
 
-    # another theme, and the order of the table, are there after a restart
-    terminal.keys("C-p")
-    terminal.until("Search for commands")
-    terminal.type("theme cwtool-light")
-    terminal.until("theme cwtool-light\\s+colours|theme cwtool-light *\n")
-    terminal.keys("Enter")
-    terminal.until(lambda _: LIGHT_BACKGROUND in terminal.coloured_screen())
+    choose_the_light_theme(terminal)
     terminal.keys("q")
     assert terminal.until_ended() == 0
 
@@ -107,7 +64,64 @@ def test_a_day_in_a_terminal(open_tui: Callable[[], TmuxTerminal], own_cwtool: C
     terminal.until(long_run[-4:])
     terminal.until(lambda _: LIGHT_BACKGROUND in terminal.coloured_screen())
     terminal.keys("G", "Enter")  # the first run is the last in the list
-    terminal.until(r"\[\d+,\d+\]")
-    terminal.until("[↑↓]")
+    terminal.until(WEIGHT)
+    terminal.until(SORTED)
     terminal.keys("q")
     assert terminal.until_ended() == 0
+
+
+def start_a_run_from_the_form(terminal: TmuxTerminal) -> None:
+    terminal.keys("n")
+    terminal.until("new run")
+    terminal.type("gpt2")
+    terminal.until("--model gpt2")
+    terminal.keys("C-j")
+    terminal.until(without("new run"))
+    terminal.until("done")
+
+
+def sort_filter_and_open_a_weight(terminal: TmuxTerminal) -> None:
+    terminal.until(WEIGHT)
+    terminal.keys("s")
+    terminal.until(SORTED)
+    terminal.keys("/")
+    terminal.type("mlp")
+    terminal.keys("Enter")
+    terminal.until("/mlp")
+    terminal.keys("Enter")
+    terminal.until("--weights")
+    terminal.keys("Escape")
+    terminal.until("/mlp")
+    terminal.keys("Escape")  # takes the filter away
+    terminal.until(without("/mlp"))
+    terminal.keys("Escape")
+    terminal.until("New run")
+
+
+def kill_the_daemon_and_go_on(terminal: TmuxTerminal, settings: Settings) -> None:
+    daemon = running_pid(settings)
+    assert daemon
+    os.kill(daemon, signal.SIGKILL)
+    terminal.until(LOST)
+    terminal.keys("D")
+    terminal.until(without(LOST))
+    assert running_pid(settings) not in (None, daemon)
+    terminal.until("running")  # its worker has gone on
+
+
+def cancel(terminal: TmuxTerminal) -> None:
+    terminal.keys("c")
+    terminal.until("cancel this")
+    terminal.keys("y")
+    terminal.until("⊘ cancelled")
+    terminal.keys("Escape")
+    terminal.until("New run")
+
+
+def choose_the_light_theme(terminal: TmuxTerminal) -> None:
+    terminal.keys("C-p")
+    terminal.until("Search for commands")
+    terminal.type("theme cwtool-light")
+    terminal.until("theme cwtool-light *\n")
+    terminal.keys("Enter")
+    terminal.until(lambda _: LIGHT_BACKGROUND in terminal.coloured_screen())

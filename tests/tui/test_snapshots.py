@@ -1,4 +1,4 @@
-"""Two pictures: a run being measured, at 80x24 and at 160x48. `pytest --snapshot-update` takes them anew."""
+"""Pictures of the dashboard and of a run being measured. `pytest --snapshot-update` takes them anew; look at each of them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from cwa_tui.screens.main import MainScreen
 from textual.pilot import Pilot
 
-from cwa_tui.widgets.damage_table import DamageTable
-from cwa_tui.widgets.jobs_table import JobsTable
-from cwa_tui.widgets.topk_table import TopkTable
-from tests.tui.fake_client import BASELINE, FakeDaemon, app_on, point, until, warm, weights, whole_run
+from cwa_engine.base.errors import RunFailed
+from cwa_tui.app import CwtoolApp
+from cwa_tui.screens.run import RunScreen
+from tests.tui.fake_client import BASELINE, FakeDaemon, app_on, point, screen_text, until, warm, weights, whole_run
+
+RUN = "20261123-190315-smollm2-135m-ecyg"
+SIZES = {"80x24": (80, 24), "160x48": (160, 48)}
+LOOKS = [
+    (size, look) for size in SIZES for look in ("colour", "no-colour", "ascii") if size == "80x24" or look == "colour"
+]
 
 
 @pytest.fixture(autouse=True)
@@ -25,29 +30,54 @@ def greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
+@pytest.fixture(params=LOOKS, ids="-".join)
+def app(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CwtoolApp:
+    """The app at one size and in one look, with a run that is half measured and one in every other state."""
+    look = request.param[1]
+    if look == "no-colour":
+        monkeypatch.setenv("NO_COLOR", "1")
+    return app_on(half_measured(), ascii=look == "ascii")
+
+
+@pytest.fixture
+def size(request: pytest.FixtureRequest) -> tuple[int, int]:
+    return SIZES[request.node.callspec.params["app"][0]]
+
+
 def half_measured() -> FakeDaemon:
     daemon = FakeDaemon()
     daemon.models = [warm()]
     whole_run(daemon, "20261123-180000-gpt2-k7q2")
-    run_id = daemon.run("20261123-190315-smollm2-135m-ecyg")
-    daemon.say(run_id, "baseline", baseline=BASELINE)
-    daemon.say(run_id, "topk", metric="grad_x_weight", partial=False, weights=weights(10))
-    daemon.say(run_id, "damage", point=point(1))
-    daemon.progress(run_id, "perturb", 3, 28)
+    for state in ("failed", "cancelled", "interrupted"):
+        ended = daemon.run(f"20261123-1810{len(state):02}-gpt2-{state[:4]}")
+        daemon.end(ended, state, RunFailed("the loss of the intact model is not finite") if state == "failed" else None)
+    daemon.run(RUN)
+    daemon.say(RUN, "baseline", baseline=BASELINE)
+    daemon.say(RUN, "topk", metric="grad_x_weight", partial=False, weights=weights(10))
+    daemon.say(RUN, "damage", point=point(1))
+    daemon.progress(RUN, "perturb", 3, 28)
     daemon.add("20261123-190400-gpt2-medium-x2m3")
     return daemon
 
 
-@pytest.mark.parametrize("size", [(80, 24), (160, 48)], ids=["80x24", "160x48"])
-def test_a_run_being_measured(snap_compare: Callable[..., bool], size: tuple[int, int]) -> None:
-    async def select(pilot: Pilot[None]) -> None:
-        await until(lambda: isinstance(pilot.app.screen, MainScreen) and pilot.app.screen.query("#jobs"))
-        screen = pilot.app.screen
-        await until(lambda: screen.query_one(JobsTable).row_count == 3)
-        await pilot.press("down")
-        await until(lambda: screen.query_one(TopkTable).row_count == 10)
-        if size[0] == 160:
-            await until(lambda: screen.query_one(DamageTable).row_count == 1)
+def seen(app: CwtoolApp, *texts: str) -> Callable[[], bool]:
+    return lambda: all(text in screen_text(app) for text in texts)
+
+
+def test_the_dashboard(snap_compare: Callable[..., bool], app: CwtoolApp, size: tuple[int, int]) -> None:
+    async def wait(pilot: Pilot[None]) -> None:
+        await until(seen(app, "ecyg", "x2m3", "smollm2-135m", "done", "failed", "perturb"))
         await pilot.pause()
 
-    assert snap_compare(app_on(half_measured()), terminal_size=size, run_before=select)
+    assert snap_compare(app, terminal_size=size, run_before=wait)
+
+
+def test_a_run_being_measured(snap_compare: Callable[..., bool], app: CwtoolApp, size: tuple[int, int]) -> None:
+    async def opened(pilot: Pilot[None]) -> None:
+        await until(seen(app, "ecyg"))
+        app.open_run(RUN)
+        await until(lambda: isinstance(app.screen, RunScreen))
+        await until(seen(app, "2533,10]", "x6.55"))
+        await pilot.pause()
+
+    assert snap_compare(app, terminal_size=size, run_before=opened)
