@@ -194,7 +194,8 @@ class CompareScreen(StoreScreen):
         self.query_one(RankScatter).show_ranks(self._ranks.get((metric, chosen), ()), *names, k, said)
 
     def _draw_curves(self, found: Comparison, metric: str, perturbation: str) -> None:
-        tables = [view.damage_table(found, metric, perturbation)] if perturbation else []
+        shown = view.damage_table if len(found.runs) == 2 else view.levels_table
+        tables = [shown(found, metric, perturbation)] if perturbation else []
         self.query_one("#curve-table", ViewRows).show_tables(tables, "no damage was measured")
         damaged = {level.run for level in found.damage if level.metric == metric}
         unlike = [pair for pair in found.pairs if pair.other_measuring and {pair.first, pair.second} <= damaged]
