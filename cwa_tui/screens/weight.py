@@ -250,7 +250,8 @@ class WeightScreen(StoreScreen):
             return
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self.redraw)
+        if self.is_mounted:
+            self.call_after_refresh(self.redraw)
 
     # keys
 
