@@ -79,7 +79,12 @@ def scored(daemon: FakeDaemon, count: int = 10, **fields: Any) -> str:
 def damaged(daemon: FakeDaemon, run_id: str, metric: str = "grad_x_weight") -> None:
     daemon.say(run_id, "damage", point=point(10, metric=metric))
     for seed, delta in enumerate((0.001, -0.004, 0.002)):
-        ends = {"delta_nll": delta, "delta_low": delta - 0.01, "delta_high": delta + 0.01, "perplexity_ratio": 1 + delta}
+        ends = {
+            "delta_nll": delta,
+            "delta_low": delta - 0.01,
+            "delta_high": delta + 0.01,
+            "perplexity_ratio": 1 + delta,
+        }
         daemon.say(run_id, "damage", point=point(10, "random", seed, metric=metric, **ends))
 
 
@@ -100,7 +105,7 @@ async def test_keys_choose_the_pane_that_a_narrow_terminal_shows() -> None:
         for key, texts in (
             ("2", ["[2 damage]", "largest", "of 3 so far", "● critical"]),
             ("3", ["[3 profile]", "down", "layers", "critical"]),
-            ("4", ["[4 log]", "rank 1 is model.layers.1"]),
+            ("4", ["[4 log]", "rank 1 is"]),
             ("5", ["[5 answers]", "when the run is done"]),
             ("1", ["[1 top weights]", "weight [out,in]"]),
         ):
@@ -218,7 +223,9 @@ async def test_a_failed_run_says_why_and_what_to_do() -> None:
     daemon.run(RUN)
     daemon.end(RUN, "failed", RunFailed("the score is NaN", hint="try --dtype float32"))
     async with run_open(daemon, RUN) as terminal:
-        await terminal.sees("✗ failed", "the score is NaN", "hint: try --dtype float32", "nothing was scored before that")
+        await terminal.sees(
+            "✗ failed", "the score is NaN", "hint: try --dtype float32", "nothing was scored before that"
+        )
 
 
 async def test_files_that_are_not_what_the_run_wrote_are_named() -> None:
@@ -264,6 +271,8 @@ async def test_the_damage_of_a_run_whose_events_are_gone_comes_from_its_files() 
     async with run_open(daemon, RUN_ID, LARGE) as terminal:
         shown = [p for p in report.damage if p.metric == "grad_x_weight" and p.selection == "critical"]
         table = terminal.app.screen.query_one(DamageTable)
-        await until(lambda: [table.source.row(n).cells["selection"] for n in range(len(table.source))].count("critical"))
+        await until(
+            lambda: [table.source.row(n).cells["selection"] for n in range(len(table.source))].count("critical")
+        )
         assert len(shown) == 2
         await terminal.sees("● critical")
