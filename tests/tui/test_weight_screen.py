@@ -46,7 +46,7 @@ async def test_the_run_knows_where_a_weight_is_its_ranks_what_it_does_alone_and_
     async with weight_open(daemon) as (pilot, _):
         await sees(pilot, weight.target, f"decoder block {weight.layer}", f"component {weight.component}")
         await sees(pilot, f"1 of {len(report.topk())}", "grad_x_weight", "magnitude", "damaged alone")
-        await sees(pilot, f"{alone.alone:+.4f}", "--individually", f"--weights '{weight.target}'")
+        await sees(pilot, f"{alone.alone:+.4f}", "--individually", "--weights", f"'{weight.target}'")
         await sees(pilot, "the model is not warm: i loads it")
     assert daemon.inspected == []  # nobody asked to load anything
 
@@ -62,7 +62,7 @@ async def test_a_warm_model_is_looked_at_by_itself() -> None:
         look = next(run_id for run_id, job in daemon.jobs.items() if job.kind == "inspect")
         looked_at(daemon, look, target)
         name, index = target.rstrip("]").split("[")
-        value = float(tiny().model.get_parameter(name)[int(index)])
+        value = float(tiny().model.get_parameter(name).detach()[int(index)])
         await sees(pilot, f"value {value:.6g}", "by |value|", "heights are logarithms", "▲", "median", "largest")
         assert screen.facts is not None
 
