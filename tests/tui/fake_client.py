@@ -102,9 +102,9 @@ class FakeDaemon:
         if kind == "state":
             changes |= {"state": fields["state"], "error": fields["error"]}
             if fields["state"] == "running":
-                changes["started"] = NOW - 42
+                changes |= {"started": NOW - 42, "running_since": NOW - 42}
             if fields["state"] in TERMINAL_STATES:
-                changes |= {"progress": None, "finished": NOW}
+                changes |= {"progress": None, "finished": NOW, "worked_s": job.took_s(NOW), "running_since": None}
         self.jobs[run_id] = job.model_copy(update=changes)
         self.wake()
 
