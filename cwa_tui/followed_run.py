@@ -85,6 +85,9 @@ def run_after(run: FollowedRun, event: JobEvent) -> FollowedRun:
     """The run with one event more. An event that it has already changes nothing, so a replay is harmless."""
     if event.seq <= run.last_seq:
         return run
+    if isinstance(event.what, StateChanged) and event.what.state == "queued" and run.last_seq:
+        # its worker or daemon died: what it has measured is measured anew
+        return FollowedRun(run.run_id, event.seq, RunStatus(event.what.state), log=log_after(run.log, event))
     return FollowedRun(
         run.run_id,
         event.seq,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from cwa_daemon.protocol import StageProgress
+from cwa_engine.base.events import Progress
 
 LEAST_S = 2.0  # a stage is watched at least so long before an end is foretold
 
@@ -30,7 +31,7 @@ class StagePace:
         return max(0.0, at_the_latest_step - max(0.0, now - self.latest_at))
 
 
-def pace_after(pace: StagePace | None, at: StageProgress, now: float) -> StagePace:
+def pace_after(pace: StagePace | None, at: StageProgress | Progress, now: float) -> StagePace:
     """The pace with what is known now. Another stage, or one that began again, is watched anew."""
     if pace is None or pace.stage != at.stage or pace.total != at.total or at.done < pace.latest_done:
         return StagePace(at.stage, now, at.done, now, at.done, at.total)

@@ -9,7 +9,7 @@ from cwa_engine.methods.metrics import METRICS
 from cwa_engine.records.compared import Comparison, RankingOverlap, RunPair
 from cwa_engine.records.curves import DamageDifference
 from cwa_engine.records.differences import Difference
-from cwa_engine.records.profiles import ProfileDistance
+from cwa_engine.records.profiles import COMPONENT, ProfileDistance
 from cwa_engine.rows import MATRICES, exp
 
 ALPHA = 0.05  # a p above is said to be what chance explains
@@ -24,7 +24,8 @@ def sentences(found: Comparison) -> Iterator[str]:
         yield from _limits(found, pair)
     yield from (_overlap(found, row) for row in _largest(found.overlaps))
     yield from (_damage(found, row) for row in _largest(found.damage_differences))
-    yield from (_distance(found, row) for row in _largest(found.distances))
+    for pair in found.pairs:
+        yield from _distances(found, pair)
 
 
 def _largest(rows: Sequence[R]) -> list[R]:
@@ -37,7 +38,11 @@ def _largest(rows: Sequence[R]) -> list[R]:
 
 def differing(found: Comparison) -> str:
     """In what the runs differ, in one line: what matters most first."""
-    said = [entry.what for entry in found.differences if not _is_detail(entry, found.differences)]
+    said = [
+        f"{entry.what} texts" if entry.what in ("scored", "measured") else entry.what
+        for entry in found.differences
+        if not _is_detail(entry, found.differences)
+    ]
     return f"the runs differ in {_listed(said)}" if said else "the runs differ in nothing that they were asked for"
 
 
@@ -99,14 +104,18 @@ def _damage(found: Comparison, row: DamageDifference) -> str:
     )
 
 
-def _distance(found: Comparison, row: ProfileDistance) -> str:
-    both = _both(found, row.first, row.second)
-    what = "components" if row.by == "component" else "depths"
-    if row.expected == 0:
-        return f"{both}: the top {row.k:,} by {row.metric} are all from one part by {row.by}, the same in both"
-    said = f"{row.distance:.0%} apart, by chance {row.expected:.0%} ({p_text(row.p_value)})"
-    verdict = "are from other" if row.p_value <= ALPHA else "do not clearly differ in"
-    return f"{both}: the top {row.k:,} by {row.metric} {verdict} {what}: {said}"
+def _distances(found: Comparison, pair: RunPair) -> Iterator[str]:
+    """Which profiles clearly differ; the others together."""
+    rows = [r for r in _largest(found.distances) if (r.first, r.second) == (pair.first, pair.second)]
+    clear = [row for row in rows if row.p_value <= ALPHA]
+    both = _both(found, pair.first, pair.second)
+    for row in clear:
+        what = "components" if row.by == COMPONENT else "depths"
+        apart = f"{row.distance:.0%} apart, by chance {row.expected:.0%} ({p_text(row.p_value)})"
+        yield f"{both}: the top {row.k:,} by {row.metric} are from other {what}: {apart}"
+    if len(clear) < len(rows):
+        said = "otherwise the" if clear else "the"
+        yield f"{both}: {said} components and depths of the top weights do not clearly differ"
 
 
 def p_text(p: float | None) -> str:

@@ -13,7 +13,8 @@ from cwa_engine.spec import RunSpec
 _SETTINGS = {
     "gaussian_noise": ("noise_scale", "seed"), "scale": ("scale_factor",), "bit_flip": ("bit", "seed"), "quantize": ("bits",),
 }  # fmt: skip
-_IDLE = ("output", "data_name")  # change no result
+# Change no result, or are told among the facts.
+_IDLE = ("model", "revision", "output", "data_file", "data_name", "dataset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def _facts(reports: Sequence[RunReport]) -> Iterator[tuple[str, str, list[str]]]
 
 def _options(reports: Sequence[RunReport]) -> Iterator[tuple[str, str, list[str]]]:
     for name, entry in option_fields(RunSpec).items():
-        if name not in (*_IDLE, "model"):
+        if name not in _IDLE:
             yield "options", entry.flag, [_option(getattr(report.spec, name)) for report in reports]
 
 
@@ -65,7 +66,9 @@ def _versions(reports: Sequence[RunReport]) -> Iterator[tuple[str, str, list[str
 def _option(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
-    return {None: "-", True: "yes", False: "no"}.get(value, str(value)) if value in (None, True, False) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
 
 
 def _texts(count: int, sha256: str) -> str:

@@ -45,17 +45,14 @@ def models(incomplete: str) -> list[Value]:
 
 
 def run_ids(incomplete: str) -> list[Value]:
-    """Run ids that commands have seen and folders of finished runs; whole ones also for what their ends begin with."""
+    """Run ids that commands have seen and folders of finished runs; where none begins like this, ends that do."""
     from cwa_tui.cli.remembered import remembered
 
     finished = dict.fromkeys(_run_folders(), "done")
-    found = {**finished, **remembered().runs}
-    latest_first = sorted(found.items(), reverse=True)
-    return [
-        (run_id, said)
-        for run_id, said in latest_first
-        if run_id.startswith(incomplete) or run_id.rpartition("-")[2].startswith(incomplete)
-    ]
+    found = sorted({**finished, **remembered().runs}.items(), reverse=True)  # the latest first
+    whole: list[Value] = [(run_id, said) for run_id, said in found if run_id.startswith(incomplete)]
+    ends = [(run_id.rpartition("-")[2], run_id, said) for run_id, said in found]
+    return whole or [(end, f"{said} {run_id}") for end, run_id, said in ends if end.startswith(incomplete)]
 
 
 def finished_run_ids(incomplete: str) -> list[Value]:
@@ -111,10 +108,7 @@ def _of(values: Iterable[str], several: bool) -> Completion:
 
 
 def _beginning(found: Iterable[tuple[str, str]], incomplete: str) -> list[Value]:
-    """Those that begin like this; where there are none, those whose part behind the slash does: `pyth`."""
-    typed, found = incomplete.lower(), list(found)
-    whole: list[Value] = [(value, said) for value, said in found if value.lower().startswith(typed)]
-    return whole or [(value, said) for value, said in found if value.lower().rpartition("/")[2].startswith(typed)]
+    return [(value, said) for value, said in found if value.startswith(incomplete)]
 
 
 def _on_disk() -> list[str]:

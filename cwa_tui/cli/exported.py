@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from cwa_daemon.client import Client
 from cwa_engine.base.errors import NotFound, OutputError, OutputTaken, did_you_mean
-from cwa_engine.base.files import write_folder
+from cwa_engine.base.files import fetch_folder, write_folder
 from cwa_engine.base.table import Table, scored_metrics
 from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability
 from cwa_engine.questions.fidelity import fidelity_table
 from cwa_engine.records import tables
-from cwa_engine.records.run_report import RunReport
+from cwa_engine.records.run_report import RunReport, open_run
 from cwa_tui.export import SUFFIXES, Cell, Format, export
 
 _TABLES: dict[str, Table] = {
@@ -22,6 +24,18 @@ _TABLES: dict[str, Table] = {
     )
 }  # fmt: skip
 _RANKING, _CSV = "topk_", ".csv"
+
+
+@contextmanager
+def opened(client: Client, run_id: str) -> Iterator[RunReport]:
+    """The report of a finished run; the files of one on another machine are copied here for as long as it is open."""
+    if not client.host:
+        files = client.check(run_id)
+        yield open_run(files.folder, files.fingerprint)
+        return
+    with fetch_folder() as scratch:
+        _, fingerprint = client.download(run_id, Path(scratch))
+        yield open_run(scratch, fingerprint)
 
 
 def table_names(report: RunReport) -> list[str]:

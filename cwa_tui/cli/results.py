@@ -197,8 +197,7 @@ def export(
     chosen = checked_format(form)
     if table and output:
         raise InvalidInput("--table prints one table, --output writes all", hint="give one of them; `> FILE` keeps one")
-    with connect() as client:
-        report = client.report(run_id)
+    with connect() as client, exported.opened(client, run_id) as report:
         if table:
             show_exactly(exported.text_of(report, table, chosen))
             return

@@ -61,12 +61,11 @@ class RunOptions(TyperCommand):
 
     def _completed(self, given: dict[str, Any], config: str | None, alone: str | None) -> Given:
         """What was typed, with the model that stands alone, over what the file says. Raises InvalidInput without a model."""
-        if alone is not None:
-            if given.setdefault("model", [alone]) != [alone]:
-                raise InvalidInput(
-                    f"two models are given: {alone} and {given['model'][0]}",
-                    hint="a run has one model; give one of them",
-                )
+        if alone is not None and given.setdefault("model", [alone]) != [alone]:
+            raise InvalidInput(
+                f"two models are given: {alone} and {given['model'][0]}",
+                hint="a run has one model; give one of them",
+            )
         if config is not None:
             from cwa_tui.cli.config_file import read_config
 

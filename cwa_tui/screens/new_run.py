@@ -15,7 +15,7 @@ from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.timer import Timer
 from textual.widget import Widget
-from textual.widgets import Button, Input
+from textual.widgets import Button, Input, Static
 
 from cwa_daemon.protocol import DeviceMemory, JobOptions, WarmModel
 from cwa_engine.base.errors import CwaError
@@ -74,13 +74,13 @@ class NewRunScreen(ModalScreen[str | None]):
         # with priority, or keys typed ahead over a slow line would go to the field before
         Binding("tab", "field(1)", show=False, priority=True),
         Binding("shift+tab", "field(-1)", show=False, priority=True),
+        Binding("up", "line(-1)", show=False, priority=True),
+        Binding("down", "line(1)", show=False, priority=True),
         Binding("ctrl+j", "start", "start", key_display="^j", priority=True),
         Binding("ctrl+r", "plan", "plan", key_display="^r", priority=True),
         Binding("ctrl+y", "copy", "copy command", key_display="^y", priority=True),
         Binding("ctrl+l", "reset", "reset", key_display="^l", priority=True),
         Binding("escape", "close", "close", key_display="esc"),
-        Binding("up", "line(-1)", show=False),
-        Binding("down", "line(1)", show=False),
         Binding("enter", "field(1)", show=False),
         Binding("pageup", "page(-1)", show=False),
         Binding("pagedown", "page(1)", show=False),
@@ -98,6 +98,7 @@ class NewRunScreen(ModalScreen[str | None]):
         self._planned: tuple[RunSpec, Plan] | None = None
         self._pause: Timer | None = None
         self._looked_on_disk = asyncio.Event()
+        self._here: FormField | None = None  # the field with the focus
         self._models = KnownModels(model_choices(doors.warm(), {}), doors.access, doors.host)
 
     def compose(self) -> ComposeResult:
@@ -110,7 +111,7 @@ class NewRunScreen(ModalScreen[str | None]):
                 with FormScroll(id="form-side"):
                     yield FormPlan(id="form-plan")
                     yield FormCommand(id="form-command")
-            yield QuietStatic(id="form-help")
+            yield Static(id="form-help")
             yield QuietStatic(id="form-problem")
             with Horizontal(classes="buttons"):
                 yield Button("start ^j", id="start", compact=True)
@@ -185,7 +186,7 @@ class NewRunScreen(ModalScreen[str | None]):
             section.note(self._draft, sum(entry.field in problems for entry in section.section.entries))
             for row in section.fields:
                 row.tell(problems.get(row.entry.field), about if row.entry.field == "model" else "")
-                if row.has_focus_within:
+                if row.here:
                     self._suggest(row)
         self.query_one(FormCommand).show(self._command)
         self._plan_later()
@@ -235,7 +236,9 @@ class NewRunScreen(ModalScreen[str | None]):
                 return
 
     def action_line(self, steps: int) -> None:
-        """To what is below or above, names that may be picked among it."""
+        """To what is below or above: another line of a list, a name that may be picked, another field."""
+        if isinstance(self.focused, (ChoiceField, Suggestions)) and self.focused.move_line(steps):
+            return
         if steps > 0:
             self.focus_next()
         else:
@@ -252,8 +255,13 @@ class NewRunScreen(ModalScreen[str | None]):
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         here = self._row_of(event.widget)
-        for row in self.query(FormField):
-            row.set_class(row is here, "-here")
+        if here is not self._here:
+            if self._here:
+                self._here.here = False
+            if here:
+                here.here = True
+                self._suggest(here)
+            self._here = here
         self.call_after_refresh((here or event.widget).scroll_visible, animate=False)  # notes move what is below
         self._show_help()
 
@@ -265,7 +273,7 @@ class NewRunScreen(ModalScreen[str | None]):
                 said = row.help
             elif isinstance(self.focused, SectionTitle):
                 said = "enter folds and unfolds these options"
-        self.query_one("#form-help", QuietStatic).say(Text(said))
+        self.query_one("#form-help", Static).update(Text(said), layout=False)
 
     def _row_of(self, widget: Widget) -> FormField | None:
         return next((each for each in widget.ancestors_with_self if isinstance(each, FormField)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from rich.text import Text
@@ -17,8 +18,9 @@ from cwa_tui import format as fmt
 from cwa_tui.model_choice import KnownModels, ModelChoice, Room, matching
 from cwa_tui.visible import visible
 
-_COLUMNS = (("weights", 7), ("where", 7), ("on disk", 8), ("licence", 11), ("memory", 9))
-_OTHER_CELLS = sum(width + 2 for _, width in _COLUMNS)
+_WIDTHS = {"weights": 7, "where": 7, "on disk": 8, "licence": 11, "memory": 9}  # cells of the columns beside the name
+_RIGHT = ("weights", "on disk")
+_WITHOUT_DISK = 80  # cells up to which there is no room for the size on disk, which the last lines say too
 
 
 class PickModelScreen(ModalScreen[str | None]):
@@ -72,21 +74,30 @@ class PickModelScreen(ModalScreen[str | None]):
         models.clear_options()
         models.add_options([Option(self._row(choice)) for choice in self._shown])
         models.highlighted = 0 if self._shown else None
-        self.query_one("#model-head", Static).update(_cells("name", *(name for name, _ in _COLUMNS), self._name_width))
+        self.query_one("#model-head", Static).update(self._line("name", {name: name for name in _WIDTHS}))
         if not self._shown:
             said = f"nothing here is called {visible(typed)}: enter takes it as a name of the Hub or a path"
             self.query_one("#model-facts", Static).update(Text(said))
 
-    @property
-    def _name_width(self) -> int:
-        return max(16, self.query_one(OptionList).size.width - _OTHER_CELLS - 3)
-
     def _row(self, choice: ModelChoice) -> Text:
-        parameters = fmt.millions(choice.parameters_m) if choice.parameters_m else "-"
-        disk = fmt.size(choice.disk_bytes) if choice.disk_bytes else "-"
-        licence = f"{choice.licence}{' *' if choice.gated else ''}" or "-"
-        fits = self._room.fits(choice) or "-"
-        return _cells(choice.name, parameters, choice.place.value, disk, licence, fits, self._name_width)
+        cells = {
+            "weights": fmt.millions(choice.parameters_m) if choice.parameters_m else "",
+            "where": choice.place.value,
+            "on disk": fmt.size(choice.disk_bytes) if choice.disk_bytes else "",
+            "licence": f"{choice.licence}{' *' if choice.gated else ''}",
+            "memory": self._room.fits(choice),
+        }
+        return self._line(choice.name, cells)
+
+    def _line(self, name: str, cells: Mapping[str, str]) -> Text:
+        """One line of the list. Of a name that is too long its end is kept: it tells models of one family apart."""
+        width = self.query_one(OptionList).size.width - 2
+        shown = [column for column in _WIDTHS if column != "on disk" or width > _WITHOUT_DISK]
+        room = max(16, width - sum(_WIDTHS[column] + 2 for column in shown))
+        name = visible(name)
+        name = name if len(name) <= room else f"…{name[1 - room :]}"
+        others = [f"{cells[column] or '-':{'>' if column in _RIGHT else '<'}{_WIDTHS[column]}}" for column in shown]
+        return Text("  ".join([f"{name:<{room}}", *others]), no_wrap=True, overflow="ellipsis")
 
     @on(OptionList.OptionHighlighted)
     def _describe(self, message: OptionList.OptionHighlighted) -> None:
@@ -117,12 +128,3 @@ class PickModelScreen(ModalScreen[str | None]):
 
     def action_close(self) -> None:
         self.dismiss(None)
-
-
-def _cells(name: str, parameters: str, place: str, disk: str, licence: str, fits: str, width: int) -> Text:
-    """One line of the list. Of a name that is too long its end is kept: it tells models of one family apart."""
-    name = visible(name)
-    name = name if len(name) <= width else f"…{name[1 - width :]}"
-    widths = [cells for _, cells in _COLUMNS]
-    figures = f"{parameters:>{widths[0]}}  {place:<{widths[1]}}  {disk:>{widths[2]}}  {licence:<{widths[3]}}  {fits}"
-    return Text(f"{name:<{width}}  {figures}", no_wrap=True, overflow="ellipsis")

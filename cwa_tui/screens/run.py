@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
@@ -19,7 +20,7 @@ from cwa_tui.state import SelectedRun
 from cwa_tui.widgets.answers_pane import AnswersPane
 from cwa_tui.widgets.banner import Banner
 from cwa_tui.widgets.damage_chart import DamageChart
-from cwa_tui.widgets.damage_curve import damage_curve
+from cwa_tui.widgets.damage_curve import DamageCurve, damage_curve
 from cwa_tui.widgets.damage_table import DamageTable, measured_points
 from cwa_tui.widgets.pane_tabs import PANES, PaneTabs
 from cwa_tui.widgets.profile_pane import ProfilePane
@@ -83,7 +84,11 @@ class RunScreen(StoreScreen):
         self.run_id = run_id
         self._metric: str | None = None  # whose ranking is shown
         self._perturbation: str | None = None  # of the chart
-        self._places: tuple[object, Places | None] = (None, None)  # of the ranking in view
+        self._charted: tuple[object, ...] = ()  # what the curve is made of
+        self._curve = DamageCurve(())
+        self._placed: tuple[object, ...] = ()  # what the places are made of
+        self._places: Places | None = None
+        self._drawn_layers: Mapping[int | None, int] = {}
 
     def compose(self) -> ComposeResult:
         yield Banner(id="banner")
@@ -127,8 +132,10 @@ class RunScreen(StoreScreen):
         if selected.report and self._metric in selected.report.metrics and whole is None:
             self.session.want_ranking(self.run_id, self._metric)
         self.query_one(Banner).show_connection(store.connection)
-        self.query_one(RunHeadline).show_run(selected, self._metric, self._took(selected))
-        self.query_one(StageLine).show_stages(selected.run.stages, selected.run.status.state, store.now())
+        short, stages = self.has_class("-short"), selected.run.stages
+        self.query_one(RunHeadline).show_run(selected, self._metric, self._took(selected), 2 if short else 5)
+        ended = short and selected.run.status.ended
+        self.query_one(StageLine).show_stages({} if ended else stages, selected.run.status.state, store.now())
         table = self.query_one(TopkTable)
         table.show_ranking(selected, self._metric, whole)
         self.query_one(RunLog).show_run(selected.run)
@@ -140,33 +147,35 @@ class RunScreen(StoreScreen):
     def _took(self, selected: SelectedRun) -> float | None:
         """Seconds that workers were at it."""
         job = selected.job
-        if job is None or not job.started:
-            return None
-        return (job.finished or self.store.now()) - job.started
+        return job.took_s(self.store.now()) if job and job.started else None
 
     def _draw_damage(self, selected: SelectedRun) -> None:
         table = self.query_one(DamageTable)
-        table.show_damage(selected)
         points = measured_points(selected)
         metric = _one_of(self._metric, list(dict.fromkeys(point.metric for point in points)))
+        table.show_damage(selected, metric)
         kinds = list(dict.fromkeys(point.perturbation for point in points if point.metric == metric))
         self._perturbation = _one_of(self._perturbation, kinds)
-        curve = damage_curve(points, metric or "", self._perturbation or "")
-        self.query_one(DamageChart).show_curve(curve, "the chart is drawn when damage is measured", table.with_draws)
+        seen = (points, metric, self._perturbation)
+        if seen != self._charted:
+            self._charted, self._curve = seen, damage_curve(points, metric or "", self._perturbation or "")
+        self.query_one(DamageChart).show_curve(self._curve, _NO_CHART, table.with_draws)
 
     def _draw_profile(self, selected: SelectedRun, ranking: RankingRows | None) -> None:
         report = selected.report
-        drawn: Mapping[int | None, int] = {}
-        if ranking is not self._places[0]:
-            self._places = (ranking, places_of(ranking) if ranking is not None else None)
-        if ranking is not None and report and self._metric and report.spec.scope == "global":
-            drawn = drawn_layers(report.controls, self._metric, ranking)
-        places = self._places[1]
-        if places and drawn:
-            places = Places(places.counts, depth=max((layer for layer in drawn if layer is not None), default=-1) + 1)
+        if (ranking, report) != self._placed:
+            self._placed = (ranking, report)
+            self._places, self._drawn_layers = places_of(ranking) if ranking is not None else None, {}
+            if self._places and ranking is not None and report and self._metric and report.spec.scope == "global":
+                self._drawn_layers = drawn_layers(report.controls, self._metric, ranking)
+                layers = [layer for layer in self._drawn_layers if layer is not None]
+                self._places = replace(self._places, depth=max(layers, default=-1) + 1)
+        places = self._places
         count = f"of {places.total:,} weights by {self._metric}" if places else ""
         nothing = "where the critical weights are is shown once there are some"
-        self.query_one(ProfilePane).show_places(f"layers and components {count}".strip(), places, drawn, nothing)
+        self.query_one(ProfilePane).show_places(
+            f"layers and components {count}".strip(), places, self._drawn_layers, nothing
+        )
 
     def on_resize(self) -> None:
         self._share_room()
@@ -184,6 +193,10 @@ class RunScreen(StoreScreen):
     def _open_weight(self, message: RowTable.Opened) -> None:
         if self._metric:
             self.navigation.open_weight(self.run_id, self._metric, int(message.key))
+
+    @on(DamageTable.DrawsChanged)
+    def _draws_changed(self) -> None:
+        self.redraw()
 
     def _show_pane(self, pane: str) -> None:
         self.query_one(PaneTabs).active = pane
@@ -220,6 +233,7 @@ class RunScreen(StoreScreen):
         return super().check_action(action, parameters)
 
 
+_NO_CHART = "the chart is drawn when damage is measured"
 _NO_ANSWERS = "verdicts and answers are here when the run is done"
 
 

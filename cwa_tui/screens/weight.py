@@ -41,6 +41,7 @@ class WeightScreen(StoreScreen):
         #weight-body { height: 1fr; }
         #weight-left, #weight-right { padding: 0 1; scrollbar-size-vertical: 1; }
         Static { height: auto; }
+        #weight-place, #weight-ranks, #weight-alone, #weight-command { margin-bottom: 1; }
     }
     WeightScreen.-wide {
         #weight-body { layout: horizontal; }
@@ -70,6 +71,7 @@ class WeightScreen(StoreScreen):
         self.run_id, self.metric, self.place = run_id, metric, place
         self._look: str | None = None  # run id of the job that looks at the weight
         self._asked = False  # whether it was asked for, by the screen or by the user
+        self._seen: tuple[object, ...] = ()  # what is on screen
         self._found: dict[str, tuple[RankingRows, TopWeight | None]] = {}  # by metric
 
     def compose(self) -> ComposeResult:
@@ -77,11 +79,11 @@ class WeightScreen(StoreScreen):
         with Container(id="weight-body"):
             with VerticalScroll(id="weight-left"):
                 yield Static(id="weight-place")
+                yield Static(id="weight-value")
+            with VerticalScroll(id="weight-right"):
                 yield Static(id="weight-ranks")
                 yield Static(id="weight-alone")
                 yield Static(id="weight-command")
-            with VerticalScroll(id="weight-right"):
-                yield Static(id="weight-value")
                 yield Static(id="weight-lines")
         yield Footer()
 
@@ -121,19 +123,24 @@ class WeightScreen(StoreScreen):
         if not self._asked and self._is_warm(selected):
             self.action_inspect()
         facts, width = self.facts, max(40, self.query_one("#weight-right").size.width - 2)
+        ranked, why = self._ranked(selected, weight), self._why_no_facts()
+        seen = (weight, facts, selected.report is None, ranked, why, width)
+        if seen != self._seen:
+            self._seen = seen
+            self._draw_weight(selected, weight, facts, ranked, width)
+
+    def _draw_weight(
+        self, selected: SelectedRun, weight: TopWeight, facts: WeightFacts | None, ranked: list[Ranked], width: int
+    ) -> None:
         self._say("place", views.place(weight, facts))
-        self._say("ranks", views.ranks(self._ranked(selected, weight)))
+        self._say("value", self._value(weight, facts, width))
+        self._say("ranks", views.ranks(ranked))
         rows = measured_alone(selected.report, weight.target) if selected.report else []
         nothing = _NOT_ALONE if selected.report else "what it does alone is known when the run is done"
         self._say("alone", views.alone(rows, nothing))
         self._say("command", Group(Text("damage it alone (y copies):", "dim"), words(self._command(selected, weight))))
-        self._say("value", self._value(weight, facts, width))
-        around = (
-            [part for each in facts.lines for part in (Text(""), views.line(each, facts.target, width))]
-            if facts
-            else []
-        )
-        self._say("lines", Group(*around))
+        lines = facts.lines if facts else ()
+        self._say("lines", Group(*(part for each in lines for part in (views.line(each, weight.target, width), ""))))
 
     def _value(self, weight: TopWeight, facts: WeightFacts | None, width: int) -> RenderableType:
         said: list[RenderableType] = [views.value(weight, facts)]
@@ -241,6 +248,9 @@ class WeightScreen(StoreScreen):
             await self.session.cancel(look)
         except CwaError:  # it has ended meanwhile, or the daemon is gone
             return
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.redraw)
 
     # keys
 

@@ -73,7 +73,7 @@ def _running(job: JobView, run: FollowedRun | None, pace: StagePace | None, now:
     second = Text("  ")
     if at is not None:
         left = pace.seconds_left(now) if pace else None
-        foretold = f"  about {fmt.clock(left)} left in this stage" if left is not None else ""
+        foretold = f"  about {fmt.clock(left)} left" if left is not None else ""
         room = width - 2 - len(foretold) - (len(found) + 2 if found else 0)
         second.append(fmt.progress(at.stage, at.done, at.total, max(room, 20), at.unit, _BAR_CELLS), "cyan")
         second.append(foretold)

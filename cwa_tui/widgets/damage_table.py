@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from textual.binding import Binding, BindingType
@@ -26,7 +26,8 @@ _Group = tuple[str, int, str]  # metric, k, perturbation
 class DamageTable(RowTable):
     """For each critical set one row, and for each of its controls the largest change and the median of its draws.
 
-    `d` shows every draw instead. Metric and perturbation have columns where there are several.
+    It shows the metric in view; `a` shows all of them, `d` every draw. Metric and perturbation have columns where there
+    are several.
     """
 
     COLUMNS = (
@@ -41,22 +42,33 @@ class DamageTable(RowTable):
         Column("p", "p", 5, right=True, optional=2),
         Column("perplexity", "perplexity", 10, right=True, optional=3),
     )
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("d", "draws", "Draws")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("d", "draws", "Draws"),
+        Binding("a", "all_metrics", "All metrics", show=False),
+    ]
+
+    @dataclass
+    class DrawsChanged(RowTable._About):
+        pass
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
         self.with_draws = False
-        self._selected: SelectedRun | None = None
+        self._with_all = False
+        self._shown: tuple[SelectedRun | None, str | None] = (None, None)
         self._drawn_from: tuple[Any, ...] = ()
 
-    def show_damage(self, selected: SelectedRun | None) -> None:
-        self._selected = selected
+    def show_damage(self, selected: SelectedRun | None, metric: str | None) -> None:
+        """Show what was measured of a metric."""
+        self._shown = selected, metric
         seen = selected and (selected.run.damage, selected.asked, selected.run.status.state, selected.report is None)
-        now = (seen, self.with_draws)
+        now = (seen, metric, self.with_draws, self._with_all)
         if now == self._drawn_from:
             return
         self._drawn_from = now
         points = measured_points(selected) if selected else ()
+        if not self._with_all:
+            points = [point for point in points if point.metric == metric]
         known = selected.report.separations if selected and selected.report else ()
         asked = (selected and selected.asked) or _NOTHING_ASKED
         columns = self._columns(asked, points)
@@ -65,21 +77,26 @@ class DamageTable(RowTable):
 
     def _columns(self, asked: AskedRun, points: Sequence[DamagePoint]) -> list[Column]:
         """The columns that tell these points apart; what all have in common is in the title."""
-        # rankings of matrices are measured although nobody asked for them; their points name them
-        metrics = {*asked.metrics, *(point.metric for point in points)}
-        perturbations = {*asked.perturbations, *(point.perturbation for point in points)}
+        metrics = dict.fromkeys(point.metric for point in points)
+        perturbations = dict.fromkeys([*asked.perturbations, *(point.perturbation for point in points)])
         titles, columns = ["damage"], {column.key: column for column in self.COLUMNS}
         columns["k"] = replace(columns["k"], width=max((len(str(k)) for k in asked.topk), default=1))
         for key, found in (("metric", metrics), ("perturbation", perturbations)):
             if len(found) < 2:
                 del columns[key]
-                titles += found
+                titles += map(_metric_name, found)
         self.retitle(" · ".join([*titles, *["every draw"] * self.with_draws]))
         return list(columns.values())
 
     def action_draws(self) -> None:
+        """Show every draw of the controls, or what they come to; the chart shows them too, or does not."""
         self.with_draws = not self.with_draws
-        self.show_damage(self._selected)
+        self.show_damage(*self._shown)
+        self.post_message(self.DrawsChanged(self))
+
+    def action_all_metrics(self) -> None:
+        self._with_all = not self._with_all
+        self.show_damage(*self._shown)
 
 
 def measured_points(selected: SelectedRun) -> Sequence[DamagePoint]:

@@ -9,7 +9,6 @@ from typing import ClassVar
 from rich.style import Style
 from rich.text import Text
 from textual import events
-from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.message import Message
@@ -30,8 +29,8 @@ class ChoiceField(Widget, can_focus=True):
         Binding("right,l", "move(1)", show=False),
         Binding("home", "move(-1000)", show=False),
         Binding("end", "move(1000)", show=False),
-        Binding("up,k", "line(-1)", show=False),
-        Binding("down,j", "line(1)", show=False),
+        Binding("k", "screen.line(-1)", show=False),
+        Binding("j", "screen.line(1)", show=False),
         Binding("space", "tick", show=False),
     ]
 
@@ -142,15 +141,16 @@ class ChoiceField(Widget, can_focus=True):
     def action_move(self, steps: int) -> None:
         self._go_to(min(len(self._names) - 1, max(0, self.cursor + steps)))
 
-    def action_line(self, steps: int) -> None:
-        """To the name above or below; beyond the last line the screen moves to the next field."""
+    def move_line(self, steps: int) -> bool:
+        """To the name above or below; False where there is none, and the screen moves to another field."""
         lines = self._lines(self.content_size.width)
         at = next(number for number, line in enumerate(lines) if self.cursor in line)
-        if not 0 <= at + steps < len(lines):
-            raise SkipAction
+        if not self._several or not 0 <= at + steps < len(lines):
+            return False
         column, target = lines[at].index(self.cursor), lines[at + steps]
         self.cursor = target[min(column, len(target) - 1)]
         self._moved()
+        return True
 
     def action_tick(self) -> None:
         self._chosen = self._chosen ^ {self.under_cursor} if self._several else {self.under_cursor}

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical
+from textual.containers import Vertical
 from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import Input, Label
+from textual.widgets import Input
 
 from cwa_engine.options import Kind, OptionField
 from cwa_tui.draft import Problem, Value, default_in_words
@@ -25,7 +25,11 @@ _TICK = "on"  # the one name of a flag
 
 
 class FormField(Vertical):
-    """Posts Changed as one types, and Entered on enter in a line of text."""
+    """Posts Changed as one types, and Entered on enter in a line of text.
+
+    It draws its label itself, and what stands below is made when there is something to say: a form of all options is laid
+    out in a third of the time.
+    """
 
     @dataclass
     class Changed(Message):
@@ -39,14 +43,28 @@ class FormField(Vertical):
         super().__init__(id=field_id(entry.field), classes="form-field")
         self.entry = entry
         self._value = value
-        self._suggestions: tuple[Suggestion, ...] = ()
+        self.control = self._made()  # the widget that takes the focus
+        self._note: QuietStatic | None = None
+        self._suggestions: Suggestions | None = None
+        self._here = False
 
     def compose(self) -> ComposeResult:
-        with Horizontal(classes="form-line"):
-            yield Label(self.entry.label)
-            yield self._made()
-        yield QuietStatic(classes="form-note")
-        yield Suggestions()
+        yield self.control
+
+    def render(self) -> Text:
+        return Text(self.entry.label, "bold" if self._here else "dim")
+
+    @property
+    def here(self) -> bool:
+        """Whether the focus is in this field: its label is bold then, and names to pick are seen."""
+        return self._here
+
+    @here.setter
+    def here(self, here: bool) -> None:
+        self._here = here
+        if self._suggestions and not here:
+            self._suggestions.show(())
+        self.refresh()
 
     def _made(self) -> Widget:
         entry, value, name = self.entry, self._value, control_id(self.entry.field)
@@ -55,14 +73,9 @@ class FormField(Vertical):
         if entry.closed:
             chosen = value if isinstance(value, tuple) else (value,)
             return ChoiceField(entry.choices, chosen, entry.several, entry.option.meanings, id=name)
-        line = Input(str(value), default_in_words(entry), id=name, compact=True, select_on_focus=False)
+        line = Input(str(value), default_in_words(entry), id=name, compact=True)
         line.cursor_blink = False  # each blink would be sent over a slow line
         return line
-
-    @property
-    def control(self) -> Widget:
-        """The widget that takes the focus."""
-        return self.query_one(f"#{control_id(self.entry.field)}")
 
     @property
     def value(self) -> Value:
@@ -94,20 +107,29 @@ class FormField(Vertical):
 
     def tell(self, problem: Problem | None, about: str = "") -> None:
         """Show what is wrong with the field, or else what is known of what it holds."""
-        note = self.query_one(QuietStatic)
         text = Text()
         if problem:
             text = Text.assemble(("✗ ", "bold"), words(problem.message))
             text.append(f" - {words(problem.hint)}" if problem.hint else "")
         elif about:
             text = words(about)
-        note.set_class(problem is not None, "-wrong")
-        note.display = bool(text)
-        note.say(text)
+        if self._note is None:
+            if not text:
+                return
+            self._note = QuietStatic(classes="form-note")
+            self.mount(self._note, after=self.control)
+        self._note.set_class(problem is not None, "-wrong")
+        self._note.display = bool(text)
+        self._note.say(text)
 
     def suggest(self, names: Sequence[Suggestion]) -> None:
         """Show names to pick while the field has the focus."""
-        self.query_one(Suggestions).show(names)
+        if self._suggestions is None:
+            if not names:
+                return
+            self._suggestions = Suggestions()
+            self.mount(self._suggestions)
+        self._suggestions.show(names if self._here else ())
 
     @on(Input.Changed)
     def _typed(self, message: Input.Changed) -> None:
@@ -134,7 +156,7 @@ class FormField(Vertical):
     @on(Suggestions.Picked)
     def _picked(self, message: Suggestions.Picked) -> None:
         message.stop()
-        self.control.focus()
+        self.screen.set_focus(self.control)
         self.value = message.text
         self.post_message(self.Changed(self))
 

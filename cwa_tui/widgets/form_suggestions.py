@@ -9,7 +9,6 @@ from typing import ClassVar
 from rich.style import Style
 from rich.text import Text
 from textual import events
-from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.message import Message
@@ -23,10 +22,8 @@ class Suggestions(Widget, can_focus=True):
     """Down from the field comes here; enter or a click picks. It is seen while its field has the focus."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", show=False),
-        Binding("down,j", "move(1)", show=False),
-        Binding("home", "move(-1000)", show=False),
-        Binding("end", "move(1000)", show=False),
+        Binding("k", "screen.line(-1)", show=False),
+        Binding("j", "screen.line(1)", show=False),
         Binding("enter,right,l", "pick", show=False),
     ]
 
@@ -73,12 +70,13 @@ class Suggestions(Widget, can_focus=True):
             self._cursor = place
             self.action_pick()
 
-    def action_move(self, steps: int) -> None:
-        """To another name; beyond the first and the last one the screen moves to another field."""
-        if abs(steps) == 1 and not 0 <= self._cursor + steps < len(self._names):
-            raise SkipAction
-        self._cursor = min(len(self._names) - 1, max(0, self._cursor + steps))
+    def move_line(self, steps: int) -> bool:
+        """To another name; False where there is none, and the screen moves to another field."""
+        if not 0 <= self._cursor + steps < len(self._names):
+            return False
+        self._cursor += steps
         self.refresh()
+        return True
 
     def action_pick(self) -> None:
         if self._names:

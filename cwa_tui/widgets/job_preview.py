@@ -36,8 +36,11 @@ def preview_lines(
         return [words(f"{fmt.short_id(job.run_id)}  {said or all_asked(job)}")][:height]
     lines = [_head(job, now), *_wrapped(job.run_id, width, "dim"), *_wrapped(f"{job.model} on {job.device}", width)]
     lines += _wrapped(all_asked(job), width)
-    if said:
-        lines += [Text(), *_wrapped(said, width, "red" if job.error or job.copy_error else "bold")]
+    if error := job.error or job.copy_error:
+        lines += [Text(), *_wrapped(error["message"], width, "red")]
+        lines += _wrapped(f"hint: {error['hint']}", width) if error.get("hint") else []
+    elif said:
+        lines += [Text(), *_wrapped(said, width, "bold")]
     if command:
         lines += [Text(), *_wrapped(f"$ {command}", width, "dim")]
     if run:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from cwa_daemon.protocol import DeviceMemory, StatusView, WarmModel
+from cwa_tui.visible import visible
 from cwa_tui.widgets.quiet_lines import QuietLines
 
 _STYLES = ("cyan", "green", "blue", "yellow")  # of models beside each other
@@ -88,7 +89,7 @@ def _shares(device: DeviceMemory, models: Sequence[WarmModel]) -> list[Share]:
 
 
 def _short(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2]
+    return visible(name.rstrip("/").rpartition("/")[2])
 
 
 def _cells(sizes: Sequence[int], room: int) -> list[int]:

@@ -75,6 +75,13 @@ class Named(AxisFormatter):
 class LossAxis(NumericAxisFormatter):
     """Changes of the loss in nats, and the ratio of perplexities that each stands for: `+2.0 x7.39`."""
 
+    def get_ticks(self, min_: float, max_: float, max_ticks: int = 5) -> list[float]:
+        """Multiples of 1, 2 or 5 times a power of ten, so few that each has a line of its own."""
+        least = (max_ - min_) / max_ticks
+        power = 10.0 ** math.floor(math.log10(least))
+        step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if step >= least)
+        return [step * number for number in range(math.ceil(min_ / step), math.floor(max_ / step) + 1)]
+
     def get_labels_for_ticks(self, ticks: Sequence[float]) -> list[str]:
         return [f"{float(tick):+.3g} {ratio_of(tick)}" for tick in ticks]
 

@@ -17,9 +17,11 @@ from cwa_tui.widgets.quiet_static import QuietStatic
 class RunHeadline(QuietStatic):
     """The verdict on the ranking in view stands here; all others are in the pane of answers."""
 
-    def show_run(self, selected: SelectedRun, metric: str | None, took: float | None) -> None:
-        """`took` is how long the run has been worked on, in seconds."""
-        lines = [_what(selected, took), *_trouble(selected), *_verdict(selected, metric), _measured(selected, metric)]
+    def show_run(self, selected: SelectedRun, metric: str | None, took: float | None, verdict_lines: int) -> None:
+        """`took` is how long the run has been worked on, in seconds; a verdict takes at most so many lines."""
+        room = verdict_lines * max(40, self.content_size.width)
+        verdict = _verdict(selected, metric, room)
+        lines = [_what(selected, took), *_trouble(selected), *verdict, _measured(selected, metric)]
         self.say(Text("\n").join(line for line in lines if line))
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
@@ -53,18 +55,21 @@ def _trouble(selected: SelectedRun) -> list[Text]:
     return [words(error.message, "bold"), *([words(f"hint: {error.hint}")] if error.hint else [])]
 
 
-def _verdict(selected: SelectedRun, metric: str | None) -> list[Text]:
-    """The verdict on the largest set of the ranking in view, and on how many sets there are more."""
+def _verdict(selected: SelectedRun, metric: str | None, room: int) -> list[Text]:
+    """The verdict on the largest set of the ranking in view, and on how many sets there are more, in `room` cells."""
     verdicts: tuple[Verdict, ...] = selected.report.verdicts if selected.report else ()
     here = [verdict for verdict in verdicts if verdict.metric == metric] or list(verdicts)
     if not here:
         return []
     chosen = max(here, key=lambda verdict: verdict.k)
     rest = len(verdicts) - 1
-    said = words(chosen.sentence, VERDICT_STYLES.get(chosen.outcome, ""))
-    if rest:
-        said.append(f" ({rest} more: 5)", "dim")
-    return [said]
+    more = f" (5: whole, and {rest} more)" if rest else " (5: whole)"
+    sentence = chosen.sentence
+    if len(sentence) + len(more) > room:  # words that do not fit make lines shorter, hence the cells to spare
+        sentence = sentence[: room - len(more) - 20].rpartition(" ")[0] + " …"
+    elif not rest:
+        more = ""
+    return [words(sentence, VERDICT_STYLES.get(chosen.outcome, "")).append(more, "dim")]
 
 
 def _measured(selected: SelectedRun, metric: str | None) -> Text | None:

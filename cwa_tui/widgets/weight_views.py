@@ -6,8 +6,8 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +20,10 @@ from cwa_tui.visible import words
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 HERE = "▲"
+_TABLE: dict[str, Any] = {
+    "box": None, "pad_edge": False, "padding": (0, 2, 0, 0), "title_justify": "left", "title_style": "bold",
+    "header_style": "dim",
+}  # fmt: skip
 _KINDS = {"weight": "weights", "row": "rows", "column": "columns", "head": "heads"}
 
 
@@ -116,7 +120,7 @@ def histogram(spread: ValueDistribution, at: float, width: int, height: int = 6)
 
 def quantiles(spread: ValueDistribution) -> RenderableType:
     """Mean, standard deviation and quantiles of its tensor."""
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table = Table(show_header=False, **_TABLE)
     pairs = [("mean", spread.mean), ("std", spread.std)]
     pairs += [(_quantile_name(row.share), row.value) for row in spread.quantiles]
     rows = -(-len(pairs) // 3)
@@ -131,7 +135,7 @@ def _quantile_name(share: float) -> str:
 
 def ranks(rows: Sequence[Ranked]) -> Table:
     """Its score and rank by each metric of the run."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="by the metrics of this run", title_justify="left")
+    table = Table(title="by the metrics of this run", **_TABLE)
     for name in ("metric", "rank", "score"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for row in rows:
@@ -149,7 +153,7 @@ def alone(rows: Sequence[Alone], nothing: str) -> RenderableType:
     """What damaging it alone does to the loss, as far as that was measured."""
     if not rows:
         return words(nothing)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="damaged alone", title_justify="left")
+    table = Table(title="damaged alone", **_TABLE)
     for name in ("change", "Δ nats/token", "95 % interval"):
         table.add_column(name, justify="right" if name.startswith("Δ") else "left")
     for row in rows:
@@ -163,7 +167,7 @@ def line(found: WeightLine, target: str, width: int) -> RenderableType:
     rank = "" if found.rank is None else f", this one is rank {found.rank:,} by |value|"
     title = words(f"{found.kind} {found.target}: {found.weights:,} weights, norm {fmt.number(found.norm)}{rank}")
     room = max(12, (width - 30) // (2 if found.around else 1))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(**_TABLE)
     sides: list[tuple[str, Sequence[PlacedValue]]] = [("largest", found.largest)]
     if found.around:
         sides.insert(0, ("around", found.around))

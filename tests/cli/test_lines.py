@@ -68,7 +68,7 @@ def test_a_message_of_many_lines_takes_one_and_ends_where_the_line_does() -> Non
     said = "the model ran\nout of memory\twhile it was loaded, and that is a long story"
     line = printed(LineTable(FIELDS, [row(note=said)]), 100)[1]
     assert "the model ran out of memory" in line and line.endswith("…")
-    assert said.split()[-1] in printed(LineTable(FIELDS, [row(note=said)]), 1000)[1]
+    assert said.rsplit(maxsplit=1)[-1] in printed(LineTable(FIELDS, [row(note=said)]), 1000)[1]
 
 
 def test_a_run_that_cannot_be_read_says_why_on_the_rest_of_its_line() -> None:

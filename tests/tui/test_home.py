@@ -290,7 +290,7 @@ async def test_a_model_is_unloaded_after_a_question(daemon: FakeDaemon) -> None:
         await terminal.sees("unload this model?", "opt · float32")
         await terminal.press("y")
         await until(lambda: daemon.unloaded == ["opt"])
-        await until(lambda: [row for row in range(len(terminal.screen.query_one(ModelsTable).source))] == [0])
+        await until(lambda: len(terminal.screen.query_one(ModelsTable).source) == 1)
 
 
 # the daemon is gone

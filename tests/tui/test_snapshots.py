@@ -15,7 +15,9 @@ from tests.tui.fake_client import BASELINE, FakeDaemon, app_on, point, screen_te
 
 RUN = "20261123-190315-smollm2-135m-ecyg"
 SIZES = {"80x24": (80, 24), "160x48": (160, 48)}
-LOOKS = [(size, look) for size in SIZES for look in ("colour", "no-colour", "ascii") if size == "80x24" or look == "colour"]
+LOOKS = [
+    (size, look) for size in SIZES for look in ("colour", "no-colour", "ascii") if size == "80x24" or look == "colour"
+]
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +30,10 @@ def greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-@pytest.fixture(params=LOOKS, ids=lambda param: "-".join(param))
+@pytest.fixture(params=LOOKS, ids="-".join)
 def app(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CwtoolApp:
     """The app at one size and in one look, with a run that is half measured and one in every other state."""
-    size, look = request.param
+    look = request.param[1]
     if look == "no-colour":
         monkeypatch.setenv("NO_COLOR", "1")
     return app_on(half_measured(), ascii=look == "ascii")

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from cwa_daemon.protocol import JobPage
 from cwa_engine.base.errors import DaemonUnreachable, RunFailed
 from cwa_engine.base.events import Progress
 from cwa_engine.base.plain import from_plain
@@ -137,10 +138,10 @@ def test_the_store_forgets_the_run_that_was_not_looked_at_for_longest() -> None:
 
 def listed(store: TuiStore, daemon: FakeDaemon) -> None:
     jobs = list(reversed(daemon.jobs.values()))
-    store.listed(jobs, len(jobs))
+    store.listed(JobPage(jobs, len(jobs)), 0, JobPage([], 0))
 
 
-def test_the_selection_survives_new_jobs_and_falls_to_the_latest_when_it_is_gone(daemon: FakeDaemon) -> None:
+def test_the_selection_survives_new_jobs_and_pages_that_it_is_not_on(daemon: FakeDaemon) -> None:
     store = TuiStore()
     daemon.add("a")
     listed(store, daemon)
@@ -148,9 +149,8 @@ def test_the_selection_survives_new_jobs_and_falls_to_the_latest_when_it_is_gone
     daemon.add("b")
     listed(store, daemon)
     assert store.job_list.selected == "a"
-    del daemon.jobs["a"]
-    listed(store, daemon)
-    assert store.job_list.selected == "b"
+    store.listed(JobPage([daemon.jobs["b"]], 2), 1, JobPage([], 0))
+    assert store.job_list.selected == "a" and store.job_list.offset == 1
 
 
 def test_a_run_submitted_a_moment_ago_stays_selected_though_it_is_not_listed_yet(daemon: FakeDaemon) -> None:
@@ -215,7 +215,9 @@ async def test_jobs_are_listed_as_the_query_has_it(daemon: FakeDaemon, session: 
         daemon.add(f"run-{number}", kind="plan" if number % 3 == 0 else "run")
     await eventually(lambda: session.store.job_list.total == 100)
     assert {job.kind for job in session.store.job_list.jobs} == {"run"}
-    assert {job.kind for job in session.store.others} == {"plan"}
+    assert {job.kind for job in session.store.active.jobs} == {"plan", "run"}
+    assert session.store.active.total == 150, "of every kind, the oldest first"
+    assert session.store.active.jobs[0].run_id == "run-0"
     session.ask(replace(session.store.query, text="run-14"))
     await eventually(lambda: session.store.job_list.total == 8)  # 14, 140, 142, 143, 145, 146, 148, 149
 
