@@ -242,7 +242,7 @@ def _is_asked_for(job: JobView, query: JobQuery) -> bool:
     )
 
 
-def app_on(daemon: FakeDaemon, preferences: PreferenceFile | None = None, ascii: bool = False) -> CwtoolApp:
+def app_on(daemon: FakeDaemon, preferences: PreferenceFile | None = None, ascii: bool | None = False) -> CwtoolApp:
     """The app, connected to a daemon of the test, with a clock that stands still, and preferences of its own."""
     own = preferences or PreferenceFile(Path(tempfile.mkdtemp()) / "tui.json")
     return CwtoolApp(daemon.connect, clock=lambda: NOW, pace=QUICK, preferences=own, ascii=ascii)
