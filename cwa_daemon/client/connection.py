@@ -27,6 +27,7 @@ class Connection:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.daemon_version = ""
+        self.minor = 0  # version of the protocol that the daemon speaks
         self.ended = asyncio.Event()  # set while the connection has ended, and no daemon was greeted since
         self.greetings = 0  # one more each time a daemon began anew behind the same socket
         self._ids = itertools.count(1)
@@ -86,7 +87,7 @@ class Connection:
 
     async def _greet(self, timeout_s: float) -> None:
         hello = await self._ask("hello", timeout_s, **_HELLO)
-        self.daemon_version = hello["version"]
+        self.daemon_version, self.minor = hello["version"], hello.get("minor", 0)
         self.greetings += 1
         self.ended.clear()
 

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from cwa_daemon.control.job import Job
 from cwa_daemon.protocol import StageProgress
 
-_DOES = {"run": "runs on {device}", "load": "loads {model} on {device}", "plan": "is being planned"}
+_DOES = {
+    "run": "runs on {device}",
+    "load": "loads {model} on {device}",
+    "plan": "is being planned",
+    "inspect": "looks at weights of {model} on {device}",
+}
 
 
 def short(run_id: str) -> str:
