@@ -53,8 +53,8 @@ class RunScreen(StoreScreen):
     RunScreen.-short #run-headline { max-height: 4; }
     RunScreen.-wide {
         #run-body { layout: horizontal; }
-        #run-left { width: 3fr; }
-        #run-right { width: 2fr; }
+        #run-left { width: 1fr; }
+        #run-right { width: 46%; min-width: 72; }
         #profile, #answers { border: round $surface-lighten-2; }
         #profile:focus, #answers:focus { border: heavy $accent; }
         #topk, #profile { height: 1fr; }
