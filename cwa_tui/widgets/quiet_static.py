@@ -24,7 +24,9 @@ class QuietStatic(Static):
         self._said = text
         self.update(text, layout=False)
         width = self.content_size.width
-        lines = self.visual.get_height(self.styles.get_rules(), width) if width else None  # None before the first layout
+        lines = (
+            self.visual.get_height(self.styles.get_rules(), width) if width else None
+        )  # None before the first layout
         if lines is None or lines != self._lines:
             self.refresh(layout=True)
         self._lines = lines
