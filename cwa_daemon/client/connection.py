@@ -139,6 +139,8 @@ class Connection:
         frame = self._frame(op, **fields)
         while True:
             await self._link.ready()
+            if self._socket.closed:
+                raise DaemonUnreachable(f"the connection to the daemon ({self.where}) was closed", hint="ask again")
             try:
                 await self._socket.send(frame, zmq.DONTWAIT)
             except zmq.Again:  # the connection has just ended, or nobody reads from it
