@@ -43,6 +43,8 @@ class StageProgress(Message):
 class Headline(Message):
     """What a run has found, in short: of its first metric, the largest critical set that was compared with controls."""
 
+    model_config = ConfigDict(extra="ignore", defer_build=True)  # as of a view
+
     metric: str
     k: int
     perturbation: str
