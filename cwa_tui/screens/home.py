@@ -71,7 +71,7 @@ class HomeScreen(StoreScreen):
         for name, title in (
             ("#devices", "devices"),
             ("#active", "now"),
-            ("#models", "warm models"),
+            ("#models", "\\[2] warm models"),
             ("#preview", "selected"),
         ):
             self.query_one(name).border_title = title
@@ -150,11 +150,12 @@ class HomeScreen(StoreScreen):
         self.query_one(JobPreview).show_job(job, run, now, lost, _command(job) if job and self._is_wide else "")
 
     def _title_of_list(self) -> str:
-        """`runs 1-7 of 154 · t: loads and plans`."""
+        """`[1] runs 1-7 of 154 · t: loads and plans`."""
         kinds, others = ("runs", "loads and plans") if self.store.query.kinds == RUNS else ("loads and plans", "runs")
         first, last = self.query_one(JobsTable).places_in_sight
         total = self.store.job_list.total
-        return f"{kinds} {first + 1:,}-{last:,} of {total:,} · t: {others}" if total else f"{kinds} · t: {others}"
+        part = f" {first + 1:,}-{last:,} of {total:,}" if total else ""
+        return f"\\[1] {kinds}{part} · t: {others}"
 
     def _followed(self, job: JobView) -> FollowedRun | None:
         return self.store.followed_run(job.run_id) if job.state == "running" else None

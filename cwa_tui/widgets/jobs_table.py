@@ -21,7 +21,7 @@ _NOT_HERE = "place:"  # begins the key of a row that the store does not hold; it
 # A narrow table has state and result in one column, a wide one each of its own.
 NARROW = (
     Column("id", "id", 4),
-    Column("model", "model", 12, most=15, cut="start"),
+    Column("model", "model", 11, most=15, cut="start"),
     Column("asked", "asked for", 18, most=24),
     Column("outcome", "state", _OUTCOME_CELLS, most=48),
     Column("age", "age", 6, right=True),
@@ -29,10 +29,10 @@ NARROW = (
 )
 WIDE = (
     Column("id", "id", 4),
-    Column("model", "model", 16, most=32, cut="start"),
-    Column("asked", "asked for", 18, most=28),
+    Column("model", "model", 14, most=24, cut="start"),
+    Column("asked", "asked for", 18, most=20),
     Column("state", "state", 11),
-    Column("result", "result", 20, most=36),
+    Column("result", "result", 24, most=48),
     Column("took", "took", 7, right=True, optional=1),
     Column("age", "age", 6, right=True),
     Column("verdict", "verdict", 80, most=160, optional=2),
