@@ -53,6 +53,8 @@ class HomeScreen(StoreScreen):
     ]
     changing_keys = (*StoreScreen.changing_keys, "unload", "compare")
 
+    _has_few_runs = False  # so that the list leaves room
+
     def compose(self) -> ComposeResult:
         yield StatusLine(id="status")
         yield Banner(id="banner")
@@ -107,7 +109,10 @@ class HomeScreen(StoreScreen):
         devices = self.query_one(DeviceHistory)
         samples = self.store.history
         count = len(samples[-1].devices) if samples else 1
-        devices.styles.height = device_lines_wanted(count, self.size.height) + devices.gutter.height
+        if self.store.query.kinds == RUNS and not self.store.query.text:  # what is filtered moves no pane
+            self._has_few_runs = self.store.job_list.total < self.size.height // 6
+        wanted = device_lines_wanted(count, self.size.height, self._has_few_runs)
+        devices.styles.height = wanted + devices.gutter.height
         devices.show_history(list(samples), lost)
 
     def _draw_active(self, lost: bool) -> None:

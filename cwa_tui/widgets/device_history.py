@@ -58,9 +58,12 @@ class _Chart:
     style: area_chart.Style
 
 
-def device_lines_wanted(devices: int, screen_height: int) -> int:
-    """Lines for so many devices on a screen: a quarter of it, a third for many; more where each would not have a line."""
-    share = screen_height // (4 if devices < 4 else 3) - (screen_height < 32)
+def device_lines_wanted(devices: int, screen_height: int, much_room: bool = False) -> int:
+    """Lines for so many devices on a screen: a quarter of it, a third for many devices or where there is `much_room`.
+
+    Each has a line in any case.
+    """
+    share = screen_height // (3 if much_room or devices > 3 else 4) - (screen_height < 32)
     return max(devices, min(share, 12 * max(1, devices - 1) + (devices > 1)))
 
 
