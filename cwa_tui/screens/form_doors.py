@@ -11,8 +11,7 @@ from cwa_engine.hub.sources import HubAccess, models_on_disk
 from cwa_engine.rows import Plan
 from cwa_engine.spec import RunSpec
 from cwa_tui.draft import Draft
-
-Say = Callable[[str], None]
+from cwa_tui.widgets.form_plan import MakePlan, Say
 
 
 async def _no_plan(spec: RunSpec, say: Say) -> Plan:
@@ -27,7 +26,7 @@ class FormDoors:
     """
 
     submit: Callable[[RunSpec, str, JobOptions], Awaitable[str]]
-    plan: Callable[[RunSpec, Say], Awaitable[Plan]] = _no_plan
+    plan: MakePlan = _no_plan
     keep: Callable[[Draft], None] = lambda draft: None
     copy: Callable[[str], None] = lambda command: None
     warm: Callable[[], Sequence[WarmModel]] = tuple

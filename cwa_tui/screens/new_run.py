@@ -12,14 +12,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
 from cwa_engine.hub.asking import ask_hub
-from cwa_engine.options import PLAN, option_fields
-from cwa_engine.rows import Plan
-from cwa_engine.spec import RunSpec
 from cwa_tui.draft import Checked, Draft, Problem, form_fields, sections
 from cwa_tui.model_choice import KnownModels, Room, Standing, model_choices
 from cwa_tui.screens.form_doors import FormDoors
@@ -70,9 +66,6 @@ class NewRunScreen(ModalScreen[str | None]):
         self._asked_to_start = False  # from then on an empty model is a mistake
         self._refused: tuple[Draft, str, Problem] | None = None  # what was refused, at which field, why
         self._starting = False
-        self._plan_asked = ""  # what the plan that is shown or being made depends on
-        self._planned: tuple[RunSpec, Plan] | None = None
-        self._pause: Timer | None = None
         self._looked_on_disk = asyncio.Event()
         self._here: FormField | None = None  # the field with the focus
         self._models = KnownModels(model_choices(doors.warm(), {}), doors.access, doors.host)
@@ -85,7 +78,7 @@ class NewRunScreen(ModalScreen[str | None]):
                     for number, section in enumerate(sections()):
                         yield FormSection(section, self._draft, folded=number > 0)
                 with FormScroll(id="form-side"):
-                    yield FormPlan(id="form-plan")
+                    yield FormPlan(self._doors.plan, self._doors.plan_after_s, id="form-plan")
                     yield FormCommand(id="form-command")
             yield Static(id="form-help")
             yield QuietStatic(id="form-problem")
@@ -97,7 +90,6 @@ class NewRunScreen(ModalScreen[str | None]):
                 yield Button("close esc", id="close", compact=True)
 
     def on_mount(self) -> None:
-        self.query_one(FormPlan).tell("^r asks what this run needs")
         self._look_at_draft()
         self._find_models()
 
@@ -165,7 +157,7 @@ class NewRunScreen(ModalScreen[str | None]):
                 if row.here:
                     self._suggest(row)
         self.query_one(FormCommand).show(self._command)
-        self._plan_later()
+        self.query_one(FormPlan).consider(self._checked.spec, self._verdict.standing is Standing.HERE)
 
     def _suggest(self, row: FormField) -> None:
         """Show what may be picked for what is typed into a field."""
@@ -262,44 +254,16 @@ class NewRunScreen(ModalScreen[str | None]):
 
     # plan
 
-    def _plan_later(self) -> None:
-        """Drop the plan that is being made if another one is needed; after a pause ask for it, if the model is here."""
-        spec, pause_s = self._checked.spec, self._doors.plan_after_s
-        key = _plan_key(spec) if spec else ""
-        if self._planned:
-            outdated = _plan_key(self._planned[0]) != key
-            self.query_one(FormPlan).show(self._planned[1], spec or self._planned[0], outdated)
-        if self._pause:
-            self._pause.stop()
-        if key == self._plan_asked:
-            return
-        self.workers.cancel_group(self, "plan")
-        self._plan_asked = _plan_key(self._planned[0]) if self._planned else ""
-        if spec and key != self._plan_asked and self._verdict.standing is Standing.HERE and pause_s is not None:
-            self._pause = self.set_timer(pause_s, self._plan)
-
-    def action_plan(self) -> None:
+    @work(exclusive=True, group="ask for a plan", exit_on_error=False)
+    async def action_plan(self) -> None:
         """Ask for the plan now."""
-        self._plan()
-
-    @work(exclusive=True, group="plan", exit_on_error=False)
-    async def _plan(self) -> None:
-        draft, spec, shown = self._draft, self._checked.spec, self.query_one(FormPlan)
+        draft, spec = self._draft, self._checked.spec
         if spec is None:
             self._show_mistakes()
-            return
-        self._plan_asked = _plan_key(spec)
-        if problem := await self._wrong_model():
+        elif problem := await self._wrong_model():
             self._refuse(draft, "model", problem)
-            return
-        try:
-            plan = await self._doors.plan(spec, shown.tell)
-        except Exception as error:
-            self._planned = None
-            shown.refuse(Problem.of(error))
         else:
-            self._planned = spec, plan
-            shown.show(plan, spec, outdated=False)
+            self.query_one(FormPlan).make(spec)
 
     # start, and what else the keys do
 
@@ -415,9 +379,3 @@ class NewRunScreen(ModalScreen[str | None]):
     def action_close(self) -> None:
         self._doors.keep(self._draft)
         self.dismiss(None)
-
-
-def _plan_key(spec: RunSpec) -> str:
-    """What a plan depends on."""
-    asked = {name for name, entry in option_fields(RunSpec).items() if PLAN in entry.option.commands}
-    return spec.model_dump_json(include=asked)

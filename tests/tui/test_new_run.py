@@ -25,11 +25,12 @@ from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp
 from cwa_tui.draft import Draft
-from cwa_tui.screens.form_doors import FormDoors, Say
+from cwa_tui.screens.form_doors import FormDoors
 from cwa_tui.screens.new_run import NewRunScreen
 from cwa_tui.screens.pick_model import PickModelScreen
 from cwa_tui.widgets.form_choice import ChoiceField
 from cwa_tui.widgets.form_field import FormField, field_id
+from cwa_tui.widgets.form_plan import Say
 from cwa_tui.widgets.form_section import FormSection, SectionTitle
 from cwa_tui.widgets.quiet_static import QuietStatic
 from tests.stand_in_hub import stand_in_hub
