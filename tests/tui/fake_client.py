@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from textual.app import App
+
 from cwa_daemon.protocol import (
     TERMINAL_STATES,
     DeviceMemory,
@@ -248,12 +250,12 @@ def app_on(daemon: FakeDaemon, preferences: PreferenceFile | None = None, ascii:
     return CwtoolApp(daemon.connect, clock=lambda: NOW, pace=QUICK, preferences=own, ascii=ascii)
 
 
-def screen_lines(app: CwtoolApp) -> list[str]:
+def screen_lines(app: App[Any]) -> list[str]:
     """What is on the screen, line by line."""
     return [strip.text for strip in app.screen._compositor.render_strips()]
 
 
-def screen_text(app: CwtoolApp) -> str:
+def screen_text(app: App[Any]) -> str:
     return "\n".join(screen_lines(app))
 
 
