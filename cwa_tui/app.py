@@ -15,6 +15,7 @@ from cwa_tui.notices import Endings, ending
 from cwa_tui.plan_job import made_plan
 from cwa_tui.preferences import PreferenceFile
 from cwa_tui.screens.base import StoreScreen
+from cwa_tui.screens.compare import CompareScreen
 from cwa_tui.screens.help import HelpScreen
 from cwa_tui.screens.home import HomeScreen
 from cwa_tui.screens.new_run import FormDoors, NewRunScreen
@@ -85,7 +86,7 @@ class CwtoolApp(TerminalApp):
         self.push_screen(WeightScreen(self.session, self.preferences, run_id, metric, place))
 
     def open_comparison(self, run_ids: Sequence[str]) -> None:
-        raise NotImplementedError
+        self.push_screen(CompareScreen(self.session, self.preferences, run_ids))
 
     def open_form(self, like: JobView | None) -> None:
         store, host = self.session.store, self._host

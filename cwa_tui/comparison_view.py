@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from cwa_engine.records.compared import ComparedRun, Comparison, RankingOverlap
 from cwa_engine.records.curves import MEDIAN, DamageLevel
 from cwa_engine.records.profiles import COMPONENT, DEPTH, ProfileShare
-from cwa_engine.rows import MATRICES
+from cwa_engine.rows import MATRICES, exp
 from cwa_tui import format as fmt
 from cwa_tui.columns import Column
 from cwa_tui.rows import TableRow
 
 ALL = "all ranked"
+_BARS = {1: 14, 2: 14, 3: 10, 4: 6}  # cells of a bar, by the number of runs beside each other
 INTERVAL = " interval"  # behind the key of a figure, of its 95 % interval
 
 
@@ -122,12 +123,12 @@ def damage_table(found: Comparison, metric: str, perturbation: str) -> ViewTable
     """The logarithm of the perplexity ratio by k: of each run's critical set, and of the worst draw of each control."""
     levels = [level for level in found.damage if (level.metric, level.perturbation) == (metric, perturbation)]
     runs = [run for run in found.runs if any(level.run == run.run for level in levels)]
-    columns = [Column("k", "k", 6, right=True), Column("selection", "selection", 14, most=24)]
-    for run in runs:
-        columns += [
-            Column(run.run, f"Δ {run.label}", 9, right=True),
-            Column(run.run + INTERVAL, "95 % interval", 18, optional=1),
-        ]
+    columns = [
+        Column("k", "k", max(len(f"{level.k:,}") for level in levels) if levels else 1, right=True),
+        Column("selection", "selection", 12, most=24, cut="middle"),
+        *(Column(run.run, f"Δ {run.label}"[-8:], 8, most=9, right=True) for run in runs),
+        *(Column(run.run + INTERVAL, f"95 % {run.label}", 18, most=22, optional=1) for run in runs),
+    ]
     rows = []
     for k in sorted({level.k for level in levels}):
         for selection in dict.fromkeys(level.selection for level in levels if level.k == k):
@@ -148,6 +149,43 @@ def _level_row(k: int, selection: str, here: Mapping[str, DamageLevel]) -> Table
         shown[run] = "collapsed" if level.collapsed else fmt.delta(level.log_ratio)
         shown[run + INTERVAL] = fmt.interval(level.low, level.high)
     return _row(f"{k} {selection}", values, shown, "bold" if selection == "critical" else "")
+
+
+def levels_table(found: Comparison, metric: str, perturbation: str) -> ViewTable:
+    """The same with a row for each run, which fits any number of runs; of controls the worst draw."""
+    columns = (
+        Column("k", "k", 6, right=True),
+        Column("selection", "selection", 14, most=24, cut="middle"),
+        Column("run", "run", 5, most=32, cut="start"),
+        Column("log_ratio", "Δ nats", 9, right=True),
+        Column("ratio", "perplexity", 10, right=True),
+        Column("interval", "95 % interval", 20),
+        Column("texts", "texts", 5, right=True, optional=1),
+        Column("bits_per_byte", "Δ bits/byte", 11, right=True, optional=2),
+    )
+    levels = [
+        level
+        for level in found.damage
+        if (level.metric, level.perturbation) == (metric, perturbation) and level.figure != MEDIAN
+    ]
+    order = {selection: place for place, selection in enumerate(dict.fromkeys(level.selection for level in levels))}
+    rows = []
+    for level in sorted(levels, key=lambda level: (level.k, order[level.selection])):
+        ratio = None if level.log_ratio is None else exp(level.log_ratio)
+        values = {
+            "k": level.k, "selection": level.selection, "run": found.label(level.run), "log_ratio": level.log_ratio,
+            "ratio": ratio, "interval": _ends(level), "texts": level.texts, "bits_per_byte": level.bits_per_byte,
+        }  # fmt: skip
+        shown = {
+            "k": f"{level.k:,}",
+            "log_ratio": "collapsed" if level.collapsed else fmt.delta(level.log_ratio),
+            "ratio": fmt.ratio(ratio),
+            "interval": fmt.interval(level.low, level.high),
+            "bits_per_byte": fmt.delta(level.bits_per_byte),
+        }
+        key = f"{level.k} {level.selection} {level.run}"
+        rows.append(_row(key, values, shown, "bold" if level.selection == "critical" else ""))
+    return ViewTable(f"damage by {perturbation}; of controls the worst draw", columns, tuple(rows))
 
 
 def _ends(level: DamageLevel) -> str:
@@ -186,7 +224,9 @@ def profile_table(found: Comparison, metric: str, by: str, k: int) -> ViewTable:
     """The share of each part of the model in each run's top k, and in all that was ranked."""
     rows_of = [row for row in found.shares if (row.metric, row.by, row.k) == (metric, by, k)]
     runs = [run for run in found.runs if any(row.run == run.run for row in rows_of)]
-    columns = [Column("part", by, 18, most=24), *(Column(run.run, run.label, 7, right=True) for run in runs)]
+    length = _BARS[len(runs)]
+    columns = [Column("part", by, 18)]
+    columns += [Column(run.run, run.label, 5 + length) for run in runs]
     columns += [
         Column(f"{run.run} {ALL}", label, 12, right=True, optional=2) for run, label in _populations(runs, rows_of)
     ]
@@ -199,7 +239,10 @@ def profile_table(found: Comparison, metric: str, by: str, k: int) -> ViewTable:
         shown: dict[str, str] = {}
         for run, row in here.items():
             values |= {run: row.share, f"{run} {ALL}": row.eligible}
-            shown |= {run: f"{row.share:.0%}", f"{run} {ALL}": "-" if row.eligible is None else f"{row.eligible:.2%}"}
+            shown |= {
+                run: f"{row.share:4.0%} {'█' * round(length * row.share)}",
+                f"{run} {ALL}": "-" if row.eligible is None else f"{row.eligible:.2%}",
+            }
         rows.append(_row(part, values, shown))
     return ViewTable(f"top {k:,} by {by}", tuple(columns), tuple(rows))
 
@@ -246,21 +289,3 @@ def _short(value: float | None) -> str:
 
 def _fixed(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def fitted(rows: Sequence[TableRow], columns: Sequence[Column]) -> list[Column]:
-    """The columns as wide as their cells are, or as they may become, for tables that are printed once."""
-    return [
-        replace(
-            column, width=max(len(column.label), *(min(len(cell), _most(column)) for cell in _cells(rows, column)), 1)
-        )
-        for column in columns
-    ]
-
-
-def _cells(rows: Sequence[TableRow], column: Column) -> list[str]:
-    return [row.cells.get(column.key, "") for row in rows]
-
-
-def _most(column: Column) -> int:
-    return column.most or 1000

@@ -50,8 +50,6 @@ _COLUMNS = {
     "interval": "95 % interval of the change, over the texts",
     "ratio": "perplexity over that of the intact model",
     "p": "(1 + draws that change the loss as much) / (1 + draws)",
-    "standard_error": "of an estimated score",
-    "fan_out": "how many weights read what it writes",
     # models and devices
     "device": "where it is kept",
     "dtype": "number format of the weights",

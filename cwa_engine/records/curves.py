@@ -112,7 +112,7 @@ def damage_differences(
     first: RunReport, second: RunReport, metric: str | None = None, k: int | None = None
 ) -> Iterator[DamageDifference]:
     """Critical sets of the same metric, perturbation and k, where both runs measured the same texts in the same way."""
-    if other_measuring(first, second) or not (first.damage and second.damage):
+    if other_measuring(first, second) or not (first.summary.damage and second.summary.damage):
         return
     (intact, cases), (intact_other, others) = (_critical_losses(report) for report in (first, second))
     if not np.array_equal(intact.tokens, intact_other.tokens):

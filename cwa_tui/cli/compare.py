@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +17,8 @@ if TYPE_CHECKING:
     from cwa_daemon.client import Client
     from cwa_engine.records.compared import Comparison
     from cwa_engine.records.run_report import RunReport
-    from cwa_tui.columns import Column
+    from cwa_tui.cli.lines import LineTable
     from cwa_tui.comparison_view import ViewTable
-    from cwa_tui.rows import TableRow
 
 app = typer.Typer()
 Runs = Annotated[
@@ -86,9 +84,9 @@ def comparison_report(found: Comparison) -> RenderableType:
     for metric in view.metrics_of(found):
         parts += ["", words(view.ranking_name(metric), "bold underline")]
         tables = [view.overlaps_table(found, metric)]
-        tables += [view.damage_table(found, metric, name) for name in view.perturbations_of(found, metric)]
+        tables += [view.levels_table(found, metric, name) for name in view.perturbations_of(found, metric)]
         tables += [view.paired_table(found, metric), *view.profile_tables(found, metric)]
-        parts += [_table(table) for table in tables if table.rows]
+        parts += [part for table in tables if table.rows for part in (_table(table), "")]
     return Group(*parts, *(Text(note, style="dim") for note in _NOTES))
 
 
@@ -113,52 +111,22 @@ def _listed(sentence: str) -> RenderableType:
     return Padding(line, (0, 0, 0, 1))
 
 
-def _table(table: ViewTable) -> RenderableType:
-    """The table with the columns that fit."""
-    import shutil
-    import sys
+def _table(table: ViewTable) -> LineTable:
+    """The table with one line a row, in the width that there is."""
+    from cwa_tui.cli.lines import Field, LineTable, Row
 
-    from rich.table import Table
-
-    from cwa_tui.cli.tables import TABLE
-    from cwa_tui.columns import fit
-    from cwa_tui.comparison_view import INTERVAL, fitted
-    from cwa_tui.visible import words
-
-    room = (shutil.get_terminal_size().columns if sys.stdout.isatty() else 200) - 2  # for the frame
-    rows, columns = table.rows, fitted(table.rows, table.columns)
-    widths = fit(columns, room)
-    intervals = [column.key for column in columns if column.key.endswith(INTERVAL)]
-    if not all(key in widths for key in intervals):  # below the figure then, of every run alike
-        rows = [_folded(row, intervals) for row in rows]
-        columns = [column for column in columns if column.key not in intervals]
-        widths = fit(columns, room)
-    shown = [column for column in columns if column.key in widths]
-    printed = Table(title=table.title, **TABLE)
-    for column in shown:
-        printed.add_column(words(column.label), justify="right" if column.right else "left", overflow="fold")
-    for row in rows:
-        cells = ("\n".join(_shortened(row.cells.get(c.key, ""), c)) for c in shown)
-        printed.add_row(*map(words, cells), style=row.style)
-    return printed
-
-
-def _folded(row: TableRow, intervals: Sequence[str]) -> TableRow:
-    """The row with each interval below its figure."""
-    from dataclasses import replace
-
-    from cwa_tui.comparison_view import INTERVAL
-
-    cells = dict(row.cells)
-    for key in intervals:
-        if interval := cells.pop(key, "").strip("-"):
-            cells[key.removesuffix(INTERVAL)] += f"\n{interval}"
-    return replace(row, cells=cells)
-
-
-def _shortened(text: str, column: Column) -> list[str]:
-    """The lines of a cell, cut as the column says where they are longer than it may become."""
-    from cwa_tui.columns import shorten
-
-    first, *below = text.split("\n")
-    return [shorten(first, max(column.width, column.most), column.cut), *below]
+    fields = [
+        Field(
+            column.label or " ",
+            least=min(column.width, 10) if column.most else 0,
+            cut=column.cut,
+            optional=column.optional,
+            right=column.right,
+        )
+        for column in table.columns
+    ]
+    rows = []
+    for row in table.rows:
+        cells = {column.label or " ": row.cells.get(column.key, "") for column in table.columns}
+        rows.append(Row(cells, dict.fromkeys(cells, row.style)))
+    return LineTable(fields, rows, title=table.title)

@@ -63,7 +63,8 @@ class RunOptions(TyperCommand):
         """What was typed, with the model that stands alone, over what the file says. Raises InvalidInput without a model."""
         if alone is not None and given.setdefault("model", [alone]) != [alone]:
             raise InvalidInput(
-                f"two models are given: {alone} and {given['model'][0]}", hint="a run has one model; give one of them"
+                f"two models are given: {alone} and {given['model'][0]}",
+                hint="a run has one model; give one of them",
             )
         if config is not None:
             from cwa_tui.cli.config_file import read_config

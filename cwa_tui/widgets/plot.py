@@ -83,7 +83,7 @@ class LossAxis(NumericAxisFormatter):
         return [step * number for number in range(math.ceil(min_ / step), math.floor(max_ / step) + 1)]
 
     def get_labels_for_ticks(self, ticks: Sequence[float]) -> list[str]:
-        return [f"{float(tick):+.3g} {ratio_of(tick)}" for tick in ticks]
+        return [f"{round(float(tick), 12) + 0.0:+.3g} {ratio_of(tick)}" for tick in ticks]
 
 
 def ratio_of(delta: float) -> str:

@@ -30,10 +30,10 @@ def greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-@pytest.fixture(params=LOOKS, ids=lambda param: "-".join(param))
+@pytest.fixture(params=LOOKS, ids="-".join)
 def app(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CwtoolApp:
     """The app at one size and in one look, with a run that is half measured and one in every other state."""
-    size, look = request.param
+    look = request.param[1]
     if look == "no-colour":
         monkeypatch.setenv("NO_COLOR", "1")
     return app_on(half_measured(), ascii=look == "ascii")
