@@ -168,9 +168,9 @@ class KnownModels:
         return next((c for c in self.choices if c.name.lower() in wanted or c.hub_id.lower() in wanted), None)
 
     def near(self, typed: str, limit: int = 5) -> tuple[str, ...]:
-        """Names that hold what is typed, then names that look like it."""
+        """Names that hold what is typed, then names that look like it. Nothing is near a path."""
         name = typed.strip().partition("@")[0].rstrip("/")
-        if not name:
+        if not name or name.startswith(("/", ".", "~")):
             return ()
         names = [choice.name for choice in self.choices if name.lower() in choice.name.lower()]
         names += near_names(name, [choice.name for choice in self.choices])

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from cwa_daemon.protocol import JobView
-from cwa_engine.base.errors import RunFailed
+from cwa_engine.base.errors import CwaError, RunFailed
 from cwa_engine.base.events import Planned
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.rows import Plan
@@ -34,7 +34,17 @@ async def made_plan(client: PlanClient, spec: RunSpec, say: Callable[[str], None
     Raises what the planning raises, such as ModelNotFound.
     """
     say("asking the daemon")
-    run_id = await client.plan(spec, command)
+    asking = asyncio.ensure_future(client.plan(spec, command))
+    try:
+        run_id = await asyncio.shield(asking)  # cancelled while it is asked, it is queued all the same
+        return await _watched(client, run_id, say)
+    except asyncio.CancelledError:
+        with contextlib.suppress(CwaError):  # the daemon may be gone, and nobody waits for this plan any more
+            await client.cancel(await asking)
+        raise
+
+
+async def _watched(client: PlanClient, run_id: str, say: Callable[[str], None]) -> Plan:
     planning = asyncio.ensure_future(_planned(client, run_id))
     try:
         while not planning.done():
@@ -42,10 +52,6 @@ async def made_plan(client: PlanClient, spec: RunSpec, say: Callable[[str], None
             if not planning.done():
                 say(_in_words(await client.job(run_id)))
         return planning.result()
-    except asyncio.CancelledError:
-        with contextlib.suppress(Exception):  # the daemon may be gone; nobody waits for this plan any more
-            await client.cancel(run_id)
-        raise
     finally:
         planning.cancel()
         await asyncio.gather(planning, return_exceptions=True)
@@ -65,8 +71,8 @@ async def _planned(client: PlanClient, run_id: str) -> Plan:
 
 
 def _in_words(job: JobView) -> str:
-    if waits_for := getattr(job, "waits_for", ""):
-        return f"waits for {waits_for}"
+    if job.waits_for:
+        return f"waits: {job.waits_for}"
     if job.progress:
         return fmt.progress(job.progress.stage, job.progress.done, job.progress.total, 30, job.progress.unit)
     return "is being made" if job.state == "running" else job.state

@@ -52,7 +52,7 @@ class Pace:
 
     poll_s: float = 1.0  # between two requests for jobs and memory
     retry_s: float = 2.0  # between two attempts to reach a daemon that is gone
-    patience_s: float = 3.0  # for an answer; the daemon answers within milliseconds unless it hangs
+    patience_s: float = 10.0  # for an answer: the end of a daemon is known at once, and a machine may be busy
     redraw_s: float = 0.25
     settle_s: float = 0.1  # a cursor that runs down the list does not subscribe to every run it passes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from cwa_daemon.protocol import StageProgress
@@ -36,10 +35,3 @@ def pace_after(pace: StagePace | None, at: StageProgress | Progress, now: float)
     if pace is None or pace.stage != at.stage or pace.total != at.total or at.done < pace.latest_done:
         return StagePace(at.stage, now, at.done, now, at.done, at.total)
     return pace if at.done == pace.latest_done else replace(pace, latest_at=now, latest_done=at.done)
-
-
-def paces_after(
-    paces: Mapping[str, StagePace], running: Mapping[str, StageProgress], now: float
-) -> dict[str, StagePace]:
-    """The pace of each job that runs, by run id; those of jobs that ended are forgotten."""
-    return {run_id: pace_after(paces.get(run_id), at, now) for run_id, at in running.items()}

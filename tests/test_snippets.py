@@ -45,7 +45,7 @@ PREFACES: dict[str, str] = {}
 RUN_UNTIL_THE_DAEMON = {"run", "ablate", "plan", "load"}
 OPTIONS_OF_OTHER_PROGRAMS = {"--check", "--now", "--to", "--user"}  # sha256sum, systemctl, ssconvert
 HELP = {"-h", "--help"}  # of every command
-NO_COMMANDS = {"cwtool X", "cwtool X --help"}  # messages in which X stands for any command
+NO_COMMANDS = {"cwtool X", "cwtool X --help", "cwtool X gpt2"}  # messages in which X stands for any command
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,7 @@ def unknown_word(words: list[str]) -> str | None:
     command, rest = full_command(), iter(words)
     for word in rest:
         if word.startswith("-") and word not in HELP:
+            command = getattr(command, "commands", {}).get("list", command)  # options without a command are the list's
             option = options_of(command).get(word.partition("=")[0])
             if option is None:
                 return word

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cwa_daemon import protocol
 from cwa_daemon.base.settings import Settings
-from cwa_daemon.client import fetching, listing
+from cwa_daemon.client import fetching, listing, reading
 from cwa_daemon.client.answers import Result, Stopped
 from cwa_daemon.client.connection import Connection
 from cwa_daemon.client.fetching import RunFiles
@@ -27,9 +29,12 @@ from cwa_daemon.protocol import (
 from cwa_engine.base.errors import InvalidInput, OutputError
 from cwa_engine.base.files import check_output, fetch_folder
 from cwa_engine.base.plain import JsonMap
-from cwa_engine.records.checksums import altered_error, check_run
+from cwa_engine.records.checksums import MANIFEST, altered_error, check_run
 from cwa_engine.records.output import claim_output, copy_run
 from cwa_engine.spec import RunSpec
+
+if TYPE_CHECKING:
+    from cwa_engine.records.run_report import RunReport
 
 
 class AsyncClient:
@@ -198,7 +203,23 @@ class AsyncClient:
 
     async def manifest(self, run_id: str) -> JsonMap:
         """The manifest of a finished run: all that is needed to run it again. Raises NotFound and Altered."""
-        return await fetching.manifest(run_id, self._request)
+        return dict(json.loads(await self.read_file(run_id, MANIFEST)))
+
+    async def read_file(self, run_id: str, name: str) -> bytes:
+        """A file of a finished run, read in pieces: what the run wrote, by its hash and by the fingerprint its daemon has.
+
+        Raises NotFound, and Altered for a file that is not what the run wrote.
+        """
+        return await (await reading.open_reader(run_id, self._request)).read(name)
+
+    async def report(self, run_id: str, read_more: reading.ReadMore = reading.refuse) -> RunReport:
+        """What the files of a finished run say, typed. Raises NotFound and Altered.
+
+        Rankings and the losses of every text may be large: `topk_*.csv` and `evaluation.csv` are not read, and asking the
+        report for them raises InvalidInput; `read_file` gives them.
+        """
+        reader = await reading.open_reader(run_id, self._request)
+        return await reading.report_of(reader, read_more, None if self.settings.host else reader.folder)
 
     async def check(self, run_id: str) -> RunFiles:
         """The files of a finished run, and whether they are what it wrote. Raises NotFound."""
@@ -236,9 +257,12 @@ class AsyncClient:
         """The daemon, its warm models, workers and memory."""
         return StatusView.model_validate((await self._request("status"))["status"])
 
-    async def telemetry(self) -> list[Sample]:
-        """What devices and processes used in the last minutes, oldest first."""
-        return [Sample.model_validate(sample) for sample in (await self._request("telemetry"))["samples"]]
+    async def telemetry(self, after: float = 0.0) -> list[Sample]:
+        """What devices and processes used in the last minutes, oldest first, later than `after`, seconds since the epoch."""
+        if self._connection.minor < protocol.LATER_SAMPLES_SINCE:  # such a daemon tells everything
+            samples = (await self._request("telemetry"))["samples"]
+            return [Sample.model_validate(sample) for sample in samples if sample["time"] > after]
+        return [Sample.model_validate(sample) for sample in (await self._request("telemetry", after=after))["samples"]]
 
     async def unload(self, model: str) -> list[str]:
         """Drop a warm model; gives the names that were dropped. Raises NotFound where it is not warm."""

@@ -27,6 +27,7 @@ class Connection:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.daemon_version = ""
+        self.minor = 0  # version of the protocol that the daemon speaks
         self.ended = asyncio.Event()  # set while the connection has ended, and no daemon was greeted since
         self.greetings = 0  # one more each time a daemon began anew behind the same socket
         self._ids = itertools.count(1)
@@ -86,7 +87,7 @@ class Connection:
 
     async def _greet(self, timeout_s: float) -> None:
         hello = await self._ask("hello", timeout_s, **_HELLO)
-        self.daemon_version = hello["version"]
+        self.daemon_version, self.minor = hello["version"], hello.get("minor", 0)
         self.greetings += 1
         self.ended.clear()
 
@@ -138,6 +139,8 @@ class Connection:
         frame = self._frame(op, **fields)
         while True:
             await self._link.ready()
+            if self._socket.closed:
+                raise DaemonUnreachable(f"the connection to the daemon ({self.where}) was closed", hint="ask again")
             try:
                 await self._socket.send(frame, zmq.DONTWAIT)
             except zmq.Again:  # the connection has just ended, or nobody reads from it

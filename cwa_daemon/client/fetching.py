@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from cwa_daemon.protocol import PIECE_BYTES
 from cwa_engine.base.errors import VersionMismatch
 from cwa_engine.base.plain import JsonMap
-from cwa_engine.records.checksums import MANIFEST, SUMS, Check, altered_error
+from cwa_engine.records.checksums import Check
 
 Ask = Callable[..., Awaitable[JsonMap]]
 
@@ -25,15 +24,6 @@ class RunFiles:
     fingerprint: str | None  # as the job database has it
 
 
-async def manifest(run_id: str, ask: Ask) -> JsonMap:
-    """The manifest of a finished run. Raises NotFound, and Altered where it is not what the run wrote."""
-    listed = await ask("files", run_id=run_id)
-    altered = listed.get("check", {}).get("altered", {})  # older daemons do not look
-    if MANIFEST in altered or SUMS in altered:
-        raise altered_error(listed["run_id"], altered)
-    return dict(json.loads(b"".join([piece async for piece in _pieces(listed["run_id"], MANIFEST, ask)])))
-
-
 async def download(run_id: str, folder: Path, ask: Ask) -> tuple[str, str | None]:
     """Write every file of a finished run into an empty folder, altered ones too; gives the whole run id and its fingerprint.
 
@@ -43,8 +33,8 @@ async def download(run_id: str, folder: Path, ask: Ask) -> tuple[str, str | None
     whole_id = str(listed["run_id"])
     for name in listed["files"]:
         with (folder / name).open("xb") as file:
-            async for piece in _pieces(whole_id, name, ask):
-                file.write(piece)
+            async for piece in pieces(whole_id, name, ask):
+                file.write(piece["data"])
     return whole_id, listed.get("fingerprint")  # older daemons keep none
 
 
@@ -61,11 +51,12 @@ async def check(run_id: str, ask: Ask) -> RunFiles:
     return RunFiles(str(listed["run_id"]), Path(listed["folder"]), found, listed["fingerprint"])
 
 
-async def _pieces(run_id: str, name: str, ask: Ask) -> AsyncIterator[bytes]:
+async def pieces(run_id: str, name: str, ask: Ask) -> AsyncIterator[JsonMap]:
+    """The replies that have the pieces of a file as their `data`, in order. Raises NotFound."""
     offset, last = 0, False
     while not last:
         reply = await ask("file", run_id=run_id, name=name, offset=offset)
         run_id = reply["run_id"]  # "latest" may be another one in a moment
         offset += len(reply["data"])
         last = len(reply["data"]) < PIECE_BYTES
-        yield reply["data"]
+        yield reply

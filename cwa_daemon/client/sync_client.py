@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.client.answers import Result, Stopped
@@ -14,7 +14,12 @@ from cwa_daemon.client.fetching import RunFiles
 from cwa_daemon.client.loop_thread import LoopThread
 from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Pruned, Sample, StatusView
 from cwa_engine.base.plain import JsonMap
+from cwa_engine.records.checksums import read_checked
 from cwa_engine.spec import RunSpec
+
+if TYPE_CHECKING:
+    from cwa_daemon.client.reading import RunReader
+    from cwa_engine.records.run_report import RunReport
 
 T = TypeVar("T")
 
@@ -117,8 +122,8 @@ class Client:
     def prune(self, older_than_s: float, with_results: bool = False, dry_run: bool = False) -> Pruned:
         return self._run(self._client.prune(older_than_s, with_results, dry_run))
 
-    def telemetry(self) -> list[Sample]:
-        return self._run(self._client.telemetry())
+    def telemetry(self, after: float = 0.0) -> list[Sample]:
+        return self._run(self._client.telemetry(after))
 
     def follow(self, run_id: str, after_seq: int = 0) -> Iterator[JsonMap]:
         """Events as `AsyncClient.follow` gives them. A Ctrl-C raises KeyboardInterrupt here; the connection stays usable."""
@@ -139,6 +144,23 @@ class Client:
 
     def manifest(self, run_id: str) -> JsonMap:
         return self._run(self._client.manifest(run_id))
+
+    def read_file(self, run_id: str, name: str) -> bytes:
+        return self._run(self._client.read_file(run_id, name))
+
+    def report(self, run_id: str) -> RunReport:
+        """What the files of a finished run say, typed; rankings and losses are read when they are first asked for.
+
+        Those of a run on another machine come from its daemon, so the client is to be open then. Raises NotFound, Altered.
+
+            print(client.report("latest").verdicts)
+        """
+        return self._run(self._client.report(run_id, self._read_more))
+
+    def _read_more(self, reader: RunReader, name: str) -> bytes:
+        if self.host is None:
+            return read_checked(reader.folder, name, reader.fingerprint)
+        return self._run(reader.read(name))
 
     def download(self, run_id: str, folder: Path) -> tuple[str, str | None]:
         return self._run(self._client.download(run_id, folder))

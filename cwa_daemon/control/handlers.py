@@ -254,7 +254,8 @@ async def list_files(service: Service, caller: Caller, request: protocol.ListFil
 async def get_file(service: Service, caller: Caller, request: protocol.GetFile) -> Reply:
     folder = _finished(service, request.run_id)
     data = await asyncio.to_thread(read_piece, folder, request.name, request.offset, protocol.PIECE_BYTES)
-    return {"run_id": folder.name, "data": data}
+    known = {"folder": str(folder), "fingerprint": service.store.fingerprint(folder.name)} if not request.offset else {}
+    return {"run_id": folder.name, "data": data, **known}
 
 
 @handles(protocol.Shutdown)

@@ -254,7 +254,7 @@ class ListFiles(Request):
 
 
 class GetFile(Request):
-    """A piece of a file of a finished run, at most PIECE_BYTES from `offset` on."""
+    """A piece of a file of a finished run, at most PIECE_BYTES from `offset` on; with the first one the run's fingerprint."""
 
     op: Literal["file"] = "file"
     run_id: str

@@ -62,9 +62,33 @@ def read_checked(folder: Path, name: str, fingerprint: str | None = None) -> byt
         written, _ = _written(folder, fingerprint)
     except _Unfit as unfit:
         raise altered_error(folder.name, {SUMS: str(unfit)}) from unfit
-    if written.get(name, _sha256(content)) != _sha256(content):
-        raise altered_error(folder.name, {name: CHANGED})
+    _compare(folder.name, name, content, written)
     return content
+
+
+@dataclass(frozen=True)
+class WrittenHashes:
+    """What the hashes of a run's files were when it wrote them, for files that come from elsewhere one by one."""
+
+    run_id: str
+    hashes: Mapping[str, str]  # file name -> sha256
+
+    def compare(self, name: str, content: bytes) -> None:
+        """Raises Altered for a file that is not what the run wrote, as far as that can be known."""
+        _compare(self.run_id, name, content, self.hashes)
+
+
+def written_hashes(run_id: str, sums: bytes | None, manifest: bytes, fingerprint: str | None) -> WrittenHashes:
+    """By the content of SHA256SUMS, None where there is none, and of the manifest. Raises Altered."""
+    try:
+        return WrittenHashes(run_id, _hashes(sums, manifest, fingerprint)[0])
+    except _Unfit as unfit:
+        raise altered_error(run_id, {SUMS: str(unfit)}) from unfit
+
+
+def _compare(run: str, name: str, content: bytes, written: Mapping[str, str]) -> None:
+    if written.get(name, _sha256(content)) != _sha256(content):
+        raise altered_error(run, {name: CHANGED})
 
 
 def check_run(folder: Path, fingerprint: str | None = None) -> Check:
@@ -123,29 +147,43 @@ class _Unfit(Exception):
 def _written(folder: Path, fingerprint: str | None) -> tuple[dict[str, str], bool]:
     """(file name -> sha256 when it was written, whether that is of every file). Raises _Unfit."""
     try:
-        content = (folder / SUMS).read_bytes()
+        sums, manifest = (folder / SUMS).read_bytes(), b""
     except FileNotFoundError:
-        tables, promised = _tables(folder)
-        if promised or fingerprint:
-            raise _Unfit(MISSING) from None
-        return tables, False
+        sums, manifest = None, _read_if_there(folder / MANIFEST)
     except OSError as error:
         raise _Unfit(f"not readable: {error.strerror}") from error
-    if fingerprint and _sha256(content) != fingerprint:
+    return _hashes(sums, manifest, fingerprint)
+
+
+def _hashes(sums: bytes | None, manifest: bytes, fingerprint: str | None) -> tuple[dict[str, str], bool]:
+    """The same, by the content of SHA256SUMS, or without one by that of the manifest."""
+    if sums is None:
+        tables, promised = _tables(manifest)
+        if promised or fingerprint:
+            raise _Unfit(MISSING)
+        return tables, False
+    if fingerprint and _sha256(sums) != fingerprint:
         raise _Unfit(OTHER_FINGERPRINT)
-    lines = [_LINE.fullmatch(line) for line in content.decode("utf-8", "replace").splitlines()]
+    lines = [_LINE.fullmatch(line) for line in sums.decode("utf-8", "replace").splitlines()]
     found = {line[2]: line[1] for line in lines if line}
     if len(found) < len(lines) or MANIFEST not in found:
         raise _Unfit(UNREADABLE)
     return found, True
 
 
-def _tables(folder: Path) -> tuple[dict[str, str], bool]:
-    """(hashes of tables by the manifest, whether it says that there is a SHA256SUMS); of a broken one nothing."""
+def _read_if_there(path: Path) -> bytes:
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _tables(content: bytes) -> tuple[dict[str, str], bool]:
+    """(hashes of tables by a manifest, whether it says that there is a SHA256SUMS); of a broken one nothing."""
+    try:
+        manifest = json.loads(content)
         return {str(name): str(digest) for name, digest in manifest["tables"].items()}, manifest.get("sums") == SUMS
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # reading the manifest itself says what is wrong
+    except (ValueError, KeyError, TypeError, AttributeError):  # reading the manifest itself says what is wrong
         return {}, False
 
 

@@ -43,12 +43,12 @@ class LazyGroup(TyperGroup):
         self.commands = _LoadedCommands({entry.name: entry for entry in self.ENTRIES})
         self._listed = {entry.name: entry.listed() for entry in self.ENTRIES}
 
-    def main(self, *args: Any, standalone_mode: bool = True, **given: Any) -> Any:
+    def main(self, *args: Any, **given: Any) -> Any:
         """Run a command line and end the process with its exit code. Raises InvalidInput for one that makes no sense."""
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **given)
+        if not given.get("standalone_mode", True):
+            return super().main(*args, **given)
         try:
-            code = super().main(*args, standalone_mode=False, **given)
+            code = super().main(*args, **{**given, "standalone_mode": False})
         except USAGE_ERROR as error:
             if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
                 error.show()

@@ -48,7 +48,8 @@ def _meant(context: Any, unknown: str, help_command: str) -> str:
         return instead
     if (top := _top(context)) is not context and unknown in (of_all := _flags(top.command)):
         command = " ".join(context.command_path.split()[1:]).removesuffix(" list")
-        return f"write it before the command: `cwtool {unknown}{' NAME' if of_all[unknown] else ''} {command} ...`"
+        value = " NAME" if of_all[unknown] else ""
+        return f"write it before the command: cwtool {unknown}{value} {command} ..."
     if takes_model := "model" in meanings(unknown) and [p for p in context.command.params if p.name == "model"]:
         return f"the model stands alone: `{context.command_path} {takes_model[0].metavar or 'MODEL'}`"
     by_word = {name.lstrip("-"): name for name in own}

@@ -64,7 +64,8 @@ class StoreScreen(Screen[None]):
         self.set_interval(self.session.pace.redraw_s, self._draw_if_changed)
 
     def on_screen_resume(self) -> None:
-        self._draw_if_changed()
+        if self.is_mounted:  # it is told so before it has widgets, too
+            self._draw_if_changed()
 
     def redraw(self) -> None:
         """Show the store now, for what is chosen on this screen has changed."""

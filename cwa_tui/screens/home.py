@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -26,7 +25,6 @@ from cwa_tui.followed_run import FollowedRun
 from cwa_tui.job_facts import newest
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.screens.confirm import ConfirmScreen
-from cwa_tui.stage_pace import StagePace, paces_after
 from cwa_tui.state import ConnectionState
 from cwa_tui.widgets.active_jobs import ActiveJobs
 from cwa_tui.widgets.banner import Banner
@@ -54,8 +52,6 @@ class HomeScreen(StoreScreen):
         Binding("2", "focus('#models-table')", "Warm models", show=False),
     ]
     changing_keys = (*StoreScreen.changing_keys, "unload", "compare")
-
-    _paces: Mapping[str, StagePace] = {}
 
     def compose(self) -> ComposeResult:
         yield StatusLine(id="status")
@@ -102,8 +98,8 @@ class HomeScreen(StoreScreen):
         self.query_one(Banner).show_connection(store.connection, answered_at)
         self.set_class(lost, "-lost")
         self._draw_devices(lost)
-        self._draw_active(lost)
         self._draw_models(lost)
+        self._draw_active(lost)
         self._fit_middle()
         self._draw_jobs(lost)
 
@@ -121,11 +117,10 @@ class HomeScreen(StoreScreen):
         followed = [job.run_id for job in running][:MOST_FOLLOWED]
         selected = store.job_list.selected
         self.session.watch(self, [*followed, selected] if selected and self._is_wide else followed)
-        self._paces = paces_after(self._paces, {job.run_id: job.progress for job in running if job.progress}, now)
         runs = {job.run_id: store.followed_run(job.run_id) for job in running[:MOST_FOLLOWED]}
-        height = max(3, self.size.height // 5)
+        height = max(5, self._models_lines) if self._is_wide else max(3, self.size.height // 6)
         more = max(0, store.active.total - len(jobs))
-        self.query_one(ActiveJobs).show_active(jobs, more, runs, self._paces, now, height, lost)
+        self.query_one(ActiveJobs).show_active(jobs, more, runs, now, height, lost)
 
     def _draw_models(self, lost: bool) -> None:
         store, table = self.store, self.query_one(ModelsTable)
@@ -135,9 +130,12 @@ class HomeScreen(StoreScreen):
 
     def _fit_middle(self) -> None:
         """Side by side, both are as high as the one that has more to say."""
-        models = self.query_one(ModelsTable).line_count + self.query_one(MemoryBars).line_count
-        lines = max(self.query_one(ActiveJobs).line_count, models)
+        lines = max(self.query_one(ActiveJobs).line_count, self._models_lines)
         self.query_one("#middle").styles.height = lines + 2 if self._is_wide else "auto"
+
+    @property
+    def _models_lines(self) -> int:
+        return self.query_one(ModelsTable).line_count + self.query_one(MemoryBars).line_count
 
     def _draw_jobs(self, lost: bool) -> None:
         store, now, table = self.store, self.store.now(), self.query_one(JobsTable)

@@ -61,6 +61,7 @@ class RunScreen(StoreScreen):
         #damage-pane { height: 2fr; }
         #run-log, #answers { height: 1fr; display: none; }
         #run-log.-chosen, #answers.-chosen { display: block; }
+        #run-right.-answers #damage-pane { display: none; }
     }
     RunScreen.-narrow {
         #run-left, #run-right, #topk, #profile, #damage-pane, #run-log, #answers { display: none; height: 1fr; }
@@ -178,7 +179,8 @@ class RunScreen(StoreScreen):
         )
 
     def on_resize(self) -> None:
-        self._share_room()
+        if self.is_mounted:
+            self._share_room()
 
     def _share_room(self) -> None:
         """Give tables the lines they need, up to a part of what there is; charts and bars take the rest."""
@@ -207,6 +209,7 @@ class RunScreen(StoreScreen):
         if pane in ("run-log", "answers"):  # a wide terminal shows one of them
             for name in ("run-log", "answers"):
                 self.query_one(f"#{name}").set_class(name == pane, "-chosen")
+        self.query_one("#run-right").set_class(pane == "answers", "-answers")  # they need all of it
 
     def action_pane(self, pane: str) -> None:
         """Show a pane and move the focus there."""

@@ -250,7 +250,8 @@ class WeightScreen(StoreScreen):
             return
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self.redraw)
+        if self.is_mounted:
+            self.call_after_refresh(self.redraw)
 
     # keys
 
@@ -268,7 +269,7 @@ class WeightScreen(StoreScreen):
 
     def _command(self, selected: SelectedRun, weight: TopWeight) -> str:
         spec = self._spec(selected)
-        return command_of(_alone(spec, weight.target)) if spec else ""
+        return command_of(alone_spec(spec, weight.target)) if spec else ""
 
     def action_copy_command(self) -> None:
         if weight := self.weight:
@@ -290,7 +291,7 @@ class WeightScreen(StoreScreen):
         return super().check_action(action, parameters)
 
 
-def _alone(spec: RunSpec, target: str) -> RunSpec:
+def alone_spec(spec: RunSpec, target: str) -> RunSpec:
     """The spec of a run that damages this one, and asks nothing that needs a ranking."""
     fields = spec.model_dump()
     ranking = ("metrics", "topk", "structure", "scope", "matrices", "probes", "candidates", "critical_set", "iterate")

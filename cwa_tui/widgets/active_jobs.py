@@ -11,7 +11,6 @@ from cwa_engine.rows import DamagePoint
 from cwa_tui import format as fmt
 from cwa_tui.followed_run import FollowedRun
 from cwa_tui.job_facts import asked_for
-from cwa_tui.stage_pace import StagePace
 from cwa_tui.visible import words
 from cwa_tui.widgets.quiet_lines import QuietLines
 
@@ -27,20 +26,18 @@ class ActiveJobs(QuietLines):
         jobs: Sequence[JobView],
         more: int,
         runs: Mapping[str, FollowedRun],
-        paces: Mapping[str, StagePace],
         now: float,
         height: int,
         last_known: bool = False,
     ) -> None:
         """`more` wait beside those given; `height` is the most lines there are."""
-        self.say(active_lines(jobs, more, runs, paces, now, self.content_size.width, height), last_known)
+        self.say(active_lines(jobs, more, runs, now, self.content_size.width, height), last_known)
 
 
 def active_lines(
     jobs: Sequence[JobView],
     more: int,
     runs: Mapping[str, FollowedRun],
-    paces: Mapping[str, StagePace],
     now: float,
     width: int,
     height: int,
@@ -53,7 +50,7 @@ def active_lines(
     waiting = [job for job in jobs if job.state != "running"]
     if not jobs:
         return [Text(_IDLE, "dim")]
-    lines = [line for job in running for line in _running(job, runs.get(job.run_id), paces.get(job.run_id), now, width)]
+    lines = [line for job in running for line in _running(job, runs.get(job.run_id), now, width)]
     room = height - len(lines)
     shown = waiting if len(waiting) <= room and not more else waiting[: max(0, room - 1)]
     lines += [_waiting(job, now) for job in shown]
@@ -62,7 +59,7 @@ def active_lines(
     return lines[: max(0, height)]
 
 
-def _running(job: JobView, run: FollowedRun | None, pace: StagePace | None, now: float, width: int) -> list[Text]:
+def _running(job: JobView, run: FollowedRun | None, now: float, width: int) -> list[Text]:
     at = job.progress
     first = _head(job)
     first.append(f"  {fmt.clock(job.took_s(now))}", "bold")
@@ -72,7 +69,8 @@ def _running(job: JobView, run: FollowedRun | None, pace: StagePace | None, now:
     found = _found(run) if run else ""
     second = Text("  ")
     if at is not None:
-        left = pace.seconds_left(now) if pace else None
+        stage_time = run.stages.get(at.stage) if run else None
+        left = stage_time.left(now) if stage_time else None
         foretold = f"  about {fmt.clock(left)} left" if left is not None else ""
         room = width - 2 - len(foretold) - (len(found) + 2 if found else 0)
         second.append(fmt.progress(at.stage, at.done, at.total, max(room, 20), at.unit, _BAR_CELLS), "cyan")

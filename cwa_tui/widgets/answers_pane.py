@@ -29,15 +29,16 @@ class AnswersPane(VerticalScroll):
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
         self.border_title = "answers"
+        self._text = Static(id="answers-text")
         self._drawn: tuple[RunReport | None, str] | None = None
 
     def compose(self) -> ComposeResult:
-        yield Static(id="answers-text")
+        yield self._text
 
     def show_report(self, report: RunReport | None, nothing: str) -> None:
         if self._drawn is None or self._drawn[0] is not report or self._drawn[1] != nothing:
             self._drawn = (report, nothing)
-            self.query_one("#answers-text", Static).update(answers(report) if report else words(nothing))
+            self._text.update(answers(report) if report else words(nothing))
 
 
 def answers(report: RunReport) -> RenderableType:

@@ -35,46 +35,54 @@ class DamageChart(Vertical):
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
-        self._curve: DamageCurve | None = None
-        self._with_draws = True
+        self._legend = QuietStatic(id="chart-legend")
+        self._empty = QuietStatic(id="chart-nothing")
+        self._note = QuietStatic(id="chart-note")
         self._plot: Plot | None = None
+        self._curve = DamageCurve(())
+        self._nothing, self._with_draws = "", True
+        self._axes: tuple[object, ...] = ()  # what the axes were made for
 
     def compose(self) -> ComposeResult:
-        yield QuietStatic(id="chart-legend")
-        yield QuietStatic(id="chart-nothing")
-        yield QuietStatic(id="chart-note")
+        yield self._legend
+        yield self._empty
+        yield self._note
 
     def show_curve(self, curve: DamageCurve, nothing: str, with_draws: bool = True) -> None:
         """Draw these series; `nothing` where there are none. What the user zoomed to stays until k or series change."""
-        if (curve, with_draws) == (self._curve, self._with_draws):
-            return
-        before, self._curve, self._with_draws = self._curve, curve, with_draws
-        empty = not curve.series
-        self.query_one("#chart-nothing", QuietStatic).display = empty
-        self.query_one("#chart-nothing", QuietStatic).say(words(nothing))
-        self.query_one("#chart-legend", QuietStatic).say(_legend(curve, with_draws))
-        self.query_one("#chart-note", QuietStatic).say(words(curve.not_drawn, "bold"))
-        if empty:
-            if self._plot:
-                self._plot.display = False
-            return
-        self._plot = self._plot or self._first_plot()
-        self._plot.display = True
-        anew = before is None or [row.name for row in before.series] != [row.name for row in curve.series]
-        if self._plot.is_mounted:
-            self._fill(self._plot, anew or before is None or before.ks != curve.ks)
+        wanted = (curve, nothing, with_draws)
+        if wanted != (self._curve, self._nothing, self._with_draws):
+            self._curve, self._nothing, self._with_draws = wanted
+            if self.is_mounted:
+                self._draw()
+
+    def on_mount(self) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        curve = self._curve
+        self._empty.display = not curve.series
+        self._empty.say(words(self._nothing))
+        self._legend.say(_legend(curve, self._with_draws))
+        self._note.say(words(curve.not_drawn, "bold"))
+        if curve.series and self._plot is None:
+            self._plot = self._first_plot()
+        if self._plot:
+            self._plot.display = bool(curve.series)
+            if self._plot.is_mounted:
+                self._fill(self._plot)
 
     def _first_plot(self) -> Plot:
         from cwa_tui.widgets.plot import Plot
 
-        plot = Plot(id="plot-of-damage", ready=lambda: self._fill(plot, anew=True))
-        self.mount(plot, after="#chart-legend")
+        plot = Plot(id="plot-of-damage", ready=lambda: self._fill(plot))
+        self.mount(plot, after=self._legend)
         return plot
 
-    def _fill(self, plot: Plot, anew: bool) -> None:
-        """Draw the series; `anew` also sets the axes."""
+    def _fill(self, plot: Plot) -> None:
+        """Draw the series. Axes are set anew where k or series are others than before."""
         curve = self._curve
-        if curve is None or not curve.series:
+        if not curve.series:
             return
         plot.clear()
         ks = [math.log10(k) for k in curve.ks]
@@ -92,7 +100,9 @@ class DamageChart(Vertical):
         for row, shift, style in zip(curve.series, shifts, itertools.cycle(STYLES), strict=False):
             _draw_series(plot, row, shift, style, high - room / 2)
         plot.set_k_axis(curve.ks)
-        if anew:
+        axes = (curve.ks, [row.name for row in curve.series])
+        if axes != self._axes:
+            self._axes = axes
             plot.set_xlimits(left, right)
             plot.set_ylimits(low, high)
 

@@ -44,7 +44,7 @@ def preview_lines(
     if command:
         lines += [Text(), *_wrapped(f"$ {command}", width, "dim")]
     if run:
-        for part in (_damage(run), _top_weights(run, width, max(LEAST_WEIGHTS, height // 4))):
+        for part in (_damage(run, width), _top_weights(run, width, max(LEAST_WEIGHTS, height // 4))):
             lines += [Text(), *part] if part else []
         lines += _log(run, width, height - len(lines))
     return lines[:height]
@@ -58,23 +58,22 @@ def _head(job: JobView, now: float) -> Text:
     return head.append(f"  {fmt.age(job.created, now)} ago", "dim")
 
 
-def _damage(run: FollowedRun) -> list[Text]:
+def _damage(run: FollowedRun, width: int) -> list[Text]:
     """A line for each critical set: its perplexity ratio beside that of the control that changes the loss most."""
-    critical = [point for point in run.damage.values() if point.selection == "critical"]
-    lines = [Text(f"{point.metric} k{point.k} {point.perturbation}") for point in critical]
-    cells = max((line.cell_len for line in lines), default=0)
-    for line, point in zip(lines, critical, strict=True):
-        line.pad_right(cells - line.cell_len)
-        line.append(f"  {'collapsed' if point.collapsed_at else fmt.ratio(point.perplexity_ratio):>9}", "bold")
-        controls = [
-            other
-            for other in run.damage.values()
-            if other.selection != "critical"
-            and (other.metric, other.k, other.perturbation) == (point.metric, point.k, point.perturbation)
-        ]
+    points = list(run.damage.values())
+    critical = [point for point in points if point.selection == "critical"]
+    names = [f"{point.metric} k{point.k} {point.perturbation}" for point in critical]
+    cells = min(max(map(len, names), default=0), max(8, width - 25))
+    lines = []
+    for name, point in zip(names, critical, strict=True):
+        effect = "collapsed" if point.collapsed_at else fmt.ratio(point.perplexity_ratio)
+        line = Text.assemble(f"{shorten(name, cells, 'end'):{cells}} ", (f"{effect:>10}", "bold"))
+        same = (point.metric, point.k, point.perturbation)
+        controls = [p for p in points if p.selection != "critical" and (p.metric, p.k, p.perturbation) == same]
         if controls:
-            worst = max(controls, key=lambda other: abs(other.delta_nll))
-            line.append(f"  {worst.selection} {fmt.ratio(worst.perplexity_ratio)}", "dim")
+            worst = max(controls, key=lambda p: abs(p.delta_nll))
+            line.append(f" vs {fmt.ratio(worst.perplexity_ratio)}", "dim")
+        lines.append(line)
     return [Text("perplexity, times the intact model's", "underline"), *lines[:MOST_SETS]] if lines else []
 
 

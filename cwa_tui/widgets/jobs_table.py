@@ -15,7 +15,7 @@ from cwa_tui.rows import RowSource, TableRow
 from cwa_tui.state import ConnectionState, JobList
 from cwa_tui.widgets.row_table import RowTable
 
-_OUTCOME_CELLS = 24
+_OUTCOME_CELLS = 26
 _NOT_HERE = "place:"  # begins the key of a row that the store does not hold; its place follows
 
 # A narrow table has state and result in one column, a wide one each of its own.
@@ -121,6 +121,15 @@ class JobsTable(RowTable):
         else:
             sortable = [c.label for c in self.all_columns if c.key in SORTS]
             self.notify(f"the list is sorted by {', '.join(sortable[:-1])} or {sortable[-1]}", severity="warning")
+
+    def _finish(self, typed: str) -> None:
+        """A job that is not here is jumped to by showing it alone: its place in the list is not known."""
+        wanted = typed[1:].strip()
+        if typed[0] == ":" and wanted and not wanted.isdigit() and self.source.place_of(wanted) is None:
+            self._typing = None
+            self.filter_by(wanted)
+        else:
+            super()._finish(typed)
 
     @property
     def cursor_job(self) -> str | None:

@@ -19,11 +19,12 @@ class ProfilePane(VerticalScroll):
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
+        self._map, self._bars = HeatMap(id="heat-map"), DepthProfile(id="depth-profile")
         self._shown: tuple[Places | None, Mapping[int | None, int], str] = (None, {}, "")
 
     def compose(self) -> ComposeResult:
-        yield HeatMap(id="heat-map")
-        yield DepthProfile(id="depth-profile")
+        yield self._map
+        yield self._bars
 
     def show_places(self, title: str, places: Places | None, drawn: Mapping[int | None, int], nothing: str) -> None:
         self.border_title = title
@@ -39,8 +40,7 @@ class ProfilePane(VerticalScroll):
         region = self.scrollable_content_region
         if not region.width:
             return
-        lines = self.query_one(HeatMap).show_places(places, region.width, nothing)
-        bars = self.query_one(DepthProfile)
-        bars.display = bool(places and places.total)
+        lines = self._map.show_places(places, region.width, nothing)
+        self._bars.display = bool(places and places.total)
         if places:
-            bars.show_profile(places.by_layer, drawn, region.width, max(LEAST_BARS, region.height - lines - 1))
+            self._bars.show_profile(places.by_layer, drawn, region.width, max(LEAST_BARS, region.height - lines - 1))

@@ -25,7 +25,7 @@ def printed(table: LineTable, width: int, encoding: str = "utf-8") -> list[str]:
     terminal.file = out
     terminal.print(table, crop=False)
     out.flush()
-    return out.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined,no-any-return]
+    return out.buffer.getvalue().decode(encoding).splitlines()
 
 
 def row(run_id: str = "20261123-143205-smollm2-135m-k7q2", **cells: str) -> Row:

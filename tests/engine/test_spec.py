@@ -118,3 +118,20 @@ def test_a_spec_is_the_same_after_a_way_through_json() -> None:
 def test_the_defaults_are_those_of_the_guide() -> None:
     spec = RunSpec(model="gpt2")
     assert (spec.metrics, spec.topk, spec.control_seeds) == (("grad_x_weight",), (100,), 19)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"topk": [0]}, "topk"),
+        ({"device": "gpu"}, "device"),
+        ({"metrics": ["magnitde"]}, "metrics"),
+        ({"critical_set": 0.5}, "critical_set"),
+        ({"dtype": "int3"}, "dtype"),
+        ({"metrics": []}, ""),  # of several fields together
+    ],
+)
+def test_an_error_of_one_field_names_it(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_spec({"model": "gpt2", **fields})
+    assert caught.value.field == named

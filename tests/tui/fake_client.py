@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from textual.app import App
+
 from cwa_daemon.protocol import (
     TERMINAL_STATES,
     DeviceMemory,
@@ -102,9 +104,9 @@ class FakeDaemon:
         if kind == "state":
             changes |= {"state": fields["state"], "error": fields["error"]}
             if fields["state"] == "running":
-                changes["started"] = NOW - 42
+                changes |= {"started": NOW - 42, "running_since": NOW - 42}
             if fields["state"] in TERMINAL_STATES:
-                changes |= {"progress": None, "finished": NOW}
+                changes |= {"progress": None, "finished": NOW, "worked_s": job.took_s(NOW), "running_since": None}
         self.jobs[run_id] = job.model_copy(update=changes)
         self.wake()
 
@@ -242,18 +244,18 @@ def _is_asked_for(job: JobView, query: JobQuery) -> bool:
     )
 
 
-def app_on(daemon: FakeDaemon, preferences: PreferenceFile | None = None, ascii: bool = False) -> CwtoolApp:
+def app_on(daemon: FakeDaemon, preferences: PreferenceFile | None = None, ascii: bool | None = False) -> CwtoolApp:
     """The app, connected to a daemon of the test, with a clock that stands still, and preferences of its own."""
     own = preferences or PreferenceFile(Path(tempfile.mkdtemp()) / "tui.json")
     return CwtoolApp(daemon.connect, clock=lambda: NOW, pace=QUICK, preferences=own, ascii=ascii)
 
 
-def screen_lines(app: CwtoolApp) -> list[str]:
+def screen_lines(app: App[Any]) -> list[str]:
     """What is on the screen, line by line."""
     return [strip.text for strip in app.screen._compositor.render_strips()]
 
 
-def screen_text(app: CwtoolApp) -> str:
+def screen_text(app: App[Any]) -> str:
     return "\n".join(screen_lines(app))
 
 

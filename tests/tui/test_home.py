@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from textual.pilot import Pilot
@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 from cwa_daemon.protocol import DeviceMemory, Headline, JobQuery, Sample
 from cwa_engine.base.errors import DaemonUnreachable, RunFailed
 from cwa_engine.spec import RunSpec
+from cwa_tui.app import CwtoolApp
 from cwa_tui.screens.home import HomeScreen, with_places
 from cwa_tui.screens.run import RunScreen
 from cwa_tui.widgets.jobs_table import JobsTable
@@ -23,7 +24,6 @@ from tests.tui.fake_client import (
     app_on,
     point,
     screen_lines,
-    screen_text,
     until,
     warm,
     whole_run,
@@ -56,11 +56,15 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        return screen_text(self.pilot.app)
+        return "\n".join(self.lines)
+
+    @property
+    def lines(self) -> list[str]:
+        return screen_lines(cast("CwtoolApp", self.pilot.app))
 
     def line(self, text: str) -> str:
         """The first line with a text in it."""
-        return next(line for line in screen_lines(self.pilot.app) if text in line)
+        return next(line for line in self.lines if text in line)
 
     @property
     def screen(self) -> Any:
@@ -213,6 +217,8 @@ async def test_all_of_250_jobs_can_be_reached_and_are_counted(daemon: FakeDaemon
         await terminal.press(":", *"120", "enter")
         await terminal.sees("r0130")
         await until(lambda: terminal.screen.run_in_view == "20261123-120000-gpt2-r0130")
+        await terminal.press(":", *"r0003", "enter")
+        await terminal.sees("r0003", "runs 1-1 of 1")
 
 
 async def test_a_filter_is_the_daemons_and_escape_clears_it(daemon: FakeDaemon) -> None:
