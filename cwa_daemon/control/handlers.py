@@ -174,7 +174,7 @@ async def status(service: Service, caller: Caller, request: protocol.GetStatus) 
         versions=dict(library_versions()),
         models=service.jobs.dispatcher.warm_models(),
         workers=service.jobs.dispatcher.workers(),
-        devices=service.sample().devices,
+        devices=service.latest_sample().devices,
         memory_bytes=telemetry.process_memory(os.getpid()) or 0,
         jobs_version=service.store.version,
     )
@@ -191,7 +191,7 @@ def _count(service: Service, state: JobState) -> int | None:
 
 @handles(protocol.GetTelemetry)
 async def get_telemetry(service: Service, caller: Caller, request: protocol.GetTelemetry) -> Reply:
-    return {"samples": [sample.model_dump() for sample in service.samples if sample.time > request.after]}
+    return {"samples": [sample.model_dump() for sample in service.samples_after(request.after)]}
 
 
 @handles(protocol.Unload)

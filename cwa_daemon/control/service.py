@@ -38,6 +38,16 @@ class Service:
         """What devices and the daemon's processes use now."""
         return telemetry.sample([os.getpid(), *self.jobs.dispatcher.worker_pids()])
 
+    def latest_sample(self) -> Sample:
+        """The last one that was taken, which is done each second: taking one costs more than the rest of a status."""
+        return self.samples[-1] if self.samples else self.sample()
+
+    def samples_after(self, moment: float) -> list[Sample]:
+        """Those kept that are later, seconds since the epoch; all of them where the clock was put back before it."""
+        if self.samples and self.samples[-1].time < moment:
+            return list(self.samples)
+        return [sample for sample in self.samples if sample.time > moment]
+
     def stop_when_idle(self) -> None:
         """Begin no more jobs, and stop when those that run have ended."""
         self._draining = asyncio.get_running_loop().create_task(self.jobs.dispatcher.drain())

@@ -22,7 +22,7 @@ def short(run_id: str) -> str:
 
 def for_running(job: Job, device: str, progress: StageProgress | None, before: int) -> str:
     """`job` runs; so many others are due before the one that waits."""
-    does = _DOES[job.kind].format(device=device, model=job.model)
+    does = _DOES.get(job.kind, "is under way on {device}").format(device=device, model=job.model)
     far = f" ({progress.stage} {progress.done}/{progress.total})" if progress else ""
     more = f", and {before} more {'is' if before == 1 else 'are'} due before it" if before else ""
     return f"{short(job.run_id)} {does}{far}{more}"

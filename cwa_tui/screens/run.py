@@ -53,8 +53,8 @@ class RunScreen(StoreScreen):
     RunScreen.-short #run-headline { max-height: 4; }
     RunScreen.-wide {
         #run-body { layout: horizontal; }
-        #run-left { width: 3fr; }
-        #run-right { width: 2fr; }
+        #run-left { width: 1fr; }
+        #run-right { width: 46%; min-width: 72; }
         #profile, #answers { border: round $surface-lighten-2; }
         #profile:focus, #answers:focus { border: heavy $accent; }
         #topk, #profile { height: 1fr; }
@@ -135,8 +135,7 @@ class RunScreen(StoreScreen):
         self.query_one(Banner).show_connection(store.connection)
         short, stages = self.has_class("-short"), selected.run.stages
         self.query_one(RunHeadline).show_run(selected, self._metric, self._took(selected), 2 if short else 5)
-        ended = short and selected.run.status.ended
-        self.query_one(StageLine).show_stages({} if ended else stages, selected.run.status.state, store.now())
+        self.query_one(StageLine).show_stages(stages, selected.run.status.state, store.now(), in_short=short)
         table = self.query_one(TopkTable)
         table.show_ranking(selected, self._metric, whole)
         self.query_one(RunLog).show_run(selected.run)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _NOT_ALONE = "not damaged alone in this run: --individually measures each weight of the critical sets"
 
+LEAST_BARS, MOST_BARS = 6, 20  # lines of the histogram
+OTHER_LINES = 22  # on its side of a wide terminal
+
 
 class WeightScreen(StoreScreen):
     """The model is looked at as soon as the screen opens where it is warm; else `i` loads it. Arrows go to other ranks."""
@@ -149,11 +152,15 @@ class WeightScreen(StoreScreen):
         if facts is None:
             return Group(*said, words(self._why_no_facts(), "dim"))
         spread = facts.distribution
+        tall = self.query_one("#weight-left").size.height if self.has_class("-wide") else 0
+        height = max(LEAST_BARS, min(MOST_BARS, tall - OTHER_LINES))
         like = (
             "values of its tensor" if facts.structure == "weight" else f"norms of the {facts.structure}s of its tensor"
         )
         head = Text(f"{spread.count:,} {like}", "dim")
-        return Group(*said, Text(""), head, views.histogram(spread, facts.value, width), views.quantiles(spread))
+        return Group(
+            *said, Text(""), head, views.histogram(spread, facts.value, width, height), views.quantiles(spread)
+        )
 
     def _why_no_facts(self) -> str:
         """What the look at the model waits for, or why there is none."""

@@ -34,7 +34,7 @@ class DamageTable(RowTable):
         Column("metric", "metric", 7, most=15),
         Column("perturbation", "change", 6, most=14),
         Column("k", "k", 1, right=True),  # as wide as the largest one
-        Column("selection", "selection", 14, most=19, cut="middle"),
+        Column("selection", "selection", 14, most=18, cut="middle"),
         Column("draw", "draw", 7),
         Column("delta", "Δ nats", 8, right=True),
         Column("interval", "95 % interval", 18, most=20, optional=1),

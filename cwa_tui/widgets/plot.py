@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
+from textual.events import Resize
 from textual.reactive import reactive
 from textual_plot import HiResMode, PlotWidget
 from textual_plot.axis_formatter import AxisFormatter, NumericAxisFormatter
@@ -38,10 +39,13 @@ class Plot(PlotWidget, inherit_bindings=False):
     def __init__(self, id: str, ready: Callable[[], None]) -> None:
         super().__init__(id=id)
         self._ready = ready
-        self._y_formatter = LossAxis()
+        self._y_formatter = self._losses = LossAxis()
 
     def on_mount(self) -> None:
         self.call_after_refresh(self._ready)  # the base class has a handler of its own, which clears the plot
+
+    def on_resize(self, event: Resize) -> None:
+        self._losses.most = max(2, event.size.height // 3)  # two ticks in one line would stand for the same loss
 
     def line(self, xs: Sequence[float], ys: Sequence[float], style: str) -> None:
         self.plot(xs, ys, line_style=style, hires_mode=HiResMode.BRAILLE)
@@ -75,9 +79,11 @@ class Named(AxisFormatter):
 class LossAxis(NumericAxisFormatter):
     """Changes of the loss in nats, and the ratio of perplexities that each stands for: `+2.0 x7.39`."""
 
-    def get_ticks(self, min_: float, max_: float, max_ticks: int = 5) -> list[float]:
+    most = 5  # ticks, about
+
+    def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
         """Multiples of 1, 2 or 5 times a power of ten, so few that each has a line of its own."""
-        least = (max_ - min_) / max_ticks
+        least = (max_ - min_) / min(max_ticks, self.most)
         power = 10.0 ** math.floor(math.log10(least))
         step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if step >= least)
         return [step * number for number in range(math.ceil(min_ / step), math.floor(max_ / step) + 1)]

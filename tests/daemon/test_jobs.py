@@ -97,6 +97,23 @@ def test_a_damaged_store_is_named_and_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "jobs.sqlite").read_bytes() == b"not a database" * 100
 
 
+def test_the_version_grows_with_every_change_and_from_one_daemon_to_the_next(store: Store, tmp_path: Path) -> None:
+    versions = [store.version]
+    for change in (
+        lambda: add(store, "a"),
+        lambda: store.update_job("a", state="running"),
+        lambda: store.append_event("a", {"kind": "progress", "done": 1}),
+        lambda: store.remove_job("a"),
+    ):
+        change()
+        versions.append(store.version)
+    assert versions == sorted(set(versions))
+    store.jobs()
+    store.events("a", 0, 10)
+    assert store.version == versions[-1]
+    assert Store(tmp_path / "jobs.sqlite").version > versions[-1]
+
+
 RELEASES = sorted((Path(__file__).parent / "databases").glob("schema-*.sqlite"))
 
 

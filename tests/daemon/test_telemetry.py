@@ -131,6 +131,10 @@ async def test_telemetry_is_kept_as_a_short_history(own_cwtool: CommandLine) -> 
     client = await AsyncClient.connect(own_cwtool.settings)
     while len(samples := await client.telemetry()) < 2:  # one is taken each second
         pass
+    later = await client.telemetry(after=samples[0].time)
+    assert later[0] == samples[1]
+    assert len(await client.telemetry(after=samples[0].time + 3600)) >= 2  # as after a clock was put back
+    assert (await client.status()).devices[0].total_bytes == samples[0].devices[0].total_bytes
     await client.close()
     assert samples[0].time < samples[1].time
     assert samples[0].devices[0].device == "cpu"

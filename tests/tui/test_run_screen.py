@@ -33,12 +33,22 @@ class Terminal:
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
 
+    async def go(self, key: str, pane: str) -> None:
+        """Press a key that leads to a pane."""
+        await self.press(key)
+        await until(lambda: self.app.focused and self.app.focused.id == pane)
+
     async def sees(self, *texts: str) -> None:
+        """Wait until all of these are on screen, in one line or over the end of one."""
+
+        def missing() -> list[str]:
+            seen = f"{self.text}\n{' '.join(self.text.split())}"
+            return [text for text in texts if text not in seen]
+
         try:
-            await until(lambda: all(text in self.text for text in texts))
+            await until(lambda: not missing())
         except TimeoutError:
-            missing = [text for text in texts if text not in self.text]
-            raise AssertionError(f"{missing} is not on screen:\n{self.text}") from None
+            raise AssertionError(f"{missing()} is not on screen:\n{self.text}") from None
 
     async def sees_no(self, text: str) -> None:
         await until(lambda: text not in self.text)
@@ -120,7 +130,7 @@ async def test_a_wide_terminal_shows_weights_damage_chart_places_and_log_togethe
         await terminal.sees("top weights", "Δ nats", "● critical", "layers and components", "─ log")
         assert "model.layers.1.mlp.down_proj.weight[2533,1]" in terminal.text  # whole
         await terminal.press("5")
-        await terminal.sees("─ answers")
+        await terminal.sees("━ answers")
         await terminal.sees_no("─ log")
 
 
@@ -128,7 +138,7 @@ async def test_controls_are_summed_up_and_d_shows_every_draw() -> None:
     daemon = FakeDaemon()
     damaged(daemon, scored(daemon))
     async with run_open(daemon, RUN) as terminal:
-        await terminal.press("2")
+        await terminal.go("2", "damage")
         await terminal.sees("median", "of 3 so far")
         assert "-0.0040" in terminal.line("largest")
         assert "+0.0010" in terminal.line("median")
@@ -144,10 +154,10 @@ async def test_two_metrics_at_80_columns_keep_the_ratio() -> None:
     damaged(daemon, run_id)
     damaged(daemon, run_id, "magnitude")
     async with run_open(daemon, RUN) as terminal:
-        await terminal.press("2")
+        await terminal.go("2", "damage")
         await terminal.sees("damage · grad_x_weight", "ratio", "95 % interval")
         await terminal.press("a")
-        await terminal.sees("magnit", "x6.55", "95 % interval")
+        await terminal.sees("magnitu…", "x6.55", "95 % interval")
         await terminal.press("a", "m")
         await terminal.sees("damage · magnitude")
 
@@ -159,7 +169,7 @@ async def test_a_collapsed_set_says_where_in_table_and_chart() -> None:
     daemon.say(run_id, "damage", point=point(1))
     daemon.say(run_id, "damage", point=point(10, **nothing, collapsed_at="model.layers.3.mlp"))
     async with run_open(daemon, RUN) as terminal:
-        await terminal.press("2")
+        await terminal.go("2", "damage")
         await terminal.sees("collapsed", "at model.layers.3", "beyond a float", "critical at k 10")
 
 
@@ -203,10 +213,12 @@ async def test_a_finished_run_leads_with_its_verdict_and_has_all_answers() -> No
         sentence = max((v for v in report.verdicts if v.metric == "grad_x_weight"), key=lambda v: v.k).sentence
         await terminal.sees("✓ done", sentence[:60], f"{len(report.verdicts) - 1} more")
         await terminal.sees("by chance", f"{len(report.topk())} weights by grad_x_weight")
-        await terminal.press("5")
-        await terminal.sees("stability, two halves of the texts")
+        await terminal.go("5", "answers")
+        await terminal.sees("grad_x_weight k 1:")
         await terminal.press("end")
-        await terminal.sees("fingerprint")
+        await terminal.sees("numerical floor", "fingerprint")
+        await terminal.press("pageup")
+        await terminal.sees("what metrics foretell")
 
 
 async def test_m_shows_another_metric_everywhere() -> None:
