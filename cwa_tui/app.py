@@ -16,9 +16,10 @@ from cwa_tui.plan_job import made_plan
 from cwa_tui.preferences import PreferenceFile
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.screens.compare import CompareScreen
+from cwa_tui.screens.form_doors import FormDoors
 from cwa_tui.screens.help import HelpScreen
 from cwa_tui.screens.home import HomeScreen
-from cwa_tui.screens.new_run import FormDoors, NewRunScreen
+from cwa_tui.screens.new_run import NewRunScreen
 from cwa_tui.screens.run import RunScreen
 from cwa_tui.screens.weight import WeightScreen
 from cwa_tui.session import Connect, DaemonClient, Pace, Session

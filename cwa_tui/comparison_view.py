@@ -30,8 +30,10 @@ class ViewTable:
 
 def metrics_of(found: Comparison) -> list[str]:
     """The rankings that there is something to say of, in the order of the runs."""
-    rows = (*found.overlaps, *found.shares, *found.damage)
-    return list(dict.fromkeys(row.metric for row in rows))
+    metrics = [row.metric for row in found.overlaps]
+    metrics += [row.metric for row in found.shares]
+    metrics += [row.metric for row in found.damage]
+    return list(dict.fromkeys(metrics))
 
 
 def ranking_name(metric: str) -> str:

@@ -20,7 +20,7 @@ from cwa_tui.ranking import RankingRows
 PAGE = 100  # jobs asked for at first; more as the user scrolls down
 MOST_RUNS = 20  # followed runs that are kept, so that one selected again is shown at once
 MOST_RANKINGS = 4  # long ones, 6 MB for 100,000 weights
-HISTORY = 300  # samples of telemetry, one a second
+HISTORY = 600  # samples of telemetry, one a second: what the widest chart shows
 
 K = TypeVar("K")
 V = TypeVar("V")

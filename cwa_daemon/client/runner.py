@@ -33,10 +33,6 @@ class DaemonRunner:
         """Queue a run. Raises what `Client.submit` raises."""
         return _DaemonRun(self._client, self._client.submit(spec))
 
-    def handle(self, run_id: str) -> RunHandle:
-        """A run that was submitted before. Raises NotFound."""
-        return _DaemonRun(self._client, self._client.job(run_id).run_id)
-
 
 class _DaemonRun:
     """A job of the daemon."""

@@ -93,12 +93,12 @@ class Lane:
         running = self._current.running
         if running and running.run_id == job.run_id:
             return "a worker that is starting" if self._current.worker.is_starting else ""
+        if self._draining:
+            return "the next daemon: this one ends when what runs has ended"
         if need := self._needs.get(job.run_id):
             return need
         if running:
             return waits.for_running(running.job, self.device, self._ledger.progress.get(running.run_id), len(before))
-        if self._draining:
-            return "another daemon: this one is stopping"
         return waits.for_queued(before)
 
     def warm_models(self) -> list[WarmModel]:

@@ -152,7 +152,7 @@ class ListJobs(Request):
     states: list[str] = Field(default_factory=list, max_length=20)
     kinds: list[str] = Field(default_factory=list, max_length=20)
     model: str | None = Field(default=None, max_length=1000)
-    text: str | None = Field(default=None, max_length=1000)
+    text: str | None = Field(default=None, max_length=200)
     since: float | None = None
     sort: str = "created"
     descending: bool = True

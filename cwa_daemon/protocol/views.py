@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from cwa_daemon.protocol.message import Message
-from cwa_daemon.protocol.states import TERMINAL_STATES
+from cwa_daemon.protocol.states import TERMINAL_STATES, JobState
 from cwa_engine.base.plain import JsonMap
 
 
@@ -42,6 +42,8 @@ class StageProgress(Message):
 
 class Headline(Message):
     """What a run has found, in short: of its first metric, the largest critical set that was compared with controls."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True)  # as of a view
 
     metric: str
     k: int
@@ -79,6 +81,16 @@ class JobView(View):
     running_since: float | None = None  # when the attempt began that goes on: it has worked `worked_s` and since then
     headline: Headline | None = None  # of a run that is done
     waits_for: str = ""  # what it waits for, in words; empty for nothing
+
+    @model_validator(mode="after")
+    def _as_an_older_daemon_knows_it(self) -> JobView:
+        """Before minor 5 a daemon tells when a job began and ended, and not how long a worker was at it."""
+        if self.started is not None and "worked_s" not in self.model_fields_set:
+            if self.finished is not None:
+                self.worked_s = max(0.0, self.finished - self.started)
+            elif self.state == JobState.RUNNING and self.running_since is None:
+                self.running_since = self.started
+        return self
 
     def took_s(self, now: float) -> float:
         """Seconds that a worker was at it until now."""

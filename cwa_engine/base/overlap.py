@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-REDRAWS = 9999  # of a permutation test: its p is then no smaller than 1e-4
+REDRAWS = 1999  # of a permutation test: its p is then no smaller than 5e-4
 _NOTHING = 1e-300  # a probability below this is taken to be zero
 
 

@@ -81,10 +81,8 @@ def _digest(report: RunReport) -> str:
 
 
 def same_model(first: RunReport, second: RunReport) -> bool:
-    """Whether both runs had the same weights, as far as their files tell."""
-    if first.model.files or second.model.files:
-        return first.model.files == second.model.files
-    return (first.model.name, first.model.revision) == (second.model.name, second.model.revision)
+    """Whether both runs had the same weights: files with the same hashes. Of a model that was in memory nobody knows."""
+    return bool(first.model.files) and first.model.files == second.model.files
 
 
 def same_scoring(first: RunReport, second: RunReport) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +16,6 @@ from cwa_tui.cli.parameters import Json
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from cwa_daemon.client import Client
     from cwa_engine.records.compared import Comparison
     from cwa_engine.records.run_report import RunReport
     from cwa_tui.cli.lines import LineTable
@@ -44,30 +45,26 @@ def compare(
     from cwa_engine.records import comparison
     from cwa_engine.rows import to_plain
 
-    found = comparison.compare(*_reports(runs), metric=metric, k=k)
+    with _reports(runs) as reports:
+        found = comparison.compare(*reports, metric=metric, k=k)
     show(to_plain(found) if as_json else comparison_report(found))
 
 
-def _reports(runs: list[str]) -> list[RunReport]:
-    """The report of each run. A daemon is asked where one of them is given by its id."""
+@contextmanager
+def _reports(runs: list[str]) -> Iterator[list[RunReport]]:
+    """The report of each run. A daemon is asked, for as long as they are read, where one of them is given by its id."""
     from cwa_engine.records.run_report import open_run
 
     reports: dict[str, RunReport] = {run: open_run(run) for run in runs if _is_folder(run)}
-    if ids := [run for run in runs if run not in reports]:
-        with connect() as client:
-            reports |= {run: _report(client, run) for run in ids}
-    return [reports[run] for run in runs]
+    with ExitStack() as stack:
+        if ids := [run for run in runs if run not in reports]:
+            client = stack.enter_context(connect())
+            reports |= {run: client.report(run) for run in ids}
+        yield [reports[run] for run in runs]
 
 
 def _is_folder(run: str) -> bool:
     return "/" in run or Path(run).is_dir()
-
-
-def _report(client: Client, run: str) -> RunReport:
-    """A run's report from its files, each compared with what the daemon knows of it."""
-    from cwa_daemon.client import DaemonRunner
-
-    return DaemonRunner(client).handle(run).report()
 
 
 def comparison_report(found: Comparison) -> RenderableType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from typer.core import TyperGroup
@@ -16,6 +17,12 @@ class ListByDefault(TyperGroup):
         ):
             args = ["list", *args]
         return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The commands, and the options of the list."""
+        shown = copy.copy(self)
+        shown.params = [*self.commands["list"].params, *self.params]
+        super(ListByDefault, shown).format_help(ctx, formatter)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """The commands of the group; behind a dash the options of the list."""

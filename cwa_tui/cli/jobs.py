@@ -70,7 +70,10 @@ def list_jobs(
     offset: listing.Offset = 0,
     state: listing.States = None,
     kind: listing.Kinds = None,
-    everything: Annotated[bool, typer.Option("--all", "-a", help="Runs, loads and plans.")] = False,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", "-a", help="Runs, and whatever else the daemon does: loads, plans, looks at weights."),
+    ] = False,
     model: listing.OfModel = None,
     search: listing.Search = None,
     since: listing.Since = None,
@@ -78,7 +81,7 @@ def list_jobs(
     reverse: listing.Reverse = False,
     as_json: Json = False,
 ) -> None:
-    """List runs that wait, run or have ended, the latest first; with --all or --kind also loads and plans of models."""
+    """List runs that wait, run or have ended, the latest first; with --all or --kind also loads and plans."""
     from cwa_tui.cli.tables import jobs_table
 
     if everything and kind:

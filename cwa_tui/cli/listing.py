@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cwa_daemon.protocol import JobPage, JobQuery, JobView
 
 PAGE = 1000  # jobs in one reply
-KINDS = ("run", "load", "plan")
+KINDS = ("run", "load", "plan", "inspect")
 SORTS = ("created", "finished", "model", "state", "took", "ratio")
 _BY_NAME = ("model", "state")  # sorted from a to z; the others latest or largest first
 
@@ -38,7 +38,7 @@ Kinds = Annotated[
     list[str] | None,
     typer.Option(
         "--kind",
-        help="Only jobs of this kind: run, load or plan; runs if left out.",
+        help=f"Only jobs of this kind: {', '.join(KINDS)}; runs if left out.",
         autocompletion=completion.one_of(*KINDS),
         metavar="KIND",
     ),

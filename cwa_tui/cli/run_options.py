@@ -205,7 +205,7 @@ def _parameter(entry: OptionField) -> tuple[Any, Any, Any]:
 
 def _model_alone() -> Any:
     return typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="The model: alias, Hub id, folder or .gguf file; the same as --model.",
         show_default=False,
         autocompletion=completion.models,

@@ -25,10 +25,33 @@ def explained(error: Any) -> InvalidInput:
         if type(error).__name__ == "NoSuchOption":
             return InvalidInput(f"no such option: {unknown}", hint=_meant(context, unknown, help_command))
         return InvalidInput(f"{unknown} has no value", hint="write it behind the option")
+    if param := getattr(error, "param", None):
+        return _wrong_value(param, error, help_command)
     message, _, near = _sentence(error).partition(" Did you mean ")
     message = re.sub(r"^got unexpected extra argument(?:\(?s?\)?) \((.*)\)$", r"unexpected: \1", message)
     hint = f"did you mean {near}" if near else _place(context, message)
     return InvalidInput(message.removesuffix("."), hint=hint or f"`{help_command}` says what it takes")
+
+
+# What pydantic says of a value for typer -> what we say of the option, and the next step.
+_VALUES = (
+    (r"valid integer", "is no whole number", "give a whole number"),
+    (r"valid number", "is no number", "give a number"),
+    (r"greater than or equal to (\S+)", "is too small", r"give at least \1"),
+    (r"less than or equal to (\S+)", "is too large", r"give at most \1"),
+)
+
+
+def _wrong_value(param: Any, error: Any, help_command: str) -> InvalidInput:
+    """A value that an option or argument cannot have, or one that is missing."""
+    name = next((name for name in param.opts if name.startswith("--")), param.opts[0])
+    if type(error).__name__ == "MissingParameter":
+        return InvalidInput(f"{name} is missing", hint=f"`{help_command}` says what it takes")
+    for pattern, said, hint in _VALUES:
+        if found := re.search(pattern, error.message):
+            return InvalidInput(f"the value of {name} {said}", hint=found.expand(hint))
+    said = error.message.removeprefix("Value error, ").removesuffix(".")
+    return InvalidInput(f"{name}: {said}", hint=f"`{help_command}` says what it takes")
 
 
 def _sentence(error: Any) -> str:
@@ -58,12 +81,18 @@ def _meant(context: Any, unknown: str, help_command: str) -> str:
 
 
 def _place(context: Any, message: str) -> str:
-    """A hint for a word too many: which command it may have been meant for."""
-    if context is None or not message.startswith("unexpected: "):
+    """A hint for a word too many: in a group with a list it may be the id of a run, alone it may be a model."""
+    found = re.fullmatch(r"(?:unexpected: |no such command )'?(\S+?)'?\.?", message)
+    group = context and (context.parent if context.info_name == "list" else context)
+    if found and group and group.parent is None:
+        from cwa_engine.guide.catalog import catalog_model
+
+        return f"`{group.command_path} run {found[1]}` analyses the model" if catalog_model(found[1]) else ""
+    if not found or not group or not {"list", "show"} <= getattr(group.command, "commands", {}).keys():
         return ""
-    if context.info_name == "list" and context.parent and "show" in context.parent.command.commands:
-        return f"`{context.parent.command_path} show {shlex.quote(message.split()[1])}` shows one"
-    return ""
+    return (
+        f"`{group.command_path} show {shlex.quote(found[1])}` shows one, `{group.command_path} -S WORD` looks for some"
+    )
 
 
 def _flags(command: Any) -> dict[str, bool]:

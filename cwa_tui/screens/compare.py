@@ -81,6 +81,7 @@ class CompareScreen(StoreScreen):
         self._trouble = ""
         self._pane = "answer"
         self._chosen: dict[str, str] = {}  # metric, perturbation and pair in view
+        self._shown: tuple[str, ...] = ()  # the choices that are on screen
         self._ranks: dict[tuple[str, str], Sequence[RankPair]] = {}  # by metric and pair
 
     def compose(self) -> ComposeResult:
@@ -149,6 +150,10 @@ class CompareScreen(StoreScreen):
             self.query_one("#compare-head", QuietStatic).say(words(self._trouble or waiting, "bold"))
             return
         metric = self._choice("metric")
+        shown = metric, self._choice("perturbation"), self._choice("pair")
+        if shown == self._shown:
+            return
+        self._shown = shown
         self.query_one("#compare-head", QuietStatic).say(self._head(found, metric))
         self.query_one("#answer-text", QuietStatic).say(_answer(found))
         nothing = "no two of the runs have this ranking, or it cannot be compared weight by weight: see the answer"

@@ -53,6 +53,8 @@ class HomeScreen(StoreScreen):
     ]
     changing_keys = (*StoreScreen.changing_keys, "unload", "compare")
 
+    _has_few_runs = False  # so that the list leaves room
+
     def compose(self) -> ComposeResult:
         yield StatusLine(id="status")
         yield Banner(id="banner")
@@ -71,7 +73,7 @@ class HomeScreen(StoreScreen):
         for name, title in (
             ("#devices", "devices"),
             ("#active", "now"),
-            ("#models", "warm models"),
+            ("#models", "\\[2] warm models"),
             ("#preview", "selected"),
         ):
             self.query_one(name).border_title = title
@@ -107,7 +109,10 @@ class HomeScreen(StoreScreen):
         devices = self.query_one(DeviceHistory)
         samples = self.store.history
         count = len(samples[-1].devices) if samples else 1
-        devices.styles.height = device_lines_wanted(count, self.size.height) + devices.gutter.height
+        if self.store.query.kinds == RUNS and not self.store.query.text:  # what is filtered moves no pane
+            self._has_few_runs = self.store.job_list.total < self.size.height // 6
+        wanted = device_lines_wanted(count, self.size.height, self._has_few_runs)
+        devices.styles.height = wanted + devices.gutter.height
         devices.show_history(list(samples), lost)
 
     def _draw_active(self, lost: bool) -> None:
@@ -150,11 +155,12 @@ class HomeScreen(StoreScreen):
         self.query_one(JobPreview).show_job(job, run, now, lost, _command(job) if job and self._is_wide else "")
 
     def _title_of_list(self) -> str:
-        """`runs 1-7 of 154 · t: loads and plans`."""
+        """`[1] runs 1-7 of 154 · t: loads and plans`."""
         kinds, others = ("runs", "loads and plans") if self.store.query.kinds == RUNS else ("loads and plans", "runs")
         first, last = self.query_one(JobsTable).places_in_sight
         total = self.store.job_list.total
-        return f"{kinds} {first + 1:,}-{last:,} of {total:,} · t: {others}" if total else f"{kinds} · t: {others}"
+        part = f" {first + 1:,}-{last:,} of {total:,}" if total else ""
+        return f"\\[1] {kinds}{part} · t: {others}"
 
     def _followed(self, job: JobView) -> FollowedRun | None:
         return self.store.followed_run(job.run_id) if job.state == "running" else None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
 from textual import events, on, work
@@ -13,19 +12,13 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
-from cwa_daemon.protocol import DeviceMemory, JobOptions, WarmModel
-from cwa_engine.base.errors import CwaError
 from cwa_engine.hub.asking import ask_hub
-from cwa_engine.hub.sources import HubAccess, models_on_disk
-from cwa_engine.options import PLAN, option_fields
-from cwa_engine.rows import Plan
-from cwa_engine.spec import RunSpec
 from cwa_tui.draft import Checked, Draft, Problem, form_fields, sections
 from cwa_tui.model_choice import KnownModels, Room, Standing, model_choices
+from cwa_tui.screens.form_doors import FormDoors
 from cwa_tui.screens.pick_model import PickModelScreen
 from cwa_tui.suggesting import for_model, for_text
 from cwa_tui.widgets.form_choice import ChoiceField
@@ -36,31 +29,8 @@ from cwa_tui.widgets.form_section import FormSection, SectionTitle
 from cwa_tui.widgets.form_suggestions import Suggestions
 from cwa_tui.widgets.quiet_static import QuietStatic
 
-Say = Callable[[str], None]
-
-
-async def _no_plan(spec: RunSpec, say: Say) -> Plan:
-    raise CwaError("there is nobody to ask for a plan")
-
-
-@dataclass(frozen=True)
-class FormDoors:
-    """What the form asks of the rest. `submit` gives the run id; `plan` calls its `say` with what it waits for.
-
-    `keep` is called with the draft whenever the form closes, `copy` with the command line.
-    """
-
-    submit: Callable[[RunSpec, str, JobOptions], Awaitable[str]]
-    plan: Callable[[RunSpec, Say], Awaitable[Plan]] = _no_plan
-    keep: Callable[[Draft], None] = lambda draft: None
-    copy: Callable[[str], None] = lambda command: None
-    warm: Callable[[], Sequence[WarmModel]] = tuple
-    devices: Callable[[], Sequence[DeviceMemory]] = tuple
-    runs: Callable[[], Sequence[str]] = tuple  # run ids, the latest first
-    on_disk: Callable[[HubAccess], Mapping[str, int]] = models_on_disk
-    access: HubAccess = field(default_factory=HubAccess.from_environment)
-    host: str = ""
-    plan_after_s: float | None = 1.5  # of silence, after which a run of a model that is here is planned; None: never
+if TYPE_CHECKING:
+    from cwa_tui.screens.navigation import Navigation
 
 
 class FormScroll(VerticalScroll, can_focus=False, inherit_bindings=False):
@@ -72,19 +42,19 @@ class NewRunScreen(ModalScreen[str | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         # with priority, or keys typed ahead over a slow line would go to the field before
-        Binding("tab", "field(1)", show=False, priority=True),
-        Binding("shift+tab", "field(-1)", show=False, priority=True),
-        Binding("up", "line(-1)", show=False, priority=True),
-        Binding("down", "line(1)", show=False, priority=True),
-        Binding("ctrl+j", "start", "start", key_display="^j", priority=True),
-        Binding("ctrl+r", "plan", "plan", key_display="^r", priority=True),
-        Binding("ctrl+y", "copy", "copy command", key_display="^y", priority=True),
-        Binding("ctrl+l", "reset", "reset", key_display="^l", priority=True),
-        Binding("escape", "close", "close", key_display="esc"),
-        Binding("enter", "field(1)", show=False),
-        Binding("pageup", "page(-1)", show=False),
-        Binding("pagedown", "page(1)", show=False),
-        Binding("ctrl+p", "app.command_palette", show=False),
+        Binding("tab", "field(1)", "Next field", show=False, priority=True),
+        Binding("shift+tab", "field(-1)", "Field before", show=False, priority=True),
+        Binding("up", "line(-1)", "Up", show=False, priority=True),
+        Binding("down", "line(1)", "Down", show=False, priority=True),
+        Binding("ctrl+j", "start", "Start the run", priority=True),
+        Binding("ctrl+r", "plan", "Plan the run", priority=True),
+        Binding("ctrl+y", "copy", "Copy the command line", priority=True),
+        Binding("ctrl+l", "reset", "Empty the form, or bring back what was in it", priority=True),
+        Binding("f1", "help", "Help"),
+        Binding("escape", "close", "Close"),
+        Binding("enter", "field(1)", "Next field", show=False),
+        Binding("pageup", "page(-1)", "Group of options before", show=False),
+        Binding("pagedown", "page(1)", "Next group of options", show=False),
     ]
     AUTO_FOCUS = "#edit-model"
 
@@ -95,8 +65,7 @@ class NewRunScreen(ModalScreen[str | None]):
         self._before_reset: Draft | None = None
         self._asked_to_start = False  # from then on an empty model is a mistake
         self._refused: tuple[Draft, str, Problem] | None = None  # what was refused, at which field, why
-        self._planned: tuple[RunSpec, Plan] | None = None
-        self._pause: Timer | None = None
+        self._starting = False
         self._looked_on_disk = asyncio.Event()
         self._here: FormField | None = None  # the field with the focus
         self._models = KnownModels(model_choices(doors.warm(), {}), doors.access, doors.host)
@@ -109,7 +78,7 @@ class NewRunScreen(ModalScreen[str | None]):
                     for number, section in enumerate(sections()):
                         yield FormSection(section, self._draft, folded=number > 0)
                 with FormScroll(id="form-side"):
-                    yield FormPlan(id="form-plan")
+                    yield FormPlan(self._doors.plan, self._doors.plan_after_s, id="form-plan")
                     yield FormCommand(id="form-command")
             yield Static(id="form-help")
             yield QuietStatic(id="form-problem")
@@ -121,7 +90,6 @@ class NewRunScreen(ModalScreen[str | None]):
                 yield Button("close esc", id="close", compact=True)
 
     def on_mount(self) -> None:
-        self.query_one(FormPlan).tell("^r asks what this run needs")
         self._look_at_draft()
         self._find_models()
 
@@ -189,7 +157,7 @@ class NewRunScreen(ModalScreen[str | None]):
                 if row.here:
                     self._suggest(row)
         self.query_one(FormCommand).show(self._command)
-        self._plan_later()
+        self.query_one(FormPlan).consider(self._checked.spec, self._verdict.standing is Standing.HERE)
 
     def _suggest(self, row: FormField) -> None:
         """Show what may be picked for what is typed into a field."""
@@ -216,15 +184,17 @@ class NewRunScreen(ModalScreen[str | None]):
             self.action_field(1)
 
     def _pick_model(self) -> None:
-        row = self._row("model")
+        if (row := self._row("model")) is None:
+            return
 
         def take(name: str | None) -> None:
-            if name is not None and row:
+            if name is not None:
                 row.value = name
                 self._changed(FormField.Changed(row))
 
-        typed = "" if self._models.find(str(row.value).strip()) else str(row.value).strip()
-        self.app.push_screen(PickModelScreen(self._models, self._room, typed), take)
+        typed = str(row.value).strip()
+        filtered = "" if self._models.find(typed) else typed
+        self.app.push_screen(PickModelScreen(self._models, self._room, filtered), take)
 
     # moving about
 
@@ -284,38 +254,16 @@ class NewRunScreen(ModalScreen[str | None]):
 
     # plan
 
-    def _plan_later(self) -> None:
-        """Ask for a plan after a pause, if the model is here and the plan would be another one."""
-        if self._pause:
-            self._pause.stop()
-        spec, pause_s = self._checked.spec, self._doors.plan_after_s
-        outdated = self._planned is not None and (spec is None or _plan_key(self._planned[0]) != _plan_key(spec))
-        if self._planned:
-            self.query_one(FormPlan).show(self._planned[1], spec or self._planned[0], outdated)
-        if self._planned is None or outdated:
-            self.workers.cancel_group(self, "plan")
-            if spec and self._verdict.standing is Standing.HERE and pause_s is not None:
-                self._pause = self.set_timer(pause_s, self._plan)
-
-    def action_plan(self) -> None:
-        if self._checked.spec is None:
-            self._show_mistakes()
-        else:
-            self._plan()
-
-    @work(exclusive=True, group="plan", exit_on_error=False)
-    async def _plan(self) -> None:
-        spec, shown = self._checked.spec, self.query_one(FormPlan)
+    @work(exclusive=True, group="ask for a plan", exit_on_error=False)
+    async def action_plan(self) -> None:
+        """Ask for the plan now."""
+        draft, spec = self._draft, self._checked.spec
         if spec is None:
-            return
-        try:
-            plan = await self._doors.plan(spec, shown.tell)
-        except Exception as error:
-            self._planned = None
-            shown.refuse(Problem.of(error))
+            self._show_mistakes()
+        elif problem := await self._wrong_model():
+            self._refuse(draft, "model", problem)
         else:
-            self._planned = spec, plan
-            shown.show(plan, spec, outdated=False)
+            self.query_one(FormPlan).make(spec)
 
     # start, and what else the keys do
 
@@ -323,9 +271,17 @@ class NewRunScreen(ModalScreen[str | None]):
     def _pressed(self, message: Button.Pressed) -> None:
         getattr(self, f"action_{message.button.id}")()
 
-    @work(exclusive=True, group="start", exit_on_error=False)
+    @work(group="start", exit_on_error=False)
     async def action_start(self) -> None:
         """Start the run if nothing is wrong with it, and close the form."""
+        if not self._starting:  # a second press would start it twice
+            self._starting = True
+            try:
+                await self._start()
+            finally:
+                self._starting = False
+
+    async def _start(self) -> None:
         self._asked_to_start = True
         self._look_at_draft()
         self._doors.keep(self._draft)
@@ -417,12 +373,9 @@ class NewRunScreen(ModalScreen[str | None]):
             row.value = draft.value(row.entry)
         self._look_at_draft()
 
+    def action_help(self) -> None:
+        cast("Navigation", self.app).open_help()
+
     def action_close(self) -> None:
         self._doors.keep(self._draft)
         self.dismiss(None)
-
-
-def _plan_key(spec: RunSpec) -> str:
-    """What a plan depends on."""
-    asked = {name for name, entry in option_fields(RunSpec).items() if PLAN in entry.option.commands}
-    return spec.model_dump_json(include=asked)

@@ -65,7 +65,7 @@ def _running(job: JobView, run: FollowedRun | None, now: float, width: int) -> l
     first.append(f"  {fmt.clock(job.took_s(now))}", "bold")
     if at is None:
         stage = run.status.stage if run and run.status.stage else ""
-        first.append(f"  {stage} ..." if stage else "  starting")
+        first.append(f"  {stage} ..." if stage else f"  {job.waits_for or 'starting'}")
     found = _found(run) if run else ""
     second = Text("  ")
     if at is not None:

@@ -25,6 +25,7 @@ MARKERS = ("●", "■", "▲", "◆")  # of critical sets, run by run
 HOLLOW = ("○", "□", "△", "◇")  # of their controls
 STYLES = ("cyan", "yellow", "magenta", "green")
 APART = 0.02  # of the width, between the runs at one k
+MOST_DRAWN = 2000  # weights; each takes time to draw, and a terminal has few more cells
 BESIDE = 0.12  # of the axis: where ranks stand that the other run does not have
 
 Paint = Callable[["Plot"], None]
@@ -44,7 +45,7 @@ class ComparisonChart(Vertical):
         self._left = left  # cells for the labels of the vertical axis
         self._plot: Plot | None = None
         self._paint: Paint | None = None
-        self._what: object = None
+        self._what: object = ()
 
     def compose(self) -> ComposeResult:
         yield QuietStatic(classes="legend")
@@ -52,7 +53,7 @@ class ComparisonChart(Vertical):
 
     def show_chart(self, what: object, legend: Text, note: Text, paint: Paint | None) -> None:
         """Draw, where `what` is drawn is another thing than before; None draws nothing."""
-        if what == self._what:
+        if self.shows(what):
             return
         self._what, self._paint = what, paint
         self.query_one(".legend", QuietStatic).say(legend)
@@ -63,6 +64,10 @@ class ComparisonChart(Vertical):
             self._plot.display = paint is not None
             if self._plot.is_mounted:
                 self._fill()
+
+    def shows(self, what: object) -> bool:
+        """Whether this is what is on screen."""
+        return what == self._what
 
     def _first_plot(self) -> Plot:
         from cwa_tui.widgets.plot import Plot
@@ -84,7 +89,10 @@ class RankScatter(ComparisonChart):
     def show_ranks(self, pairs: Sequence[RankPair], first: str, second: str, k: int, why: str) -> None:
         """`why` where ranks cannot be compared."""
         if why or not pairs:
-            self.show_chart(("", why), Text(""), words(why or "there is nothing to compare"), None)
+            self.show_chart(why, Text(""), words(why or "there is nothing to compare"), None)
+            return
+        what = first, second, k, id(pairs)
+        if self.shows(what):
             return
         both = [(pair.first, pair.second) for pair in pairs if pair.first and pair.second]
         only = (sum(pair.second is None for pair in pairs), sum(pair.first is None for pair in pairs))
@@ -92,8 +100,11 @@ class RankScatter(ComparisonChart):
             ("● ", STYLES[0]), f"in both: {len(both):,}  ", ("△ ", STYLES[2]), f"only {first}: {only[0]:,}  ",
             ("▷ ", STYLES[1]), f"only {second}: {only[1]:,}",
         )  # fmt: skip
-        note = Text(f"across: place in {first} · up: place in {second} · top {k:,} · the line: equal places", "dim")
-        self.show_chart((tuple(pairs), first, second), legend, note, lambda plot: _paint_ranks(plot, pairs))
+        drawn = pairs[:: -(-len(pairs) // MOST_DRAWN)]
+        said = f"across: place in {first} · up: place in {second} · top {k:,} · the line: equal places"
+        if len(drawn) < len(pairs):
+            said += f" · {len(drawn):,} of {len(pairs):,} weights are drawn, evenly chosen"
+        self.show_chart(what, legend, Text(said, "dim"), lambda plot: _paint_ranks(plot, drawn))
 
 
 def _paint_ranks(plot: Plot, pairs: Sequence[RankPair]) -> None:

@@ -58,11 +58,13 @@ class _Chart:
     style: area_chart.Style
 
 
-def device_lines_wanted(devices: int, screen_height: int) -> int:
-    """Lines for so many devices on a screen: a quarter of it, more where each accelerator would not have a line."""
-    accelerators = max(1, devices - 1)
-    most = 12 * accelerators + (devices > 1)
-    return max(devices, min(screen_height // 4 - (screen_height < 32), most))
+def device_lines_wanted(devices: int, screen_height: int, much_room: bool = False) -> int:
+    """Lines for so many devices on a screen: a quarter of it, a third for many devices or where there is `much_room`.
+
+    Each has a line in any case.
+    """
+    share = screen_height // (3 if much_room or devices > 3 else 4) - (screen_height < 32)
+    return max(devices, min(share, 12 * max(1, devices - 1) + (devices > 1)))
 
 
 def history_lines(samples: Sequence[Sample], device: str, width: int, height: int, latest: str = "now") -> list[Text]:
@@ -73,7 +75,10 @@ def history_lines(samples: Sequence[Sample], device: str, width: int, height: in
     """
     if width < 1 or height < 1:
         return []
-    seen = [(sample.time, at) for sample in samples for at in sample.devices if at.device == device]
+    begin = samples[-1].time - 2 * width * column_seconds(2 * width) if samples else 0.0  # no chart shows more
+    seen = [
+        (sample.time, at) for sample in samples if sample.time > begin for at in sample.devices if at.device == device
+    ]
     if not seen:
         return _cut([Text(f"{device}: nothing is known yet")], width, height)
     charts = _charts(device, [at for _, at in seen])

@@ -15,6 +15,7 @@ from textual.message import Message
 from textual.widget import Widget
 
 _GAP = 2  # cells between two names
+_TALL = 40  # lines of a terminal in which every name has a line of its own
 _SIGNS = {True: ("[x]", "[ ]"), False: ("●", "○")}  # of several, of one: chosen, not chosen
 
 
@@ -96,7 +97,7 @@ class ChoiceField(Widget, can_focus=True):
     @property
     def _one_a_line(self) -> bool:
         """A tall terminal has room for what each of several means."""
-        return self._several and bool(self._meanings) and self.screen.has_class("-tall")
+        return self._several and bool(self._meanings) and self.app.size.height >= _TALL
 
     @property
     def _widest(self) -> int:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from rich.text import Text
+from collections.abc import Awaitable, Callable
+from functools import partial
 
+from rich.text import Text
+from textual import work
+from textual.timer import Timer
+
+from cwa_engine.options import PLAN, option_fields
 from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.spec import RunSpec
 from cwa_tui import format as fmt
@@ -19,28 +25,76 @@ _GRADIENTS = {
 _FITS = {True: "✓ fits", False: "✗ too large", None: "not known here"}
 
 
-class FormPlan(QuietStatic):
-    """One line at the top says it; a wide terminal shows the memory of each dtype below."""
+Say = Callable[[str], None]
+MakePlan = Callable[[RunSpec, Say], Awaitable[Plan]]
 
-    def tell(self, text: str) -> None:
+
+class FormPlan(QuietStatic):
+    """One line at the top says it; a wide terminal shows the memory of each dtype below.
+
+    `make_plan` calls its second argument with what it waits for; it is cancelled when its plan is not needed any more.
+    After `pause_s` seconds without a change it is called by itself; None: never.
+    """
+
+    def __init__(self, make_plan: MakePlan, pause_s: float | None, id: str) -> None:
+        super().__init__(id=id)
+        self._make_plan, self._pause_s = make_plan, pause_s
+        self._asked = ""  # what the plan that is shown or being made depends on
+        self._planned: tuple[RunSpec, Plan] | None = None
+        self._pause: Timer | None = None
+
+    def on_mount(self) -> None:
+        self._tell("^r asks what this run needs")
+
+    def consider(self, spec: RunSpec | None, is_here: bool) -> None:
+        """Take what is typed: drop a plan of something else, and plan it after a pause if its model is here."""
+        key = _key(spec)
+        if self._planned:
+            self._show(self._planned[1], spec or self._planned[0], outdated=_key(self._planned[0]) != key)
+        if self._pause:
+            self._pause.stop()
+        if key == self._asked:
+            return
+        self.workers.cancel_group(self, "plan")
+        self._asked = _key(self._planned[0]) if self._planned else ""
+        if spec and is_here and key != self._asked and self._pause_s is not None:
+            self._pause = self.set_timer(self._pause_s, partial(self.make, spec))
+
+    @work(exclusive=True, group="plan", exit_on_error=False)
+    async def make(self, spec: RunSpec) -> None:
+        """Have the run planned, and show what comes of it."""
+        self._asked, self._planned = _key(spec), None
+        try:
+            plan = await self._make_plan(spec, self._tell)
+        except Exception as error:
+            self._refuse(Problem.of(error))
+        else:
+            self._planned = spec, plan
+            self._show(plan, spec, outdated=False)
+
+    def _tell(self, text: str) -> None:
         """What happens to the plan, where there is none yet."""
         self.say(Text.assemble(("plan  ", "bold"), words(text)))
 
-    def refuse(self, problem: Problem) -> None:
+    def _refuse(self, problem: Problem) -> None:
         said = Text.assemble(("plan  ✗ ", "bold"), words(problem.message))
         self.say(said.append(f"\n{words(problem.hint)}" if problem.hint else ""))
 
-    def show(self, plan: Plan, spec: RunSpec, outdated: bool) -> None:
+    def _show(self, plan: Plan, spec: RunSpec, outdated: bool) -> None:
         """Show the plan of a run with this spec; an outdated one says so."""
-        text = Text.assemble(
-            ("plan  ", "bold"), "of what was typed before: " if outdated else "", words(headline(plan, spec))
-        )
-        text.append("\n").append_text(
-            words(f"{plan.why}; {plan.sequences} texts are scored, the longest of {plan.longest} tokens")
-        )
+        before = "of what was typed before: " if outdated else ""
+        text = Text.assemble(("plan  ", "bold"), before, words(headline(plan, spec)))
+        scored = f"{plan.sequences} texts are scored, the longest of {plan.longest} tokens"
+        text.append("\n").append_text(words(f"{plan.why}; {scored}"))
         for line in _table(plan):
             text.append("\n").append_text(words(line))
         self.say(text)
+
+
+def _key(spec: RunSpec | None) -> str:
+    """What a plan depends on."""
+    asked = {name for name, entry in option_fields(RunSpec).items() if PLAN in entry.option.commands}
+    return spec.model_dump_json(include=asked) if spec else ""
 
 
 def headline(plan: Plan, spec: RunSpec) -> str:

@@ -67,7 +67,7 @@ def _damage(run: FollowedRun, width: int) -> list[Text]:
     lines = []
     for name, point in zip(names, critical, strict=True):
         effect = "collapsed" if point.collapsed_at else fmt.ratio(point.perplexity_ratio)
-        line = Text.assemble(f"{shorten(name, cells, 'end'):{cells}} ", (f"{effect:>10}", "bold"))
+        line = Text.assemble(f"{shorten(name, cells, 'middle'):{cells}} ", (f"{effect:>10}", "bold"))
         same = (point.metric, point.k, point.perturbation)
         controls = [p for p in points if p.selection != "critical" and (p.metric, p.k, p.perturbation) == same]
         if controls:

@@ -21,7 +21,7 @@ _NOT_HERE = "place:"  # begins the key of a row that the store does not hold; it
 # A narrow table has state and result in one column, a wide one each of its own.
 NARROW = (
     Column("id", "id", 4),
-    Column("model", "model", 12, most=15, cut="start"),
+    Column("model", "model", 11, most=15, cut="start"),
     Column("asked", "asked for", 18, most=24),
     Column("outcome", "state", _OUTCOME_CELLS, most=48),
     Column("age", "age", 6, right=True),
@@ -29,10 +29,10 @@ NARROW = (
 )
 WIDE = (
     Column("id", "id", 4),
-    Column("model", "model", 16, most=32, cut="start"),
-    Column("asked", "asked for", 18, most=28),
-    Column("state", "state", 11),
-    Column("result", "result", 20, most=36),
+    Column("model", "model", 14, most=24, cut="start"),
+    Column("asked", "asked for", 18, most=20),
+    Column("state", "state", 13),
+    Column("result", "result", 23, most=48),
     Column("took", "took", 7, right=True, optional=1),
     Column("age", "age", 6, right=True),
     Column("verdict", "verdict", 80, most=160, optional=2),
@@ -96,6 +96,7 @@ class JobsTable(RowTable):
     MARKS = 4
     COLUMNS = NARROW
 
+    _shown: tuple[JobRows, ConnectionState] | None = None
     _shown_run: str | None = None  # the selected job, once the cursor is on it
 
     def show_jobs(self, job_list: JobList, connection: ConnectionState, now: float) -> str | None:
@@ -104,7 +105,10 @@ class JobsTable(RowTable):
         That is another one where the selected job is not listed any more: then it is that under the cursor.
         """
         columns = WIDE if self.scrollable_content_region.width >= LEAST_WIDE else NARROW
-        self.show(JobRows(job_list.jobs, job_list.offset, job_list.total, now, columns), nothing=_NOTHING[connection])
+        rows = JobRows(job_list.jobs, job_list.offset, job_list.total, _coarse(now, job_list), columns)
+        if (rows, connection) != self._shown:
+            self._shown = rows, connection
+            self.show(rows, nothing=_NOTHING[connection])
         selected = job_list.selected
         if selected != self._shown_run:  # once for each selection: the cursor may be ahead of the store
             if selected is not None and self.move_cursor_to(selected):
@@ -159,6 +163,12 @@ class JobsTable(RowTable):
             return super()._foot()
         marked = [f"{len(self.marks)} marked"] if self.marks else []
         return " · ".join([*([f"/{self.filter_text}"] if self.filter_text else []), *marked])
+
+
+def _coarse(now: float, job_list: JobList) -> float:
+    """The moment that ages are counted to: to ten seconds where no job runs or is young, so that nothing is drawn for them."""
+    ticks = any(job.state == "running" or now - job.created < 60 for job in job_list.jobs)
+    return now if ticks else now - now % 10
 
 
 def job_row(job: JobView, now: float) -> TableRow:

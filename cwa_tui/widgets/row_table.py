@@ -140,6 +140,8 @@ class RowTable(ScrollView, can_focus=True):
         self._wider: dict[str, int] = {}  # cells that the user added
         self._typing: str | None = None  # what is being typed, with its prompt
         self._drawn: dict[int, tuple[Any, ...]] = {}  # line -> what is on screen there
+        self._fitted_about: tuple[Any, ...] = ()
+        self._fitted_columns: list[Column] = []
 
     # what is shown
 
@@ -359,8 +361,14 @@ class RowTable(ScrollView, can_focus=True):
         return Strip(segments).adjust_cell_length(width, style)
 
     def _fitted(self) -> list[Column]:
-        """The columns on screen with their widths."""
+        """The columns on screen with their widths. Every line asks for them, so they are kept until something changes."""
         room = self.scrollable_content_region.width - (2 if self.MARKS else 0)
+        about = (room, self._given.columns, self.look.columns, self._first_column, tuple(self._wider.items()))
+        if about != self._fitted_about:
+            self._fitted_about, self._fitted_columns = about, self._fit(room)
+        return self._fitted_columns
+
+    def _fit(self, room: int) -> list[Column]:
         columns = [replace(c, width=max(2, c.width + self._wider.get(c.key, 0))) for c in self.chosen_columns]
         if self.look.columns:
             columns = [replace(column, optional=0) for column in columns]

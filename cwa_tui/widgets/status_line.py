@@ -26,7 +26,9 @@ class StatusLine(QuietStatic):
         said = Text.assemble((f"cwtool {daemon.version}", "bold"), "  ", jobs, f" · {len(daemon.models)} warm")
         if answered_at is not None:
             said = Text(f"as of {fmt.time_of_day(answered_at)}: {said.plain}", LAST_KNOWN)
-        elif daemon.troubles:
-            said.append(" · ").append_text(words(daemon.troubles[0], "red"))
+        else:
+            full = ["the disk is full"] if daemon.disk_full else []
+            for trouble in [*full, *daemon.troubles][:1]:
+                said.append(" · ").append_text(words(trouble, "red"))
         said.no_wrap, said.overflow = True, "ellipsis"
         self.say(said)

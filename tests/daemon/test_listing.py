@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cwa_daemon.client import listing
 from cwa_daemon.control.job import Job
 from cwa_daemon.control.store import Store
-from cwa_daemon.protocol import KINDS, SORTS, STATES, JobQuery, parse_request
+from cwa_daemon.protocol import KINDS, SORTS, STATES, JobQuery, JobView, parse_request
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.spec import RunSpec
 from tests.conftest import SHORT, CommandLine
@@ -24,6 +24,7 @@ from tests.daemon.test_service import Raw, raw
 __all__ = ["raw"]
 
 MODELS = ("gpt2", "EleutherAI/pythia-70m", "meta-llama/Llama-2-7b-hf")
+RUN = "20261126-060000-gpt2-k7q2"
 METRICS = (("obd",), ("grad_x_weight", "magnitude"))
 
 
@@ -173,6 +174,16 @@ async def test_an_older_daemon_is_asked_in_its_words_and_its_jobs_are_counted() 
 
     page = await listing.page(JobQuery(states=("done",)), ask)
     assert (len(page.jobs), page.total) == (50, 1500)
+
+
+def test_a_job_of_an_older_daemon_took_from_its_start_to_its_end() -> None:
+    told: dict[str, Any] = {
+        "run_id": RUN, "kind": "run", "model": "gpt2", "spec": {}, "device": "cpu", "created": 100.0, "started": 110.0
+    }  # fmt: skip
+    assert JobView(**told, state="done", finished=140.0).took_s(500.0) == 30.0
+    assert JobView(**told, state="running").took_s(500.0) == 390.0
+    assert JobView(**told, state="running", running_since=490.0, worked_s=5.0).took_s(500.0) == 15.0
+    assert JobView(**{**told, "started": None}, state="queued").took_s(500.0) == 0.0
 
 
 def test_a_damaged_row_does_not_keep_the_others_from_being_counted_and_found(tmp_path: Path) -> None:

@@ -103,9 +103,9 @@ def test_distance_and_expectation_of_profiles_by_hand() -> None:
         other = [pool.count(part) - one[part] for part in range(3)]
         distance = sum(abs(a - b) for a, b in zip(one, other, strict=True)) / 8
         total, far, mean = total + 1, far + (distance >= 0.5 - 1e-12), mean + distance
-    assert found.p_value == pytest.approx(far / total, abs=0.02)
-    assert found.expected == pytest.approx(mean / total, abs=0.01)
-    assert share_distance([10, 0], [0, 10]).p_value == pytest.approx(1e-4, abs=2e-4)
+    assert found.p_value == pytest.approx(far / total, abs=0.04)
+    assert found.expected == pytest.approx(mean / total, abs=0.02)
+    assert share_distance([10, 0], [0, 10]).p_value == pytest.approx(5e-4, abs=1e-3)
 
 
 def test_profiles_of_the_same_shares_are_called_apart_at_most_one_time_in_twenty() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ async def comparing(
         yield app, pilot
 
 
+def are_shown(app: CwtoolApp, words: tuple[str, ...]) -> bool:
+    return all(word in screen_text(app) for word in words)
+
+
 def label(report: RunReport) -> str:
     return report.run_id.rpartition("-")[2]
 
@@ -86,7 +91,7 @@ async def test_each_pane_has_its_key_and_shows_what_it_is_named_after(reports: d
     async with comparing(first, other) as (app, pilot):
         for key, words in shown.items():
             await pilot.press(key)
-            await until(lambda words=words: all(word in screen_text(app) for word in words))
+            await until(partial(are_shown, app, words))
             assert f"[{key} {PANES[list(PANES)[int(key) - 1]]}]" in screen_text(app)
 
 

@@ -25,10 +25,12 @@ from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp
 from cwa_tui.draft import Draft
-from cwa_tui.screens.new_run import FormDoors, NewRunScreen, Say
+from cwa_tui.screens.form_doors import FormDoors
+from cwa_tui.screens.new_run import NewRunScreen
 from cwa_tui.screens.pick_model import PickModelScreen
 from cwa_tui.widgets.form_choice import ChoiceField
 from cwa_tui.widgets.form_field import FormField, field_id
+from cwa_tui.widgets.form_plan import Say
 from cwa_tui.widgets.form_section import FormSection, SectionTitle
 from cwa_tui.widgets.quiet_static import QuietStatic
 from tests.stand_in_hub import stand_in_hub
@@ -239,6 +241,20 @@ async def test_enter_starts_nothing_but_on_the_start_button(form: Form, desk: De
     await until(lambda: form.focused == "start")
     await form.press("enter")
     await until(lambda: desk.submitted)
+
+
+async def test_a_second_press_does_not_start_the_run_twice(desk: Desk) -> None:
+    may_answer = asyncio.Event()
+
+    async def slow(spec: RunSpec, command: str, options: JobOptions) -> str:
+        await may_answer.wait()
+        return await desk.submit(spec, command, options)
+
+    async with form_of(desk.doors(submit=slow), Draft({"model": "gpt2"})) as form:
+        await form.press("ctrl+j", "ctrl+j")
+        may_answer.set()
+        await until(lambda: form.answers)
+        assert len(desk.submitted) == 1
 
 
 async def test_ctrl_j_starts_from_any_field(form: Form, desk: Desk) -> None:
@@ -518,6 +534,25 @@ async def test_an_outdated_plan_is_dropped_and_one_that_is_there_says_so(desk: D
         assert form.text("form-plan").startswith("plan  of what was typed before:")
         await form.type("eval_limit", "4")
         assert form.text("form-plan").startswith("plan  ✓ fits")
+
+
+async def test_a_plan_goes_on_while_options_change_that_it_does_not_depend_on(desk: Desk) -> None:
+    async with form_of(desk.doors(), Draft({"model": "gpt2"})) as form:
+        await form.press("ctrl+r")
+        await until(lambda: desk.plans_asked)
+        await form.go("dtype")
+        await form.press("right")
+        await until(lambda: form.screen.draft.values.get("dtype") == "float32")
+        desk.may_plan.set()
+        await until(lambda: "✓ fits" in form.text("form-plan"))
+        assert (len(desk.plans_asked), desk.plans_dropped) == (1, 0)
+
+
+async def test_no_plan_is_asked_for_a_model_that_does_not_exist(form: Form, desk: Desk) -> None:
+    await form.type("model", "gtp2")
+    await form.press("ctrl+r")
+    await until(lambda: form.note("model").startswith("✗ gtp2 is not on disk"))
+    assert desk.plans_asked == []
 
 
 async def test_a_plan_that_fails_says_why(desk: Desk) -> None:

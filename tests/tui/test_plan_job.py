@@ -66,7 +66,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_plan_says_what_it_waits_for_and_then_comes() -> None:
-    daemon, said = Daemon(*DONE), []
+    daemon = Daemon(*DONE)
+    said: list[str] = []
     planning = asyncio.ensure_future(made_plan(daemon, SPEC, said.append))
     await until(lambda: "waits: r788 is planned" in said)
     daemon.may_go_on.set()
@@ -75,7 +76,8 @@ async def test_a_plan_says_what_it_waits_for_and_then_comes() -> None:
 
 
 async def test_a_plan_that_nobody_wants_any_more_is_cancelled() -> None:
-    daemon, said = Daemon(*DONE), []
+    daemon = Daemon(*DONE)
+    said: list[str] = []
     planning = asyncio.ensure_future(made_plan(daemon, SPEC, said.append))
     await until(lambda: len(said) > 1)
     planning.cancel()

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from textual.pilot import Pilot
 
+from cwa_daemon.protocol import DeviceMemory, Headline, Sample
 from cwa_engine.base.errors import RunFailed
 from cwa_tui.app import CwtoolApp
 from cwa_tui.screens.run import RunScreen
-from tests.tui.fake_client import BASELINE, FakeDaemon, app_on, point, screen_text, until, warm, weights, whole_run
+from tests.tui.fake_client import (
+    BASELINE,
+    NOW,
+    FakeDaemon,
+    app_on,
+    point,
+    screen_text,
+    until,
+    warm,
+    weights,
+    whole_run,
+)
 
 RUN = "20261123-190315-smollm2-135m-ecyg"
 SIZES = {"80x24": (80, 24), "160x48": (160, 48)}
@@ -47,7 +60,13 @@ def size(request: pytest.FixtureRequest) -> tuple[int, int]:
 def half_measured() -> FakeDaemon:
     daemon = FakeDaemon()
     daemon.models = [warm()]
-    whole_run(daemon, "20261123-180000-gpt2-k7q2")
+    daemon.samples = [sampled(age) for age in range(280, -1, -1)]
+    done = whole_run(daemon, "20261123-180000-gpt2-k7q2")
+    harm = "Zeroing 10 weights harms it."
+    headline = Headline(
+        metric="grad_x_weight", k=10, perturbation="zero", ratio=6.5477, control_ratio=1.0001, sentence=harm
+    )
+    daemon.jobs[done] = daemon.jobs[done].model_copy(update={"headline": headline, "worked_s": 42.0})
     for state in ("failed", "cancelled", "interrupted"):
         ended = daemon.run(f"20261123-1810{len(state):02}-gpt2-{state[:4]}")
         daemon.end(ended, state, RunFailed("the loss of the intact model is not finite") if state == "failed" else None)
@@ -60,13 +79,29 @@ def half_measured() -> FakeDaemon:
     return daemon
 
 
+def sampled(age: float) -> Sample:
+    """A device that works since two minutes, beside others."""
+    works = age < 120
+    gpu = DeviceMemory(
+        device="cuda:0",
+        total_bytes=80 * 10**9,
+        used_bytes=(38 if works else 8) * 10**9,
+        others_bytes=8 * 10**9,
+        utilisation=0.6 + 0.3 * math.sin(age / 9) if works else 0.05,
+        temperature_c=68 if works else 41,
+    )
+    cpu = DeviceMemory(device="cpu", total_bytes=25 * 10**9, used_bytes=10**10, others_bytes=8 * 10**9, utilisation=0.3)
+    return Sample(time=NOW - age, devices=[cpu, gpu], processes_bytes=10**9)
+
+
 def seen(app: CwtoolApp, *texts: str) -> Callable[[], bool]:
     return lambda: all(text in screen_text(app) for text in texts)
 
 
 def test_the_dashboard(snap_compare: Callable[..., bool], app: CwtoolApp, size: tuple[int, int]) -> None:
     async def wait(pilot: Pilot[None]) -> None:
-        await until(seen(app, "ecyg", "x2m3", "smollm2-135m", "done", "failed", "perturb"))
+        await until(seen(app, "ecyg", "x2m3", "smollm2-135m", "done", "failed", "perturb", "-1m", "by zero k1"))
+        await until(seen(app, "queued" if size[0] < 120 else "log"))
         await pilot.pause()
 
     assert snap_compare(app, terminal_size=size, run_before=wait)
