@@ -25,6 +25,7 @@ class Column:
     cut: Cut = "end"  # where text that is too long is cut
     optional: int = 0  # 0 is always shown; the others are added in this order while they fit
     hidden: bool = False  # shown only where the user chose it
+    least: int = 0  # it may shrink to this where there is no room for `width`; 0: it does not
 
 
 def fit(columns: Sequence[Column], room: int) -> dict[str, int]:
@@ -40,6 +41,11 @@ def fit(columns: Sequence[Column], room: int) -> dict[str, int]:
         extra = min(spare, max(0, column.most - column.width))
         widths[column.key] = column.width + extra
         spare -= extra
+    lacking = max(0, _needed(shown) - room)
+    for column in shown:
+        given_up = min(lacking, max(0, column.width - column.least)) if column.least else 0
+        widths[column.key] -= given_up
+        lacking -= given_up
     return widths
 
 

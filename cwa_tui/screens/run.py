@@ -54,7 +54,7 @@ class RunScreen(StoreScreen):
     RunScreen.-wide {
         #run-body { layout: horizontal; }
         #run-left { width: 1fr; }
-        #run-right { width: 46%; min-width: 72; }
+        #run-right { width: 48%; }
         #profile, #answers { border: round $surface-lighten-2; }
         #profile:focus, #answers:focus { border: heavy $accent; }
         #topk, #profile { height: 1fr; }
@@ -75,7 +75,7 @@ class RunScreen(StoreScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "app.pop_screen", "Back"),
         Binding("m", "next_metric", "Metric"),
-        Binding("p", "next_perturbation", "Change", show=False),
+        Binding("p", "next_perturbation", "Next perturbation", show=False),
         *(Binding(str(key), f"pane('{pane}')", show=False) for key, pane in enumerate(PANES, 1)),
     ]
     changing_keys = (*StoreScreen.changing_keys, "next_metric", "next_perturbation")

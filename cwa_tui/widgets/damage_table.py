@@ -31,12 +31,12 @@ class DamageTable(RowTable):
     """
 
     COLUMNS = (
-        Column("metric", "metric", 7, most=15),
+        Column("metric", "metric", 6, most=15),
         Column("perturbation", "change", 6, most=14),
         Column("k", "k", 1, right=True),  # as wide as the largest one
         Column("selection", "selection", 14, most=18, cut="middle"),
         Column("draw", "draw", 7),
-        Column("delta", "Δ nats", 8, right=True),
+        Column("delta", "Δ nats", 9, right=True),
         Column("interval", "95 % interval", 18, most=20, optional=1),
         Column("ratio", "ratio", 8, right=True),
         Column("p", "p", 5, right=True, optional=2),

@@ -14,7 +14,7 @@ from textual_plot.axis_formatter import AxisFormatter, NumericAxisFormatter
 
 
 class Plot(PlotWidget, inherit_bindings=False):
-    """`ready` is called when it can be drawn on."""
+    """`ready` is called when it can be drawn on, and when its size has changed."""
 
     DEFAULT_CSS = """
     Plot { height: 1fr; min-height: 6; }
@@ -41,11 +41,9 @@ class Plot(PlotWidget, inherit_bindings=False):
         self._ready = ready
         self._y_formatter = self._losses = LossAxis()
 
-    def on_mount(self) -> None:
-        self.call_after_refresh(self._ready)  # the base class has a handler of its own, which clears the plot
-
     def on_resize(self, event: Resize) -> None:
         self._losses.most = max(2, event.size.height // 3)  # two ticks in one line would stand for the same loss
+        self._ready()  # the base class clears the plot when it is mounted, which is before
 
     def line(self, xs: Sequence[float], ys: Sequence[float], style: str) -> None:
         self.plot(xs, ys, line_style=style, hires_mode=HiResMode.BRAILLE)

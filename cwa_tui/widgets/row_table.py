@@ -547,6 +547,7 @@ class RowTable(ScrollView, can_focus=True):
             self.filter_by(self._typing[1:])
         self._resize_virtual()
         self._redraw()
+        self.screen.refresh_bindings()  # keys that are letters mean themselves while something is typed
 
     def _finish(self, typed: str) -> None:
         self._typing = None

@@ -21,7 +21,7 @@ class RunHeadline(QuietStatic):
         """`took` is how long the run has been worked on, in seconds; a verdict takes at most so many lines."""
         room = verdict_lines * max(40, self.content_size.width)
         verdict = _verdict(selected, metric, room)
-        lines = [_what(selected, took), *_trouble(selected), *verdict, _measured(selected, metric)]
+        lines = [_what(selected, took), _waits(selected), *_trouble(selected), *verdict, _measured(selected, metric)]
         self.say(Text("\n").join(line for line in lines if line))
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
@@ -46,6 +46,12 @@ def _what(selected: SelectedRun, took: float | None) -> Text:
     elif job and job.kind != "run":
         said.append(f" · a job of kind {job.kind}")
     return said
+
+
+def _waits(selected: SelectedRun) -> Text | None:
+    """What a run that has not begun waits for."""
+    job = selected.job
+    return words(f"waits for: {job.waits_for}", "bold") if job and job.waits_for and not job.ended else None
 
 
 def _trouble(selected: SelectedRun) -> list[Text]:

@@ -17,7 +17,7 @@ from cwa_tui.widgets.row_table import RowTable
 
 TOPK_COLUMNS = (
     Column("rank", "rank", 5, right=True),
-    Column("target", "weight [out,in]", 24, most=44, cut="weight"),
+    Column("target", "weight [out,in]", 24, most=44, cut="weight", least=20),
     Column("value", "value", 10, right=True),
     Column("score", "score", 9, right=True),
     Column("layer", "layer", 5, right=True, optional=1),

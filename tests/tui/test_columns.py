@@ -79,3 +79,10 @@ def test_a_short_delta_has_a_sign_and_fits(value: float) -> None:
     said = fmt.short_delta(value)
     assert len(said) <= 8
     assert said[0] in "+-"
+
+
+def test_a_name_gives_up_cells_where_the_other_columns_would_not_fit() -> None:
+    columns = [Column("rank", "rank", 4), Column("name", "name", 40, most=60, least=10), Column("score", "score", 9)]
+    assert fit(columns, 80) == {"rank": 4, "name": 60, "score": 9}
+    assert fit(columns, 45) == {"rank": 4, "name": 26, "score": 9}
+    assert fit(columns, 20)["name"] == 10

@@ -105,7 +105,15 @@ async def test_a_run_that_goes_on_shows_its_stages_its_baseline_and_the_losses_s
         await terminal.sees("ecyg  ▶ running 0:42", "smollm2-135m on cpu", "✓ baseline 12 s", "▶ perturb 3/40")
         await terminal.sees("baseline perplexity 17.86", "k 10 zero: 116.95 (x6.55)")
         daemon.say(RUN, "stage_finished", stage="perturb", seconds=80.0)
-        await terminal.sees("✓ perturb 1 min 20 s")
+        await terminal.sees("✓ 2 stages 1 min 32 s")
+
+
+async def test_a_run_that_waits_says_for_what() -> None:
+    daemon = FakeDaemon()
+    daemon.add(RUN)
+    daemon.jobs[RUN] = daemon.jobs[RUN].model_copy(update={"waits_for": "k7q2 runs on cpu (score 3/40)"})
+    async with run_open(daemon, RUN) as terminal:
+        await terminal.sees("○ queued", "waits for: k7q2 runs on cpu (score 3/40)")
 
 
 async def test_keys_choose_the_pane_that_a_narrow_terminal_shows() -> None:
@@ -217,8 +225,6 @@ async def test_a_finished_run_leads_with_its_verdict_and_has_all_answers() -> No
         await terminal.sees("grad_x_weight k 1:")
         await terminal.press("end")
         await terminal.sees("numerical floor", "fingerprint")
-        await terminal.press("pageup")
-        await terminal.sees("what metrics foretell")
 
 
 async def test_m_shows_another_metric_everywhere() -> None:
