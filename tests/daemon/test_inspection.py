@@ -16,8 +16,15 @@ from tests.conftest import CommandLine
 NAME = "transformer.h.1.mlp.c_fc.weight"
 
 
+@pytest.fixture(autouse=True)
+def models_of_the_test(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client passes on how its own environment reaches the Hub."""
+    monkeypatch.setenv("HF_HOME", str(hub))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
 def test_the_facts_of_a_weight_come_as_an_event_of_a_job(cwtool: CommandLine, hub: Path) -> None:
-    stored = next(hub.glob("hub/models--*gpt2/snapshots/*/model.safetensors"))
+    stored = next(hub.glob("hub/models--openai-community--gpt2/snapshots/*/model.safetensors"))
     with safe_open(stored, "np") as tensors:
         values = tensors.get_tensor(next(key for key in tensors.keys() if NAME.endswith(key)))  # noqa: SIM118  [in, out]
     with cwtool.client() as client:
