@@ -20,6 +20,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 IN_ASCII = {
     "·": "-", "…": "...", "→": "->", "×": "x", "–": "-", "●": "*", "✓": "+", "✗": "x", "Δ": "delta", "√": "sqrt",
     "‖": "||", "²": "^2", "½": "1/2", "α": "alpha", "Σ": "sum", "█": "#", "░": ".",
+    "○": "o", "▶": ">", "⊘": "/",
 }  # fmt: skip
 SPELLED_OUT = "cwtool.spelled_out"  # name of the error handler: `text.encode("latin-1", SPELLED_OUT)`
 

@@ -28,6 +28,7 @@ class RunPair:
     second: str
     same_model: bool
     same_scoring: bool  # the same texts were scored: agreement then tells nothing of other texts
+    same_source: bool  # the texts are from one file or dataset: some may have been scored by both
     other_weights: str  # why weights are not compared one by one
     other_rankings: str  # why rankings are not compared at all
     other_measuring: tuple[str, ...]  # why losses are not of one kind

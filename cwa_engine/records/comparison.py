@@ -26,6 +26,7 @@ from cwa_engine.records.differences import (
     other_weights,
     same_model,
     same_scoring,
+    same_source,
 )
 from cwa_engine.records.profiles import PARTS, ProfileShare, distance, parts_of, profile, top
 from cwa_engine.records.run_report import RunReport
@@ -107,6 +108,7 @@ def _pair(first: RunReport, second: RunReport) -> RunPair:
         second=second.run_id,
         same_model=same_model(first, second),
         same_scoring=same_scoring(first, second),
+        same_source=same_source(first, second),
         other_weights=other_weights(first, second),
         other_rankings=other_rankings(first, second),
         other_measuring=other_measuring(first, second),

@@ -84,6 +84,8 @@ def _overlap(found: Comparison, row: RankingOverlap) -> str:
         said += f"; {row.metric.removesuffix(MATRICES)} reads no texts, so one model has one ranking"
     elif pair.same_scoring:
         said += "; both scored the same texts, so this says nothing of other texts"
+    elif pair.same_source:
+        said += "; their texts are from one source, some may be the same, so this says little of other texts"
     return said
 
 

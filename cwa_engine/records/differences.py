@@ -90,6 +90,12 @@ def same_scoring(first: RunReport, second: RunReport) -> bool:
     return _of_texts(first, first.texts.scoring_sha256) == _of_texts(second, second.texts.scoring_sha256)
 
 
+def same_source(first: RunReport, second: RunReport) -> bool:
+    """Whether the texts of both runs are from one file or dataset, so that one may have scored texts of the other."""
+    sources = ((run.texts.source, run.spec.data_file, run.spec.dataset) for run in (first, second))
+    return len(set(sources)) == 1
+
+
 def same_measuring(first: RunReport, second: RunReport) -> bool:
     """Whether both runs measured damage on the same texts, cut in the same way."""
     used = ((run.texts.damage, _of_texts(run, run.texts.evaluation_sha256)) for run in (first, second))

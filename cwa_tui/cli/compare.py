@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cwa_tui.cli import completion
 from cwa_tui.cli.connection import connect
 from cwa_tui.cli.output import show
 from cwa_tui.cli.parameters import Json
@@ -28,6 +29,7 @@ Runs = Annotated[
         help="Two to four runs: run ids, or their first or last characters, or folders with the files of a run.",
         show_default=False,
         metavar="RUN RUN...",
+        autocompletion=completion.finished_run_ids,
     ),
 ]
 
@@ -35,7 +37,12 @@ Runs = Annotated[
 @app.command()
 def compare(
     runs: Runs,
-    metric: Annotated[str | None, typer.Option(help="Compare this ranking alone; if left out, all they share.")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare this ranking alone; if left out, all they share.", autocompletion=completion.metrics
+        ),
+    ] = None,
     k: Annotated[
         int | None, typer.Option("--k", "-k", min=1, help="Compare the first K alone; if left out, each k they share.")
     ] = None,

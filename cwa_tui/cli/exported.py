@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cwa_daemon.client import Client
 from cwa_engine.base.errors import NotFound, OutputError, OutputTaken, did_you_mean
@@ -16,7 +17,7 @@ from cwa_engine.records import tables
 from cwa_engine.records.run_report import RunReport, open_run
 from cwa_tui.export import SUFFIXES, Cell, Format, export
 
-_TABLES: dict[str, Table] = {
+_TABLES: dict[str, Table[Any]] = {
     table.name: table
     for table in (
         tables.PERTURBATION, tables.EVALUATION, tables.CONTROLS, interactions.TABLE, stability.TABLE, ablation.TABLE,
@@ -72,7 +73,7 @@ def write_all(report: RunReport, folder: Path, form: Format) -> list[Path]:
     return [folder / name for name in texts]
 
 
-def _table(file: str, content: bytes) -> Table:
+def _table(file: str, content: bytes) -> Table[Any]:
     if file in _TABLES:
         return _TABLES[file]
     if file.startswith(_RANKING):
@@ -80,7 +81,7 @@ def _table(file: str, content: bytes) -> Table:
     return fidelity_table(scored_metrics(content))
 
 
-def _cells(table: Table, content: bytes) -> Iterator[list[Cell]]:
+def _cells(table: Table[Any], content: bytes) -> Iterator[list[Cell]]:
     fixed = [name for name in table.columns if not name.startswith("score_")]
     for row in table.from_bytes(content):
         yield [*(getattr(row, name) for name in fixed), *(row.scores if table.metrics else ())]

@@ -60,7 +60,7 @@ def logs(
                     return
 
 
-def _log_line(moment: float, line: str) -> str:
+def _log_line(moment: float, line: str | None) -> str:
     return f"{time.strftime('%H:%M:%S', time.localtime(moment))} {line}" if line else ""
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
+
+from cwa_engine.base.errors import InvalidInput
 
 _NUMBER = re.compile(r"-[\d.]")
 _NUMBERS = re.compile(r"[-+\d][\w.,+-]*|\.\d[\w.,+-]*")  # also what was meant as one: 10k, 1e3, 10,100
@@ -41,3 +44,15 @@ def fill_bare(args: list[str], meant: Mapping[str, str]) -> list[str]:
         if arg in meant and (place == len(args) or args[place].startswith("-")):
             filled.append(meant[arg])
     return filled
+
+
+def refuse_swallowed_options(args: list[str], options: Mapping[str, bool]) -> None:
+    """Raise InvalidInput where an option stands in the place of another one's value, as in `--output --json`.
+
+    `options` has each option by name, and whether a value follows it.
+    """
+    for name, value in itertools.pairwise(args):
+        if name == "--":
+            return
+        if options.get(name) and value in options and value.startswith("--"):
+            raise InvalidInput(f"{name} has no value", hint=f"write it behind {name}, before {value}")

@@ -18,6 +18,7 @@ from cwa_tui.cli.remembered import remember
 
 if TYPE_CHECKING:
     from cwa_daemon.client import Client
+    from cwa_daemon.protocol import JobView
     from cwa_engine.base.plain import JsonMap
 
 app = typer.Typer()
@@ -33,6 +34,14 @@ app.add_typer(results, name="results")
 def list_results(
     limit: Limit = 20,
     offset: listing.Offset = 0,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Runs in these states with what became of them; done if left out.",
+            autocompletion=completion.states,
+            metavar="STATE",
+        ),
+    ] = None,
     model: listing.OfModel = None,
     search: listing.Search = None,
     since: listing.Since = None,
@@ -40,14 +49,14 @@ def list_results(
     reverse: listing.Reverse = False,
     as_json: Json = False,
 ) -> None:
-    """List finished runs, the latest first. `cwtool jobs --state failed` lists those that did not get so far."""
+    """List finished runs, the latest first; with --state also those that have no result."""
     from cwa_tui.cli.tables import results_table
 
-    asked = listing.query(limit, offset, ["done"], ["run"], model, search, since, sort, reverse)
+    asked = listing.query(limit, offset, state or ["done"], ["run"], model, search, since, sort, reverse)
     with connect() as client:
         page = listing.listed(client, asked)
-        summaries = [_summary_or_reason(client, job.run_id) for job in page.jobs]
-    remember([(job.run_id, "run done") for job in page.jobs], [job.model for job in page.jobs])
+        summaries = [_summary_or_reason(client, job) for job in page.jobs]
+    remember([(job.run_id, f"run {job.state}") for job in page.jobs], [job.model for job in page.jobs])
     if as_json:
         show({"results": summaries, "total": page.total})
     elif summaries:
@@ -59,12 +68,14 @@ def list_results(
         show("no such run; `cwtool results` lists all")
 
 
-def _summary_or_reason(client: Client, run_id: str) -> JsonMap:
-    """A run's summary; of one that is altered or cannot be read why: the others are to be listed all the same."""
+def _summary_or_reason(client: Client, job: JobView) -> JsonMap:
+    """A run's summary; why there is none, or why it cannot be read: the others are to be listed all the same."""
+    if job.state != "done":
+        return {"run_id": job.run_id, "state": job.state, "error": job.error}
     try:
-        return client.result(run_id).summary
+        return client.result(job.run_id).summary
     except (Altered, NotFound) as error:
-        return {"run_id": run_id, "unreadable": error.message}
+        return {"run_id": job.run_id, "unreadable": error.message}
 
 
 @results.command("show")

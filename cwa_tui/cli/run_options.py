@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from cwa_engine.base.errors import InvalidInput
 from cwa_tui.cli import completion
-from cwa_tui.cli.options import fill_bare, repeat_option_names
+from cwa_tui.cli.options import fill_bare, refuse_swallowed_options, repeat_option_names
 
 if TYPE_CHECKING:
     from cwa_daemon.protocol import JobOptions
@@ -44,8 +44,10 @@ class RunOptions(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         fields = self._fields()
         bare = {entry.flag: entry.option.bare for entry in fields if entry.option.bare}
+        args = fill_bare(args, bare)
+        refuse_swallowed_options(args, _takes_value(self.params))
         several = {name: _takes_numbers(entry) for entry in fields if entry.several for name in _names(entry)}
-        return super().parse_args(ctx, repeat_option_names(fill_bare(args, bare), several))
+        return super().parse_args(ctx, repeat_option_names(args, several))
 
     def invoke(self, ctx: Any) -> Any:
         given: dict[str, Any] = {}
@@ -140,6 +142,12 @@ def _take(ctx: Any, flag: str) -> Any:
 
 def _python(flag: str) -> str:
     return "model_alone" if flag == MODEL else flag.removeprefix("--").replace("-", "_")
+
+
+def _takes_value(parameters: list[Any]) -> dict[str, bool]:
+    """Each option by its names, and whether a value follows it."""
+    options = [parameter for parameter in parameters if parameter.param_type_name == "option"]
+    return {name: not option.is_flag for option in options for name in (*option.opts, *option.secondary_opts)}
 
 
 def _takes_numbers(entry: OptionField) -> bool:

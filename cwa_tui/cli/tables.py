@@ -203,6 +203,10 @@ def results_table(jobs: Sequence[JobView], summaries: Sequence[JsonMap], now: fl
 def _result_row(job: JobView, summary: JsonMap, now: float) -> Row:
     if "unreadable" in summary:
         return Row({RUN_ID: job.run_id}, {"": "yellow"}, sentence=f"! {summary['unreadable']}")
+    if job.state != "done":
+        return Row(
+            {RUN_ID: job.run_id}, {"": fmt.STATE_STYLES.get(job.state, "")}, f"{fmt.signed(job.state)} {_note(job)}"
+        )
     names = (ranking["metric"] for ranking in summary["rankings"])
     cells = {
         RUN_ID: job.run_id,

@@ -24,6 +24,9 @@ STYLES = ("bold", "cyan", "yellow", "magenta", "green", "blue", "red")  # of the
 APART = 0.02  # of the width, between the series of one k
 
 
+REST_S = 1.0  # between two drawings
+
+
 class DamageChart(Vertical):
     """A legend with markers, the plot, and a sentence on what has no place in it. + and - zoom, arrows move, 0 resets."""
 
@@ -41,6 +44,7 @@ class DamageChart(Vertical):
         self._plot: Plot | None = None
         self._curve = DamageCurve(())
         self._nothing, self._with_draws = "", True
+        self._rests, self._is_stale = False, False
         self._axes: tuple[object, ...] = ()  # what the axes were made for
 
     def compose(self) -> ComposeResult:
@@ -53,11 +57,29 @@ class DamageChart(Vertical):
         wanted = (curve, nothing, with_draws)
         if wanted != (self._curve, self._nothing, self._with_draws):
             self._curve, self._nothing, self._with_draws = wanted
-            if self.is_mounted:
-                self._draw()
+            self._draw_soon()
 
     def on_mount(self) -> None:
         self._draw()
+
+    def on_show(self) -> None:
+        self._draw()
+
+    def _draw_soon(self) -> None:
+        """Draw a curve that grows once a second at most, and not while it is hidden: each time takes tens of milliseconds."""
+        if not self.is_mounted or not self.size.area:
+            return
+        if self._rests:
+            self._is_stale = True
+            return
+        self._draw()
+        self._rests, self._is_stale = True, False
+        self.set_timer(REST_S, self._rested)
+
+    def _rested(self) -> None:
+        self._rests = False
+        if self._is_stale:
+            self._draw_soon()
 
     def _draw(self) -> None:
         curve = self._curve

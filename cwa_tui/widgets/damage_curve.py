@@ -67,7 +67,7 @@ def damage_curve(points: Sequence[DamagePoint], metric: str, perturbation: str) 
     for place, name in enumerate([CRITICAL, *controls]):
         marker = "●" if name == CRITICAL else MARKERS[(place - 1) % len(MARKERS)]
         mine = [point for point in here if point.selection == name]
-        finite = [point for point in mine if math.isfinite(point.delta_nll) and not point.collapsed_at]
+        finite = [point for point in mine if _is_finite(point)]
         if mine:
             found.append(
                 Series(
@@ -75,10 +75,14 @@ def damage_curve(points: Sequence[DamagePoint], metric: str, perturbation: str) 
                     marker=marker,
                     points=tuple(_largest(finite, k) for k in sorted({point.k for point in finite})),
                     draws=() if name == CRITICAL else tuple(ChartPoint(p.k, p.delta_nll) for p in finite),
-                    collapsed=tuple(sorted({point.k for point in mine if point not in finite})),
+                    collapsed=tuple(sorted({point.k for point in mine if not _is_finite(point)})),
                 )
             )
     return DamageCurve(tuple(found))
+
+
+def _is_finite(point: DamagePoint) -> bool:
+    return math.isfinite(point.delta_nll) and not point.collapsed_at
 
 
 def _largest(points: Sequence[DamagePoint], k: int) -> ChartPoint:

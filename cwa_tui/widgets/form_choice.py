@@ -57,8 +57,7 @@ class ChoiceField(Widget, can_focus=True):
     ) -> None:
         super().__init__(id=id)
         self._names, self._several, self._meanings = tuple(names), several, meanings or {}
-        self._chosen = set(chosen)
-        self.cursor = next((place for place, name in enumerate(self._names) if name in self._chosen), 0)
+        self.chosen = tuple(chosen)
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -68,6 +67,7 @@ class ChoiceField(Widget, can_focus=True):
     @chosen.setter
     def chosen(self, names: Sequence[str]) -> None:
         self._chosen = set(names)
+        self.cursor = next((place for place, name in enumerate(self._names) if name in self._chosen), 0)
         self.refresh()
 
     @property

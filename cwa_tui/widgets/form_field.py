@@ -69,10 +69,9 @@ class FormField(Vertical):
     def _made(self) -> Widget:
         entry, value, name = self.entry, self._value, control_id(self.entry.field)
         if isinstance(value, bool):
-            return ChoiceField((_TICK,), (_TICK,) if value else (), several=True, id=name)
+            return ChoiceField((_TICK,), _chosen(value), several=True, id=name)
         if entry.closed:
-            chosen = value if isinstance(value, tuple) else (value,)
-            return ChoiceField(entry.choices, chosen, entry.several, entry.option.meanings, id=name)
+            return ChoiceField(entry.choices, _chosen(value), entry.several, entry.option.meanings, id=name)
         line = Input(str(value), default_in_words(entry), id=name, compact=True)
         line.cursor_blink = False  # each blink would be sent over a slow line
         return line
@@ -89,13 +88,7 @@ class FormField(Vertical):
             control.value = str(value)
             control.cursor_position = len(control.value)
         elif isinstance(control, ChoiceField):
-            control.chosen = (
-                value
-                if isinstance(value, tuple)
-                else ((_TICK,) if value else ())
-                if isinstance(value, bool)
-                else (value,)
-            )
+            control.chosen = _chosen(value)
 
     @property
     def help(self) -> str:
@@ -159,6 +152,13 @@ class FormField(Vertical):
         self.screen.set_focus(self.control)
         self.value = message.text
         self.post_message(self.Changed(self))
+
+
+def _chosen(value: Value) -> tuple[str, ...]:
+    """The names that are chosen where a field has this value."""
+    if isinstance(value, bool):
+        return (_TICK,) if value else ()
+    return value if isinstance(value, tuple) else (value,)
 
 
 def field_id(field: str) -> str:

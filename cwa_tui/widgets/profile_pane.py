@@ -27,7 +27,8 @@ class ProfilePane(VerticalScroll):
         yield self._bars
 
     def show_places(self, title: str, places: Places | None, drawn: Mapping[int | None, int], nothing: str) -> None:
-        self.border_title = title
+        if title != self.border_title:
+            self.border_title = title
         if (places, drawn, nothing) != self._shown:
             self._shown = (places, drawn, nothing)
             self._draw()

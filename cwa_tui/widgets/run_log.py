@@ -23,15 +23,22 @@ class RunLog(VerticalScroll):
         self.border_title = "log"
         self._drawn: tuple[str, int] | None = None  # run id and how many lines it had written
         self._at_end = True
+        self._hidden: FollowedRun | None = None  # the run to show once the pane is shown
 
     def compose(self) -> ComposeResult:
         yield Static(id="log-text")
 
     def on_show(self) -> None:
+        if self._hidden:
+            self.show_run(self._hidden)
         if self._at_end:
             self.scroll_end(animate=False)
 
     def show_run(self, run: FollowedRun | None) -> None:
+        """Show the log of a run. A hidden pane waits until it is shown, as a new text has the screen laid out again."""
+        self._hidden = None if self.display else run
+        if self._hidden:
+            return
         now = (run.run_id, run.log.written) if run else None
         if now == self._drawn:
             return

@@ -100,7 +100,7 @@ def test_completion_imports_nothing_that_computes_or_connects_and_takes_little_t
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "transformers", "numpy", "textual", "huggingface_hub"}
     beside = _least_s([CWTOOL, "--version"], own_cwtool.env)
-    assert _least_s([CWTOOL], environment) < 4 * beside  # 0.05 s and 0.2 s where nothing else runs
+    assert _least_s([CWTOOL], environment) < 6 * beside  # 0.1 s and 0.3 s; torch would be 3 s
 
 
 def _least_s(command: list[str], environment: dict[str, str]) -> float:

@@ -112,6 +112,8 @@ def test_results_name_their_model_and_what_was_found(runs: CommandLine) -> None:
     assert [run["model"]["name"] for run in runs.json("results", "-S", "magnitude")["results"]] == [
         "EleutherAI/pythia-70m"
     ]
+    (failed,) = lines(runs, "results", "--state", "failed")[1:]
+    assert re.match(rf"{SHORT_ID}\s+✗ failed --topk 999999 is more than", failed) and len(failed) <= 80
     assert "no such run" in runs("results", "--model", "nothing").stdout
 
 

@@ -71,6 +71,8 @@ def test_what_is_called_otherwise_elsewhere_is_named_as_it_is_called_here(
 
 def test_an_option_without_its_value_is_told_so(cwtool: CommandLine) -> None:
     assert "--topk has no value" in cwtool("run", "gpt2", "--json", "--topk", rc=2).stdout
+    assert "--output has no value" in cwtool("run", "gpt2", "--output", "--json", rc=2).stdout
+    assert not list(cwtool.cwd.iterdir())
     assert "-n has no value" in cwtool("jobs", "-n", rc=2).stderr
 
 

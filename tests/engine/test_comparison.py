@@ -119,6 +119,16 @@ def test_one_model_and_the_same_texts_give_one_ranking_which_says_nothing_of_oth
     assert found.differing == "the runs differ in --metric, --control-seeds and --seed"
 
 
+def test_texts_of_one_source_may_be_the_same_in_part_and_the_answer_says_so(llama: Any, first: RunReport) -> None:
+    fewer = [
+        cwa.analyze(wrap(llama), eval_limit=limit, metrics=["grad_x_weight"], topk=[5], perturbations=[])
+        for limit in (8, 12)
+    ]
+    assert not cwa.compare(*fewer).pairs[0].same_scoring
+    assert any("some may be the same" in sentence for sentence in cwa.compare(*fewer).sentences)
+    assert not any("some may be the same" in sentence for sentence in cwa.compare(first, fewer[0]).sentences)
+
+
 def test_a_metric_that_reads_no_texts_is_said_to(first: RunReport, llama: Any) -> None:
     other = analyzed(llama, OTHERS, metrics=["magnitude"], perturbations=[])
     found = cwa.compare(first, other)

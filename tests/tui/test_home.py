@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ from cwa_daemon.protocol import DeviceMemory, Headline, JobQuery, Sample
 from cwa_engine.base.errors import DaemonUnreachable, RunFailed
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp
+from cwa_tui.preferences import PreferenceFile
 from cwa_tui.screens.home import HomeScreen, with_places
 from cwa_tui.screens.run import RunScreen
 from cwa_tui.widgets.jobs_table import JobsTable
@@ -20,6 +22,7 @@ from cwa_tui.widgets.models_table import ModelsTable
 from tests.tui.fake_client import (
     BASELINE,
     NOW,
+    QUICK,
     FakeDaemon,
     app_on,
     point,
@@ -76,8 +79,10 @@ class Terminal:
 
 
 @asynccontextmanager
-async def open_on(daemon: FakeDaemon, size: tuple[int, int] = SMALL) -> AsyncIterator[Terminal]:
-    async with app_on(daemon).run_test(size=size, notifications=True) as pilot:
+async def open_on(
+    daemon: FakeDaemon, size: tuple[int, int] = SMALL, app: CwtoolApp | None = None
+) -> AsyncIterator[Terminal]:
+    async with (app or app_on(daemon)).run_test(size=size, notifications=True) as pilot:
         await until(lambda: isinstance(pilot.app.screen, HomeScreen) and pilot.app.screen.query("#jobs"))
         yield Terminal(pilot)
 
@@ -302,12 +307,21 @@ async def test_a_model_is_unloaded_after_a_question(daemon: FakeDaemon) -> None:
 # the daemon is gone
 
 
-async def test_when_the_daemon_is_gone_nothing_ticks_and_D_starts_it(daemon: FakeDaemon) -> None:
+async def test_when_the_daemon_is_gone_nothing_ticks_and_D_starts_it(daemon: FakeDaemon, tmp_path: Path) -> None:
+    now = [NOW]
+    app = CwtoolApp(daemon.connect, lambda: now[0], QUICK, PreferenceFile(tmp_path / "tui.json"))
     daemon.run(RUN)
     change(daemon, RUN, running_since=NOW - 42)
-    async with open_on(daemon) as terminal:
+    async with open_on(daemon, app=app) as terminal:
         await terminal.sees("0:42")
+        now[0] += 3
+        await terminal.sees("0:45")
         daemon.lose()
+        await terminal.sees("starts the daemon")
+        now[0] += 100
+        drawn = app.session.store.version
+        await until(lambda: app.session.store.version > drawn + 3)
+        assert "0:45" in terminal.text, "its clock stands still"
         await terminal.sees("D  starts the daemon", "last answer", "as of")
         assert terminal.screen.has_class("-lost")
         await terminal.press("D")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
@@ -113,6 +114,27 @@ def test_a_run_being_measured(snap_compare: Callable[..., bool], app: CwtoolApp,
         app.open_run(RUN)
         await until(lambda: isinstance(app.screen, RunScreen))
         await until(seen(app, "2533,10]", "x6.55"))
+        await pilot.pause()
+
+    assert snap_compare(app, terminal_size=size, run_before=opened)
+
+
+def test_the_form_with_a_mistake(
+    snap_compare: Callable[..., bool],
+    app: CwtoolApp,
+    size: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))  # nothing is on disk
+    app.preferences.change(draft={"model": "gpt2", "topk": "0", "probes": "4"})
+
+    async def opened(pilot: Pilot[None]) -> None:
+        await until(seen(app, "ecyg"))
+        app.open_form(None)
+        await until(seen(app, "will be downloaded", "too small", "--model"))
         await pilot.pause()
 
     assert snap_compare(app, terminal_size=size, run_before=opened)
