@@ -165,7 +165,7 @@ async def test_two_metrics_at_80_columns_keep_the_ratio() -> None:
         await terminal.go("2", "damage")
         await terminal.sees("damage · grad_x_weight", "ratio", "95 % interval")
         await terminal.press("a")
-        await terminal.sees("magnitu…", "x6.55", "95 % interval")
+        await terminal.sees("magnit…", "x6.55", "95 % interval")
         await terminal.press("a", "m")
         await terminal.sees("damage · magnitude")
 
