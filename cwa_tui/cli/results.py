@@ -61,7 +61,7 @@ def list_results(
         show({"results": summaries, "total": page.total})
     elif summaries:
         show(results_table(page.jobs, summaries))
-        listing.say_how_many("cwtool results", asked, page)
+        listing.say_how_many(asked, page)
     elif asked == listing.query(limit, states=["done"], kinds=["run"]):
         show("no finished runs yet; `cwtool run smollm2-135m` makes one")
     else:

@@ -77,7 +77,7 @@ def start_a_run_from_the_form(terminal: TmuxTerminal) -> None:
     terminal.until("--model gpt2")
     terminal.keys("C-j")
     terminal.until(without("new run"))
-    terminal.until("done")
+    terminal.until("✓ done", 120)
 
 
 def sort_filter_and_open_a_weight(terminal: TmuxTerminal) -> None:
@@ -104,8 +104,7 @@ def kill_the_daemon_and_go_on(terminal: TmuxTerminal, settings: Settings) -> Non
     os.kill(daemon, signal.SIGKILL)
     terminal.until(LOST)
     terminal.keys("D")
-    terminal.until(without(LOST))
-    assert running_pid(settings) not in (None, daemon)
+    terminal.until(lambda screen: running_pid(settings) not in (None, daemon) and not re.search(LOST, screen))
     terminal.until("running")  # its worker has gone on
 
 
