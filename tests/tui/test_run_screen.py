@@ -227,6 +227,18 @@ async def test_a_finished_run_leads_with_its_verdict_and_has_all_answers() -> No
         await terminal.sees("numerical floor", "fingerprint")
 
 
+async def test_a_short_terminal_says_the_verdict_in_figures() -> None:
+    daemon = FakeDaemon()
+    report = finished(daemon)
+    group = next(g for g in report.summary.damage if (g.metric, g.k) == ("grad_x_weight", 4))
+    random = next(row for row in group.controls if row.control == "random")
+    assert group.critical
+    assert random.largest
+    async with run_open(daemon, RUN_ID) as terminal:
+        await terminal.sees(f"{group.outcome} · k 4 zero: {group.critical.delta_nll:+.4f} nats")
+        await terminal.sees(f"largest of controls: random {random.largest:+.4f}", "(5: whole, and")
+
+
 async def test_m_shows_another_metric_everywhere() -> None:
     daemon = FakeDaemon()
     finished(daemon)
