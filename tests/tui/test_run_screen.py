@@ -173,7 +173,9 @@ async def test_two_metrics_at_80_columns_keep_the_ratio() -> None:
 async def test_a_collapsed_set_says_where_in_table_and_chart() -> None:
     daemon = FakeDaemon()
     run_id = scored(daemon)
-    nothing = dict.fromkeys(("nll", "perplexity", "delta_nll", "delta_low", "delta_high", "perplexity_ratio"))
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("nll", "perplexity", "delta_nll", "delta_low", "delta_high", "perplexity_ratio")
+    )
     daemon.say(run_id, "damage", point=point(1))
     daemon.say(run_id, "damage", point=point(10, **nothing, collapsed_at="model.layers.3.mlp"))
     async with run_open(daemon, RUN) as terminal:
