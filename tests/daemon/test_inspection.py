@@ -24,7 +24,7 @@ def models_of_the_test(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_facts_of_a_weight_come_as_an_event_of_a_job(cwtool: CommandLine, hub: Path) -> None:
-    stored = next(hub.glob("hub/models--openai-community--gpt2/snapshots/*/model.safetensors"))
+    stored = next(hub.glob("hub/models--gpt2/snapshots/*/model.safetensors"))
     with safe_open(stored, "np") as tensors:
         values = tensors.get_tensor(next(key for key in tensors.keys() if NAME.endswith(key)))  # noqa: SIM118  [in, out]
     with cwtool.client() as client:
