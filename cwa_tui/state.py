@@ -19,7 +19,7 @@ from cwa_tui.ranking import RankingRows
 
 PAGE = 100  # jobs asked for at first; more as the user scrolls down
 MOST_RUNS = 20  # followed runs that are kept, so that one selected again is shown at once
-MOST_RANKINGS = 4  # long ones, 6 MB for 100,000 weights
+MOST_RANKED = 500_000  # weights of all rankings that are kept, 60 bytes each
 HISTORY = 600  # samples of telemetry, one a second: what the widest chart shows
 
 K = TypeVar("K")
@@ -216,11 +216,16 @@ class TuiStore:
         return None if run_id in self._reports else self._why_no_report.get(run_id)
 
     def keep_ranking(self, run_id: str, metric: str, rows: RankingRows) -> None:
-        _keep(self._rankings, (run_id, metric), rows, MOST_RANKINGS)
+        self._rankings[run_id, metric] = rows
+        self._rankings.move_to_end((run_id, metric))
+        while len(self._rankings) > 1 and sum(map(len, self._rankings.values())) > MOST_RANKED:
+            self._rankings.popitem(last=False)
         self.version += 1
 
     def ranking(self, run_id: str, metric: str) -> RankingRows | None:
         """The whole ranking of a finished run; None until it is here."""
+        if (run_id, metric) in self._rankings:
+            self._rankings.move_to_end((run_id, metric))  # the one looked at last is forgotten last
         return self._rankings.get((run_id, metric))
 
     def run(self, run_id: str) -> SelectedRun:

@@ -32,6 +32,11 @@ class RunPair:
     other_weights: str  # why weights are not compared one by one
     other_rankings: str  # why rankings are not compared at all
     other_measuring: tuple[str, ...]  # why losses are not of one kind
+    other_settings: dict[str, tuple[str, ...]]  # perturbation -> why it is another in the other run
+
+    def unlike(self, perturbation: str) -> tuple[str, ...]:
+        """Why damage by a perturbation is not read against each other: `bit_flip 3` is a kind of `bit_flip`."""
+        return self.other_measuring + self.other_settings.get(perturbation.split(" ", maxsplit=1)[0], ())
 
 
 @dataclass(frozen=True, slots=True)

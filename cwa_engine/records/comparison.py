@@ -23,6 +23,7 @@ from cwa_engine.records.differences import (
     differences,
     other_measuring,
     other_rankings,
+    other_settings,
     other_weights,
     same_model,
     same_scoring,
@@ -112,6 +113,7 @@ def _pair(first: RunReport, second: RunReport) -> RunPair:
         other_weights=other_weights(first, second),
         other_rankings=other_rankings(first, second),
         other_measuring=other_measuring(first, second),
+        other_settings=other_settings(first, second),
     )
 
 

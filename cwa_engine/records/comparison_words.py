@@ -60,6 +60,11 @@ def _limits(found: Comparison, pair: RunPair) -> Iterator[str]:
         yield f"{both}: rankings are not compared, as {pair.other_rankings}"
     elif pair.other_weights:
         yield f"{both}: not compared weight by weight, as {pair.other_weights}; components and depth are compared"
+    for perturbation, reasons in pair.other_settings.items():
+        yield (
+            f"{both}: {perturbation} is not the same in both, so its curves must not be read against each other: "
+            + "; ".join(reasons)
+        )
     damaged = {level.run for level in found.damage}
     if pair.other_measuring and {pair.first, pair.second} <= damaged:
         yield f"{both}: damage was not measured alike, so curves must not be read against each other: " + "; ".join(

@@ -14,7 +14,7 @@ import numpy as np
 from cwa_engine.base.statistics import paired_delta
 from cwa_engine.damage.measured import Measured
 from cwa_engine.evaluation.losses import Evaluation
-from cwa_engine.records.differences import other_measuring
+from cwa_engine.records.differences import other_measuring, other_settings
 from cwa_engine.records.remeasured import CRITICAL, INTACT, Case, losses
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import DamagePoint, Separation
@@ -114,13 +114,14 @@ def damage_differences(
     """Critical sets of the same metric, perturbation and k, where both runs measured the same texts in the same way."""
     if other_measuring(first, second) or not (first.summary.damage and second.summary.damage):
         return
+    settings = other_settings(first, second)
     (intact, cases), (intact_other, others) = (_critical_losses(report) for report in (first, second))
     if not np.array_equal(intact.tokens, intact_other.tokens):
         return
     for case, measured in cases.items():
         if case not in others or metric not in (None, case.metric) or k not in (None, case.k):
             continue
-        if other_measuring(first, second, case.perturbation):
+        if case.perturbation.split(" ", maxsplit=1)[0] in settings:
             continue
         ours = measured.evaluation.nll_sums - intact.nll_sums
         theirs = others[case].evaluation.nll_sums - intact_other.nll_sums

@@ -139,16 +139,26 @@ def other_rankings(first: RunReport, second: RunReport) -> str:
     return ""
 
 
-def other_measuring(first: RunReport, second: RunReport, perturbation: str = "") -> tuple[str, ...]:
+def other_measuring(first: RunReport, second: RunReport) -> tuple[str, ...]:
     """Why the losses of two runs are not of one kind, a reason each; empty where the same was measured in the same way."""
-    pairs = (
+    facts = (
         ("texts measured", [_texts(r.texts.damage, r.texts.evaluation_sha256) for r in (first, second)]),
         ("protocol", [r.baseline.protocol for r in (first, second)]),
         ("beginnings of a sequence", [r.texts.bos or "none" for r in (first, second)]),
         ("tokens measured", [f"{r.baseline.tokens:,}" for r in (first, second)]),
-        *(
-            (f"--{name.replace('_', '-')}", [_option(getattr(r.spec, name)) for r in (first, second)])
-            for name in _SETTINGS.get(perturbation.split(" ", maxsplit=1)[0], ())
-        ),
     )
-    return tuple(f"other {what}: {one} and {other}" for what, (one, other) in pairs if one != other)
+    return tuple(f"other {what}: {one} and {other}" for what, (one, other) in facts if one != other)
+
+
+def other_settings(first: RunReport, second: RunReport) -> dict[str, tuple[str, ...]]:
+    """Perturbation -> why it does not do the same in both runs; without those that do, or that one run did not ask for."""
+    found = {}
+    for perturbation in set(first.spec.perturbations) & set(second.spec.perturbations):
+        values = {
+            f"--{name.replace('_', '-')}": [_option(getattr(run.spec, name)) for run in (first, second)]
+            for name in _SETTINGS.get(perturbation, ())
+        }
+        reasons = tuple(f"other {flag}: {one} and {other}" for flag, (one, other) in values.items() if one != other)
+        if reasons:
+            found[perturbation] = reasons
+    return dict(sorted(found.items()))

@@ -95,7 +95,7 @@ def list_jobs(
         show({"jobs": [job.model_dump() for job in page.jobs], "total": page.total})
     elif page.jobs:
         show(jobs_table(page.jobs))
-        listing.say_how_many("cwtool jobs", asked, page)
+        listing.say_how_many(asked, page)
     elif asked == listing.query(limit, kinds=["run"]):
         show("no runs yet; `cwtool run smollm2-135m` makes one, `cwtool jobs --all` lists loads and plans")
     else:

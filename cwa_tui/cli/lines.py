@@ -99,7 +99,9 @@ def _with_ids(table: LineTable, room: int) -> tuple[Sequence[Row], dict[str, int
     short = {fmt.short_id(run_id) for run_id in ids}
     whole = _widths(table.fields, table.rows, NO_LIMIT)
     last = table.fields[-1].key  # it may be cut, as a message may have any length
-    if not ids or len(short) < len(ids) or all(widths.get(key) == whole[key] for key in whole if key != last):
+    fits = all(widths.get(key) == whole[key] for key in whole if key != last)
+    fits &= all(cell_len(row.cells[RUN_ID] + row.sentence) + PADDING <= room for row in table.rows if row.sentence)
+    if not ids or len(short) < len(ids) or fits:
         return table.rows, widths
     rows = [replace(row, cells={**row.cells, RUN_ID: fmt.short_id(row.cells[RUN_ID])}) for row in table.rows]
     return rows, _widths(table.fields, rows, room)

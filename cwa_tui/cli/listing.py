@@ -111,11 +111,11 @@ def listed(client: Client, asked: JobQuery) -> JobPage:
             return replace(page, jobs=found)
 
 
-def say_how_many(command: str, asked: JobQuery, page: JobPage) -> None:
+def say_how_many(asked: JobQuery, page: JobPage) -> None:
     """Say on standard error that there are more than are listed, and how to see them."""
     last = asked.offset + len(page.jobs)
     if page.jobs and page.total > len(page.jobs):
-        rest = f"; `{command} -n {page.total}` lists all" if last < page.total else ""
+        rest = f"; -n {page.total} lists all" if last < page.total else ""
         say(f"{asked.offset + 1} to {last} of {page.total}{rest}")
 
 

@@ -49,7 +49,10 @@ def list_results(
     reverse: listing.Reverse = False,
     as_json: Json = False,
 ) -> None:
-    """List finished runs, the latest first; with --state also those that have no result."""
+    """List finished runs, the latest first; with --state also those that have no result.
+
+    critical and control are perplexity over that of the intact model, of the largest k that has controls, and of these
+    the draw that changes the loss most."""
     from cwa_tui.cli.tables import results_table
 
     asked = listing.query(limit, offset, state or ["done"], ["run"], model, search, since, sort, reverse)
@@ -61,7 +64,7 @@ def list_results(
         show({"results": summaries, "total": page.total})
     elif summaries:
         show(results_table(page.jobs, summaries))
-        listing.say_how_many("cwtool results", asked, page)
+        listing.say_how_many(asked, page)
     elif asked == listing.query(limit, states=["done"], kinds=["run"]):
         show("no finished runs yet; `cwtool run smollm2-135m` makes one")
     else:

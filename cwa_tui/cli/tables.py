@@ -30,7 +30,7 @@ def jobs_table(jobs: Sequence[JobView], now: float | None = None) -> LineTable:
         Field("what", least=18, optional=2),
         Field("age", right=True),
         Field("took", optional=1, right=True),
-        Field("note", least=24),
+        Field("note", least=32),
     ]
     return LineTable(fields, [_job_row(job, now) for job in jobs])
 

@@ -203,7 +203,7 @@ class CompareScreen(StoreScreen):
         tables = [shown(found, metric, perturbation)] if perturbation else []
         self.query_one("#curve-table", ViewRows).show_tables(tables, "no damage was measured")
         damaged = {level.run for level in found.damage if level.metric == metric}
-        unlike = [pair for pair in found.pairs if pair.other_measuring and {pair.first, pair.second} <= damaged]
+        unlike = [pair for pair in found.pairs if pair.unlike(perturbation) and {pair.first, pair.second} <= damaged]
         warning = ", ".join(f"{found.label(pair.first)} and {found.label(pair.second)}" for pair in unlike)
         said = f"NOT MEASURED ALIKE: {warning}; do not read these curves against each other" if warning else ""
         self.query_one(CurvesChart).show_curves(found, metric, perturbation, said)

@@ -231,7 +231,7 @@ class RunScreen(StoreScreen):
                 return len(self.store.run(self.run_id).metrics) > 1
             case "next_perturbation":
                 asked = self.store.run(self.run_id).asked
-                return asked is not None and len(asked.perturbations) > 1
+                return True if asked and len(asked.perturbations) > 1 else None
         return super().check_action(action, parameters)
 
 

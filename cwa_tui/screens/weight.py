@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Group, RenderableType
@@ -75,7 +76,8 @@ class WeightScreen(StoreScreen):
         self._look: str | None = None  # run id of the job that looks at the weight
         self._asked = False  # whether it was asked for, by the screen or by the user
         self._seen: tuple[object, ...] = ()  # what is on screen
-        self._found: dict[str, tuple[RankingRows, TopWeight | None]] = {}  # by metric
+        self._weight: TopWeight | None = None
+        self._found: dict[str, Ranked] = {}  # by metric
 
     def compose(self) -> ComposeResult:
         yield Banner(id="banner")
@@ -103,12 +105,22 @@ class WeightScreen(StoreScreen):
 
     @property
     def weight(self) -> TopWeight | None:
+        """The weight in view; None until its ranking is here."""
+        if self._weight is None:
+            ranked = self._ranking
+            self._weight = ranked[self.place - 1] if ranked and self.place <= len(ranked) else None
+        return self._weight
+
+    @property
+    def _ranking(self) -> Sequence[TopWeight] | None:
+        """The whole ranking, or of a run that goes on its head. Of a run that is done it is asked for."""
         ranking = self.store.ranking(self.run_id, self.metric)
-        if ranking is None:
-            head = self.store.followed_run(self.run_id).rankings.get(self.metric)
-            ranked = head.weights if head else ()
-            return ranked[self.place - 1] if self.place <= len(ranked) else None
-        return ranking[self.place - 1] if self.place <= len(ranking) else None
+        if ranking is not None:
+            return ranking
+        if self.store.report(self.run_id) is not None:
+            self.session.want_ranking(self.run_id, self.metric)
+        head = self.store.followed_run(self.run_id).rankings.get(self.metric)
+        return head.weights if head else None
 
     @property
     def facts(self) -> WeightFacts | None:
@@ -188,18 +200,18 @@ class WeightScreen(StoreScreen):
         found = []
         for metric in selected.metrics:
             ranking = self.store.ranking(self.run_id, metric)
-            if ranking is None:
-                if selected.report and metric in selected.report.metrics:
-                    self.session.want_ranking(self.run_id, metric)
-                    found.append(Ranked(metric, None))
-                elif (head := selected.run.rankings.get(metric)) is not None:
-                    same = next((w for w in head.weights if w.target == weight.target), None)
-                    found.append(Ranked(metric, len(head.weights), same))
-                continue
-            known = self._found.get(metric)
-            if known is None or known[0] is not ranking:
-                known = self._found[metric] = (ranking, _weight_in(ranking, weight))
-            found.append(Ranked(metric, len(ranking), known[1]))
+            head = selected.run.rankings.get(metric)
+            if metric in self._found:
+                found.append(self._found[metric])
+            elif ranking is not None:  # remembered, as the store may forget it for another
+                found.append(Ranked(metric, len(ranking), _weight_in(ranking, weight)))
+                self._found[metric] = found[-1]
+            elif selected.report and metric in selected.report.metrics:
+                self.session.want_ranking(self.run_id, metric)
+                found.append(Ranked(metric, None))
+            elif head is not None:
+                same = next((w for w in head.weights if w.target == weight.target), None)
+                found.append(Ranked(metric, len(head.weights), same))
         return found
 
     # the model
@@ -264,12 +276,11 @@ class WeightScreen(StoreScreen):
 
     def action_other(self, step: int) -> None:
         """Go to the weight of another rank."""
-        ranking = self.store.ranking(self.run_id, self.metric)
-        head = self.store.followed_run(self.run_id).rankings.get(self.metric)
-        count = len(ranking) if ranking is not None else len(head.weights) if head else 0
+        count = len(self._ranking or ())
         if 1 <= self.place + step <= count:
             self._stop_looking()
             self.place += step
+            self._weight = None
             self._found.clear()
             self.session.watch(self, [self.run_id])
             self.redraw()

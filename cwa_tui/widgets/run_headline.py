@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 from textual.geometry import Size
 
+from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import Baseline, Verdict
 from cwa_tui import format as fmt
 from cwa_tui.answer_tables import VERDICT_STYLES
@@ -69,13 +70,29 @@ def _verdict(selected: SelectedRun, metric: str | None, room: int) -> list[Text]
         return []
     chosen = max(here, key=lambda verdict: verdict.k)
     rest = len(verdicts) - 1
-    more = f" (5: whole, and {rest} more)" if rest else " (5: whole)"
+    more = f" (5: {rest} more)" if rest else ""
     sentence = chosen.sentence
-    if len(sentence) + len(more) > room:  # words that do not fit make lines shorter, hence the cells to spare
-        sentence = sentence[: room - len(more) - 20].rpartition(" ")[0] + " …"
-    elif not rest:
-        more = ""
+    if len(sentence) + len(more) > room and selected.report:
+        sentence, more = _in_figures(selected.report, chosen), f" (5: whole{f', and {rest} more' if rest else ''})"
     return [words(sentence, VERDICT_STYLES.get(chosen.outcome, "")).append(more, "dim")]
+
+
+def _in_figures(report: RunReport, verdict: Verdict) -> str:
+    """A verdict whose sentence has no room: its outcome, the change by the set, and the largest by its controls."""
+    group = next(
+        group
+        for group in report.summary.damage
+        if (group.metric, group.k, group.perturbation) == (verdict.metric, verdict.k, verdict.perturbation)
+    )
+    change = _change(group.critical.delta_nll if group.critical else None)
+    controls = ", ".join(f"{row.control} {_change(row.largest)}" for row in group.controls)
+    return (
+        f"{verdict.outcome} · k {verdict.k:,} {verdict.perturbation}: {change} nats · largest of controls: {controls}"
+    )
+
+
+def _change(delta: float | None) -> str:
+    return fmt.delta(delta) if fmt.is_known(delta) else fmt.NOT_FINITE
 
 
 def _measured(selected: SelectedRun, metric: str | None) -> Text | None:

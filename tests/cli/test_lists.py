@@ -97,7 +97,7 @@ def test_jobs_are_filtered_and_sorted(runs: CommandLine, typed: str, found: list
 
 
 def test_a_list_says_that_there_are_more_and_how_to_see_them(runs: CommandLine) -> None:
-    assert "1 to 2 of 3; `cwtool jobs -n 3` lists all" in runs("jobs", "-n", "2").stderr
+    assert "1 to 2 of 3; -n 3 lists all" in runs("jobs", "-n", "2").stderr
     assert runs.json("jobs", "-n", "2")["total"] == 3
     assert runs("jobs", "-n", "3").stderr == ""
 

@@ -233,6 +233,16 @@ def test_curves_on_other_texts_are_never_mixed_without_a_word(first: RunReport, 
     assert any("must not be read against each other" in sentence for sentence in found.sentences)
 
 
+def test_a_perturbation_with_other_settings_is_never_mixed_without_a_word(llama: Any) -> None:
+    asked = {"topk": [5], "control_seeds": 1, "perturbations": ["zero", "quantize"]}
+    runs = [analyzed(llama, MANY, bits=bits, **asked) for bits in (4, 2)]
+    found = cwa.compare(*runs)
+    assert {row.perturbation for row in found.damage_differences} == {"zero"}
+    assert found.pairs[0].unlike("quantize") == ("other --bits: 4 and 2",)
+    assert found.pairs[0].unlike("zero") == ()
+    assert any("quantize is not the same in both" in sentence for sentence in found.sentences)
+
+
 def test_two_sets_of_the_same_effect_differ_clearly_at_most_one_time_in_twenty() -> None:
     """Skewed changes of 33 texts, as damage has them; both runs have the same expected change."""
     rng, wrong, trials = np.random.default_rng(11), 0, 2000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from textual.app import App, ComposeResult
 
@@ -28,7 +29,7 @@ def points(*given: dict[str, object]) -> list[DamagePoint]:
 
 
 CALM = {"delta_nll": 0.01, "delta_low": -0.01, "delta_high": 0.03, "perplexity_ratio": 1.01}
-DEAD = {**dict.fromkeys(("nll", "perplexity", "delta_nll", "delta_low", "delta_high", "perplexity_ratio")),
+DEAD: dict[str, Any] = {**dict.fromkeys(("nll", "perplexity", "delta_nll", "delta_low", "delta_high", "perplexity_ratio")),
         "collapsed_at": "model.layers.3"}  # fmt: skip
 
 

@@ -165,7 +165,7 @@ async def test_two_metrics_at_80_columns_keep_the_ratio() -> None:
         await terminal.go("2", "damage")
         await terminal.sees("damage · grad_x_weight", "ratio", "95 % interval")
         await terminal.press("a")
-        await terminal.sees("magnitu…", "x6.55", "95 % interval")
+        await terminal.sees("magnit…", "x6.55", "95 % interval")
         await terminal.press("a", "m")
         await terminal.sees("damage · magnitude")
 
@@ -173,7 +173,9 @@ async def test_two_metrics_at_80_columns_keep_the_ratio() -> None:
 async def test_a_collapsed_set_says_where_in_table_and_chart() -> None:
     daemon = FakeDaemon()
     run_id = scored(daemon)
-    nothing = dict.fromkeys(("nll", "perplexity", "delta_nll", "delta_low", "delta_high", "perplexity_ratio"))
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("nll", "perplexity", "delta_nll", "delta_low", "delta_high", "perplexity_ratio")
+    )
     daemon.say(run_id, "damage", point=point(1))
     daemon.say(run_id, "damage", point=point(10, **nothing, collapsed_at="model.layers.3.mlp"))
     async with run_open(daemon, RUN) as terminal:
@@ -225,6 +227,18 @@ async def test_a_finished_run_leads_with_its_verdict_and_has_all_answers() -> No
         await terminal.sees("grad_x_weight k 1:")
         await terminal.press("end")
         await terminal.sees("numerical floor", "fingerprint")
+
+
+async def test_a_short_terminal_says_the_verdict_in_figures() -> None:
+    daemon = FakeDaemon()
+    report = finished(daemon)
+    group = next(g for g in report.summary.damage if (g.metric, g.k) == ("grad_x_weight", 4))
+    random = next(row for row in group.controls if row.control == "random")
+    assert group.critical
+    assert random.largest
+    async with run_open(daemon, RUN_ID) as terminal:
+        await terminal.sees(f"{group.outcome} · k 4 zero: {group.critical.delta_nll:+.4f} nats")
+        await terminal.sees(f"largest of controls: random {random.largest:+.4f}", "(5: whole, and")
 
 
 async def test_m_shows_another_metric_everywhere() -> None:

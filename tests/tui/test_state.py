@@ -16,6 +16,7 @@ from cwa_engine.records.tables import topk_table
 from cwa_engine.rows import Baseline, TopWeight
 from cwa_tui.events import read_job_event
 from cwa_tui.followed_run import FollowedRun, run_after
+from cwa_tui.ranking import RankingRows
 from cwa_tui.session import DaemonClient, Session
 from cwa_tui.state import MOST_RUNS, ConnectionState, TuiStore
 from tests.tui.fake_client import BASELINE, QUICK, FakeDaemon, point, weights, whole_run
@@ -310,3 +311,16 @@ async def eventually(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110  nobody tells a test what became true
             await asyncio.sleep(0)
+
+
+def test_rankings_are_forgotten_once_they_have_too_many_weights_together_the_one_looked_at_last_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cwa_tui.state.MOST_RANKED", 5)
+    store = TuiStore()
+    two = RankingRows.of([from_plain(TopWeight, row) for row in weights(2)])
+    store.keep_ranking("run", "first", two)
+    store.keep_ranking("run", "second", two)
+    assert store.ranking("run", "first") is two
+    store.keep_ranking("run", "third", two)
+    assert [store.ranking("run", name) is two for name in ("first", "second", "third")] == [True, False, True]
