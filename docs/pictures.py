@@ -7,6 +7,7 @@ it shows the runs that are there.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 import tempfile
@@ -36,6 +37,8 @@ FONT_FACES = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
 def main() -> None:
+    os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    os.environ.pop("NO_COLOR", None)
     if len(sys.argv) > 1:
         asyncio.run(take_pictures(Settings(home=Path(sys.argv[1]))))
         return
@@ -69,7 +72,9 @@ async def take_pictures(settings: Settings) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         app = CwtoolApp(connector(settings), preferences=PreferenceFile(Path(scratch) / "tui.json"), ascii=False)
         async with app.run_test(size=SIZE) as pilot:
-            await shown(app, lambda: len(app.session.store.history) > 5)  # some seconds of the devices
+            # with some seconds of the devices
+            await shown(app, lambda: len(app.session.store.history) > 5 and "✓ done" in screen_text(app))
+            await pilot.pause(1)
             take(app, "dashboard", pilot)
             first, second = two_to_compare(app)
             app.open_run(first)
