@@ -50,7 +50,8 @@ Connect = Callable[[bool], Awaitable[DaemonClient]]  # with True a daemon is sta
 class Pace:
     """How often things happen."""
 
-    poll_s: float = 1.0  # between two requests for jobs and memory
+    poll_s: float = 1.0  # between two requests for jobs and memory, while anything runs
+    idle_poll_s: float = 2.0  # the same while nothing does
     retry_s: float = 2.0  # between two attempts to reach a daemon that is gone
     patience_s: float = 10.0  # for an answer: the end of a daemon is known at once, and a machine may be busy
     redraw_s: float = 0.25
@@ -118,7 +119,7 @@ class Session:
                         version, self._list_anew = status.jobs_version, False
                         await self._list(client)
                 self.store.answered(status, samples)
-                await _set_within(self._poll_now, self.pace.poll_s)
+                await _set_within(self._poll_now, self.pace.poll_s if status.running else self.pace.idle_poll_s)
                 self._poll_now.clear()
         finally:
             lost.cancel()

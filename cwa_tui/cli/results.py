@@ -49,7 +49,10 @@ def list_results(
     reverse: listing.Reverse = False,
     as_json: Json = False,
 ) -> None:
-    """List finished runs, the latest first; with --state also those that have no result."""
+    """List finished runs, the latest first; with --state also those that have no result.
+
+    critical and control are perplexity over that of the intact model, of the largest k that has controls, and of these
+    the draw that changes the loss most."""
     from cwa_tui.cli.tables import results_table
 
     asked = listing.query(limit, offset, state or ["done"], ["run"], model, search, since, sort, reverse)

@@ -46,7 +46,8 @@ def test_every_encoding_takes_what_a_run_found(cwtool: CommandLine, run_id: str,
     name = "文 é.txt" if encoding == "utf-8" else "\\u6587 \\xe9.txt" if encoding == "ascii" else "\\u6587 é.txt"
     assert name in shown[0] and "nats/token" in shown[0]
     assert ("delta nats/token" in shown[0]) == (encoding in ("ascii", "latin-1", "cp1252", "cp437"))
-    assert ("─" in shown[1]) == (encoding == "utf-8")
+    assert ("─" in shown[0]) == (encoding == "utf-8")
+    assert "smollm2-135m" in shown[1]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])

@@ -31,7 +31,7 @@ from cwa_tui.preferences import PreferenceFile
 from cwa_tui.session import Pace
 
 NOW = 1_795_460_700.0  # what the clock of every test says
-QUICK = Pace(poll_s=0.05, retry_s=0.05, patience_s=5.0, redraw_s=0.05, settle_s=0.0)
+QUICK = Pace(poll_s=0.05, idle_poll_s=0.05, retry_s=0.05, patience_s=5.0, redraw_s=0.05, settle_s=0.0)
 
 
 class FakeDaemon:

@@ -316,6 +316,7 @@ async def test_when_the_daemon_is_gone_nothing_ticks_and_D_starts_it(daemon: Fak
         await terminal.sees("0:42")
         now[0] += 3
         await terminal.sees("0:45")
+        await until(lambda: app.session.store.answered_at == now[0])
         daemon.lose()
         await terminal.sees("starts the daemon")
         now[0] += 100
