@@ -17,7 +17,7 @@ from tests.tmux import TmuxTerminal
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
-LOST = "not reachable|has ended"
+LOST = "not reachable|has ended|being started"
 WEIGHT, SORTED = r"\[\d+,\d+\]", "[↑↓]"
 LIGHT_BACKGROUND = "48;2;251;250;247"
 
@@ -81,13 +81,15 @@ def start_a_run_from_the_form(terminal: TmuxTerminal) -> None:
 
 
 def sort_filter_and_open_a_weight(terminal: TmuxTerminal) -> None:
-    terminal.until(WEIGHT)
+    terminal.until(r"1-\d+ of \d+")  # the whole ranking is there
     terminal.keys("s")
     terminal.until(SORTED)
     terminal.keys("/")
+    terminal.until("filter: words")
     terminal.type("mlp")
+    terminal.until("/mlp▏")
     terminal.keys("Enter")
-    terminal.until("/mlp")
+    terminal.until(r"\(of \d+\) · /mlp")
     terminal.keys("Enter")
     terminal.until("--weights")
     terminal.keys("Escape")
