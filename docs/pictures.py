@@ -19,7 +19,7 @@ from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import Client, stop_daemon
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp, connector
-from cwa_tui.preferences import PreferenceFile
+from cwa_tui.store.preferences import PreferenceFile
 
 FOLDER = Path(__file__).with_name("pictures")
 SIZE = (132, 38)

@@ -11,7 +11,7 @@ import select
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from cwa_tui.visible import SPELLED_OUT
+from cwa_tui.text.visible import SPELLED_OUT
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

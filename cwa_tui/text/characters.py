@@ -14,7 +14,7 @@ from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
 
-from cwa_tui.visible import IN_ASCII
+from cwa_tui.text.visible import IN_ASCII
 
 _NARROW = {
     "…": "~", "→": ">", "←": "<", "↑": "^", "↓": "v", "Δ": "d", "√": "v", "²": "2", "½": "/", "Σ": "S",
