@@ -21,11 +21,11 @@ from textual.screen import Screen
 from cwa_tui.screens.jump import jump
 from cwa_tui.screens.messages import Message, MessagesScreen
 from cwa_tui.store.preferences import PreferenceFile
+from cwa_tui.terminal.characters import InAscii, needs_ascii
 from cwa_tui.terminal.clipboard import copy
 from cwa_tui.terminal.commands import PALETTE
 from cwa_tui.terminal.notices import desktop_notice
 from cwa_tui.terminal.themes import THEMES, WithoutColour, terminal_theme, theme_for
-from cwa_tui.text.characters import InAscii, needs_ascii
 from cwa_tui.text.visible import visible
 
 MOST_MESSAGES = 100

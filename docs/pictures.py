@@ -90,7 +90,7 @@ def screen_text(app: CwtoolApp) -> str:
 async def shown(app: CwtoolApp, condition: Callable[[], object]) -> None:
     try:
         async with asyncio.timeout(PATIENCE_S):
-            while not condition():
+            while not condition():  # noqa: ASYNC110  nobody tells what has become true on screen
                 await asyncio.sleep(0.1)
     except TimeoutError:
         raise SystemExit(f"what was waited for is not on screen:\n{screen_text(app)}") from None

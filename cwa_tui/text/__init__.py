@@ -1,1 +1,1 @@
-"""How things are written on a terminal: numbers, states, characters that it can show. No Textual in it."""
+"""How things are written on a terminal: numbers, states, and what its encoding lacks. No Textual in it."""
