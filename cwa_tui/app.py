@@ -11,7 +11,6 @@ from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import InvalidInput
 from cwa_tui.form.draft import Draft
 from cwa_tui.screens.base import StoreScreen
-from cwa_tui.screens.compare import CompareScreen
 from cwa_tui.screens.form_doors import FormDoors
 from cwa_tui.screens.help import HelpScreen
 from cwa_tui.screens.home import HomeScreen
@@ -87,6 +86,8 @@ class CwtoolApp(TerminalApp):
         self.push_screen(WeightScreen(self.session, self.preferences, run_id, metric, place))
 
     def open_comparison(self, run_ids: Sequence[str]) -> None:
+        from cwa_tui.screens.compare import CompareScreen  # numpy comes with it: 0.1 s and 11 MB
+
         self.push_screen(CompareScreen(self.session, self.preferences, run_ids))
 
     def open_form(self, like: JobView | None) -> None:
