@@ -9,22 +9,21 @@ from collections.abc import Callable, Sequence
 from cwa_daemon.client import AsyncClient, Settings
 from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import InvalidInput
-from cwa_tui.draft import Draft
-from cwa_tui.format import short_id
-from cwa_tui.notices import Endings, ending
-from cwa_tui.plan_job import made_plan
-from cwa_tui.preferences import PreferenceFile
+from cwa_tui.form.draft import Draft
 from cwa_tui.screens.base import StoreScreen
-from cwa_tui.screens.compare import CompareScreen
 from cwa_tui.screens.form_doors import FormDoors
 from cwa_tui.screens.help import HelpScreen
 from cwa_tui.screens.home import HomeScreen
 from cwa_tui.screens.new_run import NewRunScreen
 from cwa_tui.screens.run import RunScreen
 from cwa_tui.screens.weight import WeightScreen
-from cwa_tui.session import Connect, DaemonClient, Pace, Session
-from cwa_tui.state import TuiStore
+from cwa_tui.store.plan_job import made_plan
+from cwa_tui.store.preferences import PreferenceFile
+from cwa_tui.store.session import Connect, DaemonClient, Pace, Session
+from cwa_tui.store.state import TuiStore
+from cwa_tui.terminal.notices import Endings, ending
 from cwa_tui.terminal_app import TerminalApp
+from cwa_tui.text.format import short_id
 
 
 class CwtoolApp(TerminalApp):
@@ -87,6 +86,8 @@ class CwtoolApp(TerminalApp):
         self.push_screen(WeightScreen(self.session, self.preferences, run_id, metric, place))
 
     def open_comparison(self, run_ids: Sequence[str]) -> None:
+        from cwa_tui.screens.compare import CompareScreen  # numpy comes with it: 0.1 s and 11 MB
+
         self.push_screen(CompareScreen(self.session, self.preferences, run_ids))
 
     def open_form(self, like: JobView | None) -> None:

@@ -18,15 +18,15 @@ from textual.filter import LineFilter, Monochrome, NoColor
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
-from cwa_tui.characters import InAscii, needs_ascii
-from cwa_tui.clipboard import copy
-from cwa_tui.commands import PALETTE
-from cwa_tui.notices import desktop_notice
-from cwa_tui.preferences import PreferenceFile
 from cwa_tui.screens.jump import jump
 from cwa_tui.screens.messages import Message, MessagesScreen
-from cwa_tui.themes import THEMES, WithoutColour, terminal_theme, theme_for
-from cwa_tui.visible import visible
+from cwa_tui.store.preferences import PreferenceFile
+from cwa_tui.terminal.characters import InAscii, needs_ascii
+from cwa_tui.terminal.clipboard import copy
+from cwa_tui.terminal.commands import PALETTE
+from cwa_tui.terminal.notices import desktop_notice
+from cwa_tui.terminal.themes import THEMES, WithoutColour, terminal_theme, theme_for
+from cwa_tui.text.visible import visible
 
 MOST_MESSAGES = 100
 TOLD_S = 5.0  # seconds that a message is shown

@@ -20,7 +20,7 @@ from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import Client, stop_daemon
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp, connector
-from cwa_tui.preferences import PreferenceFile
+from cwa_tui.store.preferences import PreferenceFile
 
 FOLDER = Path(__file__).with_name("pictures")
 SIZE = (132, 38)
@@ -95,7 +95,7 @@ def screen_text(app: CwtoolApp) -> str:
 async def shown(app: CwtoolApp, condition: Callable[[], object]) -> None:
     try:
         async with asyncio.timeout(PATIENCE_S):
-            while not condition():
+            while not condition():  # noqa: ASYNC110  nobody tells what has become true on screen
                 await asyncio.sleep(0.1)
     except TimeoutError:
         raise SystemExit(f"what was waited for is not on screen:\n{screen_text(app)}") from None

@@ -66,8 +66,12 @@ def test_a_list_says_the_name_of_each_command_and_its_module_has_the_command() -
 @pytest.mark.parametrize(
     ("module", "added", "said"),
     [
-        ("cwa_tui/columns.py", "from cwa_daemon.base.settings import Settings", "cwa_tui.columns may not import"),
-        ("cwa_tui/session.py", "import cwa_daemon.client.connection", "cwa_tui.session may not import"),
+        (
+            "cwa_tui/tables/columns.py",
+            "from cwa_daemon.base.settings import Settings",
+            "cwa_tui.tables.columns may not import",
+        ),
+        ("cwa_tui/store/session.py", "import cwa_daemon.client.connection", "cwa_tui.store.session may not import"),
         ("cwa_daemon/control/store.py", "import torch", "cwa_daemon.control.store may not import torch"),
         ("cwa_daemon/base/settings.py", "import cwa_daemon.protocol", "cwa_daemon.base.settings may not import"),
         ("cwa_engine/rows.py", "import cwa_daemon.protocol", "cwa_engine.rows may not import cwa_daemon.protocol"),

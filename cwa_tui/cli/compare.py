@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cwa_engine.records.compared import Comparison
     from cwa_engine.records.run_report import RunReport
     from cwa_tui.cli.lines import LineTable
-    from cwa_tui.comparison_view import ViewTable
+    from cwa_tui.tables.comparison import ViewTable
 
 app = typer.Typer()
 Runs = Annotated[
@@ -79,8 +79,8 @@ def comparison_report(found: Comparison) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from cwa_tui import comparison_view as view
-    from cwa_tui.visible import words
+    from cwa_tui.tables import comparison as view
+    from cwa_tui.text.visible import words
 
     parts: list[RenderableType] = [_table(view.runs_table(found))]
     parts += ["", words(found.differing, "bold"), *(_listed(sentence) for sentence in found.sentences)]
@@ -108,7 +108,7 @@ def _listed(sentence: str) -> RenderableType:
     from rich.padding import Padding
     from rich.table import Table
 
-    from cwa_tui.visible import words
+    from cwa_tui.text.visible import words
 
     line = Table.grid(padding=(0, 1))
     line.add_row("·", words(sentence))

@@ -80,14 +80,14 @@ def metrics(incomplete: str) -> list[Value]:
 
 def weight_columns(incomplete: str) -> list[Value]:
     """Columns of a ranking."""
-    from cwa_tui.ranking import COLUMNS
+    from cwa_tui.tables.ranking import COLUMNS
 
     return _of(COLUMNS, several=False)(incomplete)
 
 
 def states(incomplete: str) -> list[Value]:
     """States of jobs."""
-    from cwa_tui.format import STATE_SIGNS
+    from cwa_tui.text.format import STATE_SIGNS
 
     return _of(tuple(STATE_SIGNS), several=True)(incomplete)
 

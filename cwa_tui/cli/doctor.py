@@ -14,7 +14,7 @@ from cwa_engine.base.plain import JsonMap
 from cwa_tui.cli.connection import refuse_other_host
 from cwa_tui.cli.output import say, show
 from cwa_tui.cli.parameters import Json
-from cwa_tui.visible import visible, words
+from cwa_tui.text.visible import visible, words
 
 app = typer.Typer()
 

@@ -15,7 +15,7 @@ from cwa_engine.questions import ablation, critical_set, interactions, spike_rem
 from cwa_engine.questions.fidelity import fidelity_table
 from cwa_engine.records import tables
 from cwa_engine.records.run_report import RunReport, open_run
-from cwa_tui.export import SUFFIXES, Cell, Format, export
+from cwa_tui.tables.export import SUFFIXES, Cell, Format, export
 
 _TABLES: dict[str, Table[Any]] = {
     table.name: table

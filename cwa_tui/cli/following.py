@@ -13,7 +13,7 @@ from cwa_engine.base.events import Planned
 from cwa_engine.records.checksums import Check, altered_error
 from cwa_tui.cli.output import say, show, show_error, stderr
 from cwa_tui.cli.progress import progress
-from cwa_tui.events import StateChanged, read_job_event
+from cwa_tui.store.events import StateChanged, read_job_event
 
 if TYPE_CHECKING:
     from cwa_engine.records.run_summary import RunSummary

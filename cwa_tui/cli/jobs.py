@@ -42,7 +42,7 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """Print the log of a run; with -f, go on until it has ended."""
-    from cwa_tui.events import read_job_event
+    from cwa_tui.store.events import read_job_event
 
     last: deque[str] = deque(maxlen=lines)  # of what was there when the command was typed
     with connect() as client:

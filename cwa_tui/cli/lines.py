@@ -11,9 +11,9 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from cwa_tui import format as fmt
-from cwa_tui.columns import PADDING, Column, Cut, fit, shorten
-from cwa_tui.visible import visible
+from cwa_tui.tables.columns import PADDING, Column, Cut, fit, shorten
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import visible
 
 RUN_ID = "run id"  # key of the column of run ids, which are whole or short, and never cut
 NO_LIMIT = 1_000_000  # cells of a line in a pipe

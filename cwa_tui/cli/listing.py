@@ -13,7 +13,7 @@ import typer
 from cwa_engine.base.errors import InvalidInput
 from cwa_tui.cli import completion
 from cwa_tui.cli.output import say
-from cwa_tui.format import STATE_SIGNS
+from cwa_tui.text.format import STATE_SIGNS
 
 if TYPE_CHECKING:
     from cwa_daemon.client import Client

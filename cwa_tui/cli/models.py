@@ -56,7 +56,7 @@ def load(context: typer.Context, as_json: Json = False) -> None:
 def unload(model: Model, as_json: Json = False) -> None:
     """Free the memory of a warm model, in all its revisions."""
     from cwa_engine.hub.sources import name_and_revision
-    from cwa_tui.places import model_name
+    from cwa_tui.form.places import model_name
 
     name, revision = name_and_revision(model_name(model))
     if revision:

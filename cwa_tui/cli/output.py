@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.errors import CwaError
-from cwa_tui.visible import visible
+from cwa_tui.text.visible import visible
 
 if TYPE_CHECKING:
     from cwa_tui.cli.terminal import Terminal

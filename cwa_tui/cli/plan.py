@@ -7,9 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cwa_engine.rows import Plan
-from cwa_tui import format as fmt
-from cwa_tui.answer_tables import TABLE
-from cwa_tui.visible import words
+from cwa_tui.tables.answers import TABLE
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import words
 
 _GRADIENTS = {
     "resident": "of all weights",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 
 from cwa_engine.base.events import BaselineMeasured, DamageMeasured, Note, Progress, StageFinished, TopK
-from cwa_tui import format as fmt
-from cwa_tui.events import JobEvent, StateChanged
+from cwa_tui.store.events import JobEvent, StateChanged
+from cwa_tui.text import format as fmt
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

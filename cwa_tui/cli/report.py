@@ -21,8 +21,8 @@ from cwa_engine.rows import (
     exp,
     to_plain,
 )
-from cwa_tui import format as fmt
-from cwa_tui.answer_tables import (
+from cwa_tui.cli.lines import Field, LineTable, Row
+from cwa_tui.tables.answers import (
     TABLE,
     VERDICT_STYLES,
     critical_set_table,
@@ -32,8 +32,8 @@ from cwa_tui.answer_tables import (
     spikes_table,
     stability_table,
 )
-from cwa_tui.cli.lines import Field, LineTable, Row
-from cwa_tui.visible import words
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import words
 
 MOST_TIMES = 1000  # beyond which a ratio says nothing more
 FEW_TEXTS = 16  # below which nothing is tested

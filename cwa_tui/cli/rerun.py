@@ -19,7 +19,7 @@ from cwa_tui.cli.following import follow
 from cwa_tui.cli.output import say, show
 from cwa_tui.cli.parameters import Detach, FinishedRunId, Json
 from cwa_tui.cli.remembered import remember
-from cwa_tui.visible import words
+from cwa_tui.text.visible import words
 
 app = typer.Typer()
 

@@ -206,7 +206,7 @@ def export(
 ) -> None:
     """Print a table of a run, or write all of its tables, as CSV, JSON or Markdown with exact numbers."""
     from cwa_tui.cli import exported
-    from cwa_tui.export import checked_format
+    from cwa_tui.tables.export import checked_format
 
     chosen = checked_format(form)
     if table and output:

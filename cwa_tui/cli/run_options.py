@@ -97,7 +97,7 @@ def spec_of(command: str, given: Given) -> RunSpec:
     from cwa_engine.methods.metrics import ABLATION
     from cwa_engine.options import ABLATE, option_fields, options_of
     from cwa_engine.spec import RunSpec, parse_spec
-    from cwa_tui.typed import STANDARD_INPUT, STDIN
+    from cwa_tui.form.typed import STANDARD_INPUT, STDIN
 
     usual = option_fields(RunSpec)
     fields = {
@@ -126,7 +126,7 @@ def job_options_of(command: str, given: Given) -> JobOptions:
 
 
 def _fields_typed(entries: Mapping[str, OptionField], given: Given) -> dict[str, Any]:
-    from cwa_tui.typed import typed_value
+    from cwa_tui.form.typed import typed_value
 
     typed = {name: given[name] for name in entries if name in given}
     return {name: text if isinstance(text, bool) else typed_value(entries[name], text) for name, text in typed.items()}

@@ -26,7 +26,7 @@ def tui(
     ] = False,
 ) -> None:
     """Watch and start runs in a full-screen terminal interface. NO_COLOR=1 shows it without colours."""
-    from cwa_tui.over_ssh import calm_down
+    from cwa_tui.terminal.over_ssh import calm_down
 
     calm_down(os.environ)
     from cwa_tui.app import run as run_tui

@@ -11,7 +11,8 @@ import select
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from cwa_tui.visible import SPELLED_OUT
+from cwa_tui.text.locales import is_c
+from cwa_tui.text.visible import SPELLED_OUT
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -85,17 +86,9 @@ def _stream(number: int, known: TextIO | None) -> TextIO:
         known.reconfigure(errors=SPELLED_OUT)  # the full-screen interface draws on this one
     by_line = number == 2 or bool(known and known.line_buffering)
     file = io.BufferedWriter(_File(number))
-    encoding = "ascii" if _asks_for_ascii() else known.encoding if known else "utf-8"
+    asks_for_ascii = is_c(os.environ) and not os.environ.get("PYTHONIOENCODING")
+    encoding = "ascii" if asks_for_ascii else known.encoding if known else "utf-8"
     return io.TextIOWrapper(file, encoding, SPELLED_OUT, line_buffering=by_line)
-
-
-def _asks_for_ascii() -> bool:
-    """Whether a locale is set, and to C: Python takes that for UTF-8, and a terminal that was set so may show none of it.
-
-    Where no locale is set at all, as in most containers, nothing was asked for.
-    """
-    locale = os.environ.get("LC_ALL") or os.environ.get("LC_CTYPE") or os.environ.get("LANG") or ""
-    return locale in ("C", "POSIX") and not os.environ.get("PYTHONIOENCODING")
 
 
 def _silence(number: int) -> None:

@@ -13,9 +13,9 @@ from cwa_daemon.protocol import DeviceMemory, Headline, JobView, StatusView, War
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.guide.catalog import CatalogModel
 from cwa_engine.rows import MATRICES
-from cwa_tui import format as fmt
 from cwa_tui.cli.lines import RUN_ID, Field, LineTable, Row
-from cwa_tui.visible import words
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import words
 
 
 def jobs_table(jobs: Sequence[JobView], now: float | None = None) -> LineTable:

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from cwa_tui.visible import visible, visible_text
+from cwa_tui.text.visible import visible, visible_text
 
 
 class Terminal(Console):

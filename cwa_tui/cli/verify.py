@@ -22,7 +22,7 @@ from cwa_tui.cli import completion
 from cwa_tui.cli.connection import connect
 from cwa_tui.cli.output import show
 from cwa_tui.cli.parameters import Json
-from cwa_tui.visible import words
+from cwa_tui.text.visible import words
 
 app = typer.Typer()
 

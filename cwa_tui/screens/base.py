@@ -12,18 +12,18 @@ from textual.screen import Screen
 
 from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import CwaError
-from cwa_tui.export import FORMATS, SUFFIXES, Format, export, export_folder, write_export
-from cwa_tui.format import short_id
 from cwa_tui.screens.choose import ChooseScreen
 from cwa_tui.screens.columns import ColumnsScreen
 from cwa_tui.screens.confirm import ConfirmScreen
-from cwa_tui.state import ConnectionState
+from cwa_tui.store.state import ConnectionState
+from cwa_tui.tables.export import FORMATS, SUFFIXES, Format, export, export_folder, write_export
+from cwa_tui.text.format import short_id
 from cwa_tui.widgets.row_table import RowTable
 
 if TYPE_CHECKING:
-    from cwa_tui.preferences import PreferenceFile
     from cwa_tui.screens.navigation import Navigation
-    from cwa_tui.session import Session
+    from cwa_tui.store.preferences import PreferenceFile
+    from cwa_tui.store.session import Session
 
 Request = Callable[[], Awaitable[object]]
 

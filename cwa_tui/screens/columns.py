@@ -11,7 +11,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets.option_list import Option
 
-from cwa_tui.columns import Column
+from cwa_tui.tables.columns import Column
 from cwa_tui.widgets.choices import Choices
 
 

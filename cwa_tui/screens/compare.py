@@ -18,19 +18,19 @@ from cwa_engine.records.compared import Comparison, RankPair
 from cwa_engine.records.comparison import compare, rank_pairs
 from cwa_engine.records.profiles import COMPONENT
 from cwa_engine.records.run_report import RunReport
-from cwa_tui import comparison_view as view
-from cwa_tui.format import short_id
 from cwa_tui.screens.base import StoreScreen
-from cwa_tui.visible import words
-from cwa_tui.whole_report import whole_report
+from cwa_tui.store.whole_report import whole_report
+from cwa_tui.tables import comparison as view
+from cwa_tui.text.format import short_id
+from cwa_tui.text.visible import words
 from cwa_tui.widgets.banner import Banner
 from cwa_tui.widgets.comparison_charts import MARKERS, CurvesChart, RankScatter
 from cwa_tui.widgets.comparison_tables import ViewRows
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 if TYPE_CHECKING:
-    from cwa_tui.preferences import PreferenceFile
-    from cwa_tui.session import Session
+    from cwa_tui.store.preferences import PreferenceFile
+    from cwa_tui.store.session import Session
 
 PANES = {"answer": "answer", "shared": "shared weights", "ranks": "ranks", "curves": "damage", "parts": "components"}
 

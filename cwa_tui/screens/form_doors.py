@@ -10,7 +10,7 @@ from cwa_engine.base.errors import CwaError
 from cwa_engine.hub.sources import HubAccess, models_on_disk
 from cwa_engine.rows import Plan
 from cwa_engine.spec import RunSpec
-from cwa_tui.draft import Draft
+from cwa_tui.form.draft import Draft
 from cwa_tui.widgets.form_plan import MakePlan, Say
 
 

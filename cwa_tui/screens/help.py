@@ -13,10 +13,10 @@ from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
-from cwa_tui import format as fmt
-from cwa_tui.columns import Column
-from cwa_tui.glossary import STATES, meaning_of
-from cwa_tui.keys import CommandGroup, command_groups
+from cwa_tui.tables.columns import Column
+from cwa_tui.terminal.keys import CommandGroup, command_groups
+from cwa_tui.text import format as fmt
+from cwa_tui.text.glossary import STATES, meaning_of
 from cwa_tui.widgets.paged_text import PagedText
 from cwa_tui.widgets.row_table import RowTable
 

@@ -19,13 +19,13 @@ from cwa_daemon.protocol import JobQuery, JobView, WarmModel
 from cwa_engine.base.errors import CwaError
 from cwa_engine.command_line import command_of
 from cwa_engine.spec import RunSpec
-from cwa_tui import format as fmt
-from cwa_tui.filters import Sorting
-from cwa_tui.followed_run import FollowedRun
-from cwa_tui.job_facts import newest
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.screens.confirm import ConfirmScreen
-from cwa_tui.state import ConnectionState
+from cwa_tui.store.followed_run import FollowedRun
+from cwa_tui.store.job_facts import newest
+from cwa_tui.store.state import ConnectionState
+from cwa_tui.tables.filters import Sorting
+from cwa_tui.text import format as fmt
 from cwa_tui.widgets.active_jobs import ActiveJobs
 from cwa_tui.widgets.banner import Banner
 from cwa_tui.widgets.device_history import DeviceHistory, device_lines_wanted

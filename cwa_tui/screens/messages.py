@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from cwa_tui.visible import words
+from cwa_tui.text.visible import words
 from cwa_tui.widgets.paged_text import PagedText
 
 _STYLES = {"error": "red", "warning": "yellow"}

@@ -16,11 +16,11 @@ from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
 from cwa_engine.hub.asking import ask_hub
-from cwa_tui.draft import Checked, Draft, Problem, form_fields, sections
-from cwa_tui.model_choice import KnownModels, Room, Standing, model_choices
+from cwa_tui.form.draft import Checked, Draft, Problem, form_fields, sections
+from cwa_tui.form.model_choice import KnownModels, Room, Standing, model_choices
+from cwa_tui.form.suggesting import for_model, for_text
 from cwa_tui.screens.form_doors import FormDoors
 from cwa_tui.screens.pick_model import PickModelScreen
-from cwa_tui.suggesting import for_model, for_text
 from cwa_tui.widgets.form_choice import ChoiceField
 from cwa_tui.widgets.form_command import FormCommand
 from cwa_tui.widgets.form_field import FormField, field_id

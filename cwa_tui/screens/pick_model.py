@@ -14,9 +14,9 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from cwa_tui import format as fmt
-from cwa_tui.model_choice import KnownModels, ModelChoice, Room, matching
-from cwa_tui.visible import visible
+from cwa_tui.form.model_choice import KnownModels, ModelChoice, Room, matching
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import visible
 
 _WIDTHS = {"weights": 7, "where": 7, "on disk": 8, "licence": 11, "memory": 9}  # cells of the columns beside the name
 _RIGHT = ("weights", "on disk")

@@ -13,10 +13,10 @@ from textual.containers import Container, Vertical
 from textual.widget import Widget
 from textual.widgets import Footer
 
-from cwa_tui.critical_places import Places, drawn_layers, places_of
-from cwa_tui.ranking import RankingRows
 from cwa_tui.screens.base import StoreScreen
-from cwa_tui.state import SelectedRun
+from cwa_tui.store.state import SelectedRun
+from cwa_tui.tables.critical_places import Places, drawn_layers, places_of
+from cwa_tui.tables.ranking import RankingRows
 from cwa_tui.widgets.answers_pane import AnswersPane
 from cwa_tui.widgets.banner import Banner
 from cwa_tui.widgets.damage_chart import DamageChart
@@ -31,8 +31,8 @@ from cwa_tui.widgets.stages import StageLine
 from cwa_tui.widgets.topk_table import TopkTable
 
 if TYPE_CHECKING:
-    from cwa_tui.preferences import PreferenceFile
-    from cwa_tui.session import Session
+    from cwa_tui.store.preferences import PreferenceFile
+    from cwa_tui.store.session import Session
 
 _FOCUS = {"damage-pane": "damage"}  # pane -> the widget in it that takes keys, where that is not itself
 

@@ -16,19 +16,19 @@ from cwa_engine.base.errors import CwaError, InvalidInput
 from cwa_engine.command_line import command_of
 from cwa_engine.rows import TopWeight, WeightFacts
 from cwa_engine.spec import RunSpec
-from cwa_tui import format as fmt
-from cwa_tui.measured_alone import measured_alone
-from cwa_tui.ranking import RankingRows
 from cwa_tui.screens.base import StoreScreen
-from cwa_tui.state import SelectedRun
-from cwa_tui.visible import words
+from cwa_tui.store.measured_alone import measured_alone
+from cwa_tui.store.state import SelectedRun
+from cwa_tui.tables.ranking import RankingRows
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import words
 from cwa_tui.widgets import weight_views as views
 from cwa_tui.widgets.banner import Banner
 from cwa_tui.widgets.weight_views import Ranked
 
 if TYPE_CHECKING:
-    from cwa_tui.preferences import PreferenceFile
-    from cwa_tui.session import Session
+    from cwa_tui.store.preferences import PreferenceFile
+    from cwa_tui.store.session import Session
 
 _NOT_ALONE = "not damaged alone in this run: --individually measures each weight of the critical sets"
 

@@ -8,10 +8,10 @@ from rich.text import Text
 
 from cwa_daemon.protocol import JobView
 from cwa_engine.rows import DamagePoint
-from cwa_tui import format as fmt
-from cwa_tui.followed_run import FollowedRun
-from cwa_tui.job_facts import asked_for
-from cwa_tui.visible import words
+from cwa_tui.store.followed_run import FollowedRun
+from cwa_tui.store.job_facts import asked_for
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import words
 from cwa_tui.widgets.quiet_lines import QuietLines
 
 _BAR_CELLS = 40

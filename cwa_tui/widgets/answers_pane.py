@@ -11,7 +11,7 @@ from textual.widgets import Static
 from cwa_engine.questions.ablation import cost_sentence
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import HalfOverlap, to_plain
-from cwa_tui.answer_tables import (
+from cwa_tui.tables.answers import (
     VERDICT_STYLES,
     critical_set_table,
     fidelity_table,
@@ -20,7 +20,7 @@ from cwa_tui.answer_tables import (
     spikes_table,
     stability_table,
 )
-from cwa_tui.visible import words
+from cwa_tui.text.visible import words
 
 
 class AnswersPane(VerticalScroll):

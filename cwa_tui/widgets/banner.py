@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from cwa_tui import format as fmt
-from cwa_tui.state import Connection, ConnectionState
-from cwa_tui.visible import words
+from cwa_tui.store.state import Connection, ConnectionState
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import words
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 

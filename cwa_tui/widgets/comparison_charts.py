@@ -15,7 +15,7 @@ from textual.containers import Vertical
 
 from cwa_engine.records.compared import Comparison, RankPair
 from cwa_engine.records.curves import MEDIAN, DamageLevel
-from cwa_tui.visible import words
+from cwa_tui.text.visible import words
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cwa_tui.comparison_view import ViewTable
-from cwa_tui.rows import Rows
+from cwa_tui.tables.comparison import ViewTable
+from cwa_tui.tables.rows import Rows
 from cwa_tui.widgets.row_table import RowTable
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical
 
-from cwa_tui.visible import words
+from cwa_tui.text.visible import words
 from cwa_tui.widgets.damage_curve import CRITICAL, ChartPoint, DamageCurve, Series
 from cwa_tui.widgets.quiet_static import QuietStatic
 

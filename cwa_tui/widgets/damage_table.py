@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from textual.binding import Binding, BindingType
 
 from cwa_engine.rows import MATRICES, DamagePoint, Separation, exp
-from cwa_tui import format as fmt
-from cwa_tui.columns import Column
-from cwa_tui.rows import Rows, TableRow
-from cwa_tui.state import AskedRun, SelectedRun
+from cwa_tui.store.state import AskedRun, SelectedRun
+from cwa_tui.tables.columns import Column
+from cwa_tui.tables.rows import Rows, TableRow
+from cwa_tui.text import format as fmt
 from cwa_tui.widgets.damage_curve import CRITICAL
 from cwa_tui.widgets.row_table import RowTable
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from cwa_daemon.protocol import DeviceMemory, Sample
-from cwa_tui import format as fmt
+from cwa_tui.text import format as fmt
 from cwa_tui.widgets import area_chart
 from cwa_tui.widgets.area_chart import Level
 from cwa_tui.widgets.quiet_lines import QuietLines

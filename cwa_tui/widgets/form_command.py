@@ -6,7 +6,7 @@ import re
 
 from rich.text import Text
 
-from cwa_tui.visible import words
+from cwa_tui.text.visible import words
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 _WIDEST = 78  # a terminal of 80 columns shows it whole, and it can be copied from there line by line

@@ -14,9 +14,9 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from cwa_engine.options import Kind, OptionField
-from cwa_tui.draft import Problem, Value, default_in_words
-from cwa_tui.suggesting import Suggestion
-from cwa_tui.visible import words
+from cwa_tui.form.draft import Problem, Value, default_in_words
+from cwa_tui.form.suggesting import Suggestion
+from cwa_tui.text.visible import words
 from cwa_tui.widgets.form_choice import ChoiceField
 from cwa_tui.widgets.form_suggestions import Suggestions
 from cwa_tui.widgets.quiet_static import QuietStatic

@@ -12,9 +12,9 @@ from textual.timer import Timer
 from cwa_engine.options import PLAN, option_fields
 from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.spec import RunSpec
-from cwa_tui import format as fmt
-from cwa_tui.draft import Problem
-from cwa_tui.visible import words
+from cwa_tui.form.draft import Problem
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import words
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 _GRADIENTS = {

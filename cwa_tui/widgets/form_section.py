@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
-from cwa_tui.draft import Draft, Section
+from cwa_tui.form.draft import Draft, Section
 from cwa_tui.widgets.form_field import FormField
 from cwa_tui.widgets.quiet_static import QuietStatic
 

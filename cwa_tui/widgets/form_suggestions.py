@@ -14,8 +14,8 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.widget import Widget
 
-from cwa_tui.suggesting import Suggestion
-from cwa_tui.visible import visible
+from cwa_tui.form.suggesting import Suggestion
+from cwa_tui.text.visible import visible
 
 
 class Suggestions(Widget, can_focus=True):

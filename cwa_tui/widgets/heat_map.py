@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from cwa_tui.critical_places import Places
-from cwa_tui.visible import words
+from cwa_tui.tables.critical_places import Places
+from cwa_tui.text.visible import words
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 SHADES = "░▒▓█"  # from the fewest to the most; fewer than 1 of 4 parts of the largest count is the first

@@ -7,11 +7,11 @@ import textwrap
 from rich.text import Text
 
 from cwa_daemon.protocol import JobView
-from cwa_tui import format as fmt
-from cwa_tui.columns import shorten
-from cwa_tui.followed_run import FollowedRun
-from cwa_tui.job_facts import all_asked, sentence
-from cwa_tui.visible import visible, words
+from cwa_tui.store.followed_run import FollowedRun
+from cwa_tui.store.job_facts import all_asked, sentence
+from cwa_tui.tables.columns import shorten
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import visible, words
 from cwa_tui.widgets.quiet_lines import QuietLines
 
 MOST_SETS, LEAST_WEIGHTS = 8, 5  # critical sets and top weights that are shown

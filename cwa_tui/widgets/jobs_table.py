@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cwa_daemon.protocol import JobView
-from cwa_tui import format as fmt
-from cwa_tui.columns import Column
-from cwa_tui.filters import Sorting
-from cwa_tui.job_facts import asked_for, ratios, result, sentence, state_and_result
-from cwa_tui.rows import RowSource, TableRow
-from cwa_tui.state import ConnectionState, JobList
+from cwa_tui.store.job_facts import asked_for, ratios, result, sentence, state_and_result
+from cwa_tui.store.state import ConnectionState, JobList
+from cwa_tui.tables.columns import Column
+from cwa_tui.tables.filters import Sorting
+from cwa_tui.tables.rows import RowSource, TableRow
+from cwa_tui.text import format as fmt
 from cwa_tui.widgets.row_table import RowTable
 
 _OUTCOME_CELLS = 26

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from cwa_daemon.protocol import DeviceMemory, StatusView, WarmModel
-from cwa_tui.visible import visible
+from cwa_tui.text.visible import visible
 from cwa_tui.widgets.quiet_lines import QuietLines
 
 _STYLES = ("cyan", "green", "blue", "yellow")  # of models beside each other

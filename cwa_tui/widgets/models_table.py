@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cwa_daemon.protocol import StatusView, WarmModel
-from cwa_tui import format as fmt
-from cwa_tui.columns import Column
-from cwa_tui.rows import TableRow
+from cwa_tui.tables.columns import Column
+from cwa_tui.tables.rows import TableRow
+from cwa_tui.text import format as fmt
 from cwa_tui.widgets.row_table import RowTable
 
 

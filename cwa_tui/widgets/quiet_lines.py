@@ -9,7 +9,7 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from cwa_tui.visible import visible_text
+from cwa_tui.text.visible import visible_text
 
 LAST_KNOWN = "dim"  # the style of what was true when the daemon answered last
 

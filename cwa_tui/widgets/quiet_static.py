@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 from textual.widgets import Static
 
-from cwa_tui.visible import visible_text
+from cwa_tui.text.visible import visible_text
 
 
 class QuietStatic(Static):

@@ -19,10 +19,10 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from cwa_tui.columns import PADDING, Column, columns_from, fit, shorten
-from cwa_tui.filters import Sorting
-from cwa_tui.rows import Rows, RowSource, TableLook, TableRow
-from cwa_tui.visible import visible
+from cwa_tui.tables.columns import PADDING, Column, columns_from, fit, shorten
+from cwa_tui.tables.filters import Sorting
+from cwa_tui.tables.rows import Rows, RowSource, TableLook, TableRow
+from cwa_tui.text.visible import visible
 
 MARK = "●"
 WIDER = 8  # cells that a column grows or shrinks by

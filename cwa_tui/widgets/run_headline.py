@@ -7,10 +7,10 @@ from textual.geometry import Size
 
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import Baseline, Verdict
-from cwa_tui import format as fmt
-from cwa_tui.answer_tables import VERDICT_STYLES
-from cwa_tui.state import SelectedRun
-from cwa_tui.visible import words
+from cwa_tui.store.state import SelectedRun
+from cwa_tui.tables.answers import VERDICT_STYLES
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import words
 from cwa_tui.widgets.damage_curve import CRITICAL
 from cwa_tui.widgets.quiet_static import QuietStatic
 

@@ -9,8 +9,8 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from cwa_tui.followed_run import FollowedRun, LogLine
-from cwa_tui.visible import visible
+from cwa_tui.store.followed_run import FollowedRun, LogLine
+from cwa_tui.text.visible import visible
 
 _STYLES = {"warning": "yellow", "error": "red"}
 

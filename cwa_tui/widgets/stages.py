@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.text import Text
 
 from cwa_daemon.protocol import TERMINAL_STATES
-from cwa_tui import format as fmt
-from cwa_tui.stage_times import Stages, StageTime
+from cwa_tui.store.stage_times import Stages, StageTime
+from cwa_tui.text import format as fmt
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.text import Text
 
 from cwa_daemon.protocol import StatusView
-from cwa_tui import format as fmt
-from cwa_tui.visible import words
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import words
 from cwa_tui.widgets.quiet_lines import LAST_KNOWN
 from cwa_tui.widgets.quiet_static import QuietStatic
 

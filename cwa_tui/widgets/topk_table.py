@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cwa_engine.rows import TopWeight
-from cwa_tui import format as fmt
-from cwa_tui.columns import Column
-from cwa_tui.filters import Sorting
-from cwa_tui.followed_run import RankingHead
-from cwa_tui.ranking import COLUMNS, RankingRows
-from cwa_tui.rows import TableRow
-from cwa_tui.state import SelectedRun
+from cwa_tui.store.followed_run import RankingHead
+from cwa_tui.store.state import SelectedRun
+from cwa_tui.tables.columns import Column
+from cwa_tui.tables.filters import Sorting
+from cwa_tui.tables.ranking import COLUMNS, RankingRows
+from cwa_tui.tables.rows import TableRow
+from cwa_tui.text import format as fmt
 from cwa_tui.widgets.row_table import RowTable
 
 TOPK_COLUMNS = (

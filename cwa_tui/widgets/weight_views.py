@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cwa_engine.rows import PlacedValue, TopWeight, ValueDistribution, WeightFacts, WeightLine
-from cwa_tui import format as fmt
-from cwa_tui.columns import shorten
-from cwa_tui.measured_alone import Alone
-from cwa_tui.visible import words
+from cwa_tui.store.measured_alone import Alone
+from cwa_tui.tables.columns import shorten
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import words
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 HERE = "▲"

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from cwa_tui import format as fmt
 from cwa_tui.cli.lines import RUN_ID, Field, LineTable, Row
 from cwa_tui.cli.terminal import Terminal
+from cwa_tui.text import format as fmt
 
 FIELDS = [
     Field(RUN_ID), Field("state"), Field("model", least=10, cut="start"), Field("metrics", least=10, optional=2),

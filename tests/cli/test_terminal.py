@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_tui.visible import SPELLED_OUT, visible
+from cwa_tui.text.visible import SPELLED_OUT, visible
 from tests.conftest import CWTOOL, SHORT, CommandLine
 
 # Set the title, ring, clear the screen, step back; C1; from right to left; and what rich calls markup.

@@ -27,8 +27,8 @@ from cwa_engine.base.errors import CwaError, NoDaemon, NotFound
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp
-from cwa_tui.preferences import PreferenceFile
-from cwa_tui.session import Pace
+from cwa_tui.store.preferences import PreferenceFile
+from cwa_tui.store.session import Pace
 
 NOW = 1_795_460_700.0  # what the clock of every test says
 QUICK = Pace(poll_s=0.05, idle_poll_s=0.05, retry_s=0.05, patience_s=5.0, redraw_s=0.05, settle_s=0.0)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from rich.segment import Segment
 from textual.color import Color
 
-from cwa_tui import format as fmt
-from cwa_tui.characters import InAscii, in_ascii, needs_ascii
+from cwa_tui.terminal.characters import InAscii, in_ascii, needs_ascii
+from cwa_tui.text import format as fmt
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cwa_tui.clipboard import MOST_BYTES, copy
+from cwa_tui.terminal.clipboard import MOST_BYTES, copy
 
 
 def script(folder: Path, text: str) -> dict[str, str]:
@@ -42,7 +42,7 @@ def test_inside_tmux_its_clipboard_gets_the_text(tmp_path: Path, monkeypatch: py
 def test_a_tmux_that_does_not_take_it_is_passed_over(
     failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cwa_tui.clipboard.TMUX_PATIENCE_S", 0.2)
+    monkeypatch.setattr("cwa_tui.terminal.clipboard.TMUX_PATIENCE_S", 0.2)
     told, given = copied("text", tmp_path, script(tmp_path, failure), monkeypatch)
     assert given == ["text"]
     assert told == "the clipboard and ~/state/copied.txt"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_tui import format as fmt
-from cwa_tui.columns import PADDING, Column, Cut, fit, shorten
+from cwa_tui.tables.columns import PADDING, Column, Cut, fit, shorten
+from cwa_tui.text import format as fmt
 
 COLUMNS = (
     Column("name", "name", 10, most=30),

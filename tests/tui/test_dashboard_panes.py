@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from cwa_daemon.protocol import DeviceMemory, Headline, JobView, StageProgress
 from cwa_engine.spec import RunSpec
-from cwa_tui.events import read_job_event
-from cwa_tui.followed_run import FollowedRun, run_after
-from cwa_tui.job_facts import all_asked, asked_for, newest, ratios, result, sentence, state_and_result
-from cwa_tui.stage_pace import pace_after
+from cwa_tui.store.events import read_job_event
+from cwa_tui.store.followed_run import FollowedRun, run_after
+from cwa_tui.store.job_facts import all_asked, asked_for, newest, ratios, result, sentence, state_and_result
+from cwa_tui.store.stage_pace import pace_after
 from cwa_tui.widgets.active_jobs import active_lines
 from cwa_tui.widgets.job_preview import preview_lines
 from cwa_tui.widgets.memory_bars import memory_bar

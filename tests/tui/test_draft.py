@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cwa_daemon.protocol import JobOptions
 from cwa_engine.options import RUN, options_of
 from cwa_engine.spec import RunSpec
-from cwa_tui.draft import Draft, default_in_words, form_fields, sections
+from cwa_tui.form.draft import Draft, default_in_words, form_fields, sections
 
 DRAFT = Draft({"model": " gpt2 ", "topk": "10 100, 1000", "eval_limit": "32"})
 

@@ -14,13 +14,13 @@ from textual.widgets import OptionList
 
 from cwa_engine.base.errors import RunFailed
 from cwa_tui.app import CwtoolApp
-from cwa_tui.glossary import meaning_of
-from cwa_tui.preferences import PreferenceFile
 from cwa_tui.screens.help import HelpScreen
 from cwa_tui.screens.jump import JumpScreen
 from cwa_tui.screens.messages import MessagesScreen
 from cwa_tui.screens.run import RunScreen
-from cwa_tui.themes import LIGHT, TERMINAL
+from cwa_tui.store.preferences import PreferenceFile
+from cwa_tui.terminal.themes import LIGHT, TERMINAL
+from cwa_tui.text.glossary import meaning_of
 from cwa_tui.widgets.row_table import RowTable
 from tests.tui.fake_client import FakeDaemon, app_on, screen_lines, until, warm, whole_run
 

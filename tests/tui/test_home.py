@@ -14,9 +14,9 @@ from cwa_daemon.protocol import DeviceMemory, Headline, JobQuery, Sample
 from cwa_engine.base.errors import DaemonUnreachable, RunFailed
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp
-from cwa_tui.preferences import PreferenceFile
 from cwa_tui.screens.home import HomeScreen, with_places
 from cwa_tui.screens.run import RunScreen
+from cwa_tui.store.preferences import PreferenceFile
 from cwa_tui.widgets.jobs_table import JobsTable
 from cwa_tui.widgets.models_table import ModelsTable
 from tests.tui.fake_client import (

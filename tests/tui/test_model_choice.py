@@ -8,7 +8,7 @@ import pytest
 
 from cwa_daemon.protocol import DeviceMemory
 from cwa_engine.hub.sources import HubAccess
-from cwa_tui.model_choice import KnownModels, ModelChoice, Place, Room, Standing, matching, model_choices
+from cwa_tui.form.model_choice import KnownModels, ModelChoice, Place, Room, Standing, matching, model_choices
 from tests.tui.fake_client import warm
 
 DISK = {"acme/tiny": 200_000_000, "gpt2": 548_000_000}

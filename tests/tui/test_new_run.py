@@ -24,7 +24,7 @@ from cwa_engine.hub.sources import HubAccess
 from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp
-from cwa_tui.draft import Draft
+from cwa_tui.form.draft import Draft
 from cwa_tui.screens.form_doors import FormDoors
 from cwa_tui.screens.new_run import NewRunScreen
 from cwa_tui.screens.pick_model import PickModelScreen

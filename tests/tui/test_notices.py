@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cwa_daemon.protocol import JobView
-from cwa_tui.notices import Endings, desktop_notice, ending
-from cwa_tui.over_ssh import calm_down
+from cwa_tui.terminal.notices import Endings, desktop_notice, ending
+from cwa_tui.terminal.over_ssh import calm_down
 
 
 def job(run_id: str, state: str, **fields: object) -> JobView:

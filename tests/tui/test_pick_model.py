@@ -14,7 +14,7 @@ from textual.widgets import OptionList, Static
 import cwa_tui.app
 from cwa_daemon.protocol import DeviceMemory
 from cwa_engine.hub.sources import HubAccess
-from cwa_tui.model_choice import KnownModels, Room, model_choices
+from cwa_tui.form.model_choice import KnownModels, Room, model_choices
 from cwa_tui.screens.pick_model import PickModelScreen
 from tests.tui.fake_client import until, warm
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-import cwa_tui.plan_job
+import cwa_tui.store.plan_job
 from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import DaemonUnreachable, ModelNotFound, RunFailed
 from cwa_engine.rows import Plan, to_plain
 from cwa_engine.spec import RunSpec
-from cwa_tui.plan_job import made_plan
+from cwa_tui.store.plan_job import made_plan
 from tests.tui.fake_client import until
 
 SPEC = RunSpec(model="gpt2")
@@ -62,7 +62,7 @@ DONE = ({"kind": "plan", "plan": to_plain(PLAN)}, {"kind": "state", "state": "do
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cwa_tui.plan_job, "LOOK_S", 0.005)
+    monkeypatch.setattr(cwa_tui.store.plan_job, "LOOK_S", 0.005)
 
 
 async def test_a_plan_says_what_it_waits_for_and_then_comes() -> None:

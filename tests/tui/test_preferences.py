@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cwa_tui.filters import Sorting
-from cwa_tui.preferences import PreferenceFile, Preferences
-from cwa_tui.rows import TableLook
+from cwa_tui.store.preferences import PreferenceFile, Preferences
+from cwa_tui.tables.filters import Sorting
+from cwa_tui.tables.rows import TableLook
 
 LOOK = TableLook(("rank", "score"), Sorting("score", descending=True))
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cwa_engine.records.tables import topk_table
 from cwa_engine.rows import TopWeight
-from cwa_tui.filters import Sorting
-from cwa_tui.ranking import COLUMNS, RankingRows
+from cwa_tui.tables.filters import Sorting
+from cwa_tui.tables.ranking import COLUMNS, RankingRows
 
 whole = st.integers(0, 2**40)
 finite = st.floats(allow_nan=False, allow_infinity=False)

@@ -11,9 +11,9 @@ from textual.app import App, ComposeResult
 from textual.message import Message
 from textual.pilot import Pilot
 
-from cwa_tui.columns import Column
-from cwa_tui.filters import Sorting
-from cwa_tui.rows import Rows, TableLook, TableRow
+from cwa_tui.tables.columns import Column
+from cwa_tui.tables.filters import Sorting
+from cwa_tui.tables.rows import Rows, TableLook, TableRow
 from cwa_tui.widgets.row_table import RowTable
 
 COLUMNS = (

@@ -14,11 +14,11 @@ from cwa_engine.base.events import Progress
 from cwa_engine.base.plain import from_plain
 from cwa_engine.records.tables import topk_table
 from cwa_engine.rows import Baseline, TopWeight
-from cwa_tui.events import read_job_event
-from cwa_tui.followed_run import FollowedRun, run_after
-from cwa_tui.ranking import RankingRows
-from cwa_tui.session import DaemonClient, Session
-from cwa_tui.state import MOST_RUNS, ConnectionState, TuiStore
+from cwa_tui.store.events import read_job_event
+from cwa_tui.store.followed_run import FollowedRun, run_after
+from cwa_tui.store.session import DaemonClient, Session
+from cwa_tui.store.state import MOST_RUNS, ConnectionState, TuiStore
+from cwa_tui.tables.ranking import RankingRows
 from tests.tui.fake_client import BASELINE, QUICK, FakeDaemon, point, weights, whole_run
 
 
@@ -316,7 +316,7 @@ async def eventually(condition: Callable[[], object]) -> None:
 def test_rankings_are_forgotten_once_they_have_too_many_weights_together_the_one_looked_at_last_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cwa_tui.state.MOST_RANKED", 5)
+    monkeypatch.setattr("cwa_tui.store.state.MOST_RANKED", 5)
     store = TuiStore()
     two = RankingRows.of([from_plain(TopWeight, row) for row in weights(2)])
     store.keep_ranking("run", "first", two)

@@ -10,8 +10,8 @@ from rich.style import Style
 from textual.color import Color
 from textual.theme import Theme
 
-from cwa_tui import format as fmt
-from cwa_tui.themes import COLOUR_BLIND, CONTRAST, DARK, NAMED, TERMINAL, THEMES, WithoutColour, theme_for
+from cwa_tui.terminal.themes import COLOUR_BLIND, CONTRAST, DARK, NAMED, TERMINAL, THEMES, WithoutColour, theme_for
+from cwa_tui.text import format as fmt
 
 COLOURED = [theme for theme in THEMES if not theme.ansi]
 TEXTS = (

@@ -14,7 +14,8 @@ from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
 
-from cwa_tui.visible import IN_ASCII
+from cwa_tui.text.locales import is_c, locale_of
+from cwa_tui.text.visible import IN_ASCII
 
 _NARROW = {
     "…": "~", "→": ">", "←": "<", "↑": "^", "↓": "v", "Δ": "d", "√": "v", "²": "2", "½": "/", "Σ": "S",
@@ -38,10 +39,9 @@ def needs_ascii(environ: Mapping[str, str], encoding: str) -> bool:
     The console's font has 256 characters, braille and rounded corners not among them. Where no locale is set at all, as in
     most containers, the encoding decides, which Python takes for UTF-8 there.
     """
-    locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or ""
-    name, _, codeset = locale.partition(".")
-    in_utf8 = (codeset.partition("@")[0] or encoding).lower().replace("-", "") == "utf8"
-    return not in_utf8 or (name in ("C", "POSIX") and not codeset) or environ.get("TERM") == "linux"
+    codeset = locale_of(environ).partition(".")[2].partition("@")[0]
+    in_utf8 = (codeset or encoding).lower().replace("-", "") == "utf8"
+    return not in_utf8 or is_c(environ) or environ.get("TERM") == "linux"
 
 
 class InAscii(LineFilter):

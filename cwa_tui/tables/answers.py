@@ -16,7 +16,7 @@ from cwa_engine.questions.interactions import Interaction
 from cwa_engine.questions.spike_removal import SpikeRemoval, SpikeRemovalStep, removal_sentence
 from cwa_engine.questions.stability import StabilityMean
 from cwa_engine.rows import Spike, to_plain
-from cwa_tui import format as fmt
+from cwa_tui.text import format as fmt
 
 TABLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold", "pad_edge": False}
 SHOWN_ROWS = 30  # of tables that may be long; the whole is in the run's files

@@ -10,7 +10,7 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.files import user_path
 from cwa_engine.options import Kind, OptionField
 from cwa_engine.targets import read_targets
-from cwa_tui.places import model_name
+from cwa_tui.form.places import model_name
 
 STANDARD_INPUT = "-"  # as typed on a command line
 STDIN = Path("/dev/stdin")

@@ -11,7 +11,7 @@ from typing import Any
 from cwa_engine.base.files import write_whole
 from cwa_engine.base.places import state_folder
 from cwa_engine.base.plain import JsonMap, from_plain
-from cwa_tui.rows import TableLook
+from cwa_tui.tables.rows import TableLook
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any, overload
 
 from cwa_engine.rows import TopWeight
-from cwa_tui.filters import Sorting, in_order, parse_filter
+from cwa_tui.tables.filters import Sorting, in_order, parse_filter
 
 COLUMNS = tuple(entry.name for entry in fields(TopWeight))
 _MISSING = -1  # of a whole number; there are no negative ones

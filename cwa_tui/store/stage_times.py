@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from cwa_engine.base.events import Progress, StageFinished, StageStarted
-from cwa_tui.events import JobEvent, StateChanged
-from cwa_tui.stage_pace import StagePace, pace_after
+from cwa_tui.store.events import JobEvent, StateChanged
+from cwa_tui.store.stage_pace import StagePace, pace_after
 
 
 @dataclass(frozen=True, slots=True)

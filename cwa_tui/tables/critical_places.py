@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from cwa_engine.rows import ControlDraw
-from cwa_tui.ranking import RankingRows
+from cwa_tui.tables.ranking import RankingRows
 
 Cell = tuple[int | None, str]  # layer, None outside the decoder blocks, and component
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-from cwa_tui.columns import Column
-from cwa_tui.filters import Sorting, arranged
+from cwa_tui.tables.columns import Column
+from cwa_tui.tables.filters import Sorting, arranged
 
 
 @dataclass(frozen=True, slots=True)

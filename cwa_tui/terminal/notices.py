@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 from cwa_daemon.protocol import JobView
-from cwa_tui import format as fmt
-from cwa_tui.visible import visible
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import visible
 
 
 class Endings:

@@ -15,8 +15,8 @@ from cwa_daemon.protocol import DeviceMemory, WarmModel
 from cwa_engine.base.errors import CwaError, near_names
 from cwa_engine.guide.catalog import CATALOG, CatalogModel, catalog_model
 from cwa_engine.hub.sources import HubAccess, SourceKind, name_and_revision, resolve
-from cwa_tui import format as fmt
-from cwa_tui.places import model_name
+from cwa_tui.form.places import model_name
+from cwa_tui.text import format as fmt
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _ROOMY, _TIGHT = 2.2, 1.2  # times the weights: with all their gradients at once, or with those of one block

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cwa_daemon.protocol import JobView, StageProgress
-from cwa_tui import format as fmt
-from cwa_tui.followed_run import FollowedRun
-from cwa_tui.state import asked_run
+from cwa_tui.store.followed_run import FollowedRun
+from cwa_tui.store.state import asked_run
+from cwa_tui.text import format as fmt
 
 PROGRESS_CELLS = 20
 

@@ -10,9 +10,9 @@ from cwa_engine.records.compared import ComparedRun, Comparison, RankingOverlap
 from cwa_engine.records.curves import MEDIAN, DamageLevel
 from cwa_engine.records.profiles import COMPONENT, DEPTH, ProfileShare
 from cwa_engine.rows import MATRICES, exp
-from cwa_tui import format as fmt
-from cwa_tui.columns import Column
-from cwa_tui.rows import TableRow
+from cwa_tui.tables.columns import Column
+from cwa_tui.tables.rows import TableRow
+from cwa_tui.text import format as fmt
 
 ALL = "all ranked"
 _BARS = {1: 14, 2: 14, 3: 10, 4: 6}  # cells of a bar, by the number of runs beside each other

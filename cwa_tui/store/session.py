@@ -15,10 +15,10 @@ from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.tables import topk_table
 from cwa_engine.spec import RunSpec
-from cwa_tui.events import read_job_event
-from cwa_tui.followed_run import run_after
-from cwa_tui.ranking import RankingRows
-from cwa_tui.state import ConnectionState, TuiStore
+from cwa_tui.store.events import read_job_event
+from cwa_tui.store.followed_run import run_after
+from cwa_tui.store.state import ConnectionState, TuiStore
+from cwa_tui.tables.ranking import RankingRows
 
 ACTIVE = JobQuery(limit=20, states=("queued", "paused", "running"), descending=False)
 

@@ -13,8 +13,8 @@ from cwa_engine.base.events import Planned
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.rows import Plan
 from cwa_engine.spec import RunSpec
-from cwa_tui import format as fmt
-from cwa_tui.events import read_job_event
+from cwa_tui.store.events import read_job_event
+from cwa_tui.text import format as fmt
 
 LOOK_S = 1.0  # how often it is asked what the job waits for
 

@@ -14,8 +14,8 @@ from cwa_daemon.protocol import JobPage, JobQuery, JobView, Sample, StatusView, 
 from cwa_engine.base.errors import CwaError, NoDaemon
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import GIVEN
-from cwa_tui.followed_run import FollowedRun
-from cwa_tui.ranking import RankingRows
+from cwa_tui.store.followed_run import FollowedRun
+from cwa_tui.tables.ranking import RankingRows
 
 PAGE = 100  # jobs asked for at first; more as the user scrolls down
 MOST_RUNS = 20  # followed runs that are kept, so that one selected again is shown at once

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cwa_engine.options import Kind, OptionField
-from cwa_tui.model_choice import KnownModels, Room
+from cwa_tui.form.model_choice import KnownModels, Room
 
 MOST = 5
 

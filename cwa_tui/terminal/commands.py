@@ -12,9 +12,9 @@ from textual.screen import Screen
 from textual.types import IgnoreReturnCallbackType
 
 from cwa_daemon.protocol import JobView
-from cwa_tui import format as fmt
-from cwa_tui.keys import CommandGroup, command_groups
-from cwa_tui.visible import visible
+from cwa_tui.terminal.keys import CommandGroup, command_groups
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import visible
 
 
 class OpensRuns(Protocol):

@@ -18,8 +18,8 @@ from cwa_engine.base.events import (
     TopK,
 )
 from cwa_engine.rows import Baseline, DamagePoint, TopWeight, WeightFacts
-from cwa_tui.events import JobEvent, OutputCopied, StateChanged
-from cwa_tui.stage_times import Stages, stages_after
+from cwa_tui.store.events import JobEvent, OutputCopied, StateChanged
+from cwa_tui.store.stage_times import Stages, stages_after
 
 MOST_LOG_LINES = 500
 

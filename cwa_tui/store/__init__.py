@@ -1,0 +1,1 @@
+"""What the full-screen interface knows, and the session that keeps it up to date. No Textual in it."""

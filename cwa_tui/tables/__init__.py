@@ -1,0 +1,1 @@
+"""What tables show: columns, rows, rankings of any length, filters and exports. No Textual in it."""

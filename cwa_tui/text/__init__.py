@@ -1,0 +1,1 @@
+"""How things are written on a terminal: numbers, states, and what its encoding lacks. No Textual in it."""
