@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from cwa_tui.store.preferences import PreferenceFile
 from cwa_tui.store.session import Connect, DaemonClient, Pace, Session
 from cwa_tui.store.state import TuiStore
 from cwa_tui.terminal.notices import Endings, ending
+from cwa_tui.terminal.over_ssh import is_over_ssh
 from cwa_tui.terminal_app import TerminalApp
 from cwa_tui.text.format import short_id
 
@@ -122,7 +124,8 @@ def run(settings: Settings | None = None, ascii: bool | None = None, mouse: bool
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):  # None if it is closed
         raise InvalidInput("the full-screen interface needs a terminal", hint="`cwtool jobs` and `cwtool ps` do not")
     host = (settings or Settings()).host or ""
-    CwtoolApp(connector(settings), host=host, ascii=ascii).run(mouse=mouse)
+    pace = Pace(poll_s=2.0, redraw_s=0.5) if is_over_ssh(os.environ) else Pace()
+    CwtoolApp(connector(settings), pace=pace, host=host, ascii=ascii).run(mouse=mouse)
 
 
 def connector(settings: Settings | None) -> Connect:
