@@ -60,6 +60,7 @@ def _more(
         "block-cursor-foreground": on_cursor,
         "block-cursor-blurred-background": blurred_cursor,
         "border-blurred": blurred_border,
+        "surface-lighten-2": blurred_border,  # which frames take, as it is seen in Textual's own themes too
         "button-color-foreground": on_button,
     } | {name.replace("_", "-"): value for name, value in others.items()}
 

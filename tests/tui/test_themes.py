@@ -79,7 +79,7 @@ def test_every_text_can_be_read_on_every_background(theme: Theme) -> None:
 def test_the_frame_of_a_pane_stands_out(theme: Theme) -> None:
     variables = theme.to_color_system().generate()
     background = Color.parse(variables["background"])
-    for line in ("border", "border-blurred", "accent"):
+    for line in ("border", "border-blurred", "surface-lighten-2", "accent"):
         assert contrast(Color.parse(variables[line]), background) >= 3  # WCAG 1.4.11
 
 
