@@ -132,7 +132,8 @@ def test_without_colours_a_failure_is_bold_and_a_cursor_reversed() -> None:
         Color.parse("black"),
     )
     styles = {text: style for text, style, _ in shown}
-    assert all(style.color.is_default and style.bgcolor.is_default for style in styles.values() if style)
+    colours = [colour for style in styles.values() if style for colour in (style.color, style.bgcolor)]
+    assert all(colour is not None and colour.is_default for colour in colours)
     assert styles["failed"] and styles["failed"].bold and styles["failed"].underline
     assert styles["done"] and not styles["done"].bold
     assert styles["row"] and styles["row"].reverse
