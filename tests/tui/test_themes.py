@@ -133,7 +133,7 @@ def test_without_colours_a_failure_is_bold_and_a_cursor_reversed() -> None:
     )
     styles = {text: style for text, style, _ in shown}
     colours = [colour for style in styles.values() if style for colour in (style.color, style.bgcolor)]
-    assert all(colour and colour.is_default for colour in colours)
+    assert all(colour is not None and colour.is_default for colour in colours)
     assert styles["failed"] and styles["failed"].bold and styles["failed"].underline
     assert styles["done"] and not styles["done"].bold
     assert styles["row"] and styles["row"].reverse
