@@ -139,9 +139,10 @@ def _load_of_a_run(settings: Settings, size: tuple[int, int]) -> Load:
 
         def follow() -> None:
             for event in client.follow(run_id):
-                if event["kind"] == "stage_started" and event["stage"] == "score":
+                if event["kind"] == "baseline":  # scores may be known from the run before
                     going_on.set()
             ended.set()
+            going_on.set()
 
         going_on = threading.Event()
         follower = threading.Thread(target=follow)
