@@ -68,11 +68,12 @@ class TmuxTerminal:
     def until_ended(self, patience_s: float = PATIENCE_S) -> int:
         """Wait until the program has ended; gives its exit status."""
         deadline = time.monotonic() + patience_s
-        while self._ask("display-message", "-p", "#{pane_dead}").strip() != "1":
+        # tmux says that the program is dead a moment before it says how
+        while not (status := self._ask("display-message", "-p", "#{pane_dead_status}").strip()):
             if time.monotonic() > deadline:
                 raise AssertionError(f"the program has not ended within {patience_s:.0f} s\n{self.screen()}")
             time.sleep(BETWEEN_LOOKS_S)
-        return int(self._ask("display-message", "-p", "#{pane_dead_status}"))
+        return int(status)
 
     def close(self) -> None:
         subprocess.run([*self._tmux, "kill-server"], capture_output=True, check=False)
