@@ -133,10 +133,10 @@ def _groups(pairs: list[tuple[Any, Job]]) -> list[tuple[Any, list[tuple[Any, Job
     ("field", "message", "hint"),
     [
         (
-            {"states": ["done", "failled"]},
-            "no job is ever 'failled'",
+            {"states": ["done", "failedd"]},
+            "no job is ever 'failedd'",
             "did you mean 'failed'",
-        ),  # codespell:ignore failled
+        ),
         ({"state": "finished"}, "no job is ever 'finished'", "a job is queued, paused, running, done"),
         ({"kinds": ["plans"]}, "there are no jobs of kind 'plans'", "did you mean 'plan'?"),
         ({"sort": "rato"}, "jobs cannot be sorted by 'rato'", "did you mean 'ratio'?"),
