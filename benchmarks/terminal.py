@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import termios
@@ -58,11 +59,11 @@ class Interface:
         os.write(self._leader, keys)
         return before
 
-    def wait_for(self, text: str, after: int = 0) -> None:
-        """Wait until a text is sent. A text is sent whole where its line is drawn anew."""
+    def wait_for(self, pattern: str, after: int = 0) -> None:
+        """Wait until what a regular expression describes is sent. A text is sent whole where its line is drawn anew."""
         with self._grown:
-            if not self._grown.wait_for(lambda: text.encode() in self._sent[after:], PATIENCE_S):
-                raise TimeoutError(f"{text!r} is not on screen")
+            if not self._grown.wait_for(lambda: re.search(pattern.encode(), self._sent[after:]), PATIENCE_S):
+                raise TimeoutError(f"{pattern!r} is not on screen")
 
     @property
     def sent(self) -> int:
@@ -163,10 +164,10 @@ def many_rows(rounds: int) -> tuple[Spread, Spread, int]:
         for _ in range(rounds):
             with interface(settings, *SIZES[0]) as shown:
                 began, before = time.perf_counter(), shown.press(b"\r")
-                shown.wait_for(f"of {MANY:,}", before)
+                shown.wait_for(rf"\b1-\d+ of {MANY:,}", before)  # the line below the table
                 opened.append(time.perf_counter() - began)
                 began, before = time.perf_counter(), shown.press(b"G")
-                shown.wait_for(f"{MANY:,} of {MANY:,}", before)
+                shown.wait_for(f"-{MANY:,} of {MANY:,}", before)
                 jumped.append(time.perf_counter() - began)
                 memory = max(memory, shown.resident())
     return spread(opened), spread(jumped), memory
