@@ -48,7 +48,7 @@ class DamageTable(RowTable):
     ]
 
     @dataclass
-    class DrawsChanged(RowTable._About):
+    class DrawsChanged(RowTable.About):
         pass
 
     def __init__(self, id: str) -> None:

@@ -126,14 +126,12 @@ class JobsTable(RowTable):
             sortable = [c.label for c in self.all_columns if c.key in SORTS]
             self.notify(f"the list is sorted by {', '.join(sortable[:-1])} or {sortable[-1]}", severity="warning")
 
-    def _finish(self, typed: str) -> None:
+    def jump_to(self, text: str) -> None:
         """A job that is not here is jumped to by showing it alone: its place in the list is not known."""
-        wanted = typed[1:].strip()
-        if typed[0] == ":" and wanted and not wanted.isdigit() and self.source.place_of(wanted) is None:
-            self._typing = None
-            self.filter_by(wanted)
+        if text.isdigit() or self.source.place_of(text) is not None:
+            super().jump_to(text)
         else:
-            super()._finish(typed)
+            self.filter_by(text)
 
     @property
     def cursor_job(self) -> str | None:
@@ -148,19 +146,19 @@ class JobsTable(RowTable):
     @property
     def places_in_sight(self) -> tuple[int, int]:
         """The first place on screen, and the one after the last."""
-        first = self._top
-        room = max(0, self.scrollable_content_region.height - 1 - self._has_foot)
+        first = self.top
+        room = max(0, self.scrollable_content_region.height - 1 - self.has_foot)
         return first, min(first + room, len(self.source))
 
     @property
-    def _has_foot(self) -> bool:
+    def has_foot(self) -> bool:
         """Only for what is typed, filtered or marked: the title says how many there are."""
-        return self._typing is not None or bool(self.filter_text or self.marks)
+        return self.is_prompting or bool(self.filter_text or self.marks)
 
-    def _foot(self) -> str:
-        """The title says how many there are."""
-        if self._typing is not None:
-            return super()._foot()
+    @property
+    def foot(self) -> str:
+        if self.is_prompting:
+            return super().foot
         marked = [f"{len(self.marks)} marked"] if self.marks else []
         return " · ".join([*([f"/{self.filter_text}"] if self.filter_text else []), *marked])
 
