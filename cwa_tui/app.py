@@ -124,7 +124,7 @@ def run(settings: Settings | None = None, ascii: bool | None = None, mouse: bool
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):  # None if it is closed
         raise InvalidInput("the full-screen interface needs a terminal", hint="`cwtool jobs` and `cwtool ps` do not")
     host = (settings or Settings()).host or ""
-    pace = Pace(poll_s=2.0, redraw_s=0.5) if is_over_ssh(os.environ) else Pace()
+    pace = Pace(poll_s=2.0) if is_over_ssh(os.environ) else Pace()
     CwtoolApp(connector(settings), pace=pace, host=host, ascii=ascii).run(mouse=mouse)
 
 

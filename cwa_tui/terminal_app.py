@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -30,6 +33,17 @@ from cwa_tui.text.visible import visible
 
 MOST_MESSAGES = 100
 TOLD_S = 5.0  # seconds that a message is shown
+
+
+def end_with_terminal(descriptor: int) -> None:
+    """Wait until the terminal is closed, and end as its signal would have it, which does not reach every process.
+
+    Textual's loop would wait for ever for room to write to what nobody reads.
+    """
+    look = select.poll()
+    look.register(descriptor, 0)
+    look.poll()
+    os.kill(os.getpid(), signal.SIGHUP)
 
 
 class Visible(LineFilter):
@@ -84,6 +98,8 @@ class TerminalApp(App[None]):
         known = list(self.available_themes)
         self.theme = theme_for(self.preferences.now.theme, known, self.no_color, self.console.color_system)
         self._theme_is_the_users = True
+        if not self.is_headless:
+            threading.Thread(target=end_with_terminal, args=[sys.stdin.fileno()], daemon=True).start()
 
     def watch_theme(self, name: str) -> None:
         """Remember the theme that the user has chosen; a terminal of few colours gets another without a word."""

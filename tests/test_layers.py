@@ -45,7 +45,13 @@ def test_the_import_contracts_hold() -> None:
 def test_the_command_line_assembles_commands_and_nothing_else() -> None:
     tree = ast.parse((ROOT / "cwtool.py").read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assembling = {"cwa_tui.cli.connection", "cwa_tui.cli.lazy", "cwa_tui.cli.process", "cwa_engine.base.version"}
+    assembling = {
+        "cwa_tui.cli",
+        "cwa_tui.cli.connection",
+        "cwa_tui.cli.lazy",
+        "cwa_tui.cli.process",
+        "cwa_engine.base.version",
+    }
     assert imported == {"__future__", "typing", *assembling}
 
 

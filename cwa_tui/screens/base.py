@@ -29,7 +29,7 @@ Request = Callable[[], Awaitable[object]]
 
 
 class StoreScreen(Screen[None]):
-    """`draw` is called when the store has changed, at most four times a second, and when the screen is shown again.
+    """`draw` is called when the store has changed, at most twice a second, and when the screen is shown again.
 
     `run_in_view` is the run that keys like cancel are about.
     """

@@ -54,7 +54,7 @@ class Pace:
     idle_poll_s: float = 2.0  # the same while nothing does
     retry_s: float = 2.0  # between two attempts to reach a daemon that is gone
     patience_s: float = 10.0  # for an answer: the end of a daemon is known at once, and a machine may be busy
-    redraw_s: float = 0.25
+    redraw_s: float = 0.5
     settle_s: float = 0.1  # a cursor that runs down the list does not subscribe to every run it passes
 
 

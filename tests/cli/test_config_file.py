@@ -78,6 +78,6 @@ def test_a_file_that_cannot_be_meant_is_refused_with_a_reason(tmp_path: Path, wr
 
 def test_a_file_that_is_not_there_is_named_beside_near_ones(cwtool: CommandLine) -> None:
     (cwtool.cwd / "run.toml").touch()
-    assert "did you mean 'run.toml'" in cwtool("run", "--config", "runn.toml", rc=2).stderr
+    assert "did you mean 'run.toml'" in cwtool("run", "--config", "runn.toml", rc=2).stderr  # codespell:ignore runn
     refused = json.loads(cwtool("run", "--config", ".", "--json", rc=2).stdout)["error"]
     assert "cannot be read" in refused["message"]

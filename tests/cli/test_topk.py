@@ -59,7 +59,7 @@ def test_a_ranking_is_sorted_by_any_column_and_filtered_by_words(ranked: Command
     bound = everything[50]["score"]
     assert listed("--filter", f"score>{bound}") == [row for row in everything if float(row["score"]) > float(bound)]
     assert ranked("results", "topk", "-S", "nowhere").stdout == "no weight matches\n"
-    assert "did you mean 'score'" in ranked("results", "topk", "--sort", "scroe", rc=2).stderr
+    assert "did you mean 'score'" in ranked("results", "topk", "--sort", "scroe", rc=2).stderr  # codespell:ignore scroe
     assert "give one of them" in ranked("results", "topk", "--csv", "--json", rc=2).stdout
 
 

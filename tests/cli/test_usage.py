@@ -48,7 +48,7 @@ from tests.conftest import CommandLine
         ("jobs -n 0", "give at least 1"),
         ("run gpt2 --noise-scale x", "give a number"),
         ("jobs cancel", "`cwtool jobs cancel --help`"),
-        ("jobs shwo", "did you mean 'show'"),
+        ("jobs shwo", "did you mean 'show'"),  # codespell:ignore shwo
         ("run", "cwtool run gpt2"),
         ("run --metric obd gpt2", "cwtool run gpt2"),
         ("ablate -k 3", "cwtool ablate gpt2"),

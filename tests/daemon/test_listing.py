@@ -132,7 +132,11 @@ def _groups(pairs: list[tuple[Any, Job]]) -> list[tuple[Any, list[tuple[Any, Job
 @pytest.mark.parametrize(
     ("field", "message", "hint"),
     [
-        ({"states": ["done", "failled"]}, "no job is ever 'failled'", "did you mean 'failed'"),
+        (
+            {"states": ["done", "failedd"]},
+            "no job is ever 'failedd'",
+            "did you mean 'failed'",
+        ),
         ({"state": "finished"}, "no job is ever 'finished'", "a job is queued, paused, running, done"),
         ({"kinds": ["plans"]}, "there are no jobs of kind 'plans'", "did you mean 'plan'?"),
         ({"sort": "rato"}, "jobs cannot be sorted by 'rato'", "did you mean 'ratio'?"),

@@ -475,7 +475,7 @@ async def test_a_model_that_is_not_here_is_asked_for_at_the_hub(
 
 async def test_a_file_may_be_picked_from_its_folder(form: Form, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").touch()
-    await form.type("data_file", f"{tmp_path}/te")
+    await form.type("data_file", f"{tmp_path}/te")  # codespell:ignore te
     assert form.note("data_file").startswith("✗ there is no file")
     await form.move("down")
     await form.press("enter")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,6 +77,21 @@ def test_under_the_c_locale_and_without_colours_only_ascii_is_sent_and_no_colour
     assert sent.isascii()
     styles = {code for sequence in re.findall(rb"\x1b\[([\d;]*)m", sent) for code in sequence.split(b";")}
     assert styles <= {b"", b"0", b"1", b"2", b"3", b"4", b"7", b"39", b"49"}
+
+
+def test_it_ends_when_its_terminal_is_closed_though_no_signal_says_so() -> None:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.tui.test_terminal"],
+        cwd=Path(__file__).parents[2], env={**os.environ, "COLUMNS": "80", "LINES": "24"},
+        stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
+    )  # fmt: skip
+    os.close(follower)
+    recorded = b""
+    while b"Unload" not in recorded:
+        recorded += os.read(leader, 65536)
+    os.close(leader)
+    assert process.wait(60) == -signal.SIGHUP
 
 
 if __name__ == "__main__":
