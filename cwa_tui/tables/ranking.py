@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, overload
 
@@ -14,6 +15,7 @@ from cwa_engine.rows import TopWeight
 from cwa_tui.tables.filters import Sorting, in_order, parse_filter
 
 COLUMNS = tuple(entry.name for entry in fields(TopWeight))
+_AT_ONCE = 4096  # lines of a file that are taken together
 _MISSING = -1  # of a whole number; there are no negative ones
 _WHOLE = ("rank", "flat_index", "out_feature", "in_feature", "layer", "expert", "fan_out")
 _FRACTIONS = ("value", "score", "standard_error")
@@ -36,9 +38,8 @@ class RankingRows(Sequence[TopWeight]):
     @classmethod
     def of(cls, weights: Iterable[TopWeight]) -> RankingRows:
         """A ranking that is in memory already."""
-        rows = cls()
-        for weight in weights:
-            rows._append({name: getattr(weight, name) for name in COLUMNS})
+        rows, given = cls(), list(weights)
+        rows._extend({name: [getattr(weight, name) for weight in given] for name in COLUMNS}, len(given))
         return rows
 
     @classmethod
@@ -47,30 +48,29 @@ class RankingRows(Sequence[TopWeight]):
         rows = cls()
         reader = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""))
         head = next(reader, [])
-        if missing := {"rank", "parameter", "value", "score", "target"} - set(head):
+        if missing := {"rank", "parameter", "value", "score", "target", "component"} - set(head):
             raise ValueError(f"line 1: there is no column {', '.join(sorted(missing))}")
-        read = [_READERS.get(name) for name in head]
-        try:
-            for line in reader:
-                rows._append({name: f(text) for name, f, text in zip(head, read, line, strict=True) if f})
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"line {reader.line_num}: {error}") from error
+        while lines := list(itertools.islice(reader, _AT_ONCE)):
+            try:
+                rows._extend(_columns(head, lines), len(lines))
+            except (ValueError, KeyError) as error:
+                raise ValueError(f"line {reader.line_num - len(lines) + _first_wrong(head, lines)}: {error}") from error
         return rows
 
-    def _append(self, row: dict[str, Any]) -> None:
+    def _extend(self, columns: Mapping[str, Sequence[Any]], count: int) -> None:
+        """Add so many rows, given column by column: in CSV that takes half the time of row by row."""
+        nothing = [None] * count
         for name, numbers in self._whole.items():
-            value = row.get(name)
-            numbers.append(_MISSING if value is None else value)
+            numbers.extend([_MISSING if value is None else value for value in columns.get(name, nothing)])
         for name, floats in self._fractions.items():
-            value = row.get(name)
-            floats.append(math.nan if value is None else value)
+            floats.extend([math.nan if value is None else value for value in columns.get(name, nothing)])
         for name, places in self._texts.items():
-            places.append(self._name(row[name]))
-        stable = row.get("stable")
-        self._stable.append(_MISSING if stable is None else int(stable))
-        place = len(self._stable) - 1
-        if row["target"] != self._usual_target(place):
-            self._targets[place] = row["target"]
+            places.extend([self._name(text) for text in columns[name]])
+        first = len(self._stable)
+        self._stable.extend([_MISSING if flag is None else int(flag) for flag in columns.get("stable", nothing)])
+        for place, target in enumerate(columns["target"], first):
+            if target != self._usual_target(place):
+                self._targets[place] = target
 
     def _name(self, text: str) -> int:
         place = self._place_of_name.get(text)
@@ -163,6 +163,24 @@ class _Values(dict[str, Any]):
 def _names(rows: RankingRows, place: int) -> Iterator[str]:
     yield rows.value(place, "target")
     yield rows.value(place, "component")
+
+
+def _columns(head: Sequence[str], lines: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
+    """The cells of some lines by the columns that are known. Raises ValueError."""
+    if any(len(line) != len(head) for line in lines):
+        raise ValueError(f"it has not {len(head)} cells")
+    by_column = zip(head, zip(*lines, strict=True), strict=True)
+    return {name: [_READERS[name](text) for text in cells] for name, cells in by_column if name in _READERS}
+
+
+def _first_wrong(head: Sequence[str], lines: Sequence[Sequence[str]]) -> int:
+    """Which of some lines, counted from 1, cannot be read."""
+    for number, line in enumerate(lines, 1):
+        try:
+            _columns(head, [line])
+        except (ValueError, KeyError):
+            return number
+    return len(lines)
 
 
 def _whole(text: str) -> int | None:
