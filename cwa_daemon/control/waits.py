@@ -23,9 +23,16 @@ def short(run_id: str) -> str:
 def for_running(job: Job, device: str, progress: StageProgress | None, before: int) -> str:
     """`job` runs; so many others are due before the one that waits."""
     does = _DOES.get(job.kind, "is under way on {device}").format(device=device, model=job.model)
-    far = f" ({progress.stage} {progress.done}/{progress.total})" if progress else ""
+    far = f" ({_how_far(progress)})" if progress else ""
     more = f", and {before} more {'is' if before == 1 else 'are'} due before it" if before else ""
     return f"{short(job.run_id)} {does}{far}{more}"
+
+
+def _how_far(at: StageProgress) -> str:
+    """`score 3/40`, and of bytes `load 64%`."""
+    if at.unit == "byte" and at.total:
+        return f"{at.stage} {at.done / at.total:.0%}"
+    return f"{at.stage} {at.done}/{at.total}"
 
 
 def for_queued(before: Sequence[str]) -> str:

@@ -77,8 +77,9 @@ class Executor:
             release()  # what the job took, for the checks need some
         if isinstance(error, OutOfMemory) and self._used:
             device_lost = not still_computes(self._used.model)
-        if error and self._used:
-            self._used.suspect = True
+        if self._used:
+            self._used.last_used = time.time()  # also by a job that failed or was cancelled
+            self._used.suspect |= error is not None
         ends = DEVICE_LOST if device_lost else NO_DEVICE if error and not self._has_device() else 0
         self.expire()
         self._outbox.send(Finished(run_id=command.run_id, error=error.to_dict() if error else None, ends=bool(ends)))
@@ -139,7 +140,6 @@ class Executor:
         cache = ScoreCache(Path(limits.cache_folder), limits.cache_bytes, command.run_id)
         with hub_access(access):  # for the texts of a dataset
             result = analyze(resident.model, spec, report, None if command.options["no_cache"] else cache)
-        resident.last_used = time.time()
         result = dataclasses.replace(result, timings={**stages.timings, **result.timings})
         record = RunRecord(
             run_id=command.run_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -126,6 +127,22 @@ def test_a_failed_run_that_changed_nothing_leaves_the_model_warm(worker: Any) ->
     run()
     assert [resident.jobs_served for resident in executor.warm] == [3]
     assert "not as they were" not in outbox.notes()
+
+
+def test_a_model_stays_as_long_after_a_run_that_failed_as_after_one_that_was_done(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, _, _, run = worker
+    run()
+    now = time.time() + 1200
+
+    def long_run(*arguments: Any) -> None:
+        monkeypatch.setattr(time, "time", lambda: now)  # it ends twenty minutes later
+        raise Cancelled("cancelled")
+
+    monkeypatch.setattr("cwa_daemon.worker.executor.analyze", long_run)
+    run()
+    assert [resident.last_used for resident in executor.warm] == [now]
 
 
 def test_a_result_that_cannot_be_saved_is_discarded_when_its_run_is_cancelled(worker: Any, tmp_path: Path) -> None:
