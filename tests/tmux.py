@@ -71,7 +71,10 @@ class TmuxTerminal:
         # tmux says that the program is dead a moment before it says how
         while not (status := self._ask("display-message", "-p", "#{pane_dead_status}").strip()):
             if time.monotonic() > deadline:
-                raise AssertionError(f"the program has not ended within {patience_s:.0f} s\n{self.screen()}")
+                how = self._ask(
+                    "display-message", "-p", "dead #{pane_dead}, signal #{pane_dead_signal}, pid #{pane_pid}"
+                )
+                raise AssertionError(f"the program has not ended within {patience_s:.0f} s: {how}\n{self.screen()}")
             time.sleep(BETWEEN_LOOKS_S)
         return int(status)
 

@@ -102,8 +102,11 @@ class Lane:
         return waits.for_queued(before)
 
     def warm_models(self) -> list[WarmModel]:
-        used = self._current.running.job.model if self._current.running else None
-        return [model.model_copy(update={"in_use": model.name == used}) for model in self._current.worker.models]
+        worker, running = self._current.worker, self._current.running
+        # its copy comes last, for workers tell of the most recently used one last; of one that loads it is not there yet
+        named = [model for model in worker.models if running and model.name == running.job.model]
+        used = named[-1] if named and worker.stalls.stage not in ("start", "load") else None
+        return [model.model_copy(update={"in_use": model is used}) for model in worker.models]
 
     def plan_memory(self) -> PlanMemory:
         return self._current.worker.plan_memory()

@@ -49,6 +49,7 @@ class WarmModels:
         resident = self._residency.use(key)
         if resident and self._is_intact(resident, report):
             report.note(f"{spec.model} is warm")
+            self._tell(self._report())  # it is the most recently used one now
             return resident
         self._say_why_it_is_loaded(spec, source, key, report)
         loaded = self._load(spec, access, limits, report)

@@ -209,7 +209,10 @@ class NewRunScreen(ModalScreen[str | None]):
         """To what is below or above: another line of a list, a name that may be picked, another field."""
         if isinstance(self.focused, (ChoiceField, Suggestions)) and self.focused.move_line(steps):
             return
-        if steps > 0:
+        names = self._here.names_to_pick if self._here and not isinstance(self.focused, Suggestions) else None
+        if steps > 0 and names:
+            self.call_after_refresh(names.focus)  # they may not be laid out yet, and would not be the next then
+        elif steps > 0:
             self.focus_next()
         else:
             self.focus_previous()

@@ -124,6 +124,11 @@ class FormField(Vertical):
             self.mount(self._suggestions)
         self._suggestions.show(names if self._here else ())
 
+    @property
+    def names_to_pick(self) -> Suggestions | None:
+        """The names below the field, if there are any."""
+        return self._suggestions if self._suggestions and self._suggestions.names else None
+
     @on(Input.Changed)
     def _typed(self, message: Input.Changed) -> None:
         message.stop()

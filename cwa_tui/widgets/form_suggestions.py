@@ -33,23 +33,23 @@ class Suggestions(Widget, can_focus=True):
 
     def __init__(self) -> None:
         super().__init__()
-        self._names: tuple[Suggestion, ...] = ()
+        self.names: tuple[Suggestion, ...] = ()
         self._cursor = 0
 
     def show(self, names: Sequence[Suggestion]) -> None:
         """Show these names, or nothing."""
-        if tuple(names) != self._names:
-            self._names, self._cursor = tuple(names), 0
+        if tuple(names) != self.names:
+            self.names, self._cursor = tuple(names), 0
             self.set_class(bool(names), "-some")
             self.refresh(layout=True)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def render(self) -> Text:
-        width = max((len(visible(name.text)) for name in self._names), default=0)
+        width = max((len(visible(name.text)) for name in self.names), default=0)
         lines = []
-        for place, name in enumerate(self._names):
+        for place, name in enumerate(self.names):
             style = "bold reverse" if self.has_focus and place == self._cursor else ""
             line = Text(f"{visible(name.text):<{width}}", style=style)
             line.append(f"  {visible(name.about)}" if name.about else "", style="dim" if not style else "")
@@ -72,12 +72,12 @@ class Suggestions(Widget, can_focus=True):
 
     def move_line(self, steps: int) -> bool:
         """To another name; False where there is none, and the screen moves to another field."""
-        if not 0 <= self._cursor + steps < len(self._names):
+        if not 0 <= self._cursor + steps < len(self.names):
             return False
         self._cursor += steps
         self.refresh()
         return True
 
     def action_pick(self) -> None:
-        if self._names:
-            self.post_message(self.Picked(self._names[self._cursor].text))
+        if self.names:
+            self.post_message(self.Picked(self.names[self._cursor].text))

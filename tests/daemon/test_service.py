@@ -162,6 +162,17 @@ def test_status_is_answered_while_a_run_computes(cwtool: CommandLine) -> None:
     cwtool("jobs", "cancel", run_id)
 
 
+def test_of_two_copies_of_a_model_the_one_that_the_run_uses_is_in_use(cwtool: CommandLine) -> None:
+    cwtool("run", "--model", "gpt2", "--topk", "1", "--no-perturbation", "--dtype", "bfloat16")
+    run_id = cwtool("run", *LONG, "--detach").stdout.strip()
+    cwtool.wait_for(run_id, "damage")
+    with cwtool.client() as client:
+        models = client.status().models
+    cwtool("jobs", "cancel", run_id)
+    assert [model.dtype for model in models if model.in_use] == ["float32"]
+    assert "bfloat16" in [model.dtype for model in models]
+
+
 def test_a_model_in_use_is_not_unloaded(cwtool: CommandLine) -> None:
     run_id = cwtool("run", *LONG, "--detach").stdout.strip()
     cwtool.wait_for(run_id, "damage")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,20 @@ def app_on(daemon: FakeDaemon, preferences: PreferenceFile | None = None, ascii:
 def screen_lines(app: App[Any]) -> list[str]:
     """What is on the screen, line by line."""
     return [strip.text for strip in app.screen._compositor.render_strips()]
+
+
+async def steady(app: App[Any], for_s: float = 0.3) -> list[str]:
+    """The screen once it has stayed the same for a while."""
+    seen, since = screen_lines(app), time.monotonic()
+
+    def stays() -> bool:
+        nonlocal seen, since
+        if (now := screen_lines(app)) != seen:
+            seen, since = now, time.monotonic()
+        return time.monotonic() - since > for_s
+
+    await until(stays)
+    return seen
 
 
 def screen_text(app: App[Any]) -> str:

@@ -23,7 +23,7 @@ from cwa_tui.store.preferences import PreferenceFile
 from cwa_tui.terminal.themes import LIGHT, TERMINAL
 from cwa_tui.text.glossary import meaning_of
 from cwa_tui.widgets.row_table import RowTable
-from tests.tui.fake_client import FakeDaemon, app_on, screen_lines, until, warm, whole_run
+from tests.tui.fake_client import FakeDaemon, app_on, screen_lines, steady, until, warm, whole_run
 
 RUN = "20261123-180000-gpt2-k7q2"
 
@@ -161,7 +161,7 @@ async def test_a_label_takes_the_focus_where_it_says() -> None:
 async def test_a_message_is_one_line_at_the_bottom_and_can_be_read_again() -> None:
     async with app_on(daemon_with_a_run()).run_test(size=(80, 24), notifications=True) as pilot:
         app = await ready(pilot)
-        before = screen_lines(app)
+        before = await steady(app)
         app.notify("the first one, " * 20, markup=False)
         app.notify("the latest one", markup=False)
         await until(shows(app, "the latest one"))

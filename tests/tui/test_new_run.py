@@ -32,6 +32,7 @@ from cwa_tui.widgets.form_choice import ChoiceField
 from cwa_tui.widgets.form_field import FormField, field_id
 from cwa_tui.widgets.form_plan import Say
 from cwa_tui.widgets.form_section import FormSection, SectionTitle
+from cwa_tui.widgets.form_suggestions import Suggestions
 from cwa_tui.widgets.quiet_static import QuietStatic
 from tests.stand_in_hub import stand_in_hub
 from tests.tui.fake_client import FakeDaemon, app_on, until, warm
@@ -157,6 +158,13 @@ class Form:
         control = self.row(name).control
         control.focus()
         await until(lambda: self.pilot.app.focused is control)
+
+    async def pick(self) -> None:
+        """Take the first name that is shown below the field, when it is there."""
+        await until(lambda: any(isinstance(each, Suggestions) for each in self.screen.focus_chain))
+        await self.move("down")
+        await until(lambda: isinstance(self.pilot.app.focused, Suggestions))
+        await self.press("enter")
 
     async def move(self, key: str) -> None:
         """Press a key that moves the focus, or the cursor in a list."""
@@ -477,8 +485,7 @@ async def test_a_file_may_be_picked_from_its_folder(form: Form, tmp_path: Path) 
     (tmp_path / "texts.txt").touch()
     await form.type("data_file", f"{tmp_path}/te")  # codespell:ignore te
     assert form.note("data_file").startswith("✗ there is no file")
-    await form.move("down")
-    await form.press("enter")
+    await form.pick()
     await until(lambda: form.screen.draft.values["data_file"] == f"{tmp_path}/texts.txt")
     assert form.note("data_file") == ""
 
@@ -486,8 +493,7 @@ async def test_a_file_may_be_picked_from_its_folder(form: Form, tmp_path: Path) 
 async def test_a_run_to_wait_for_may_be_picked(form: Form) -> None:
     await form.unfold("Queue and memory")
     await form.type("after", "k7")
-    await form.move("down")
-    await form.press("enter")
+    await form.pick()
     await until(lambda: form.screen.draft.values["after"] == "20261123-190000-gpt2-k7q2")
 
 
