@@ -30,6 +30,7 @@ def headline_of(folder: Path, fingerprint: str | None = None) -> Headline | None
         perturbation=found.perturbation,
         ratio=_finite(found.critical.perplexity_ratio),
         control_ratio=_finite(exp(control.largest)) if control and control.largest is not None else None,
+        control_collapsed=control is not None and control.largest is None,
         collapsed=found.critical.collapsed_at is not None,
         outcome=found.outcome or "",
         sentence=found.verdict or "",

@@ -50,6 +50,7 @@ class Headline(Message):
     perturbation: str
     ratio: float | None = None  # damaged over intact perplexity; None where that is no finite number
     control_ratio: float | None = None  # the same for the draw of a control that changes the loss most
+    control_collapsed: bool = False  # whether a draw of a control made the model collapse
     collapsed: bool = False  # whether the damaged model's outputs are not finite any more
     outcome: str = ""  # as in `rows.Verdict`; empty where it was not compared
     sentence: str = ""  # the verdict

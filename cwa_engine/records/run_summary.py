@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,9 +54,12 @@ class DamageSummary:
 
     @property
     def worst_control(self) -> Separation | None:
-        """The control with the draw that changes the loss most; None without controls, and where no such loss is finite."""
-        known = [control for control in self.controls if control.largest is not None]
-        return max(known, key=lambda control: abs(control.largest or 0.0), default=None)
+        """The control with the draw that changes the loss most, one that collapsed before all others; None without controls."""
+        return max(
+            self.controls,
+            key=lambda control: math.inf if control.largest is None else abs(control.largest),
+            default=None,
+        )
 
     @property
     def judged(self) -> Verdict | None:

@@ -14,6 +14,7 @@ from cwa_engine.base.plain import JsonMap
 from cwa_engine.guide.catalog import CatalogModel
 from cwa_engine.rows import MATRICES
 from cwa_tui.cli.lines import RUN_ID, Field, LineTable, Row
+from cwa_tui.store.job_facts import control_ratio, critical_ratio
 from cwa_tui.text import format as fmt
 from cwa_tui.text.visible import words
 
@@ -73,8 +74,8 @@ def _note(job: JobView) -> str:
 
 def _headline(found: Headline) -> str:
     """`k 100 x4.62, control x1.0002, harmful`."""
-    control = f", control {fmt.ratio(found.control_ratio)}" if found.control_ratio is not None else ""
-    return f"k {found.k} {_ratio(found)}{control}{f', {found.outcome}' if found.outcome else ''}"
+    control = f", control {beside}" if (beside := control_ratio(found)) else ""
+    return f"k {found.k} {critical_ratio(found)}{control}{f', {found.outcome}' if found.outcome else ''}"
 
 
 def job_details(job: JobView) -> RenderableType:
@@ -219,15 +220,11 @@ def _result_row(job: JobView, summary: JsonMap, now: float) -> Row:
     if found := job.headline:
         damage = {
             "k": str(found.k),
-            "critical": _ratio(found),
-            "control": fmt.ratio(found.control_ratio),
+            "critical": critical_ratio(found),
+            "control": control_ratio(found) or "-",
             "verdict": found.outcome,
         }
     return Row({**cells, **damage})
-
-
-def _ratio(found: Headline) -> str:
-    return "collapsed" if found.collapsed else fmt.ratio(found.ratio)
 
 
 def catalog_table(entries: Sequence[CatalogModel], cached: dict[str, int]) -> LineTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cwa_daemon.protocol import JobView, StageProgress
+from cwa_daemon.protocol import Headline, JobView, StageProgress
 from cwa_tui.store.followed_run import FollowedRun
 from cwa_tui.store.state import asked_run
 from cwa_tui.text import format as fmt
@@ -41,8 +41,19 @@ def ratios(job: JobView) -> str:
     found = job.headline
     if found is None:
         return ""
-    critical = "collapsed" if found.collapsed else fmt.ratio(found.ratio)
-    return critical if found.control_ratio is None else f"{critical} vs {fmt.ratio(found.control_ratio)}"
+    critical, control = critical_ratio(found), control_ratio(found)
+    return f"{critical} vs {control}" if control else critical
+
+
+def critical_ratio(found: Headline) -> str:
+    return "collapsed" if found.collapsed else fmt.ratio(found.ratio)
+
+
+def control_ratio(found: Headline) -> str:
+    """Of the worst draw of a control; empty where none was measured."""
+    if found.control_collapsed:
+        return "collapsed"
+    return "" if found.control_ratio is None else fmt.ratio(found.control_ratio)
 
 
 def result(job: JobView, cells: int = PROGRESS_CELLS) -> str:

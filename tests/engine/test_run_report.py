@@ -24,6 +24,7 @@ from cwa_engine.questions.spike_removal import SpikeRemoval
 from cwa_engine.questions.stability import Stability
 from cwa_engine.records.export import ModelRecord, RunRecord, write_run
 from cwa_engine.records.run_report import open_run, report_of
+from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.rows import DamagePoint, Separation, to_plain
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import TEXTS, wrap
@@ -210,3 +211,24 @@ def test_plain_values_of_another_type_are_refused_by_name() -> None:
         from_plain(DamagePoint, {**point, "of a later version": 1})
     with pytest.raises(ValueError, match="metric"):
         from_plain(Separation, {})
+
+
+def test_of_several_controls_the_one_that_collapsed_is_the_worst_and_else_the_largest_change_in_either_direction() -> (
+    None
+):
+    def group(*largest: float | None) -> DamageSummary:
+        key: dict[str, Any] = {"metric": "obd", "k": 3, "perturbation": "zero"}
+        figures: dict[str, Any] = {
+            "draws": 19, "texts": 8, "critical": 1.0, "median": 0.0, "as_extreme": 0, "p_value": 0.05, "largest_low": None,
+            "largest_high": None, "ratio": None, "beyond": False,
+        }  # fmt: skip
+        controls = (Separation(**key, control=f"c{n}", largest=change, **figures) for n, change in enumerate(largest))
+        return DamageSummary(**key, critical=None, controls=tuple(controls))
+
+    def worst(*largest: float | None) -> str | None:
+        found = group(*largest).worst_control
+        return found and found.control
+
+    assert worst(0.1, -0.4, 0.2) == "c1"
+    assert worst(0.1, None, 0.2) == "c1"
+    assert worst() is None

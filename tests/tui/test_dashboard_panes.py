@@ -65,6 +65,7 @@ def test_a_ratio_stands_beside_that_of_the_worst_control() -> None:
     assert ratios(job()) == ""
     assert ratios(job(headline=headline())) == "x6.55 vs x1.0001"
     assert ratios(job(headline=headline(control_ratio=None))) == "x6.55", "nothing is made up where none was measured"
+    assert ratios(job(headline=headline(control_ratio=None, control_collapsed=True))) == "x6.55 vs collapsed"
     assert ratios(job(headline=headline(ratio=None))) == "- vs x1.0001"
     assert ratios(job(headline=headline(ratio=None, collapsed=True))) == "collapsed vs x1.0001"
 
