@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from cwa_daemon.protocol import TERMINAL_STATES
 from cwa_engine.base.errors import CwaError
 from cwa_engine.base.events import (
-    PREVIEW_ROWS,
     BaselineMeasured,
     DamageMeasured,
     Inspected,
@@ -138,18 +137,6 @@ def log_after(log: LogTail, event: JobEvent) -> LogTail:
         return log
     lines = (*log.lines, LogLine(event.time, event.line, _level(event)))
     return LogTail(lines[-MOST_LOG_LINES:], log.written + 1)
-
-
-def run_with_ranking(run: FollowedRun, metric: str, weights: Sequence[TopWeight]) -> FollowedRun:
-    """The run with more of a finished ranking than came as an event."""
-    return replace(run, rankings={**run.rankings, metric: RankingHead(tuple(weights), partial=False)})
-
-
-def cut_rankings(run: FollowedRun) -> list[str]:
-    """Metrics of which the run's files may hold more than came as events."""
-    if run.status.state != "done":
-        return []
-    return [metric for metric, head in run.rankings.items() if len(head.weights) == PREVIEW_ROWS]
 
 
 def _level(event: JobEvent) -> str:

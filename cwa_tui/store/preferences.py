@@ -25,8 +25,6 @@ class Preferences:
     theme: str = ""
     bell: bool = False  # when a run ends that was followed
     tables: dict[str, TableLook] = field(default_factory=dict)  # by the table's id
-    run_id: str = ""  # of the run that was open last; empty for the dashboard
-    pane: str = ""
     draft: JsonMap = field(default_factory=dict)  # of the form for a new run, as typed
 
 

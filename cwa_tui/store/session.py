@@ -113,9 +113,8 @@ class Session:
                     status = await client.status()
                     latest = self.store.history[-1].time if self.store.history else 0.0
                     samples = await client.telemetry(latest)
-                    if (
-                        status.jobs_version != version or self._list_anew or not status.jobs_version
-                    ):  # 0 by older daemons
+                    counted = status.jobs_version != 0  # an older daemon does not count changes
+                    if self._list_anew or not counted or status.jobs_version != version:
                         version, self._list_anew = status.jobs_version, False
                         await self._list(client)
                 self.store.answered(status, samples)
@@ -187,11 +186,6 @@ class Session:
             self._complain(error)
 
     # results
-
-    def want_report(self, run_id: str) -> None:
-        """Have a finished run's report in the store before long, or why there is none."""
-        if self.store.report(run_id) is None:
-            self._begin(run_id, "report", lambda client: self._fetch_report(client, run_id))
 
     def want_ranking(self, run_id: str, metric: str) -> None:
         """Have a finished run's whole ranking in the store before long."""

@@ -237,10 +237,6 @@ class TuiStore:
     def warm_models(self) -> list[WarmModel]:
         return self.daemon.models if self.daemon else []
 
-    @property
-    def selected_run(self) -> SelectedRun | None:
-        return None if self.job_list.selected is None else self.run(self.job_list.selected)
-
 
 def _keep(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
     """Put a value last, and forget the first where there are too many."""

@@ -118,14 +118,6 @@ class RankingRows(Sequence[TopWeight]):
             return there + [place for place in places if self.value(place, column) is None]
         return in_order(places, lambda place: self.value(place, column), sorting)
 
-    def place_of_rank(self, rank: int) -> int | None:
-        """Where a rank is."""
-        ranks = self._whole["rank"]
-        guess = rank - 1
-        if 0 <= guess < len(ranks) and ranks[guess] == rank:
-            return guess
-        return next((place for place, known in enumerate(ranks) if known == rank), None)
-
     def __len__(self) -> int:
         return len(self._stable)
 

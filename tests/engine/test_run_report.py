@@ -227,7 +227,7 @@ def test_of_several_controls_the_one_that_collapsed_is_the_worst_and_else_the_la
 
     def worst(*largest: float | None) -> str | None:
         found = group(*largest).worst_control
-        return found and found.control
+        return found.control if found else None
 
     assert worst(0.1, -0.4, 0.2) == "c1"
     assert worst(0.1, None, 0.2) == "c1"

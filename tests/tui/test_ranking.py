@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,12 +79,6 @@ def test_words_and_columns_filter(rows: list[TopWeight]) -> None:
     ]
     assert left("layer!=3") == [row for row in rows if row.layer != 3]
     assert left("nowhere") == []
-
-
-def test_a_rank_is_found_wherever_the_file_begins() -> None:
-    rows = [TopWeight(rank, "w", 0, 1, 2, 0.5, math.pi, 0, "down", None, "w[1,2]") for rank in (3, 4, 9)]
-    ranking = RankingRows.of(rows)
-    assert [ranking.place_of_rank(rank) for rank in (3, 4, 9, 5)] == [0, 1, 2, None]
 
 
 @pytest.mark.parametrize(
