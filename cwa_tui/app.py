@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from cwa_daemon.client import AsyncClient, Settings
 from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.records.run_id import short_id
 from cwa_tui.form.draft import Draft
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.screens.form_doors import FormDoors
@@ -25,7 +26,6 @@ from cwa_tui.store.state import TuiStore
 from cwa_tui.terminal.notices import Endings, ending
 from cwa_tui.terminal.over_ssh import is_over_ssh
 from cwa_tui.terminal_app import TerminalApp
-from cwa_tui.text.format import short_id
 
 
 class CwtoolApp(TerminalApp):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cwa_daemon.control.job import Job
 from cwa_daemon.protocol import StageProgress
+from cwa_engine.records.run_id import short_id
 
 _DOES = {
     "run": "runs on {device}",
@@ -15,17 +16,12 @@ _DOES = {
 }
 
 
-def short(run_id: str) -> str:
-    """The last part of a run id, by which it is found as well."""
-    return run_id.rpartition("-")[2]
-
-
 def for_running(job: Job, device: str, progress: StageProgress | None, before: int) -> str:
     """`job` runs; so many others are due before the one that waits."""
     does = _DOES.get(job.kind, "is under way on {device}").format(device=device, model=job.model)
     far = f" ({_how_far(progress)})" if progress else ""
     more = f", and {before} more {'is' if before == 1 else 'are'} due before it" if before else ""
-    return f"{short(job.run_id)} {does}{far}{more}"
+    return f"{short_id(job.run_id)} {does}{far}{more}"
 
 
 def _how_far(at: StageProgress) -> str:
@@ -37,8 +33,8 @@ def _how_far(at: StageProgress) -> str:
 
 def for_queued(before: Sequence[str]) -> str:
     """Nothing runs, but these are due before."""
-    return f"{short(before[0])}, which is due before it" if before else ""
+    return f"{short_id(before[0])}, which is due before it" if before else ""
 
 
 def for_predecessor(run_id: str) -> str:
-    return f"{short(run_id)} to be done"
+    return f"{short_id(run_id)} to be done"

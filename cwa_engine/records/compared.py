@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cwa_engine.records.curves import DamageDifference, DamageLevel
-from cwa_engine.records.differences import Difference
+from cwa_engine.records.differences import Difference, kind_of
 from cwa_engine.records.profiles import ProfileDistance, ProfileShare
 
 
@@ -35,8 +35,8 @@ class RunPair:
     other_settings: dict[str, tuple[str, ...]]  # perturbation -> why it is another in the other run
 
     def unlike(self, perturbation: str) -> tuple[str, ...]:
-        """Why damage by a perturbation is not read against each other: `bit_flip 3` is a kind of `bit_flip`."""
-        return self.other_measuring + self.other_settings.get(perturbation.split(" ", maxsplit=1)[0], ())
+        """Why damage by a perturbation is not read against each other."""
+        return self.other_measuring + self.other_settings.get(kind_of(perturbation), ())
 
 
 @dataclass(frozen=True, slots=True)

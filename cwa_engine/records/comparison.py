@@ -30,6 +30,7 @@ from cwa_engine.records.differences import (
     same_source,
 )
 from cwa_engine.records.profiles import PARTS, ProfileShare, distance, parts_of, profile, top
+from cwa_engine.records.run_id import short_id
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import GIVEN
 
@@ -96,7 +97,7 @@ def rank_pairs(first: RunReport, second: RunReport, metric: str, k: int) -> tupl
 
 
 def _compared_runs(reports: Sequence[RunReport]) -> Iterator[ComparedRun]:
-    short = [report.run_id.rpartition("-")[2] for report in reports]
+    short = [short_id(report.run_id) for report in reports]
     for report, label in zip(reports, short, strict=True):
         unambiguous = label if label and short.count(label) == 1 else report.run_id
         baseline = report.baseline

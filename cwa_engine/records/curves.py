@@ -14,7 +14,7 @@ import numpy as np
 from cwa_engine.base.statistics import paired_delta
 from cwa_engine.damage.measured import Measured
 from cwa_engine.evaluation.losses import Evaluation
-from cwa_engine.records.differences import other_measuring, other_settings
+from cwa_engine.records.differences import kind_of, other_measuring, other_settings
 from cwa_engine.records.remeasured import CRITICAL, INTACT, Case, losses
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import DamagePoint, Separation
@@ -121,7 +121,7 @@ def damage_differences(
     for case, measured in cases.items():
         if case not in others or metric not in (None, case.metric) or k not in (None, case.k):
             continue
-        if case.perturbation.split(" ", maxsplit=1)[0] in settings:
+        if kind_of(case.perturbation) in settings:
             continue
         ours = measured.evaluation.nll_sums - intact.nll_sums
         theirs = others[case].evaluation.nll_sums - intact_other.nll_sums

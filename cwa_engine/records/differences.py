@@ -150,6 +150,11 @@ def other_measuring(first: RunReport, second: RunReport) -> tuple[str, ...]:
     return tuple(f"other {what}: {one} and {other}" for what, (one, other) in facts if one != other)
 
 
+def kind_of(perturbation: str) -> str:
+    """What was asked for, of how a case is called: `bit_flip 3` is a kind of `bit_flip`."""
+    return perturbation.split(" ", maxsplit=1)[0]
+
+
 def other_settings(first: RunReport, second: RunReport) -> dict[str, tuple[str, ...]]:
     """Perturbation -> why it does not do the same in both runs; without those that do, or that one run did not ask for."""
     found = {}

@@ -14,3 +14,8 @@ def new_run_id(model: str) -> str:
     slug = re.sub(r"[^a-z0-9.]+", "-", model.rstrip("/").rpartition("/")[2].lower()).strip("-.")[:40] or "model"
     tail = "".join(secrets.choice(_ALPHABET) for _ in range(4))
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{tail}"
+
+
+def short_id(run_id: str) -> str:
+    """`k7q2`: the end of a run id, by which every command finds it."""
+    return run_id.rpartition("-")[2]

@@ -46,12 +46,13 @@ def models(incomplete: str) -> list[Value]:
 
 def run_ids(incomplete: str) -> list[Value]:
     """Run ids that commands have seen and folders of finished runs; where none begins like this, ends that do."""
+    from cwa_engine.records.run_id import short_id
     from cwa_tui.cli.remembered import remembered
 
     finished = dict.fromkeys(_run_folders(), "done")
     found = sorted({**finished, **remembered().runs}.items(), reverse=True)  # the latest first
     whole: list[Value] = [(run_id, said) for run_id, said in found if run_id.startswith(incomplete)]
-    ends = [(run_id.rpartition("-")[2], run_id, said) for run_id, said in found]
+    ends = [(short_id(run_id), run_id, said) for run_id, said in found]
     return whole or [(end, f"{said} {run_id}") for end, run_id, said in ends if end.startswith(incomplete)]
 
 

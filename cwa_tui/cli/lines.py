@@ -11,8 +11,8 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from cwa_engine.records.run_id import short_id
 from cwa_tui.tables.columns import PADDING, Column, Cut, fit, shorten
-from cwa_tui.text import format as fmt
 from cwa_tui.text.visible import visible
 
 RUN_ID = "run id"  # key of the column of run ids, which are whole or short, and never cut
@@ -96,14 +96,14 @@ def _with_ids(table: LineTable, room: int) -> tuple[Sequence[Row], dict[str, int
     """The rows with whole run ids where all else fits beside them, else with short ones, and the widths of the columns."""
     widths = _widths(table.fields, table.rows, room)
     ids = {row.cells[RUN_ID] for row in table.rows if RUN_ID in row.cells}
-    short = {fmt.short_id(run_id) for run_id in ids}
+    short = {short_id(run_id) for run_id in ids}
     whole = _widths(table.fields, table.rows, NO_LIMIT)
     last = table.fields[-1].key  # it may be cut, as a message may have any length
     fits = all(widths.get(key) == whole[key] for key in whole if key != last)
     fits &= all(cell_len(row.cells[RUN_ID] + row.sentence) + PADDING <= room for row in table.rows if row.sentence)
     if not ids or len(short) < len(ids) or fits:
         return table.rows, widths
-    rows = [replace(row, cells={**row.cells, RUN_ID: fmt.short_id(row.cells[RUN_ID])}) for row in table.rows]
+    rows = [replace(row, cells={**row.cells, RUN_ID: short_id(row.cells[RUN_ID])}) for row in table.rows]
     return rows, _widths(table.fields, rows, room)
 
 

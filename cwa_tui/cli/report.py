@@ -27,6 +27,7 @@ from cwa_tui.tables.answers import (
     VERDICT_STYLES,
     critical_set_table,
     fidelity_table,
+    floor_sentence,
     interactions_table,
     spike_removal_table,
     spikes_table,
@@ -129,18 +130,11 @@ def _weight_cells(weight: TopWeight) -> dict[str, str]:
         "weight": f"{weight.target} {fmt.STABLE}" if weight.stable else weight.target,
         "value": fmt.number(weight.value),
         "score": "-" if weight.score is None else fmt.number(weight.score),
-        "standard error": _standard_error(weight.standard_error),
+        "standard error": fmt.standard_error(weight.standard_error),
         "layer": "-" if weight.layer is None else str(weight.layer),
         "component": weight.component,
         "fan-out": "-" if weight.fan_out is None else f"{weight.fan_out:,}",
     }
-
-
-def _standard_error(error: float | None) -> str:
-    """Of an estimated score; a score that was computed exactly has none."""
-    if error is None:
-        return "-"
-    return fmt.number(error) if error else "exact"
 
 
 def _damage(summary: RunSummary, groups: Sequence[DamageSummary]) -> Table:
@@ -240,10 +234,7 @@ def _notes(summary: RunSummary) -> list[Text]:
             "which every draw was measured",
         ]
     if floor := summary.numerical_floor:
-        lines.append(
-            f"numerical floor: rounding changes the loss by up to {floor.rounding:.2g}, "
-            f"the baseline repeated by {floor.repeat:+.2g} nats per token"
-        )
+        lines.append(floor_sentence(floor))
     for group in summary.damage:
         if (point := group.critical) and point.kl is not None:
             lines.append(

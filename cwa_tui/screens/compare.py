@@ -17,11 +17,11 @@ from textual.widgets import Footer, Static
 from cwa_engine.records.compared import Comparison, RankPair
 from cwa_engine.records.comparison import compare, rank_pairs
 from cwa_engine.records.profiles import COMPONENT
+from cwa_engine.records.run_id import short_id
 from cwa_engine.records.run_report import RunReport
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.store.whole_report import whole_report
 from cwa_tui.tables import comparison as view
-from cwa_tui.text.format import short_id
 from cwa_tui.text.visible import words
 from cwa_tui.widgets.banner import Banner
 from cwa_tui.widgets.comparison_charts import MARKERS, CurvesChart, RankScatter

@@ -15,7 +15,7 @@ from cwa_engine.questions.fidelity import Fidelity
 from cwa_engine.questions.interactions import Interaction
 from cwa_engine.questions.spike_removal import SpikeRemoval, SpikeRemovalStep, removal_sentence
 from cwa_engine.questions.stability import StabilityMean
-from cwa_engine.rows import Spike, to_plain
+from cwa_engine.rows import NumericalFloor, Spike, to_plain
 from cwa_tui.text import format as fmt
 
 TABLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold", "pad_edge": False}
@@ -28,6 +28,14 @@ VERDICT_STYLES = {
 }
 
 
+def floor_sentence(floor: NumericalFloor) -> str:
+    """Below which changes of the loss mean nothing."""
+    return (
+        f"numerical floor: rounding changes the loss by up to {floor.rounding:.2g}, the baseline repeated by "
+        f"{floor.repeat:+.2g} nats per token"
+    )
+
+
 def interactions_table(rows: Sequence[Interaction]) -> RenderableType:
     """What each unit does alone, and what it adds to the set; those that matter come first."""
     table = Table(title="each weight alone, and its share of the set", **TABLE)
@@ -37,7 +45,7 @@ def interactions_table(rows: Sequence[Interaction]) -> RenderableType:
         )
     roles = ("together", "alone", "inert")
     for row in sorted(rows, key=lambda row: roles.index(row.role))[:SHOWN_ROWS]:
-        figures = (_finite_delta(value) for value in (row.alone, row.share))
+        figures = (fmt.finite_delta(value) for value in (row.alone, row.share))
         table.add_row(row.metric, str(row.k), row.perturbation, row.target, *figures, _ROLES[row.role])
     counts = {role: sum(row.role == role for row in rows) for role in roles}
     said = f"{counts['alone']} matter alone, {counts['together']} only together, {counts['inert']} not at all"
@@ -82,7 +90,7 @@ def critical_set_table(found: CriticalSet) -> Table:
     for step in found.steps:
         ratios = fmt.ratio(step.scoring_ratio), fmt.ratio(step.perplexity_ratio)
         is_finite = fmt.is_known(step.delta_nll)
-        damage = _finite_delta(step.delta_nll), fmt.interval(step.delta_low, step.delta_high) if is_finite else ""
+        damage = fmt.finite_delta(step.delta_nll), fmt.interval(step.delta_low, step.delta_high) if is_finite else ""
         table.add_row(str(step.size), step.target, *ratios, *damage)
     return table
 
@@ -108,14 +116,10 @@ def spike_removal_table(found: SpikeRemoval) -> RenderableType:
         table.add_column(name, justify="left" if name in ("weight", "token") else "right", overflow="fold")
     for step in found.steps:
         sizes = _size(step.times_typical), _size(step.largest_after)
-        damage = _finite_delta(step.delta_nll)
+        damage = fmt.finite_delta(step.delta_nll)
         table.add_row(str(step.step), step.target, f"{step.share:.0%}", *sizes, damage, *_token_cells(step))
     table.caption = "then: the largest output of any down projection after. Δ: on the scoring texts, all zeroed so far"
     return Group(table, said)
-
-
-def _finite_delta(delta: float) -> str:
-    return fmt.delta(delta) if fmt.is_known(delta) else fmt.NOT_FINITE
 
 
 def _size(size: float) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 from cwa_daemon.protocol import JobView
+from cwa_engine.records.run_id import short_id
 from cwa_tui.text import format as fmt
 from cwa_tui.text.visible import visible
 
@@ -30,7 +31,7 @@ class Endings:
 
 def ending(job: JobView) -> str:
     """`✓ done: k7q2 gpt2`, and of a failed one its error."""
-    said = f"{fmt.signed(job.state)}: {fmt.short_id(job.run_id)} {job.model}"
+    said = f"{fmt.signed(job.state)}: {short_id(job.run_id)} {job.model}"
     return visible(f"{said}: {job.error['message']}" if job.error else said)
 
 

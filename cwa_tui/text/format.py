@@ -32,11 +32,6 @@ def signed(state: str) -> str:
     return f"{STATE_SIGNS[state]} {state}" if state in STATE_SIGNS else state
 
 
-def short_id(run_id: str) -> str:
-    """`k7q2`: the end of a run id, by which every command finds it."""
-    return run_id.rpartition("-")[2]
-
-
 def size(size_bytes: float | None) -> str:
     """`538.1 MB`, in powers of ten as disks and model cards count."""
     if size_bytes is None:
@@ -120,6 +115,18 @@ def ratio(value: float | None) -> str:
 def delta(value: float | None) -> str:
     """A change in nats per token, with its sign: `+1.5314`."""
     return f"{value:+.4f}" if is_known(value) else "-"
+
+
+def finite_delta(value: float | None) -> str:
+    """The same, or that it is beyond a float."""
+    return delta(value) if is_known(value) else NOT_FINITE
+
+
+def standard_error(error: float | None) -> str:
+    """Of an estimated score; one that was computed exactly after has none."""
+    if error is None:
+        return "-"
+    return number(error) if error else "exact"
 
 
 def interval(low: float | None, high: float | None) -> str:

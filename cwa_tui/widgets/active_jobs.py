@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.text import Text
 
 from cwa_daemon.protocol import JobView
+from cwa_engine.records.run_id import short_id
 from cwa_engine.rows import DamagePoint
 from cwa_tui.store.followed_run import FollowedRun
 from cwa_tui.store.job_facts import asked_for
@@ -90,7 +91,7 @@ def _waiting(job: JobView, now: float) -> Text:
 def _head(job: JobView) -> Text:
     """`▶ k7q2 gpt2 grad_x_weight k10`."""
     sign = fmt.STATE_SIGNS.get(job.state, "?")
-    head = Text.assemble((f"{sign} {fmt.short_id(job.run_id)} ", fmt.STATE_STYLES.get(job.state, "")), no_wrap=True)
+    head = Text.assemble((f"{sign} {short_id(job.run_id)} ", fmt.STATE_STYLES.get(job.state, "")), no_wrap=True)
     if job.kind == "run":
         return head.append_text(words(job.model, "bold")).append(f"  {asked_for(job)}")
     return head.append(f"{job.kind} ").append_text(words(job.model, "bold"))

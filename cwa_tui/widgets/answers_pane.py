@@ -15,6 +15,7 @@ from cwa_tui.tables.answers import (
     VERDICT_STYLES,
     critical_set_table,
     fidelity_table,
+    floor_sentence,
     interactions_table,
     spike_removal_table,
     spikes_table,
@@ -64,12 +65,7 @@ def answers(report: RunReport) -> RenderableType:
     if summary.ablation:
         parts.append(Text(cost_sentence(to_plain(summary.ablation))))
     if floor := report.floor:
-        parts.append(
-            Text(
-                f"numerical floor: rounding changes the loss by up to {floor.rounding:.2g}, the baseline repeated by "
-                f"{floor.repeat:+.2g} nats per token"
-            )
-        )
+        parts.append(Text(floor_sentence(floor)))
     parts += [words(note) for note in report.model.notes]
     parts.append(words(f"texts: {report.texts.source}"))
     if report.folder:

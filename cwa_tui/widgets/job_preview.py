@@ -7,6 +7,7 @@ import textwrap
 from rich.text import Text
 
 from cwa_daemon.protocol import JobView
+from cwa_engine.records.run_id import short_id
 from cwa_tui.store.followed_run import FollowedRun
 from cwa_tui.store.job_facts import all_asked, sentence
 from cwa_tui.tables.columns import shorten
@@ -33,7 +34,7 @@ def preview_lines(
     """At most `height` lines of `width` cells: what matters most comes first, the end of the log fills what is left."""
     said = sentence(job)
     if height <= 1:
-        return [words(f"{fmt.short_id(job.run_id)}  {said or all_asked(job)}")][:height]
+        return [words(f"{short_id(job.run_id)}  {said or all_asked(job)}")][:height]
     lines = [_head(job, now), *_wrapped(job.run_id, width, "dim"), *_wrapped(f"{job.model} on {job.device}", width)]
     lines += _wrapped(all_asked(job), width)
     if error := job.error or job.copy_error:
@@ -52,7 +53,7 @@ def preview_lines(
 
 def _head(job: JobView, now: float) -> Text:
     style = fmt.STATE_STYLES.get(job.state, "")
-    head = Text.assemble((fmt.short_id(job.run_id), "bold"), "  ", (fmt.signed(job.state), style))
+    head = Text.assemble((short_id(job.run_id), "bold"), "  ", (fmt.signed(job.state), style))
     if took := job.took_s(now):
         head.append(f"  worked {fmt.duration(took)}")
     return head.append(f"  {fmt.age(job.created, now)} ago", "dim")

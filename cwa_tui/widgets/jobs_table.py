@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cwa_daemon.protocol import JobView
+from cwa_engine.records.run_id import short_id
 from cwa_tui.store.job_facts import asked_for, ratios, result, sentence, state_and_result
 from cwa_tui.store.state import ConnectionState, JobList
 from cwa_tui.tables.columns import Column
@@ -81,9 +82,7 @@ class JobRows:
         """The place of a job by its run id, or by its short id if it is here."""
         if key.startswith(_NOT_HERE):
             return int(key.removeprefix(_NOT_HERE))
-        found = (
-            place for place, job in enumerate(self.jobs, self.offset) if key in (job.run_id, fmt.short_id(job.run_id))
-        )
+        found = (place for place, job in enumerate(self.jobs, self.offset) if key in (job.run_id, short_id(job.run_id)))
         return next(found, None)
 
     def arranged(self, sorting: Sorting | None, text: str) -> RowSource:
@@ -172,7 +171,7 @@ def _coarse(now: float, job_list: JobList) -> float:
 def job_row(job: JobView, now: float) -> TableRow:
     took = job.took_s(now)
     cells = {
-        "id": fmt.short_id(job.run_id),
+        "id": short_id(job.run_id),
         "run_id": job.run_id,
         "model": job.model,
         "asked": asked_for(job),

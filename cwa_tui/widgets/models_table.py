@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cwa_daemon.protocol import StatusView, WarmModel
+from cwa_engine.records.run_id import short_id
 from cwa_tui.tables.columns import Column
 from cwa_tui.tables.rows import TableRow
 from cwa_tui.text import format as fmt
@@ -58,7 +59,7 @@ def stays(model: WarmModel, now: float, user: str = "") -> str:
 
 def _users(daemon: StatusView) -> Mapping[str, str]:
     """Device -> short id of the job that its worker is at."""
-    return {worker.device: fmt.short_id(worker.run_id) for worker in daemon.workers if worker.run_id}
+    return {worker.device: short_id(worker.run_id) for worker in daemon.workers if worker.run_id}
 
 
 def _row(model: WarmModel, now: float, user: str) -> TableRow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 from textual.geometry import Size
 
+from cwa_engine.records.run_id import short_id
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import Baseline, Verdict
 from cwa_tui.store.state import SelectedRun
@@ -33,7 +34,7 @@ class RunHeadline(QuietStatic):
 def _what(selected: SelectedRun, took: float | None) -> Text:
     job, asked, status = selected.job, selected.asked, selected.run.status
     state = status.state or (job.state if job else "")
-    said = Text.assemble((fmt.short_id(selected.run.run_id), "bold"), "  ")
+    said = Text.assemble((short_id(selected.run.run_id), "bold"), "  ")
     said.append(fmt.signed(state), f"bold {fmt.STATE_STYLES.get(state, '')}".strip())
     if took is not None:
         said.append(f" {fmt.clock(took)}")
@@ -84,15 +85,11 @@ def _in_figures(report: RunReport, verdict: Verdict) -> str:
         for group in report.summary.damage
         if (group.metric, group.k, group.perturbation) == (verdict.metric, verdict.k, verdict.perturbation)
     )
-    change = _change(group.critical.delta_nll if group.critical else None)
-    controls = ", ".join(f"{row.control} {_change(row.largest)}" for row in group.controls)
+    change = fmt.finite_delta(group.critical.delta_nll if group.critical else None)
+    controls = ", ".join(f"{row.control} {fmt.finite_delta(row.largest)}" for row in group.controls)
     return (
         f"{verdict.outcome} · k {verdict.k:,} {verdict.perturbation}: {change} nats · largest of controls: {controls}"
     )
-
-
-def _change(delta: float | None) -> str:
-    return fmt.delta(delta) if fmt.is_known(delta) else fmt.NOT_FINITE
 
 
 def _measured(selected: SelectedRun, metric: str | None) -> Text | None:

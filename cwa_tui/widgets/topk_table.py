@@ -131,7 +131,7 @@ def _row(place: int, weight: TopWeight) -> TableRow:
         "score": "-" if weight.score is None else fmt.number(weight.score),
         "layer": _known(weight.layer),
         "component": weight.component,
-        "standard_error": _standard_error(weight.standard_error),
+        "standard_error": fmt.standard_error(weight.standard_error),
         "fan_out": _known(weight.fan_out),
         "expert": _known(weight.expert),
         "out_feature": _known(weight.out_feature),
@@ -144,13 +144,6 @@ def _row(place: int, weight: TopWeight) -> TableRow:
 
 def _known(number: int | None) -> str:
     return "-" if number is None else str(number)
-
-
-def _standard_error(error: float | None) -> str:
-    """Of an estimated score; one that was computed exactly after has none."""
-    if error is None:
-        return "-"
-    return fmt.number(error) if error else "exact"
 
 
 def _nothing(selected: SelectedRun | None) -> str:

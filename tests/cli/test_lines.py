@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from cwa_engine.records.run_id import short_id
 from cwa_tui.cli.lines import RUN_ID, Field, LineTable, Row
 from cwa_tui.cli.terminal import Terminal
-from cwa_tui.text import format as fmt
 
 FIELDS = [
     Field(RUN_ID), Field("state"), Field("model", least=10, cut="start"), Field("metrics", least=10, optional=2),
@@ -45,7 +45,7 @@ def test_every_row_is_one_line_that_fits_and_begins_with_an_id_that_finds_the_ru
     assert len(lines) == 1 + len(ids)
     assert all(cell_len(line) <= width for line in lines)
     for line, run_id in zip(lines[1:], ids, strict=True):
-        assert line.split()[0] in (run_id, fmt.short_id(run_id))
+        assert line.split()[0] in (run_id, short_id(run_id))
 
 
 def test_short_ids_stand_for_whole_ones_only_while_they_tell_runs_apart() -> None:
