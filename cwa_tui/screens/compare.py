@@ -10,9 +10,8 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical, VerticalScroll
-from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Footer, Static
+from textual.widgets import Footer
 
 from cwa_engine.records.compared import Comparison, RankPair
 from cwa_engine.records.comparison import compare, rank_pairs
@@ -26,6 +25,7 @@ from cwa_tui.text.visible import words
 from cwa_tui.widgets.banner import Banner
 from cwa_tui.widgets.comparison_charts import MARKERS, CurvesChart, RankScatter
 from cwa_tui.widgets.comparison_tables import ViewRows
+from cwa_tui.widgets.pane_tabs import PaneTabs
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 if TYPE_CHECKING:
@@ -79,7 +79,6 @@ class CompareScreen(StoreScreen):
         self._reports: list[RunReport] = []
         self._found: Comparison | None = None
         self._trouble = ""
-        self._pane = "answer"
         self._chosen: dict[str, str] = {}  # metric, perturbation and pair in view
         self._shown: tuple[str, ...] = ()  # the choices that are on screen
         self._ranks: dict[tuple[str, str], Sequence[RankPair]] = {}  # by metric and pair
@@ -87,7 +86,7 @@ class CompareScreen(StoreScreen):
     def compose(self) -> ComposeResult:
         yield Banner(id="banner")
         yield QuietStatic(id="compare-head")
-        yield Static(id="compare-tabs")
+        yield PaneTabs(PANES, id="compare-tabs")
         with Container(id="compare-body"):
             with VerticalScroll(id="answer", can_focus=True):
                 yield QuietStatic(id="answer-text")
@@ -143,7 +142,6 @@ class CompareScreen(StoreScreen):
 
     def draw(self) -> None:
         self.query_one(Banner).show_connection(self.store.connection)
-        self.query_one("#compare-tabs", Static).update(self._tabs())
         found = self._found
         if found is None:
             waiting = "reading " + ", ".join(short_id(run) for run in self.run_ids)
@@ -208,23 +206,13 @@ class CompareScreen(StoreScreen):
         said = f"NOT MEASURED ALIKE: {warning}; do not read these curves against each other" if warning else ""
         self.query_one(CurvesChart).show_curves(found, metric, perturbation, said)
 
-    def _tabs(self) -> Content:
-        tabs = []
-        for key, (pane, name) in enumerate(PANES.items(), 1):
-            said = f"{key} {name}"
-            chosen = pane == self._pane
-            tab = Content(f"[{said}]" if chosen else f" {said} ").stylize(f"@click=screen.pane('{pane}')")
-            tabs.append((tab.stylize("bold reverse") if chosen else tab) + Content(" "))
-        return Content.assemble(*tabs)
-
     # keys
 
     def action_pane(self, pane: str) -> None:
         """Show a pane and move the focus there."""
-        self._pane = pane
+        self.query_one(PaneTabs).active = pane
         for name in PANES:
             self.query_one(f"#{name}").set_class(name == pane, "-active")
-        self.query_one("#compare-tabs", Static).update(self._tabs())
         self.call_after_refresh(self._focus_on, pane)
 
     def _focus_on(self, pane: str) -> None:

@@ -22,7 +22,7 @@ from cwa_tui.widgets.banner import Banner
 from cwa_tui.widgets.damage_chart import DamageChart
 from cwa_tui.widgets.damage_curve import DamageCurve, damage_curve
 from cwa_tui.widgets.damage_table import DamageTable, measured_points
-from cwa_tui.widgets.pane_tabs import PANES, PaneTabs
+from cwa_tui.widgets.pane_tabs import PaneTabs
 from cwa_tui.widgets.profile_pane import ProfilePane
 from cwa_tui.widgets.row_table import RowTable
 from cwa_tui.widgets.run_headline import RunHeadline
@@ -34,6 +34,13 @@ if TYPE_CHECKING:
     from cwa_tui.store.preferences import PreferenceFile
     from cwa_tui.store.session import Session
 
+PANES = {  # id -> what it is called
+    "topk": "top weights",
+    "damage-pane": "damage",
+    "profile": "profile",
+    "run-log": "log",
+    "answers": "answers",
+}
 _FOCUS = {"damage-pane": "damage"}  # pane -> the widget in it that takes keys, where that is not itself
 
 
@@ -95,7 +102,7 @@ class RunScreen(StoreScreen):
         yield Banner(id="banner")
         yield RunHeadline(id="run-headline")
         yield StageLine(id="stages")
-        yield PaneTabs(id="tabs")
+        yield PaneTabs(PANES, id="tabs")
         with Container(id="run-body"):
             with Vertical(id="run-left"):
                 yield TopkTable("topk")

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 MARKERS = ("●", "■", "▲", "◆")  # of critical sets, run by run
 HOLLOW = ("○", "□", "△", "◇")  # of their controls
 STYLES = ("cyan", "yellow", "magenta", "green")
-APART = 0.02  # of the width, between the runs at one k
 MOST_DRAWN = 2000  # weights; each takes time to draw, and a terminal has few more cells
 BESIDE = 0.12  # of the axis: where ranks stand that the other run does not have
 
@@ -167,23 +166,21 @@ class CurvesChart(ComparisonChart):
 
 
 def _paint_curves(plot: Plot, levels: Sequence[DamageLevel], runs: Sequence[str]) -> None:
+    from cwa_tui.widgets.plot import KFrame
+
     ks = sorted({level.k for level in levels})
-    places = [math.log10(k) for k in ks]
-    pad = 0.12 * max(1.0, places[-1] - places[0])
-    left, right = places[0] - pad, places[-1] + pad
     ends = [0.0, *(end for level in levels for end in (level.log_ratio, level.low, level.high) if end is not None)]
-    room = 0.08 * ((max(ends) - min(ends)) or 1e-3)
-    plot.line([left, right], [0, 0], "dim")
-    for place, run in enumerate(runs):
-        shift = APART * (right - left) * (place - (len(runs) - 1) / 2)
+    frame = KFrame.around(ks, min(ends), max(ends))
+    plot.zero_line(frame)
+    for place, (run, shift) in enumerate(zip(runs, frame.shifts(len(runs)), strict=True)):
         mine = [level for level in levels if level.run == run]
         critical = sorted((level for level in mine if level.selection == "critical"), key=lambda level: level.k)
         controls = [level for level in mine if level.selection != "critical"]
         _draw(plot, controls, shift, HOLLOW[place], f"dim {STYLES[place]}", joined=False)
         _draw(plot, critical, shift, MARKERS[place], STYLES[place], joined=True)
     plot.set_k_axis(ks)
-    plot.set_xlimits(left, right)
-    plot.set_ylimits(min(ends) - room, max(ends) + room)
+    plot.set_xlimits(frame.left, frame.right)
+    plot.set_ylimits(frame.low, frame.high)
 
 
 def _draw(plot: Plot, levels: Sequence[DamageLevel], shift: float, marker: str, style: str, joined: bool) -> None:

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from cwa_tui.widgets.plot import Plot
 
 STYLES = ("bold", "cyan", "yellow", "magenta", "green", "blue", "red")  # of the series, in their order
-APART = 0.02  # of the width, between the series of one k
-
-
 REST_S = 1.0  # between two drawings
 
 
@@ -103,30 +100,26 @@ class DamageChart(Vertical):
 
     def _fill(self, plot: Plot) -> None:
         """Draw the series. Axes are set anew where k or series are others than before."""
+        from cwa_tui.widgets.plot import KFrame
+
         curve = self._curve
         if not curve.series:
             return
         plot.clear()
-        ks = [math.log10(k) for k in curve.ks]
-        pad = 0.12 * max(1.0, ks[-1] - ks[0])
-        left, right = ks[0] - pad, ks[-1] + pad
-        low, high = curve.span
-        room = 0.08 * ((high - low) or 1e-3)
-        low, high = low - room, high + room
-        plot.line([left, right], [0, 0], "dim")
-        step, middle = APART * (right - left), (len(curve.series) - 1) / 2
-        shifts = [step * (place - middle) for place in range(len(curve.series))]
+        frame = KFrame.around(curve.ks, *curve.span)
+        plot.zero_line(frame)
+        shifts = frame.shifts(len(curve.series))
         if self._with_draws:  # first, so that they cover nothing
             for row, shift in zip(curve.series, shifts, strict=True):
                 plot.dots([_x(p, shift) for p in row.draws], [p.delta for p in row.draws], "·", "dim")
         for row, shift, style in zip(curve.series, shifts, itertools.cycle(STYLES), strict=False):
-            _draw_series(plot, row, shift, style, high - room / 2)
+            _draw_series(plot, row, shift, style, (curve.span[1] + frame.high) / 2)
         plot.set_k_axis(curve.ks)
         axes = (curve.ks, [row.name for row in curve.series])
         if axes != self._axes:
             self._axes = axes
-            plot.set_xlimits(left, right)
-            plot.set_ylimits(low, high)
+            plot.set_xlimits(frame.left, frame.right)
+            plot.set_ylimits(frame.low, frame.high)
 
 
 def _draw_series(plot: Plot, row: Series, shift: float, style: str, top: float) -> None:

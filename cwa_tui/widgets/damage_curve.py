@@ -86,7 +86,16 @@ def _is_finite(point: DamagePoint) -> bool:
 
 
 def _largest(points: Sequence[DamagePoint], k: int) -> ChartPoint:
-    """Of the draws of one k the one measured on most texts, and of several the one that changes the loss most."""
-    point = max((p for p in points if p.k == k), key=lambda p: (p.sequences, abs(p.delta_nll)))
+    point = worst_draw([point for point in points if point.k == k])
     known = math.isfinite(point.delta_low) and math.isfinite(point.delta_high)
     return ChartPoint(k, point.delta_nll, point.delta_low if known else None, point.delta_high if known else None)
+
+
+def worst_draw(draws: Sequence[DamagePoint]) -> DamagePoint:
+    """The draw that changes the loss most, a loss that is not finite before all others.
+
+    Once that is known, it is the one that was measured on most texts.
+    """
+    return max(
+        draws, key=lambda draw: (draw.sequences, abs(draw.delta_nll) if math.isfinite(draw.delta_nll) else math.inf)
+    )

@@ -15,7 +15,7 @@ from cwa_tui.store.state import AskedRun, SelectedRun
 from cwa_tui.tables.columns import Column
 from cwa_tui.tables.rows import Rows, TableRow
 from cwa_tui.text import format as fmt
-from cwa_tui.widgets.damage_curve import CRITICAL
+from cwa_tui.widgets.damage_curve import CRITICAL, worst_draw
 from cwa_tui.widgets.row_table import RowTable
 
 BEYOND = "> 1e308"  # `fmt.NOT_FINITE` in a narrow column: exp of a finite loss that no float holds
@@ -124,16 +124,9 @@ def _in_short(points: Sequence[DamagePoint], known: Sequence[Separation]) -> Ite
                 yield _row(draws[0], "")
                 continue
             separation = separations.get((*group, name))
-            yield _row(_largest(draws), "largest", p_value=separation.p_value if separation else None)
+            yield _row(worst_draw(draws), "largest", p_value=separation.p_value if separation else None)
             if len(draws) > 1:
                 yield _median_row(draws, separation)
-
-
-def _largest(draws: Sequence[DamagePoint]) -> DamagePoint:
-    """The draw that changes the loss most: once that is known, the one that was measured on all texts."""
-    most = max(draw.sequences for draw in draws)
-    whole = [draw for draw in draws if draw.sequences == most]
-    return max(whole, key=lambda draw: abs(draw.delta_nll) if math.isfinite(draw.delta_nll) else math.inf)
 
 
 def _median_row(draws: Sequence[DamagePoint], known: Separation | None) -> TableRow:

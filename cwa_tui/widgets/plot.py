@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -11,6 +12,8 @@ from textual.events import Resize
 from textual.reactive import reactive
 from textual_plot import HiResMode, PlotWidget
 from textual_plot.axis_formatter import AxisFormatter, NumericAxisFormatter
+
+APART = 0.02  # of the width, between the series of one k
 
 
 class Plot(PlotWidget, inherit_bindings=False):
@@ -55,10 +58,35 @@ class Plot(PlotWidget, inherit_bindings=False):
         """An interval; one that is shorter than a cell is a single one."""
         self.errorbar([x], [(low + high) / 2], yerr=[(high - low) / 2], marker="│", marker_style=style)
 
+    def zero_line(self, frame: KFrame) -> None:
+        self.line([frame.left, frame.right], [0, 0], "dim")
+
     def set_k_axis(self, ks: Sequence[int]) -> None:
         """Ticks at these k, on an axis of their logarithms."""
         self.set_x_formatter(Named({math.log10(k): f"k {k:,}" for k in ks}))
         self.set_xticks([math.log10(k) for k in ks])
+
+
+@dataclass(frozen=True, slots=True)
+class KFrame:
+    """The limits of a chart of changes of the loss over the logarithm of k, with room around what is drawn."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, ks: Sequence[int], low: float, high: float) -> KFrame:
+        """`ks` from the smallest on, `low` and `high` the least and the largest change."""
+        first, last = math.log10(ks[0]), math.log10(ks[-1])
+        pad, room = 0.12 * max(1.0, last - first), 0.08 * ((high - low) or 1e-3)
+        return cls(first - pad, last + pad, low - room, high + room)
+
+    def shifts(self, count: int) -> list[float]:
+        """How far each of so many series stands from its k, so that they lie beside each other."""
+        step = APART * (self.right - self.left)
+        return [step * (place - (count - 1) / 2) for place in range(count)]
 
 
 class Named(AxisFormatter):
