@@ -146,6 +146,14 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     stop_daemon(Settings(home=home), force=True)
 
 
+@pytest.fixture(scope="module")
+def module_cwtool(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    """The command line with a daemon of the test module alone."""
+    home = tmp_path_factory.mktemp("state")
+    yield CommandLine(home, tmp_path_factory.mktemp("work"), hub)
+    stop_daemon(Settings(home=home), force=True)
+
+
 @pytest.fixture
 def cwtool(shared_home: Path, tmp_path: Path, hub: Path) -> Iterator[CommandLine]:
     """The command line with a daemon that tests share, so that its worker is warm. A test leaves no job running."""

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from cwa_daemon import protocol
-from cwa_daemon.base.settings import Settings
-from cwa_daemon.client import stop_daemon
 from cwa_engine.base.errors import InvalidInput
 from cwa_tui.cli import listing
 from tests.conftest import CommandLine
@@ -22,16 +18,9 @@ SHORT_ID = r"[a-z2-9]{4}"
 
 
 @pytest.fixture(scope="module")
-def filled_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    home = tmp_path_factory.mktemp("lists")
-    yield home
-    stop_daemon(Settings(home=home), force=True)
-
-
-@pytest.fixture(scope="module")
-def runs(filled_home: Path, hub: Path, tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+def runs(module_cwtool: CommandLine) -> CommandLine:
     """A daemon that has run three models, one of them in vain, and has loaded and planned one."""
-    cwtool = CommandLine(filled_home, tmp_path_factory.mktemp("work"), hub)
+    cwtool = module_cwtool
     cwtool("run", "gpt2", *DAMAGE)
     cwtool("run", "EleutherAI/pythia-70m", *RANK, "--metric", "magnitude")
     cwtool("run", "facebook/opt-350m", "-k", "999999", "--eval-limit", "2", rc=2)

@@ -6,29 +6,19 @@ import csv
 import io
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cwa_daemon.base.settings import Settings
-from cwa_daemon.client import stop_daemon
 from tests.conftest import CWTOOL, CommandLine
 
 MANY = 12_345
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    home = tmp_path_factory.mktemp("topk")
-    yield home
-    stop_daemon(Settings(home=home), force=True)
-
-
-@pytest.fixture(scope="module")
-def ranked(home: Path, hub: Path, tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+def ranked(module_cwtool: CommandLine) -> CommandLine:
     """A daemon with a run whose ranking is longer than one reply."""
-    cwtool = CommandLine(home, tmp_path_factory.mktemp("work"), hub)
+    cwtool = module_cwtool
     cwtool("run", "gpt2", "-k", str(MANY), "--eval-limit", "2", "--no-perturbation", "--output", "out")
     return cwtool
 
