@@ -232,7 +232,9 @@ async def get_result(service: Service, caller: Caller, request: protocol.GetResu
 async def get_topk(service: Service, caller: Caller, request: protocol.GetTopK) -> Reply:
     folder = _finished(service, request.run_id)
     fingerprint = service.store.fingerprint(folder.name)
-    metric, rows = read_topk(folder, request.metric, request.offset, request.limit, fingerprint)
+    metric, rows = await asyncio.to_thread(
+        read_topk, folder, request.metric, request.offset, request.limit, fingerprint
+    )
     return {"run_id": folder.name, "metric": metric, "rows": to_plain(rows)}
 
 

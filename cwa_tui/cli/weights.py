@@ -45,14 +45,15 @@ def ranked(
     client: Client, run_id: str, metric: str | None, order: Order, offset: int, limit: int
 ) -> tuple[str, Sequence[TopWeight], int | None]:
     """(metric, weights, how many there are in all, if that is known) of a run's ranking."""
-    if order.as_ranked:
-        name, found = _read(client, run_id, metric, offset, limit + 1)
-        return name, found[:limit], None if len(found) > limit else offset + len(found)
-    name, found = _read(client, run_id, metric, 0, None)
-    rows = RankingRows.of(found)
-    descending = (order.column in _ASCENDING) == order.reverse
-    places = rows.order(Sorting(order.column, descending), order.words)
-    return name, [found[place] for place in places[offset : offset + limit]], len(places)
+    if order.as_ranked and limit < PAGE:
+        name, rows = client.topk(run_id, metric, offset, limit + 1)
+        found = [from_plain(TopWeight, row) for row in rows[:limit]]
+        return name, found, None if len(rows) > limit else offset + len(found)
+    report = client.report(run_id)  # of which the whole table is read, once
+    weights = report.topk(metric)
+    sorting = None if order.as_ranked else Sorting(order.column, (order.column in _ASCENDING) == order.reverse)
+    places = RankingRows.of(weights).order(sorting, order.words)
+    return metric or report.metrics[0], [weights[place] for place in places[offset : offset + limit]], len(places)
 
 
 def plain(weights: Sequence[TopWeight]) -> list[Any]:
@@ -63,15 +64,3 @@ def plain(weights: Sequence[TopWeight]) -> list[Any]:
 def csv(weights: Sequence[TopWeight]) -> str:
     """The weights as CSV, with the columns of the run's own table, and exact numbers."""
     return export(COLUMNS, ([getattr(weight, name) for name in COLUMNS] for weight in weights), "csv")
-
-
-def _read(
-    client: Client, run_id: str, metric: str | None, offset: int, limit: int | None
-) -> tuple[str, list[TopWeight]]:
-    found: list[TopWeight] = []
-    while True:
-        wanted = PAGE if limit is None else min(PAGE, limit - len(found))
-        name, rows = client.topk(run_id, metric, offset + len(found), wanted)
-        found += [from_plain(TopWeight, row) for row in rows]
-        if len(rows) < wanted or len(found) == limit:
-            return name, found
