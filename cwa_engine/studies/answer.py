@@ -1,0 +1,61 @@
+"""What a study answers, and what a question of studies consists of. torch-free.
+
+A module of `questions/` with a `QUESTION` is a question; `registry` finds it. An answer is made of the reports of finished
+runs and of nothing else, so it can be recomputed from run folders years later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cwa_engine.questions.question import TableRows
+from cwa_engine.records.run_report import RunReport
+from cwa_engine.studies.study import Cell, Study
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A cell whose run is done."""
+
+    cell: Cell
+    report: RunReport
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One statement, with its numbers and intervals, and what would overturn it."""
+
+    sentence: str
+    overturned_by: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a study comes to. `tables` have what the sentences say and the data of its figure, ready to be saved as CSV."""
+
+    question: str
+    sentence: str  # the answer
+    findings: tuple[Finding, ...] = ()
+    tables: tuple[TableRows[Any], ...] = ()
+    refused: tuple[str, ...] = ()  # what was not concluded, and why
+    rule: str = ""  # how the answer is computed, so that another may repeat it
+
+
+@dataclass(frozen=True)
+class StudyQuestion:
+    """One thing that studies ask.
+
+    `run` are fields of `RunSpec` that its runs need, which the user's own replace. `check` raises InvalidInput for a study
+    that cannot answer it, before anything runs. `answer` takes the runs that are done, in the order of the cells; it says in
+    `refused` what it does not conclude from them, and raises nothing for runs that are too few.
+    """
+
+    name: str
+    place: int  # among the questions, as lists show them
+    asks: str  # in words, ending in a question mark
+    needs: str  # in words: which models, how many
+    check: Callable[[Study], None]
+    answer: Callable[[Sequence[StudyRun]], Answer]
+    run: Mapping[str, Any] = field(default_factory=dict)
