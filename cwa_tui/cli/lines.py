@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -54,6 +55,13 @@ class LineTable:
         for line in (*_headings(self.title, "bold"), *shown, *_headings(self.caption, "dim italic")):
             line.truncate(room, overflow="ellipsis")  # where not even the least of all columns fits
             yield Text(no_wrap=True, overflow="ignore").append_text(line)
+
+
+def columns_left_out(table: LineTable) -> list[str]:
+    """Keys of the columns that are not shown on standard output, for which it is not wide enough."""
+    room = line_width() or shutil.get_terminal_size().columns
+    _, widths = _with_ids(_readable(table, "utf-8"), room)
+    return [entry.key for entry in table.fields if entry.key not in widths]
 
 
 def line_width() -> int | None:
