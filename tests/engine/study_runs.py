@@ -97,6 +97,7 @@ def planted_run(
     vocabulary: int = 50_000,
     tokens: int = TOKENS,  # of each text
     text_seed: str = "texts",  # runs with the same have the same texts
+    truncated: int = 0,  # texts that were cut
     dtype: str = "float32",
     revision: str | None = None,
     files: Mapping[str, str] | None = None,  # by default those of a model of this name and revision
@@ -119,7 +120,7 @@ def planted_run(
     result = RunResult(
         parameters=parameters,
         eligible=sum(row.units for row in ranked),
-        texts=_texts(text_seed, texts, bool(damage)),
+        texts=_texts(text_seed, texts, bool(damage), truncated),
         baseline=Baseline(
             nll, math.exp(nll), bits_per_byte, texts, texts * tokens, "texts of at most 512 tokens", vocabulary
         ),
@@ -182,7 +183,7 @@ def _ranking(metric: str, targets: Sequence[str], ranked: Sequence[RankedParamet
     return Ranking(metric, tuple(weights), parameters=tuple(by_name))
 
 
-def _texts(seed: str, count: int, damaged: bool) -> TextUse:
+def _texts(seed: str, count: int, damaged: bool, truncated: int) -> TextUse:
     return TextUse(
         source=seed,
         sha256=_sha256(seed),
@@ -190,7 +191,7 @@ def _texts(seed: str, count: int, damaged: bool) -> TextUse:
         scoring=count,
         evaluation=count,
         shared=False,
-        truncated=0,
+        truncated=truncated,
         scoring_sha256=_sha256(f"{seed} scoring"),
         evaluation_sha256=_sha256(f"{seed} evaluation"),
         seq_len=512,
