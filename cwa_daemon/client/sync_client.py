@@ -68,8 +68,10 @@ class Client:
         """Which daemon this is, in words."""
         return self._client.where
 
-    def submit(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
-        return self._run(self._client.submit(spec, command, options))
+    def submit(
+        self, spec: RunSpec, command: str = "", options: JobOptions | None = None, client_key: str | None = None
+    ) -> str:
+        return self._run(self._client.submit(spec, command, options, client_key))
 
     def submit_again(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         return self._run(self._client.submit_again(spec, command, options))
