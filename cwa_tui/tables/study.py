@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from cwa_engine.records.run_summary import DamageSummary, RunSummary
 from cwa_engine.rows import GIVEN
+from cwa_engine.studies.progress import CellProgress
 from cwa_engine.studies.study import Cell
 from cwa_tui.tables.columns import Column, fit
 from cwa_tui.tables.rows import TableRow, ViewTable
@@ -19,23 +20,6 @@ from cwa_tui.text import format as fmt
 STATE_CELLS = 19  # `▶ score 13/40 ██░░░`
 LEGEND = " ".join(f"{sign} {outcome}" for outcome, sign in fmt.OUTCOME_SIGNS.items())
 OUTCOME_STYLES = {"harmful": "green", "helpful": "green", "indistinguishable": "yellow", "not tested": "yellow"}
-
-
-class CellState(Protocol):
-    """How far a cell is: `CellProgress` of the studies."""
-
-    @property
-    def cell(self) -> Cell: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def run_id(self) -> str | None: ...
-    @property
-    def error(self) -> str | None: ...
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def reused(self) -> bool: ...
 
 
 class Stage(Protocol):
@@ -52,7 +36,7 @@ class Stage(Protocol):
 
 
 def study_grid(
-    cells: Sequence[CellState], summaries: Mapping[str, RunSummary], stages: Mapping[str, Stage | None]
+    cells: Sequence[CellProgress], summaries: Mapping[str, RunSummary], stages: Mapping[str, Stage | None]
 ) -> ViewTable:
     """A row for each cell, with what its run found by each metric: the perplexity ratio of the largest k that was compared.
 
@@ -76,7 +60,7 @@ def study_grid(
     ]
     if not any(entry.error for entry in cells):
         columns = [column for column in columns if column.key != "why"]
-    rows = [_row(entry, metrics, summaries.get(entry.run_id or ""), stages.get(entry.run_id or "")) for entry in cells]
+    rows = [_row(entry, metrics, summaries.get(entry.run_id), stages.get(entry.run_id)) for entry in cells]
     return ViewTable("times the perplexity, by metric", tuple(columns), tuple(rows))
 
 
@@ -87,12 +71,17 @@ def left_out(table: ViewTable, room: int) -> list[str]:
     return [column.label for column in shown if column.key not in widths]
 
 
-def failures(cells: Sequence[CellState]) -> list[str]:
-    """`3 gpt2, seed 1: there is no such model`, of each cell that has an error."""
-    return [f"{entry.cell.number} {entry.cell.label}: {entry.error}" for entry in cells if entry.error]
+def failures(cells: Sequence[CellProgress]) -> list[str]:
+    """`3 gpt2, seed 1: there is no such model (hint)`, of each cell that has an error."""
+    return [f"{entry.cell.number} {entry.cell.label}: {_reason(entry)}" for entry in cells if entry.error]
 
 
-def counted(cells: Sequence[CellState]) -> str:
+def _reason(entry: CellProgress) -> str:
+    error = entry.error
+    return f"{error} ({error.hint})" if error and error.hint else str(error or "")
+
+
+def counted(cells: Sequence[CellProgress]) -> str:
     """`3 of 12 done, 1 failed, 2 running`."""
     states = [entry.state for entry in cells]
     others = (state for state in ("failed", "cancelled", "running", "queued", "waiting") if state in states)
@@ -120,11 +109,11 @@ def _metric_column(metric: str, place: int) -> Column:
     return Column(metric, metric, 13, most=max(13, len(metric)), cut="middle", optional=place)
 
 
-def _row(entry: CellState, metrics: Sequence[str], summary: RunSummary | None, stage: Stage | None) -> TableRow:
+def _row(entry: CellProgress, metrics: Sequence[str], summary: RunSummary | None, stage: Stage | None) -> TableRow:
     state, styles = _state(entry, stage), {"state": fmt.STATE_STYLES.get(entry.state, "")}
     cells: dict[str, str] = {"cell": str(entry.cell.number), **entry.cell.values, "state": state}
     values: dict[str, Any] = {"cell": entry.cell.number, "state": entry.state}
-    cells |= {"why": entry.error or "", "run": entry.run_id or ""}
+    cells |= {"why": _reason(entry), "run": entry.run_id}
     if entry.state == "done" and summary:
         for metric in metrics:
             group = summary.headline_of(metric)
@@ -138,7 +127,7 @@ def _row(entry: CellState, metrics: Sequence[str], summary: RunSummary | None, s
     return TableRow(str(entry.cell.number), cells, styles=styles, values=values)
 
 
-def _state(entry: CellState, stage: Stage | None) -> str:
+def _state(entry: CellProgress, stage: Stage | None) -> str:
     """`▶ score 13/40 ██░░░`, `✓ done, reused`, `✗ failed, try 2`."""
     sign = fmt.STATE_SIGNS.get(entry.state, "?")
     if entry.state == "running" and stage:
