@@ -203,7 +203,7 @@ class StudyWatch:
 
     async def start(self, study: Study) -> str:
         """Write the folder of a new study, and queue its cells; gives its id. Raises InvalidInput, OutputError."""
-        folder = await asyncio.to_thread(StudyFolder.create, study)
+        folder = await asyncio.to_thread(StudyFolder.create, study, None, self._runner().where)
         self._submit(folder, retry=False)
         return folder.id
 
