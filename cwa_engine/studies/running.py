@@ -28,6 +28,8 @@ from cwa_engine.studies.journal import Submission
 from cwa_engine.studies.progress import CellProgress, cell_progress, progress_of
 from cwa_engine.studies.study import Cell
 
+__all__ = ["Say", "Show", "cancel_study", "progress_of", "run_study"]
+
 Say = Callable[[str], None]
 Show = Callable[[tuple[CellProgress, ...]], None]
 

@@ -48,7 +48,7 @@ class RunOptions(TyperCommand):
         args = fill_bare(args, bare)
         refuse_swallowed_options(args, _takes_value(self.params))
         several = {name: _takes_numbers(entry) for entry in fields if entry.several for name in _names(entry)}
-        return super().parse_args(ctx, repeat_option_names(args, several | self.OWN_SEVERAL))
+        return super().parse_args(ctx, repeat_option_names(args, {**several, **self.OWN_SEVERAL}))
 
     def invoke(self, ctx: Any) -> Any:
         given: dict[str, Any] = {}

@@ -8,7 +8,7 @@ import typer
 
 from cwa_engine.base.errors import DaemonUnreachable, InvalidInput, QueueFull
 from cwa_tui.cli import completion
-from cwa_tui.cli.connection import command_typed, connect
+from cwa_tui.cli.connection import chosen_host, command_typed, connect
 from cwa_tui.cli.groups import ListByDefault
 from cwa_tui.cli.output import say, show, stderr
 from cwa_tui.cli.parameters import Json
@@ -61,7 +61,9 @@ def run_study(
     revisions: Annotated[
         list[str] | None, typer.Option("--revisions", help="Each model at each of these revisions.")
     ] = None,
-    seeds: Annotated[list[int] | None, typer.Option("--seeds", min=0, help="Each run with each of these seeds.")] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seeds", min=0, help="Each run with each of these seeds.")
+    ] = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(
@@ -158,7 +160,9 @@ def export_study(
     ] = "",
     form: Annotated[
         str,
-        typer.Option("--format", "-f", help="csv or json.", autocompletion=completion.one_of("csv", "json")),
+        typer.Option(
+            "--format", "-f", help="csv, json or markdown.", autocompletion=completion.one_of("csv", "json", "markdown")
+        ),
     ] = "csv",
     as_json: Json = False,
 ) -> None:
@@ -166,14 +170,14 @@ def export_study(
     from cwa_engine.base.files import user_path
     from cwa_engine.studies.report import study_report
     from cwa_tui.cli.study_list import export_all
+    from cwa_tui.tables.export import checked_format
 
     if not output:
         raise InvalidInput("no folder is given", hint=f"`cwtool study export {study_id} --output FOLDER`")
-    if form not in ("csv", "json"):
-        raise InvalidInput(f"there is no format '{form}'", hint="it is csv or json")
+    checked = checked_format(form)
     with _opened(study_id) as (folder, runner, _):
         report = study_report(folder, runner)
-        paths = export_all(report, user_path(output, "--output"), form)
+        paths = export_all(report, user_path(output, "--output"), checked)
     if not report.complete:
         say("not all cells have ended: this is the answer so far")
     show({"files": [str(path) for path in paths]} if as_json else "\n".join(map(str, paths)))
@@ -214,9 +218,7 @@ def _check_place(folder: StudyFolder, host: str) -> None:
     raise InvalidInput(f"the runs of {folder.id} are in {place}, not in {host or 'the daemon of this machine'}", hint)
 
 
-def _go_on(
-    folder: StudyFolder, runner: DaemonRunner, client: Client, retry: bool, detach: bool, as_json: bool
-) -> None:
+def _go_on(folder: StudyFolder, runner: DaemonRunner, client: Client, retry: bool, detach: bool, as_json: bool) -> None:
     """Run what is not done; unless detached, to its end, and show the answer. Ctrl-C leaves it, and it goes on."""
     from cwa_engine.studies import running
     from cwa_tui.cli.study_show import live_grid
@@ -290,5 +292,5 @@ def _show_plan(asked: Any, as_json: bool) -> None:
     from cwa_engine.studies.plan import plan_study
     from cwa_tui.cli.study_list import plan_table
 
-    plan = plan_study(asked)
+    plan = plan_study(asked, elsewhere=chosen_host() is not None)
     show(plan.to_plain() if as_json else plan_table(plan))

@@ -103,7 +103,9 @@ def _grid(given: Sequence[str]) -> dict[str, list[Any]]:
     for text in given:
         key, equals, values = text.partition("=")
         if not equals:
-            raise InvalidInput(f"--grid {text} has no values", hint="write FIELD=VALUE,VALUE: --grid dtype=float32,bfloat16")
+            raise InvalidInput(
+                f"--grid {text} has no values", hint="write FIELD=VALUE,VALUE: --grid dtype=float32,bfloat16"
+            )
         entry = named(key.removeprefix("--"), known, "--grid")
         if entry.field in found:
             raise InvalidInput(f"--grid has '{entry.field}' twice", hint="write all its values behind one =")
