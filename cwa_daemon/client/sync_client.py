@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +42,11 @@ class Client:
             loop.close()
             raise
 
+    @classmethod
+    def beside(cls, client: AsyncClient) -> Client:
+        """The same connection for threads of a program whose running loop `client` is on; that closes it."""
+        return cls(RunningLoop(asyncio.get_running_loop()), client)
+
     def __enter__(self) -> Client:
         return self
 
@@ -68,8 +74,10 @@ class Client:
         """Which daemon this is, in words."""
         return self._client.where
 
-    def submit(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
-        return self._run(self._client.submit(spec, command, options))
+    def submit(
+        self, spec: RunSpec, command: str = "", options: JobOptions | None = None, client_key: str | None = None
+    ) -> str:
+        return self._run(self._client.submit(spec, command, options, client_key))
 
     def submit_again(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         return self._run(self._client.submit_again(spec, command, options))

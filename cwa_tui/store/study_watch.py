@@ -22,8 +22,9 @@ from cwa_engine.records.run_summary import RunSummary
 from cwa_engine.runner import Runner, RunState
 from cwa_engine.studies.answer import Answer
 from cwa_engine.studies.folder import StudyFolder
+from cwa_engine.studies.progress import progress_of
 from cwa_engine.studies.report import study_report
-from cwa_engine.studies.running import cancel_study, progress_of, run_study
+from cwa_engine.studies.running import cancel_study, run_study
 from cwa_engine.studies.study import Study
 from cwa_tui.store.state import TuiStore
 from cwa_tui.store.studies import KnownStudy
@@ -69,6 +70,7 @@ class StudyWatch:
     _unread: dict[str, str] = field(default_factory=dict)
     _answers: dict[str, _Answered] = field(default_factory=dict)
     _answering: set[str] = field(default_factory=set)
+    _complaint: str = ""
     _submitting: dict[str, RunnerOfStudies] = field(default_factory=dict)
 
     def watch(self, who: object, study_id: str = "") -> None:
@@ -93,8 +95,10 @@ class StudyWatch:
                     self._answer()
                 except DaemonUnreachable:
                     pass  # polling fails as well, says so, and connects again
-                except (CwaError, OSError) as error:
-                    self.complain(error)
+                except Exception as error:
+                    if str(error) != self._complaint:  # the same again with each look would cover everything else
+                        self._complaint = str(error)
+                        self.complain(error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.poll_s if self._watched else None):
                     await self._look.wait()
@@ -215,7 +219,7 @@ class StudyWatch:
         """Cancel the runs of a study that have not ended."""
         folder = await self._folder(study_id)
         if submitting := self._submitting.get(study_id):
-            submitting.stop()
+            submitting.stopped = True
         await asyncio.to_thread(cancel_study, folder, self._runner())
         self._look.set()
 
