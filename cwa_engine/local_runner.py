@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,10 @@ class LocalRunner:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cwtool run")
         self._handles: dict[str, _LocalRun] = {}  # by run id
         self._keys: dict[str, str] = {}  # key -> run id
+
+    @property
+    def where(self) -> str:
+        return str(self._folder.absolute()) if self._folder else f"the memory of process {os.getpid()}"
 
     def submit(self, spec: RunSpec, key: str | None = None) -> RunHandle:
         if key is not None and (known := self._known(key)):

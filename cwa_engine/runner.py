@@ -59,6 +59,10 @@ class Runner(Protocol):
     """Takes specs and runs them."""
 
     @property
+    def where(self) -> str:
+        """Where its runs are kept, so that another process finds them: empty for the daemon of this machine."""
+
+    @property
     def elsewhere(self) -> bool:
         """Whether runs are on another machine, with its own models and code."""
 

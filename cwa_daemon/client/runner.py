@@ -44,6 +44,10 @@ class DaemonRunner:
         self._client, self._command, self._options = client, command, options
 
     @property
+    def where(self) -> str:
+        return self._client.host or ""
+
+    @property
     def elsewhere(self) -> bool:
         return self._client.host is not None
 

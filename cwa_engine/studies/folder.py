@@ -29,6 +29,7 @@ class StudyFolder:
     path: Path
     study: Study  # with what its question's runs need
     created: float  # seconds since the epoch
+    where: str = ""  # its runs are, as in `Runner.where`; empty for the daemon of this machine
 
     @property
     def id(self) -> str:
@@ -36,17 +37,19 @@ class StudyFolder:
         return self.path.name
 
     @classmethod
-    def create(cls, study: Study, root: Path | None = None) -> StudyFolder:
-        """Write the folder of a new study. `root` is the folder of studies, if not that in the state folder.
+    def create(cls, study: Study, root: Path | None = None, where: str = "") -> StudyFolder:
+        """Write the folder of a new study. `root` is the folder of studies, if not that in the state folder; `where` is that
+        of the runner that will run it.
 
         Raises InvalidInput for a study that cannot answer its question, and OutputError.
         """
         study = with_needs(study)
-        cells_of(study)  # raises InvalidInput
+        _check_texts(cells_of(study))
         root = root or studies_folder()
         path = root / new_run_id(study.name or study.question or "grid")
         created = time.time()
-        about = {"created": created, "sha256": study.sha256(), "study": study.model_dump(mode="json")}
+        fields = study.model_dump(mode="json")
+        about = {"created": created, "where": where, "sha256": study.sha256(), "study": fields}
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_folder(path, [(STUDY, json.dumps(about, indent=2).encode())])
@@ -55,13 +58,14 @@ class StudyFolder:
         return cls.at(path)
 
     @classmethod
-    def of(cls, study: Study, root: Path | None = None) -> tuple[StudyFolder, bool]:
-        """The latest study that asks for the same under the same name, else a new one; and whether it was there."""
+    def of(cls, study: Study, root: Path | None = None, where: str = "") -> tuple[StudyFolder, bool]:
+        """The latest study that asks for the same under the same name there, else a new one; and whether it was there."""
         wanted = with_needs(study)
+        asked = (wanted.sha256(), wanted.name, where)
         for folder in cls.all(root):
-            if (folder.study.sha256(), folder.study.name) == (wanted.sha256(), wanted.name):
+            if (folder.study.sha256(), folder.study.name, folder.where) == asked:
                 return folder, True
-        return cls.create(study, root), False
+        return cls.create(study, root, where), False
 
     @classmethod
     def at(cls, path: Path) -> StudyFolder:
@@ -69,14 +73,14 @@ class StudyFolder:
         try:
             about = json.loads((path / STUDY).read_text("utf-8"))
             study = parsed(Study, about["study"], hint="")
-            created, sha256 = float(about["created"]), about["sha256"]
+            created, sha256, where = float(about["created"]), about["sha256"], str(about["where"])
         except FileNotFoundError:
             raise NotFound(f"{path} holds no study", hint="`cwtool study list` lists all") from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError, InvalidInput) as error:
             raise _damaged(path, str(error)) from error
         if study.sha256() != sha256:
             raise _damaged(path, "it is not what was asked for: its hash differs")
-        return cls(path, study, created)
+        return cls(path, study, created, where)
 
     @classmethod
     def open(cls, id_or_end: str, root: Path | None = None) -> StudyFolder:
@@ -143,6 +147,15 @@ class StudyFolder:
 def studies_folder() -> Path:
     """The folder of all studies, in the state folder."""
     return state_folder() / "studies"
+
+
+def _check_texts(cells: tuple[Cell, ...]) -> None:
+    """Raises InvalidInput for texts that can be read once alone, as every run reads them again."""
+    for path in {cell.spec.data_file for cell in cells if cell.spec.data_file}:
+        if path.is_fifo() or path.is_char_device() or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
+            raise InvalidInput(
+                f"{path} is a pipe, and every run of a study reads its texts", hint="write the texts into a file first"
+            )
 
 
 def _names(root: Path) -> list[Path]:

@@ -35,7 +35,7 @@ def run_study(
         print(report.answer.sentence)
     """
     asked = study if on.elsewhere else _with_whole_paths(study)
-    kept, _ = StudyFolder.of(asked, Path(folder) if folder is not None else None)
+    kept, _ = StudyFolder.of(asked, Path(folder) if folder is not None else None, on.where)
     running.run_study(kept, on, say)
     return study_report(kept, on)
 

@@ -33,9 +33,16 @@ class CellProgress:
 
 
 def progress_of(folder: StudyFolder, runner: Runner) -> tuple[CellProgress, ...]:
-    """How far each cell is, in the order of the cells. Nothing is submitted, and nothing written."""
+    """How far each cell is, in the order of the cells. Nothing is submitted, and nothing written.
+
+    Of a study whose runs are elsewhere only what it wrote down is known: what was not seen to end counts as queued.
+    """
     submissions, _ = folder.journal.read()
-    states = runner.states([each.run_id for each in submissions.values() if each.run_id and not each.ended])
+    open_runs = [each.run_id for each in submissions.values() if each.run_id and not each.ended]
+    if folder.where == runner.where:
+        states = runner.states(open_runs)
+    else:
+        states = dict.fromkeys(open_runs, RunState("queued", folder.created))
     return tuple(cell_progress(cell, submissions.get(cell.number), states) for cell in folder.cells)
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from cwa_engine.base.errors import (
     CwaError,
     DaemonUnreachable,
+    InvalidInput,
     NotFound,
     OutputError,
     QueueFull,
@@ -26,6 +27,8 @@ from cwa_engine.studies.identity import Identity, commit_identity, identity_of
 from cwa_engine.studies.journal import Submission
 from cwa_engine.studies.progress import CellProgress, cell_progress, progress_of
 from cwa_engine.studies.study import Cell
+
+__all__ = ["Say", "Show", "cancel_study", "progress_of", "run_study"]
 
 Say = Callable[[str], None]
 Show = Callable[[tuple[CellProgress, ...]], None]
@@ -65,10 +68,21 @@ def run_study(
 
 def cancel_study(folder: StudyFolder, runner: Runner) -> tuple[CellProgress, ...]:
     """Cancel the runs of a study that have not ended, but for those that were there before it: they are another's."""
+    _check_place(folder, runner)
     for cell in progress_of(folder, runner):
         if cell.state in ("queued", "running") and not cell.reused:
             runner.attach(cell.run_id).cancel()
     return progress_of(folder, runner)
+
+
+def _check_place(folder: StudyFolder, runner: Runner) -> None:
+    """Raises InvalidInput for a study whose runs are elsewhere: all its cells would run again."""
+    if folder.where != runner.where:
+        raise InvalidInput(
+            f"the runs of {folder.id} are in {folder.where or 'the daemon of this machine'}, "
+            f"not in {runner.where or 'the daemon of this machine'}",
+            hint="go on with it where it was begun, or ask for the study anew under another --name",
+        )
 
 
 class _Running:
@@ -76,6 +90,7 @@ class _Running:
 
     def __init__(self, folder: StudyFolder, runner: Runner, say: Say, show: Show) -> None:
         self._folder, self._runner, self._say, self._show = folder, runner, say, show
+        _check_place(folder, runner)
         self._journal = folder.journal
         self._submissions, damaged = self._journal.read()
         self._states: Mapping[str, RunState] = {}

@@ -24,6 +24,14 @@ class RunnerOfStudies:
     stopped: bool = False  # nothing is submitted any more
 
     @property
+    def where(self) -> str:
+        return self.runner.where
+
+    @property
+    def where(self) -> str:
+        return self.runner.where
+
+    @property
     def elsewhere(self) -> bool:
         return self.runner.elsewhere
 

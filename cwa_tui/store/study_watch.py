@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cwa_daemon.protocol import JobPage, JobQuery, JobView
-from cwa_engine.base.errors import CwaError, DaemonUnreachable, QueueFull
+from cwa_engine.base.errors import CwaError, DaemonUnreachable, DataError, QueueFull
 from cwa_engine.base.places import state_folder
 from cwa_engine.records.run_summary import RunSummary
 from cwa_engine.runner import Runner, RunState
@@ -70,6 +70,7 @@ class StudyWatch:
     _unread: dict[str, str] = field(default_factory=dict)
     _answers: dict[str, _Answered] = field(default_factory=dict)
     _answering: set[str] = field(default_factory=set)
+    _damaged: list[DataError] = field(default_factory=list)
     _complaint: str = ""
     _submitting: dict[str, RunnerOfStudies] = field(default_factory=dict)
 
@@ -93,6 +94,8 @@ class StudyWatch:
                         await self._read(client)
                         seen = now
                     self._answer()
+                    if self._damaged:
+                        raise self._damaged[0]
                 except DaemonUnreachable:
                     pass  # polling fails as well, says so, and connects again
                 except Exception as error:
@@ -111,7 +114,9 @@ class StudyWatch:
         root = state_folder() / "studies"
         if (listed := _changed(root)) != self._listed:
             self._listed = listed
-            self._folders = {folder.id: self._folders.get(folder.id, folder) for folder in StudyFolder.all()}
+            found, damaged = StudyFolder.all_and_damaged()
+            self._folders = {folder.id: self._folders.get(folder.id, folder) for folder in found}
+            self._damaged = damaged
         self._journals = {key: _changed(folder.path / "journal.jsonl") for key, folder in self._folders.items()}
 
     async def _read(self, client: Lists) -> None:
@@ -130,7 +135,7 @@ class StudyWatch:
                 is_registered=folder.registration is not None,
             )  # fmt: skip
 
-        folders = list(self._folders.values())
+        folders = [folder for folder in self._folders.values() if folder.where == runner.where]
         studies = await asyncio.to_thread(lambda: [read(folder) for folder in folders])
         self.store.know_studies([self._with_findings(study) for study in studies])
         for study in studies:
@@ -206,8 +211,8 @@ class StudyWatch:
     # what a user asks
 
     async def start(self, study: Study) -> str:
-        """Write the folder of a new study, and queue its cells; gives its id. Raises InvalidInput, OutputError."""
-        folder = await asyncio.to_thread(StudyFolder.create, study)
+        """Queue the cells of a study that is new, or go on with the same one; gives its id. Raises InvalidInput, OutputError."""
+        folder = await asyncio.to_thread(StudyFolder.create, study, None, self._runner().where)
         self._submit(folder, retry=False)
         return folder.id
 
