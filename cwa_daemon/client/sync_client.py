@@ -11,7 +11,7 @@ from cwa_daemon.base.settings import Settings
 from cwa_daemon.client.answers import Result, Stopped
 from cwa_daemon.client.async_client import AsyncClient
 from cwa_daemon.client.fetching import RunFiles
-from cwa_daemon.client.loop_thread import LoopThread
+from cwa_daemon.client.loop_thread import LoopThread, RunningLoop
 from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Pruned, Sample, StatusView
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.checksums import read_checked
@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Client:
     """As `AsyncClient`, for programs that do one thing at a time; also in a notebook, whose own event loop runs already."""
 
-    def __init__(self, loop: LoopThread, client: AsyncClient) -> None:
+    def __init__(self, loop: LoopThread | RunningLoop, client: AsyncClient) -> None:
         self._loop = loop
         self._client = client
 
@@ -68,8 +68,10 @@ class Client:
         """Which daemon this is, in words."""
         return self._client.where
 
-    def submit(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
-        return self._run(self._client.submit(spec, command, options))
+    def submit(
+        self, spec: RunSpec, command: str = "", options: JobOptions | None = None, client_key: str | None = None
+    ) -> str:
+        return self._run(self._client.submit(spec, command, options, client_key))
 
     def submit_again(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         return self._run(self._client.submit_again(spec, command, options))

@@ -97,7 +97,7 @@ def spec_of(command: str, given: Given) -> RunSpec:
     from cwa_engine.methods.metrics import ABLATION
     from cwa_engine.options import ABLATE, option_fields, options_of
     from cwa_engine.spec import RunSpec, parse_spec
-    from cwa_tui.form.typed import STANDARD_INPUT, STDIN
+    from cwa_engine.typed import STANDARD_INPUT, STDIN
 
     usual = option_fields(RunSpec)
     fields = {
