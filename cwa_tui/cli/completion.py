@@ -61,6 +61,13 @@ def finished_run_ids(incomplete: str) -> list[Value]:
     return [value for value in run_ids(incomplete) if "done" in value[1].split()]
 
 
+def claims(incomplete: str) -> list[Value]:
+    """Ids of published claims."""
+    from cwa_engine.claims.table import published_claims
+
+    return _beginning([(claim.id, claim.title) for claim in published_claims()], incomplete)
+
+
 def hosts(incomplete: str) -> list[Value]:
     """Daemons on other machines."""
     from cwa_daemon.client import Settings, keys
