@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from cwa_engine.base.errors import NotFound
 from cwa_engine.claims.claim import Expectation
 from cwa_engine.claims.measures import Measured, Reports, measured
 
-AGREES, DISAGREES = "agrees", "does not agree"
-NO_FIGURE, NOT_MEASURED = "no published figure found", "not measured"
 Agreement = Literal["agrees", "does not agree", "no published figure found", "not measured"]
+AGREES: Final = "agrees"
+DISAGREES: Final = "does not agree"
+NO_FIGURE: Final = "no published figure found"
+NOT_MEASURED: Final = "not measured"
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,8 +96,8 @@ def _loss_change(entry: Expectation, reports: Reports) -> Measured:
 @_measure("relative_loss_change", "change of the loss over the loss", takes=(*_GROUP, "selection"))
 def _relative_loss_change(entry: Expectation, reports: Reports) -> Measured:
     report = _of(entry, reports)
-    point = _point(entry, report)
-    return _finite(point, *(figure / report.baseline.nll for figure in _change(point)))
+    point, intact = _point(entry, report), report.baseline.nll
+    return _finite(point, point.delta_nll / intact, point.delta_low / intact, point.delta_high / intact)
 
 
 @_measure("largest_control_change", "change of the loss by the control's worst draw", ("selection",), _GROUP)
@@ -120,7 +120,8 @@ def _alone(entry: Expectation, reports: Reports) -> Measured:
 def _relative_alone(entry: Expectation, reports: Reports) -> Measured:
     report = _of(entry, reports)
     row = _unit(entry, report, entry.target)
-    return Measured(*(figure / report.baseline.nll for figure in (row.alone, row.alone_low, row.alone_high)))
+    intact = report.baseline.nll
+    return Measured(row.alone / intact, row.alone_low / intact, row.alone_high / intact)
 
 
 @_measure(
@@ -320,10 +321,6 @@ def _spike_metric(report: RunReport) -> str:
 
 def _token(spike: Spike) -> str:
     return "" if spike.token is None else f"at token '{spike.token}', position {spike.position}"
-
-
-def _change(point: DamagePoint) -> tuple[float, float, float]:
-    return point.delta_nll, point.delta_low, point.delta_high
 
 
 def _finite(point: DamagePoint, value: float, low: float | None, high: float | None) -> Measured:

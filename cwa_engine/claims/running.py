@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from cwa_engine.base.errors import (
     Cancelled,
@@ -26,7 +26,7 @@ from cwa_engine.records.run_report import RunReport
 from cwa_engine.runner import Runner
 from cwa_engine.spec import RunSpec
 
-GATE_REFUSED = "baseline does not agree: not measured"
+GATE_REFUSED: Final = "baseline does not agree: not measured"
 Outcome = Literal[
     "agrees", "does not agree", "baseline does not agree: not measured", "measured, nothing to agree with",
     "not runnable here", "failed",
@@ -51,15 +51,17 @@ class ClaimResult:
     exit_code: int = 0  # of a claim that did not run: that of the reason
 
 
-def run_claim(
-    claim: Claim, runner: Runner, obstacle: Obstacle | None = None, say: Say = lambda text: None
-) -> ClaimResult:
+def refused(claim: Claim, obstacle: Obstacle) -> ClaimResult:
+    """A claim that is not asked for, since something is known to be missing."""
+    judgements = tuple(not_measured(entry, obstacle.reason) for entry in claim.expect)
+    return ClaimResult(claim, "not runnable here", judgements, reason=obstacle.reason, exit_code=obstacle.exit_code)
+
+
+def run_claim(claim: Claim, runner: Runner, say: Say = lambda text: None) -> ClaimResult:
     """Measure a claim. Where its baseline does not agree, nothing else is measured.
 
     Raises what ends all claims: a lost daemon, a cancel, a full queue. What a machine lacks is an outcome.
     """
-    if obstacle:
-        return ClaimResult(claim, "not runnable here", reason=obstacle.reason, exit_code=obstacle.exit_code)
     attempt = _Attempt(claim, runner, say)
     try:
         attempt.prepare()

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from cwa_engine import guide
 from cwa_engine.base.errors import InvalidInput, NotFound, did_you_mean
 from cwa_engine.base.files import near_files, user_path
-from cwa_engine.claims.claim import Claim, Expectation, Step, WeightsOf, check_claim
+from cwa_engine.claims.checking import check_claim
+from cwa_engine.claims.claim import Claim, Expectation, Step, WeightsOf
 from cwa_engine.spec import RunSpec
 
 TABLE = "claims.toml"

@@ -134,16 +134,13 @@ def _shown(found: Measured) -> str:
 
 
 def _what(entry: Expectation) -> str:
-    """`relative_alone zero ...[507,:]`, with what tells it from its like."""
+    """`[507,:] zero relative_alone`: what tells a number from its like comes first, as the end may be cut."""
     target = entry.target or (f"{len(entry.targets)} weights" if entry.targets else "")
     short = target[target.index("[") :] if "[" in target else target
     named = entry.model_fields_set
-    parts = [
-        entry.what,
-        *(str(getattr(entry, name)) for name in ("metric", "perturbation", "selection") if name in named),
-    ]
+    parts = [str(getattr(entry, name)) for name in ("perturbation", "selection", "metric") if name in named]
     parts += [f"k {entry.k}"] if entry.k else []
-    return " ".join((*parts, *filter(None, (short,)), *(["(gate)"] if entry.gate else [])))
+    return " ".join((*filter(None, (short,)), *parts, entry.what, *(["(gate)"] if entry.gate else [])))
 
 
 def _fields(fields: JsonMap) -> str:

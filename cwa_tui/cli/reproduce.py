@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cwa_engine.claims.claim import Claim
     from cwa_engine.claims.obstacles import Obstacle
     from cwa_engine.claims.running import ClaimResult
+    from cwa_engine.runner import Runner
 
 app = typer.Typer()
 reproduce = typer.Typer(cls=ListByDefault, no_args_is_help=False)
@@ -78,23 +80,23 @@ def run_claims(
     Exit code 0 if all that was claimed agrees, 1 if anything does not, or a baseline does not, or a run failed. Of claims
     that cannot be measured here it is that of the reason: 6 not there, 4 gated, 7 no memory, 2 never."""
     from cwa_daemon.client import DaemonRunner
-    from cwa_engine.claims.running import run_claim
+    from cwa_engine.claims.running import refused, run_claim
     from cwa_tui.cli.claims import result_as_plain, result_report
 
     if bool(which) == all_runnable:
         raise InvalidInput("give claims, or --all-runnable", hint="`cwtool reproduce list` lists the claims")
     chosen = _all_runnable() if all_runnable else _with_obstacles(_named(which or []))
     results: list[ClaimResult] = []
-    if any(obstacle is None for _, obstacle in chosen):
-        with connect() as client:
-            for claim, obstacle in chosen:
-                results.append(run_claim(claim, DaemonRunner(client), obstacle, say))
-                if not as_json:
-                    show(result_report(results[-1]))
-    else:
-        results = [run_claim(claim, _NoRunner(), obstacle, say) for claim, obstacle in chosen]
-        for result in results if not as_json else ():
-            show(result_report(result))
+    with ExitStack() as stack:
+        runner: Runner | None = None  # no daemon is started where nothing can be measured
+        for claim, obstacle in chosen:
+            if obstacle:
+                results.append(refused(claim, obstacle))
+            else:
+                runner = runner or DaemonRunner(stack.enter_context(connect()))
+                results.append(run_claim(claim, runner, say))
+            if not as_json:
+                show(result_report(results[-1]))
     if as_json:
         show({"claims": [result_as_plain(result) for result in results]})
     elif not results:
@@ -111,13 +113,6 @@ def _exit_code(results: list[ClaimResult]) -> int:
 
 
 _NOT_AGREED = ("does not agree", "baseline does not agree: not measured", "failed")
-
-
-class _NoRunner:
-    """Stands for a runner where nothing will run."""
-
-    def submit(self, spec: object) -> None:
-        raise AssertionError("a claim with an obstacle asks for no run")
 
 
 def _named(which: list[str]) -> list[Claim]:

@@ -15,7 +15,7 @@ import torch
 from cwa_engine.base.errors import InvalidInput, NotFound
 from cwa_engine.claims.claim import Claim
 from cwa_engine.claims.obstacles import obstacle_to
-from cwa_engine.claims.running import GATE_REFUSED, ClaimResult, run_claim
+from cwa_engine.claims.running import GATE_REFUSED, ClaimResult, refused, run_claim
 from cwa_engine.claims.table import claims_of_file, published_claim, published_claims
 from cwa_engine.local_runner import LocalRunner
 from cwa_engine.runner import RunHandle
@@ -152,7 +152,7 @@ def test_a_model_that_is_not_here_is_an_outcome_and_no_error(folder: Path, runne
     claim = planted(folder, 1.0, 1.0).model_copy(update={"model": str(folder / "nowhere")})
     obstacle = obstacle_to(claim)
     assert obstacle and obstacle.exit_code == 6 and "nowhere" in obstacle.reason
-    assert run_claim(claim, runner, obstacle).outcome == "not runnable here"
+    assert refused(claim, obstacle).outcome == "not runnable here"
     assert run_claim(claim, runner).outcome == "not runnable here"  # nobody looked before
     assert obstacle_to(published_claim("yu-2024-llama-7b-zero-shot")) is not None
 
@@ -204,7 +204,7 @@ def test_rows_alone_ranks_and_spikes_are_what_the_model_itself_says(folder: Path
     intact, halved = plain_losses(0.5)
     target = "model.layers.1.mlp.down_proj.weight[2,5]"
     model = tiny_model("llama")
-    value = float(model.model.layers[1].mlp.down_proj.weight[2, 5])
+    value = float(model.model.layers[1].mlp.down_proj.weight[2, 5].detach())
     read: list[torch.Tensor] = []
     wrote: list[torch.Tensor] = []
 
