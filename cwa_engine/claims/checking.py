@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cwa_engine.base.errors import InvalidInput
-from cwa_engine.claims.claim import BASELINE, Claim
+from cwa_engine.claims.claim import BASELINE, OF_BASELINE, Claim, needed_steps
 from cwa_engine.claims.measures import check_expectation
 
 
@@ -21,6 +21,11 @@ def check_claim(claim: Claim) -> None:
             raise wrong(
                 f"step {step.name} takes weights of step {step.weights_of.step}, which does not stand before it",
                 f"steps before it: {', '.join(earlier[1:]) or 'none'}",
+            )
+        if own := [name for name in step.run if name in OF_BASELINE]:
+            raise wrong(
+                f"step {step.name} has its own {own[0]}, so the baseline would be that of other runs",
+                "move it into [claim.run], or make two claims",
             )
         earlier.append(step.name)
     if claim.cannot:
@@ -47,6 +52,9 @@ def check_claim(claim: Claim) -> None:
         raise wrong(
             "`joined` is for the rows of a dataset, in windows", "give `dataset` and `packed = true` in [claim.run]"
         )
+    used = {step.name for step in needed_steps(claim, claim.expect)}
+    if idle := [step.name for step in claim.step if step.name not in used]:
+        raise wrong(f"nothing is expected of step {idle[0]}", "expect something of it, or leave it out")
     claim.baseline_spec()
     for step in claim.step:
         claim.spec_of(step, ["model.weight[0]"] if step.weights_of else ())

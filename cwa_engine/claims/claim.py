@@ -13,7 +13,7 @@ from cwa_engine.spec import RunSpec, TextOptions, parse_spec
 BASELINE = "baseline"  # the step that measures the intact model alone; it is there without being written down
 
 # Of a claim's `run`, what the intact model's loss depends on: the baseline is measured with these fields alone.
-_OF_BASELINE = ("model", "revision", "dtype", "device", "batch_size", "offload", *TextOptions.model_fields)
+OF_BASELINE = ("model", "revision", "dtype", "device", "batch_size", "offload", *TextOptions.model_fields)
 _BASELINE_ALONE = {"metrics": ("magnitude",), "topk": (1,), "perturbations": (), "controls": (), "matrices": False}
 
 
@@ -113,7 +113,7 @@ class Claim(_Part):
 
     def baseline_spec(self) -> RunSpec:
         """The run that measures the intact model and nothing else. Raises InvalidInput."""
-        fields = {name: value for name, value in self.run.items() if name in _OF_BASELINE}
+        fields = {name: value for name, value in self.run.items() if name in OF_BASELINE}
         return parse_spec({**fields, **self._model(), **_BASELINE_ALONE})
 
     def spec_of(self, step: Step, weights: Sequence[str] = ()) -> RunSpec:

@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from cwa_engine.base.plain import JsonMap
-from cwa_engine.claims.claim import Claim, Expectation
-from cwa_engine.claims.judging import AGREES, DISAGREES, NO_FIGURE, Judgement
+from cwa_engine.claims.claim import BASELINE, Claim, Expectation
+from cwa_engine.claims.judging import AGREES, DISAGREES, NO_FIGURE
 from cwa_engine.claims.measures import Measured
 from cwa_engine.claims.obstacles import Obstacle
 from cwa_engine.claims.running import ClaimResult
@@ -64,7 +64,7 @@ def claim_report(claim: Claim, obstacle: Obstacle | None) -> RenderableType:
     head = words("\n".join(textwrap.wrap(f"{claim.id}: {claim.title}", 80)), "bold")
     parts: list[RenderableType] = [head, words("\n".join(lines), overflow="fold")]
     if claim.expect:
-        parts += ["", _expectations(claim.expect)]
+        parts += ["", _expectations(claim)]
     return Group(*parts)
 
 
@@ -79,32 +79,38 @@ def result_report(result: ClaimResult) -> RenderableType:
         parts.append(words("\n".join(_folded("", result.reason))))
     if result.runs:
         parts.append(words("\n".join(_folded("runs", ", ".join(f"{name} {run}" for name, run in result.runs.items())))))
-        parts.append(_judgements(result.judgements))
+        parts.append(_judgements(result))
     return Group(*parts, "")
 
 
-def _expectations(entries: Sequence[Expectation]) -> LineTable:
+def _expectations(claim: Claim) -> LineTable:
     fields = [Field("what", 22), Field("claimed", 16), Field("tolerance from", 12, optional=1)]
     rows = [
-        Row({"what": _what(entry), "claimed": claimed(entry), "tolerance from": entry.tolerance_from or entry.note})
-        for entry in entries
+        Row(
+            {
+                "what": _what(entry, claim),
+                "claimed": claimed(entry),
+                "tolerance from": entry.tolerance_from or entry.note,
+            }
+        )
+        for entry in claim.expect
     ]
     return LineTable(fields, rows)
 
 
-def _judgements(found: Sequence[Judgement]) -> LineTable:
+def _judgements(result: ClaimResult) -> LineTable:
     fields = [Field("what", 22), Field("claimed", 14), Field("measured", 16), Field("agrees")]
     rows = [
         Row(
             {
-                "what": _what(entry.expectation),
+                "what": _what(entry.expectation, result.claim),
                 "claimed": claimed(entry.expectation),
                 "measured": _shown(entry.measured) if entry.measured else entry.reason,
                 "agrees": _SIGNS[entry.agreement],
             },
             {"agrees": _STYLES.get(entry.agreement, "")},
         )
-        for entry in found
+        for entry in result.judgements
     ]
     return LineTable(fields, rows)
 
@@ -133,14 +139,15 @@ def _shown(found: Measured) -> str:
     return f"{fmt.number(found.value)}{interval}"
 
 
-def _what(entry: Expectation) -> str:
+def _what(entry: Expectation, claim: Claim) -> str:
     """`[507,:] zero relative_alone`: what tells a number from its like comes first, as the end may be cut."""
     target = entry.target or (f"{len(entry.targets)} weights" if entry.targets else "")
     short = target[target.index("[") :] if "[" in target else target
     named = entry.model_fields_set
+    step = [entry.step] if len(claim.step) > 1 and entry.step != BASELINE else []
     parts = [str(getattr(entry, name)) for name in ("perturbation", "selection", "metric") if name in named]
     parts += [f"k {entry.k}"] if entry.k else []
-    return " ".join((*filter(None, (short,)), *parts, entry.what, *(["(gate)"] if entry.gate else [])))
+    return " ".join((*filter(None, (short,)), *step, *parts, entry.what, *(["(gate)"] if entry.gate else [])))
 
 
 def _fields(fields: JsonMap) -> str:
@@ -203,7 +210,7 @@ def result_as_plain(result: ClaimResult) -> JsonMap:
             {
                 "what": entry.expectation.what,
                 "step": entry.expectation.step,
-                "row": _what(entry.expectation),
+                "row": _what(entry.expectation, result.claim),
                 "gate": entry.expectation.gate,
                 "claimed": claimed(entry.expectation),
                 "tolerance_from": entry.expectation.tolerance_from,

