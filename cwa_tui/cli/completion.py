@@ -91,6 +91,13 @@ def grid_fields(incomplete: str) -> list[Value]:
     return _beginning([(f"{entry.field}=", entry.option.help) for entry in entries], incomplete)
 
 
+def claims(incomplete: str) -> list[Value]:
+    """Ids of published claims."""
+    from cwa_engine.claims.table import published_claims
+
+    return _beginning([(claim.id, claim.title) for claim in published_claims()], incomplete)
+
+
 def hosts(incomplete: str) -> list[Value]:
     """Daemons on other machines."""
     from cwa_daemon.client import Settings, keys
