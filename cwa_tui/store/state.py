@@ -76,6 +76,7 @@ class AskedRun:
     metrics: tuple[str, ...]
     gives_weights: bool  # by name; they are a ranking of their own
     perturbations: tuple[str, ...]
+    controls: tuple[str, ...]
     topk: tuple[int, ...]
     texts: str
     text_limit: int | None
@@ -93,6 +94,7 @@ def asked_run(job: JobView) -> AskedRun | None:
         metrics=tuple(spec["metrics"]),
         gives_weights=bool(spec["weights"]),
         perturbations=tuple(spec["perturbations"]),
+        controls=tuple(spec["controls"]),
         topk=tuple(spec["topk"]),
         texts=spec.get("data_name") or spec.get("dataset") or file or "built-in texts",
         text_limit=spec["eval_limit"],
