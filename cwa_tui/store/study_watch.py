@@ -211,7 +211,7 @@ class StudyWatch:
     # what a user asks
 
     async def start(self, study: Study) -> str:
-        """Queue the cells of a study that is new, or go on with the same one; gives its id. Raises InvalidInput, OutputError."""
+        """Queue the cells of a new study, or go on with the same one; gives its id. Raises InvalidInput, OutputError."""
         folder = await asyncio.to_thread(StudyFolder.create, study, None, self._runner().where)
         self._submit(folder, retry=False)
         return folder.id
