@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 
-from cwa_daemon.client import AsyncClient, Client, Settings
-from cwa_daemon.client.loop_thread import RunningLoop
-from cwa_daemon.client.runner import DaemonRunner
+from cwa_daemon.client import AsyncClient, Client, DaemonRunner, Settings
 from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.records.run_id import short_id
@@ -145,7 +142,7 @@ def run(settings: Settings | None = None, ascii: bool | None = None, mouse: bool
 def runner_on(client: DaemonClient) -> Runner:
     """Runs specs on the daemon of a connected client, for threads beside the running loop."""
     assert isinstance(client, AsyncClient)
-    return DaemonRunner(Client(RunningLoop(asyncio.get_running_loop()), client), "cwtool tui")
+    return DaemonRunner(Client.beside(client))
 
 
 def connector(settings: Settings | None) -> Connect:

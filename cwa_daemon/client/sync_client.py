@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,11 @@ class Client:
         except BaseException:
             loop.close()
             raise
+
+    @classmethod
+    def beside(cls, client: AsyncClient) -> Client:
+        """The same connection for threads of a program whose running loop `client` is on; that closes it."""
+        return cls(RunningLoop(asyncio.get_running_loop()), client)
 
     def __enter__(self) -> Client:
         return self

@@ -280,19 +280,6 @@ class Session:
         await self.studies.cancel(study_id)
         self._poll_now.set()
 
-    async def start_study(self, study: Study) -> str:
-        """Write a new study's folder and queue its cells; gives its id. Raises InvalidInput and OutputError."""
-        return await self.studies.start(study)
-
-    async def resume_study(self, study_id: str) -> None:
-        """Queue what a study has not queued yet, and again what failed or was cancelled."""
-        await self.studies.resume(study_id)
-
-    async def cancel_study(self, study_id: str) -> None:
-        """Cancel the runs of a study that have not ended."""
-        await self.studies.cancel(study_id)
-        self._poll_now.set()
-
     async def unload(self, model: str) -> list[str]:
         """Free a warm model's memory; gives the names of what was unloaded."""
         names = await self.client.unload(model)

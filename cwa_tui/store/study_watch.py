@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Protocol
 
 from cwa_daemon.protocol import JobPage, JobQuery, JobView
-from cwa_engine.base.errors import CwaError, DaemonUnreachable, QueueFull
+from cwa_engine.base.errors import CwaError, DaemonUnreachable, DataError, QueueFull
 from cwa_engine.base.places import state_folder
 from cwa_engine.records.run_summary import RunSummary
 from cwa_engine.runner import Runner, RunState
 from cwa_engine.studies.answer import Answer
 from cwa_engine.studies.folder import StudyFolder
+from cwa_engine.studies.progress import progress_of
 from cwa_engine.studies.report import study_report
-from cwa_engine.studies.running import cancel_study, progress_of, run_study
+from cwa_engine.studies.running import cancel_study, run_study
 from cwa_engine.studies.study import Study
 from cwa_tui.store.state import TuiStore
 from cwa_tui.store.studies import KnownStudy
@@ -69,6 +70,8 @@ class StudyWatch:
     _unread: dict[str, str] = field(default_factory=dict)
     _answers: dict[str, _Answered] = field(default_factory=dict)
     _answering: set[str] = field(default_factory=set)
+    _damaged: list[DataError] = field(default_factory=list)
+    _complaint: str = ""
     _submitting: dict[str, RunnerOfStudies] = field(default_factory=dict)
 
     def watch(self, who: object, study_id: str = "") -> None:
@@ -91,10 +94,14 @@ class StudyWatch:
                         await self._read(client)
                         seen = now
                     self._answer()
+                    if self._damaged:
+                        raise self._damaged[0]
                 except DaemonUnreachable:
                     pass  # polling fails as well, says so, and connects again
-                except (CwaError, OSError) as error:
-                    self.complain(error)
+                except Exception as error:
+                    if str(error) != self._complaint:  # the same again with each look would cover everything else
+                        self._complaint = str(error)
+                        self.complain(error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.poll_s if self._watched else None):
                     await self._look.wait()
@@ -107,7 +114,9 @@ class StudyWatch:
         root = state_folder() / "studies"
         if (listed := _changed(root)) != self._listed:
             self._listed = listed
-            self._folders = {folder.id: self._folders.get(folder.id, folder) for folder in StudyFolder.all()}
+            found, damaged = StudyFolder.all_and_damaged()
+            self._folders = {folder.id: self._folders.get(folder.id, folder) for folder in found}
+            self._damaged = damaged
         self._journals = {key: _changed(folder.path / "journal.jsonl") for key, folder in self._folders.items()}
 
     async def _read(self, client: Lists) -> None:
@@ -126,7 +135,7 @@ class StudyWatch:
                 is_registered=folder.registration is not None,
             )  # fmt: skip
 
-        folders = list(self._folders.values())
+        folders = [folder for folder in self._folders.values() if folder.where == runner.where]
         studies = await asyncio.to_thread(lambda: [read(folder) for folder in folders])
         self.store.know_studies([self._with_findings(study) for study in studies])
         for study in studies:
@@ -202,7 +211,7 @@ class StudyWatch:
     # what a user asks
 
     async def start(self, study: Study) -> str:
-        """Write the folder of a new study, and queue its cells; gives its id. Raises InvalidInput, OutputError."""
+        """Queue the cells of a study that is new, or go on with the same one; gives its id. Raises InvalidInput, OutputError."""
         folder = await asyncio.to_thread(StudyFolder.create, study, None, self._runner().where)
         self._submit(folder, retry=False)
         return folder.id
@@ -215,7 +224,7 @@ class StudyWatch:
         """Cancel the runs of a study that have not ended."""
         folder = await self._folder(study_id)
         if submitting := self._submitting.get(study_id):
-            submitting.stop()
+            submitting.stopped = True
         await asyncio.to_thread(cancel_study, folder, self._runner())
         self._look.set()
 
