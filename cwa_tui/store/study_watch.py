@@ -211,8 +211,12 @@ class StudyWatch:
     # what a user asks
 
     async def start(self, study: Study) -> str:
-        """Queue the cells of a study that is new, or go on with the same one; gives its id. Raises InvalidInput, OutputError."""
-        folder = await asyncio.to_thread(StudyFolder.create, study, None, self._runner().where)
+        """Queue the cells of a study, or go on with the one that asked for the same; gives its id.
+
+        Raises InvalidInput, and OutputError where its folder cannot be written.
+        """
+        where = self.runner().where
+        folder, _ = await asyncio.to_thread(lambda: StudyFolder.of(study, where=where))
         self._submit(folder, retry=False)
         return folder.id
 
