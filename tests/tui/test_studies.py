@@ -70,7 +70,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def study(models: Sequence[str] = MODELS, question: str = "sizes") -> Study:
-    return Study(question=question, name="four sizes", run=RUN, grid={"model": models})
+    return Study(question=question, name="four sizes", run=RUN, grid={"model": tuple(models)})
 
 
 @asynccontextmanager
