@@ -21,6 +21,8 @@ from cwa_engine.models.in_memory import wrap as wrap
 from cwa_engine.models.loading import LoadedModel as LoadedModel
 from cwa_engine.models.loading import load_model as load_model
 from cwa_engine.notebook import analyze as analyze
+from cwa_engine.queries.asking import QueryAnswer as QueryAnswer
+from cwa_engine.queries.asking import query as query
 from cwa_engine.records.compared import Comparison as Comparison
 from cwa_engine.records.comparison import compare as compare
 from cwa_engine.records.run_report import RunReport as RunReport

@@ -44,14 +44,24 @@ def compare(
     k: Annotated[
         int | None, typer.Option("--k", "-k", min=1, help="Compare the first K alone; if left out, each k they share.")
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Subtract damage that was not measured alike too, each difference with its reasons beside it.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two to four finished runs: rankings with their chance level, damage, components and depth."""
+    """Compare two to four finished runs: rankings with their chance level, damage, components and depth.
+
+    What may not be compared is left out, and named with the reason.
+    """
     from cwa_engine.records import comparison
     from cwa_engine.rows import to_plain
 
     with _reports(runs) as reports:
-        found = comparison.compare(*reports, metric=metric, k=k)
+        found = comparison.compare(*reports, metric=metric, k=k, force=force)
     show(to_plain(found) if as_json else comparison_report(found))
 
 
@@ -90,7 +100,8 @@ def comparison_report(found: Comparison) -> RenderableType:
         tables += [view.levels_table(found, metric, name) for name in view.perturbations_of(found, metric)]
         tables += [view.paired_table(found, metric), *view.profile_tables(found, metric)]
         parts += [part for table in tables if table.rows for part in (as_lines(table), "")]
-    return Group(*parts, *(Text(note, style="dim") for note in _NOTES))
+    refused = not found.forced and any(pair.damage.reasons or pair.other_settings for pair in found.pairs)
+    return Group(*parts, *(Text(note, style="dim") for note in (*_NOTES, *([_FORCE] if refused else []))))
 
 
 _NOTES = (
@@ -100,6 +111,8 @@ _NOTES = (
     "control the draw that changes it most.",
     "Each p and each interval is for its row alone; of twenty rows one misleads by chance.",
 )
+
+_FORCE = "--force subtracts damage that was not measured alike too, each difference with its reasons beside it."
 
 
 def _listed(sentence: str) -> RenderableType:

@@ -32,11 +32,11 @@ def of_option(entry: OptionField) -> Completion | None:
 
 def models(incomplete: str) -> list[Value]:
     """Models of the guide, on disk, and those that commands have named."""
-    from cwa_engine.guide.catalog import CATALOG
+    from cwa_engine.guide.catalog import catalog
     from cwa_tui.cli.remembered import remembered
 
     found: dict[str, str] = {}
-    for entry in CATALOG:
+    for entry in catalog():
         said = f"{entry.family}, {entry.parameters_m:g} M weights"
         found |= {name: said for name in (entry.alias, entry.name) if name}
     found |= dict.fromkeys(_on_disk(), "on disk")
@@ -89,6 +89,13 @@ def grid_fields(incomplete: str) -> list[Value]:
 
     entries = option_fields(RunSpec).values()
     return _beginning([(f"{entry.field}=", entry.option.help) for entry in entries], incomplete)
+
+
+def claims(incomplete: str) -> list[Value]:
+    """Ids of published claims."""
+    from cwa_engine.claims.table import published_claims
+
+    return _beginning([(claim.id, claim.title) for claim in published_claims()], incomplete)
 
 
 def hosts(incomplete: str) -> list[Value]:

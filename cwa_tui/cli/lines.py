@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -78,6 +79,13 @@ def as_lines(table: ViewTable, caption: str = "") -> LineTable:
         for row in table.rows
     ]
     return LineTable(fields, rows, title=table.title, caption=caption)
+
+
+def columns_left_out(table: LineTable) -> list[str]:
+    """Keys of the columns that are not shown on standard output, for which it is not wide enough."""
+    room = line_width() or shutil.get_terminal_size().columns
+    _, widths = _with_ids(_readable(table, "utf-8"), room)
+    return [entry.key for entry in table.fields if entry.key not in widths]
 
 
 def line_width() -> int | None:
