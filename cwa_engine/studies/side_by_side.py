@@ -161,4 +161,3 @@ def _figure(row: MetricDamage) -> str:
     if row.delta is None or row.low is None or row.high is None:
         return "until it is not finite"
     return figure(row.delta, row.low, row.high)
-

@@ -222,7 +222,9 @@ def _order_finding(runs: Sequence[StudyRun], choice: Choice | None) -> Iterator[
     samples, names = _samples(runs), list(choice.fidelity) if choice else []
     if len(samples) < 2 or len(samples) < least_blocks(len(names)):
         return
-    values = [[np.mean([of.value for one in runs_of if (of := estimate(one, name))]) for name in names] for runs_of in samples]
+    values = [
+        [np.mean([of.value for one in runs_of if (of := estimate(one, name))]) for name in names] for runs_of in samples
+    ]
     found = concordance(np.array(values))
     if found is None:
         return
