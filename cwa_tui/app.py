@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from cwa_daemon.client import AsyncClient, Settings
+from cwa_daemon.client import AsyncClient, Client, DaemonRunner, Settings
 from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.records.run_id import short_id
+from cwa_engine.runner import Runner
 from cwa_tui.form.draft import Draft
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.screens.form_doors import FormDoors
@@ -18,10 +19,11 @@ from cwa_tui.screens.help import HelpScreen
 from cwa_tui.screens.home import HomeScreen
 from cwa_tui.screens.new_run import NewRunScreen
 from cwa_tui.screens.run import RunScreen
+from cwa_tui.screens.studies import StudiesScreen
 from cwa_tui.screens.weight import WeightScreen
 from cwa_tui.store.plan_job import made_plan
 from cwa_tui.store.preferences import PreferenceFile
-from cwa_tui.store.session import Connect, DaemonClient, Pace, Session
+from cwa_tui.store.session import Connect, DaemonClient, Pace, RunnerOf, Session
 from cwa_tui.store.state import TuiStore
 from cwa_tui.terminal.notices import Endings, ending
 from cwa_tui.terminal.over_ssh import is_over_ssh
@@ -45,10 +47,11 @@ class CwtoolApp(TerminalApp):
         preferences: PreferenceFile | None = None,
         host: str = "",
         ascii: bool | None = None,
+        runner: RunnerOf | None = None,
     ) -> None:
         super().__init__(preferences or PreferenceFile(), ascii)
         self._host = host  # of a daemon on another machine
-        self.session = Session(connect, pace or Pace(), TuiStore(clock))
+        self.session = Session(connect, pace or Pace(), TuiStore(clock), runner or runner_on)
         self._endings = Endings()
         self._seen = -1  # version of the store that was looked at for runs that have ended
 
@@ -92,6 +95,14 @@ class CwtoolApp(TerminalApp):
 
         self.push_screen(CompareScreen(self.session, self.preferences, run_ids))
 
+    def open_studies(self) -> None:
+        self.push_screen(StudiesScreen(self.session, self.preferences))
+
+    def open_study(self, study_id: str) -> None:
+        from cwa_tui.screens.study import StudyScreen  # numpy comes with its figure
+
+        self.push_screen(StudyScreen(self.session, self.preferences, study_id))
+
     def open_form(self, like: JobView | None) -> None:
         store, host = self.session.store, self._host
         doors = FormDoors(
@@ -126,6 +137,12 @@ def run(settings: Settings | None = None, ascii: bool | None = None, mouse: bool
     host = (settings or Settings()).host or ""
     pace = Pace(poll_s=2.0) if is_over_ssh(os.environ) else Pace()
     CwtoolApp(connector(settings), pace=pace, host=host, ascii=ascii).run(mouse=mouse)
+
+
+def runner_on(client: DaemonClient) -> Runner:
+    """Runs specs on the daemon of a connected client, for threads beside the running loop."""
+    assert isinstance(client, AsyncClient)
+    return DaemonRunner(Client.beside(client))
 
 
 def connector(settings: Settings | None) -> Connect:

@@ -9,7 +9,7 @@ import typer
 
 from cwa_engine.base.errors import Altered, InvalidInput, NotFound
 from cwa_engine.base.files import user_path
-from cwa_tui.cli import completion, listing
+from cwa_tui.cli import completion, listing, query
 from cwa_tui.cli.connection import connect
 from cwa_tui.cli.groups import ListByDefault
 from cwa_tui.cli.output import say, show, show_exactly
@@ -28,6 +28,7 @@ results = typer.Typer(
     "Without a command it lists: `cwtool results -n 3` is `cwtool results list -n 3`.",
 )
 app.add_typer(results, name="results")
+results.command("query")(query.query)
 
 
 @results.command("list")

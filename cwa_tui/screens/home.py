@@ -47,6 +47,7 @@ class HomeScreen(StoreScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("u", "unload", "Unload"),
         Binding("equals_sign", "compare", "Compare", key_display="="),
+        Binding("S", "studies", "Studies"),
         Binding("t", "other_jobs", "Loads and plans", show=False),
         Binding("1", "focus('#jobs')", "Runs", show=False),
         Binding("2", "focus('#models-table')", "Warm models", show=False),
@@ -234,6 +235,9 @@ class HomeScreen(StoreScreen):
     @on(RowTable.Marked, "#jobs")
     def _marked(self) -> None:
         self._draw_keys()
+
+    def action_studies(self) -> None:
+        self.navigation.open_studies()
 
     def action_compare(self) -> None:
         self.navigation.open_comparison(self.query_one(JobsTable).marks)
