@@ -13,8 +13,6 @@ from cwa_daemon.client.answers import Result, Stopped
 from cwa_daemon.client.async_client import AsyncClient
 from cwa_daemon.client.fetching import RunFiles
 from cwa_daemon.client.loop_thread import LoopThread, RunningLoop
-from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Pruned, Sample, StatusView
-from cwa_daemon.client.loop_thread import LoopThread
 from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Marks, Pruned, Sample, StatusView
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.checksums import read_checked

@@ -216,8 +216,6 @@ class StudyWatch:
     # what a user asks
 
     async def start(self, study: Study) -> str:
-        """Queue the cells of a new study, or go on with the same one; gives its id. Raises InvalidInput, OutputError."""
-        folder = await asyncio.to_thread(StudyFolder.create, study, None, self._runner().where)
         """Queue the cells of a study, or go on with the one that asked for the same; gives its id.
 
         Raises InvalidInput, and OutputError where its folder cannot be written.
