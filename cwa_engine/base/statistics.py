@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,13 @@ def paired_delta(damaged: Array, intact: Array, tokens: Array) -> tuple[float, f
     return delta, delta - reach, delta + reach
 
 
+def widened(figure: tuple[float, float, float], comparisons: int) -> tuple[float, float, float]:
+    """(value, low, high) of a 95 % interval as one of so many that hold together with 95 % (Bonferroni)."""
+    value, low, high = figure
+    factor = NormalDist().inv_cdf(1 - 0.025 / max(1, comparisons)) / _Z975
+    return value, value - factor * (value - low), value + factor * (high - value)
+
+
 def as_extreme(value: float, draws: Sequence[float]) -> int:
     """How many draws are at least as far from zero as `value`. Values that are not finite count as farthest."""
     sizes = [abs(entry) if math.isfinite(entry) else math.inf for entry in (value, *draws)]
@@ -91,17 +99,18 @@ def rank_biased_overlap(
 
 def spearman(first: Array, second: Array) -> float | None:
     """Spearman's rank correlation, with ties at their mean rank; None if all values of one side are equal."""
-    ranks = [_mean_ranks(np.asarray(side)) for side in (first, second)]
+    ranks = [mean_ranks(np.asarray(side)) for side in (first, second)]
     if len(ranks[0]) < 2 or any(side.min() == side.max() for side in ranks):
         return None
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
-def _mean_ranks(values: Array) -> Array:
+def mean_ranks(values: Array) -> Array:
+    """Ranks from 1 on, the smallest first; equal values share the mean of their ranks."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
-    mean_ranks: Array = (ends - (counts - 1) / 2)[places]
-    return mean_ranks
+    ranks: Array = (ends - (counts - 1) / 2)[places]
+    return ranks
 
 
 _EXACT = 60  # pairs up to which Kendall's p is exact

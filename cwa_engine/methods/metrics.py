@@ -54,6 +54,26 @@ class Needs(Flag):
         return bool(self & (Needs.INPUTS | Needs.INPUT_GRAM | Needs.SPIKES))
 
 
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """Passes over the scoring texts. The work of a backward pass is that of two forward passes."""
+
+    forward: int
+    backward: int
+
+    @property
+    def work(self) -> int:
+        """In forward passes."""
+        return self.forward + 2 * self.backward
+
+    def __str__(self) -> str:
+        """`1 forward and 2 backward passes`, `no pass`"""
+        if not self.forward:
+            return "no pass"
+        both = f"{self.forward} forward and {self.backward} backward" if self.backward else f"{self.forward} forward"
+        return f"{both} pass{'es' if self.forward + self.backward > 1 else ''}"
+
+
 class LargestOutputs(Protocol):
     """A down projection at the tokens where its out_features have their largest outputs; see `sensitivity.spikes`."""
 
@@ -180,6 +200,14 @@ class Metric:
     source: str
     summary: str
     score: Score | None  # None for ablation, which measures weights one by one, see `questions.ablation`
+
+    def passes(self, probes: int) -> Passes:
+        """What scoring takes with gradients of all weights in memory. Exact entries of a Hessian's diagonal come on top."""
+        plain, signed = self.needs & (Needs.GRADIENT | Needs.FISHER), self.needs & Needs.TOKEN_FISHER
+        forward, backward = int(self.needs is not Needs.NOTHING), bool(plain) + bool(signed)
+        if Needs.HESSIAN in self.needs:  # the gradient, to be differentiated again, and a product for each probe
+            return Passes(forward + 1 + probes, backward + 1 + probes)
+        return Passes(forward, backward)
 
     @property
     def linear_only(self) -> bool:

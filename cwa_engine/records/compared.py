@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cwa_engine.records.curves import DamageDifference, DamageLevel
-from cwa_engine.records.differences import Difference, kind_of
+from cwa_engine.records.differences import Difference, Pairing, kind_of
 from cwa_engine.records.profiles import ProfileDistance, ProfileShare
 
 
@@ -31,8 +31,9 @@ class RunPair:
     same_source: bool  # the texts are from one file or dataset: some may have been scored by both
     other_weights: str  # why weights are not compared one by one
     other_rankings: str  # why rankings are not compared at all
-    other_measuring: tuple[str, ...]  # why losses are not of one kind
+    other_measuring: tuple[str, ...]  # why losses, in nats per token, are not of one kind
     other_settings: dict[str, tuple[str, ...]]  # perturbation -> why it is another in the other run
+    damage: Pairing  # how damage is subtracted, and why only by force
 
     def unlike(self, perturbation: str) -> tuple[str, ...]:
         """Why damage by a perturbation is not read against each other."""
@@ -92,6 +93,7 @@ class Comparison:
     distances: tuple[ProfileDistance, ...]
     damage: tuple[DamageLevel, ...]
     damage_differences: tuple[DamageDifference, ...]
+    forced: bool = False  # damage that was not measured alike is subtracted too
     differing: str = ""  # in what the runs differ, in a line
     sentences: tuple[str, ...] = ()  # what it comes to, at the largest k of each ranking
 

@@ -8,7 +8,8 @@ comparison.overlaps[0].common, comparison.overlaps[0].expected
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.overlap import ChanceOverlap, Stratum, overlap_by_chance
 from cwa_engine.base.statistics import jaccard, kendall, kendall_p, rank_biased_overlap, spearman
 from cwa_engine.records.compared import ComparedRun, Comparison, RankingOverlap, RankPair, RunPair
-from cwa_engine.records.comparison_words import differing, sentences
+from cwa_engine.records.comparison_words import differing, limits, sentences
 from cwa_engine.records.curves import damage_differences, damage_levels
 from cwa_engine.records.differences import (
     differences,
@@ -25,6 +26,7 @@ from cwa_engine.records.differences import (
     other_rankings,
     other_settings,
     other_weights,
+    pairing,
     same_model,
     same_scoring,
     same_source,
@@ -32,16 +34,19 @@ from cwa_engine.records.differences import (
 from cwa_engine.records.profiles import PARTS, ProfileShare, distance, parts_of, profile, top
 from cwa_engine.records.run_id import short_id
 from cwa_engine.records.run_report import RunReport
-from cwa_engine.rows import GIVEN
+from cwa_engine.rows import GIVEN, TopWeight
 
 MOST_RUNS = 4
 
 
-def compare(*reports: RunReport, metric: str | None = None, k: int | None = None) -> Comparison:
+def compare(*reports: RunReport, metric: str | None = None, k: int | None = None, force: bool = False) -> Comparison:
     """Two to four runs beside each other; one ranking or one k if asked for, else all that two runs share.
 
-    Raises InvalidInput for another number of runs, for a run given twice, for a metric that no two of them ranked by, and
-    for a k that is larger than their rankings.
+    What may not be compared is left out, and named with the reason. With `force` the damage of runs that were not measured
+    alike is subtracted nevertheless, each difference with its reasons; weights of other models are never compared one by one.
+
+    Raises InvalidInput for another number of runs, for a run given twice, for a metric that no two of them ranked by, for a
+    k that is larger than their rankings, and with all reasons where nothing may be compared.
 
         cwa.compare(cwa.open_run("results/a"), cwa.open_run("results/b")).sentences
     """
@@ -59,7 +64,7 @@ def compare(*reports: RunReport, metric: str | None = None, k: int | None = None
         pairs=tuple(judged),
         differences=tuple(differences(reports)),
         overlaps=tuple(
-            _overlap(first, second, name, size)
+            ranking_overlap(first, second, name, size)
             for name, size in chosen
             for (first, second), pair in zip(couples, judged, strict=True)
             if not (pair.other_weights or pair.other_rankings) and _have(name, size, first, second)
@@ -73,10 +78,27 @@ def compare(*reports: RunReport, metric: str | None = None, k: int | None = None
         ),
         damage=tuple(level for report in reports for level in damage_levels(report, metric, k)),
         damage_differences=tuple(
-            row for first, second in couples for row in damage_differences(first, second, metric, k)
+            row for first, second in couples for row in damage_differences(first, second, metric, k, force=force)
         ),
+        forced=force,
     )
+    if not (found.overlaps or found.distances or found.damage_differences):
+        raise _incomparable(found, [(first, second, metric, k) for first, second in couples])
     return replace(found, differing=differing(found), sentences=tuple(sentences(found)))
+
+
+def _incomparable(
+    found: Comparison, asked: Sequence[tuple[RunReport, RunReport, str | None, int | None]]
+) -> InvalidInput:
+    """The refusal of runs of which nothing may be compared, with what force would give."""
+    reasons = list(limits(found)) or ["they share no ranking, and no critical set was damaged in two of them"]
+    forced = not found.forced and any(next(damage_differences(*of, force=True), None) for of in asked)
+    return InvalidInput(
+        f"nothing of these runs may be compared: {'; '.join(reasons)}",
+        hint="with --force (force=True) the damage is subtracted nevertheless, each difference with its reasons"
+        if forced
+        else "give runs that rank the same things by the same metric",
+    )
 
 
 def rank_pairs(first: RunReport, second: RunReport, metric: str, k: int) -> tuple[RankPair, ...]:
@@ -115,6 +137,7 @@ def _pair(first: RunReport, second: RunReport) -> RunPair:
         other_rankings=other_rankings(first, second),
         other_measuring=other_measuring(first, second),
         other_settings=other_settings(first, second),
+        damage=pairing(first, second),
     )
 
 
@@ -151,15 +174,23 @@ def _have(metric: str, k: int, *reports: RunReport) -> bool:
     return all(metric in report.metrics and top(report, metric, k) for report in reports)
 
 
-def _overlap(first: RunReport, second: RunReport, metric: str, k: int) -> RankingOverlap:
-    lists = [top(report, metric, k) for report in (first, second)]
+def ranking_overlap(
+    first: RunReport, second: RunReport, metric: str, k: int, other_metric: str | None = None
+) -> RankingOverlap:
+    """What the top k of two runs have in common, which must rank things of one kind (see `other_weights`).
+
+    With `other_metric` the second run's ranking is by another metric; both may be of one run.
+    """
+    names = metric, other_metric or metric
+    lists = [top(report, name, k) for report, name in zip((first, second), names, strict=True)]
     ours, theirs = ([weight.target for weight in weights] for weights in lists)
     shared = set(ours) & set(theirs)
     places = [{weight.target: weight.rank for weight in weights} for weights in lists]
     ranks = [np.array([place[target] for target in shared], dtype=np.float64) for place in places]
     one_list = first.spec.scope == "global"
     tau = kendall(*ranks) if len(shared) > 1 else None
-    population, overall, within, unknown = _by_chance(first, second, metric, k, len(shared))
+    units = [_ranked_units(report, name) for report, name in zip((first, second), names, strict=True)]
+    population, overall, within, unknown = _by_chance(first.spec.scope, units, lists, len(shared))
     return RankingOverlap(
         metric=metric,
         k=k,
@@ -185,26 +216,27 @@ def _overlap(first: RunReport, second: RunReport, metric: str, k: int) -> Rankin
 _By = tuple[int | None, ChanceOverlap | None, ChanceOverlap | None, str]
 
 
-def _by_chance(first: RunReport, second: RunReport, metric: str, k: int, common: int) -> _By:
+def _ranked_units(report: RunReport, metric: str) -> dict[str, int]:
+    """How many units of each parameter a metric chose from; empty for a run of an early version."""
+    return {row.parameter: row.units for row in report.ranked if metric in row.metrics}
+
+
+def _by_chance(
+    scope: str, units: Sequence[Mapping[str, int]], lists: Sequence[Sequence[TopWeight]], common: int
+) -> _By:
     """(units that were ranked, overlap by chance among all of them, within each parameter, what is not known and why)."""
-    units = [{row.parameter: row.units for row in report.ranked if metric in row.metrics} for report in (first, second)]
     if not all(units):
         return None, None, None, "a run of an early version does not say how many weights it ranked"
-    counts = []
-    for report in (first, second):
-        found: dict[str, int] = {}
-        for weight in top(report, metric, k):
-            found[weight.parameter] = found.get(weight.parameter, 0) + 1
-        counts.append(found)
+    ours, theirs = (Counter(weight.parameter for weight in weights) for weights in lists)
     shared = [name for name in units[0] if name in units[1]]
-    within = overlap_by_chance(common, (Stratum(units[0][n], counts[0].get(n, 0), counts[1].get(n, 0)) for n in shared))
+    within = overlap_by_chance(common, (Stratum(units[0][n], ours[n], theirs[n]) for n in shared))
     if units[0] != units[1]:
         return None, None, within, "the runs ranked other parameters, by --include or --exclude"
     population = sum(units[0].values())
-    if first.spec.scope != "global":
-        return population, None, within, f"the top k is taken {first.spec.scope}, not of all weights together"
-    sizes = (sum(found.values()) for found in counts)
-    return population, overlap_by_chance(common, [Stratum(population, *sizes)]), within, ""
+    if scope != "global":
+        return population, None, within, f"the top k is taken {scope}, not of all weights together"
+    overall = overlap_by_chance(common, [Stratum(population, ours.total(), theirs.total())])
+    return population, overall, within, ""
 
 
 def _profiles(reports: Sequence[RunReport], metric: str, k: int, by: str) -> dict[str, list[ProfileShare]]:

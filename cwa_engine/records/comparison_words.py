@@ -8,7 +8,7 @@ from typing import TypeVar
 from cwa_engine.methods.metrics import METRICS
 from cwa_engine.records.compared import Comparison, RankingOverlap, RunPair
 from cwa_engine.records.curves import DamageDifference
-from cwa_engine.records.differences import Difference
+from cwa_engine.records.differences import NATS, Difference
 from cwa_engine.records.profiles import COMPONENT, ProfileDistance
 from cwa_engine.rows import MATRICES, exp
 
@@ -20,12 +20,17 @@ R = TypeVar("R", RankingOverlap, DamageDifference, ProfileDistance)
 
 def sentences(found: Comparison) -> Iterator[str]:
     """The answer at the largest k: of rankings, damage, and where the weights are. First what is not compared, and why."""
-    for pair in found.pairs:
-        yield from _limits(found, pair)
+    yield from limits(found)
     yield from (_overlap(found, row) for row in _largest(found.overlaps))
     yield from (_damage(found, row) for row in _largest(found.damage_differences))
     for pair in found.pairs:
         yield from _distances(found, pair)
+
+
+def limits(found: Comparison) -> Iterator[str]:
+    """What is not compared of each pair of runs, and why."""
+    for pair in found.pairs:
+        yield from _limits(found, pair)
 
 
 def _largest(rows: Sequence[R]) -> list[R]:
@@ -66,9 +71,17 @@ def _limits(found: Comparison, pair: RunPair) -> Iterator[str]:
             + "; ".join(reasons)
         )
     damaged = {level.run for level in found.damage}
-    if pair.other_measuring and {pair.first, pair.second} <= damaged:
-        yield f"{both}: damage was not measured alike, so curves must not be read against each other: " + "; ".join(
-            pair.other_measuring
+    if not {pair.first, pair.second} <= damaged:
+        return
+    if pair.damage.reasons:
+        yield (
+            f"{both}: damage was not measured alike, so curves must not be read against each other"
+            f"{'' if found.forced else ', and no difference is given'}: {'; '.join(pair.damage.reasons)}"
+        )
+    elif pair.other_measuring:
+        yield (
+            f"{both}: curves in nats per token must not be read against each other ({'; '.join(pair.other_measuring)}); "
+            f"the difference of damage is in {pair.damage.unit}"
         )
 
 
@@ -101,14 +114,16 @@ def _reads_texts(metric: str) -> bool:
 
 def _damage(found: Comparison, row: DamageDifference) -> str:
     first, second = found.label(row.first), found.label(row.second)
-    figures = f"{row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}] nats per token, on {row.texts} texts"
+    figures = f"{row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}] {row.unit}, on {row.texts} texts"
     what = f"{row.perturbation} of the top {row.k:,} by {row.metric}"
+    if row.reasons:
+        what = f"forced, although {', '.join(row.reasons)}: {what}"
+        figures += ", text by text" if row.paired else ", as of unrelated texts"
     if not row.is_clear:
         return f"{what}: no clear difference between {first} and {second}: {figures}"
-    more, ratio = ("more", exp(row.difference)) if row.difference > 0 else ("less", exp(-row.difference))
-    return (
-        f"{what} raises the loss {more} in {first} than in {second}: {figures}, a factor of {ratio:.3g} in perplexity"
-    )
+    more = "more" if row.difference > 0 else "less"
+    said = f"{what} raises the loss {more} in {first} than in {second}: {figures}"
+    return said if row.unit != NATS else f"{said}, a factor of {exp(abs(row.difference)):.3g} in perplexity"
 
 
 def _distances(found: Comparison, pair: RunPair) -> Iterator[str]:

@@ -6,20 +6,19 @@ A change of the loss in nats per token is the logarithm of the perplexity ratio.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from cwa_engine.base.statistics import paired_delta
-from cwa_engine.damage.measured import Measured
-from cwa_engine.evaluation.losses import Evaluation
-from cwa_engine.records.differences import kind_of, other_measuring, other_settings
+from cwa_engine.base.statistics import Array, paired_delta
+from cwa_engine.records.differences import NATS, kind_of, other_settings, pairing
 from cwa_engine.records.remeasured import CRITICAL, INTACT, Case, losses
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import DamagePoint, Separation
 
 WORST, MEDIAN = "worst draw", "median draw"
+Interval = tuple[float, float, float]  # the figure, and the ends of its 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +46,11 @@ class DamageLevel:
 
 @dataclass(frozen=True, slots=True)
 class DamageDifference:
-    """How much more the first run's critical set raises the loss than the second's, in nats per token, text by text.
+    """How much more the first run's critical set raises the loss than the second's.
 
-    Only of runs that measured the same texts in the same way. The interval is the paired one of a run's own changes.
+    Where both runs measured the same texts it is paired, text by text, with the interval of a run's own changes. Otherwise
+    half its interval is the root of the sum of squares of both halves. `reasons` say why it is no fair comparison, and are
+    empty unless the difference was forced.
     """
 
     metric: str
@@ -60,7 +61,10 @@ class DamageDifference:
     difference: float
     low: float
     high: float
-    texts: int
+    texts: int  # of the first run
+    unit: str = NATS  # or BITS
+    paired: bool = True
+    reasons: tuple[str, ...] = ()
 
     @property
     def is_clear(self) -> bool:
@@ -102,37 +106,69 @@ def _finite(value: float | None) -> float | None:
 
 def _in_bits(report: RunReport, change: float | None) -> float | None:
     """A change in nats per token as one in bits per byte: tokens and bytes are those of the baseline."""
-    baseline = report.baseline
-    if change is None or baseline.bits_per_byte is None or not baseline.nll > 0:
+    if change is None or report.baseline.bits_per_byte is None or not report.baseline.nll > 0:
         return None
-    return change * baseline.bits_per_byte / baseline.nll
+    return change * _bits_per_nat(report)
+
+
+def _bits_per_nat(report: RunReport) -> float:
+    """Bits per byte for each nat per token, by the tokens and bytes of the baseline."""
+    assert report.baseline.bits_per_byte is not None
+    return report.baseline.bits_per_byte / report.baseline.nll
 
 
 def damage_differences(
-    first: RunReport, second: RunReport, metric: str | None = None, k: int | None = None
+    first: RunReport, second: RunReport, metric: str | None = None, k: int | None = None, *, force: bool = False
 ) -> Iterator[DamageDifference]:
-    """Critical sets of the same metric, perturbation and k, where both runs measured the same texts in the same way."""
-    if other_measuring(first, second) or not (first.summary.damage and second.summary.damage):
+    """Critical sets of the same metric, perturbation and k; with `force` also those that were not measured alike."""
+    if not (first.summary.damage and second.summary.damage):
         return
-    settings = other_settings(first, second)
-    (intact, cases), (intact_other, others) = (_critical_losses(report) for report in (first, second))
-    if not np.array_equal(intact.tokens, intact_other.tokens):
+    how, settings = pairing(first, second), other_settings(first, second)
+    if how.reasons and not force:
         return
-    for case, measured in cases.items():
-        if case not in others or metric not in (None, case.metric) or k not in (None, case.k):
+    one, other = CriticalLosses.of(first), CriticalLosses.of(second)
+    for case in one.cases:
+        if case not in other.cases or metric not in (None, case.metric) or k not in (None, case.k):
             continue
-        if kind_of(case.perturbation) in settings:
+        reasons = how.reasons + settings.get(kind_of(case.perturbation), ())
+        if how.paired and how.unit == NATS and not np.array_equal(one.tokens, other.tokens):
+            reasons += ("other tokens of the same texts",)
+        if reasons and not force:
             continue
-        ours = measured.evaluation.nll_sums - intact.nll_sums
-        theirs = others[case].evaluation.nll_sums - intact_other.nll_sums
-        difference, low, high = paired_delta(ours, theirs, intact.tokens)
+        factors = (1.0, 1.0) if how.unit == NATS else (_bits_per_nat(first), _bits_per_nat(second))
+        between = _paired if how.paired else _unpaired
+        difference, low, high = between(one, other, case, factors)
         if math.isfinite(difference) and case.k is not None:
             yield DamageDifference(
-                case.metric, case.perturbation, case.k, first.run_id, second.run_id, difference, low, high, len(ours)
-            )
+                case.metric, case.perturbation, case.k, first.run_id, second.run_id, difference, low, high,
+                len(one.tokens), how.unit, how.paired, reasons,
+            )  # fmt: skip
 
 
-def _critical_losses(report: RunReport) -> tuple[Evaluation, dict[Case, Measured]]:
-    """The losses of the intact model and of every critical set."""
-    rows = [row for row in report.evaluations if row.selection in (INTACT, CRITICAL)]
-    return losses(rows)
+@dataclass(frozen=True)
+class CriticalLosses:
+    """What every critical set of a run changes the loss of each text by."""
+
+    tokens: Array  # scored tokens of each text
+    cases: Mapping[Case, Array]  # changes of the NLL sum of each text, in nats
+
+    @classmethod
+    def of(cls, report: RunReport) -> CriticalLosses:
+        intact, cases = losses([row for row in report.evaluations if row.selection in (INTACT, CRITICAL)])
+        return cls(intact.tokens, {case: of.evaluation.nll_sums - intact.nll_sums for case, of in cases.items()})
+
+
+def _paired(one: CriticalLosses, other: CriticalLosses, case: Case, factors: tuple[float, float]) -> Interval:
+    """Of the same texts. Each run's mean is over its own tokens; a text counts as much as it has of the first's."""
+    share = one.tokens.sum() / other.tokens.sum()
+    return paired_delta(factors[0] * one.cases[case], factors[1] * share * other.cases[case], one.tokens)
+
+
+def _unpaired(one: CriticalLosses, other: CriticalLosses, case: Case, factors: tuple[float, float]) -> Interval:
+    nothing = [np.zeros_like(of.tokens) for of in (one, other)]
+    (a, a_low, _), (b, b_low, _) = (
+        paired_delta(factor * of.cases[case], zeros, of.tokens)
+        for factor, of, zeros in zip(factors, (one, other), nothing, strict=True)
+    )
+    reach = math.hypot(a - a_low, b - b_low)
+    return a - b, a - b - reach, a - b + reach

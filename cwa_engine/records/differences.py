@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cwa_engine.options import option_fields
@@ -15,6 +16,11 @@ _SETTINGS = {
 }  # fmt: skip
 # Change no result, or are told among the facts.
 _IDLE = ("model", "revision", "output", "data_file", "data_name", "dataset")
+
+NATS, BITS = "nats per token", "bits per byte"
+# What losses are measured on and how, as reasons name it.
+TEXTS_MEASURED, PROTOCOL, BEGINNINGS = "texts measured", "protocol", "beginnings of a sequence"
+TOKENS_MEASURED, BYTES_MEASURED = "tokens measured", "bytes measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,9 @@ def other_weights(first: RunReport, second: RunReport) -> str:
     one, other = first.baseline.tokens, second.baseline.tokens
     if same_measuring(first, second) and one != other:
         return f"the tokenizers differ: they make {one:,} and {other:,} tokens of the same texts"
+    read, read_too = _bytes_measured(first, second)
+    if same_measuring(first, second) and read != read_too:
+        return f"the tokenizers differ: as many tokens of the same texts are {read} and {read_too} bytes"
     units = {row.parameter: row.units for row in first.ranked}
     shared = [row for row in second.ranked if row.parameter in units]
     if first.ranked and second.ranked and first.spec.structure == second.spec.structure:
@@ -140,14 +149,67 @@ def other_rankings(first: RunReport, second: RunReport) -> str:
 
 
 def other_measuring(first: RunReport, second: RunReport) -> tuple[str, ...]:
-    """Why the losses of two runs are not of one kind, a reason each; empty where the same was measured in the same way."""
+    """Why the losses of two runs, in nats per token, are not of one kind, a reason each; empty where they are."""
+    return tuple(_unlike(first, second).values())
+
+
+def _unlike(first: RunReport, second: RunReport) -> dict[str, str]:
+    """What was not the same when losses were measured -> the reason in words."""
     facts = (
-        ("texts measured", [_texts(r.texts.damage, r.texts.evaluation_sha256) for r in (first, second)]),
-        ("protocol", [r.baseline.protocol for r in (first, second)]),
-        ("beginnings of a sequence", [r.texts.bos or "none" for r in (first, second)]),
-        ("tokens measured", [f"{r.baseline.tokens:,}" for r in (first, second)]),
+        (TEXTS_MEASURED, [_texts(r.texts.damage, r.texts.evaluation_sha256) for r in (first, second)]),
+        (PROTOCOL, [r.baseline.protocol for r in (first, second)]),
+        (BEGINNINGS, [r.texts.bos or "none" for r in (first, second)]),
+        (TOKENS_MEASURED, [f"{r.baseline.tokens:,}" for r in (first, second)]),
+        (BYTES_MEASURED, _bytes_measured(first, second)),
+        ("dtype", [r.model.dtype for r in (first, second)]),
     )
-    return tuple(f"other {what}: {one} and {other}" for what, (one, other) in facts if one != other)
+    return {what: f"other {what}: {one} and {other}" for what, (one, other) in facts if one != other}
+
+
+def _bytes_measured(*reports: RunReport) -> list[str]:
+    """How many bytes the scored tokens stand for. Texts cut at as many tokens have other bytes with another tokenizer."""
+    baselines = [report.baseline for report in reports]
+    if not all(baseline.bits_per_byte for baseline in baselines):
+        return ["not known"] * len(baselines)
+    return [f"{b.nll * b.tokens / (math.log(2) * (b.bits_per_byte or math.nan)):,.0f}" for b in baselines]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """How the damage of two runs is set against each other.
+
+    `paired` where both measured the same texts: then text by text. `reasons` say why a difference is no fair one; it is then
+    given only by force. Between tokenizers the unit is bits per byte, where both runs know it.
+    """
+
+    unit: str  # NATS or BITS
+    paired: bool
+    reasons: tuple[str, ...]
+
+
+def pairing(first: RunReport, second: RunReport) -> Pairing:
+    """How the changes of the loss in two runs may be subtracted."""
+    unlike = _unlike(first, second)
+    same_texts = not {TEXTS_MEASURED, PROTOCOL} & unlike.keys()
+    bits = _other_tokenizers(first, second, unlike) and all(r.baseline.bits_per_byte for r in (first, second))
+    if bits:  # what a byte costs does not depend on the tokens
+        for what in (TOKENS_MEASURED, BYTES_MEASURED, BEGINNINGS):
+            unlike.pop(what, None)
+        if same_texts and first.texts.packed:
+            unlike["windows"] = "windows of tokens are other texts with another tokenizer"
+            same_texts = False
+        elif same_texts and (first.texts.truncated or second.texts.truncated):
+            unlike["ends"] = f"some texts were cut at {first.texts.seq_len} tokens, which is another place in each"
+    reasons = (*unlike.values(), *filter(None, [other_rankings(first, second)]))
+    return Pairing(BITS if bits else NATS, same_texts, reasons)
+
+
+def _other_tokenizers(first: RunReport, second: RunReport, unlike: Mapping[str, str]) -> bool:
+    """Whether other numbers of tokens or bytes come of other tokenizers, not of other texts or options."""
+    if not {TOKENS_MEASURED, BYTES_MEASURED} & unlike.keys() or first.spec.bos != second.spec.bos:
+        return False
+    other_vocabulary = first.baseline.vocabulary != second.baseline.vocabulary
+    return other_vocabulary or not {TEXTS_MEASURED, PROTOCOL} & unlike.keys()
 
 
 def kind_of(perturbation: str) -> str:

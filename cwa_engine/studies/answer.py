@@ -12,6 +12,7 @@ from typing import Any
 
 from cwa_engine.questions.question import TableRows
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.spec import RunSpec
 from cwa_engine.studies.study import Cell, Study
 
 
@@ -43,13 +44,19 @@ class Answer:
     rule: str = ""  # how the answer is computed, so that another may repeat it
 
 
+def _none(study: Study, runs: Sequence[StudyRun]) -> Sequence[RunSpec]:
+    return ()
+
+
 @dataclass(frozen=True)
 class StudyQuestion:
     """One thing that studies ask.
 
     `run` are fields of `RunSpec` that its runs need, which the user's own replace. `check` raises InvalidInput for a study
     that cannot answer it, before anything runs. `answer` takes the runs that are done, in the order of the cells; it says in
-    `refused` what it does not conclude from them, and raises nothing for runs that are too few.
+    `refused` what it does not conclude from them, and raises nothing for runs that are too few. `further` gives runs that
+    can only be asked for once those of the grid have ended, made from the reports of those that are done; it gives the same
+    for the same reports. `answer` then takes all of them, those of the grid first.
     """
 
     name: str
@@ -59,3 +66,4 @@ class StudyQuestion:
     check: Callable[[Study], None]
     answer: Callable[[Sequence[StudyRun]], Answer]
     run: Mapping[str, Any] = field(default_factory=dict)
+    further: Callable[[Study, Sequence[StudyRun]], Sequence[RunSpec]] = _none

@@ -36,7 +36,10 @@ PANES = {"answer": "answer", "shared": "shared weights", "ranks": "ranks", "curv
 
 
 class CompareScreen(StoreScreen):
-    """m, p and o choose the ranking, the perturbation and the pair whose ranks are shown. A narrow terminal shows one pane."""
+    """m, p and o choose the ranking, the perturbation and the pair whose ranks are shown. A narrow terminal shows one pane.
+
+    f subtracts damage that was not measured alike, with the reasons beside each difference.
+    """
 
     DEFAULT_CSS = """
     CompareScreen {
@@ -69,9 +72,10 @@ class CompareScreen(StoreScreen):
         Binding("m", "next('metric')", "Metric"),
         Binding("p", "next('perturbation')", "Change", show=False),
         Binding("o", "next('pair')", "Other pair"),
+        Binding("f", "force", "Force"),
         *(Binding(str(key), f"pane('{pane}')", show=False) for key, pane in enumerate(PANES, 1)),
     ]
-    changing_keys = (*StoreScreen.changing_keys, "next")
+    changing_keys = (*StoreScreen.changing_keys, "next", "force")
 
     def __init__(self, session: Session, preferences: PreferenceFile, run_ids: Sequence[str]) -> None:
         super().__init__(session, preferences)
@@ -79,6 +83,7 @@ class CompareScreen(StoreScreen):
         self._reports: list[RunReport] = []
         self._found: Comparison | None = None
         self._trouble = ""
+        self._force = False
         self._chosen: dict[str, str] = {}  # metric, perturbation and pair in view
         self._shown: tuple[str, ...] = ()  # the choices that are on screen
         self._ranks: dict[tuple[str, str], Sequence[RankPair]] = {}  # by metric and pair
@@ -99,7 +104,7 @@ class CompareScreen(StoreScreen):
                 yield RankScatter("rank-scatter", left=8)
             with Vertical(id="parts"):
                 yield ViewRows("profile-table")
-        yield Footer()
+        yield Footer(compact=True)
 
     def on_mount(self) -> None:
         self.query_one("#answer").border_title = "answer"
@@ -113,11 +118,12 @@ class CompareScreen(StoreScreen):
         """Fetch the reports and compare them, beside the screen."""
         try:
             client = self.session.client
-            self._reports = [await whole_report(client, run_id) for run_id in self.run_ids]
-            self._found = await asyncio.to_thread(compare, *self._reports)
+            self._reports = self._reports or [await whole_report(client, run_id) for run_id in self.run_ids]
+            self._found = await asyncio.to_thread(compare, *self._reports, force=self._force)
         except Exception as error:
             self._trouble = f"these runs cannot be compared: {error}"
             self.explain(error)
+        self._shown = ()
         if self.is_current:
             self.redraw()
 
@@ -229,7 +235,17 @@ class CompareScreen(StoreScreen):
             self._chosen[what] = known[(known.index(self._choice(what)) + 1) % len(known)]
             self.redraw()
 
+    def action_force(self) -> None:
+        """Subtract damage that was not measured alike too, or leave it out again."""
+        self._force = not self._force
+        self.run_worker(self._load(), group="compare", exclusive=True)
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "force":
+            refused = self._found is None or any(
+                pair.damage.reasons or pair.other_settings for pair in self._found.pairs
+            )
+            return bool(self._reports) and refused
         if action == "next":
             return not parameters or len(self._choices(str(parameters[0]))) > 1
         return super().check_action(action, parameters)

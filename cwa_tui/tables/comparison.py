@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from cwa_engine.records.compared import ComparedRun, Comparison, RankingOverlap
 from cwa_engine.records.curves import MEDIAN, DamageLevel
+from cwa_engine.records.differences import NATS
 from cwa_engine.records.profiles import COMPONENT, DEPTH, ProfileShare
 from cwa_engine.rows import MATRICES, exp
 from cwa_tui.tables.columns import Column
-from cwa_tui.tables.rows import TableRow
+from cwa_tui.tables.rows import TableRow, ViewTable
 from cwa_tui.text import format as fmt
 
 ALL = "all ranked"
 _BARS = {1: 14, 2: 14, 3: 10, 4: 6}  # cells of a bar, by the number of runs beside each other
 INTERVAL = " interval"  # behind the key of a figure, of its 95 % interval
-
-
-@dataclass(frozen=True)
-class ViewTable:
-    """A table with its title. Cells are read, values are exact."""
-
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[TableRow, ...]
 
 
 def metrics_of(found: Comparison) -> list[str]:
@@ -195,23 +186,25 @@ def _ends(level: DamageLevel) -> str:
 
 
 def paired_table(found: Comparison, metric: str) -> ViewTable:
-    """How much more one run's critical set does than another's, text by text."""
-    columns = (
+    """How much more one run's critical set does than another's, and of a forced difference what speaks against it."""
+    rows_of = [row for row in found.damage_differences if row.metric == metric]
+    columns = [
         Column("pair", "first − second", 14, most=40),
         Column("k", "k", 6, right=True),
         Column("perturbation", "perturbation", 12, most=20),
         Column("difference", "Δ − Δ", 9, right=True),
         Column("interval", "95 % interval", 20),
         Column("texts", "texts", 6, right=True, optional=1),
-    )
+    ]
+    columns += [Column("unit", "unit", 14)] if any(row.unit != NATS for row in rows_of) else []
+    columns += [Column("reasons", "although", 20, most=200)] if any(row.reasons for row in rows_of) else []
     rows = []
-    for row in found.damage_differences:
-        if row.metric != metric:
-            continue
+    for row in rows_of:
         pair = f"{found.label(row.first)} − {found.label(row.second)}"
         values = {
             "pair": pair, "k": row.k, "perturbation": row.perturbation, "difference": row.difference,
-            "interval": f"[{row.low!r}, {row.high!r}]", "texts": row.texts,
+            "interval": f"[{row.low!r}, {row.high!r}]", "texts": row.texts, "unit": row.unit,
+            "reasons": "; ".join(row.reasons),
         }  # fmt: skip
         shown = {
             "k": f"{row.k:,}",
@@ -219,7 +212,8 @@ def paired_table(found: Comparison, metric: str) -> ViewTable:
             "interval": fmt.interval(row.low, row.high),
         }
         rows.append(_row(f"{pair} {row.k} {row.perturbation}", values, shown, "bold" if row.is_clear else ""))
-    return ViewTable("difference of damage, on the same texts", columns, tuple(rows))
+    alike = all(row.paired for row in rows_of)
+    return ViewTable(f"difference of damage{', on the same texts' if alike else ''}", tuple(columns), tuple(rows))
 
 
 def profile_table(found: Comparison, metric: str, by: str, k: int) -> ViewTable:

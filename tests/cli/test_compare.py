@@ -58,3 +58,22 @@ def test_what_cannot_be_compared_is_refused(cwtool: CommandLine, runs: tuple[str
     assert "they have 5 places" in cwtool("compare", first, second, "--k", "6", rc=2).stderr
     assert cwtool.json("compare", first, "nothing-like-this", rc=6)["error"]["message"]
     assert "no folder and no run" in cwtool("compare", first, "./nowhere", rc=6).stderr
+
+
+def test_damage_on_other_texts_is_subtracted_with_force_and_the_reason_stands_beside_it(
+    cwtool: CommandLine, runs: tuple[str, str]
+) -> None:
+    assert cwtool.json("compare", *runs)["damage_differences"] == []
+    assert "--force subtracts damage" in " ".join(cwtool("compare", *runs).stdout.split())
+    found = cwtool.json("compare", *runs, "--force")["damage_differences"]
+    assert found and all(any("other texts measured" in reason for reason in row["reasons"]) for row in found)
+    said = cwtool("compare", *runs, "--force").stdout
+    assert "although" in said and "other texts measured" in said.partition("although")[2]
+
+
+def test_runs_of_which_nothing_may_be_compared_end_with_the_reason_and_an_exit_code(cwtool: CommandLine) -> None:
+    weights = cwtool.json("run", *SHORT)["run_id"]
+    rows = cwtool.json("run", *SHORT, "--structure", "row", "--eval-limit", "6")["run_id"]
+    refused = cwtool.json("compare", weights, rows, rc=2)["error"]
+    assert "one by weight, the other by row" in refused["message"] and "--force" in refused["hint"]
+    assert all(row["reasons"] for row in cwtool.json("compare", weights, rows, "--force")["damage_differences"])

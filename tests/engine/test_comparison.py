@@ -19,7 +19,7 @@ from cwa_engine.records.comparison import rank_pairs
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import to_plain
 from tests.engine.conftest import TEXTS, wrap
-from tests.models import tiny_model
+from tests.models import tiny_model, tiny_tokenizer
 
 MANY = [f"{text} This is number {number} of its kind." for number in range(2) for text in TEXTS]
 OTHERS = [f"{text} It was written on day {number}, at noon." for number in range(2) for text in TEXTS]
@@ -269,11 +269,121 @@ def test_a_top_k_of_every_layer_has_chance_within_parameters_alone(llama: Any) -
     assert (row.rbo, row.kendall) == (None, None)
 
 
-def test_lists_of_other_things_are_not_compared(first: RunReport, llama: Any) -> None:
-    rows = analyzed(llama, structure="row", perturbations=[])
-    found = cwa.compare(first, rows)
+def test_lists_of_other_things_are_refused_and_their_damage_is_subtracted_by_force_alone(
+    first: RunReport, llama: Any
+) -> None:
+    only_ranked = analyzed(llama, structure="row", perturbations=[])
+    with pytest.raises(InvalidInput, match="one by weight, the other by row") as refused:
+        cwa.compare(first, only_ranked)
+    assert "--force" not in refused.value.hint
+    rows = analyzed(llama, structure="row")
+    with pytest.raises(InvalidInput, match="one by weight, the other by row") as refused:
+        cwa.compare(first, rows)
+    assert "--force" in refused.value.hint
+    found = cwa.compare(first, rows, force=True)
     assert not found.overlaps and not found.distances
-    assert any("one by weight, the other by row" in sentence for sentence in found.sentences)
+    assert {row.reasons for row in found.damage_differences} == {
+        ("the runs rank by structure: one by weight, the other by row",)
+    }
+    with pytest.raises(InvalidInput, match="the other by row"):
+        cwa.compare(first, only_ranked, force=True)
+
+
+def test_runs_with_nothing_in_common_are_refused(first: RunReport, llama: Any) -> None:
+    with pytest.raises(InvalidInput, match="they share no ranking"):
+        cwa.compare(first, analyzed(llama, metrics=["taylor"], perturbations=[]))
+
+
+def test_damage_on_other_texts_is_subtracted_by_force_with_the_reasons_beside_it(
+    first: RunReport, other_texts: RunReport
+) -> None:
+    found = cwa.compare(first, other_texts, metric="grad_x_weight", k=20, force=True)
+    (row,) = found.damage_differences
+    points = [
+        next(p for p in report.damage if (p.metric, p.k, p.selection) == ("grad_x_weight", 20, "critical"))
+        for report in (first, other_texts)
+    ]
+    halves = [point.delta_high - point.delta_nll for point in points]
+    assert row.difference == pytest.approx(points[0].delta_nll - points[1].delta_nll)
+    assert row.high - row.difference == pytest.approx(math.sqrt(halves[0] ** 2 + halves[1] ** 2))
+    assert not row.paired and row.unit == "nats per token"
+    assert any("other texts measured" in reason for reason in row.reasons)
+    said = next(
+        sentence for sentence in found.sentences if sentence.startswith("forced, although other texts measured")
+    )
+    assert f"{row.difference:+.4f}" in said and "as of unrelated texts" in said
+
+
+def test_another_dtype_is_a_reason_and_force_pairs_its_damage_text_by_text(
+    first: RunReport, other_metric: RunReport
+) -> None:
+    half = renamed(other_metric, model=dataclasses.replace(other_metric.model, dtype="bfloat16"))
+    assert cwa.compare(first, half).damage_differences == ()
+    forced = cwa.compare(first, half, force=True).damage_differences
+    assert {row.reasons for row in forced} == {("other dtype: float32 and bfloat16",)}
+    assert [(row.difference, row.low, row.high, row.paired) for row in forced] == [
+        (row.difference, row.low, row.high, True) for row in cwa.compare(first, other_metric).damage_differences
+    ]
+
+
+def test_models_with_other_tokenizers_are_compared_in_bits_per_byte_of_the_same_texts(
+    first: RunReport, llama: Any
+) -> None:
+    """The bytes are counted here: all of the measured texts but those of the first token, which has no prediction."""
+    words = _tokenizer_of_words()
+    other = cwa.analyze(dataclasses.replace(wrap(llama), tokenizer=words), texts=MANY, **ASKED)
+    (row,) = cwa.compare(first, other, metric="grad_x_weight", k=20).damage_differences
+    measured = MANY[1::2]
+    bits = []
+    for report, tokenizer in ((first, tiny_tokenizer()), (other, words)):
+        firsts = [tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids[0]) for text in measured]
+        scored = sum(len(text.encode()) for text in measured) - sum(map(len, firsts))  # byte-level: a sign a byte
+        rows = table(report, "evaluation.csv")
+        intact = sum(float(line["nll_sum"]) for line in rows if line["selection"] == "intact")
+        key = ("grad_x_weight", "20", "critical")
+        damaged = sum(float(line["nll_sum"]) for line in rows if (line["metric"], line["k"], line["selection"]) == key)
+        bits.append((damaged - intact) / math.log(2) / scored)
+    assert first.baseline.tokens != other.baseline.tokens
+    assert row.difference == pytest.approx(bits[0] - bits[1], rel=1e-6)
+    assert (row.unit, row.paired, row.reasons) == ("bits per byte", True, ())
+    assert row.low < row.difference < row.high
+
+
+def _tokenizer_of_words() -> Any:
+    """Byte-level as the usual one of tests, with other merges."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<|end|>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(MANY, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
+
+
+def test_texts_cut_by_other_tokenizers_end_at_other_places_and_are_compared_by_force_alone(llama: Any) -> None:
+    asked = {**ASKED, "seq_len": 12}
+    other_tokens = dataclasses.replace(wrap(llama), tokenizer=_tokenizer_of_words())
+    runs = [cwa.analyze(loaded, texts=MANY, **asked) for loaded in (wrap(llama), other_tokens)]
+    assert cwa.compare(*runs).damage_differences == ()
+    forced = cwa.compare(*runs, force=True).damage_differences
+    assert {row.unit for row in forced} == {"bits per byte"}
+    assert all("cut at 12 tokens" in " ".join(row.reasons) for row in forced)
+    assert "the tokenizers differ" in cwa.compare(*runs).pairs[0].other_weights
+
+
+def test_unrelated_texts_with_the_same_effect_differ_clearly_at_most_one_time_in_twenty() -> None:
+    rng, wrong, trials = np.random.default_rng(12), 0, 2000
+    for _ in range(trials):
+        ends = []
+        for texts in (16, 33):
+            tokens = rng.integers(20, 60, texts).astype(float)
+            ends.append(paired_delta(tokens * rng.lognormal(0, 0.8, texts), np.zeros(texts), tokens))
+        (one, low, _), (other, other_low, _) = ends
+        wrong += abs(one - other) > math.hypot(one - low, other - other_low)
+    assert wrong / trials <= 0.05
 
 
 def test_runs_of_early_versions_have_no_chance_level_and_no_depth_and_say_so(

@@ -107,6 +107,17 @@ async def test_another_ranking_and_another_pair_are_a_key_away(reports: dict[str
         await until(lambda: "the models differ in size" in " ".join(screen_text(app).split()))
 
 
+async def test_f_subtracts_damage_that_was_not_measured_alike_and_says_why_not(reports: dict[str, RunReport]) -> None:
+    async with comparing(reports["first"], reports["other texts"], size=(160, 48)) as (app, pilot):
+        await until(lambda: "no difference is given" in " ".join(screen_text(app).split()))
+        await pilot.press("1", "f")
+        await until(lambda: "no difference is given" not in " ".join(screen_text(app).split()))
+        await pilot.press("end")
+        await until(lambda: "forced, although" in screen_text(app) or "as of unrelated" in screen_text(app))
+        await pilot.press("f", "home")
+        await until(lambda: "no difference is given" in " ".join(screen_text(app).split()))
+
+
 async def test_models_of_other_sizes_are_compared_but_not_weight_by_weight(reports: dict[str, RunReport]) -> None:
     async with comparing(reports["first"], reports["other model"], size=(160, 48)) as (app, _):
         await until(lambda: "cannot be compared: the models differ in size" in " ".join(screen_text(app).split()))
