@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,22 @@ def test_lists_are_filtered_by_metric_ratio_and_condition(module_cwtool: Command
     assert listed("--ratio-above", str(ratios[least])) == [most]
     refused = module_cwtool("results", "list", "--where", "seeed = 7", rc=2)
     assert "did you mean 'seed'" in refused.stderr
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "query.md"
+EXAMPLES = [
+    line for line in DOCS.read_text().splitlines() if line.startswith(("cwtool results query", "cwtool results list"))
+]
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_an_example_of_the_docs_is_answered(
+    line: str, module_cwtool: CommandLine, runs: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "figure-2.sql").write_text("SELECT 1 FROM runs")
+    typed = line.removeprefix("cwtool ").replace("~/published", str(module_cwtool.home / "runs"))
+    if "<" in typed.split('"')[0]:  # the pipe of a shell
+        assert len(shlex.split(typed)) == 5
+        return
+    done = module_cwtool(*shlex.split(typed))
+    assert done.stdout and not done.stderr.startswith("Error")

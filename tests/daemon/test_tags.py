@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,7 +32,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def add(store: Store, run_id: str, ratio: float | None = None, **spec: object) -> str:
+def add(store: Store, run_id: str, ratio: float | None = None, **spec: Any) -> str:
     store.add_job(
         run_id=run_id, kind="run", state="done", spec=RunSpec(model="gpt2", **spec).model_dump(mode="json"), command="",
         device="cpu", client_key=f"key-of-{run_id}", created=1.0, started=1.0, finished=2.0,
@@ -41,9 +42,9 @@ def add(store: Store, run_id: str, ratio: float | None = None, **spec: object) -
     return run_id
 
 
-def found(store: Store, **query: object) -> list[str]:
-    page = store.page(JobQuery(**query))  # type: ignore[arg-type]
-    assert store.total(JobQuery(**query)) == len(page)  # type: ignore[arg-type]
+def found(store: Store, **query: Any) -> list[str]:
+    page = store.page(JobQuery(**query))
+    assert store.total(JobQuery(**query)) == len(page)
     return [job.run_id for job in page]
 
 
