@@ -29,6 +29,7 @@ FORMAT = 1  # of the cache, beside its columns and the version of cwtool
 MEMORY = "2GB"  # that a query may take
 MARKS = {"tags": f"{TEXT}[]", "note": TEXT, "studies": f"{TEXT}[]"}  # columns of `runs` that a run folder does not have
 _SELECTS = ("SELECT", "MULTI")  # types of statements; PIVOT is a MULTI
+_ABOUT_STUDIES = re.compile(r"\bstudies\b|(?<!\()\*", re.IGNORECASE)  # count(*) is not
 _LIST = "`cwtool results query --tables` lists tables and columns"
 
 
@@ -94,7 +95,7 @@ def query(
         found = _up_to_date(connection, folder, asked, say, stack) if runs or folder.is_dir() else UpToDate({}, ())
         for table in {RUNS.name, *asked, *found.parts}:  # one that the SQL does not name in so many words is not there
             _make_view(connection, table, found)
-        _add_marks(connection, marks or {}, _studies_of_runs(say) if re.search(r"\bstudies\b|\*", sql) else {})
+        _add_marks(connection, marks or {}, _studies_of_runs(say) if _ABOUT_STUDIES.search(sql) else {})
         _lock(connection, [part.batch.source for parts in found.parts.values() for part in parts])
         with _explained():
             cursor = connection.execute(sql)

@@ -535,3 +535,16 @@ def test_every_error_is_one_of_cwtool(runs: Path, written: Path) -> None:
     for sql in ("SELECT list(i) FROM range(500000000) t(i)", "SELECT error('no')"):
         with pytest.raises(CwaError):
             query(sql)
+
+
+def test_a_number_that_no_column_holds_leaves_that_run_out_alone(runs: Path, written: Path) -> None:
+    add_run(runs, "a", written)
+    folder = add_run(runs, "b", written)
+    plain = json.loads((folder / "summary.json").read_text())
+    plain["model"]["parameters"] = 2**70
+    (folder / "summary.json").write_text(json.dumps(plain))
+    seal(folder)
+    for _ in range(2):
+        found = query("SELECT run_id, count(*) FROM runs JOIN verdicts USING (run_id) GROUP BY 1")
+        assert [row[0] for row in found.rows] == ["a"]
+        assert [run.folder for run in found.left_out] == ["b"] and "runs cannot be read" in found.left_out[0].reason
