@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cwa_daemon.protocol import JobPage, JobQuery, JobView
 
 PAGE = 1000  # jobs in one reply
-KINDS = ("run", "load", "plan", "inspect")
+KINDS = ("run", "load", "plan", "pull", "inspect")
 SORTS = ("created", "finished", "model", "state", "took", "ratio")
 _BY_NAME = ("model", "state")  # sorted from a to z; the others latest or largest first
 
