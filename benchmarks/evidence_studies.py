@@ -77,7 +77,7 @@ def _told_apart(kinds: int, each: int, apart: float, times: int = 200) -> float:
             middle = 0.5 + apart * (kind / (kinds - 1) - 0.5)
             for _ in range(each):
                 share = float(np.clip(rng.normal(middle, 0.05), 0.05, 0.95))
-                counts.append(rng.multinomial(100, [share, *[(1 - share) / 3] * 3]))
+                counts.append(rng.multinomial(100, [share, *[(1 - share) / 3] * 3]).tolist())
                 labels.append(str(kind))
         distances = np.array([[share_distance(one, other).distance for other in counts] for one in counts])
         told += within_between(distances, labels).p_value <= 0.05

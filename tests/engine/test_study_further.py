@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
         metric = "given" if self.spec.weights else "grad_x_weight"
         asked = {"metrics": [], "weights": TOP, "topk": [3]} if self.spec.weights else {"tops": {metric: TOP}}
         planted = Planted(metric, 3, delta=0.5)
-        return planted_run(self.spec.model, damage=[planted], run_id=f"20260101-000000-{self.run_id}", **asked)  # type: ignore[arg-type]
+        return planted_run(self.spec.model, damage=[planted], run_id=f"20260101-000000-{self.run_id}", **asked)
 
     monkeypatch.setattr(fake_runner.FakeRun, "report", found)
     texts = tmp_path / "texts.txt"
