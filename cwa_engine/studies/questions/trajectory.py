@@ -193,7 +193,7 @@ def _less(
         return None
     rows: Iterator[DamageDifference] = damage_differences(trajectory.last, report, group.metric, group.k)
     row = next((row for row in rows if row.perturbation == group.perturbation and row.paired), None)
-    return row and widened((row.difference, row.low, row.high), comparisons)
+    return widened((row.difference, row.low, row.high), comparisons) if row else None
 
 
 def _by_chance(row: RankingOverlap) -> tuple[float | None, float | None]:
