@@ -9,7 +9,7 @@ In a notebook or script:
     report.save("results/gpt2")
 
 `cwa.wrap` takes a model that is in memory, `cwa.open_run` reads what a run has written, `cwa.compare` puts runs beside each
-other, `cwa.LocalRunner` runs many specs.
+other, `cwa.query` asks SQL of all of them, `cwa.LocalRunner` runs many specs, `cwa.run_study` a `cwa.Study`.
 All errors are `cwa.CwaError`s, with a `hint` what to do next.
 
 Nothing is imported before it is used: importing this package costs neither torch nor numpy nor pydantic. It knows nothing
@@ -31,14 +31,20 @@ _MODULES = {
     "Comparison": "records.compared",
     "LoadedModel": "models.loading",
     "LocalRunner": "local_runner",
+    "QueryAnswer": "queries.asking",
     "RunHandle": "runner",
     "RunReport": "records.run_report",
     "RunSpec": "spec",
+    "RunState": "runner",
     "Runner": "runner",
+    "Study": "studies.study",
+    "StudyReport": "studies.report",
     "analyze": "notebook",
     "compare": "records.comparison",
     "load_model": "models.loading",
     "open_run": "records.run_report",
+    "query": "queries.asking",
+    "run_study": "studies.notebook",
     "wrap": "models.in_memory",
 }
 

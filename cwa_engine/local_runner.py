@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Condition
@@ -11,36 +13,83 @@ from threading import Event as Flag
 from types import TracebackType
 
 from cwa_engine.base.cancellation import cancellable
-from cwa_engine.base.errors import Cancelled
+from cwa_engine.base.errors import Cancelled, CwaError, InvalidInput, NotFound, RunFailed
 from cwa_engine.base.events import Event
+from cwa_engine.base.files import write_whole
 from cwa_engine.local_run import load_for, run_here
+from cwa_engine.records.checksums import check_run
 from cwa_engine.records.run_id import new_run_id
-from cwa_engine.records.run_report import RunReport
-from cwa_engine.runner import RunHandle
+from cwa_engine.records.run_report import RunReport, open_run
+from cwa_engine.runner import RunHandle, RunState
 from cwa_engine.spec import RunSpec
+
+KEYS = ".keys"  # folder of files that are named by a key and hold the id of the run that was begun under it
 
 
 class LocalRunner:
     """Runs specs in this process, one after the other, in a thread. With `folder` it writes run folders there.
 
+    A key that was asked for before gives the same run, also that of an earlier process whose folder is there.
+
     with LocalRunner(folder="results") as runner:
         print(runner.submit(RunSpec(model="gpt2", topk=(10,))).report().verdicts)
     """
 
+    elsewhere = False
+
     def __init__(self, folder: str | Path | None = None) -> None:
         self._folder = Path(folder) if folder is not None else None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cwtool run")
-        self._handles: list[_LocalRun] = []
+        self._handles: dict[str, _LocalRun] = {}  # by run id
+        self._keys: dict[str, str] = {}  # key -> run id
 
-    def submit(self, spec: RunSpec) -> RunHandle:
-        handle = _LocalRun(spec, self._folder)
-        self._handles.append(handle)
+    @property
+    def where(self) -> str:
+        return str(self._folder.absolute()) if self._folder else f"the memory of process {os.getpid()}"
+
+    def submit(self, spec: RunSpec, key: str | None = None) -> RunHandle:
+        if key is not None and (known := self._known(key)):
+            return known
+        handle = _LocalRun(spec, self._folder, key)
+        self._handles[handle.run_id] = handle
+        if key is not None:
+            self._keys[key] = handle.run_id
         self._thread.submit(handle.work)
         return handle
 
+    def attach(self, run_id: str) -> RunHandle:
+        if run_id in self._handles:
+            return self._handles[run_id]
+        if self._folder and run_id and "/" not in run_id and (self._folder / run_id).is_dir():
+            return _FinishedRun(self._folder / run_id)
+        raise NotFound(f"there is no run {run_id} here", hint="it was not finished, or its folder was removed")
+
+    def states(self, run_ids: Sequence[str]) -> Mapping[str, RunState]:
+        found = {}
+        for run_id in run_ids:
+            try:
+                found[run_id] = self.attach(run_id).state()
+            except NotFound:
+                continue
+        return found
+
+    def wait_for_room(self) -> None:
+        """There is always room."""
+
+    def _known(self, key: str) -> RunHandle | None:
+        """The run of a key; None for one that was never asked for, or whose process ended before its run did."""
+        if key in self._keys:
+            return self._handles[self._keys[key]]
+        if self._folder is None:
+            return None
+        try:
+            return self.attach(_key_file(self._folder, key).read_text("utf-8"))
+        except (OSError, ValueError, NotFound):
+            return None
+
     def close(self) -> None:
         """Cancel what has not ended, and wait until the thread has ended."""
-        for handle in self._handles:
+        for handle in self._handles.values():
             handle.cancel()
         self._thread.shutdown()
 
@@ -56,10 +105,13 @@ class LocalRunner:
 class _LocalRun:
     """A run in this process: `work` is called in the thread, all else in those of whoever waits for it."""
 
-    def __init__(self, spec: RunSpec, folder: Path | None) -> None:
+    def __init__(self, spec: RunSpec, folder: Path | None, key: str | None) -> None:
         self._run_id = new_run_id(spec.model)
         self._spec = spec
         self._folder = folder
+        self._key = key
+        self._created = time.time()
+        self._began = False
         self._cancelled = Flag()
         self._changed = Condition()
         self._events: list[Event] = []  # guarded, as all below, by `_changed`
@@ -92,12 +144,28 @@ class _LocalRun:
         assert outcome is not None
         raise outcome
 
+    def state(self) -> RunState:
+        with self._changed:
+            outcome = self._outcome
+            if isinstance(outcome, RunReport):
+                return RunState("done", self._created)
+            if isinstance(outcome, Cancelled):
+                return RunState("cancelled", self._created, outcome)
+            if outcome is not None:
+                return RunState("failed", self._created, _as_cwa_error(outcome))
+            return RunState("running" if self._began else "queued", self._created)
+
+    def altered(self) -> tuple[str, ...]:
+        return _altered(self._folder / self._run_id) if self._folder else ()
+
     def cancel(self) -> None:
         self._cancelled.set()
 
     def work(self) -> None:
         """Run, and keep how it ended."""
         outcome: RunReport | BaseException
+        with self._changed:
+            self._began = True
         try:
             outcome = self._run()
         except BaseException as error:  # whoever asks for the report hears of it
@@ -108,6 +176,10 @@ class _LocalRun:
 
     def _run(self) -> RunReport:
         self._check_cancelled()
+        if self._key and self._folder:
+            _keep_key(
+                self._folder, self._key, self._run_id
+            )  # before the run: whoever is killed right after it has both
         with cancellable(self._check_cancelled):
             report = run_here(
                 self._spec,
@@ -127,3 +199,53 @@ class _LocalRun:
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
             raise Cancelled("the run was cancelled")
+
+
+class _FinishedRun:
+    """A run of an earlier process, by its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder
+
+    @property
+    def run_id(self) -> str:
+        return self._path.name
+
+    def events(self) -> Iterator[Event]:
+        """None: what it said is in its log."""
+        return iter(())
+
+    def state(self) -> RunState:
+        return RunState("done", self._path.stat().st_mtime)
+
+    def report(self) -> RunReport:
+        return open_run(self._path)
+
+    def altered(self) -> tuple[str, ...]:
+        return _altered(self._path)
+
+    def cancel(self) -> None:
+        """It has ended."""
+
+
+def _altered(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        raise NotFound(f"there is no run {folder.name} here", hint="its folder was removed")
+    return tuple(check_run(folder).altered)
+
+
+def _as_cwa_error(error: BaseException) -> CwaError:
+    return error if isinstance(error, CwaError) else RunFailed(f"{type(error).__name__}: {error}")
+
+
+def _key_file(folder: Path, key: str) -> Path:
+    if not key.isalnum():
+        raise InvalidInput(f"{key!r:.80} is no key of a run", hint="a key has letters and digits alone")
+    return folder / KEYS / key
+
+
+def _keep_key(folder: Path, key: str, run_id: str) -> None:
+    """Write down which run was begun under a key."""
+    path = _key_file(folder, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, run_id.encode())

@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from cwa_daemon.client import AsyncClient, Settings
+from cwa_daemon.client import AsyncClient, Client, DaemonRunner, Settings
 from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.records.run_id import short_id
+from cwa_engine.runner import Runner
 from cwa_tui.form.draft import Draft
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.screens.form_doors import FormDoors
@@ -18,10 +19,11 @@ from cwa_tui.screens.help import HelpScreen
 from cwa_tui.screens.home import HomeScreen
 from cwa_tui.screens.new_run import NewRunScreen
 from cwa_tui.screens.run import RunScreen
+from cwa_tui.screens.studies import StudiesScreen
 from cwa_tui.screens.weight import WeightScreen
 from cwa_tui.store.plan_job import made_plan
 from cwa_tui.store.preferences import PreferenceFile
-from cwa_tui.store.session import Connect, DaemonClient, Pace, Session
+from cwa_tui.store.session import Connect, DaemonClient, Pace, RunnerOf, Session
 from cwa_tui.store.state import TuiStore
 from cwa_tui.terminal.notices import Endings, ending
 from cwa_tui.terminal.over_ssh import is_over_ssh
@@ -45,16 +47,18 @@ class CwtoolApp(TerminalApp):
         preferences: PreferenceFile | None = None,
         host: str = "",
         ascii: bool | None = None,
+        runner: RunnerOf | None = None,
     ) -> None:
         super().__init__(preferences or PreferenceFile(), ascii)
         self._host = host  # of a daemon on another machine
-        self.session = Session(connect, pace or Pace(), TuiStore(clock))
+        self.session = Session(connect, pace or Pace(), TuiStore(clock), runner or runner_on)
         self._endings = Endings()
         self._seen = -1  # version of the store that was looked at for runs that have ended
+        self._last_screen = self.preferences.now.last_screen  # to show again
 
     def on_mount(self) -> None:
         self.push_screen(HomeScreen(self.session, self.preferences))
-        self.set_interval(self.session.pace.redraw_s, self._tell_of_ends)
+        self.set_interval(self.session.pace.redraw_s, self._look_at_store)
         self.run_worker(self.session.keep_up(self._explain), group="session")
 
     async def on_unmount(self) -> None:
@@ -64,12 +68,26 @@ class CwtoolApp(TerminalApp):
         if isinstance(self.screen, StoreScreen):
             self.screen.explain(error)
 
-    def _tell_of_ends(self) -> None:
-        """Tell of runs that were started or watched here and have ended."""
+    def _look_at_store(self) -> None:
         store = self.session.store
-        if store.version == self._seen:
+        if store.version != self._seen:
+            self._seen = store.version
+            self._tell_of_ends(store)
+            if store.job_list.jobs and self._last_screen:
+                self._show_last_screen(store)
+
+    def _show_last_screen(self, store: TuiStore) -> None:
+        """Show what was on screen when the interface was left, unless it is gone or the user is elsewhere already."""
+        (kind, shown), self._last_screen = self._last_screen, ()
+        if not isinstance(self.screen, HomeScreen):
             return
-        self._seen = store.version
+        if kind == "study":
+            self.open_study(shown)
+        elif store.job(shown):
+            self.open_run(shown)
+
+    def _tell_of_ends(self, store: TuiStore) -> None:
+        """Tell of runs that were started or watched here and have ended."""
         for job in self._endings.since_last_look(store.job, self.session.watched, self.session.started):
             self.notify(ending(job), severity="error" if job.state == "failed" else "information", markup=False)
             self.tell_elsewhere(ending(job))
@@ -82,6 +100,7 @@ class CwtoolApp(TerminalApp):
     # what screens ask for, see `Navigation`
 
     def open_run(self, run_id: str) -> None:
+        self.preferences.change(last_screen=("run", run_id))
         self.push_screen(RunScreen(self.session, self.preferences, run_id))
 
     def open_weight(self, run_id: str, metric: str, place: int) -> None:
@@ -91,6 +110,15 @@ class CwtoolApp(TerminalApp):
         from cwa_tui.screens.compare import CompareScreen  # numpy comes with it: 0.1 s and 11 MB
 
         self.push_screen(CompareScreen(self.session, self.preferences, run_ids))
+
+    def open_studies(self) -> None:
+        self.push_screen(StudiesScreen(self.session, self.preferences))
+
+    def open_study(self, study_id: str) -> None:
+        from cwa_tui.screens.study import StudyScreen  # numpy comes with its figure
+
+        self.preferences.change(last_screen=("study", study_id))
+        self.push_screen(StudyScreen(self.session, self.preferences, study_id))
 
     def open_form(self, like: JobView | None) -> None:
         store, host = self.session.store, self._host
@@ -126,6 +154,12 @@ def run(settings: Settings | None = None, ascii: bool | None = None, mouse: bool
     host = (settings or Settings()).host or ""
     pace = Pace(poll_s=2.0) if is_over_ssh(os.environ) else Pace()
     CwtoolApp(connector(settings), pace=pace, host=host, ascii=ascii).run(mouse=mouse)
+
+
+def runner_on(client: DaemonClient) -> Runner:
+    """Runs specs on the daemon of a connected client, for threads beside the running loop."""
+    assert isinstance(client, AsyncClient)
+    return DaemonRunner(Client.beside(client))
 
 
 def connector(settings: Settings | None) -> Connect:

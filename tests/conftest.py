@@ -26,6 +26,7 @@ from cwa_daemon.base.address import running_pid
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import Client, stop_daemon
 from tests.command_server import CommandServer
+from tests.ladder.models import ladder_cache
 from tests.models import hub_cache
 
 COLUMNS = "100"
@@ -73,6 +74,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face home whose cache holds small models under the names of real ones."""
     home = tmp_path_factory.mktemp("huggingface")
     hub_cache(home / "hub", STAND_INS)
+    return home
+
+
+@pytest.fixture(scope="session")
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face home whose cache holds small trained models under the names of real ones."""
+    home = tmp_path_factory.mktemp("ladder")
+    ladder_cache(home / "hub")
     return home
 
 

@@ -79,24 +79,29 @@ def save_tiny(family: str, folder: Path, seed: int = 0) -> Path:
 
 
 def hub_cache(cache: Path, repositories: Mapping[str, str]) -> None:
-    """A Hugging Face cache that holds `repositories` (Hub id -> family): blobs, snapshots of links to them, refs.
+    """A Hugging Face cache that holds small models as `repositories` (Hub id -> family)."""
+    for seed, (repo, family) in enumerate(repositories.items()):
+        with tempfile.TemporaryDirectory() as scratch:
+            cached_repository(cache, repo, save_tiny(family, Path(scratch), seed))
+
+
+def cached_repository(cache: Path, repo: str, folder: Path, revision: str = "main") -> None:
+    """Put a model's folder into a Hugging Face cache as a revision: blobs, a snapshot of links to them, a ref.
 
     As the Hub has it, blobs of weights are named by their sha256, all others by the hash that git gives them.
     """
-    for seed, (repo, family) in enumerate(repositories.items()):
-        folder = cache / f"models--{repo.replace('/', '--')}"
-        commit = hashlib.sha1(repo.encode()).hexdigest()
-        snapshot, blobs = folder / "snapshots" / commit, folder / "blobs"
-        for made in (snapshot, blobs, folder / "refs"):
-            made.mkdir(parents=True)
-        (folder / "refs" / "main").write_text(commit)
-        with tempfile.TemporaryDirectory() as scratch:
-            for path in sorted(save_tiny(family, Path(scratch), seed).iterdir()):
-                content = path.read_bytes()
-                git_hash = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-                blob = blobs / (hashlib.sha256(content).hexdigest() if path.suffix == ".safetensors" else git_hash)
-                blob.write_bytes(content)
-                (snapshot / path.name).symlink_to(Path("../../blobs") / blob.name)
+    repository = cache / f"models--{repo.replace('/', '--')}"
+    commit = hashlib.sha1((repo if revision == "main" else f"{repo}@{revision}").encode()).hexdigest()
+    snapshot, blobs = repository / "snapshots" / commit, repository / "blobs"
+    for made in (snapshot, blobs, repository / "refs"):
+        made.mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / revision).write_text(commit)
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        git_hash = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        blob = blobs / (hashlib.sha256(content).hexdigest() if path.suffix == ".safetensors" else git_hash)
+        blob.write_bytes(content)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / blob.name)
 
 
 def truncate(path: Path) -> None:

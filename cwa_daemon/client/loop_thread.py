@@ -42,6 +42,22 @@ class LoopThread:
         self._loop.close()
 
 
+class RunningLoop:
+    """The loop of a program that awaits, for its threads: they wait for results, and the loop itself must not."""
+
+    closed = False
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the coroutine gives."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self) -> None:
+        """Nothing: the loop is the program's."""
+
+
 async def _cancel_others() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,8 +12,8 @@ from cwa_daemon.base.settings import Settings
 from cwa_daemon.client.answers import Result, Stopped
 from cwa_daemon.client.async_client import AsyncClient
 from cwa_daemon.client.fetching import RunFiles
-from cwa_daemon.client.loop_thread import LoopThread
-from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Pruned, Sample, StatusView
+from cwa_daemon.client.loop_thread import LoopThread, RunningLoop
+from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Marks, Pruned, Sample, StatusView
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.checksums import read_checked
 from cwa_engine.spec import RunSpec
@@ -27,7 +28,7 @@ T = TypeVar("T")
 class Client:
     """As `AsyncClient`, for programs that do one thing at a time; also in a notebook, whose own event loop runs already."""
 
-    def __init__(self, loop: LoopThread, client: AsyncClient) -> None:
+    def __init__(self, loop: LoopThread | RunningLoop, client: AsyncClient) -> None:
         self._loop = loop
         self._client = client
 
@@ -40,6 +41,11 @@ class Client:
         except BaseException:
             loop.close()
             raise
+
+    @classmethod
+    def beside(cls, client: AsyncClient) -> Client:
+        """The same connection for threads of a program whose running loop `client` is on; that closes it."""
+        return cls(RunningLoop(asyncio.get_running_loop()), client)
 
     def __enter__(self) -> Client:
         return self
@@ -68,8 +74,10 @@ class Client:
         """Which daemon this is, in words."""
         return self._client.where
 
-    def submit(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
-        return self._run(self._client.submit(spec, command, options))
+    def submit(
+        self, spec: RunSpec, command: str = "", options: JobOptions | None = None, client_key: str | None = None
+    ) -> str:
+        return self._run(self._client.submit(spec, command, options, client_key))
 
     def submit_again(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         return self._run(self._client.submit_again(spec, command, options))
@@ -112,6 +120,12 @@ class Client:
 
     def list_jobs(self, query: JobQuery | None = None) -> JobPage:
         return self._run(self._client.list_jobs(query))
+
+    def mark(self, run_id: str, add: Sequence[str] = (), remove: Sequence[str] = (), note: str | None = None) -> Marks:
+        return self._run(self._client.mark(run_id, add, remove, note))
+
+    def marks(self) -> dict[str, Marks]:
+        return self._run(self._client.marks())
 
     def pause(self, run_id: str | None = None) -> list[str]:
         return self._run(self._client.pause(run_id))

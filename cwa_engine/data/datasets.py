@@ -80,6 +80,22 @@ def dataset_texts(
     They are in `column` if given, else in the column with the first usual name, else in the only column of strings.
     Raises DataError.
     """
+    found, chosen = _column_of(name, column, emit)
+    cells = ((f"'{chosen}' in row {number}", row[chosen]) for number, row in enumerate(found, start=1))
+    return cell_texts(f"dataset {name}", cells, tally or Tally())
+
+
+def joined_rows(name: str, separator: str = "\n\n", column: str | None = None) -> str:
+    """All rows of the split as one text, blank rows among them: how perplexities of WikiText are usually measured.
+
+    Raises DataError as `dataset_texts` does.
+    """
+    found, chosen = _column_of(name, column, ignore)
+    return separator.join(row[chosen] or "" for row in found)
+
+
+def _column_of(name: str, column: str | None, emit: Emit) -> tuple[Any, str]:
+    """The split with its column of texts alone, and the name of that column."""
     try:
         import datasets
     except ImportError as error:
@@ -100,9 +116,7 @@ def dataset_texts(
         name for name, kind in found.features.items() if getattr(kind, "dtype", "") in ("string", "large_string")
     ]
     chosen = choose_column(f"dataset {name}", list(found.features), strings, column, lambda text: emit(Note(text)))
-    rows = enumerate(found.select_columns(chosen), start=1)
-    cells = ((f"'{chosen}' in row {number}", row[chosen]) for number, row in rows)
-    return cell_texts(f"dataset {name}", cells, tally or Tally())
+    return found.select_columns(chosen), chosen
 
 
 def _load(datasets: Any, wanted: DatasetName, token: str | bool) -> Any:

@@ -101,11 +101,13 @@ class RunSummary:
 
         Where none was compared, the largest; None for a run without damage.
         """
-        sets = [group for group in self.damage if group.critical]
-        if not sets:
-            return None
-        first = [group for group in sets if group.metric == sets[0].metric]
-        return max([group for group in first if group.controls] or first, key=lambda group: group.k)
+        first = next((group.metric for group in self.damage if group.critical), None)
+        return None if first is None else self.headline_of(first)
+
+    def headline_of(self, metric: str) -> DamageSummary | None:
+        """The same of another metric; None where nothing that it ranked was damaged."""
+        sets = [group for group in self.damage if group.critical and group.metric == metric]
+        return max([group for group in sets if group.controls] or sets, key=lambda group: group.k, default=None)
 
     @property
     def separations(self) -> tuple[Separation, ...]:

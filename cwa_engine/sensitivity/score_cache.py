@@ -7,7 +7,6 @@ absent, and a folder that cannot be written only makes the next run slower.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import torch
 import transformers
 
 from cwa_engine.base.files import write_whole
+from cwa_engine.base.source_code import code_sha256
 from cwa_engine.base.version import __version__
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.rows import Ranking, Spike, TopWeight
@@ -98,11 +98,3 @@ def score_keys(run: RunContext, sequences: Sequence[TokenSequence], labels: Sequ
     }
     shared = json.dumps(inputs, sort_keys=True)
     return {label: hashlib.sha256(f"{label} {shared}".encode()).hexdigest() for label in labels}
-
-
-@functools.cache
-def code_sha256() -> str:
-    """Hash of the engine's source: another version of a formula is another score."""
-    root = Path(__file__).parents[1]
-    sources = [path.relative_to(root).as_posix().encode() + path.read_bytes() for path in sorted(root.rglob("*.py"))]
-    return hashlib.sha256(b"\0".join(sources)).hexdigest()

@@ -153,8 +153,8 @@ def _unit(law: str, sizes: Sequence[int]) -> float:
 
 def _solve(design: Array, log_values: Array, covariance: Array) -> tuple[Array, Array, float]:
     """Generalised least squares: (coefficients, their covariance, weighted sum of squared residuals)."""
-    weights = np.linalg.inv(covariance)
-    spread: Array = np.linalg.inv(design.T @ weights @ design)
+    weights: Array = np.linalg.inv(covariance).astype(np.float64)
+    spread: Array = np.linalg.inv(design.T @ weights @ design).astype(np.float64)
     beta: Array = spread @ design.T @ weights @ log_values
     rest = log_values - design @ beta
     return beta, spread, float(rest @ weights @ rest)

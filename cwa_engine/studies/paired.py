@@ -132,8 +132,10 @@ def log_covariance(members: Sequence[TextChanges]) -> Array | None:
 
 
 def _logs(member: TextChanges) -> Array | None:
+    if len(member.changes) < 2 or not np.isfinite(member.changes).all():
+        return None
     without = member.left_out
-    if len(without) < 2 or not np.isfinite(without).all() or min(without.min(), member.total) <= 0:
+    if min(without.min(), member.total) <= 0:
         return None
     logs: Array = np.log(without)
     return logs

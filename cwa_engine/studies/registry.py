@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from cwa_engine.base.errors import InvalidInput, did_you_mean
 from cwa_engine.studies import questions
 from cwa_engine.studies.answer import Answer, StudyQuestion, StudyRun
+from cwa_engine.studies.study import Study
 
 
 def _questions() -> Iterator[StudyQuestion]:
@@ -35,3 +36,17 @@ def study_question(name: str) -> StudyQuestion:
 def answered(question: str, runs: Sequence[StudyRun]) -> Answer:
     """The answer that these runs give."""
     return study_question(question).answer(runs)
+
+
+def with_needs(study: Study) -> Study:
+    """The study with what its question's runs need under the user's own values; that again is the same.
+
+    Raises InvalidInput for a question that there is not, and for a study that cannot answer it.
+    """
+    if not study.question:
+        return study
+    question = study_question(study.question)
+    needed = {name: value for name, value in question.run.items() if name not in study.grid}
+    whole = Study(question=study.question, name=study.name, run={**needed, **study.run}, grid=study.grid)
+    question.check(whole)
+    return whole

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from cwa_engine.records.compared import Comparison
     from cwa_engine.records.run_report import RunReport
-    from cwa_tui.cli.lines import LineTable
-    from cwa_tui.tables.comparison import ViewTable
 
 app = typer.Typer()
 Runs = Annotated[
@@ -89,18 +87,19 @@ def comparison_report(found: Comparison) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
+    from cwa_tui.cli.lines import as_lines
     from cwa_tui.tables import comparison as view
     from cwa_tui.text.visible import words
 
-    parts: list[RenderableType] = [_table(view.runs_table(found))]
+    parts: list[RenderableType] = [as_lines(view.runs_table(found))]
     parts += ["", words(found.differing, "bold"), *(_listed(sentence) for sentence in found.sentences)]
-    parts += ["", _table(view.differences_table(found))] if found.differences else []
+    parts += ["", as_lines(view.differences_table(found))] if found.differences else []
     for metric in view.metrics_of(found):
         parts += ["", words(view.ranking_name(metric), "bold underline")]
         tables = [view.overlaps_table(found, metric)]
         tables += [view.levels_table(found, metric, name) for name in view.perturbations_of(found, metric)]
         tables += [view.paired_table(found, metric), *view.profile_tables(found, metric)]
-        parts += [part for table in tables if table.rows for part in (_table(table), "")]
+        parts += [part for table in tables if table.rows for part in (as_lines(table), "")]
     refused = not found.forced and any(pair.damage.reasons or pair.other_settings for pair in found.pairs)
     return Group(*parts, *(Text(note, style="dim") for note in (*_NOTES, *([_FORCE] if refused else []))))
 
@@ -126,24 +125,3 @@ def _listed(sentence: str) -> RenderableType:
     line = Table.grid(padding=(0, 1))
     line.add_row("·", words(sentence))
     return Padding(line, (0, 0, 0, 1))
-
-
-def _table(table: ViewTable) -> LineTable:
-    """The table with one line a row, in the width that there is."""
-    from cwa_tui.cli.lines import Field, LineTable, Row
-
-    fields = [
-        Field(
-            column.label or " ",
-            least=min(column.width, 10) if column.most else 0,
-            cut=column.cut,
-            optional=column.optional,
-            right=column.right,
-        )
-        for column in table.columns
-    ]
-    rows = []
-    for row in table.rows:
-        cells = {column.label or " ": row.cells.get(column.key, "") for column in table.columns}
-        rows.append(Row(cells, dict.fromkeys(cells, row.style)))
-    return LineTable(fields, rows, title=table.title)

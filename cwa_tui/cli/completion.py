@@ -32,11 +32,11 @@ def of_option(entry: OptionField) -> Completion | None:
 
 def models(incomplete: str) -> list[Value]:
     """Models of the guide, on disk, and those that commands have named."""
-    from cwa_engine.guide.catalog import CATALOG
+    from cwa_engine.guide.catalog import catalog
     from cwa_tui.cli.remembered import remembered
 
     found: dict[str, str] = {}
-    for entry in CATALOG:
+    for entry in catalog():
         said = f"{entry.family}, {entry.parameters_m:g} M weights"
         found |= {name: said for name in (entry.alias, entry.name) if name}
     found |= dict.fromkeys(_on_disk(), "on disk")
@@ -59,6 +59,43 @@ def run_ids(incomplete: str) -> list[Value]:
 def finished_run_ids(incomplete: str) -> list[Value]:
     """Run ids of finished runs."""
     return [value for value in run_ids(incomplete) if "done" in value[1].split()]
+
+
+def study_ids(incomplete: str) -> list[Value]:
+    """Ids of studies; where none begins like this, ends that do."""
+    from cwa_engine.base.places import state_folder
+    from cwa_engine.records.run_id import short_id
+
+    try:
+        found = sorted(_names_in(str(state_folder() / "studies")), reverse=True)
+    except CwaError:
+        return []
+    ids = [name for name in found if not name.startswith(".")]
+    whole: list[Value] = [name for name in ids if name.startswith(incomplete)]
+    return whole or [(short_id(name), name) for name in ids if short_id(name).startswith(incomplete)]
+
+
+def study_questions(incomplete: str) -> list[Value]:
+    """What studies ask."""
+    from cwa_engine.studies.registry import STUDY_QUESTIONS
+
+    return _beginning([(name, question.asks) for name, question in STUDY_QUESTIONS.items()], incomplete)
+
+
+def grid_fields(incomplete: str) -> list[Value]:
+    """`dtype=`: options that may be a dimension of a grid."""
+    from cwa_engine.options import option_fields
+    from cwa_engine.spec import RunSpec
+
+    entries = option_fields(RunSpec).values()
+    return _beginning([(f"{entry.field}=", entry.option.help) for entry in entries], incomplete)
+
+
+def claims(incomplete: str) -> list[Value]:
+    """Ids of published claims."""
+    from cwa_engine.claims.table import published_claims
+
+    return _beginning([(claim.id, claim.title) for claim in published_claims()], incomplete)
 
 
 def hosts(incomplete: str) -> list[Value]:

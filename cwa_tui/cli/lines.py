@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from cwa_engine.records.run_id import short_id
 from cwa_tui.tables.columns import PADDING, Column, Cut, fit, shorten
+from cwa_tui.tables.rows import ViewTable
 from cwa_tui.text.visible import visible
 
 RUN_ID = "run id"  # key of the column of run ids, which are whole or short, and never cut
@@ -54,6 +56,36 @@ class LineTable:
         for line in (*_headings(self.title, "bold"), *shown, *_headings(self.caption, "dim italic")):
             line.truncate(room, overflow="ellipsis")  # where not even the least of all columns fits
             yield Text(no_wrap=True, overflow="ignore").append_text(line)
+
+
+def as_lines(table: ViewTable, caption: str = "") -> LineTable:
+    """A view's table with one line a row, without the columns that a face shows only where they are asked for."""
+    columns = [column for column in table.columns if not column.hidden]
+    fields = [
+        Field(
+            column.label or " ",
+            least=min(column.width, 10) if column.most else 0,
+            cut=column.cut,
+            optional=column.optional,
+            right=column.right,
+        )
+        for column in columns
+    ]
+    rows = [
+        Row(
+            {column.label or " ": row.cells.get(column.key, "") for column in columns},
+            {column.label or " ": row.cell_style(column.key) for column in columns},
+        )
+        for row in table.rows
+    ]
+    return LineTable(fields, rows, title=table.title, caption=caption)
+
+
+def columns_left_out(table: LineTable) -> list[str]:
+    """Keys of the columns that are not shown on standard output, for which it is not wide enough."""
+    room = line_width() or shutil.get_terminal_size().columns
+    _, widths = _with_ids(_readable(table, "utf-8"), room)
+    return [entry.key for entry in table.fields if entry.key not in widths]
 
 
 def line_width() -> int | None:

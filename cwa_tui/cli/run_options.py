@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 from typer.core import TyperCommand
@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 from cwa_engine.base.errors import InvalidInput
 from cwa_tui.cli import completion
 from cwa_tui.cli.options import fill_bare, refuse_swallowed_options, repeat_option_names
+from cwa_tui.cli.output import say
 
 if TYPE_CHECKING:
     from cwa_daemon.protocol import JobOptions
@@ -28,13 +29,14 @@ class RunOptions(TyperCommand):
     The command's function finds in `context.obj` what was typed, see `Given`. Its own parameters follow the fields' options.
     """
 
+    OWN_SEVERAL: ClassVar[Mapping[str, bool]] = {}  # options of several values beside, and whether these are numbers
     _is_whole = False  # whether the fields' options are among its parameters yet
 
     @property
     def params(self) -> list[Any]:
         if not self._is_whole:
             self._is_whole = True
-            self._params[:0] = _parameters(self._fields(), with_config=self.name != "load")
+            self._params[:0] = self._of_fields()
         return self._params
 
     @params.setter
@@ -47,7 +49,7 @@ class RunOptions(TyperCommand):
         args = fill_bare(args, bare)
         refuse_swallowed_options(args, _takes_value(self.params))
         several = {name: _takes_numbers(entry) for entry in fields if entry.several for name in _names(entry)}
-        return super().parse_args(ctx, repeat_option_names(args, several))
+        return super().parse_args(ctx, repeat_option_names(args, {**several, **self.OWN_SEVERAL}))
 
     def invoke(self, ctx: Any) -> Any:
         given: dict[str, Any] = {}
@@ -69,9 +71,12 @@ class RunOptions(TyperCommand):
                 hint="a run has one model; give one of them",
             )
         if config is not None:
+            from cwa_engine.options import ABLATE
             from cwa_tui.cli.config_file import read_config
 
             in_file = read_config(config)
+            if self.name == ABLATE and in_file.pop("perturbations", None):
+                say(f"{config}: perturb is left out, for ablate only zeroes")
             if given.get("model", in_file.get("model")) != in_file.get("model"):
                 in_file.pop("revision", None)  # it is one of another model
             given = {**in_file, **given}
@@ -82,6 +87,11 @@ class RunOptions(TyperCommand):
                 "`cwtool models` lists those that are known",
             )
         return given
+
+    def _of_fields(self) -> list[Any]:
+        """The parameters that stand for fields, and those that say where the others are."""
+        alone = {_python(MODEL): (str | None, _model_alone(), None)}
+        return parameters({**alone, **({} if self.name == "load" else config_parameter())}, self._fields())
 
     def _fields(self) -> list[OptionField]:
         from cwa_daemon.protocol import JobOptions
@@ -97,7 +107,7 @@ def spec_of(command: str, given: Given) -> RunSpec:
     from cwa_engine.methods.metrics import ABLATION
     from cwa_engine.options import ABLATE, option_fields, options_of
     from cwa_engine.spec import RunSpec, parse_spec
-    from cwa_tui.form.typed import STANDARD_INPUT, STDIN
+    from cwa_engine.typed import STANDARD_INPUT, STDIN
 
     usual = option_fields(RunSpec)
     fields = {
@@ -105,15 +115,24 @@ def spec_of(command: str, given: Given) -> RunSpec:
         for entry in options_of(command, RunSpec)
         if entry.default != usual[entry.field].default
     }
-    fields |= _fields_typed(usual, given)
+    fields |= fields_typed(given)
     if STANDARD_INPUT in given.get("weights", ()) and fields.get("data_file") == STDIN:
         raise InvalidInput("standard input is either --weights or --data-file", hint="give one of them as a file")
-    if fields.get("weights"):
-        fields.setdefault("metrics", ())
     if command == ABLATE:  # the metrics name the candidates, and no further damage is measured
         proposers = (name for name in fields.get("metrics", ()) if name != ABLATION)
         fields |= {"metrics": (*proposers, ABLATION), "perturbations": (), "matrices": False}
     return parse_spec(fields)
+
+
+def fields_typed(given: Given) -> dict[str, Any]:
+    """The fields of a spec that were typed, and what follows from them. Raises InvalidInput."""
+    from cwa_engine.options import option_fields
+    from cwa_engine.spec import RunSpec
+
+    fields = _fields_typed(option_fields(RunSpec), given)
+    if fields.get("weights"):
+        fields.setdefault("metrics", ())
+    return fields
 
 
 def job_options_of(command: str, given: Given) -> JobOptions:
@@ -158,11 +177,13 @@ def _names(entry: OptionField) -> list[str]:
     return [entry.flag] + ([f"-{entry.option.short}"] if entry.option.short else [])
 
 
-def _parameters(fields: list[OptionField], with_config: bool) -> list[Any]:
-    """The parameters of a command, as typer makes them from a function with these options."""
-    signature: dict[str, tuple[Any, Any, Any]] = {_python(MODEL): (str | None, _model_alone(), None)}
-    if with_config:
-        signature[_python(CONFIG)] = (str | None, _config(), None)
+def config_parameter() -> dict[str, tuple[Any, Any, Any]]:
+    return {_python(CONFIG): (str | None, _config(), None)}
+
+
+def parameters(first: Mapping[str, tuple[Any, Any, Any]], fields: list[OptionField]) -> list[Any]:
+    """The parameters of a command, as typer makes them from a function with these: (type, option, default) by name."""
+    signature = dict(first)
     for entry in fields:
         signature[_python(entry.flag)] = _parameter(entry)
         if entry.option.no:

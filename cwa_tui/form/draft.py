@@ -17,7 +17,8 @@ from cwa_engine.base.files import near_files
 from cwa_engine.command_line import command_of
 from cwa_engine.options import GENERAL, RUN, Kind, OptionField, option_fields, options_of, parsed
 from cwa_engine.spec import RunSpec
-from cwa_tui.form.typed import STDIN, typed_value
+from cwa_engine.typed import STDIN
+from cwa_tui.form.typed import typed_value
 
 Value = str | bool | tuple[str, ...]  # a text, whether it is ticked, or what is ticked of several
 BASIC = "Run"  # title of the fields that the form shows at once

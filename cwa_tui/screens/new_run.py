@@ -3,72 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
-from rich.text import Text
-from textual import events, on, work
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Horizontal, Vertical, VerticalScroll
-from textual.screen import ModalScreen
-from textual.widget import Widget
+from textual.containers import Container, Horizontal, Vertical
 from textual.widgets import Button, Input, Static
 
 from cwa_engine.hub.asking import ask_hub
 from cwa_tui.form.draft import Checked, Draft, Problem, form_fields, sections
-from cwa_tui.form.model_choice import KnownModels, Room, Standing, model_choices
+from cwa_tui.form.model_choice import Standing
 from cwa_tui.form.suggesting import for_model, for_text
 from cwa_tui.screens.form_doors import FormDoors
+from cwa_tui.screens.form_screen import FormScreen, FormScroll
 from cwa_tui.screens.pick_model import PickModelScreen
-from cwa_tui.widgets.form_choice import ChoiceField
 from cwa_tui.widgets.form_command import FormCommand
-from cwa_tui.widgets.form_field import FormField, field_id
+from cwa_tui.widgets.form_field import FormField
 from cwa_tui.widgets.form_plan import FormPlan
-from cwa_tui.widgets.form_section import FormSection, SectionTitle
-from cwa_tui.widgets.form_suggestions import Suggestions
+from cwa_tui.widgets.form_section import FormSection
 from cwa_tui.widgets.quiet_static import QuietStatic
 
-if TYPE_CHECKING:
-    from cwa_tui.screens.navigation import Navigation
 
-
-class FormScroll(VerticalScroll, can_focus=False, inherit_bindings=False):
-    """Follows the focus. Without keys of its own, up and down are left to the form."""
-
-
-class NewRunScreen(ModalScreen[str | None]):
+class NewRunScreen(FormScreen):
     """Returns the new run's id, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        # with priority, or keys typed ahead over a slow line would go to the field before
-        Binding("tab", "field(1)", "Next field", show=False, priority=True),
-        Binding("shift+tab", "field(-1)", "Field before", show=False, priority=True),
-        Binding("up", "line(-1)", "Up", show=False, priority=True),
-        Binding("down", "line(1)", "Down", show=False, priority=True),
         Binding("ctrl+j", "start", "Start the run", priority=True),
         Binding("ctrl+r", "plan", "Plan the run", priority=True),
         Binding("ctrl+y", "copy", "Copy the command line", priority=True),
         Binding("ctrl+l", "reset", "Empty the form, or bring back what was in it", priority=True),
-        Binding("f1", "help", "Help"),
-        Binding("escape", "close", "Close"),
-        Binding("enter", "field(1)", "Next field", show=False),
-        Binding("pageup", "page(-1)", "Group of options before", show=False),
-        Binding("pagedown", "page(1)", "Next group of options", show=False),
     ]
     AUTO_FOCUS = "#edit-model"
 
     def __init__(self, doors: FormDoors, draft: Draft, title: str = "new run") -> None:
-        super().__init__()
-        self._doors, self._draft, self._title = doors, draft, title
+        super().__init__(doors)
+        self._draft, self._title = draft, title
         self._checked: Checked = draft.checked()
         self._before_reset: Draft | None = None
         self._asked_to_start = False  # from then on an empty model is a mistake
         self._refused: tuple[Draft, str, Problem] | None = None  # what was refused, at which field, why
         self._starting = False
-        self._looked_on_disk = asyncio.Event()
-        self._here: FormField | None = None  # the field with the focus
-        self._models = KnownModels(model_choices(doors.warm(), {}), doors.access, doors.host)
 
     def compose(self) -> ComposeResult:
         with Vertical(id="form") as form:
@@ -90,7 +65,7 @@ class NewRunScreen(ModalScreen[str | None]):
                 yield Button("close esc", id="close", compact=True)
 
     def on_mount(self) -> None:
-        self._look_at_draft()
+        self._look()
         self._find_models()
 
     @property
@@ -98,40 +73,20 @@ class NewRunScreen(ModalScreen[str | None]):
         """What is in the form now."""
         return self._draft
 
-    # what is known of models
-
-    @work(exclusive=True, group="models", exit_on_error=False)
-    async def _find_models(self) -> None:
-        """Look through the caches, which may take a while on a disk of a network."""
-        on_disk: Mapping[str, int] = {}
-        try:
-            if not self._doors.host:
-                on_disk = await asyncio.to_thread(self._doors.on_disk, self._doors.access)
-        except OSError as error:
-            self._say(f"✗ the models on disk cannot be listed: {error}")
-        self._models = KnownModels(model_choices(self._doors.warm(), on_disk), self._doors.access, self._doors.host)
-        self._looked_on_disk.set()
-        self._look_at_draft()
-
-    @property
-    def _room(self) -> Room:
-        device = str(self._draft.values.get("device", "auto")).strip() or "auto"
-        return Room.on(device, str(self._draft.values.get("dtype", "auto")), self._doors.devices(), self._doors.warm())
+    # what is typed
 
     @property
     def _revision(self) -> str | None:
         return str(self._draft.values.get("revision", "")).strip() or None
-
-    # what is typed
 
     @on(FormField.Changed)
     def _changed(self, message: FormField.Changed) -> None:
         self._draft = self._draft.with_value(message.by.entry, message.by.value)
         self._before_reset = self._refused = None
         self.query_one("#form-problem").display = False
-        self._look_at_draft()
+        self._look()
 
-    def _look_at_draft(self) -> None:
+    def _look(self) -> None:
         """Check what is typed, and show what follows from it."""
         self._checked = self._draft.checked()
         problems = dict(self._checked.problems)
@@ -196,65 +151,6 @@ class NewRunScreen(ModalScreen[str | None]):
         filtered = "" if self._models.find(typed) else typed
         self.app.push_screen(PickModelScreen(self._models, self._room, filtered), take)
 
-    # moving about
-
-    def action_field(self, steps: int) -> None:
-        """To the next field, past the names that may be picked."""
-        for _ in range(50):
-            focused = self.focus_next() if steps > 0 else self.focus_previous()
-            if not isinstance(focused, Suggestions):
-                return
-
-    def action_line(self, steps: int) -> None:
-        """To what is below or above: another line of a list, a name that may be picked, another field."""
-        if isinstance(self.focused, (ChoiceField, Suggestions)) and self.focused.move_line(steps):
-            return
-        names = self._here.names_to_pick if self._here and not isinstance(self.focused, Suggestions) else None
-        if steps > 0 and names:
-            self.call_after_refresh(names.focus)  # they may not be laid out yet, and would not be the next then
-        elif steps > 0:
-            self.focus_next()
-        else:
-            self.focus_previous()
-
-    def action_page(self, steps: int) -> None:
-        """To the next title, or to the first field."""
-        chain = self.focus_chain
-        stops = [0, *(place for place, each in enumerate(chain) if isinstance(each, (SectionTitle, Button)))]
-        at = chain.index(self.focused) if self.focused in chain else 0
-        beyond = [place for place in stops if (place > at if steps > 0 else place < at)]
-        if beyond:
-            chain[min(beyond) if steps > 0 else max(beyond)].focus()
-
-    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
-        here = self._row_of(event.widget)
-        if here is not self._here:
-            if self._here:
-                self._here.here = False
-            if here:
-                here.here = True
-                self._suggest(here)
-            self._here = here
-        self.call_after_refresh((here or event.widget).scroll_visible, animate=False)  # notes move what is below
-        self._show_help()
-
-    @on(ChoiceField.Moved)
-    def _show_help(self) -> None:
-        said = ""
-        if self.focused is not None:
-            if row := self._row_of(self.focused):
-                said = row.help
-            elif isinstance(self.focused, SectionTitle):
-                said = "enter folds and unfolds these options"
-        self.query_one("#form-help", Static).update(Text(said), layout=False)
-
-    def _row_of(self, widget: Widget) -> FormField | None:
-        return next((each for each in widget.ancestors_with_self if isinstance(each, FormField)), None)
-
-    def _row(self, name: str) -> FormField | None:
-        found = self.query(f"#{field_id(name)}")
-        return found.first(FormField) if found else None
-
     # plan
 
     @work(exclusive=True, group="ask for a plan", exit_on_error=False)
@@ -270,10 +166,6 @@ class NewRunScreen(ModalScreen[str | None]):
 
     # start, and what else the keys do
 
-    @on(Button.Pressed)
-    def _pressed(self, message: Button.Pressed) -> None:
-        getattr(self, f"action_{message.button.id}")()
-
     @work(group="start", exit_on_error=False)
     async def action_start(self) -> None:
         """Start the run if nothing is wrong with it, and close the form."""
@@ -286,7 +178,7 @@ class NewRunScreen(ModalScreen[str | None]):
 
     async def _start(self) -> None:
         self._asked_to_start = True
-        self._look_at_draft()
+        self._look()
         self._doors.keep(self._draft)
         draft, checked, command = self._draft, self._checked, self._command
         if checked.spec is None:
@@ -330,31 +222,16 @@ class NewRunScreen(ModalScreen[str | None]):
         else:
             self._say(f"✗ {problem.message}" + (f" - {problem.hint}" if problem.hint else ""))
 
-    def _say(self, text: str) -> None:
-        said = self.query_one("#form-problem", QuietStatic)
-        said.say(Text(text))
-        said.display = True
-
     def _show_mistakes(self) -> None:
         """Go to the first field that is wrong."""
         self._asked_to_start = True
-        self._look_at_draft()
+        self._look()
         wrong = [name for name in form_fields() if name in self._checked.problems]
         if wrong:
             problem = self._checked.problems[wrong[0]]
             count = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             self._say(f"✗ {form_fields()[wrong[0]].label}: {problem.message}{count}")
             self._go_to(wrong[0])
-
-    @work(exclusive=True, group="go", exit_on_error=False)
-    async def _go_to(self, name: str) -> None:
-        """Unfold the section of a field, and focus it."""
-        for section in self.query(FormSection):
-            if any(entry.field == name for entry in section.section.entries):
-                await section.fold(False)
-        self._look_at_draft()
-        if row := self._row(name):
-            row.control.focus()
 
     def action_copy(self) -> None:
         """Copy the command line."""
@@ -374,10 +251,7 @@ class NewRunScreen(ModalScreen[str | None]):
         self._draft, self._asked_to_start = draft, False
         for row in self.query(FormField):
             row.value = draft.value(row.entry)
-        self._look_at_draft()
-
-    def action_help(self) -> None:
-        cast("Navigation", self.app).open_help()
+        self._look()
 
     def action_close(self) -> None:
         self._doors.keep(self._draft)

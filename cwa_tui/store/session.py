@@ -14,10 +14,13 @@ from cwa_engine.base.errors import CwaError, DaemonUnreachable, InvalidInput, No
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.tables import topk_table
+from cwa_engine.runner import Runner
 from cwa_engine.spec import RunSpec
+from cwa_engine.studies.study import Study
 from cwa_tui.store.events import read_job_event
 from cwa_tui.store.followed_run import run_after
 from cwa_tui.store.state import ConnectionState, TuiStore
+from cwa_tui.store.study_watch import StudyWatch
 from cwa_tui.tables.ranking import RankingRows
 
 ACTIVE = JobQuery(limit=20, states=("queued", "paused", "running"), descending=False)
@@ -43,6 +46,7 @@ class DaemonClient(Protocol):
     async def close(self) -> None: ...
 
 
+RunnerOf = Callable[["DaemonClient"], Runner]  # called on the loop; its calls are for threads beside it
 Connect = Callable[[bool], Awaitable[DaemonClient]]  # with True a daemon is started where none runs
 
 
@@ -58,10 +62,16 @@ class Pace:
     settle_s: float = 0.1  # a cursor that runs down the list does not subscribe to every run it passes
 
 
-class Session:
-    """Keeps a store up to date. `connect` gives a connected client, a new one at each call."""
+def _no_runner(client: DaemonClient) -> Runner:
+    raise NotImplementedError
 
-    def __init__(self, connect: Connect, pace: Pace, store: TuiStore | None = None) -> None:
+
+class Session:
+    """Keeps a store up to date. `connect` gives a connected client, a new one at each call; `runner` runs studies on it."""
+
+    def __init__(
+        self, connect: Connect, pace: Pace, store: TuiStore | None = None, runner: RunnerOf = _no_runner
+    ) -> None:
         self.store = store or TuiStore()
         self.pace = pace
         self._connect = connect
@@ -74,6 +84,7 @@ class Session:
         self.started: set[str] = set()  # run ids of what the user started here
         self._fetching: dict[tuple[str, str], asyncio.Task[None]] = {}  # run id and file
         self._complain: Callable[[Exception], None] = lambda error: None
+        self.studies = StudyWatch(self.store, pace.idle_poll_s, lambda: runner(self.client))
 
     async def keep_up(self, complain: Callable[[Exception], None]) -> None:
         """Poll, and follow the runs that are watched, for ever; connect again whenever the connection fails.
@@ -81,14 +92,14 @@ class Session:
         The first time, and when the user asks for it, a daemon is started where none runs. `complain` is called with the
         error of a run that cannot be followed. The store says that the daemon is lost.
         """
-        self._complain = complain
+        self._complain = self.studies.complain = complain
         start = True
         while True:
             try:
                 self._client = await self._connect(start)
                 self.store.is_starting(False)
                 self._list_anew = True
-                async with _beside(self._follow_watched(self._client)):
+                async with _beside(self._follow_watched(self._client)), _beside(self.studies.keep_up(self._client)):
                     await self._poll(self._client)
             except Exception as error:  # the answer to every error is the same: say so, and connect again
                 self.store.is_starting(False)
@@ -255,6 +266,19 @@ class Session:
         state = await self.client.cancel(run_id)
         self._poll_now.set()
         return state
+
+    async def start_study(self, study: Study) -> str:
+        """Write a new study's folder and queue its cells; gives its id. Raises InvalidInput and OutputError."""
+        return await self.studies.start(study)
+
+    async def resume_study(self, study_id: str) -> None:
+        """Queue what a study has not queued yet, and again what failed or was cancelled."""
+        await self.studies.resume(study_id)
+
+    async def cancel_study(self, study_id: str) -> None:
+        """Cancel the runs of a study that have not ended."""
+        await self.studies.cancel(study_id)
+        self._poll_now.set()
 
     async def unload(self, model: str) -> list[str]:
         """Free a warm model's memory; gives the names of what was unloaded."""

@@ -15,6 +15,7 @@ from cwa_engine.base.errors import CwaError, NoDaemon
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import GIVEN
 from cwa_tui.store.followed_run import FollowedRun
+from cwa_tui.store.studies import KnownStudy
 from cwa_tui.tables.ranking import RankingRows
 
 PAGE = 100  # jobs asked for at first; more as the user scrolls down
@@ -76,6 +77,7 @@ class AskedRun:
     metrics: tuple[str, ...]
     gives_weights: bool  # by name; they are a ranking of their own
     perturbations: tuple[str, ...]
+    controls: tuple[str, ...]
     topk: tuple[int, ...]
     texts: str
     text_limit: int | None
@@ -93,6 +95,7 @@ def asked_run(job: JobView) -> AskedRun | None:
         metrics=tuple(spec["metrics"]),
         gives_weights=bool(spec["weights"]),
         perturbations=tuple(spec["perturbations"]),
+        controls=tuple(spec["controls"]),
         topk=tuple(spec["topk"]),
         texts=spec.get("data_name") or spec.get("dataset") or file or "built-in texts",
         text_limit=spec["eval_limit"],
@@ -130,6 +133,8 @@ class TuiStore:
         self.daemon: StatusView | None = None
         self.history: deque[Sample] = deque(maxlen=HISTORY)
         self.answered_at: float | None = None  # seconds since the epoch; what is shown is as it was then
+        self.listings = 0  # how often the daemon listed its jobs, which it does when they have changed
+        self.studies: tuple[KnownStudy, ...] | None = None  # the latest first; None until they are read
         self._clock = clock
         self._jobs: dict[str, JobView] = {}  # all that the daemon told of, listed now or not
         self._runs: OrderedDict[str, FollowedRun] = OrderedDict()  # the run looked at last comes last
@@ -157,6 +162,7 @@ class TuiStore:
         self.job_list = with_jobs(self.job_list, page, offset)
         self.active = active
         self._jobs |= {job.run_id: job for job in (*page.jobs, *active.jobs)}
+        self.listings += 1
         self.version += 1
 
     def know_job(self, job: JobView) -> None:
@@ -232,6 +238,17 @@ class TuiStore:
         """All that is known of a run."""
         job = self.job(run_id)
         return SelectedRun(self.followed_run(run_id), job, asked_run(job) if job else None, self.report(run_id))
+
+    # studies
+
+    def know_studies(self, studies: Sequence[KnownStudy]) -> None:
+        """Keep what is known of all studies, the latest first."""
+        if tuple(studies) != self.studies:
+            self.studies = tuple(studies)
+            self.version += 1
+
+    def study(self, study_id: str) -> KnownStudy | None:
+        return next((study for study in self.studies or () if study.id == study_id), None)
 
     @property
     def warm_models(self) -> list[WarmModel]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from cwa_engine.records.compared import ComparedRun, Comparison, RankingOverlap
@@ -12,21 +11,12 @@ from cwa_engine.records.differences import NATS
 from cwa_engine.records.profiles import COMPONENT, DEPTH, ProfileShare
 from cwa_engine.rows import MATRICES, exp
 from cwa_tui.tables.columns import Column
-from cwa_tui.tables.rows import TableRow
+from cwa_tui.tables.rows import TableRow, ViewTable
 from cwa_tui.text import format as fmt
 
 ALL = "all ranked"
 _BARS = {1: 14, 2: 14, 3: 10, 4: 6}  # cells of a bar, by the number of runs beside each other
 INTERVAL = " interval"  # behind the key of a figure, of its 95 % interval
-
-
-@dataclass(frozen=True)
-class ViewTable:
-    """A table with its title. Cells are read, values are exact."""
-
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[TableRow, ...]
 
 
 def metrics_of(found: Comparison) -> list[str]:

@@ -34,6 +34,15 @@ class TableRow:
         return {**self.cells, **self.values}
 
 
+@dataclass(frozen=True)
+class ViewTable:
+    """A table with its title. Cells are read, values are exact."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[TableRow, ...]
+
+
 class RowSource(Protocol):
     """What a table shows. Rows are asked for by their place, those on screen alone."""
 

@@ -16,6 +16,7 @@ STATE_STYLES = {
     "interrupted": "yellow",
 }  # rich styles of a job's states
 STATE_SIGNS = {
+    "waiting": "·",  # of a study's cell that is not queued yet
     "queued": "○",
     "paused": "‖",
     "running": "▶",
@@ -24,6 +25,12 @@ STATE_SIGNS = {
     "cancelled": "⊘",
     "interrupted": "!",
 }  # a state is told by sign and word, never by its colour alone
+OUTCOME_SIGNS = {
+    "harmful": "▲",
+    "helpful": "▼",
+    "indistinguishable": "≈",
+    "not tested": "?",
+}  # verdicts on a critical set beside its controls
 STABLE = "●"  # marks a weight that every repeat of the ranking has
 
 

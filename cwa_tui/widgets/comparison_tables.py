@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cwa_tui.tables.comparison import ViewTable
-from cwa_tui.tables.rows import Rows
+from cwa_tui.tables.rows import Rows, ViewTable
 from cwa_tui.widgets.row_table import RowTable
 
 

@@ -15,13 +15,14 @@ from textual.containers import Vertical
 
 from cwa_tui.text.visible import words
 from cwa_tui.widgets.damage_curve import CRITICAL, ChartPoint, DamageCurve, Series
+from cwa_tui.widgets.pause import Pause
 from cwa_tui.widgets.quiet_static import QuietStatic
 
 if TYPE_CHECKING:
     from cwa_tui.widgets.plot import Plot
 
 STYLES = ("bold", "cyan", "yellow", "magenta", "green", "blue", "red")  # of the series, in their order
-REST_S = 1.0  # between two drawings
+PAUSE_S = 3.0  # between two drawings: each takes tens of milliseconds and 10 kB
 
 
 class DamageChart(Vertical):
@@ -41,7 +42,7 @@ class DamageChart(Vertical):
         self._plot: Plot | None = None
         self._curve = DamageCurve(())
         self._nothing, self._with_draws = "", True
-        self._rests, self._is_stale = False, False
+        self._pause = Pause(self, PAUSE_S, self._draw)
         self._axes: tuple[object, ...] = ()  # what the axes were made for
 
     def compose(self) -> ComposeResult:
@@ -63,20 +64,9 @@ class DamageChart(Vertical):
         self._draw()
 
     def _draw_soon(self) -> None:
-        """Draw a curve that grows once a second at most, and not while it is hidden: each time takes tens of milliseconds."""
-        if not self.is_mounted or not self.size.area:
-            return
-        if self._rests:
-            self._is_stale = True
-            return
-        self._draw()
-        self._rests, self._is_stale = True, False
-        self.set_timer(REST_S, self._rested)
-
-    def _rested(self) -> None:
-        self._rests = False
-        if self._is_stale:
-            self._draw_soon()
+        """Draw a curve that grows, but not while it is hidden."""
+        if self.is_mounted and self.size.area:
+            self._pause.ask()
 
     def _draw(self) -> None:
         curve = self._curve

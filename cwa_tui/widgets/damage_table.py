@@ -73,6 +73,7 @@ class DamageTable(RowTable):
         asked = (selected and selected.asked) or _NOTHING_ASKED
         columns = self._columns(asked, points)
         rows = _every_draw(points) if self.with_draws else _in_short(points, known)
+        self.expected_rows = 0 if self.with_draws or (selected and selected.report) else _rows_to_come(asked)
         self.show(Rows(columns, list(rows)), nothing=_nothing(selected))
 
     def _columns(self, asked: AskedRun, points: Sequence[DamagePoint]) -> list[Column]:
@@ -104,7 +105,12 @@ def measured_points(selected: SelectedRun) -> Sequence[DamagePoint]:
     return selected.report.damage if selected.report else tuple(selected.run.damage.values())
 
 
-_NOTHING_ASKED = AskedRun((), False, (), (), "", None, False, False)
+_NOTHING_ASKED = AskedRun((), False, (), (), (), "", None, False, False)
+
+
+def _rows_to_come(asked: AskedRun) -> int:
+    """Rows of one metric in short when all is measured: of each critical set its own, and two of each control."""
+    return len(asked.topk) * len(asked.perturbations) * (1 + 2 * len(asked.controls))
 
 
 def _every_draw(points: Iterable[DamagePoint]) -> Iterable[TableRow]:

@@ -82,6 +82,7 @@ class RowGrid(ScrollView, can_focus=True):
         self._given: RowSource = Rows(self.COLUMNS, ())
         self._source: RowSource = self._given
         self._nothing = ""
+        self.expected_rows = 0  # that are still to come, for which room is kept
         self.cursor = 0
         self._cursor_key: str | None = None
         self.columns = ColumnView()
@@ -135,7 +136,8 @@ class RowGrid(ScrollView, can_focus=True):
     @property
     def wanted_height(self) -> int:
         """Lines with which all rows are seen, border, header and last line included; at least three rows."""
-        return max(3, len(self._source)) + 1 + (2 if self.styles.border_bottom[0] else 1) + bool(self.filter_text)
+        rows = max(3, len(self._source), self.expected_rows)
+        return rows + 1 + (2 if self.styles.border_bottom[0] else 1) + bool(self.filter_text)
 
     def move_cursor_to(self, key: str) -> bool:
         """Put the cursor on a row without a message. False if there is no such row."""
@@ -159,8 +161,10 @@ class RowGrid(ScrollView, can_focus=True):
         self.redraw()
 
     def resize_virtual(self) -> None:
+        """Say how many lines there are. While all are in sight a new number is no matter: it has the screen laid out anew."""
         height = len(self._source) + 1 + self.has_foot
-        if self.virtual_size.height != height:
+        is_scrolled = max(height, self.virtual_size.height) > self.scrollable_content_region.height
+        if self.virtual_size.height != height and is_scrolled:
             self.virtual_size = Size(self.size.width, height)
 
     @property

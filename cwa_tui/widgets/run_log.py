@@ -11,7 +11,9 @@ from textual.widgets import Static
 
 from cwa_tui.store.followed_run import FollowedRun, LogLine
 from cwa_tui.text.visible import visible
+from cwa_tui.widgets.pause import Pause
 
+PAUSE_S = 2.0  # between two drawings: each has the screen laid out again
 _STYLES = {"warning": "yellow", "error": "red"}
 
 
@@ -23,22 +25,30 @@ class RunLog(VerticalScroll):
         self.border_title = "log"
         self._drawn: tuple[str, int] | None = None  # run id and how many lines it had written
         self._at_end = True
-        self._hidden: FollowedRun | None = None  # the run to show once the pane is shown
+        self._run: FollowedRun | None = None
+        self._pause = Pause(self, PAUSE_S, self._draw)
 
     def compose(self) -> ComposeResult:
         yield Static(id="log-text")
 
     def on_show(self) -> None:
-        if self._hidden:
-            self.show_run(self._hidden)
+        self._draw()
         if self._at_end:
             self.scroll_end(animate=False)
 
     def show_run(self, run: FollowedRun | None) -> None:
-        """Show the log of a run. A hidden pane waits until it is shown, as a new text has the screen laid out again."""
-        self._hidden = None if self.display else run
-        if self._hidden:
+        """Show the log of a run: of another one at once, of the same one after a pause."""
+        before, self._run = self._run, run
+        if run and before and run.run_id == before.run_id and not run.status.ended:
+            self._pause.ask()
+        else:
+            self._draw()
+
+    def _draw(self) -> None:
+        """A hidden pane waits until it is shown."""
+        if not self.display:
             return
+        run = self._run
         now = (run.run_id, run.log.written) if run else None
         if now == self._drawn:
             return

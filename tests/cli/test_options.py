@@ -16,9 +16,10 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_engine.command_line import command_of
 from cwa_engine.options import ABLATE, PLAN, RUN, option_fields
 from cwa_engine.spec import RunSpec
+from cwa_engine.typed import parts
 from cwa_tui.cli.options import fill_bare, repeat_option_names
 from cwa_tui.cli.run_options import Given, spec_of
-from cwa_tui.form.typed import parts, typed_value
+from cwa_tui.form.typed import typed_value
 from tests.conftest import CWTOOL
 
 REPEATABLE = {"--metric": False, "--topk": True, "-k": True}  # name -> whether its values are numbers

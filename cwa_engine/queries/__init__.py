@@ -1,0 +1,1 @@
+"""Asking SQL of thousands of run folders. torch-free; duckdb is imported when something is asked."""

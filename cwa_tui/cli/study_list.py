@@ -1,0 +1,103 @@
+"""Lists of studies, the plan of one, and its files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+
+from cwa_engine.base.errors import OutputError, OutputTaken
+from cwa_engine.base.files import write_folder
+from cwa_engine.studies.folder import StudyFolder
+from cwa_engine.studies.progress import CellProgress
+from cwa_engine.studies.report import ANSWER, StudyReport
+from cwa_tui.cli.lines import RUN_ID, Field, LineTable, Row
+from cwa_tui.tables.export import SUFFIXES, Format, export
+from cwa_tui.tables.study import counted
+from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import words
+
+if TYPE_CHECKING:
+    from cwa_engine.studies.plan import StudyPlan
+
+
+def studies_table(rows: Sequence[tuple[StudyFolder, tuple[CellProgress, ...]]]) -> LineTable:
+    """One line for each study."""
+    fields = [
+        Field(RUN_ID),
+        Field("question", 8),
+        Field("name", 8, optional=2),
+        Field("age", optional=1),
+        Field("cells", 10),
+    ]
+    lines = [
+        Row(
+            {
+                RUN_ID: folder.id,
+                "question": folder.study.question or "-",
+                "name": folder.study.name,
+                "age": fmt.ago(folder.created),
+                "cells": counted(progress),
+            }
+        )
+        for folder, progress in rows
+    ]
+    return LineTable(fields, lines)
+
+
+def plan_table(plan: StudyPlan) -> RenderableType:
+    """What each cell takes, and all of them."""
+    fields = [
+        Field("#", right=True),
+        Field("cell", 12, cut="middle"),
+        Field("passes", right=True),
+        Field("time", right=True),
+        Field("memory", right=True),
+        Field("state"),
+    ]
+    rows = [
+        Row(
+            {
+                "#": str(entry.cell.number),
+                "cell": entry.cell.label,
+                "passes": "unknown" if entry.passes is None else f"{entry.passes:,}",
+                "time": fmt.duration(entry.seconds) if entry.seconds is not None else "unknown",
+                "memory": fmt.size(entry.memory_bytes) if entry.memory_bytes is not None else "unknown",
+                "state": "done already" if entry.done else "to run",
+            }
+        )
+        for entry in plan.cells
+    ]
+    todo = sum(not entry.done for entry in plan.cells)
+    passes = "unknown" if plan.passes is None else f"{plan.passes:,}"
+    seconds = fmt.duration(plan.seconds) if plan.seconds is not None else "unknown"
+    return Group(
+        words(f"{len(plan.cells)} cells, {todo} to run: {passes} forward passes, {seconds}"),
+        "",
+        LineTable(fields, rows),
+        "",
+        words(f"Passes: {plan.passes_from}", "dim"),
+        words(f"Time: {plan.seconds_from}", "dim"),
+        words(f"Memory: {plan.memory_from}", "dim"),
+    )
+
+
+def export_all(report: StudyReport, folder: Path, form: Format) -> list[Path]:
+    """Write the files of a study into a new folder, whole or not at all. Raises OutputError for one that is there."""
+    if folder.exists():
+        raise OutputTaken(f"{folder} exists", hint="give --output a folder that does not exist yet")
+    files = {ANSWER: dict(report.files())[ANSWER]}
+    for rows in report.tables():
+        names = [entry.name for entry in dataclasses.fields(rows.table.row)]
+        cells = ([getattr(row, name) for name in names] for row in rows.rows)
+        name = f"{rows.table.name.removesuffix('.csv')}{SUFFIXES[form]}"
+        files[name] = export(names, cells, form).encode()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_folder(folder, files.items())
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}", hint="give another folder") from error
+    return [folder / name for name in files]

@@ -1,0 +1,289 @@
+"""Keeps the studies in the store up to date while a screen shows them, and starts, resumes and cancels them.
+
+Study folders are read and answers are computed in threads. Nothing is done while neither the daemon's jobs nor a study
+folder has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from cwa_daemon.protocol import JobPage, JobQuery, JobView
+from cwa_engine.base.errors import CwaError, DaemonUnreachable, DataError, QueueFull
+from cwa_engine.base.places import state_folder
+from cwa_engine.records.run_summary import RunSummary
+from cwa_engine.runner import Runner, RunState
+from cwa_engine.studies.answer import Answer
+from cwa_engine.studies.folder import StudyFolder
+from cwa_engine.studies.progress import progress_of
+from cwa_engine.studies.report import study_report
+from cwa_engine.studies.running import cancel_study, run_study
+from cwa_engine.studies.study import Study
+from cwa_tui.store.state import TuiStore
+from cwa_tui.store.studies import KnownStudy
+from cwa_tui.store.study_runner import RunnerOfStudies
+
+ACTIVE = JobQuery(limit=1000, states=("queued", "paused", "running"), kinds=("run",), descending=False)
+SHARE = 0.03  # of the time, which the answers of a study that goes on may take to compute
+
+
+class Lists(Protocol):
+    """A client, as far as it lists jobs."""
+
+    async def list_jobs(self, query: JobQuery | None = ...) -> JobPage: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """An answer, of which runs, and how long it took to compute."""
+
+    runs: frozenset[str]
+    complete: bool
+    answer: Answer | None
+    why_not: str
+    at: float
+    took_s: float
+
+
+@dataclass
+class StudyWatch:
+    """`complain` is called with errors that are of no study."""
+
+    store: TuiStore
+    poll_s: float
+    runner: Callable[[], Runner]  # of the daemon that the session is connected to; raises DaemonUnreachable
+    complain: Callable[[Exception], None] = lambda error: None
+    _watched: dict[object, str] = field(default_factory=dict)  # by who watches: the study that is open, or ""
+    _look: asyncio.Event = field(default_factory=asyncio.Event)
+    _folders: dict[str, StudyFolder] = field(default_factory=dict)
+    _journals: dict[str, int] = field(default_factory=dict)  # when each was written, in ns
+    _listed: int = -1  # when the folder of studies changed, in ns
+    _ended: dict[str, RunState] = field(default_factory=dict)
+    _summaries: dict[str, RunSummary] = field(default_factory=dict)
+    _unread: dict[str, CwaError] = field(default_factory=dict)
+    _answers: dict[str, _Answered] = field(default_factory=dict)
+    _answering: set[str] = field(default_factory=set)
+    _damaged: list[DataError] = field(default_factory=list)
+    _complaint: str = ""
+    _submitting: dict[str, RunnerOfStudies] = field(default_factory=dict)
+
+    def watch(self, who: object, study_id: str = "") -> None:
+        """Keep the studies up to date for a screen; of the one that it shows, also what its runs found."""
+        self._watched[who] = study_id
+        self._look.set()
+
+    def unwatch(self, who: object) -> None:
+        self._watched.pop(who, None)
+
+    async def keep_up(self, client: Lists) -> None:
+        """Look at the studies again and again, for ever, while somebody watches."""
+        seen: object = None
+        while True:
+            if self._watched:
+                try:
+                    await asyncio.to_thread(self._find_folders)
+                    now = (dict(self._journals), self.store.listings, frozenset(self._watched.values()))
+                    if now != seen:
+                        await self._read(client)
+                        seen = now
+                    self._answer()
+                    if self._damaged:
+                        raise self._damaged[0]
+                except DaemonUnreachable:
+                    pass  # polling fails as well, says so, and connects again
+                except Exception as error:
+                    if str(error) != self._complaint:  # the same again with each look would cover everything else
+                        self._complaint = str(error)
+                        self.complain(error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.poll_s if self._watched else None):
+                    await self._look.wait()
+            self._look.clear()
+
+    # reading
+
+    def _find_folders(self) -> None:
+        """Read the folders that are new, and look which studies have gone on."""
+        root = state_folder() / "studies"
+        if (listed := _changed(root)) != self._listed:
+            self._listed = listed
+            found, damaged = StudyFolder.all_and_damaged()
+            self._folders = {folder.id: self._folders.get(folder.id, folder) for folder in found}
+            self._damaged = damaged
+        self._journals = {key: _changed(folder.path / "journal.jsonl") for key, folder in self._folders.items()}
+
+    async def _read(self, client: Lists) -> None:
+        """Have the store know how far each study is, and what the runs of those that are open found."""
+        page = await client.list_jobs(ACTIVE)
+        runner = self._runner(page.jobs)
+        known = {study.id: study for study in self.store.studies or ()}
+
+        def read(folder: StudyFolder) -> KnownStudy:
+            before = known.get(folder.id)
+            if before and before.complete and before.journal == self._journals[folder.id]:
+                return before
+            progress = progress_of(folder, runner)
+            return KnownStudy(
+                folder.id, folder.study, folder.created, self._journals[folder.id], progress,
+                is_registered=folder.registration is not None,
+            )  # fmt: skip
+
+        folders = [folder for folder in self._folders.values() if folder.where == runner.where]
+        studies = await asyncio.to_thread(lambda: [read(folder) for folder in folders])
+        self.store.know_studies([self._with_findings(study) for study in studies])
+        for study in studies:
+            if study.id in self._watched.values():
+                await self._read_runs(runner, study)
+        self.store.know_studies([self._with_findings(study) for study in studies])
+
+    async def _read_runs(self, runner: RunnerOfStudies, study: KnownStudy) -> None:
+        """What the done runs of a study found, each once."""
+
+        def read(run_id: str) -> None:
+            try:
+                self._summaries[run_id] = runner.attach(run_id).report().summary
+            except DaemonUnreachable:
+                raise
+            except CwaError as error:  # altered, removed, of an early version
+                self._unread[run_id] = error
+
+        for run_id in sorted(study.done_runs - self._summaries.keys() - self._unread.keys()):
+            await asyncio.to_thread(read, run_id)
+
+    def _with_findings(self, study: KnownStudy) -> KnownStudy:
+        answered = self._answers.get(study.id)
+        runs = study.done_runs
+        return replace(
+            study,
+            summaries={run_id: self._summaries[run_id] for run_id in runs if run_id in self._summaries},
+            progress=tuple(
+                replace(entry, state="failed", error=self._unread[entry.run_id])
+                if entry.state == "done" and entry.run_id in self._unread
+                else entry
+                for entry in study.progress
+            ),
+            answer=answered.answer if answered else None,
+            why_no_answer=answered.why_not if answered else "",
+        )
+
+    # answers
+
+    def _answer(self) -> None:
+        """Begin to compute the answers that are missing: of what is open, and of studies whose cells have all ended."""
+        for study in self.store.studies or ():
+            if self._is_to_be_answered(study):
+                self._answering.add(study.id)
+                asyncio.get_running_loop().create_task(self._compute(study))
+                return  # one at a time
+
+    def _is_to_be_answered(self, study: KnownStudy) -> bool:
+        if not study.study.question or not study.done_runs or self._answering:
+            return False
+        if not study.complete and study.id not in self._watched.values():
+            return False
+        before = self._answers.get(study.id)
+        if before is None:
+            return True
+        if (before.runs, before.complete) == (study.done_runs, study.complete):
+            return False
+        return study.complete or time.monotonic() - before.at > before.took_s / SHARE
+
+    async def _compute(self, study: KnownStudy) -> None:
+        began = time.monotonic()
+        answer, why_not = None, ""
+        try:
+            runner = self._runner()
+            report = await asyncio.to_thread(study_report, self._folders[study.id], runner)
+            answer = report.answer
+        except DaemonUnreachable:
+            return  # computed when there is a daemon
+        except Exception as error:
+            why_not = str(error)
+        finally:
+            self._answering.discard(study.id)
+        now = time.monotonic()
+        self._answers[study.id] = _Answered(study.done_runs, study.complete, answer, why_not, now, now - began)
+        self.store.know_studies([self._with_findings(study) for study in self.store.studies or ()])
+        self._look.set()
+
+    # what a user asks
+
+    async def start(self, study: Study) -> str:
+        """Queue the cells of a study, or go on with the one that asked for the same; gives its id.
+
+        Raises InvalidInput, and OutputError where its folder cannot be written.
+        """
+        where = self.runner().where
+        folder, _ = await asyncio.to_thread(lambda: StudyFolder.of(study, where=where))
+        self._submit(folder, retry=False)
+        return folder.id
+
+    async def resume(self, study_id: str) -> None:
+        """Queue the cells that are not queued yet, and again those that failed or were cancelled."""
+        self._submit(await self._folder(study_id), retry=True)
+
+    async def cancel(self, study_id: str) -> None:
+        """Cancel the runs of a study that have not ended."""
+        folder = await self._folder(study_id)
+        if submitting := self._submitting.get(study_id):
+            submitting.stopped = True
+        await asyncio.to_thread(cancel_study, folder, self._runner())
+        self._look.set()
+
+    async def _folder(self, study_id: str) -> StudyFolder:
+        known = self._folders.get(study_id)
+        return known if known else await asyncio.to_thread(StudyFolder.open, study_id)
+
+    def _submit(self, folder: StudyFolder, retry: bool) -> None:
+        """Queue cells in a thread that may have to wait for room in the queue, and does not keep the program from ending."""
+        runner, loop = self._runner(), asyncio.get_running_loop()
+        self._submitting[folder.id] = runner
+
+        def submit() -> None:
+            error = None
+            try:
+                _submit_all(folder, runner, retry)
+            except Exception as found:
+                error = found
+            with contextlib.suppress(RuntimeError):  # the program has ended
+                loop.call_soon_threadsafe(self._submitted, folder.id, runner, error)
+
+        threading.Thread(target=submit, daemon=True, name=f"submit {folder.id}").start()
+
+    def _submitted(self, study_id: str, runner: RunnerOfStudies, error: Exception | None) -> None:
+        if self._submitting.get(study_id) is runner:
+            del self._submitting[study_id]
+        if error is not None and not runner.stopped:
+            self.complain(error)
+        self._look.set()
+
+    def _runner(self, jobs: Sequence[JobView] = ()) -> RunnerOfStudies:
+        """`jobs` are those that wait or run."""
+        return RunnerOfStudies(self.runner(), {job.run_id: job for job in jobs}, self._ended)
+
+
+def _submit_all(folder: StudyFolder, runner: RunnerOfStudies, retry: bool) -> None:
+    """Queue all cells, and wait for room in the queue where there is none."""
+    while not runner.stopped:
+        try:
+            run_study(folder, runner, retry=retry, wait=False)
+        except QueueFull:
+            retry = False  # what failed is queued, and not to be queued again
+            runner.wait_for_room()
+        else:
+            return
+
+
+def _changed(path: Path) -> int:
+    """When a file or folder was changed, in ns; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,1 @@
+"""Small models that were trained, for tests of what random weights do not show; README.md says how."""
