@@ -74,6 +74,11 @@ def _bits_per_byte(entry: Expectation, reports: Reports) -> Measured:
     return Measured(bits)
 
 
+@_measure("parameters", "weights of the model; those that are tied count once")
+def _parameters(entry: Expectation, reports: Reports) -> Measured:
+    return Measured(float(_of(entry, reports).model.parameters))
+
+
 @_measure("damaged_perplexity", "perplexity with the weights changed", takes=(*_GROUP, "selection"))
 def _damaged_perplexity(entry: Expectation, reports: Reports) -> Measured:
     report = _of(entry, reports)

@@ -27,16 +27,16 @@ from tests.models import save_tiny, tiny_model, tiny_tokenizer
 ROW = "model.layers.0.mlp.down_proj.weight[3,:]"
 
 
-class CountingRunner:
+class CountingRunner(LocalRunner):
     """A LocalRunner that remembers what it was asked for."""
 
-    def __init__(self, runner: LocalRunner) -> None:
-        self._runner = runner
+    def __init__(self) -> None:
+        super().__init__()
         self.specs: list[RunSpec] = []
 
-    def submit(self, spec: RunSpec, *_: Any) -> RunHandle:
+    def submit(self, spec: RunSpec, key: str | None = None) -> RunHandle:
         self.specs.append(spec)
-        return self._runner.submit(spec)
+        return super().submit(spec, key)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def runner() -> Iterator[CountingRunner]:
-    with LocalRunner() as local:
-        yield CountingRunner(local)
+    counting = CountingRunner()
+    with counting:
+        yield counting
 
 
 def plain_loss(model: Any) -> float:
@@ -258,6 +259,39 @@ def test_rows_alone_ranks_and_spikes_are_what_the_model_itself_says(folder: Path
     assert agreements(result)[:4] == ["agrees"] * 4, result.judgements
     assert agreements(result)[4:6] == ["no published figure found"] * 2
     assert agreements(result)[6] == "not measured" and result.outcome == "does not agree"
+
+
+def test_joined_rows_are_one_text_in_windows_as_perplexities_of_wikitext_are_published(
+    folder: Path, runner: CountingRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("CWTOOL_HOME", str(folder / "state"))
+    rows = ["", " = A title = ", "", *TEXTS, ""]  # WikiText has blank rows, and they count
+    datasets.Dataset.from_dict({"text": rows}).save_to_disk(folder / "rows")
+    ids = torch.tensor(tiny_tokenizer()("\n\n".join(rows))["input_ids"])
+    windows = ids[: len(ids) // 32 * 32].reshape(-1, 32)
+    with torch.no_grad():
+        logs = tiny_model("llama").double()(windows).logits[:, :-1].log_softmax(-1)
+    loss = -float(logs.gather(2, windows[:, 1:, None]).mean())
+    text = f"""
+    [[claim]]
+    id = "joined"
+    title = "joined rows"
+    source = "this test"
+    model = "./llama"
+    joined = true
+    run = {{ dataset = "{folder / "rows"}", packed = true, seq_len = 32, dtype = "float32" }}
+    [[claim.expect]]
+    what = "loss"
+    value = {loss!r}
+    within = 1e-5
+    tolerance_from = "float32"
+    """
+    (claim,) = claims_of_file(str(written(folder, "joined.toml", text)))
+    result = run_claim(claim, runner)
+    assert result.outcome == "agrees", result
+    assert run_claim(claim, runner).outcome == "agrees"
+    assert len(list((folder / "state/claim_texts").iterdir())) == 1  # the text is written once
 
 
 HOSTILE = {
