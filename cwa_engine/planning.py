@@ -11,17 +11,21 @@ from dataclasses import dataclass, replace
 
 import psutil
 import torch
+from huggingface_hub.errors import RevisionNotFoundError
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.errors import InvalidInput, ModelGated, ModelNotFound
 from cwa_engine.base.events import ignore
 from cwa_engine.command_line import command_of
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.resume import allowed_bytes
+from cwa_engine.guide.catalog import catalog_model
 from cwa_engine.hub.access import hub_access
-from cwa_engine.hub.sources import HubAccess
+from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind, name_and_revision
 from cwa_engine.methods.metrics import JOINABLE_NEEDS, Needs, needs_of
 from cwa_engine.models.chain import NotAChain, chain_of
 from cwa_engine.models.fake_model import FakeModel, fake_model, peak_bytes
+from cwa_engine.models.guide_config import byte_tokenizer, guide_config
 from cwa_engine.models.loading import LoadedModel, load_without_weights
 from cwa_engine.models.memory import free_bytes
 from cwa_engine.rows import Plan, PlanRow
@@ -58,7 +62,7 @@ def plan(
 
 
 def _plan(spec: RunSpec, access: HubAccess, device: str, room: FreeBytes, trust_remote_code: bool) -> Plan:
-    source, config, tokenizer = load_without_weights(spec.model, spec.revision, access, trust_remote_code)
+    source, config, tokenizer, note = _described(spec, access, trust_remote_code)
     stored = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
     full = fake_model(source, config, tokenizer, torch.float32)
     _, scoring, evaluation = use_texts(full, spec, ignore)
@@ -85,7 +89,29 @@ def _plan(spec: RunSpec, access: HubAccess, device: str, room: FreeBytes, trust_
         rows=tuple(rows),
         command=command,
         why=why,
+        note=note,
     )
+
+
+def _described(
+    spec: RunSpec, access: HubAccess, trust_remote_code: bool
+) -> tuple[ModelSource, PretrainedConfig, PreTrainedTokenizerBase, str]:
+    """The model's source, config and tokenizer: of its files, or as the guide has them where these cannot be had.
+
+    The text is empty for a model with files; else it says what the plan rests on. Raises what loading the model raises.
+    """
+    try:
+        return *load_without_weights(spec.model, spec.revision, access, trust_remote_code), ""
+    except (ModelNotFound, ModelGated) as error:
+        entry = catalog_model(name_and_revision(spec.model)[0])
+        if entry is None or isinstance(error.__cause__, RevisionNotFoundError):
+            raise
+        rests_on = (
+            "planned from the config in the guide, with every byte of a text as a token: an upper bound, as real tokens are "
+            "fewer; the stored dtype is taken to be float32"
+        )
+        source = ModelSource(spec.model, SourceKind.HUB, entry.name)
+        return source, guide_config(entry), byte_tokenizer(), f"{error.message}: {rests_on}"
 
 
 @dataclass(frozen=True)

@@ -351,6 +351,7 @@ class Plan:
     rows: tuple[PlanRow, ...]
     command: str | None  # None where nothing fits
     why: str
+    note: str = ""  # what the plan rests on, where the model's own files are not there
 
 
 def exp(nll: float) -> float:

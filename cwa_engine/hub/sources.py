@@ -14,7 +14,7 @@ from pathlib import Path
 from cwa_engine.base.cancellation import check_cancelled
 from cwa_engine.base.errors import InvalidInput, ModelBroken, ModelNotFound, did_you_mean
 from cwa_engine.base.files import near_files, user_path
-from cwa_engine.guide.catalog import CATALOG, catalog_model, known_names
+from cwa_engine.guide.catalog import catalog, catalog_model, known_names
 from cwa_engine.hub.names import is_address, read_hub_name
 
 HUB = "https://huggingface.co"
@@ -235,7 +235,7 @@ def cached_models(access: HubAccess) -> list[tuple[str, int]]:
 
 def models_on_disk(access: HubAccess) -> dict[str, int]:
     """Hub id -> bytes on disk, of models that need no download: GGUF files of packages, and the Hub's cache."""
-    packaged = {entry.name: packaged_gguf(entry.gguf_package) for entry in CATALOG if entry.gguf_package}
+    packaged = {entry.name: packaged_gguf(entry.gguf_package) for entry in catalog() if entry.gguf_package}
     return dict(cached_models(access)) | {name: gguf.stat().st_size for name, gguf in packaged.items() if gguf}
 
 

@@ -67,7 +67,11 @@ class Passes:
         return self.forward + 2 * self.backward
 
     def __str__(self) -> str:
-        return f"{self.forward} forward and {self.backward} backward" if self.forward else "no pass"
+        """`1 forward and 2 backward passes`, `no pass`"""
+        if not self.forward:
+            return "no pass"
+        both = f"{self.forward} forward and {self.backward} backward" if self.backward else f"{self.forward} forward"
+        return f"{both} pass{'es' if self.forward + self.backward > 1 else ''}"
 
 
 class LargestOutputs(Protocol):

@@ -29,8 +29,8 @@ class Sampled:
     def of(cls, report: RunReport) -> Sampled:
         rows = report.predictions
         changes = np.array([abs(row.delta_nll) for row in rows], dtype=np.float64)
-        scores = np.array([row.scores for row in rows], dtype=np.float64).reshape(len(rows), -1)
         names = [row.metric for row in report.fidelity]
+        scores = np.array([row.scores for row in rows], dtype=np.float64).reshape(len(rows), len(names))
         return cls(
             np.where(np.isfinite(changes), changes, np.inf),
             {name: scores[:, place] for place, name in enumerate(names)},

@@ -7,10 +7,9 @@ linear layers alone.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from cwa_engine.base.statistics import paired_delta, widened
 from cwa_engine.base.table import Table
@@ -125,10 +124,10 @@ def _case(group: DamageSummary) -> tuple[int, str]:
 
 
 def _size(group: DamageSummary) -> float:
-    """How far a critical set moves the loss; a collapse is farthest."""
+    """How much a critical set raises the loss; a collapse is the most."""
     assert group.critical
     delta = group.critical.delta_nll
-    return abs(delta) if group.critical.collapsed_at is None and np.isfinite(delta) else np.inf
+    return delta if group.critical.collapsed_at is None and math.isfinite(delta) else math.inf
 
 
 def damage_findings(rows: Sequence[MetricDamage]) -> Iterator[Finding]:
@@ -161,4 +160,3 @@ def _figure(row: MetricDamage) -> str:
     if row.delta is None or row.low is None or row.high is None:
         return "until it is not finite"
     return figure(row.delta, row.low, row.high)
-

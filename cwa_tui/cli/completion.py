@@ -32,11 +32,11 @@ def of_option(entry: OptionField) -> Completion | None:
 
 def models(incomplete: str) -> list[Value]:
     """Models of the guide, on disk, and those that commands have named."""
-    from cwa_engine.guide.catalog import CATALOG
+    from cwa_engine.guide.catalog import catalog
     from cwa_tui.cli.remembered import remembered
 
     found: dict[str, str] = {}
-    for entry in CATALOG:
+    for entry in catalog():
         said = f"{entry.family}, {entry.parameters_m:g} M weights"
         found |= {name: said for name in (entry.alias, entry.name) if name}
     found |= dict.fromkeys(_on_disk(), "on disk")

@@ -44,4 +44,5 @@ def plan_report(plan: Plan) -> RenderableType:
     if not all(row.simulated for row in plan.rows):
         table.caption = "roughly: what goes where in this model depends on its weights"
     command = words(plan.command, "bold", overflow="fold") if plan.command else Text("no command", "bold red")
-    return Group(head, "", table, "", words(plan.why), command)
+    note = [words(plan.note, "yellow"), ""] if plan.note else []
+    return Group(head, "", *note, table, "", words(plan.why), command)

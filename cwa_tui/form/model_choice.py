@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cwa_daemon.protocol import DeviceMemory, WarmModel
 from cwa_engine.base.errors import CwaError, near_names
-from cwa_engine.guide.catalog import CATALOG, CatalogModel, catalog_model
+from cwa_engine.guide.catalog import CatalogModel, catalog, catalog_model
 from cwa_engine.hub.sources import HubAccess, SourceKind, name_and_revision, resolve
 from cwa_tui.form.places import model_name
 from cwa_tui.text import format as fmt
@@ -114,7 +114,7 @@ def model_choices(warm: Sequence[WarmModel], on_disk: Mapping[str, int]) -> list
         found.setdefault(
             hub_id, _choice(entry.alias if entry and entry.alias else hub_id, Place.DISK, entry, size_bytes)
         )
-    for entry in CATALOG:
+    for entry in catalog():
         found.setdefault(entry.name, _choice(entry.alias or entry.name, Place.GUIDE, entry))
     places = list(Place)
     return sorted(found.values(), key=lambda choice: places.index(choice.place))

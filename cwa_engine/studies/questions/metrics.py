@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,14 +22,15 @@ from cwa_engine.studies.study import Study
 from cwa_engine.studies.words import counted, figure, listed
 
 RULE = (
-    "Each run zeroes a sample of weights one by one (--fidelity); the fidelity of a metric is Spearman's rank correlation of its "
-    "scores with the measured |changes of the loss|, with a jackknife interval over the weights, on Fisher's z. Two metrics "
-    "are compared on the weights that both rank, by the jackknife of the difference of their correlations. Over several models "
-    "figures are means over these models; runs of one model are taken to have the same error. A metric is clearly worse than "
-    "the best where the 95 % interval of the difference, widened for all pairs of metrics (Bonferroni), is above 0. Of those that "
-    "are not, the one that takes the least work is to be used: passes over the scoring texts, a backward pass counted as two; "
-    "of equal work the one with the highest correlation. Nothing is recommended where the best correlation is not clearly above "
-    f"0. Models agree on the order of the metrics where Kendall's W has p <= {LEVEL} among random orders."
+    "Each run zeroes a sample of weights one by one (--fidelity); the fidelity of a metric is Spearman's rank correlation of "
+    "its scores with the measured |changes of the loss|, with a jackknife interval over the weights, on Fisher's z. Two "
+    "metrics are compared on the weights that both rank, by the jackknife of the difference of their correlations. Over "
+    "several models figures are means over these models; runs of one model are taken to have the same error. A metric is "
+    "clearly worse than the best where the 95 % interval of the difference, widened for all pairs of metrics (Bonferroni), is "
+    "above 0. Of those that are not, the one that takes the least work is to be used: passes over the scoring texts, a "
+    "backward pass counted as two; of equal work the one with the highest correlation. Nothing is recommended where the best "
+    "correlation is not clearly above 0. Models agree on the order of the metrics where Kendall's W has p <= "
+    f"{LEVEL} among random orders."
 )
 
 
@@ -93,7 +95,7 @@ def answer(runs: Sequence[StudyRun]) -> Answer:
     damage = [row for run in runs for row in metric_damage(run)]
     agreed = [row for run in runs for row in agreements(run)]
     choice, refused = _choice(runs)
-    findings = [*_fidelity_findings(rows, choice), *_order_finding(runs, choice), *damage_findings(damage)]
+    findings = [*_fidelity_findings(rows), *_order_finding(runs, choice), *damage_findings(damage)]
     return Answer(
         "metrics",
         _sentence(choice, runs) if choice else "which metric to use is not concluded: " + refused[0],
@@ -119,11 +121,12 @@ def _passes(metric: str, run: StudyRun) -> Passes:
 def _fidelities(run: StudyRun) -> Iterator[MetricFidelity]:
     sampled = Sampled.of(run.report)
     for row in run.report.fidelity:
-        passes, found = _passes(row.metric, run), correlation(sampled, row.metric)
+        passes = _passes(row.metric, run)
+        value, low, high = correlation(sampled, row.metric) or (None, None, None)
         chance = overlap_by_chance(row.overlap, [Stratum(row.units, row.top, row.top)])
         yield MetricFidelity(
             run.cell.number, model_of(run), row.metric, passes.forward, passes.backward, passes.work, row.units,
-            *(found or (None, None, None)), row.top, row.overlap, chance.expected, chance.p_value,
+            value, low, high, row.top, row.overlap, chance.expected, chance.p_value,
         )  # fmt: skip
 
 
@@ -142,7 +145,7 @@ def _choice(runs: Sequence[StudyRun]) -> tuple[Choice | None, list[str]]:
     if not samples:
         return None, ["no run has measured what single weights cost (--fidelity)"]
     names = [n for n in samples[0][0].scores if all(n in one.scores for of in samples for one in of)]
-    fidelity = {name: found for name in names if (found := _over(samples, lambda one, n=name: estimate(one, n)))}
+    fidelity = {name: found for name in names if (found := _over(samples, partial(estimate, metric=name)))}
     if len(fidelity) < 2:
         return None, ["fewer than two metrics have a rank correlation with the damage measured in every run"]
     best = max(fidelity, key=lambda name: fidelity[name].value)
@@ -154,7 +157,7 @@ def _choice(runs: Sequence[StudyRun]) -> tuple[Choice | None, list[str]]:
     for name in fidelity:
         if name == best:
             continue
-        found = _over(samples, lambda one, n=name: advantage(one, best, n))
+        found = _over(samples, partial(advantage, first=best, second=name))
         if found is None:
             return None, [f"{best} and {name} rank fewer than ten of the measured weights in common"]
         difference, low, high = found.interval(pairs)
@@ -165,10 +168,11 @@ def _choice(runs: Sequence[StudyRun]) -> tuple[Choice | None, list[str]]:
     return Choice(best, chosen, fidelity, tuple(differences)), []
 
 
-def _over(samples: Sequence[Sequence[Sampled]], of_run) -> Estimate | None:  # type: ignore[no-untyped-def]
+def _over(samples: Sequence[Sequence[Sampled]], of_run: Callable[[Sampled], Estimate | None]) -> Estimate | None:
     """The mean over models; None where one run has no figure."""
     found = [[of_run(one) for one in of_model] for of_model in samples]
-    return None if any(one is None for of_model in found for one in of_model) else over_models(found)
+    known = [[one for one in of_model if one is not None] for of_model in found]
+    return over_models(known) if known == found else None
 
 
 # words
@@ -179,11 +183,11 @@ def _sentence(choice: Choice, runs: Sequence[StudyRun]) -> str:
     models = list(dict.fromkeys(model_of(run) for run in runs if run.report.fidelity))
     where = f"over {counted(len(models), 'model')}" if len(models) > 1 else f"in {models[0]}"
     value = figure(*choice.fidelity[chosen].interval())
-    said = f"use {chosen} ({_passes(chosen, runs[0])} passes over the scoring texts): {where} its scores have a rank "
-    said = said.replace("no pass passes", "no pass") + f"correlation of {value} with the damage that was measured"
+    said = f"use {chosen} ({_passes(chosen, runs[0])} over the scoring texts): {where} its scores have a rank "
+    said += f"correlation of {value} with the damage that was measured"
     if chosen != choice.best:
         row = rows[chosen]
-        said += f"; {choice.best}, which takes {_passes(choice.best, runs[0])} passes, is not clearly better "
+        said += f"; {choice.best}, which takes {_passes(choice.best, runs[0])}, is not clearly better "
         said += f"({figure(row.difference, row.low, row.high)})"
     ties = [name for name in choice.good_enough if name not in (chosen, choice.best)]
     if ties:
@@ -193,7 +197,7 @@ def _sentence(choice: Choice, runs: Sequence[StudyRun]) -> str:
     return said
 
 
-def _fidelity_findings(rows: Sequence[MetricFidelity], choice: Choice | None) -> Iterator[Finding]:
+def _fidelity_findings(rows: Sequence[MetricFidelity]) -> Iterator[Finding]:
     """One for each metric, over all runs."""
     for metric in dict.fromkeys(row.metric for row in rows):
         mine = [row for row in rows if row.metric == metric and row.spearman is not None]
@@ -204,8 +208,8 @@ def _fidelity_findings(rows: Sequence[MetricFidelity], choice: Choice | None) ->
         found, top = sum(row.found for row in mine), sum(row.top for row in mine)
         chance = sum(row.found_by_chance for row in mine)
         yield Finding(
-            f"{metric}: rank correlation {each}{more}; of the {top} most harmful weights that were measured {found} are among its "
-            f"first, {chance:.1f} by chance",
+            f"{metric}: rank correlation {each}{more}; of the {top} most harmful weights that were measured {found} are among "
+            f"its first, {chance:.1f} by chance",
             f"other weights (--seed draws a sample anew) or other texts, with a correlation outside of the interval; "
             f"{min(row.weights for row in mine)} weights were measured",
         )
@@ -221,7 +225,9 @@ def _order_finding(runs: Sequence[StudyRun], choice: Choice | None) -> Iterator[
     samples, names = _samples(runs), list(choice.fidelity) if choice else []
     if len(samples) < 2 or len(samples) < least_blocks(len(names)):
         return
-    values = [[np.mean([of.value for one in runs_of if (of := estimate(one, name))]) for name in names] for runs_of in samples]
+    values = [
+        [np.mean([of.value for one in runs_of if (of := estimate(one, name))]) for name in names] for runs_of in samples
+    ]
     found = concordance(np.array(values))
     if found is None:
         return
@@ -242,8 +248,8 @@ def _refused(runs: Sequence[StudyRun], choice: Choice | None) -> Iterator[str]:
     models, metrics = len({model_of(run) for run in runs}), len(choice.fidelity) if choice else 0
     if choice and models < (least := least_blocks(metrics)):
         yield (
-            f"whether other models put the metrics in the same order: that takes at least {least} models for {metrics} metrics, "
-            f"and there {'is' if models == 1 else 'are'} {models}"
+            f"whether other models put the metrics in the same order: that takes at least {least} models for {metrics} "
+            f"metrics, and there {'is' if models == 1 else 'are'} {models}"
         )
     for run in runs:
         if not run.report.fidelity:
