@@ -112,6 +112,8 @@ def _known(entry: Mapping[str, Any], known: Any, where: str) -> None:
 def _parsed(model: type[Claim], entry: Mapping[str, Any], where: str) -> Claim:
     try:
         return model.model_validate(entry)
+    except InvalidInput as error:  # what a target is no target for
+        raise InvalidInput(f"{where}: {error.message}", hint=error.hint) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -324,6 +324,12 @@ HOSTILE = {
     "id: String should match": "[[claim]]\nid = '../../x'\ntitle = 't'\nsource = 's'\nmodel = 'gpt2'",
     "has its own seq_len": "{head}\nstep = [{{ name = 'a', run = {{ seq_len = 9 }} }}]",
     "nothing is expected of step a": "{head}\nstep = [{{ name = 'a' }}]\nexpect = [{{ what = 'perplexity' }}]",
+    "names no weight": "{head}\nno_gate = 'x'\nexpect = [{{ what = 'rank', metric = 'magnitude', target = 'w' }}]",
+    "claim a, the baseline": "{head}\nrun = {{ seq_len = 'long' }}\nexpect = [{{ what = 'perplexity' }}]",
+    "claim a, step b": (
+        "{head}\nno_gate = 'x'\nstep = [{{ name = 'b', run = {{ topk = [-1] }} }}]"
+        "\nexpect = [{{ what = 'loss_change', step = 'b' }}]"
+    ),
     "`joined` is for": "{head}\njoined = true\nexpect = [{{ what = 'perplexity' }}]",
 }
 
@@ -336,6 +342,18 @@ def test_a_file_that_makes_no_sense_is_refused_with_the_place_and_the_reason(sai
         claims_of_file(str(path))
     error = refused.value
     assert all(part in f"{error.message}; {error.hint}" for part in said.split(" ... ")), (error.message, error.hint)
+
+
+def test_lists_without_end_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput):
+        claims_of_file(str(written(tmp_path, "deep.toml", "[[claim]]\nid = " + "[" * 20_000)))
+
+
+def test_blanks_in_a_target_do_not_make_it_another_weight(tmp_path: Path) -> None:
+    expect = "expect = [{ what = 'weight_value', target = ' w[3, 4]', step = 's', metric = 'magnitude' }]"
+    head = "[[claim]]\nid = 'a'\ntitle = 't'\nsource = 's'\nmodel = 'gpt2'\nno_gate = 'x'\nstep = [{ name = 's' }]\n"
+    (claim,) = claims_of_file(str(written(tmp_path, "blanks.toml", head + expect)))
+    assert claim.expect[0].target == "w[3,4]"
 
 
 def test_what_is_no_file_of_claims_is_refused(tmp_path: Path) -> None:
