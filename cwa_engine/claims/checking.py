@@ -56,6 +56,8 @@ def check_claim(claim: Claim) -> None:
         raise wrong(
             "`joined` is for the rows of a dataset, in windows", "give `dataset` and `packed = true` in [claim.run]"
         )
+    if any(run.get("fast_perturbation") for run in (claim.run, *(step.run for step in claim.step))):
+        raise wrong("fast_perturbation measures damage on other texts than the baseline", "leave it out")
     used = {step.name for step in needed_steps(claim, claim.expect)}
     if idle := [step.name for step in claim.step if step.name not in used]:
         raise wrong(f"nothing is expected of step {idle[0]}", "expect something of it, or leave it out")

@@ -105,9 +105,7 @@ class Claim(_Part):
     differs: str = ""  # in what our protocol differs from that
     no_gate: str = ""  # why no baseline is compared before the effect is measured
     cannot: str = ""  # why cwtool cannot measure this, wherever it runs
-    joined: bool = (
-        False  # whether the rows of the dataset are one text, as perplexities of WikiText are usually measured
-    )
+    joined: bool = False  # whether the rows of the dataset are one text, as perplexities of WikiText are published
     run: dict[str, Any] = Field(default_factory=dict)
     step: tuple[Step, ...] = ()
     expect: tuple[Expectation, ...] = ()

@@ -330,6 +330,12 @@ HOSTILE = {
         "{head}\nno_gate = 'x'\nstep = [{{ name = 'b', run = {{ topk = [-1] }} }}]"
         "\nexpect = [{{ what = 'loss_change', step = 'b' }}]"
     ),
+    "fast_perturbation measures damage on other texts": (
+        "{head}\nrun = {{ fast_perturbation = true }}\nexpect = [{{ what = 'perplexity' }}]"
+    ),
+    "step: Input should be": "{head}\nstep = 5",
+    "run: Input should be": "{head}\nrun = 5",
+    "expect: Input should be": "{head}\nexpect = 'x'",
     "`joined` is for": "{head}\njoined = true\nexpect = [{{ what = 'perplexity' }}]",
 }
 
