@@ -57,25 +57,25 @@ class TransferRow:
     perturbation: str
     why: str
     same_files: bool
-    common: int | None
-    expected: float | None
-    p_value: float | None
-    expected_within: float | None
-    p_within: float | None
-    p_holm: float | None  # of the stricter of the two, over the variants
-    unit: str
-    base_damage: float | None
-    own: float | None
-    carried: float | None
-    carried_low: float | None
-    carried_high: float | None
-    carried_outcome: str
-    minus_base: float | None
-    minus_base_low: float | None
-    minus_base_high: float | None
-    of_own: float | None
-    of_own_low: float | None
-    of_own_high: float | None
+    common: int | None = None
+    expected: float | None = None
+    p_value: float | None = None
+    expected_within: float | None = None
+    p_within: float | None = None
+    p_holm: float | None = None  # of the stricter of the two, over the variants
+    unit: str = ""
+    base_damage: float | None = None
+    own: float | None = None
+    carried: float | None = None
+    carried_low: float | None = None
+    carried_high: float | None = None
+    carried_outcome: str = ""
+    minus_base: float | None = None
+    minus_base_low: float | None = None
+    minus_base_high: float | None = None
+    of_own: float | None = None
+    of_own_low: float | None = None
+    of_own_high: float | None = None
 
     @property
     def carries_over(self) -> bool:
@@ -162,13 +162,17 @@ def _row(
     runs: Sequence[StudyRun],
 ) -> TransferRow:
     key = group.metric, group.k, group.perturbation
-    row = TransferRow(
-        model_of(base), model_of(variant), others_of(base), *key, why, same_model(base.report, variant.report),
-        overlap.common if overlap else None,
-        overlap.expected if overlap else None, overlap.p_value if overlap else None,
-        overlap.expected_within if overlap else None, overlap.p_within if overlap else None, None,
-        *("", None, None, None, None, None, ""), *(None,) * 6,
-    )  # fmt: skip
+    same = same_model(base.report, variant.report)
+    row = TransferRow(model_of(base), model_of(variant), others_of(base), *key, why, same)
+    if overlap:
+        row = replace(
+            row,
+            common=overlap.common,
+            expected=overlap.expected,
+            p_value=overlap.p_value,
+            expected_within=overlap.expected_within,
+            p_within=overlap.p_within,
+        )
     return _with_damage(row, base.report, variant.report, _given_run(base.report, variant, group, runs))
 
 
