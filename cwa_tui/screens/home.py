@@ -47,7 +47,7 @@ class HomeScreen(StoreScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("u", "unload", "Unload"),
         Binding("equals_sign", "compare", "Compare", key_display="="),
-        Binding("S", "studies", "Studies"),
+        Binding("S", "studies", "Studies", show=False),
         Binding("t", "other_jobs", "Loads and plans", show=False),
         Binding("1", "focus('#jobs')", "Runs", show=False),
         Binding("2", "focus('#models-table')", "Warm models", show=False),
@@ -80,6 +80,9 @@ class HomeScreen(StoreScreen):
             self.query_one(name).border_title = title
         self._ask_for(self.preferences.table("jobs").sorting)
         self.watch(self.query_one(JobsTable), "scroll_y", self._ask_for_what_is_in_sight, init=False)
+
+    def on_screen_resume(self) -> None:
+        self.preferences.change(last_screen=())
 
     def on_resize(self, event: Resize) -> None:
         self.call_after_refresh(self.redraw)
@@ -156,12 +159,12 @@ class HomeScreen(StoreScreen):
         self.query_one(JobPreview).show_job(job, run, now, lost, _command(job) if job and self._is_wide else "")
 
     def _title_of_list(self) -> str:
-        """`[1] runs 1-7 of 154 · t: loads and plans`."""
+        """`[1] runs 1-7 of 154 · t: loads and plans · S: studies`."""
         kinds, others = ("runs", "loads and plans") if self.store.query.kinds == RUNS else ("loads and plans", "runs")
         first, last = self.query_one(JobsTable).places_in_sight
         total = self.store.job_list.total
         part = f" {first + 1:,}-{last:,} of {total:,}" if total else ""
-        return f"\\[1] {kinds}{part} · t: {others}"
+        return f"\\[1] {kinds}{part} · t: {others} · S: studies"
 
     def _followed(self, job: JobView) -> FollowedRun | None:
         return self.store.followed_run(job.run_id) if job.state == "running" else None

@@ -191,7 +191,7 @@ class StudyScreen(OfStudies):
         note.say(words(" · ".join(more)))
 
     def _draw_failures(self, study: KnownStudy) -> None:
-        lines = [*failures(study.progress), *(f"{short_id(run)}: {why}" for run, why in study.unread.items())]
+        lines = failures(study.progress)
         said = Text("\n").join(words(f"✗ {line}") for line in lines) if lines else Text("nothing failed")
         if lines and study.count("failed"):
             said.append("\n\nr queues them again", "dim")

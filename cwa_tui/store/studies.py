@@ -19,9 +19,8 @@ class KnownStudy:
     study: Study
     created: float  # seconds since the epoch
     journal: int = 0  # when its journal was written last
-    progress: tuple[CellProgress, ...] = ()
+    progress: tuple[CellProgress, ...] = ()  # a run whose files cannot be read counts as failed
     summaries: Mapping[str, RunSummary] = field(default_factory=dict)
-    unread: Mapping[str, str] = field(default_factory=dict)  # run id -> why its files cannot be read
     answer: Answer | None = None  # of the runs that are done
     why_no_answer: str = ""
     is_registered: bool = False  # before its first run

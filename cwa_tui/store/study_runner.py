@@ -28,10 +28,6 @@ class RunnerOfStudies:
         return self.runner.where
 
     @property
-    def where(self) -> str:
-        return self.runner.where
-
-    @property
     def elsewhere(self) -> bool:
         return self.runner.elsewhere
 

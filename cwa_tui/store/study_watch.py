@@ -67,7 +67,7 @@ class StudyWatch:
     _listed: int = -1  # when the folder of studies changed, in ns
     _ended: dict[str, RunState] = field(default_factory=dict)
     _summaries: dict[str, RunSummary] = field(default_factory=dict)
-    _unread: dict[str, str] = field(default_factory=dict)
+    _unread: dict[str, CwaError] = field(default_factory=dict)
     _answers: dict[str, _Answered] = field(default_factory=dict)
     _answering: set[str] = field(default_factory=set)
     _damaged: list[DataError] = field(default_factory=list)
@@ -152,7 +152,7 @@ class StudyWatch:
             except DaemonUnreachable:
                 raise
             except CwaError as error:  # altered, removed, of an early version
-                self._unread[run_id] = str(error)
+                self._unread[run_id] = error
 
         for run_id in sorted(study.done_runs - self._summaries.keys() - self._unread.keys()):
             await asyncio.to_thread(read, run_id)
@@ -163,7 +163,12 @@ class StudyWatch:
         return replace(
             study,
             summaries={run_id: self._summaries[run_id] for run_id in runs if run_id in self._summaries},
-            unread={run_id: self._unread[run_id] for run_id in runs if run_id in self._unread},
+            progress=tuple(
+                replace(entry, state="failed", error=self._unread[entry.run_id])
+                if entry.state == "done" and entry.run_id in self._unread
+                else entry
+                for entry in study.progress
+            ),
             answer=answered.answer if answered else None,
             why_no_answer=answered.why_not if answered else "",
         )
@@ -211,8 +216,12 @@ class StudyWatch:
     # what a user asks
 
     async def start(self, study: Study) -> str:
-        """Queue the cells of a study that is new, or go on with the same one; gives its id. Raises InvalidInput, OutputError."""
-        folder = await asyncio.to_thread(StudyFolder.create, study, None, self._runner().where)
+        """Queue the cells of a study, or go on with the one that asked for the same; gives its id.
+
+        Raises InvalidInput, and OutputError where its folder cannot be written.
+        """
+        where = self.runner().where
+        folder, _ = await asyncio.to_thread(lambda: StudyFolder.of(study, where=where))
         self._submit(folder, retry=False)
         return folder.id
 

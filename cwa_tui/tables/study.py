@@ -114,7 +114,9 @@ def _row(entry: CellProgress, metrics: Sequence[str], summary: RunSummary | None
     cells: dict[str, str] = {"cell": str(entry.cell.number), **entry.cell.values, "state": state}
     values: dict[str, Any] = {"cell": entry.cell.number, "state": entry.state}
     cells |= {"why": _reason(entry), "run": entry.run_id}
-    if entry.state == "done" and summary:
+    if entry.state == "done" and summary is None:
+        cells |= dict.fromkeys(metrics, "reading")
+    elif entry.state == "done" and summary:
         for metric in metrics:
             group = summary.headline_of(metric)
             cells[metric] = _found(group, metric in [ranking.metric for ranking in summary.rankings])

@@ -16,6 +16,7 @@ from cwa_tui.text import format as fmt
 
 LOW, HIGH = "low", "high"  # fields with the ends of an interval, or ends of their names: `slope_low`
 ACROSS = ("parameters", "step", "tokens", "k", "sequences")  # fields that a figure has across, best first
+SERIES = ("family", "metric", "k", "perturbation", "selection", "others")  # fields that tell series apart
 MOST_SERIES = 4
 _APART = 10.0  # a logarithmic axis is used where the largest is at least so many times the smallest
 
@@ -83,7 +84,7 @@ def figure_of(tables: Sequence[TableRows[Any]]) -> Figure | None:
     """The figure of the first table with figures that have intervals; None where there is none.
 
     Across is the first field of `ACROSS` with two values or more, else the rows one after the other. Rows of one series
-    have all other texts and counts in common that vary between rows, but for the model's name.
+    have the fields of `SERIES` in common.
     """
     return next((figure for table in tables if (figure := _figure(table))), None)
 
@@ -95,7 +96,7 @@ def _figure(found: TableRows[Any]) -> Figure | None:
     up, low, high = measured
     rows = [{name: getattr(row, name) for name in names} for row in found.rows]
     across = next((name for name in ACROSS if name in names and _is_axis([row[name] for row in rows])), "")
-    varying = [name for name in names if _parts(name, rows) and name not in (across, "model", "revision")]
+    varying = [name for name in SERIES if name in names and name != across and len({row[name] for row in rows}) > 1]
     named = [name for name in names if isinstance(rows[0][name], str)]
     places: dict[str, float] = {}
     series: dict[str, list[Point]] = {}
@@ -104,7 +105,7 @@ def _figure(found: TableRows[Any]) -> Figure | None:
             continue
         label = " ".join(str(row[name]) for name in named)
         x = float(row[across]) if across else places.setdefault(label, float(len(places)))
-        key = " ".join(f"{name} {row[name]}" if isinstance(row[name], int) else str(row[name]) for name in varying)
+        key = ", ".join(f"k {row[name]:,}" if name == "k" else str(row[name]) for name in varying)
         point = Point(x, float(row[up]), _finite(row[low]), _finite(row[high]))
         series.setdefault(key if across else "", []).append(point)
     if not series:
@@ -137,12 +138,6 @@ def _with_interval(names: Sequence[str]) -> tuple[str, str, str] | None:
 
 def _is_axis(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int | float) and math.isfinite(value) for value in values) and len(set(values)) > 1
-
-
-def _parts(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a field tells series apart: a text or a count that differs between rows of one place."""
-    values = {row[name] for row in rows}
-    return 1 < len(values) <= len(rows) // 2 and all(isinstance(value, str) or type(value) is int for value in values)
 
 
 def _finite(value: float | None) -> float | None:

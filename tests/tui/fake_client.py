@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from textual.app import App
 
@@ -24,13 +25,16 @@ from cwa_daemon.protocol import (
     WarmModel,
     WorkerView,
 )
-from cwa_engine.base.errors import CwaError, NoDaemon, NotFound
+from cwa_engine.base.errors import CwaError, NoDaemon, NotFound, error_from_dict
+from cwa_engine.base.events import Event
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.runner import RunState
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp
 from cwa_tui.store.preferences import PreferenceFile
 from cwa_tui.store.session import Pace
 
+T = TypeVar("T")
 NOW = 1_795_460_700.0  # what the clock of every test says
 QUICK = Pace(poll_s=0.05, idle_poll_s=0.05, retry_s=0.05, patience_s=5.0, redraw_s=0.05, settle_s=0.0)
 
@@ -57,6 +61,7 @@ class FakeDaemon:
         self.cancelled: list[str] = []
         self.unloaded: list[str] = []
         self.refuse: CwaError | None = None
+        self.keys: dict[str | None, str] = {}  # of submissions of studies -> run id
         self._changed = asyncio.Event()
 
     async def connect(self, start: bool = False) -> FakeClient:
@@ -236,6 +241,63 @@ class FakeClient:
         pass
 
 
+class FakeRunner:
+    """Runs of studies on a daemon of the test, for threads beside the loop that it was made on. A key runs once."""
+
+    where, elsewhere = "", False
+
+    def __init__(self, daemon: FakeDaemon) -> None:
+        self.daemon, self._client, self._loop = daemon, FakeClient(daemon), asyncio.get_running_loop()
+
+    def submit(self, spec: RunSpec, key: str | None = None) -> FakeRun:
+        if key not in self.daemon.keys:
+            self.daemon.keys[key] = self.wait_for(self._client.submit(spec))
+        return FakeRun(self, self.daemon.keys[key])
+
+    def attach(self, run_id: str) -> FakeRun:
+        return FakeRun(self, self.job(run_id).run_id)
+
+    def states(self, run_ids: Sequence[str]) -> dict[str, RunState]:
+        return {run_id: FakeRun(self, run_id).state() for run_id in run_ids if run_id in self.daemon.jobs}
+
+    def wait_for_room(self) -> None:
+        self.wait_for(self.daemon.changed())
+
+    def job(self, run_id: str) -> JobView:
+        return self.wait_for(self._client.job(run_id))
+
+    def cancel(self, run_id: str) -> None:
+        self.wait_for(self._client.cancel(run_id))
+
+    def report(self, run_id: str) -> RunReport:
+        return self.wait_for(self._client.report(run_id))
+
+    def wait_for(self, asked: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(asked, self._loop).result(10)
+
+
+@dataclass(frozen=True)
+class FakeRun:
+    runner: FakeRunner
+    run_id: str
+
+    def events(self) -> Iterator[Event]:
+        return iter(())
+
+    def state(self) -> RunState:
+        job = self.runner.job(self.run_id)
+        return RunState(cast("Any", job.state), time.time(), error_from_dict(job.error) if job.error else None)
+
+    def report(self) -> RunReport:
+        return self.runner.report(self.run_id)
+
+    def altered(self) -> tuple[str, ...]:
+        return ()
+
+    def cancel(self) -> None:
+        self.runner.cancel(self.run_id)
+
+
 def _is_asked_for(job: JobView, query: JobQuery) -> bool:
     said = f"{job.run_id} {job.model} {job.state} {job.spec['metrics']}".lower()
     return (
@@ -248,7 +310,9 @@ def _is_asked_for(job: JobView, query: JobQuery) -> bool:
 def app_on(daemon: FakeDaemon, preferences: PreferenceFile | None = None, ascii: bool | None = False) -> CwtoolApp:
     """The app, connected to a daemon of the test, with a clock that stands still, and preferences of its own."""
     own = preferences or PreferenceFile(Path(tempfile.mkdtemp()) / "tui.json")
-    return CwtoolApp(daemon.connect, clock=lambda: NOW, pace=QUICK, preferences=own, ascii=ascii)
+    return CwtoolApp(
+        daemon.connect, clock=lambda: NOW, pace=QUICK, preferences=own, ascii=ascii, runner=lambda _: FakeRunner(daemon)
+    )
 
 
 def screen_lines(app: App[Any]) -> list[str]:

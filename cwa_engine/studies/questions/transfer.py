@@ -15,7 +15,7 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
 from cwa_engine.records.compared import RankingOverlap
-from cwa_engine.records.comparison import compare
+from cwa_engine.records.comparison import ranking_overlap
 from cwa_engine.records.comparison_words import p_text
 from cwa_engine.records.differences import other_rankings, other_weights, same_model
 from cwa_engine.records.profiles import top
@@ -144,13 +144,18 @@ def _apart(base: RunReport, variant: RunReport) -> str:
 
 def _rows(base: StudyRun, variant: StudyRun, runs: Sequence[StudyRun]) -> Iterator[TransferRow]:
     why = _apart(base.report, variant.report)
-    overlaps = {} if why else {(row.metric, row.k): row for row in compare(base.report, variant.report).overlaps}
-    for group in base.report.summary.damage:
-        if group.critical and group.metric in variant.report.metrics:
-            yield _row(base, variant, group, overlaps.get((group.metric, group.k)), why, runs)
-    if not base.report.summary.damage:
-        for (metric, k), overlap in overlaps.items():
-            yield _row(base, variant, DamageSummary(metric, k, "", None), overlap, why, runs)
+    for group in _sets(base.report):
+        metric, k = group.metric, group.k
+        if metric in variant.report.metrics and k <= variant.report.spec.largest_k:
+            overlap = None if why else ranking_overlap(base.report, variant.report, metric, k)
+            yield _row(base, variant, group, overlap, why, runs)
+
+
+def _sets(report: RunReport) -> list[DamageSummary]:
+    """The critical sets of a run; of one without damage its rankings."""
+    sets = [group for group in report.summary.damage if group.critical]
+    ranked = itertools.product(report.metrics, report.spec.topk)
+    return sets or [DamageSummary(metric, k, "", None) for metric, k in ranked]
 
 
 def _row(

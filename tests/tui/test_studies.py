@@ -1,0 +1,246 @@
+"""Studies on screen: the list, one study as it fills, and what their keys do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from cwa_engine.base.errors import RunFailed
+from cwa_engine.base.table import Table
+from cwa_engine.questions.question import TableRows
+from cwa_engine.studies import registry
+from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
+from cwa_engine.studies.folder import StudyFolder
+from cwa_engine.studies.study import Study
+from cwa_tui.app import CwtoolApp
+from cwa_tui.screens.compare import CompareScreen
+from cwa_tui.screens.run import RunScreen
+from cwa_tui.screens.studies import StudiesScreen
+from cwa_tui.screens.study import StudyScreen
+from cwa_tui.widgets.row_table import RowTable
+from tests.tui.fake_client import FakeDaemon, app_on, screen_text, until
+from tests.tui.finished_run import finished
+
+SIZES = ((80, 24), (160, 48))
+MODELS = ("tiny-a", "tiny-b", "tiny-c", "tiny-d")
+RUN = {"metrics": ["grad_x_weight", "magnitude"], "topk": [1, 4]}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A row of the answer."""
+
+    model: str
+    parameters: int
+    damage: float
+    low: float
+    high: float
+
+
+SIZES_TABLE = Table("sizes.csv", Size)
+
+
+def answer(runs: Sequence[StudyRun]) -> Answer:
+    rows = [
+        Size(run.cell.spec.model, 1000 * 10**place, 0.5 + place, 0.4 + place, 0.6 + place)
+        for place, run in enumerate(runs)
+    ]
+    findings = (Finding("damage grows by 1.0 [0.8, 1.2] nats a decade", "a size that lies outside"),)
+    refused = ("no law is fitted to fewer than four sizes",)
+    cells = TableRows(Table("models.csv", Size), rows)
+    tables = (TableRows(SIZES_TABLE, rows), cells)
+    return Answer("sizes", f"damage grows over {len(runs)} models", findings, tables, refused, "the slope of a line")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder of the test's own, and a question of its own."""
+    question = StudyQuestion(
+        "sizes", 1, "does damage grow with size?", "models of two sizes", lambda study: None, answer
+    )
+    monkeypatch.setitem(registry.STUDY_QUESTIONS, "sizes", question)
+    monkeypatch.setenv("CWTOOL_HOME", str(tmp_path))
+    return tmp_path
+
+
+def study(models: Sequence[str] = MODELS, question: str = "sizes") -> Study:
+    return Study(question=question, name="four sizes", run=RUN, grid={"model": tuple(models)})
+
+
+@asynccontextmanager
+async def on_screen(
+    daemon: FakeDaemon, size: tuple[int, int] = (80, 24), ascii: bool = False
+) -> AsyncIterator[tuple[CwtoolApp, Pilot[None]]]:
+    """The app with the list of studies."""
+    app = app_on(daemon, ascii=ascii)
+    async with app.run_test(size=size, notifications=True) as pilot:
+        await until(lambda: "connecting" not in screen_text(app))
+        await pilot.press("S")
+        await until(lambda: isinstance(app.screen, StudiesScreen))
+        yield app, pilot
+
+
+async def started(app: CwtoolApp, daemon: FakeDaemon, asked: Study) -> list[str]:
+    """The run ids of a study's cells, once all are queued and known."""
+    study_id = await app.session.start_study(asked)
+    cells = len(asked.grid["model"])
+    await until(lambda: len(daemon.submitted) >= cells)
+    await until(lambda: (found := app.session.store.study(study_id)) and found.count("queued") == cells)
+    known = app.session.store.study(study_id)
+    assert known
+    return [entry.run_id for entry in known.progress]
+
+
+def ends(daemon: FakeDaemon, run_id: str) -> None:
+    """Let a queued run end with the results of a tiny model."""
+    made = finished(FakeDaemon())
+    daemon.reports[run_id] = replace(made, summary=replace(made.summary, run_id=run_id))
+    daemon.say(run_id, "state", state="running", error=None)
+    daemon.end(run_id)
+
+
+async def opened(app: CwtoolApp, pilot: Pilot[None]) -> StudyScreen:
+    await until(lambda: app.screen.query_one("#studies", RowTable).cursor_key)
+    await pilot.press("enter")
+    await until(lambda: isinstance(app.screen, StudyScreen) and "reading" not in screen_text(app))
+    assert isinstance(app.screen, StudyScreen)
+    return app.screen
+
+
+async def test_without_a_study_the_list_says_how_to_begin_one() -> None:
+    async with on_screen(FakeDaemon()) as (app, _):
+        await until(lambda: "no studies yet: press n" in screen_text(app))
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_study_that_somebody_else_asks_for_appears_by_itself(size: tuple[int, int]) -> None:
+    async with on_screen(FakeDaemon(), size) as (app, _):
+        await until(lambda: "no studies yet" in screen_text(app))
+        StudyFolder.create(study())
+        await until(lambda: "sizes" in screen_text(app) and "0/4" in screen_text(app))
+        assert "· waiting" in screen_text(app)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_grid_fills_while_runs_go_on(size: tuple[int, int]) -> None:
+    daemon = FakeDaemon()
+    async with on_screen(daemon, size) as (app, pilot):
+        runs = await started(app, daemon, study())
+        screen = await opened(app, pilot)
+        await until(lambda: "○ queued" in screen_text(app))
+        daemon.say(runs[0], "state", state="running", error=None)
+        daemon.progress(runs[0], "score", 3, 12)
+        await until(lambda: "▶ score 3/12" in screen_text(app))
+        ends(daemon, runs[0])
+        await until(lambda: "✓ done" in screen_text(app) and "x0.93" in screen_text(app))
+        value = screen.query_one("#study-grid", RowTable).source.row(0).values["grad_x_weight"]
+        headline = daemon.reports[runs[0]].summary.headline
+        assert headline and headline.critical
+        assert value == headline.critical.perplexity_ratio
+        await until(lambda: "so far, of 1 runs: damage grows over 1 models" in " ".join(screen_text(app).split()))
+        daemon.end(runs[1], "failed", RunFailed("the loss is not finite", hint="try float32"))
+        for run in runs[2:]:
+            ends(daemon, run)
+        await until(lambda: "damage grows over 3 models" in screen_text(app))
+        await until(lambda: "3 of 4 done, 1 failed" in screen_text(app))
+        assert "so far" not in screen_text(app)
+
+
+async def test_the_panes_have_the_answer_its_tables_its_figure_and_what_failed() -> None:
+    daemon = FakeDaemon()
+    async with on_screen(daemon) as (app, pilot):
+        runs = await started(app, daemon, study())
+        for run in runs[:3]:
+            ends(daemon, run)
+        daemon.end(runs[3], "failed", RunFailed("the loss is not finite", hint="try float32"))
+        screen = await opened(app, pilot)
+        await until(lambda: "damage grows over 3 models" in screen_text(app))
+        await pilot.press("2")
+        await until(lambda: "overturned by: a size that lies outside" in screen_text(app))
+        assert "no law is fitted to fewer than four sizes" in screen_text(app)
+        assert "rule: the slope of a line" in screen_text(app)
+        await pilot.press("3")
+        await until(lambda: "sizes · 1 of 2" in screen_text(app))
+        assert [
+            screen.query_one("#answer-table", RowTable).source.row(place).values["damage"] for place in range(3)
+        ] == [0.5, 1.5, 2.5]
+        await pilot.press("m")
+        await until(lambda: "models · 2 of 2" in screen_text(app))
+        await pilot.press("4")
+        await until(lambda: "across: parameters, logarithmic" in screen_text(app) and "●" in screen_text(app))
+        await pilot.press("5")
+        await until(lambda: "4 tiny-d: the loss is not finite (try float32)" in screen_text(app))
+
+
+async def test_enter_opens_the_run_of_a_cell_and_marked_cells_are_compared() -> None:
+    daemon = FakeDaemon()
+    async with on_screen(daemon) as (app, pilot):
+        runs = await started(app, daemon, study())
+        for run in runs:
+            ends(daemon, run)
+        await opened(app, pilot)
+        await until(lambda: "4 of 4 done" in screen_text(app))
+        await pilot.press("enter")
+        await until(lambda: isinstance(app.screen, RunScreen))
+        await pilot.press("escape")
+        await until(lambda: isinstance(app.screen, StudyScreen))
+        await pilot.press("space", "down", "space", "equals_sign")
+        await until(lambda: isinstance(app.screen, CompareScreen))
+        assert isinstance(app.screen, CompareScreen)
+        assert app.screen.run_ids == tuple(runs[:2])
+
+
+async def test_a_study_is_cancelled_after_a_question_and_goes_on_when_resumed() -> None:
+    daemon = FakeDaemon()
+    async with on_screen(daemon) as (app, pilot):
+        runs = await started(app, daemon, study())
+        ends(daemon, runs[0])
+        await opened(app, pilot)
+        await until(lambda: "1 of 4 done" in screen_text(app))
+        await pilot.press("c")
+        await until(lambda: "cancel this study?" in screen_text(app))
+        assert "3 of 4 cells have not ended" in screen_text(app)
+        await pilot.press("y")
+        await until(lambda: "1 of 4 done, 3 cancelled" in screen_text(app))
+        assert set(daemon.cancelled) == set(runs[1:])
+        await pilot.press("r")
+        await until(lambda: "1 of 4 done, 3 queued" in screen_text(app))
+        assert len(daemon.submitted) == 7  # what is done is not run again
+
+
+async def test_nothing_is_asked_of_the_daemon_while_nothing_changes() -> None:
+    daemon = FakeDaemon()
+    async with on_screen(daemon) as (app, pilot):
+        for run in await started(app, daemon, study()):
+            ends(daemon, run)
+        await opened(app, pilot)
+        await until(lambda: "damage grows over 4 models" in screen_text(app))
+        known, began = app.session.store.studies, time.monotonic()
+        await until(lambda: time.monotonic() - began > 0.5)
+        assert app.session.store.studies is known
+
+
+async def test_the_screen_is_grey_when_the_daemon_is_gone() -> None:
+    daemon = FakeDaemon()
+    async with on_screen(daemon) as (app, pilot):
+        await started(app, daemon, study())
+        screen = await opened(app, pilot)
+        daemon.lose()
+        await until(lambda: screen.has_class("-lost"))
+        assert "○ queued" in screen_text(app)
+
+
+async def test_keys_are_in_the_help() -> None:
+    daemon = FakeDaemon()
+    async with on_screen(daemon, (80, 48)) as (app, pilot):
+        await started(app, daemon, study())
+        await opened(app, pilot)
+        await pilot.press("question_mark")
+        await until(lambda: "queue what is not queued yet" in screen_text(app))
+        assert "compare the runs of marked cells" in screen_text(app)
