@@ -54,10 +54,11 @@ class CwtoolApp(TerminalApp):
         self.session = Session(connect, pace or Pace(), TuiStore(clock), runner or runner_on)
         self._endings = Endings()
         self._seen = -1  # version of the store that was looked at for runs that have ended
+        self._last_screen = self.preferences.now.last_screen  # to show again
 
     def on_mount(self) -> None:
         self.push_screen(HomeScreen(self.session, self.preferences))
-        self.set_interval(self.session.pace.redraw_s, self._tell_of_ends)
+        self.set_interval(self.session.pace.redraw_s, self._look_at_store)
         self.run_worker(self.session.keep_up(self._explain), group="session")
 
     async def on_unmount(self) -> None:
@@ -67,12 +68,26 @@ class CwtoolApp(TerminalApp):
         if isinstance(self.screen, StoreScreen):
             self.screen.explain(error)
 
-    def _tell_of_ends(self) -> None:
-        """Tell of runs that were started or watched here and have ended."""
+    def _look_at_store(self) -> None:
         store = self.session.store
-        if store.version == self._seen:
+        if store.version != self._seen:
+            self._seen = store.version
+            self._tell_of_ends(store)
+            if store.job_list.jobs and self._last_screen:
+                self._show_last_screen(store)
+
+    def _show_last_screen(self, store: TuiStore) -> None:
+        """Show what was on screen when the interface was left, unless it is gone or the user is elsewhere already."""
+        (kind, shown), self._last_screen = self._last_screen, ()
+        if not isinstance(self.screen, HomeScreen):
             return
-        self._seen = store.version
+        if kind == "study":
+            self.open_study(shown)
+        elif store.job(shown):
+            self.open_run(shown)
+
+    def _tell_of_ends(self, store: TuiStore) -> None:
+        """Tell of runs that were started or watched here and have ended."""
         for job in self._endings.since_last_look(store.job, self.session.watched, self.session.started):
             self.notify(ending(job), severity="error" if job.state == "failed" else "information", markup=False)
             self.tell_elsewhere(ending(job))
@@ -85,6 +100,7 @@ class CwtoolApp(TerminalApp):
     # what screens ask for, see `Navigation`
 
     def open_run(self, run_id: str) -> None:
+        self.preferences.change(last_screen=("run", run_id))
         self.push_screen(RunScreen(self.session, self.preferences, run_id))
 
     def open_weight(self, run_id: str, metric: str, place: int) -> None:
@@ -101,6 +117,7 @@ class CwtoolApp(TerminalApp):
     def open_study(self, study_id: str) -> None:
         from cwa_tui.screens.study import StudyScreen  # numpy comes with its figure
 
+        self.preferences.change(last_screen=("study", study_id))
         self.push_screen(StudyScreen(self.session, self.preferences, study_id))
 
     def open_form(self, like: JobView | None) -> None:

@@ -22,11 +22,12 @@ from cwa_daemon.protocol import (
     JobPage,
     JobQuery,
     JobView,
+    Marks,
     Pruned,
     Sample,
     StatusView,
 )
-from cwa_engine.base.errors import InvalidInput, OutputError
+from cwa_engine.base.errors import InvalidInput, OutputError, VersionMismatch
 from cwa_engine.base.files import check_output, fetch_folder
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.checksums import MANIFEST, altered_error, check_run
@@ -160,6 +161,28 @@ class AsyncClient:
     async def list_jobs(self, query: JobQuery | None = None) -> JobPage:
         """The jobs that a query asks for, and how many it finds in all. Raises as `jobs` does."""
         return await listing.page(query or JobQuery(), self._request)
+
+    async def mark(
+        self, run_id: str, add: Sequence[str] = (), remove: Sequence[str] = (), note: str | None = None
+    ) -> Marks:
+        """Add and remove tags of a run, and write its note, which None leaves as it is; gives what it has then.
+
+        Raises InvalidInput for what cannot be a tag, and VersionMismatch for an older daemon.
+        """
+        self._check_marks()
+        return Marks(**(await self._request("mark", run_id=run_id, add=[*add], remove=[*remove], note=note))["marks"])
+
+    async def marks(self) -> dict[str, Marks]:
+        """The tags and notes of all runs that have any, by run id. Raises VersionMismatch for an older daemon."""
+        self._check_marks()
+        return {run_id: Marks(**marks) for run_id, marks in (await self._request("marks"))["marks"].items()}
+
+    def _check_marks(self) -> None:
+        if self._connection.minor < protocol.MARKS_SINCE:
+            raise VersionMismatch(
+                "the daemon is older than this client, and keeps no tags and no notes",
+                hint="`cwtool daemon restart --when-idle`",
+            )
 
     async def pause(self, run_id: str | None = None) -> list[str]:
         """Keep a queued job, or all of them, from being begun; gives their run ids."""

@@ -13,7 +13,7 @@ from cwa_daemon.client.answers import Result, Stopped
 from cwa_daemon.client.async_client import AsyncClient
 from cwa_daemon.client.fetching import RunFiles
 from cwa_daemon.client.loop_thread import LoopThread, RunningLoop
-from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Pruned, Sample, StatusView
+from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Marks, Pruned, Sample, StatusView
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.checksums import read_checked
 from cwa_engine.spec import RunSpec
@@ -120,6 +120,12 @@ class Client:
 
     def list_jobs(self, query: JobQuery | None = None) -> JobPage:
         return self._run(self._client.list_jobs(query))
+
+    def mark(self, run_id: str, add: Sequence[str] = (), remove: Sequence[str] = (), note: str | None = None) -> Marks:
+        return self._run(self._client.mark(run_id, add, remove, note))
+
+    def marks(self) -> dict[str, Marks]:
+        return self._run(self._client.marks())
 
     def pause(self, run_id: str | None = None) -> list[str]:
         return self._run(self._client.pause(run_id))

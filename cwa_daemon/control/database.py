@@ -67,6 +67,14 @@ UPDATE jobs SET worked_s = max(0, finished - started) WHERE finished IS NOT NULL
 CREATE INDEX jobs_by_kind ON jobs (kind, state);
 CREATE INDEX jobs_by_text ON jobs (searched);
 """,
+    """
+ALTER TABLE jobs ADD COLUMN tags TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN note TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN words TEXT GENERATED ALWAYS AS (searched || ' ' || lower(tags || ' ' || note)) VIRTUAL;
+DROP INDEX jobs_by_text;
+CREATE INDEX jobs_by_words ON jobs (words);
+CREATE INDEX jobs_with_marks ON jobs (run_id) WHERE tags != '' OR note != '';
+""",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 BALLAST_BYTES = 4 * 2**20  # given up when the disk is full, so that what happens can still be written down

@@ -61,4 +61,6 @@ def view_of(job: Job, progress: StageProgress | None, last_seq: int, runs: Path,
         running_since=job.started if job.state is JobState.RUNNING else None,
         headline=Headline.model_validate(job.headline) if job.headline else None,
         waits_for=waits_for,
+        tags=job.tags,
+        note=job.note,
     )

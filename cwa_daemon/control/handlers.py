@@ -118,6 +118,20 @@ async def list_jobs(service: Service, caller: Caller, request: protocol.ListJobs
     return {"jobs": [service.jobs.view(job).shown(caller.minor) for job in jobs], "total": total}
 
 
+@handles(protocol.Mark)
+async def mark(service: Service, caller: Caller, request: protocol.Mark) -> Reply:
+    job = _own(service, caller, request.run_id)
+    tags = protocol.with_tags(job.tags, request.add, request.remove)
+    note = job.note if request.note is None else request.note
+    service.store.mark(job.run_id, tags, note)
+    return {"run_id": job.run_id, "marks": protocol.Marks(tags=tags, note=note).model_dump()}
+
+
+@handles(protocol.ListMarks)
+async def list_marks(service: Service, caller: Caller, request: protocol.ListMarks) -> Reply:
+    return {"marks": {run_id: {"tags": tags, "note": note} for run_id, (tags, note) in service.store.marks().items()}}
+
+
 @handles(protocol.Pause)
 async def pause(service: Service, caller: Caller, request: protocol.Pause) -> Reply:
     if request.run_id:

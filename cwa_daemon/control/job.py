@@ -36,6 +36,8 @@ class Job:
     copy_error: JsonMap | None
     worked_s: float  # that a worker was at it, in all attempts that have ended
     headline: JsonMap | None  # of a `Headline`
+    tags: list[str]  # in the database with spaces between them
+    note: str
 
     @property
     def lane(self) -> str:

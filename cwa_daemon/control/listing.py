@@ -20,12 +20,21 @@ def found(query: JobQuery) -> tuple[str, list[object]]:
     if query.since is not None:
         parts.append("created >= ?")
         values.append(query.since)
+    if query.tag is not None:
+        parts.append("instr(' ' || tags || ' ', ' ' || ? || ' ') > 0")
+        values.append(query.tag)
+    if query.metric is not None:
+        parts.append("json_valid(spec) AND EXISTS (SELECT 1 FROM json_each(spec, '$.metrics') WHERE value = ?)")
+        values.append(query.metric)
+    if query.ratio_above is not None:
+        parts.append("headline ->> 'ratio' > ?")
+        values.append(query.ratio_above)
     words = (query.text or "").split()
     for word in words:
-        parts.append("instr(searched, lower(?)) > 0")
+        parts.append("instr(words, lower(?)) > 0")
         values.append(word)
     # The index is smaller than the table: 2 ms for 5000 jobs instead of 30. SQLite does not find that out by itself.
-    return f"jobs {'INDEXED BY jobs_by_text' if words else ''} WHERE {' AND '.join(parts)}", values
+    return f"jobs {'INDEXED BY jobs_by_words' if words else ''} WHERE {' AND '.join(parts)}", values
 
 
 def order(query: JobQuery, now: float) -> str:

@@ -16,6 +16,7 @@ from cwa_engine.base.errors import Refused
 NEEDS: dict[type[Request], Role] = {
     protocol.GetJob: Role.VIEWER,
     protocol.ListJobs: Role.VIEWER,
+    protocol.ListMarks: Role.VIEWER,
     protocol.Subscribe: Role.VIEWER,
     protocol.Acknowledge: Role.VIEWER,
     protocol.Unsubscribe: Role.VIEWER,
@@ -29,6 +30,7 @@ NEEDS: dict[type[Request], Role] = {
     protocol.Submit: Role.RUNNER,
     protocol.KeepTexts: Role.RUNNER,
     protocol.Retry: Role.RUNNER,
+    protocol.Mark: Role.RUNNER,
     protocol.Cancel: Role.RUNNER,
     protocol.Pause: Role.RUNNER,
     protocol.Resume: Role.RUNNER,

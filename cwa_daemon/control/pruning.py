@@ -7,19 +7,21 @@ import time
 from pathlib import Path
 
 from cwa_daemon.control.store import Store
-from cwa_daemon.protocol import Pruned
+from cwa_daemon.protocol import KEEP, Pruned
 from cwa_engine.records.export import PRUNED
 
 
 def prune(store: Store, folders: Path, older_than_s: float, with_results: bool, dry_run: bool) -> Pruned:
     """Forget jobs that ended so long ago: those without a result entirely, finished runs' events.
 
-    `with_results` removes finished runs with their folders, too; `dry_run` only tells.
+    `with_results` removes finished runs with their folders, too; `dry_run` only tells. A job that is tagged `keep` stays as
+    it is; one that is removed loses its tags and its note.
     """
     jobs: list[str] = []
     runs: list[str] = []
     events = 0
-    for job in store.ended_before(time.time() - older_than_s):
+    ended = store.ended_before(time.time() - older_than_s)
+    for job in (job for job in ended if KEEP not in job.tags):
         run_id, folder = job.run_id, folders / job.run_id
         has_result = folder.is_dir()
         (runs if has_result else jobs).append(run_id)

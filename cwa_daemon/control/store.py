@@ -74,6 +74,15 @@ class Store(Database):
     def job_by_client_key(self, client_key: str) -> Job | None:
         return next(iter(self._read_jobs("WHERE client_key = ?", [client_key])), None)
 
+    def mark(self, run_id: str, tags: Sequence[str], note: str) -> None:
+        """Write the tags and the note of a job, in place of those that it had."""
+        self.update_job(run_id, tags=" ".join(tags), note=note)
+
+    def marks(self) -> dict[str, tuple[list[str], str]]:
+        """Run id -> (tags, note), of the jobs that have any."""
+        rows = self._read("SELECT run_id, tags, note FROM jobs WHERE tags != '' OR note != ''")
+        return {row["run_id"]: (row["tags"].split(), row["note"]) for row in rows}
+
     def jobs_like(self, part: str) -> list[Job]:
         """Jobs whose run id begins or ends with `part`, latest first."""
         escaped = part.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
@@ -234,4 +243,5 @@ def _job(row: sqlite3.Row) -> Job:
         columns[name] = json.loads(columns[name])
     for name in ("error", "copy_error", "headline"):
         columns[name] = json.loads(columns[name]) if columns[name] else None
+    columns["tags"] = columns["tags"].split()
     return Job(**{**columns, "state": JobState(columns["state"])})

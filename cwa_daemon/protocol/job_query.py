@@ -21,7 +21,8 @@ STATES: tuple[str, ...] = tuple(state.value for state in JobState)
 class JobQuery:
     """Which jobs, in which order, and which part of them. What is left as it is filters nothing.
 
-    `text` is words, of which each is somewhere in the run id, the model, the metrics, the state or the error message.
+    `text` is words, of which each is somewhere in the run id, the model, the metrics, the state, the error message, the
+    tags or the note.
     Jobs that have nothing to be sorted by come last; of equal ones the latest come first.
     """
 
@@ -34,6 +35,9 @@ class JobQuery:
     since: float | None = None  # created then or later; seconds since the epoch
     sort: str = "created"  # one of SORTS
     descending: bool = True
+    tag: str | None = None  # one that it has
+    metric: str | None = None  # one that it ranks by
+    ratio_above: float | None = None  # of its headline: damaged over intact perplexity
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, Validation
 
 from cwa_daemon.protocol.job_query import JobKind, JobQuery, check_kinds, check_sort, check_states
 from cwa_daemon.protocol.limits import HIGHEST_PRIORITY, MOST_NAME, PIECE_BYTES, PROTOCOL_MAJOR, PROTOCOL_MINOR
+from cwa_daemon.protocol.marks import MOST_TAGS, check_note, check_tags
 from cwa_daemon.protocol.message import Message
 from cwa_engine import __version__
 from cwa_engine.base import durations
@@ -156,6 +157,9 @@ class ListJobs(Request):
     since: float | None = None
     sort: str = "created"
     descending: bool = True
+    tag: str | None = Field(default=None, max_length=200)
+    metric: str | None = Field(default=None, max_length=200)
+    ratio_above: float | None = None
     state: str | None = None
     kind: str | None = None
 
@@ -178,7 +182,32 @@ class ListJobs(Request):
             since=self.since,
             sort=self.sort,
             descending=self.descending,
+            tag=self.tag,
+            metric=self.metric,
+            ratio_above=self.ratio_above,
         )
+
+
+class Mark(Request):
+    """Add and remove tags of a job, and write its note: None leaves it as it is, an empty one removes it."""
+
+    op: Literal["mark"] = "mark"
+    run_id: str
+    add: list[str] = Field(default_factory=list, max_length=MOST_TAGS)
+    remove: list[str] = Field(default_factory=list, max_length=MOST_TAGS)
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _in_bounds(self) -> Mark:
+        check_tags(self.add)
+        check_note(self.note or "")
+        return self
+
+
+class ListMarks(Request):
+    """The tags and notes of all jobs that have any."""
+
+    op: Literal["marks"] = "marks"
 
 
 class Pause(Request):
@@ -284,6 +313,8 @@ AnyRequest = Annotated[
     | Cancel
     | GetJob
     | ListJobs
+    | Mark
+    | ListMarks
     | Pause
     | Resume
     | Prune

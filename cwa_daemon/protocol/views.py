@@ -20,12 +20,14 @@ class View(Message):
     def shown(self, minor: int) -> JsonMap:
         """The view for a client of this minor version."""
         unknown = (_SINCE_4 if minor < 4 else set()) | (_SINCE_5 if minor < 5 else set())
+        unknown |= _SINCE_6 if minor < 6 else set()
         return self.model_dump(exclude_defaults=True, exclude=unknown)
 
 
 # Clients before minor 4 refuse a view with fields that they do not know; later ones have no use for them.
 _SINCE_4 = {"owner", "copy_error", "deaths", "troubles", "limits"}
 _SINCE_5 = {"worked_s", "running_since", "headline", "waits_for", "jobs_version"}
+_SINCE_6 = {"tags", "note"}
 
 
 class StageProgress(Message):
@@ -82,6 +84,8 @@ class JobView(View):
     running_since: float | None = None  # when the attempt began that goes on: it has worked `worked_s` and since then
     headline: Headline | None = None  # of a run that is done
     waits_for: str = ""  # what it waits for, in words; empty for nothing
+    tags: list[str] = Field(default_factory=list)  # that users gave it
+    note: str = ""  # that a user wrote to it
 
     @model_validator(mode="after")
     def _as_an_older_daemon_knows_it(self) -> JobView:

@@ -51,6 +51,18 @@ class Journal:
                 damaged += 1
         return found, damaged
 
+    def first_times(self) -> dict[int, float]:
+        """When each cell was first submitted, in seconds since the epoch."""
+        found: dict[int, float] = {}
+        for line in self._lines():
+            try:
+                entry = json.loads(line)
+                cell, moment = int(entry["cell"]), float(entry["time"])
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue
+            found[cell] = min(moment, found.get(cell, moment))
+        return found
+
     def submitting(self, submission: Submission) -> None:
         fields = {"attempt": submission.attempt, "key": submission.key, "identity": asdict(submission.identity)}
         self._append({"event": "submitting", "cell": submission.cell, **fields})

@@ -20,6 +20,7 @@ from cwa_engine.runner import Runner
 from cwa_engine.studies.answer import Answer, StudyRun
 from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.progress import CellProgress, progress_of
+from cwa_engine.studies.registration import standing
 from cwa_engine.studies.registry import answered
 
 ANSWER = "answer.json"
@@ -85,13 +86,14 @@ class StudyReport:
 
     def to_plain(self) -> JsonMap:
         """All of it but the tables, as JSON has it."""
-        answer = self.answer
+        answer, registered = self.answer, standing(self.folder, self.runs)
         return {
             "study": self.folder.id,
             "name": self.folder.study.name,
             "created": self.folder.created,
             "sha256": self.folder.study.sha256(),
-            "registered": self.folder.registration is not None,
+            "registered": registered.holds,
+            "registration": registered.sentence,
             "complete": self.complete,
             "question": self.folder.study.question,
             "sentence": answer.sentence if answer else None,

@@ -65,14 +65,19 @@ def show_result(client: Client, run_id: str, as_json: bool, output: Path | None 
 
     result = client.result(run_id)
     check = _checked(client, result.summary["run_id"])
+    job = client.job(result.summary["run_id"])
     if as_json:
         elsewhere = {"host": client.host, "output": output and str(output)} if client.host else {}
         state = {"fingerprint": check.fingerprint, "altered": check.altered} if check else {}
-        show({**result.summary, "folder": str(result.folder), **state, **elsewhere})
+        marks = {"tags": job.tags, "note": job.note}
+        show({**result.summary, "folder": str(result.folder), **marks, **state, **elsewhere})
     else:
         files = f"{client.host}:{result.folder}" if client.host else str(result.folder)
         files = f"{files} and {output}" if output else files
         show(run_report(_summary(result), files, check.fingerprint if check else None))
+        for name, written in (("tags", " ".join(job.tags)), ("note", job.note)):
+            if written:
+                show(f"{name}: {written}")
         if not result.summary["damage"] and not result.summary["ablation"]:
             say("no damage was measured; run without --no-perturbation to measure what these weights matter")
     if check and check.unchecked:

@@ -77,6 +77,9 @@ def list_jobs(
     model: listing.OfModel = None,
     search: listing.Search = None,
     since: listing.Since = None,
+    tag: listing.Tag = None,
+    metric: listing.OfMetric = None,
+    ratio_above: listing.RatioAbove = None,
     sort: listing.Sort = "created",
     reverse: listing.Reverse = False,
     as_json: Json = False,
@@ -87,7 +90,7 @@ def list_jobs(
     if everything and kind:
         raise InvalidInput("--all lists every kind, and --kind some", hint="give one of them")
     kinds = kind or (list(listing.KINDS) if everything else ["run"])
-    asked = listing.query(limit, offset, state, kinds, model, search, since, sort, reverse)
+    asked = listing.query(limit, offset, state, kinds, model, search, since, sort, reverse, tag, metric, ratio_above)
     with connect() as client:
         page = listing.listed(client, asked)
     remember([(job.run_id, f"{job.kind} {job.state}") for job in page.jobs], [job.model for job in page.jobs])
@@ -160,7 +163,9 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; only say what would be removed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove jobs that ended long ago. Of finished runs only the events are removed, unless --with-results."""
+    """Remove jobs that ended long ago. Of finished runs only the events are removed, unless --with-results.
+
+    A job tagged keep stays as it is; one that is removed loses its tags and its note."""
     with connect() as client:
         pruned = client.prune(_age_s(older_than), with_results, dry_run)
     if as_json:

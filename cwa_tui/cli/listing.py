@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cwa_daemon.protocol import JobPage, JobQuery, JobView
 
 PAGE = 1000  # jobs in one reply
+MOST = 2**31 - 1
 KINDS = ("run", "load", "plan", "inspect")
 SORTS = ("created", "finished", "model", "state", "took", "ratio")
 _BY_NAME = ("model", "state")  # sorted from a to z; the others latest or largest first
@@ -54,13 +56,24 @@ Search = Annotated[
     typer.Option(
         "--search",
         "-S",
-        help="Only those with all of these words in their run id, model, metrics, state or error message.",
+        help="Only those with all of these words in their run id, model, metrics, state, error message, tags or note.",
         metavar="WORDS",
     ),
 ]
 Since = Annotated[
     str | None,
     typer.Option(help="Only those submitted since then: 2h, 7d, or a date like 2026-11-20 or '2026-11-20 14:30'."),
+]
+Tag = Annotated[str | None, typer.Option(help="Only those with this tag, see `cwtool results tag`.", metavar="NAME")]
+OfMetric = Annotated[
+    str | None, typer.Option("--metric", help="Only those that rank by this metric.", autocompletion=completion.metrics)
+]
+RatioAbove = Annotated[
+    float | None,
+    typer.Option(
+        help="Only runs whose critical set multiplies perplexity by more than this, as the list shows it.",
+        metavar="FACTOR",
+    ),
 ]
 Sort = Annotated[
     str,
@@ -82,6 +95,9 @@ def query(
     since: str | None = None,
     sort: str = "created",
     reverse: bool = False,
+    tag: str | None = None,
+    metric: str | None = None,
+    ratio_above: float | None = None,
 ) -> JobQuery:
     """The question that these options ask. Raises InvalidInput."""
     from cwa_daemon.protocol import JobQuery
@@ -96,6 +112,9 @@ def query(
         since=None if since is None else moment(since),
         sort=sort,
         descending=(sort in _BY_NAME) == reverse,
+        tag=tag,
+        metric=metric,
+        ratio_above=ratio_above,
     )
 
 
@@ -109,6 +128,15 @@ def listed(client: Client, asked: JobQuery) -> JobPage:
         found += page.jobs
         if not page.jobs or len(found) >= min(asked.limit, page.total - asked.offset):
             return replace(page, jobs=found)
+
+
+def listed_among(client: Client, asked: JobQuery, run_ids: Collection[str]) -> JobPage:
+    """The same of these runs alone, by their ids."""
+    from cwa_daemon.protocol import JobPage
+
+    every = listed(client, replace(asked, limit=MOST, offset=0)).jobs
+    found = [job for job in every if job.run_id in run_ids]
+    return JobPage(found[asked.offset : asked.offset + asked.limit], len(found))
 
 
 def say_how_many(asked: JobQuery, page: JobPage) -> None:

@@ -91,6 +91,13 @@ def run_query(sql: str, runs: Path | None = None, limit: int | None = None) -> Q
     return answer
 
 
+def runs_where(condition: str) -> set[str]:
+    """The run ids of the runs for which a condition holds."""
+    refuse_other_host("results list --where")
+    answer = run_query(f"SELECT run_id FROM runs WHERE (\n{condition}\n)")
+    return {row["run_id"] for row in answer}
+
+
 def _marks(sql: str) -> dict[str, Mark]:
     """Tags and notes of all runs, where a query is about them. It is not for its own sake that a daemon is started."""
     from cwa_engine.queries.asking import Mark

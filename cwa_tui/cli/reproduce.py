@@ -9,7 +9,7 @@ import typer
 
 from cwa_engine.base.errors import InvalidInput
 from cwa_tui.cli import completion
-from cwa_tui.cli.connection import chosen_host, connect
+from cwa_tui.cli.connection import chosen_host, command_typed, connect
 from cwa_tui.cli.groups import ListByDefault
 from cwa_tui.cli.output import say, show
 from cwa_tui.cli.parameters import Json
@@ -93,7 +93,7 @@ def run_claims(
             if obstacle:
                 results.append(refused(claim, obstacle))
             else:
-                runner = runner or DaemonRunner(stack.enter_context(connect()))
+                runner = runner or DaemonRunner(stack.enter_context(connect()), command_typed())
                 results.append(run_claim(claim, runner, say))
             if not as_json:
                 show(result_report(results[-1]))

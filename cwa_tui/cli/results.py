@@ -9,7 +9,7 @@ import typer
 
 from cwa_engine.base.errors import Altered, InvalidInput, NotFound
 from cwa_engine.base.files import user_path
-from cwa_tui.cli import completion, listing, query
+from cwa_tui.cli import completion, listing, marks, query
 from cwa_tui.cli.connection import connect
 from cwa_tui.cli.groups import ListByDefault
 from cwa_tui.cli.output import say, show, show_exactly
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 app = typer.Typer()
 results = typer.Typer(
     cls=ListByDefault,
-    help="List finished runs, show what they found, export their tables, fetch their files. "
+    help="List finished runs, query them in SQL, show what they found, tag them, export their tables, fetch their files. "
     "Without a command it lists: `cwtool results -n 3` is `cwtool results list -n 3`.",
 )
 app.add_typer(results, name="results")
 results.command("query")(query.query)
+results.command("tag", cls=marks.TagCommand)(marks.tag)
+results.command("note")(marks.note)
 
 
 @results.command("list")
@@ -46,6 +48,17 @@ def list_results(
     model: listing.OfModel = None,
     search: listing.Search = None,
     since: listing.Since = None,
+    tag: listing.Tag = None,
+    metric: listing.OfMetric = None,
+    ratio_above: listing.RatioAbove = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help='Only runs for which this SQL condition holds, like "parameters < 1e9 AND seq_len = 512"; its columns '
+            "are those of the table runs of `results query`.",
+            metavar="CONDITION",
+        ),
+    ] = None,
     sort: listing.Sort = "created",
     reverse: listing.Reverse = False,
     as_json: Json = False,
@@ -56,9 +69,11 @@ def list_results(
     the draw that changes the loss most."""
     from cwa_tui.cli.tables import results_table
 
-    asked = listing.query(limit, offset, state or ["done"], ["run"], model, search, since, sort, reverse)
+    filters = (model, search, since, sort, reverse, tag, metric, ratio_above)
+    asked = listing.query(limit, offset, state or ["done"], ["run"], *filters)
+    among = None if where is None else query.runs_where(where)
     with connect() as client:
-        page = listing.listed(client, asked)
+        page = listing.listed(client, asked) if among is None else listing.listed_among(client, asked, among)
         summaries = [_summary_or_reason(client, job) for job in page.jobs]
     remember([(job.run_id, f"run {job.state}") for job in page.jobs], [job.model for job in page.jobs])
     if as_json:
@@ -66,7 +81,7 @@ def list_results(
     elif summaries:
         show(results_table(page.jobs, summaries))
         listing.say_how_many(asked, page)
-    elif asked == listing.query(limit, states=["done"], kinds=["run"]):
+    elif where is None and asked == listing.query(limit, states=["done"], kinds=["run"]):
         show("no finished runs yet; `cwtool run smollm2-135m` makes one")
     else:
         show("no such run; `cwtool results` lists all")
@@ -77,7 +92,7 @@ def _summary_or_reason(client: Client, job: JobView) -> JsonMap:
     if job.state != "done":
         return {"run_id": job.run_id, "state": job.state, "error": job.error}
     try:
-        return client.result(job.run_id).summary
+        return {**client.result(job.run_id).summary, "tags": job.tags, "note": job.note}
     except (Altered, NotFound) as error:
         return {"run_id": job.run_id, "unreadable": error.message}
 

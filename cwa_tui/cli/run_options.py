@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 from cwa_engine.base.errors import InvalidInput
 from cwa_tui.cli import completion
 from cwa_tui.cli.options import fill_bare, refuse_swallowed_options, repeat_option_names
+from cwa_tui.cli.output import say
 
 if TYPE_CHECKING:
     from cwa_daemon.protocol import JobOptions
@@ -70,9 +71,12 @@ class RunOptions(TyperCommand):
                 hint="a run has one model; give one of them",
             )
         if config is not None:
+            from cwa_engine.options import ABLATE
             from cwa_tui.cli.config_file import read_config
 
             in_file = read_config(config)
+            if self.name == ABLATE and in_file.pop("perturbations", None):
+                say(f"{config}: perturb is left out, for ablate only zeroes")
             if given.get("model", in_file.get("model")) != in_file.get("model"):
                 in_file.pop("revision", None)  # it is one of another model
             given = {**in_file, **given}

@@ -15,6 +15,7 @@ from cwa_tui.cli.parameters import Json
 from cwa_tui.cli.remembered import remember
 from cwa_tui.cli.run_options import job_options_of
 from cwa_tui.cli.study_options import StudyOptions, study_typed
+from cwa_tui.cli.study_register import register_study
 
 if TYPE_CHECKING:
     from cwa_daemon.client import Client, DaemonRunner
@@ -29,6 +30,7 @@ study = typer.Typer(
     "Without a command it lists.",
 )
 app.add_typer(study, name="study")
+study.command("register")(register_study)
 
 Asked = Annotated[
     str | None,

@@ -13,6 +13,7 @@ from cwa_engine.base.errors import CwaError, DaemonUnreachable
 from cwa_engine.records.run_summary import RunSummary
 from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.progress import CellProgress
+from cwa_engine.studies.registration import standing
 from cwa_engine.studies.registry import STUDY_QUESTIONS
 from cwa_engine.studies.report import StudyReport
 from cwa_tui.cli.lines import as_lines
@@ -111,6 +112,10 @@ def study_page(report: StudyReport) -> RenderableType:
     return Group(*parts)
 
 
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
 def _heading(folder: StudyFolder) -> str:
     study = folder.study
     question = STUDY_QUESTIONS.get(study.question)
@@ -139,6 +144,5 @@ def _answer(report: StudyReport) -> Iterator[RenderableType]:
     if answer.rule:
         yield ""
         yield words(f"Rule: {answer.rule}", "dim")
-    registered = "It was registered before its runs." if report.folder.registration else "It was not registered."
-    yield words(registered, "dim")
+    yield words(f"{_capital(standing(report.folder, report.runs).sentence)}.", "dim")
     yield ""

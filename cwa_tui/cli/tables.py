@@ -31,6 +31,7 @@ def jobs_table(jobs: Sequence[JobView], now: float | None = None) -> LineTable:
         Field("what", least=18, optional=2),
         Field("age", right=True),
         Field("took", optional=1, right=True),
+        *([Field("tags", least=8, optional=3)] if any(job.tags for job in jobs) else []),
         Field("note", least=32),
     ]
     return LineTable(fields, [_job_row(job, now) for job in jobs])
@@ -46,6 +47,7 @@ def _job_row(job: JobView, now: float) -> Row:
         "what": asked(job.spec) if job.kind == "run" else "",
         "age": fmt.age(job.created, now),
         "took": fmt.clock(job.took_s(now)) if job.started else "",
+        "tags": " ".join(job.tags),
         "note": _note(job),
     }
     error = job.error or job.copy_error
@@ -98,6 +100,8 @@ def job_details(job: JobView) -> RenderableType:
         "after": job.after,
         "priority": job.priority or None,
         "files": job.folder,
+        "tags": " ".join(job.tags),
+        "note": job.note,
         "error": error["message"] if error else None,
         "hint": error["hint"] if error else None,
         "deaths": "; ".join(f"{death['reason']} (in {death['stage']})" for death in job.deaths),
@@ -196,6 +200,7 @@ def results_table(jobs: Sequence[JobView], summaries: Sequence[JsonMap], now: fl
         Field("verdict", optional=1),
         Field("age", optional=2, right=True),
         Field("baseline", optional=3, right=True),
+        *([Field("tags", least=8, optional=4)] if any(job.tags for job in jobs) else []),
     ]
     now = now or time.time()
     return LineTable(fields, [_result_row(job, summary, now) for job, summary in zip(jobs, summaries, strict=True)])
@@ -214,6 +219,7 @@ def _result_row(job: JobView, summary: JsonMap, now: float) -> Row:
         "model": job.model,
         "metrics": ", ".join(name for name in names if not name.endswith(MATRICES)),
         "age": fmt.age(job.created, now),
+        "tags": " ".join(job.tags),
         "baseline": fmt.perplexity(summary["baseline"]["perplexity"]),
     }
     damage = {"k": "-", "critical": "-", "control": "-", "verdict": ""}

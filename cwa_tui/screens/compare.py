@@ -104,7 +104,7 @@ class CompareScreen(StoreScreen):
                 yield RankScatter("rank-scatter", left=8)
             with Vertical(id="parts"):
                 yield ViewRows("profile-table")
-        yield Footer()
+        yield Footer(compact=True)
 
     def on_mount(self) -> None:
         self.query_one("#answer").border_title = "answer"

@@ -81,6 +81,9 @@ class HomeScreen(StoreScreen):
         self._ask_for(self.preferences.table("jobs").sorting)
         self.watch(self.query_one(JobsTable), "scroll_y", self._ask_for_what_is_in_sight, init=False)
 
+    def on_screen_resume(self) -> None:
+        self.preferences.change(last_screen=())
+
     def on_resize(self, event: Resize) -> None:
         self.call_after_refresh(self.redraw)
 

@@ -113,7 +113,7 @@ class RunScreen(StoreScreen):
                     yield DamageChart("damage-chart")
                 yield RunLog("run-log")
                 yield AnswersPane("answers")
-        yield Footer()
+        yield Footer(compact=True)
 
     def on_mount(self) -> None:
         self._show_pane("run-log")  # beside which a wide terminal shows all others

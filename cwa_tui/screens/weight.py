@@ -90,7 +90,7 @@ class WeightScreen(StoreScreen):
                 yield Static(id="weight-alone")
                 yield Static(id="weight-command")
                 yield Static(id="weight-lines")
-        yield Footer()
+        yield Footer(compact=True)
 
     def on_mount(self) -> None:
         self.session.watch(self, [self.run_id])

@@ -23,6 +23,7 @@ class Preferences:
     """All that is remembered. A field that the file lacks has its default."""
 
     theme: str = ""
+    last_screen: tuple[str, ...] = ()  # "run" or "study" and its id; the dashboard where it is empty
     bell: bool = False  # when a run ends that was followed
     tables: dict[str, TableLook] = field(default_factory=dict)  # by the table's id
     draft: JsonMap = field(default_factory=dict)  # of the form for a new run, as typed

@@ -226,7 +226,7 @@ class RowTable(RowGrid):
 
     def _on_blur(self, event: events.Blur) -> None:
         super()._on_blur(event)
-        if self._prompt.is_open:
+        if self._prompt.is_open and self.app.app_focus:  # what is typed stays where the whole terminal lost the focus
             self._prompt.close()
             self._typed()
 

@@ -51,6 +51,12 @@ def test_a_run_that_is_done_can_be_asked_for_again_by_its_file(cwtool: CommandLi
     assert "--model distilgpt2 --metric obd" in other.stdout and "--kl" in other.stdout
 
 
+def test_ablate_says_that_it_leaves_out_what_a_file_perturbs(cwtool: CommandLine) -> None:
+    (cwtool.cwd / "run.toml").write_text('model = "gpt2"\nperturb = ["zero"]\neval-limit = 4\n')
+    told = cwtool("ablate", "--config", "run.toml", "--candidates", "5", "-k", "2", "--detach")
+    assert "run.toml: perturb is left out" in told.stderr
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from textual.command import CommandPalette
+from textual.events import AppBlur
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
@@ -16,6 +17,7 @@ from cwa_engine.base.errors import RunFailed
 from cwa_tui.app import CwtoolApp
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.screens.help import HelpScreen
+from cwa_tui.screens.home import HomeScreen
 from cwa_tui.screens.jump import JumpScreen
 from cwa_tui.screens.messages import MessagesScreen
 from cwa_tui.screens.run import RunScreen
@@ -210,3 +212,27 @@ async def test_a_row_is_copied_into_a_file_too(tmp_path: Path, monkeypatch: pyte
         assert f"{tmp_path}/copied.txt" in "".join(line.strip() for line in screen_lines(app)[-4:])
         assert "k7q2" in app.clipboard
         assert (tmp_path / "copied.txt").read_text() == app.clipboard
+
+
+async def test_the_run_that_was_on_screen_is_there_after_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "tui.json"
+    async with app_on(daemon_with_a_run(), PreferenceFile(file)).run_test(size=(80, 24)) as pilot:
+        app = await ready(pilot)
+        await pilot.press("enter")
+        await until(lambda: isinstance(app.screen, RunScreen))
+    async with app_on(daemon_with_a_run(), PreferenceFile(file)).run_test(size=(80, 24)) as pilot:
+        again = pilot.app
+        await until(lambda: isinstance(again.screen, RunScreen) and again.screen.run_id == RUN)
+        await pilot.press("escape")
+        await until(lambda: isinstance(again.screen, HomeScreen))
+    assert PreferenceFile(file).now.last_screen == ()
+
+
+async def test_what_is_typed_stays_when_the_terminal_loses_the_focus() -> None:
+    async with app_on(daemon_with_a_run()).run_test(size=(80, 24)) as pilot:
+        app = await ready(pilot)
+        await pilot.press("slash", *"gp")
+        app.post_message(AppBlur())
+        await until(lambda: app.focused is None)
+        await pilot.press(*"t2")
+        assert app.screen.query_one("#jobs", RowTable).filter_text == "gpt2"

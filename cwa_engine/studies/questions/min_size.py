@@ -25,9 +25,9 @@ RULE = (
     "A model passes where (1) the rankings by two disjoint halves of the scoring texts have at least "
     f"{LEAST_SHARE:.0%} of the top k in common, (2) two random sets would have so many in common with p <= {LEVEL} "
     "(hypergeometric, over all weights that were ranked), and (3) its critical set is told from every control as harmful by "
-    "its run's rule. Models are tested from the largest on, and no further once one fails: in a fixed sequence the probability of "
-    f"passing any model that should not stays at {LEVEL} (Maurer et al. 1995). The answer is the smallest of the unbroken run "
-    "of passes from the largest model down. Models of equal size pass together."
+    "its run's rule. Models are tested from the largest on, and no further once one fails: in a fixed sequence the probability "
+    f"of passing any model that should not stays at {LEVEL} (Maurer et al. 1995). The answer is the smallest of the unbroken "
+    "run of passes from the largest model down. Models of equal size pass together."
 )
 
 

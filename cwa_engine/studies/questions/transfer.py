@@ -15,7 +15,7 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
 from cwa_engine.records.compared import RankingOverlap
-from cwa_engine.records.comparison import compare
+from cwa_engine.records.comparison import ranking_overlap
 from cwa_engine.records.comparison_words import p_text
 from cwa_engine.records.differences import other_rankings, other_weights, same_model
 from cwa_engine.records.profiles import top
@@ -57,25 +57,25 @@ class TransferRow:
     perturbation: str
     why: str
     same_files: bool
-    common: int | None
-    expected: float | None
-    p_value: float | None
-    expected_within: float | None
-    p_within: float | None
-    p_holm: float | None  # of the stricter of the two, over the variants
-    unit: str
-    base_damage: float | None
-    own: float | None
-    carried: float | None
-    carried_low: float | None
-    carried_high: float | None
-    carried_outcome: str
-    minus_base: float | None
-    minus_base_low: float | None
-    minus_base_high: float | None
-    of_own: float | None
-    of_own_low: float | None
-    of_own_high: float | None
+    common: int | None = None
+    expected: float | None = None
+    p_value: float | None = None
+    expected_within: float | None = None
+    p_within: float | None = None
+    p_holm: float | None = None  # of the stricter of the two, over the variants
+    unit: str = ""
+    base_damage: float | None = None
+    own: float | None = None
+    carried: float | None = None
+    carried_low: float | None = None
+    carried_high: float | None = None
+    carried_outcome: str = ""
+    minus_base: float | None = None
+    minus_base_low: float | None = None
+    minus_base_high: float | None = None
+    of_own: float | None = None
+    of_own_low: float | None = None
+    of_own_high: float | None = None
 
     @property
     def carries_over(self) -> bool:
@@ -144,13 +144,18 @@ def _apart(base: RunReport, variant: RunReport) -> str:
 
 def _rows(base: StudyRun, variant: StudyRun, runs: Sequence[StudyRun]) -> Iterator[TransferRow]:
     why = _apart(base.report, variant.report)
-    overlaps = {} if why else {(row.metric, row.k): row for row in compare(base.report, variant.report).overlaps}
-    for group in base.report.summary.damage:
-        if group.critical and group.metric in variant.report.metrics:
-            yield _row(base, variant, group, overlaps.get((group.metric, group.k)), why, runs)
-    if not base.report.summary.damage:
-        for (metric, k), overlap in overlaps.items():
-            yield _row(base, variant, DamageSummary(metric, k, "", None), overlap, why, runs)
+    for group in _sets(base.report):
+        metric, k = group.metric, group.k
+        if metric in variant.report.metrics and k <= variant.report.spec.largest_k:
+            overlap = None if why else ranking_overlap(base.report, variant.report, metric, k)
+            yield _row(base, variant, group, overlap, why, runs)
+
+
+def _sets(report: RunReport) -> list[DamageSummary]:
+    """The critical sets of a run; of one without damage its rankings."""
+    sets = [group for group in report.summary.damage if group.critical]
+    ranked = itertools.product(report.metrics, report.spec.topk)
+    return sets or [DamageSummary(metric, k, "", None) for metric, k in ranked]
 
 
 def _row(
@@ -162,13 +167,17 @@ def _row(
     runs: Sequence[StudyRun],
 ) -> TransferRow:
     key = group.metric, group.k, group.perturbation
-    row = TransferRow(
-        model_of(base), model_of(variant), others_of(base), *key, why, same_model(base.report, variant.report),
-        overlap.common if overlap else None,
-        overlap.expected if overlap else None, overlap.p_value if overlap else None,
-        overlap.expected_within if overlap else None, overlap.p_within if overlap else None, None,
-        *("", None, None, None, None, None, ""), *(None,) * 6,
-    )  # fmt: skip
+    same = same_model(base.report, variant.report)
+    row = TransferRow(model_of(base), model_of(variant), others_of(base), *key, why, same)
+    if overlap:
+        row = replace(
+            row,
+            common=overlap.common,
+            expected=overlap.expected,
+            p_value=overlap.p_value,
+            expected_within=overlap.expected_within,
+            p_within=overlap.p_within,
+        )
     return _with_damage(row, base.report, variant.report, _given_run(base.report, variant, group, runs))
 
 
