@@ -81,10 +81,14 @@ class StudyDraft:
         except ValueError:
             raise InvalidInput("a quotation mark is not closed", hint="quote a name that holds spaces") from None
 
+    def with_text(self, name: str, text: str) -> StudyDraft:
+        """The draft with one of `study_fields` typed anew."""
+        texts = {"question": self.question, "models": self.models, "name": self.name} | {name: text}
+        return StudyDraft(**texts, run=self.run)
+
     def with_model(self, name: str) -> StudyDraft:
         """The draft with one more model."""
-        models = f"{self.models.rstrip()} {shlex.quote(name)}".strip()
-        return StudyDraft(self.question, models, self.name, self.run)
+        return self.with_text("models", f"{self.models.rstrip()} {shlex.quote(name)}".strip())
 
     def checked(self) -> CheckedStudy:
         """The study, or a problem for each field that is wrong."""

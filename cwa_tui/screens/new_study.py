@@ -91,7 +91,7 @@ class NewStudyScreen(FormScreen):
     def _changed(self, message: FormField.Changed) -> None:
         entry, value = message.by.entry, message.by.value
         if entry.field in study_fields():
-            self._draft = replace(self._draft, **{entry.field: str(value)})
+            self._draft = self._draft.with_text(entry.field, str(value))
         else:
             self._draft = replace(self._draft, run=self._draft.run.with_value(entry, value))
         self.query_one("#form-problem").display = False
