@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,8 +35,9 @@ RULE = (
     "Two runs of one model are a pair of an axis where they differ in its value alone. Of the top k of both, at the largest k, "
     "the shared weights stand beside those of random sets with as many weights of each parameter; they are more than chance "
     f"where p <= {ALPHA} over the number of the axis' pairs. Pairs whose rankings are the same by construction (a metric "
-    "that draws nothing, on another seed; the same scoring texts) are left out. One of two axes moves the ranking more where "
-    "every pair of it shares less than every pair of the other; of several, the first where that holds against each. What two "
+    "that draws nothing, on another seed; the same scoring texts) are left out. An axis moves the ranking most where "
+    "every pair of it shares less than every pair of all others, and there are so many pairs that by chance some axis does "
+    f"so with p <= {ALPHA}. What two "
     "halves of one run's scoring texts share is the measure of what texts alone do. Damage differs where the 95 % interval of "
     "a pair's difference leaves out 0, widened for all pairs of the axis (Bonferroni): paired by text where both measured the "
     "same texts, else as of unrelated texts."
@@ -245,15 +247,17 @@ def _difference_row(pair: AxisPair, row: DamageDifference, interval: tuple[float
     )  # fmt: skip
 
 
-def moves_most(of_metric: Sequence[OnAxis]) -> OnAxis | None:
-    """The axis of which every pair shares less than every pair of each other axis."""
+def shares_least(of_metric: Sequence[OnAxis]) -> tuple[OnAxis, float] | None:
+    """(the axis of which every pair shares less than every pair of each other axis, how likely some axis does so by chance)."""
     known = [entry for entry in of_metric if entry.told]
     if len(known) < 2:
         return None
     first = min(known, key=lambda entry: max(one.share for one in entry.told))
-    most = max(one.share for one in first.told)
     others = [one.share for entry in known if entry is not first for one in entry.told]
-    return first if most < min(others) else None
+    if max(one.share for one in first.told) >= min(others):
+        return None
+    by_chance = sum(1 / math.comb(len(first.told) + len(others), len(entry.told)) for entry in known)
+    return first, by_chance
 
 
 # words
@@ -270,8 +274,11 @@ def _sentence(found: Sequence[OnAxis]) -> str:
             f"nothing is learned of the stability of the top {k:,} by {metric}: {of_metric[0].overlaps[0].nothing_new}"
         )
     said = f"of the top {k:,} by {metric} two runs share {listed([_shared(entry.row) for entry in told])}"
-    if (most := moves_most(of_metric)) is not None:
-        return f"{said}; of these axes {most.row.axis} moves the ranking most"
+    if (least := shares_least(of_metric)) is not None:
+        axis, p = least[0].row.axis, least[1]
+        if p <= ALPHA:
+            return f"{said}; of these axes {axis} moves the ranking most"
+        return f"{said}; that {axis} moves the ranking most is not concluded from so few pairs"
     return said + ("; no axis moves the ranking clearly more than all others" if len(told) > 1 else "")
 
 
@@ -338,6 +345,12 @@ def _refused(runs: Sequence[StudyRun], found: Sequence[OnAxis]) -> Iterator[str]
             yield f"{entry.row.metric}, {entry.row.axis}: {counted(count, 'pair')} told nothing new, as {reason}"
         if any(shares_texts(one.pair) for one in entry.told):
             yield f"{entry.row.metric}, {entry.row.axis}: the texts are from one source, and some may be the same in both runs"
+    for of_metric in _by_metric(found):
+        if (least := shares_least(of_metric)) is not None and least[1] > ALPHA:
+            yield (
+                f"{of_metric[0].row.metric}: all pairs with another {least[0].row.axis} share less than all others, but there "
+                f"are so few that one axis does so by chance with p = {least[1]:.2g}: give more values"
+            )
     yield from _across_models(runs, found)
     for run in runs:
         if not any(run in (pair.first, pair.second) for pair in pairs_of(runs)):

@@ -29,7 +29,7 @@ from cwa_engine.studies.multiple import holm
 from cwa_engine.studies.paired import NATS, TextChanges, common_unit, critical_changes, difference, log_ratio
 from cwa_engine.studies.series import OF_MODEL, model_of, others_of, require_damage, values_of
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import figure, listed
+from cwa_engine.studies.words import doing, figure, listed
 
 RULE = (
     "The first model is the base, all others are its variants. Its coordinates carry over where the two top k share more "
@@ -311,7 +311,7 @@ def _findings(rows: Sequence[TransferRow]) -> Iterator[Finding]:
 
 
 def _damage(row: TransferRow) -> str:
-    said = f"{row.perturbation} of the {row.k:,} critical weights of {row.base} in {row.variant} "
+    said = f"{doing(row.perturbation)} the {row.k:,} critical weights of {row.base} in {row.variant} "
     if row.carried is None or row.carried_low is None or row.carried_high is None:
         return f"{said}leaves no finite loss: {row.carried_outcome} by its own controls"
     said += f"changes the loss by {figure(row.carried, row.carried_low, row.carried_high)} {row.unit} ({row.carried_outcome})"
