@@ -43,10 +43,10 @@ MERGED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "up", "embedding": ENDS, "
 RULE = (
     "The profile of a model is the shares of its top k by component (q, k and v count as qkv, gate as up, embedding and "
     "head as one) and by quarter of its depth. Two profiles are as far apart as their total variation distance says, from 0 "
-    "to 1; their overlap is 1 less that. Two models are compared with random divisions of both top k together, with Holm's correction over all pairs. "
-    "Families are compared by the mean distance between models of different families less that of models of one, with a "
-    f"permutation test over the models' families; p <= {LEVEL} of components and depth together comes first, and only then "
-    f"each of them. It is made only where so many models can give p <= {LEVEL} at all."
+    "to 1; their overlap is 1 less that. Two models are compared with random divisions of both top k together, with Holm's "
+    "correction over all pairs. Families are compared by the mean distance between models of different families less that of "
+    f"models of one, with a permutation test over the models' families; p <= {LEVEL} of components and depth together comes "
+    f"first, and only then each of them. It is made only where so many models can give p <= {LEVEL} at all."
 )
 
 
