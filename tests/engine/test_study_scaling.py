@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -240,3 +241,11 @@ def test_real_runs_of_tiny_models_have_an_answer() -> None:
         assert bits
         scale = 1.0 if row.unit == "nats per token" else bits / run.baseline.nll
         assert row.damage == pytest.approx(point.delta_nll * scale)
+
+
+def test_without_scipy_nothing_is_fitted_and_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [damaged(size, law(size)) for size in SIZES]
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    answer = scaling(*runs)
+    assert "no law is fitted: scipy is not installed: `pip install 'cwtool[studies]'`" in answer.sentence
+    assert len(rows(answer, "scaling.csv")) == len(SIZES)
