@@ -18,6 +18,7 @@ from cwa_engine.claims.measures import MEASURES
 from cwa_engine.claims.obstacles import obstacle_to
 from cwa_engine.claims.running import GATE_REFUSED, ClaimResult, refused, run_claim
 from cwa_engine.claims.table import claims_of_file, published_claim, published_claims
+from cwa_engine.guide.catalog import catalog_model
 from cwa_engine.local_runner import LocalRunner
 from cwa_engine.runner import RunHandle
 from cwa_engine.spec import RunSpec
@@ -384,6 +385,9 @@ def test_the_published_table_says_of_everything_where_it_stands() -> None:
         assert claim.revision is None or re.fullmatch("[0-9a-f]{40}", claim.revision)
         assert claim.cannot or claim.protocol
         assert claim.link.startswith("https://") or claim.source == "cwtool's own measurement"
+        for gate in claim.gates:  # tests of the guide count these weights
+            entry = catalog_model(claim.model)
+            assert gate.what != "parameters" or (entry and gate.value == entry.parameters), claim.id
     with pytest.raises(NotFound) as missing:
         published_claim("yu-2024-lama-7b")
     assert "yu-2024-llama-7b" in missing.value.hint
