@@ -114,7 +114,7 @@ class _Attempt:
             return known.get(id(entry)) or not_measured(entry, "the baseline does not agree")
 
         judgements = tuple(of(entry) for entry in self._claim.expect)
-        why = f"model, texts or protocol are not those of the source: `cwtool reproduce show` names them"
+        why = "model, texts or protocol are not those of the source: `cwtool reproduce show` names them"
         return ClaimResult(self._claim, GATE_REFUSED, judgements, self._runs, why)
 
     def _spec_of(self, step: Step) -> RunSpec:
