@@ -185,7 +185,7 @@ class StudyScreen(OfStudies):
         self._table %= len(tables)
         shown = answer_table(tables[self._table])
         table.show(Rows(shown.columns, shown.rows), nothing="this table has no rows")
-        table.retitle(f"{shown.title} · {self._table + 1} of {len(tables)}")
+        table.retitle(f"{self._table + 1} of {len(tables)}: {shown.title}")
         missing = left_out(shown, table.room) if not table.look.columns and table.room > 0 else []
         more = [f"m: table {(self._table + 1) % len(tables) + 1}"] if len(tables) > 1 else []
         more += [f"right shows {len(missing)} more: {', '.join(missing)}"] if missing else []
