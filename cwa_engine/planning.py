@@ -110,8 +110,9 @@ def _described(
             "planned from the config in the guide, with every byte of a text as a token: an upper bound, as real tokens are "
             "fewer; the stored dtype is taken to be float32"
         )
+        why = f"{spec.model} is not on disk" if access.offline else error.message
         source = ModelSource(spec.model, SourceKind.HUB, entry.name)
-        return source, guide_config(entry), byte_tokenizer(), f"{error.message}: {rests_on}"
+        return source, guide_config(entry), byte_tokenizer(), f"{why}: {rests_on}"
 
 
 @dataclass(frozen=True)

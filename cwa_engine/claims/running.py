@@ -19,7 +19,7 @@ from cwa_engine.base.errors import (
     VersionMismatch,
 )
 from cwa_engine.claims.claim import BASELINE, Claim, Expectation, Step, needed_steps
-from cwa_engine.claims.judging import AGREES, NO_FIGURE, Judgement, judge, not_measured
+from cwa_engine.claims.judging import AGREES, Judgement, judge, not_measured
 from cwa_engine.claims.obstacles import Obstacle
 from cwa_engine.claims.texts import with_joined_texts
 from cwa_engine.records.run_report import RunReport
@@ -137,7 +137,7 @@ class _Attempt:
 
 
 def _outcome(found: tuple[Judgement, ...]) -> Outcome:
-    judged = [entry.agreement for entry in found if entry.agreement != NO_FIGURE]
+    judged = [entry.agreement for entry in found if entry.expectation.is_judged]
     if not judged:
         return "measured, nothing to agree with"
     return "agrees" if all(agreement == AGREES for agreement in judged) else "does not agree"

@@ -217,7 +217,7 @@ def _explained(sql: str) -> Iterator[None]:
         raise InvalidInput(_KIND.sub("", said), hint=f"{_near(said)} {_LIST}".strip()) from error
 
 
-_KIND = re.compile(r"^[A-Z]\w* Error: | Candidate bindings: .*| Did you mean .*")
+_KIND = re.compile(r"^[A-Z]\w* Error: | Candidate \w+: .*| Did you mean .*")
 _UNKNOWN = re.compile(r'(?:column|Table with name|Values list) "?([^"\s!]+)"?')
 
 

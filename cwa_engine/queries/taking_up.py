@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 
 from cwa_engine.base.errors import CwaError
+from cwa_engine.base.table import csv_text
 from cwa_engine.queries.batches import FOLDER, BatchFolder, Part, Runs, Taken, literal, quoted, signatures
 from cwa_engine.queries.columns import TEXT
 from cwa_engine.queries.tables import FILE_TABLES, RUN_ID, RUNS, SUMMARY_TABLES, FileTable, QueryTable, SummaryTable
@@ -113,23 +115,51 @@ class Archive:
     # tables in files
 
     def _take_up_files(self, sound: Runs, batches: BatchFolder) -> None:
+        import duckdb
+
         table = batches.table
         assert isinstance(table, FileTable)
         missing = sorted(sound.keys() - batches.known({name: run.signature for name, run in sound.items()}).keys())
         if not missing:
             return
+        try:
+            self._keep_files(missing, sound, batches)
+        except duckdb.Error:  # a value of one of them is not what its column holds
+            self._keep_files([name for name in missing if self._can_be_read(table, name)], sound, batches)
+
+    def _keep_files(self, names: Iterable[str], sound: Runs, batches: BatchFolder) -> None:
+        table = batches.table
+        assert isinstance(table, FileTable)
         taken: dict[str, Taken] = {}
         with self._scratch() as file:
-            for name in missing:
+            for name in names:
                 try:
                     rows = list(self._rows(table, name, sound[name].run_id))
                 except (CwaError, ValueError) as error:
-                    reason = error.message if isinstance(error, CwaError) else str(error)
-                    self._left_out[name] = f"its {table.name} cannot be read: {reason}"
+                    self._leave_out(name, table, error.message if isinstance(error, CwaError) else str(error))
                     continue
-                csv.writer(file, lineterminator="\n").writerows(rows)
+                file.write(csv_text(rows))
                 taken[name] = sound[name]
             batches.add(_csv_rows(table, _source(file)), taken)
+
+    def _can_be_read(self, table: FileTable, name: str) -> bool:
+        """Whether DuckDB takes the rows of a run; else it is left out."""
+        import duckdb
+
+        try:
+            with self._scratch() as file:
+                file.write(csv_text(self._rows(table, name, "")))
+                self._connection.execute(_csv_rows(table, _source(file))).fetchall()
+        except duckdb.Error as error:
+            why = re.search(r"Error when converting.*", str(error))
+            self._leave_out(name, table, why[0] if why else str(error).partition("\n")[0])
+            return False
+        except (CwaError, ValueError):
+            pass  # it is named when its rows are to be kept
+        return True
+
+    def _leave_out(self, name: str, table: FileTable, why: str) -> None:
+        self._left_out[name] = f"its {table.name} cannot be read: {why}"
 
     def _rows(self, table: FileTable, name: str, run_id: str) -> Iterator[list[str]]:
         folder = self._runs / name

@@ -12,6 +12,7 @@ from cwa_engine.records.compared import RankingOverlap
 from cwa_engine.records.comparison import ranking_overlap
 from cwa_engine.records.curves import DamageDifference, damage_differences
 from cwa_engine.records.differences import other_rankings, other_weights, same_scoring, same_source
+from cwa_engine.records.profiles import top
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import GIVEN, MATRICES
 from cwa_engine.studies.answer import StudyRun
@@ -85,6 +86,7 @@ def metrics_of(runs: Sequence[StudyRun]) -> list[str]:
 
 def overlaps_of(pairs: Sequence[AxisPair], metric: str) -> Iterator[PairOverlap]:
     """At the largest k that both have; without pairs whose weights are not the same places."""
+    seen = set()
     for pair in pairs:
         first, second = pair.reports
         if metric not in first.metrics or metric not in second.metrics:
@@ -92,20 +94,29 @@ def overlaps_of(pairs: Sequence[AxisPair], metric: str) -> Iterator[PairOverlap]
         if other_weights(first, second) or other_rankings(first, second):
             continue
         k = min(first.spec.largest_k, second.spec.largest_k)
-        yield PairOverlap(pair, ranking_overlap(first, second, metric, k), nothing_new(pair, metric))
+        lists = tuple(tuple(weight.target for weight in top(report, metric, k)) for report in pair.reports)
+        why = nothing_new(pair, metric) or ("both rankings are those of another pair" if lists in seen else "")
+        seen.add(lists)
+        yield PairOverlap(pair, ranking_overlap(first, second, metric, k), why)
 
 
 def nothing_new(pair: AxisPair, metric: str) -> str:
     """Why it was clear beforehand that both rankings are the same; "" where it was not."""
     name = metric.removesuffix(MATRICES)
     needs = METRICS[name].needs if name in METRICS else Needs.GRADIENT
-    if pair.axis == "seed" and name != ABLATION and not needs & (Needs.TOKEN_FISHER | Needs.HESSIAN):
+    if pair.axis == "seed" and draws_nothing(name):
         return f"{name} draws nothing by the seed, which is that of control draws"
     if pair.axis in OF_TEXTS and name != ABLATION and not needs:
         return f"{name} reads no texts"
     if pair.axis in OF_TEXTS and same_scoring(*pair.reports):
         return "both runs scored the same texts"
     return ""
+
+
+def draws_nothing(metric: str) -> bool:
+    """Whether scores by a metric are the same with every seed."""
+    draws = Needs.TOKEN_FISHER | Needs.HESSIAN
+    return metric in METRICS and metric != ABLATION and not METRICS[metric].needs & draws
 
 
 def shares_texts(pair: AxisPair) -> bool:

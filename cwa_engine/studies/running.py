@@ -26,6 +26,8 @@ from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.identity import Identity, commit_identity, identity_of
 from cwa_engine.studies.journal import Submission
 from cwa_engine.studies.progress import CellProgress, cell_progress, progress_of
+from cwa_engine.studies.registry import study_question
+from cwa_engine.studies.report import done_runs
 from cwa_engine.studies.study import Cell
 
 __all__ = ["Say", "Show", "cancel_study", "progress_of", "run_study"]
@@ -57,12 +59,17 @@ def run_study(
     stops no other. `retry` submits those that failed or were cancelled once more. `wait=False` returns as soon as all is
     submitted, and raises QueueFull where that would take waiting. `show` hears of each change.
 
+    Once the grid has ended, the question may ask for further runs, made from the reports of those that are done: they are
+    written into the study's folder and run as all others. Without `wait` they are asked for by the next call.
+
     Raises DaemonUnreachable and the like where no cell could run any more.
     """
     running = _Running(folder, runner, say, show)
     running.submit_all(retry, wait)
-    while wait and running.unfinished():
-        running.follow_one()
+    running.follow_all(wait)
+    if running.add_further():
+        running.submit_all(False, wait)
+        running.follow_all(wait)
     return running.look()
 
 
@@ -121,6 +128,10 @@ class _Running:
         self._show(progress)
         return progress
 
+    def follow_all(self, wait: bool) -> None:
+        while wait and self.unfinished():
+            self.follow_one()
+
     def follow_one(self) -> None:
         """Wait until a run has ended. All others are looked at whenever it tells something."""
         waiting = self.unfinished()
@@ -139,6 +150,19 @@ class _Running:
         self._journal.ended(submission)
 
     # what is asked for
+
+    def add_further(self) -> bool:
+        """Whether the question asks for other runs behind the grid than before, now that all of it has ended."""
+        study = self._folder.study
+        further = study_question(study.question).further if study.question else None
+        progress = self.look()[: len(self._folder.grid)]
+        if further is None or not all(cell.ended for cell in progress):
+            return False
+        specs = tuple(further(study, done_runs(progress, self._runner)[1]))
+        if specs == self._folder.further:
+            return False
+        self._folder.write_further(specs)
+        return True
 
     def submit_all(self, retry: bool, wait: bool) -> None:
         for cell in self._folder.cells:

@@ -123,10 +123,15 @@ def claimed(entry: Expectation) -> str:
     if entry.value is not None:
         reach = [f"{100 * entry.within_share:g} %"] if entry.within_share else []
         reach += [fmt.number(entry.within)] if entry.within else []
-        said.append(" ± ".join((fmt.number(entry.value), *reach)))
-    said += [f"at least {fmt.number(entry.at_least)}"] if entry.at_least is not None else []
-    said += [f"at most {fmt.number(entry.at_most)}"] if entry.at_most is not None else []
+        said.append(" ± ".join((_number(entry.value), *reach)))
+    said += [f"at least {_number(entry.at_least)}"] if entry.at_least is not None else []
+    said += [f"at most {_number(entry.at_most)}"] if entry.at_most is not None else []
     return ", ".join(said) or "no figure"
+
+
+def _number(value: float) -> str:
+    """Whole numbers in full, others to four digits."""
+    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else fmt.number(value)
 
 
 def _shown(found: Measured) -> str:
@@ -136,18 +141,28 @@ def _shown(found: Measured) -> str:
         return found.note or fmt.NOT_FINITE
     low, high = found.low, found.high
     interval = f" [{fmt.number(low)}, {fmt.number(high)}]" if fmt.is_known(low) and fmt.is_known(high) else ""
-    return f"{fmt.number(found.value)}{interval}"
+    return f"{_number(found.value)}{interval}"
 
 
 def _what(entry: Expectation, claim: Claim) -> str:
     """`[507,:] zero relative_alone`: what tells a number from its like comes first, as the end may be cut."""
     target = entry.target or (f"{len(entry.targets)} weights" if entry.targets else "")
-    short = target[target.index("[") :] if "[" in target else target
-    named = entry.model_fields_set
-    step = [entry.step] if len(claim.step) > 1 and entry.step != BASELINE else []
-    parts = [str(getattr(entry, name)) for name in ("perturbation", "selection", "metric") if name in named]
-    parts += [f"k {entry.k}"] if entry.k else []
-    return " ".join((*filter(None, (short,)), *step, *parts, entry.what, *(["(gate)"] if entry.gate else [])))
+    step = entry.step if len(claim.step) > 1 and entry.step != BASELINE else ""
+    named = {name: str(getattr(entry, name)) for name in _IN_LABEL if name in entry.model_fields_set}
+    parts = (
+        target[target.index("[") :] if "[" in target else target,
+        step,
+        named.get("perturbation"),
+        entry.what,
+        named.get("selection"),
+        named.get("metric"),
+        f"k {entry.k}" if entry.k else "",
+        "(gate)" if entry.gate else "",
+    )
+    return " ".join(filter(None, parts))
+
+
+_IN_LABEL = ("perturbation", "selection", "metric")
 
 
 def _fields(fields: JsonMap) -> str:

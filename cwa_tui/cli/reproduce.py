@@ -63,8 +63,13 @@ def show_claim(
     """Show what a claim says, where that stands, and the runs that measure it."""
     from cwa_tui.cli.claims import claim_as_plain, claim_report
 
-    for claim, obstacle in _with_obstacles(_named([which])):
-        show(claim_as_plain(claim, obstacle) if as_json else claim_report(claim, obstacle))
+    found = _with_obstacles(_named([which]))
+    if as_json:
+        plain = [claim_as_plain(claim, obstacle) for claim, obstacle in found]
+        show({"claims": plain} if _is_file(which) else plain[0])
+        return
+    for claim, obstacle in found:
+        show(claim_report(claim, obstacle))
 
 
 @reproduce.command("run")
@@ -121,8 +126,12 @@ def _named(which: list[str]) -> list[Claim]:
 
     found: list[Claim] = []
     for name in which:
-        found += claims_of_file(name) if "/" in name or name.endswith(".toml") else [published_claim(name)]
+        found += claims_of_file(name) if _is_file(name) else [published_claim(name)]
     return found
+
+
+def _is_file(name: str) -> bool:
+    return "/" in name or name.endswith(".toml")
 
 
 def _all_runnable() -> list[tuple[Claim, Obstacle | None]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Sample, StatusView
+from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Marks, Sample, StatusView
 from cwa_engine.base.errors import CwaError, DaemonUnreachable, InvalidInput, NoDaemon
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.records.run_report import RunReport
@@ -41,6 +41,9 @@ class DaemonClient(Protocol):
     async def inspect(self, spec: RunSpec, target: str) -> str: ...
     async def retry(self, run_id: str) -> str: ...
     async def cancel(self, run_id: str) -> str: ...
+    async def mark(
+        self, run_id: str, add: Sequence[str] = ..., remove: Sequence[str] = ..., note: str | None = ...
+    ) -> Marks: ...
     async def unload(self, model: str) -> list[str]: ...
     async def wait_until_lost(self) -> None: ...
     async def close(self) -> None: ...
@@ -279,6 +282,13 @@ class Session:
         """Cancel the runs of a study that have not ended."""
         await self.studies.cancel(study_id)
         self._poll_now.set()
+
+    async def mark(self, run_id: str, add: Sequence[str], remove: Sequence[str], note: str) -> Marks:
+        """Change the tags and the note of a run. Raises what `AsyncClient.mark` raises."""
+        marks = await self.client.mark(run_id, add, remove, note)
+        self.store.know_job(await self.client.job(run_id))
+        self._poll_now.set()
+        return marks
 
     async def unload(self, model: str) -> list[str]:
         """Free a warm model's memory; gives the names of what was unloaded."""

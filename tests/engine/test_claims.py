@@ -27,16 +27,16 @@ from tests.models import save_tiny, tiny_model, tiny_tokenizer
 ROW = "model.layers.0.mlp.down_proj.weight[3,:]"
 
 
-class CountingRunner:
+class CountingRunner(LocalRunner):
     """A LocalRunner that remembers what it was asked for."""
 
-    def __init__(self, runner: LocalRunner) -> None:
-        self._runner = runner
+    def __init__(self) -> None:
+        super().__init__()
         self.specs: list[RunSpec] = []
 
-    def submit(self, spec: RunSpec, *_: Any) -> RunHandle:
+    def submit(self, spec: RunSpec, key: str | None = None) -> RunHandle:
         self.specs.append(spec)
-        return self._runner.submit(spec)
+        return super().submit(spec, key)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def runner() -> Iterator[CountingRunner]:
-    with LocalRunner() as local:
-        yield CountingRunner(local)
+    counting = CountingRunner()
+    with counting:
+        yield counting
 
 
 def plain_loss(model: Any) -> float:
@@ -260,6 +261,39 @@ def test_rows_alone_ranks_and_spikes_are_what_the_model_itself_says(folder: Path
     assert agreements(result)[6] == "not measured" and result.outcome == "does not agree"
 
 
+def test_joined_rows_are_one_text_in_windows_as_perplexities_of_wikitext_are_published(
+    folder: Path, runner: CountingRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("CWTOOL_HOME", str(folder / "state"))
+    rows = ["", " = A title = ", "", *TEXTS, ""]  # WikiText has blank rows, and they count
+    datasets.Dataset.from_dict({"text": rows}).save_to_disk(folder / "rows")
+    ids = torch.tensor(tiny_tokenizer()("\n\n".join(rows))["input_ids"])
+    windows = ids[: len(ids) // 32 * 32].reshape(-1, 32)
+    with torch.no_grad():
+        logs = tiny_model("llama").double()(windows).logits[:, :-1].log_softmax(-1)
+    loss = -float(logs.gather(2, windows[:, 1:, None]).mean())
+    text = f"""
+    [[claim]]
+    id = "joined"
+    title = "joined rows"
+    source = "this test"
+    model = "./llama"
+    joined = true
+    run = {{ dataset = "{folder / "rows"}", packed = true, seq_len = 32, dtype = "float32" }}
+    [[claim.expect]]
+    what = "loss"
+    value = {loss!r}
+    within = 1e-5
+    tolerance_from = "float32"
+    """
+    (claim,) = claims_of_file(str(written(folder, "joined.toml", text)))
+    result = run_claim(claim, runner)
+    assert result.outcome == "agrees", result
+    assert run_claim(claim, runner).outcome == "agrees"
+    assert len(list((folder / "state/claim_texts").iterdir())) == 1  # the text is written once
+
+
 HOSTILE = {
     "is no TOML": "[[claim]",
     "nobody reads the key `clam` ... did you mean 'claim'": "[[clam]]\nid = 'a'",
@@ -290,6 +324,18 @@ HOSTILE = {
     "id: String should match": "[[claim]]\nid = '../../x'\ntitle = 't'\nsource = 's'\nmodel = 'gpt2'",
     "has its own seq_len": "{head}\nstep = [{{ name = 'a', run = {{ seq_len = 9 }} }}]",
     "nothing is expected of step a": "{head}\nstep = [{{ name = 'a' }}]\nexpect = [{{ what = 'perplexity' }}]",
+    "names no weight": "{head}\nno_gate = 'x'\nexpect = [{{ what = 'rank', metric = 'magnitude', target = 'w' }}]",
+    "claim a, the baseline": "{head}\nrun = {{ seq_len = 'long' }}\nexpect = [{{ what = 'perplexity' }}]",
+    "claim a, step b": (
+        "{head}\nno_gate = 'x'\nstep = [{{ name = 'b', run = {{ topk = [-1] }} }}]"
+        "\nexpect = [{{ what = 'loss_change', step = 'b' }}]"
+    ),
+    "fast_perturbation measures damage on other texts": (
+        "{head}\nrun = {{ fast_perturbation = true }}\nexpect = [{{ what = 'perplexity' }}]"
+    ),
+    "step: Input should be": "{head}\nstep = 5",
+    "run: Input should be": "{head}\nrun = 5",
+    "expect: Input should be": "{head}\nexpect = 'x'",
     "`joined` is for": "{head}\njoined = true\nexpect = [{{ what = 'perplexity' }}]",
 }
 
@@ -302,6 +348,18 @@ def test_a_file_that_makes_no_sense_is_refused_with_the_place_and_the_reason(sai
         claims_of_file(str(path))
     error = refused.value
     assert all(part in f"{error.message}; {error.hint}" for part in said.split(" ... ")), (error.message, error.hint)
+
+
+def test_lists_without_end_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput):
+        claims_of_file(str(written(tmp_path, "deep.toml", "[[claim]]\nid = " + "[" * 20_000)))
+
+
+def test_blanks_in_a_target_do_not_make_it_another_weight(tmp_path: Path) -> None:
+    expect = "expect = [{ what = 'weight_value', target = ' w[3, 4]', step = 's', metric = 'magnitude' }]"
+    head = "[[claim]]\nid = 'a'\ntitle = 't'\nsource = 's'\nmodel = 'gpt2'\nno_gate = 'x'\nstep = [{ name = 's' }]\n"
+    (claim,) = claims_of_file(str(written(tmp_path, "blanks.toml", head + expect)))
+    assert claim.expect[0].target == "w[3,4]"
 
 
 def test_what_is_no_file_of_claims_is_refused(tmp_path: Path) -> None:

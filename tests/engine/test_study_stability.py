@@ -101,7 +101,7 @@ def test_an_axis_stands_beside_what_halves_of_the_texts_do() -> None:
     half = [HalfOverlap("grad_x_weight", 20, 12, 12, 10, 10, 0.1)]
     runs = [ranked(19, n, "grad_x_weight", dtype=dtype, halves=half) for n, dtype in enumerate(("float32", "bfloat16"))]
     said = next(f.sentence for f in stable(runs, "dtype").findings if "halves" in f.sentence)
-    assert "share 10, so it moves the ranking less than texts do" in said
+    assert "share 10, so it moves the ranking less than halving the texts" in said
 
 
 def test_damage_on_the_same_texts_is_paired_and_on_others_as_of_unrelated_texts() -> None:
@@ -155,7 +155,9 @@ def test_axes_that_move_a_ranking_alike_are_told_apart_at_most_one_time_in_twent
 
 def test_a_study_in_which_nothing_varies_is_refused_before_it_runs() -> None:
     check = study_question("stability").check
-    check(Study(grid={"model": ("gpt2",), "seed": (0, 1)}))
+    check(Study(grid={"model": ("gpt2",), "seed": (0, 1)}, run={"metrics": ["taylor"]}))
+    with pytest.raises(InvalidInput, match="grad_x_weight draws nothing by the seed"):
+        check(Study(grid={"model": ("gpt2",), "seed": (0, 1)}, run={"metrics": ["grad_x_weight"]}))
     for grid, said in (
         ({"model": ("gpt2", "opt")}, "nothing varies but the model"),
         ({"model": ("gpt2",), "seed": (0,)}, "nothing varies"),

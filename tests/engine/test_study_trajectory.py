@@ -138,8 +138,8 @@ def test_damage_over_steps_is_paired_with_the_last_revision_by_text() -> None:
     answer = trajectory(*runs)
     less = [row.less for row in rows(answer, "trajectory.csv")]
     assert less[:2] == [pytest.approx(0.8), pytest.approx(0.2)] and less[3] is None
-    said = next(found.sentence for found in answer.findings if "raises the loss" in found.sentence)
-    assert "clearly less than in main: step1 and step1000" in said and "(harmful)" in said
+    said = next(found.sentence for found in answer.findings if "changes the loss" in found.sentence)
+    assert "clearly lower than in main: step1 and step1000" in said and "(harmful)" in said
 
 
 def test_damage_on_other_texts_is_not_subtracted_and_the_answer_says_so() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from cwa_engine.base.errors import RunFailed
 from cwa_engine.base.table import Table
@@ -20,11 +21,14 @@ from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.study import Study
 from cwa_tui.app import CwtoolApp
 from cwa_tui.screens.compare import CompareScreen
+from cwa_tui.screens.new_study import NewStudyScreen
+from cwa_tui.screens.pick_model import PickModelScreen
 from cwa_tui.screens.run import RunScreen
 from cwa_tui.screens.studies import StudiesScreen
 from cwa_tui.screens.study import StudyScreen
+from cwa_tui.widgets.form_choice import ChoiceField
 from cwa_tui.widgets.row_table import RowTable
-from tests.tui.fake_client import FakeDaemon, app_on, screen_text, until
+from tests.tui.fake_client import FakeDaemon, app_on, screen_text, until, warm
 from tests.tui.finished_run import finished
 
 SIZES = ((80, 24), (160, 48))
@@ -56,6 +60,12 @@ def answer(runs: Sequence[StudyRun]) -> Answer:
     cells = TableRows(Table("models.csv", Size), rows)
     tables = (TableRows(SIZES_TABLE, rows), cells)
     return Answer("sizes", f"damage grows over {len(runs)} models", findings, tables, refused, "the slope of a line")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_run_is_made() -> None:
+    """Before any app runs, which would stand still meanwhile."""
+    finished(FakeDaemon())
 
 
 @pytest.fixture(autouse=True)
@@ -244,3 +254,55 @@ async def test_keys_are_in_the_help() -> None:
         await pilot.press("question_mark")
         await until(lambda: "queue what is not queued yet" in screen_text(app))
         assert "compare the runs of marked cells" in screen_text(app)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_new_study_is_typed_planned_and_started(size: tuple[int, int]) -> None:
+    daemon, models = FakeDaemon(), ["distilgpt2", "gpt2"]
+    daemon.models = [warm(model) for model in models]
+    async with on_screen(daemon, size) as (app, pilot):
+        await pilot.press("n")
+        await until(lambda: "new study" in screen_text(app))
+        form = app.screen
+        assert isinstance(form, NewStudyScreen)
+        while (field := form.query_one("#edit-question", ChoiceField)).under_cursor != "sizes":
+            await pilot.press("right")
+        assert field.chosen == ("sizes",)
+        form.query_one("#edit-models", Input).value = " ".join(models)
+        form.query_one("#edit-topk", Input).value = "3 5"
+        await until(lambda: "cwtool study run sizes --models" in screen_text(app))
+        await pilot.press("ctrl+r")
+        await until(lambda: "2 cells" in screen_text(app))
+        await pilot.press("ctrl+j")
+        await until(lambda: isinstance(app.screen, StudyScreen))
+        await until(lambda: len(daemon.submitted) == 2)
+        assert [spec.model for spec, _ in daemon.submitted] == models
+        assert {spec.topk for spec, _ in daemon.submitted} == {(3, 5)}
+
+
+async def test_a_form_without_models_says_so_and_starts_nothing() -> None:
+    daemon = FakeDaemon()
+    async with on_screen(daemon) as (app, pilot):
+        await pilot.press("n")
+        await until(lambda: "new study" in screen_text(app))
+        await pilot.press("ctrl+j")
+        await until(lambda: "no model is given" in screen_text(app))
+        assert not daemon.submitted
+
+
+async def test_models_are_picked_from_the_list_one_after_the_other() -> None:
+    daemon = FakeDaemon()
+    daemon.models = [warm("gpt2"), warm("smollm2-135m")]
+    async with on_screen(daemon) as (app, pilot):
+        await pilot.press("n")
+        await until(lambda: "new study" in screen_text(app))
+        form = app.screen
+        form.query_one("#edit-models", Input).focus()
+        await pilot.press("enter")
+        for _ in range(2):
+            await until(lambda: isinstance(app.screen, PickModelScreen) and app.screen.is_mounted)
+            await pilot.press("down", "enter")
+            await pilot.pause()
+        await pilot.press("escape")
+        await until(lambda: app.screen is form)
+        assert len(form.query_one("#edit-models", Input).value.split()) == 2

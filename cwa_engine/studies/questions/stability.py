@@ -23,6 +23,7 @@ from cwa_engine.studies.pairs import (
     PairOverlap,
     axes_of,
     differences_of,
+    draws_nothing,
     metrics_of,
     overlaps_of,
     pairs_of,
@@ -284,7 +285,7 @@ def _sentence(found: Sequence[OnAxis]) -> str:
 
 def _shared(row: StabilityAxis) -> str:
     spread = f" ({row.least} to {row.most})" if row.least != row.most else ""
-    chance = f", by chance {row.expected:.2g}" if row.expected is not None else ""
+    chance = f" ({row.expected:.2g} by chance)" if row.expected is not None else ""
     return f"{row.shared:.3g}{spread} with another {row.axis}{chance}"
 
 
@@ -293,11 +294,11 @@ def _findings(of_metric: Sequence[OnAxis]) -> Iterator[Finding]:
         row = entry.row
         if entry.told:
             yield Finding(
-                f"{row.metric}, {row.axis}: {_shared(row)} of the top {row.k:,}, in {counted(len(entry.told), 'pair')} of "
-                f"{counted(row.values, 'value')}; {_against_chance(entry)}{_against_halves(entry)}",
+                f"{row.metric}, {row.axis}: of the top {row.k:,} two runs share {_shared(row)}, over "
+                f"{counted(len(entry.told), 'pair')}; {_against_chance(entry)}{_against_halves(entry)}",
                 f"another value of {row.axis} with which fewer than {row.least} are shared",
             )
-        if entry.differences:
+        if entry.told and entry.differences:
             yield _damage_finding(entry)
 
 
@@ -306,7 +307,7 @@ def _against_chance(entry: OnAxis) -> str:
         return "what chance gives is not known, for the runs are of an early version"
     more, pairs = entry.row.more_than_chance, len(entry.told)
     if more == pairs:
-        return "in each that is more than chance within parameters explains"
+        return "in each that is more than chance explains"
     return f"in {pairs - (more or 0)} of them no agreement beyond chance was found"
 
 
@@ -316,13 +317,13 @@ def _against_halves(entry: OnAxis) -> str:
     if row.halves is None or row.least is None or row.most is None:
         return ""
     than = "less than" if row.least > row.halves else "more than" if row.most < row.halves else "about as much as"
-    return f"; two halves of one run's scoring texts share {row.halves:.3g}, so it moves the ranking {than} texts do"
+    return f"; two halves of one run's scoring texts share {row.halves:.3g}, so it moves the ranking {than} halving the texts"
 
 
 def _damage_finding(entry: OnAxis) -> Finding:
     row = entry.row
     clear = [one for one in entry.differences if one.low > 0 or one.high < 0]
-    largest = max(entry.differences, key=lambda one: abs(one.difference))
+    largest = max(clear or entry.differences, key=lambda one: abs(one.difference))
     what = f"{row.metric}, {row.axis}: the damage by the top {row.k:,}"
     how = "paired by text" if largest.paired else "as of unrelated texts"
     figures = f"{figure(largest.difference, largest.low, largest.high)} {largest.unit}, {how}"
@@ -384,10 +385,18 @@ def check(study: Study) -> None:
             f"{bad[0]} says what is ranked, so rankings by other values are other lists",
             hint=f"give {bad[0]} in [run], and vary seed, dtype, seq_len, data_file or dataset in [grid]",
         )
-    if not any(len(values) > 1 for name, values in study.grid.items() if name not in MODEL):
+    axes = [name for name, values in study.grid.items() if len(values) > 1 and name not in MODEL]
+    if not axes:
         raise InvalidInput(
             "nothing varies but the model, so nothing can be said of stability",
             hint="give two or more values of seed, dtype, seq_len, data_file, dataset or eval_limit in [grid]",
+        )
+
+    metrics = study.run.get("metrics", ())
+    if axes == ["seed"] and metrics and all(draws_nothing(name) for name in metrics):
+        raise InvalidInput(
+            f"{listed(list(metrics))} draws nothing by the seed, so every seed gives the same ranking",
+            hint="vary seq_len, dtype, data_file or dataset, or rank by a metric that draws: obd, taylor or hutchinson_diag",
         )
 
 

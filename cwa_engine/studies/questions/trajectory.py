@@ -27,7 +27,7 @@ from cwa_engine.studies.revisions import (
     why_not,
 )
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import counted, doing, figure, listed
+from cwa_engine.studies.words import counted, figure, listed
 
 ALPHA = 0.05
 RULE = (
@@ -278,15 +278,15 @@ def _damage_finding(one: OneTrajectory, where: str) -> Finding:
     below = [step.revision for step in known if (step.less_low or 0) > 0]
     above = [step.revision for step in known if (step.less_high or 0) < 0]
     last = one.trajectory.names[-1]
-    end = f"; clearly less than in {last}: {listed(below)}" if below else ""
-    end += f"; clearly more than in {last}: {listed(above)}" if above else ""
+    end = f"; clearly lower than in {last}: {listed(below)}" if below else ""
+    end += f"; clearly higher than in {last}: {listed(above)}" if above else ""
     if known and not below and not above:
         end = f"; no difference to {last} was found"
     if not known:
         end = f"; it was not measured alike in {last}, so differences are not given"
     return Finding(
-        f"{where}: {doing(one.steps[-1].perturbation)} each revision's own top {one.k:,} raises the loss, in nats per "
-        f"token, by {listed(said)}{end}",
+        f"{where}: {one.steps[-1].perturbation} of each revision's own top {one.k:,} changes the loss, in nats per token, by "
+        f"{listed(said)}{end}",
         "other texts, on which the intervals of these differences, paired by text, are elsewhere",
     )
 

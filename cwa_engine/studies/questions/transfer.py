@@ -110,7 +110,8 @@ def answer(runs: Sequence[StudyRun]) -> Answer:
     groups = list(_groups(runs))
     pairs = [(base, variant) for base, variants in groups for variant in variants]
     if not pairs:
-        return Answer("transfer", "nothing is known of any transfer: fewer than two models have a run", rule=RULE)
+        why = "nothing is known of any transfer: fewer than two models have a run"
+        return Answer("transfer", why, refused=tuple(_refused(groups, [])), rule=RULE)
     rows = _corrected([row for base, variant in pairs for row in _rows(base, variant, runs)])
     answered = _answered(rows)
     return Answer(
@@ -334,8 +335,8 @@ def _refused(groups: Sequence[tuple[StudyRun, list[StudyRun]]], rows: Sequence[T
             yield f"{row.base} and {row.variant} are not compared weight by weight: {row.why}"
         elif not row.carried_outcome and row.perturbation and row in _answered(rows):
             yield (
-                f"whether damage carries over to {row.variant} was not measured: run it with --weights and the base's "
-                f"topk_{row.metric}.csv"
+                f"whether damage carries over to {row.variant} was not measured: resume the study, or run {row.variant} with "
+                f"--weights and the base's topk_{row.metric}.csv"
             )
 
 
@@ -358,7 +359,7 @@ QUESTION = StudyQuestion(
     name="transfer",
     place=7,
     asks="Do the critical weights of a model stay critical in its instruct, quantised or fine-tuned variants?",
-    needs="a base first, then its variants: models of the same shape, other dtypes or other revisions",
+    needs="a base first, then its variants: models of its shape, other dtypes or revisions; one run more for each of them",
     check=check,
     answer=answer,
     run={"metrics": ("grad_x_weight",), "topk": (100,), "perturbations": ("zero",), "matrices": False},
