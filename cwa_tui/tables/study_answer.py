@@ -7,7 +7,7 @@ import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cwa_engine.questions.question import TableRows
 from cwa_tui.tables.columns import Column
@@ -22,28 +22,47 @@ _APART = 10.0  # a logarithmic axis is used where the largest is at least so man
 
 
 def answer_table(found: TableRows[Any]) -> ViewTable:
-    """A column for each field of the rows. Texts are as long as they are; numbers are shown short, and kept exactly."""
+    """A column for each field of the rows. Texts are as long as they are; numbers are shown short, and kept exactly.
+
+    What all rows have in common stands in the title, and columns without a value are hidden. In a narrow table the names, the
+    figure and its interval stay longest.
+    """
     hints = typing.get_type_hints(found.table.row)
     names = [field.name for field in dataclasses.fields(found.table.row)]
     rows = []
     for place, row in enumerate(found.rows):
         values = {name: getattr(row, name) for name in names}
         rows.append(TableRow(str(place), {name: _shown(value) for name, value in values.items()}, values=values))
+    cells = {name: [row.cells[name] for row in rows] for name in names}
+    common = {
+        name: of[0] for name, of in cells.items() if len(of) > 1 and len(set(of)) == 1 and not _is_figure(hints[name])
+    }
+    empty = [name for name in names if all(row.values[name] in (None, "") for row in rows)]
+    kept = (_with_interval(names) or ()) + (names[0],)
     columns = tuple(
-        _column(name, place, hints[name], [row.cells[name] for row in rows]) for place, name in enumerate(names)
+        _column(
+            name, 0 if name in kept else place + 1, hints[name], cells[name], hidden=name in common or name in empty
+        )
+        for place, name in enumerate(names)
     )
-    return ViewTable(found.table.name.removesuffix(".csv").replace("_", " "), columns, tuple(rows))
+    title = found.table.name.removesuffix(".csv").replace("_", " ")
+    same = ", ".join(f"{name.replace('_', ' ')} {cell}" for name, cell in common.items() if name not in empty)
+    return ViewTable(f"{title} · of all: {same}" if same else title, columns, tuple(rows))
 
 
-def _column(name: str, place: int, kind: object, cells: Sequence[str]) -> Column:
+def _is_figure(kind: object) -> bool:
+    """Whether a field has measured numbers, which are shown though they be equal."""
+    return float in (kind, *typing.get_args(kind))
+
+
+def _column(name: str, optional: int, kind: object, cells: Sequence[str], hidden: bool) -> Column:
     is_number = not {int, float}.isdisjoint({kind, *typing.get_args(kind)})
     label = name.replace("_", " ")
     longest = max(map(len, (label, *cells)))
     if is_number:
-        return Column(name, label, min(longest, 12), most=longest, right=True, optional=place)
-    return Column(
-        name, label, min(longest, 16), most=longest, cut="start" if name == "model" else "middle", optional=place
-    )
+        return Column(name, label, min(longest, 12), most=longest, right=True, optional=optional, hidden=hidden)
+    cut: Literal["start", "middle"] = "start" if name == "model" else "middle"
+    return Column(name, label, min(longest, 16), most=longest, cut=cut, optional=optional, hidden=hidden)
 
 
 def _shown(value: Any) -> str:
