@@ -79,7 +79,10 @@ def test_where_texts_cannot_be_paired_the_fit_is_weighted_by_each_runs_own_inter
 
 def test_damage_with_a_floor_is_no_power_law() -> None:
     answer = scaling(*(damaged(size, 0.3 + 2 * (size / 1e6) ** -0.8) for size in SIZES))
-    assert "follows no power law" in answer.sentence
+    assert (
+        "follows no power law" in answer.sentence
+        and "an exponential and a constant are rejected too" in answer.sentence
+    )
 
 
 def test_a_damage_that_does_not_change_with_size_is_no_scaling() -> None:
@@ -149,6 +152,7 @@ def test_a_model_whose_critical_set_is_not_beyond_its_controls_is_named() -> Non
     weak = planted_run("m100", parameters=SIZES[4], damage=[Planted(k=10, delta=law(SIZES[4]), error=0.02, worst=3.0)])
     answer = scaling(*(damaged(size, law(size)) for size in SIZES[:4]), weak)
     assert any("in 4 of 5 models; not in m100 (indistinguishable)" in finding.sentence for finding in answer.findings)
+    assert "in 1 of 5 models it is not told from controls" in answer.sentence
 
 
 def searched(size: int, weights: int, reached: bool = True) -> RunReport:
