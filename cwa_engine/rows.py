@@ -354,6 +354,22 @@ class Plan:
     note: str = ""  # what the plan rests on, where the model's own files are not there
 
 
+@dataclass(frozen=True, slots=True)
+class ModelOnDisk:
+    """A model that can be loaded without a download, as its config and the headers of its files have it."""
+
+    model: str
+    location: str  # the Hub id, or the path of the folder or file
+    kind: str  # hub, folder or gguf
+    revision: str | None  # the commit, of a model of the Hub
+    model_type: str
+    architecture: str  # the class of transformers
+    parameters: int  # tied weights count once
+    dtype: str  # in which most weights are stored
+    size_bytes: int  # of the weights as they are stored
+    notes: tuple[str, ...] = ()  # what a reader of results must know about the loading
+
+
 def exp(nll: float) -> float:
     """math.exp that answers infinity where the result exceeds a float."""
     try:

@@ -110,9 +110,20 @@ class AsyncClient:
         """Queue the loading of `spec.model` and give the job's run id."""
         return await submit_job(self._connection, "load", spec, command, options)
 
-    async def plan(self, spec: RunSpec, command: str = "") -> str:
-        """Queue the planning of a run and give the job's run id; the plan is in its event of kind "plan"."""
-        return await submit_job(self._connection, "plan", await with_texts(self._connection, spec), command)
+    async def plan(self, spec: RunSpec, command: str = "", offline: bool = False) -> str:
+        """Queue the planning of a run and give the job's run id; the plan is in its event of kind "plan".
+
+        With `offline` nothing is downloaded for it: a model of the guide that is not on disk is planned from the guide.
+        """
+        texts_there = await with_texts(self._connection, spec)
+        return await submit_job(self._connection, "plan", texts_there, command, offline=offline)
+
+    async def pull(self, spec: RunSpec, command: str = "") -> str:
+        """Queue the download of `spec.model`, which is also checked, and give the job's run id.
+
+        What was found is in its event of kind "pulled". A model that is on disk is only checked.
+        """
+        return await submit_job(self._connection, "pull", spec, command)
 
     async def inspect(self, spec: RunSpec, target: str) -> str:
         """Queue a look at a weight, row, column or head of a run's model, before all that waits; gives the job's run id.

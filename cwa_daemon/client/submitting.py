@@ -34,14 +34,17 @@ async def submit_job(
     command: str,
     options: JobOptions | None = None,
     client_key: str | None = None,
+    offline: bool = False,
 ) -> str:
+    """Queue a job and give its run id. With `offline` it does not ask the Hub, whatever the shell has set."""
+    access = access_of_shell(connection.settings)
     reply = await connection.request(
         "submit",
         kind=kind,
         spec=spec.model_dump(mode="json"),
         client_key=client_key or uuid.uuid4().hex,
         command=command,
-        access=access_of_shell(connection.settings),
+        access=access | {"offline": True} if offline else access,
         options=(options or JobOptions()).model_dump(exclude_defaults=True),  # a daemon may know fewer of them
     )
     return str(reply["run_id"])

@@ -85,8 +85,11 @@ class Client:
     def load(self, spec: RunSpec, command: str = "", options: JobOptions | None = None) -> str:
         return self._run(self._client.load(spec, command, options))
 
-    def plan(self, spec: RunSpec, command: str = "") -> str:
-        return self._run(self._client.plan(spec, command))
+    def plan(self, spec: RunSpec, command: str = "", offline: bool = False) -> str:
+        return self._run(self._client.plan(spec, command, offline))
+
+    def pull(self, spec: RunSpec, command: str = "") -> str:
+        return self._run(self._client.pull(spec, command))
 
     def inspect(self, spec: RunSpec, target: str) -> str:
         return self._run(self._client.inspect(spec, target))

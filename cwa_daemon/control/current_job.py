@@ -17,7 +17,7 @@ from cwa_daemon.control.outcomes import Outcomes
 from cwa_daemon.control.stalls import CancelDeadline
 from cwa_daemon.control.supervise import Troubles
 from cwa_daemon.pipe.messages import CancelJob, EventReport, Finished, Hello, LoadAgain
-from cwa_daemon.pipe.place import PLANS
+from cwa_daemon.pipe.place import WITHOUT_DEVICE
 from cwa_engine.base.errors import Cancelled, CwaError, error_from_dict
 
 SOON_S = 0.5  # after a cancel, before a job counts as cancelled of which nothing can be left behind
@@ -104,7 +104,7 @@ class CurrentJob:
         """Tell the worker, which is there, that the job is cancelled."""
         self.worker.send(CancelJob(run_id=running.run_id))
         running.deadline = CancelDeadline(self.worker.stalls)
-        if self.device == PLANS or self.worker.stalls.stage in ("start", "load"):
+        if self.device in WITHOUT_DEVICE.values() or self.worker.stalls.stage in ("start", "load"):
             asyncio.get_running_loop().call_later(SOON_S, running.count_as_cancelled)
 
     def heard_hello(self, hello: Hello) -> None:

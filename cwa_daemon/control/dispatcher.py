@@ -116,7 +116,7 @@ class Dispatcher:
 
     async def unload(self, model: str) -> list[str]:
         """Drop a warm model on every device; gives the names of what was dropped."""
-        lanes = [lane for lane in self._lanes.values() if lane.device != place.PLANS]
+        lanes = [lane for lane in self._lanes.values() if lane.device not in place.WITHOUT_DEVICE.values()]
         return [name for lane in lanes for name in await lane.unload(model)]
 
     def warm_models(self) -> list[WarmModel]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cwa_daemon.pipe.place import PLANS
+from cwa_daemon.pipe.place import WITHOUT_DEVICE
 from cwa_daemon.protocol import JobOptions, JobState
 from cwa_engine.base.plain import JsonMap
 
@@ -16,7 +16,7 @@ class Job:
 
     number: int  # gives the order of jobs, for clocks may be put back
     run_id: str
-    kind: str  # run, load, plan or inspect
+    kind: str  # run, load, plan, pull or inspect
     state: JobState
     spec: JsonMap  # of a RunSpec
     command: str
@@ -41,8 +41,8 @@ class Job:
 
     @property
     def lane(self) -> str:
-        """Where it runs, one job after the other: on its device, or where plans are made."""
-        return PLANS if self.kind == "plan" else self.device
+        """Where it runs, one job after the other: on its device, or where plans are made or models are downloaded."""
+        return WITHOUT_DEVICE.get(self.kind, self.device)
 
     @property
     def model(self) -> str:

@@ -21,7 +21,7 @@ from cwa_daemon.control.outcomes import Outcomes
 from cwa_daemon.control.store import Store
 from cwa_daemon.control.supervise import Troubles
 from cwa_daemon.pipe.messages import LoadAgain
-from cwa_daemon.pipe.place import PLANS
+from cwa_daemon.pipe.place import WITHOUT_DEVICE
 from cwa_daemon.protocol import HIGHEST_PRIORITY, TERMINAL_STATES, JobOptions, JobState, JobView
 from cwa_engine.base.errors import (
     Cancelled,
@@ -132,7 +132,7 @@ class Jobs:
         if token:
             self.dispatcher.keep_token(run_id, token)
         self.ledger.record(run_id, {"kind": "state", "state": JobState.QUEUED, "error": None})
-        self.dispatcher.wake(PLANS if kind == "plan" else device)
+        self.dispatcher.wake(WITHOUT_DEVICE.get(kind, device))
         if waits_for := self.dispatcher.waits_for(self.find(run_id)):
             self.ledger.note(run_id, f"waiting: {waits_for}")
         return run_id

@@ -13,7 +13,7 @@ from typing import Any
 from cwa_daemon.control import listing
 from cwa_daemon.control.database import Database
 from cwa_daemon.control.job import Job
-from cwa_daemon.pipe.place import PLANS
+from cwa_daemon.pipe.place import PLANS, PULLS
 from cwa_daemon.protocol import JobQuery, JobState
 from cwa_engine.base.errors import CopyPending
 from cwa_engine.base.plain import JsonMap
@@ -21,7 +21,7 @@ from cwa_engine.base.plain import JsonMap
 log = logging.getLogger(__name__)
 
 _COLUMNS = ", ".join(field.name for field in dataclasses.fields(Job))
-_LANE = f"CASE kind WHEN 'plan' THEN '{PLANS}' ELSE device END"  # as `Job.lane`
+_LANE = f"CASE kind WHEN 'plan' THEN '{PLANS}' WHEN 'pull' THEN '{PULLS}' ELSE device END"  # as `Job.lane`
 _DUE = (
     f"WHERE state = 'queued' AND {_LANE} = ? AND NOT EXISTS"  # one that was done may have been pruned since
     " (SELECT 1 FROM jobs AS before WHERE before.run_id = jobs.after_run AND before.state != 'done')"

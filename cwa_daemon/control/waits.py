@@ -12,6 +12,7 @@ _DOES = {
     "run": "runs on {device}",
     "load": "loads {model} on {device}",
     "plan": "is being planned",
+    "pull": "downloads {model}",
     "inspect": "looks at weights of {model} on {device}",
 }
 

@@ -93,7 +93,7 @@ class PlanMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunJob:
-    """Do a job: run an analysis, load a model, plan, or look at weights."""
+    """Do a job: run an analysis, load a model, plan, download a model, or look at weights."""
 
     op: Literal["job"] = "job"
     kind: str

@@ -20,7 +20,8 @@ from cwa_daemon.base import ofd_lock
 from cwa_daemon.base.security import peer_of, private_folder
 from cwa_engine.base.errors import CwaError, Refused
 
-PLANS = "plans"  # the lane of plans, which use no device; every other lane is that of a device
+PLANS, PULLS = "plans", "pulls"
+WITHOUT_DEVICE = {"plan": PLANS, "pull": PULLS}  # kind of job -> its lane; every other lane is that of a device
 _END_S = 5.0  # for a worker to be gone after SIGKILL
 
 

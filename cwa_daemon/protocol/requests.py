@@ -97,7 +97,7 @@ class Hello(Request):
 
 
 class Submit(Request):
-    """Queue a run, or only the loading of its model, the planning, or a look at the weights it names.
+    """Queue a run, or only the loading of its model, its download, the planning, or a look at the weights it names.
 
     The same client key never queues twice.
     """

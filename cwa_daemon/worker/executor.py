@@ -1,4 +1,4 @@
-"""What a worker does with a command: run, load, plan, inspect, save, unload."""
+"""What a worker does with a command: run, load, plan, pull, inspect, save, unload."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from cwa_daemon.pipe.exit_codes import DEVICE_LOST, NO_DEVICE
-from cwa_daemon.pipe.messages import Finished, Memory, RunJob, Unloaded, UnloadModel, Waiting
-from cwa_daemon.pipe.place import PLANS
+from cwa_daemon.pipe.messages import Finished, Limits, Memory, RunJob, Unloaded, UnloadModel, Waiting
+from cwa_daemon.pipe.place import WITHOUT_DEVICE
 from cwa_daemon.worker.inbox import Inbox
 from cwa_daemon.worker.outbox import Outbox
 from cwa_daemon.worker.plans import make_plan
@@ -27,10 +27,11 @@ from cwa_engine.hub.sources import HubAccess
 from cwa_engine.inspection import weight_facts
 from cwa_engine.local_run import model_record
 from cwa_engine.models.failures import is_out_of_memory, is_panic
-from cwa_engine.models.loading import torch_device
+from cwa_engine.models.loading import model_on_disk, torch_device
 from cwa_engine.models.memory import release
 from cwa_engine.pipeline import analyze
 from cwa_engine.records.export import RunRecord, write_run
+from cwa_engine.rows import ModelOnDisk
 from cwa_engine.run import Stages
 from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.spec import RunSpec
@@ -110,7 +111,7 @@ class Executor:
 
     def _has_device(self) -> bool:
         try:
-            return self.device == PLANS or bool(torch_device(self.device))
+            return self.device in WITHOUT_DEVICE.values() or bool(torch_device(self.device))
         except InvalidInput:
             return False
 
@@ -121,6 +122,10 @@ class Executor:
             assert command.memory
             with Stages(report)("plan"):
                 report(events.Planned(make_plan(spec, access, command.device, command.memory, limits)))
+            return
+        if command.kind == "pull":
+            with Stages(report)("pull"):
+                report(events.Pulled(_pulled(spec, access, limits, report)))
             return
         torch_device(self.device)  # raises where this machine lacks it
         started = time.time()
@@ -194,3 +199,12 @@ def _named(error: BaseException, command: RunJob) -> CwaError:
 def is_device_error(error: BaseException) -> bool:
     """Whether an accelerator failed otherwise than by lack of memory: its context is of no use any more."""
     return isinstance(error, torch.AcceleratorError)
+
+
+def _pulled(spec: RunSpec, access: HubAccess, limits: Limits, report: RunReporter) -> ModelOnDisk:
+    """A model whose files are on disk and complete, downloaded where they were not."""
+
+    def read(done: int, total: int) -> None:
+        report(events.Progress("pull", done, total, "byte"))
+
+    return model_on_disk(spec.model, spec.revision, access, report.note, read, limits.trust_remote_code)

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from cwa_daemon.pipe.messages import Limits, LoadAgain, Memory, ModelsReport, WarmModelReport
-from cwa_daemon.pipe.place import PLANS
+from cwa_daemon.pipe.place import WITHOUT_DEVICE
 from cwa_daemon.worker.reporter import RunReporter
 from cwa_daemon.worker.residency import ModelKey, Residency, Resident
 from cwa_engine.base import events
@@ -174,7 +174,7 @@ class WarmModels:
                 if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                     return None
                 held = torch.cuda.memory_reserved(self.device)
-            elif self.device == PLANS:
+            elif self.device in WITHOUT_DEVICE.values():
                 return None
             else:
                 held = max(0, psutil.Process().memory_info().rss - IMPORTED_BYTES)

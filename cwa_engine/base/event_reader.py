@@ -23,6 +23,7 @@ _KINDS: dict[str, type[events.Event]] = {
         events.DamageMeasured,
         events.VerdictReached,
         events.Planned,
+        events.Pulled,
         events.Inspected,
     )
 }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from cwa_engine.base.plain import JsonMap
 
 if TYPE_CHECKING:  # clients get events as maps, so they need not import the row types
-    from cwa_engine.rows import Baseline, DamagePoint, Plan, TopWeight, Verdict, WeightFacts
+    from cwa_engine.rows import Baseline, DamagePoint, ModelOnDisk, Plan, TopWeight, Verdict, WeightFacts
 
 PREVIEW_ROWS = 50  # rows of a ranking that travel in an event; the whole ranking is in the run's files
 
@@ -91,6 +91,12 @@ class VerdictReached(Event):
 class Planned(Event):
     kind: ClassVar[str] = "plan"
     plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled(Event):
+    kind: ClassVar[str] = "pulled"
+    model: ModelOnDisk
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 MOST_CHARACTERS = 300  # of a query that are looked at
 _PHRASE, _LEAST = 2.0, 0.5  # the score of a whole phrase; the least share of a query's words that counts
-# Words of questions that say nothing of what is asked.
-_IDLE = frozenset(
-    "a an and any are as at be best by can do does for from get give good have how i in is it look me model models most my "
-    "of on or our please should take that the there this to try use used want was we what when where which with you your".split()
-)
+_IDLE = """
+a an and any are as at be best by can do does for from get give good have how i in is it look me model models most my of on or
+our please should take that the there this to try use used want was we what when where which with you your
+"""
+_IDLE_WORDS = frozenset(_IDLE.split())  # of questions: they say nothing of what is asked
 
 
 def best_matches(query: str, entries: Iterable[T], said: Callable[[T], tuple[str, str, Sequence[str]]]) -> list[T]:
@@ -32,7 +32,7 @@ def best_matches(query: str, entries: Iterable[T], said: Callable[[T], tuple[str
 
 def words_of(text: str) -> set[str]:
     """The stems of a text's words, without those that every question has."""
-    return {_stem(word) for word in re.findall(r"[a-z0-9][a-z0-9._+]*", text.lower()) if word not in _IDLE}
+    return {_stem(word) for word in re.findall(r"[a-z0-9][a-z0-9._+]*", text.lower()) if word not in _IDLE_WORDS}
 
 
 def has_words(text: str, query: str) -> bool:

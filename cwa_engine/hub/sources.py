@@ -1,4 +1,4 @@
-"""From a model name to its source: an alias, a local folder, a GGUF file or a Hub repository. torch-free."""
+"""From a model name to its source: an alias, an imported name, a local folder, a GGUF file or a Hub repository. torch-free."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cwa_engine.base.cancellation import check_cancelled
 from cwa_engine.base.errors import InvalidInput, ModelBroken, ModelNotFound, did_you_mean
 from cwa_engine.base.files import near_files, user_path
 from cwa_engine.guide.catalog import catalog, catalog_model, known_names
+from cwa_engine.hub.imported import imported_models, imported_path
 from cwa_engine.hub.names import is_address, read_hub_name
 
 HUB = "https://huggingface.co"
@@ -121,7 +122,13 @@ def resolve(name: str) -> ModelSource:
     entry = catalog_model(name)
     if entry and entry.gguf_package and (gguf := packaged_gguf(entry.gguf_package)):
         return ModelSource(name, SourceKind.GGUF, str(gguf))
-    path = _existing(name)
+    imported = imported_path(name)
+    path = _existing(imported or name)
+    if imported and path is None:
+        raise ModelNotFound(
+            f"{name} was imported from {imported}, and nothing is there now",
+            hint=f"put it back, or `cwtool models forget {name}`",
+        )
     if path and path.is_dir():
         if not os.access(path, os.R_OK | os.X_OK):
             raise _unreadable(path)
@@ -145,9 +152,10 @@ def resolve(name: str) -> ModelSource:
 def absolute_name(name: str) -> str:
     """Make a name that is a path absolute, because a daemon has another working folder.
 
-    Other names are unchanged. Raises InvalidInput for a name that looks like a path but cannot be one.
+    Other names are unchanged, and so is one that was imported, though a folder here may be called like it. Raises
+    InvalidInput for a name that looks like a path but cannot be one.
     """
-    path = _existing(name)
+    path = None if imported_path(name.strip()) else _existing(name)
     if path:
         return _absolute(path)
     name = name.strip()
@@ -218,7 +226,7 @@ def packaged_gguf(package: str) -> Path | None:
 
 def near_models(name: str, access: HubAccess) -> str:
     """`did you mean ...?` with names of the guide and of the cache; empty for a name that is one of these."""
-    known = known_names() + [repo for repo, _ in cached_models(access)]
+    known = known_names() + [repo for repo, _ in cached_models(access)] + list(imported_models())
     return "" if name in known else did_you_mean(name, known)
 
 
@@ -234,9 +242,10 @@ def cached_models(access: HubAccess) -> list[tuple[str, int]]:
 
 
 def models_on_disk(access: HubAccess) -> dict[str, int]:
-    """Hub id -> bytes on disk, of models that need no download: GGUF files of packages, and the Hub's cache."""
+    """Name -> bytes on disk, of models that need no download: GGUF files of packages, the Hub's cache, imported models."""
     packaged = {entry.name: packaged_gguf(entry.gguf_package) for entry in catalog() if entry.gguf_package}
-    return dict(cached_models(access)) | {name: gguf.stat().st_size for name, gguf in packaged.items() if gguf}
+    here = dict(cached_models(access)) | {name: gguf.stat().st_size for name, gguf in packaged.items() if gguf}
+    return here | {name: model.size_bytes for name, model in imported_models().items()}
 
 
 def gguf_shards(gguf: Path) -> list[Path]:

@@ -42,6 +42,7 @@ from cwa_engine.models.model_files import check_counts, check_files, read_json
 from cwa_engine.models.offload import Offload
 from cwa_engine.models.quantised import Settings, restore, scheme_of, take_settings
 from cwa_engine.models.tokenizer import load_tokenizer, refuse_empty
+from cwa_engine.rows import ModelOnDisk
 
 _SMALL = 10_000_000  # a config may describe this many weights more than the files hold
 _MOST_COMPUTED_BYTES = 2**30  # of computed masks and tables of positions; those of GPT-J take 117 MB
@@ -130,7 +131,7 @@ def load_model(
         unbatched_above, on_batches = batching(model, stored.tokenizer)
         anatomy = anatomy_of(model)
         offloaded = _placed(model, anatomy, target, offload)
-        files = stored.hashes()
+        files = file_hashes(stored.files)
         if fingerprint(source) != before:
             raise ModelBroken(
                 f"the files of {name} changed while they were read", hint="try again when they are complete"
@@ -284,6 +285,45 @@ def load_without_weights(
         return source, config, tokenizer
 
 
+def model_on_disk(
+    name: str,
+    revision: str | None,
+    access: HubAccess,
+    say: Callable[[str], None],
+    read: Read,
+    trust_remote_code: bool = False,
+) -> ModelOnDisk:
+    """See to it that a model's files are on disk and complete, and say what they hold. No weights are read into memory.
+
+    Callbacks and what it raises are those of `load_model`.
+    """
+    source, revision = _source(name, revision)
+    access = access.filled_in()
+    with hub_access(access), named_failures(source, revision, access):
+        stored = _stored_model(source, revision, access, say, read, trust_remote_code)
+        empty = empty_model(stored.config, torch.bfloat16, trust_remote_code)
+        _refuse_more_than_stored(name, empty, stored.tensors)
+        parameters = sum(parameter.numel() for parameter in empty.parameters())
+        held = sum(tensor.numel for tensor in stored.tensors.values())
+        if held < parameters:
+            raise ModelBroken(
+                f"the files of {name} hold {held:,} weights, and its config describes {parameters:,}",
+                hint="download or save the model again",
+            )
+        return ModelOnDisk(
+            model=name,
+            location=source.location,
+            kind=source.kind.value,
+            revision=stored.revision,
+            model_type=stored.config.model_type,
+            architecture=type(empty).__name__,
+            parameters=parameters,
+            dtype=str(_most_stored(stored.tensors)).removeprefix("torch."),
+            size_bytes=sum(tensor.size_bytes for tensor in stored.tensors.values()),
+            notes=tuple(filter(None, stored.notes)),
+        )
+
+
 def torch_device(device: str) -> torch.device:
     """The torch device of a name. Raises InvalidInput if this machine lacks it."""
     here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
@@ -302,24 +342,29 @@ def _torch_dtype(dtype: str, device: torch.device, stored: Mapping[str, StoredTe
         return chosen
     if device.type == "cpu":
         return torch.float32
+    most = _most_stored(stored)
+    return torch.float32 if most is torch.float64 else most
+
+
+def _most_stored(stored: Mapping[str, StoredTensor]) -> torch.dtype:
+    """The dtype in which most weights are stored."""
     sizes = dict.fromkeys(WEIGHT_DTYPES, 0)
     for tensor in stored.values():
         if tensor.dtype in sizes:
             sizes[tensor.dtype] += tensor.numel
-    most = max(sizes, key=sizes.__getitem__)
-    return torch.float32 if most is torch.float64 else most
+    return max(sizes, key=sizes.__getitem__)
 
 
 @dataclass(frozen=True)
 class _StoredModel:
-    """The parts of a model before it is built. `hashes()` reads its files and gives file name -> sha256."""
+    """The parts of a model before it is built, and the files that it is read from."""
 
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     tensors: Mapping[str, StoredTensor]
     notes: tuple[str, ...]
     revision: str | None
-    hashes: Callable[[], dict[str, str]]
+    files: Sequence[Path]
 
 
 def _stored_model(
@@ -346,7 +391,7 @@ def _stored_model(
         tensors=stored.tensors,
         notes=(stored.note, files_left_out(folder), *on_tokens),
         revision=folder.name if hub else None,
-        hashes=lambda: file_hashes([folder / "config.json", *weight_files(folder)]),
+        files=(folder / "config.json", *weight_files(folder)),
     )
 
 
@@ -359,7 +404,7 @@ def _of_gguf(source: ModelSource) -> _StoredModel:
         tensors=opened.tensors,
         notes=opened.notes,
         revision=None,
-        hashes=lambda: file_hashes(gguf_shards(path)),
+        files=gguf_shards(path),
     )
 
 

@@ -40,6 +40,7 @@ def models(incomplete: str) -> list[Value]:
         said = f"{entry.family}, {entry.parameters_m:g} M weights"
         found |= {name: said for name in (entry.alias, entry.name) if name}
     found |= dict.fromkeys(_on_disk(), "on disk")
+    found |= dict.fromkeys(_imported(), "imported")
     found |= {name: "used before" for name in remembered().models if name not in found}
     return _beginning(found.items(), incomplete)
 
@@ -123,6 +124,18 @@ def weight_columns(incomplete: str) -> list[Value]:
     return _of(COLUMNS, several=False)(incomplete)
 
 
+def topics(incomplete: str) -> list[Value]:
+    """What the guide can be asked."""
+    from cwa_engine.guide.topics import topics
+
+    return _beginning([(topic.name, topic.title) for topic in topics()], incomplete)
+
+
+def imported(incomplete: str) -> list[Value]:
+    """Names that were given to local models."""
+    return _beginning([(name, "imported") for name in _imported()], incomplete)
+
+
 def states(incomplete: str) -> list[Value]:
     """States of jobs."""
     from cwa_tui.text.format import STATE_SIGNS
@@ -162,6 +175,15 @@ def _on_disk() -> list[str]:
         for name in _names_in(str(cache))
         if name.startswith("models--")
     ]
+
+
+def _imported() -> list[str]:
+    from cwa_engine.hub.imported import imported_models
+
+    try:
+        return list(imported_models())
+    except CwaError:
+        return []
 
 
 def _run_folders() -> list[str]:

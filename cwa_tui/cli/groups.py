@@ -1,4 +1,4 @@
-"""A group of commands that lists where no command of it is typed."""
+"""Groups of commands that list where no command of theirs is typed."""
 
 from __future__ import annotations
 
@@ -31,3 +31,20 @@ class ListByDefault(TyperGroup):
         command = self.commands["list"]
         with command.make_context("list", [], parent=ctx, resilient_parsing=True) as of_list:
             return command.shell_complete(of_list, incomplete)
+
+
+class QueryByDefault(ListByDefault):
+    """`cwtool models llama` is `cwtool models list llama`: a first word that is no command is one of the list."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """The commands of the group, and what the list's first argument may be."""
+        found = super().shell_complete(ctx, incomplete)
+        if incomplete and not incomplete.startswith("-"):
+            argument = next(param for param in self.commands["list"].params if param.param_type_name == "argument")
+            found = [*found, *argument.shell_complete(ctx, incomplete)]
+        return found

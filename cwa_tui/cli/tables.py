@@ -11,7 +11,6 @@ from rich.text import Text
 
 from cwa_daemon.protocol import DeviceMemory, Headline, JobView, StatusView, WarmModel
 from cwa_engine.base.plain import JsonMap
-from cwa_engine.guide.catalog import CatalogModel
 from cwa_engine.rows import MATRICES
 from cwa_tui.cli.lines import RUN_ID, Field, LineTable, Row
 from cwa_tui.store.job_facts import control_ratio, critical_ratio
@@ -231,36 +230,6 @@ def _result_row(job: JobView, summary: JsonMap, now: float) -> Row:
             "verdict": found.outcome,
         }
     return Row({**cells, **damage})
-
-
-def catalog_table(entries: Sequence[CatalogModel], cached: dict[str, int]) -> LineTable:
-    """The models of the guide with their size on disk, then models on disk that the guide does not know."""
-    fields = [
-        Field("model", least=36, cut="start"),
-        Field("weights", right=True),
-        Field("on disk", right=True),
-        Field("alias", optional=1),
-        Field("token", optional=2),
-        Field("licence", optional=3),
-        Field("family", optional=4),
-    ]
-    rows = [
-        Row(
-            {
-                "model": entry.name,
-                "weights": fmt.millions(entry.parameters_m),
-                "on disk": fmt.size(cached[entry.name]) if entry.name in cached else "-",
-                "alias": entry.alias or "",
-                "token": "HF_TOKEN" if entry.gated else "",
-                "licence": entry.licence,
-                "family": entry.family,
-            }
-        )
-        for entry in entries
-    ]
-    others = sorted(set(cached) - {entry.name for entry in entries})
-    rows += [Row({"model": name, "weights": "-", "on disk": fmt.size(cached[name])}) for name in others]
-    return LineTable(fields, rows)
 
 
 def _moment(seconds: float | None) -> str:

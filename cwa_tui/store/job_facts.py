@@ -14,7 +14,12 @@ def asked_for(job: JobView) -> str:
     """`grad_x_weight +1 k 10`: the first metric, how many others, and the largest k; of a job that is no run its kind."""
     asked = asked_run(job)
     if asked is None:
-        return {"load": "only loads", "plan": "only plans", "inspect": "looks at a weight"}.get(job.kind, job.kind)
+        return {
+            "load": "only loads",
+            "plan": "only plans",
+            "pull": "only downloads",
+            "inspect": "looks at a weight",
+        }.get(job.kind, job.kind)
     named = ["weights by name"] if asked.gives_weights else []
     names = [*named, *asked.metrics]
     more = f" +{len(names) - 1}" if len(names) > 1 else ""
@@ -69,7 +74,7 @@ def result(job: JobView, cells: int = PROGRESS_CELLS) -> str:
         case "queued" | "paused":
             return job.waits_for
         case "done":
-            return ratios(job) or {"load": "is warm", "plan": "is planned"}.get(job.kind, "")
+            return ratios(job) or {"load": "is warm", "plan": "is planned", "pull": "is on disk"}.get(job.kind, "")
     return ""
 
 
