@@ -158,6 +158,13 @@ def test_the_second_step_damages_the_bases_weights_in_each_variant_of_its_shape(
     assert further(STUDY, runs[:1]) == ()
 
 
+def test_further_cells_tell_the_dtypes_of_one_model_apart() -> None:
+    study = Study(question="transfer", grid={"dtype": ("float32", "bfloat16", "float16")}, run={"model": "base@v1"})
+    runs = study_runs([model("base", dtype=name, revision="v1") for name in study.grid["dtype"]], "model", "dtype")
+    labels = [cell.label for cell in further_cells(study, further(study, runs))]
+    assert labels == ["base@v1, dtype bfloat16, weights 20 given", "base@v1, dtype float16, weights 20 given"]
+
+
 def test_a_missing_base_is_said() -> None:
     runs = study_runs([model("base"), model("tuned"), model("third")])[1:]
     assert any(
