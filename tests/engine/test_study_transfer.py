@@ -134,6 +134,13 @@ def test_another_tokenizer_is_compared_in_bits_per_byte() -> None:
     assert (row.base_damage, row.own) == pytest.approx((0.8 * 1.5 / 3, 0.6 * 1.2 / 3))
 
 
+def test_variants_that_were_measured_on_other_texts_have_coordinates_but_no_damage_in_common() -> None:
+    answer = transfer(model("base"), model("tuned", text_seed="other texts"))
+    assert "tuned has 20 of 20 of its coordinates" in answer.sentence
+    assert any("not compared in damage: tuned was measured on other texts" in reason for reason in answer.refused)
+    assert (row_of(answer, "tuned").common, row_of(answer, "tuned").own) == (20, None)
+
+
 def test_a_variant_that_collapses_has_no_number_and_carries_over() -> None:
     answer = transfer(model("base"), model("tuned"), given("tuned", math.inf))
     assert "and their damage carries over" in answer.sentence

@@ -58,6 +58,7 @@ class TransferRow:
     why: str
     same_files: bool
     common: int | None = None
+    of: int | None = None  # weights in the base's list: k, or k of each layer, parameter or component
     expected: float | None = None
     p_value: float | None = None
     expected_within: float | None = None
@@ -174,6 +175,7 @@ def _row(
         row = replace(
             row,
             common=overlap.common,
+            of=overlap.of_first,
             expected=overlap.expected,
             p_value=overlap.p_value,
             expected_within=overlap.expected_within,
@@ -294,7 +296,7 @@ def _sentence(rows: Sequence[TransferRow]) -> str:
 
 
 def _carried(row: TransferRow) -> str:
-    share = f"{row.common} of {row.k}"
+    share = f"{row.common:,} of {row.of:,}"
     coordinates = (
         f"has {share} of its coordinates" if row.carries_over else f"has {share}, no more than by chance was found"
     )
@@ -313,7 +315,7 @@ def _findings(rows: Sequence[TransferRow]) -> Iterator[Finding]:
             chance = row.expected_within if row.expected_within is not None else row.expected
             same = "; the files of both are the same" if row.same_files else ""
             yield Finding(
-                f"{row.base} and {row.variant} share {row.common:,} of the top {row.k:,} by {row.metric}, random sets with as "
+                f"{row.base} and {row.variant} share {row.common:,} of the top {row.of:,} by {row.metric}, random sets with as "
                 f"many of each parameter {chance:.2g} ({p_text(row.p_holm)} with Holm's correction){same}",
                 "other scoring texts, by which the top k of either has other weights: both were ranked by the same texts",
             )
@@ -345,7 +347,8 @@ def _refused(groups: Sequence[tuple[StudyRun, list[StudyRun]]], rows: Sequence[T
             yield f"{model_of(base)} has no variant with a run to compare with"
     for row in rows:
         if row.why:
-            yield f"{row.base} and {row.variant} are not compared weight by weight: {row.why}"
+            what = "not compared weight by weight" if row.common is None else "not compared in damage"
+            yield f"{row.base} and {row.variant} are {what}: {row.why}"
         elif not row.carried_outcome and row.perturbation and row in _answered(rows):
             yield (
                 f"whether damage carries over to {row.variant} was not measured: resume the study, or run {row.variant} with "
