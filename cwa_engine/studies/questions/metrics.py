@@ -290,6 +290,6 @@ QUESTION = StudyQuestion(
     run={
         "metrics": ("grad_x_weight", "grad_squared", "taylor", "magnitude", "wanda"),
         "topk": (50, 100),
-        "fidelity": 60,
+        "fidelity": 40,
     },
 )
