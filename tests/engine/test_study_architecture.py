@@ -139,6 +139,13 @@ def test_too_few_models_of_a_family_give_no_test_of_families(counts: dict[Layout
     assert not rows(answer, "family_tests.csv")
 
 
+def test_one_model_under_several_names_is_not_several_models_of_a_family() -> None:
+    rng = np.random.default_rng(10)
+    runs = families({LLAMA: 0.9, NEOX: 0.3}, 4, rng)
+    copy = model(LLAMA, 9, {("down", 0): K}, files=runs[0].model.files)
+    assert "llama0 and llama9 are the same files" in architecture(*runs, copy).sentence
+
+
 def test_two_profiles_are_as_far_apart_as_their_shares() -> None:
     first = model(LLAMA, 1, {("down", 0): 30, ("q", 3): 10})
     second = model(NEOX, 2, {("down", 0): 10, ("qkv", 3): 20, ("o", 1): 10})
