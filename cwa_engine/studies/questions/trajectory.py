@@ -71,8 +71,8 @@ class RevisionStep:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightRank:
-    """A weight of the last top k in one revision. `rank` is None where it is not within the first `depth`."""
+class WeightRanks:
+    """A weight of the last top k. `ranks` has one for each revision, the first first: `- 20 5`, a dash beyond the `depth`."""
 
     model: str
     others: str
@@ -82,14 +82,12 @@ class WeightRank:
     layer: int | None
     last_rank: int
     critical_since: str
-    revision: str
-    place: int
-    rank: int | None
+    ranks: str
     depth: int
 
 
 STEPS = Table("trajectory.csv", RevisionStep)
-WEIGHTS = Table("trajectory_weights.csv", WeightRank)
+WEIGHTS = Table("trajectory_weights.csv", WeightRanks)
 
 
 @dataclass(frozen=True)
@@ -204,15 +202,16 @@ def _by_chance(row: RankingOverlap) -> tuple[float | None, float | None]:
     return (row.expected, row.p_value) if row.p_within is None else (row.expected_within, row.p_within)
 
 
-def _ranks(one: OneTrajectory) -> Iterator[WeightRank]:
+def _ranks(one: OneTrajectory) -> Iterator[WeightRanks]:
     trajectory = one.trajectory
+    depth = min(run.report.spec.largest_k for run in trajectory.runs)
     for history in one.weights:
         weight = history.weight
-        for place, (run, name, rank) in enumerate(zip(trajectory.runs, trajectory.names, history.ranks, strict=True)):
-            yield WeightRank(
-                trajectory.model, trajectory.others, one.metric, weight.target, weight.component, weight.layer,
-                weight.rank, trajectory.names[history.since], name, place + 1, rank, run.report.spec.largest_k,
-            )  # fmt: skip
+        known = (rank if rank is not None and rank <= depth else None for rank in history.ranks)
+        yield WeightRanks(
+            trajectory.model, trajectory.others, one.metric, weight.target, weight.component, weight.layer, weight.rank,
+            trajectory.names[history.since], " ".join("-" if rank is None else str(rank) for rank in known), depth,
+        )  # fmt: skip
 
 
 # words
