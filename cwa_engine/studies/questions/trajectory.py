@@ -107,7 +107,7 @@ class OneTrajectory:
         """The earlier revisions whose top shares more with the last one's than chance."""
         level = ALPHA / max(1, len(self.overlaps) - 1)
         pairs = zip(self.trajectory.names[:-1], self.overlaps[:-1], strict=True)
-        return [name for name, row in pairs if (p := _by_chance(row)[1]) is not None and p <= level]
+        return [name for name, row in pairs if (p := row.by_chance[1]) is not None and p <= level]
 
 
 def answer(runs: Sequence[StudyRun]) -> Answer:
@@ -139,7 +139,7 @@ def _follow(trajectory: Trajectory, metric: str) -> OneTrajectory:
     if why := why_not(trajectory, metric):
         return OneTrajectory(trajectory, metric, k, why)
     overlaps = overlap_with_last(trajectory, metric, k)
-    if unknown := [row.unknown for row in overlaps if _by_chance(row)[1] is None]:
+    if unknown := [row.unknown for row in overlaps if row.by_chance[1] is None]:
         return OneTrajectory(trajectory, metric, k, f"what chance gives is not known, as {unknown[0]}")
     weights = tuple(histories(trajectory, metric, k))
     steps = tuple(_steps(trajectory, metric, k, overlaps, weights))
@@ -197,11 +197,6 @@ def _less(
     return widened((row.difference, row.low, row.high), comparisons) if row else None
 
 
-def _by_chance(row: RankingOverlap) -> tuple[float | None, float | None]:
-    """(expected, p): within parameters, or among all where that is not known."""
-    return (row.expected, row.p_value) if row.p_within is None else (row.expected_within, row.p_within)
-
-
 def _ranks(one: OneTrajectory) -> Iterator[WeightRanks]:
     trajectory = one.trajectory
     depth = min(run.report.spec.largest_k for run in trajectory.runs)
@@ -234,7 +229,7 @@ def _sentence(one: OneTrajectory) -> str:
 
 
 def _chance_text(row: RankingOverlap) -> str:
-    expected, _ = _by_chance(row)
+    expected, _ = row.by_chance
     return "" if expected is None else f" ({expected:.2g} by chance)"
 
 
