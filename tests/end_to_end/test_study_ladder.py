@@ -233,7 +233,7 @@ def test_the_history_of_the_top_weights_is_read_off_the_rankings_of_the_checkpoi
     told = table(report, "trajectory.csv", k=K)
     assert [row["revision"] for row in told] == [*steps, "main"]
     assert [int(row["common"]) for row in told] == [len(top & tops[-1]) for top in tops]
-    for row in table(report, "trajectory_weights.csv", revision="main"):
+    for row in table(report, "trajectory_weights.csv"):
         critical = [row["target"] in top for top in tops]
         since = len(tops) - critical[::-1].index(False)  # the first revision after the last in which it is not critical
         assert row["critical_since"] == [*steps, "main"][since]

@@ -185,7 +185,7 @@ def _on_axis(runs: Sequence[StudyRun], pairs: Sequence[AxisPair], metric: str, a
         shared=_mean([entry.overlap.common for entry in told]),
         least=min((entry.overlap.common for entry in told), default=None),
         most=max((entry.overlap.common for entry in told), default=None),
-        expected=_mean([by_chance(entry)[0] for entry in told]),
+        expected=_mean([entry.overlap.by_chance[0] for entry in told]),
         more_than_chance=sum(_is_more_than_chance(entry, len(told)) for entry in told) if told else None,
         rbo=_mean([entry.overlap.rbo for entry in told]),
         halves=_mean(halves),
@@ -197,14 +197,8 @@ def _on_axis(runs: Sequence[StudyRun], pairs: Sequence[AxisPair], metric: str, a
     return OnAxis(row, tuple(overlaps), tuple(told), tuple(differences))
 
 
-def by_chance(entry: PairOverlap) -> tuple[float | None, float | None]:
-    """(expected, p): within parameters, or among all where that is not known."""
-    row = entry.overlap
-    return (row.expected, row.p_value) if row.p_within is None else (row.expected_within, row.p_within)
-
-
 def _is_more_than_chance(entry: PairOverlap, pairs: int) -> bool:
-    p = by_chance(entry)[1]
+    p = entry.overlap.by_chance[1]
     return p is not None and p <= ALPHA / pairs
 
 
