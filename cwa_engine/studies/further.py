@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cwa_engine.spec import RunSpec
-from cwa_engine.studies.study import Cell, Study, cells_of
+from cwa_engine.studies.study import Cell
 
 
-def further_cells(study: Study, specs: Sequence[RunSpec]) -> tuple[Cell, ...]:
+def further_cells(grid: Sequence[Cell], specs: Sequence[RunSpec]) -> tuple[Cell, ...]:
     """The specs that a question's `further` gave as cells, numbered behind those of the grid."""
     return tuple(
         Cell(number, {"model": _model(spec), "weights": f"{len(spec.weights):,} given"}, spec)
-        for number, spec in enumerate(specs, start=len(cells_of(study)) + 1)
+        for number, spec in enumerate(specs, start=len(grid) + 1)
     )
 
 

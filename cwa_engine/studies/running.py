@@ -155,17 +155,20 @@ class _Running:
     # what is asked for
 
     def add_further(self) -> bool:
-        """Whether the question asks for other runs behind the grid than before, now that all of it has ended."""
+        """Whether the question asks for other runs behind the grid than before, now that all of it has ended.
+
+        What it asks for is written down, also where that is nothing.
+        """
         study = self._folder.study
         further = study_question(study.question).further if study.question else None
         progress = self.look()[: len(self._folder.grid)]
         if further is None or not all(cell.ended for cell in progress):
             return False
         specs = tuple(further(study, done_runs(progress, self._runner)[1]))
-        if specs == self._folder.further:
+        if specs == self._folder.further and not self._folder.awaits_further:
             return False
         self._folder.write_further(specs)
-        return True
+        return bool(specs)
 
     def submit_all(self, retry: bool, wait: bool) -> None:
         self._states = self._runner.states([each.run_id for each in self.unfinished()])

@@ -152,7 +152,7 @@ def test_the_second_step_damages_the_bases_weights_in_each_variant_of_its_shape(
     specs = further(STUDY, runs)
     assert [spec.model for spec in specs] == ["tuned"]
     assert (specs[0].weights, specs[0].metrics, specs[0].stability) == (tuple(TOP), (), None)
-    cells = further_cells(STUDY, specs)
+    cells = further_cells(cells_of(STUDY), specs)
     assert [(cell.number, cell.label) for cell in cells] == [(4, "tuned, weights 20 given")]
     assert further(STUDY, runs) == specs
     assert further(STUDY, runs[:1]) == ()
