@@ -216,6 +216,17 @@ def test_changed_texts_models_and_code_make_cells_run_again_and_are_said(
     assert len(runner.runs) == 2
 
 
+def test_texts_that_are_as_they_were_find_the_run_that_they_had(ask: Callable[..., StudyFolder], texts: Path) -> None:
+    runner, folder, before = FakeRunner(failing={"b"}), ask("a", "b"), texts.read_bytes()
+    run_study(folder, runner)
+    texts.write_text("other texts")
+    run_study(folder, runner, retry=True)
+    texts.write_bytes(before)
+    runner.failing.clear()
+    run_study(folder, runner, retry=True)
+    assert [(cell.run_id, cell.state) for cell in progress_of(folder, runner)] == [("run-0", "done"), ("run-4", "done")]
+
+
 def test_a_commit_that_the_cache_has_learned_of_makes_a_cell_run_again(
     ask: Callable[..., StudyFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
