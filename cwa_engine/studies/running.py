@@ -223,7 +223,7 @@ class _Running:
         return f"{', '.join(altered)} of {run_id} is not what the run wrote" if altered else ""
 
     def _submit(self, cell: Cell, identity: Identity, attempt: int, wait: bool) -> None:
-        """Submit a cell. A run that is there is taken if its files are sound and, if it is of before the study, has not failed."""
+        """Submit a cell. A run that is there is taken if its files are sound; one from before the study, if it did not fail."""
         while True:
             key = identity.key(attempt, self._folder.id)
             submission = Submission(cell.number, attempt, key, identity)
