@@ -1,19 +1,18 @@
-"""Cells of a study that its grid does not have: runs made from the reports of those that are done. torch-free."""
+"""The second step of a study: runs that its question makes from the reports of the grid. torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from cwa_engine.spec import RunSpec
-from cwa_engine.studies.study import Cell, Study, cells_of
+from cwa_engine.studies.study import Cell, Study
 
 _OF_THE_RANKING = ("model", "metrics", "topk")  # fields that have another meaning where weights are given
 
 
-def further_cells(study: Study, specs: Sequence[RunSpec]) -> tuple[Cell, ...]:
+def further_cells(study: Study, grid: Sequence[Cell], specs: Sequence[RunSpec]) -> tuple[Cell, ...]:
     """The specs that a question's `further` gave as cells, numbered behind those of the grid."""
-    numbers = range(len(cells_of(study)) + 1, len(cells_of(study)) + 1 + len(specs)) if specs else ()
-    return tuple(Cell(number, _values(study, spec), spec) for number, spec in zip(numbers, specs, strict=True))
+    return tuple(Cell(number, _values(study, spec), spec) for number, spec in enumerate(specs, start=len(grid) + 1))
 
 
 def _values(study: Study, spec: RunSpec) -> dict[str, str]:

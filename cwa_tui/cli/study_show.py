@@ -127,7 +127,8 @@ def _heading(folder: StudyFolder) -> str:
 def _answer(report: StudyReport) -> Iterator[RenderableType]:
     """The answer in words; nothing for a grid without a question."""
     if not report.complete:
-        yield words(f"So far: {counted(report.progress)}.", "yellow")
+        further = "; its question may ask for further runs" if report.folder.awaits_further else ""
+        yield words(f"So far: {counted(report.progress)}{further}.", "yellow")
     if (answer := report.answer) is None:
         return
     yield words(answer.sentence, "bold")

@@ -159,7 +159,7 @@ def test_the_second_step_damages_the_bases_weights_in_each_variant_of_its_shape(
     specs = further(STUDY, runs)
     assert [spec.model for spec in specs] == ["tuned"]
     assert (specs[0].weights, specs[0].metrics, specs[0].stability) == (tuple(TOP), (), None)
-    cells = further_cells(STUDY, specs)
+    cells = further_cells(STUDY, cells_of(STUDY), specs)
     assert [(cell.number, cell.label) for cell in cells] == [(4, "tuned, weights 20 given")]
     assert further(STUDY, runs) == specs
     assert further(STUDY, runs[:1]) == ()
@@ -168,7 +168,7 @@ def test_the_second_step_damages_the_bases_weights_in_each_variant_of_its_shape(
 def test_further_cells_tell_the_dtypes_of_one_model_apart() -> None:
     study = Study(question="transfer", grid={"dtype": ("float32", "bfloat16", "float16")}, run={"model": "base@v1"})
     runs = study_runs([model("base", dtype=name, revision="v1") for name in study.grid["dtype"]], "model", "dtype")
-    labels = [cell.label for cell in further_cells(study, further(study, runs))]
+    labels = [cell.label for cell in further_cells(study, cells_of(study), further(study, runs))]
     assert labels == ["base@v1, dtype bfloat16, weights 20 given", "base@v1, dtype float16, weights 20 given"]
 
 
