@@ -24,7 +24,7 @@ from cwa_engine.hub.access import hub_access
 from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind, name_and_revision
 from cwa_engine.methods.metrics import JOINABLE_NEEDS, Needs, needs_of
 from cwa_engine.models.chain import NotAChain, chain_of
-from cwa_engine.models.fake_model import FakeModel, fake_model, peak_bytes
+from cwa_engine.models.fake_model import FakeModel, fake_model, goes_token_by_token, peak_bytes
 from cwa_engine.models.guide_config import byte_tokenizer, guide_config
 from cwa_engine.models.loading import LoadedModel, load_without_weights
 from cwa_engine.models.memory import free_bytes
@@ -280,8 +280,10 @@ def working_bytes(
     if not isinstance(model, FakeModel):
         model = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype)
     try:
-        counted = peak_bytes(model, score)
+        counted = None if goes_token_by_token(model) else peak_bytes(model, score)
     except RuntimeError:  # the model branches on values, as with experts
+        counted = None
+    if counted is None:
         return rough_bytes(model, needs, source, size * len(longest[0].ids)), False
     if source == "sweep":  # the sweep keeps the blocks' inputs of all batches; two batches were run
         counted += _hidden_bytes(model, sequences) - _hidden_bytes(model, longest)

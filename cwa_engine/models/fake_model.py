@@ -79,6 +79,33 @@ def fake_model(
     )
 
 
+class _Steps(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the steps of PyTorch inside this context."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def goes_token_by_token(fake: FakeModel) -> bool:
+    """Whether the model takes more steps for more tokens, as Mamba does without its kernels. Two texts of 512 tokens and
+    their gradients would then take minutes or hours."""
+
+    def find() -> bool:
+        few, many = _steps(fake, 4), _steps(fake, 16)
+        return many > 1.5 * few
+
+    return fake.facts.once("it goes token by token", find)
+
+
+def _steps(fake: FakeModel, tokens: int) -> int:
+    with fake.mode, torch.no_grad(), _Steps() as steps:
+        fake.model(torch.zeros((1, tokens), dtype=torch.long))
+    return steps.count
+
+
 def peak_bytes(fake: FakeModel, work: Callable[[], object]) -> int:
     """The peak of the bytes of live tensors during `work`, without weights and buffers."""
     own = [*fake.model.parameters(), *fake.model.buffers()]

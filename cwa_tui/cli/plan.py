@@ -42,7 +42,7 @@ def plan_report(plan: Plan) -> RenderableType:
         sizes = (fmt.size(size) for size in (row.weights_bytes, row.working_bytes, row.total_bytes))
         table.add_row(dtype, _GRADIENTS[row.gradients], *sizes, str(row.batch_size), _FITS[row.fits])
     if not all(row.simulated for row in plan.rows):
-        table.caption = "roughly: what goes where in this model depends on its weights"
+        table.caption = "roughly: to count more closely is not possible without the weights, or takes too long"
     command = words(plan.command, "bold", overflow="fold") if plan.command else Text("no command", "bold red")
-    note = [words(plan.note, "yellow"), ""] if plan.note else []
+    note: list[RenderableType] = [words(plan.note, "yellow"), ""] if plan.note else []
     return Group(head, "", *note, table, "", words(plan.why), command)

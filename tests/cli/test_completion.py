@@ -32,8 +32,8 @@ def completed(cwtool: CommandLine, typed: str, shell: str = "bash", **env: str) 
     ("typed", "found"),
     [
         ("cwtool run gpt2-m", ["gpt2-medium"]),
-        ("cwtool run --model smollm2-1", ["smollm2-135m"]),
-        ("cwtool load EleutherAI/pythia-1.", ["EleutherAI/pythia-1.4b"]),
+        ("cwtool run --model smollm2-13", ["smollm2-135m"]),
+        ("cwtool load EleutherAI/pythia-1.4", ["EleutherAI/pythia-1.4b", "EleutherAI/pythia-1.4b-deduped"]),
         ("cwtool run gpt2 --dtype b", ["bfloat16", "bf16"]),
         ("cwtool run gpt2 --metric obd,gr", ["obd,grad_x_weight", "obd,grad_squared"]),
         ("cwtool run gpt2 --control b", ["bottom"]),
