@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -29,6 +30,12 @@ def command_of(spec: RunSpec, *more: BaseModel) -> str:
             if (value := getattr(options, name)) != entry.default:
                 words += _words(entry, value)
     return shlex.join(words)
+
+
+def option_words(fields: Mapping[str, Any]) -> list[str]:
+    """`["--topk", "10", "100"]`: fields of a spec as options of the command line, in the order of the options."""
+    known = option_fields(RunSpec)
+    return [word for name, entry in known.items() if name in fields for word in _words(entry, fields[name])]
 
 
 def _words(entry: OptionField, value: Any) -> list[str]:

@@ -188,7 +188,8 @@ class _LocalRun:
                 run_id=self._run_id,
                 folder=self._folder,
             )
-        return report
+        # Of many runs not all are kept in memory where their files are on disk.
+        return open_run(self._folder / self._run_id) if self._folder else report
 
     def _emit(self, event: Event) -> None:
         self._check_cancelled()

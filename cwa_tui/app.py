@@ -121,8 +121,26 @@ class CwtoolApp(TerminalApp):
         self.push_screen(StudyScreen(self.session, self.preferences, study_id))
 
     def open_form(self, like: JobView | None) -> None:
-        store, host = self.session.store, self._host
-        doors = FormDoors(
+        if like is None:
+            form = NewRunScreen(self._form_doors, Draft.from_plain(self.preferences.now.draft))
+        else:
+            form = NewRunScreen(self._form_doors, Draft.of_spec(like.spec), f"new run, from {short_id(like.run_id)}")
+        self.push_screen(form, lambda run_id: self.open_run(run_id) if run_id else None)
+
+    def open_study_form(self) -> None:
+        from cwa_engine.studies.plan import plan_study
+        from cwa_tui.screens.new_study import NewStudyScreen, StudyDoors
+
+        elsewhere = bool(self._host)
+        doors = StudyDoors(
+            self.session.start_study, lambda study: plan_study(study, elsewhere=elsewhere), self._form_doors
+        )
+        self.push_screen(NewStudyScreen(doors), lambda study_id: self.open_study(study_id) if study_id else None)
+
+    @property
+    def _form_doors(self) -> FormDoors:
+        store = self.session.store
+        return FormDoors(
             self.session.submit,
             plan=lambda spec, say: made_plan(self.session.client, spec, say),
             keep=lambda draft: self.preferences.change(draft=draft.to_plain()),
@@ -130,13 +148,8 @@ class CwtoolApp(TerminalApp):
             warm=lambda: store.warm_models,
             devices=lambda: store.daemon.devices if store.daemon else (),
             runs=lambda: [job.run_id for job in store.job_list.jobs],
-            host=host,
+            host=self._host,
         )
-        if like is None:
-            form = NewRunScreen(doors, Draft.from_plain(self.preferences.now.draft))
-        else:
-            form = NewRunScreen(doors, Draft.of_spec(like.spec), f"new run, from {short_id(like.run_id)}")
-        self.push_screen(form, lambda run_id: self.open_run(run_id) if run_id else None)
 
     def open_help(self) -> None:
         self.push_screen(HelpScreen(self.screen))

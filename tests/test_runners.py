@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cwa_daemon.client import DaemonRunner
-from cwa_engine import Cancelled, LocalRunner, ModelNotFound, Runner, RunReport, RunSpec, open_run
+from cwa_engine import Cancelled, LocalRunner, ModelNotFound, NotFound, Runner, RunReport, RunSpec, open_run
 from cwa_engine.base.events import Event, Progress
 from tests.conftest import CommandLine
 from tests.engine.conftest import TEXTS
@@ -103,3 +103,58 @@ def test_the_error_of_a_run_is_raised_by_its_report(
 ) -> None:
     with pytest.raises(ModelNotFound, match="nothing"):
         runners[kind].submit(spec(model=str(tmp_path / "nothing"))).report()
+
+
+@KINDS
+def test_a_key_never_runs_twice(runners: dict[str, Runner], spec: Callable[..., RunSpec], kind: str) -> None:
+    runner, key = runners[kind], f"key{kind}1234567"
+    handle = runner.submit(spec(), key)
+    assert runner.submit(spec(), key).run_id == handle.run_id
+    assert handle.report().run_id == handle.run_id
+    assert runner.submit(spec(), key).run_id == handle.run_id
+    assert runner.submit(spec(), f"{key}2").run_id != handle.run_id
+
+
+@KINDS
+def test_a_run_is_found_by_its_id_with_its_state(
+    runners: dict[str, Runner], spec: Callable[..., RunSpec], kind: str, tmp_path: Path
+) -> None:
+    runner = runners[kind]
+    done, lost = runner.submit(spec()), runner.submit(spec(model=str(tmp_path / "nothing")))
+    found = runner.attach(done.run_id)
+    assert found.report() == done.report()
+    with pytest.raises(ModelNotFound):
+        lost.report()
+    told = runner.states([done.run_id, "20200101-000000-never-abcd", lost.run_id])
+    assert {run_id: state.name for run_id, state in told.items()} == {done.run_id: "done", lost.run_id: "failed"}
+    assert isinstance(told[lost.run_id].error, ModelNotFound)
+    assert (found.state().name, found.altered()) == ("done", ())
+    folder = done.report().folder
+    assert folder
+    (folder / "log.txt").write_text("something else")
+    assert found.altered() == ("log.txt",)
+    with pytest.raises(NotFound):
+        runner.attach("20200101-000000-never-abcd")
+
+
+def test_the_states_of_many_runs_are_those_that_one_by_one_would_tell(
+    runners: dict[str, Runner], spec: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = runners["daemon"]
+    done = [runner.submit(spec(seed=seed)) for seed in range(2)]
+    for handle in done:
+        handle.report()
+    names = [handle.run_id for handle in done]
+    one_by_one = runner.states(names)
+    monkeypatch.setattr("cwa_daemon.client.runner.ASKED_ONE_BY_ONE", 0)
+    assert runner.states(names) == one_by_one
+
+
+def test_a_key_leads_to_the_folder_of_an_earlier_process(spec: Callable[..., RunSpec], tmp_path: Path) -> None:
+    with LocalRunner(tmp_path / "runs") as earlier:
+        first = earlier.submit(spec(), "12345678")
+        first.report()
+    with LocalRunner(tmp_path / "runs") as later:
+        again = later.submit(spec(), "12345678")
+        assert (again.run_id, again.report()) == (first.run_id, first.report())
+        assert list(again.events()) == [] and again.state().name == "done"

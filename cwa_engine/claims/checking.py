@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.claims.claim import BASELINE, OF_BASELINE, Claim, needed_steps
 from cwa_engine.claims.measures import check_expectation
+from cwa_engine.spec import RunSpec
 
 
 def check_claim(claim: Claim) -> None:
@@ -52,9 +56,20 @@ def check_claim(claim: Claim) -> None:
         raise wrong(
             "`joined` is for the rows of a dataset, in windows", "give `dataset` and `packed = true` in [claim.run]"
         )
+    if any(run.get("fast_perturbation") for run in (claim.run, *(step.run for step in claim.step))):
+        raise wrong("fast_perturbation measures damage on other texts than the baseline", "leave it out")
     used = {step.name for step in needed_steps(claim, claim.expect)}
     if idle := [step.name for step in claim.step if step.name not in used]:
         raise wrong(f"nothing is expected of step {idle[0]}", "expect something of it, or leave it out")
-    claim.baseline_spec()
+    _check_spec(claim, "the baseline", claim.baseline_spec)
     for step in claim.step:
-        claim.spec_of(step, ["model.weight[0]"] if step.weights_of else ())
+        weights = ["model.weight[0]"] if step.weights_of else []
+        _check_spec(claim, f"step {step.name}", partial(claim.spec_of, step, weights))
+
+
+def _check_spec(claim: Claim, what: str, spec: Callable[[], RunSpec]) -> None:
+    """Raise InvalidInput, which names the claim and the run, for options that make no run."""
+    try:
+        spec()
+    except InvalidInput as error:
+        raise InvalidInput(f"claim {claim.id}, {what}: {error.message}", hint=error.hint) from error

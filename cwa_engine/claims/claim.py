@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat
 
 from cwa_engine.rows import GIVEN
 from cwa_engine.spec import RunSpec, TextOptions, parse_spec
+from cwa_engine.targets import parse_target
 
 BASELINE = "baseline"  # the step that measures the intact model alone; it is there without being written down
 
@@ -19,6 +21,14 @@ _BASELINE_ALONE = {"metrics": ("magnitude",), "topk": (1,), "perturbations": (),
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _as_tables_have_it(target: str) -> str:
+    """`NAME[17, 3]` is NAME[17,3] in the tables of a run, and would be missed there."""
+    return re.sub(r"\s", "", parse_target(target).text)
+
+
+Target = Annotated[str, AfterValidator(_as_tables_have_it)]
 
 
 class Expectation(_Part):
@@ -42,8 +52,8 @@ class Expectation(_Part):
     k: int | None = Field(default=None, ge=1)
     perturbation: str = "zero"
     selection: str = "critical"
-    target: str | None = None
-    targets: tuple[str, ...] = ()
+    target: Target | None = None
+    targets: tuple[Target, ...] = ()
     other_step: str | None = None
     other_metric: str | None = None
 
@@ -69,7 +79,7 @@ class WeightsOf(_Part):
     step: str
     metric: str
     k: int = Field(ge=1)
-    without: tuple[str, ...] = ()
+    without: tuple[Target, ...] = ()
 
 
 class Step(_Part):
@@ -95,9 +105,7 @@ class Claim(_Part):
     differs: str = ""  # in what our protocol differs from that
     no_gate: str = ""  # why no baseline is compared before the effect is measured
     cannot: str = ""  # why cwtool cannot measure this, wherever it runs
-    joined: bool = (
-        False  # whether the rows of the dataset are one text, as perplexities of WikiText are usually measured
-    )
+    joined: bool = False  # whether the rows of the dataset are one text, as perplexities of WikiText are published
     run: dict[str, Any] = Field(default_factory=dict)
     step: tuple[Step, ...] = ()
     expect: tuple[Expectation, ...] = ()

@@ -74,6 +74,11 @@ def _bits_per_byte(entry: Expectation, reports: Reports) -> Measured:
     return Measured(bits)
 
 
+@_measure("parameters", "weights of the model; those that are tied count once")
+def _parameters(entry: Expectation, reports: Reports) -> Measured:
+    return Measured(float(_of(entry, reports).model.parameters))
+
+
 @_measure("damaged_perplexity", "perplexity with the weights changed", takes=(*_GROUP, "selection"))
 def _damaged_perplexity(entry: Expectation, reports: Reports) -> Measured:
     report = _of(entry, reports)
@@ -113,15 +118,14 @@ def _largest_control_change(entry: Expectation, reports: Reports) -> Measured:
 @_measure("alone", "change of the loss by one unit of the set alone, nats per token", ("target",), _GROUP)
 def _alone(entry: Expectation, reports: Reports) -> Measured:
     row = _unit(entry, _of(entry, reports), entry.target)
-    return Measured(row.alone, row.alone_low, row.alone_high)
+    return _unit_measured(row)
 
 
 @_measure("relative_alone", "change of the loss by one unit of the set alone, over the loss", ("target",), _GROUP)
 def _relative_alone(entry: Expectation, reports: Reports) -> Measured:
     report = _of(entry, reports)
     row = _unit(entry, report, entry.target)
-    intact = report.baseline.nll
-    return Measured(row.alone / intact, row.alone_low / intact, row.alone_high / intact)
+    return _unit_measured(row, report.baseline.nll)
 
 
 @_measure(
@@ -132,8 +136,8 @@ def _relative_alone(entry: Expectation, reports: Reports) -> Measured:
 )
 def _alone_beyond(entry: Expectation, reports: Reports) -> Measured:
     report = _of(entry, reports)
-    others = [abs(_unit(entry, report, other).alone) for other in entry.targets]
-    return Measured(_unit(entry, report, entry.target).alone - max(others))
+    others = [abs(_of_any_size(_unit(entry, report, other).alone)) for other in entry.targets]
+    return Measured(_of_any_size(_unit(entry, report, entry.target).alone) - max(others))
 
 
 @_measure("rank", "place of a weight by a metric", ("metric", "target"))
@@ -294,6 +298,18 @@ def _point(entry: Expectation, report: RunReport) -> DamagePoint:
 def _unit(entry: Expectation, report: RunReport, target: str | None) -> Interaction:
     rows = [row for row in report.interactions if row.target == target and _is_of(entry, row)]
     return _one(rows, f"{target} alone", (f"{row.target} {row.perturbation}" for row in report.interactions))
+
+
+def _unit_measured(row: Interaction, intact: float = 1.0) -> Measured:
+    """What a unit does alone, over `intact`; infinite where the model collapses."""
+    if not math.isfinite(row.alone):
+        return Measured(math.inf, note="the model collapses")
+    return Measured(row.alone / intact, row.alone_low / intact, row.alone_high / intact)
+
+
+def _of_any_size(change: float) -> float:
+    """A change that is not finite is a collapse, which is larger than every number."""
+    return change if math.isfinite(change) else math.inf
 
 
 def _first(metric: str, k: int | None, report: RunReport) -> set[str]:

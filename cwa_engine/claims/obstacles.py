@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cwa_engine.base.errors import InvalidInput, ModelGated, ModelNotFound
 from cwa_engine.claims.claim import Claim
+from cwa_engine.data.datasets import parse_dataset
 from cwa_engine.guide.catalog import catalog_model
 from cwa_engine.hub.sources import HubAccess, SourceKind, models_on_disk, resolve
 
@@ -55,19 +56,33 @@ def _model_missing(claim: Claim, on_disk: dict[str, int] | None) -> Obstacle | N
             "gated, not on disk",
         )
     return Obstacle(
-        f"{claim.model} is not on disk; `cwtool load {claim.model}` fetches it", ModelNotFound.exit_code, "not on disk"
+        f"{claim.model} is not on disk; `cwtool models pull {claim.model}` fetches it",
+        ModelNotFound.exit_code,
+        "not on disk",
     )
 
 
 def _texts_missing(claim: Claim) -> Obstacle | None:
     for fields in (claim.run, *(step.run for step in claim.step)):
-        path = fields.get("data_file")
+        path, dataset = fields.get("data_file"), fields.get("dataset")
         if path and not Path(str(path)).is_file():
             return Obstacle(f"the texts {path} are not here", ModelNotFound.exit_code, "texts missing")
-        if fields.get("dataset") and importlib.util.find_spec("datasets") is None:
+        if dataset and importlib.util.find_spec("datasets") is None:
             return Obstacle(
-                f"the texts {fields['dataset']} need `pip install 'cwtool[eval]'`",
+                f"the texts {dataset} need `pip install 'cwtool[eval]'`", ModelNotFound.exit_code, "needs [eval]"
+            )
+        if dataset and _is_out_of_reach(str(dataset)):
+            return Obstacle(
+                f"the texts {dataset} are not on disk, and the Hub is switched off (HF_HUB_OFFLINE)",
                 ModelNotFound.exit_code,
-                "needs [eval]",
+                "texts offline",
             )
     return None
+
+
+def _is_out_of_reach(dataset: str) -> bool:
+    """Whether a dataset of the Hub is neither in the cache nor may be fetched."""
+    access, named = HubAccess.from_environment(), parse_dataset(dataset)
+    if named.path.startswith("/") or not access.datasets_offline:
+        return False
+    return not any(Path(access.datasets_cache or "").glob(f"{named.path.replace('/', '___')}*"))

@@ -19,7 +19,7 @@ from cwa_engine.base.errors import (
     VersionMismatch,
 )
 from cwa_engine.claims.claim import BASELINE, Claim, Expectation, Step, needed_steps
-from cwa_engine.claims.judging import AGREES, NO_FIGURE, Judgement, judge, not_measured
+from cwa_engine.claims.judging import AGREES, Judgement, judge, not_measured
 from cwa_engine.claims.obstacles import Obstacle
 from cwa_engine.claims.texts import with_joined_texts
 from cwa_engine.records.run_report import RunReport
@@ -114,7 +114,8 @@ class _Attempt:
             return known.get(id(entry)) or not_measured(entry, "the baseline does not agree")
 
         judgements = tuple(of(entry) for entry in self._claim.expect)
-        return ClaimResult(self._claim, GATE_REFUSED, judgements, self._runs)
+        why = "model, texts or protocol are not those of the source: `cwtool reproduce show` names them"
+        return ClaimResult(self._claim, GATE_REFUSED, judgements, self._runs, why)
 
     def _spec_of(self, step: Step) -> RunSpec:
         if not (rule := step.weights_of):
@@ -137,7 +138,7 @@ class _Attempt:
 
 
 def _outcome(found: tuple[Judgement, ...]) -> Outcome:
-    judged = [entry.agreement for entry in found if entry.agreement != NO_FIGURE]
+    judged = [entry.agreement for entry in found if entry.expectation.is_judged]
     if not judged:
         return "measured, nothing to agree with"
     return "agrees" if all(agreement == AGREES for agreement in judged) else "does not agree"

@@ -112,6 +112,8 @@ def _known(entry: Mapping[str, Any], known: Any, where: str) -> None:
 def _parsed(model: type[Claim], entry: Mapping[str, Any], where: str) -> Claim:
     try:
         return model.model_validate(entry)
+    except InvalidInput as error:  # what a target is no target for
+        raise InvalidInput(f"{where}: {error.message}", hint=error.hint) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -124,7 +126,8 @@ def _with_paths(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     model = entry.get("model")
     if isinstance(model, str) and model.startswith("."):
         changed["model"] = str((folder / model).resolve())
-    parts = [changed, *(part for part in changed.get("step", ()) if isinstance(part, dict))]
+    steps = changed.get("step")
+    parts = [changed, *(part for part in (steps if isinstance(steps, list) else ()) if isinstance(part, dict))]
     for part in parts:
         given = _map(part, "run").get("data_file")
         if isinstance(given, str) and not given.startswith(("/", "~")):

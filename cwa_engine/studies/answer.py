@@ -44,10 +44,6 @@ class Answer:
     rule: str = ""  # how the answer is computed, so that another may repeat it
 
 
-def _none(study: Study, runs: Sequence[StudyRun]) -> Sequence[RunSpec]:
-    return ()
-
-
 @dataclass(frozen=True)
 class StudyQuestion:
     """One thing that studies ask.
@@ -66,4 +62,4 @@ class StudyQuestion:
     check: Callable[[Study], None]
     answer: Callable[[Sequence[StudyRun]], Answer]
     run: Mapping[str, Any] = field(default_factory=dict)
-    further: Callable[[Study, Sequence[StudyRun]], Sequence[RunSpec]] = _none
+    further: Callable[[Study, Sequence[StudyRun]], Sequence[RunSpec]] | None = None

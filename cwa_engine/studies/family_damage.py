@@ -10,7 +10,7 @@ from cwa_engine.studies.answer import Finding, StudyRun
 from cwa_engine.studies.families import families_of
 from cwa_engine.studies.paired import NATS, common_unit, scale_of
 from cwa_engine.studies.series import series_of
-from cwa_engine.studies.words import figure, listed
+from cwa_engine.studies.words import doing, figure, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def damage_findings(rows: Sequence[FamilyDamage], label: str) -> Iterator[Findin
         said = listed([_harm(row) for row in rows if row.perturbation == perturbation])
         unit = next(row.unit for row in rows if row.perturbation == perturbation)
         yield Finding(
-            f"{perturbation} of {label} changes the loss, in {unit}: {said}",
+            f"{doing(perturbation)} {label} changes the loss, in {unit}: {said}",
             "other texts or another k, by which another family loses most; each interval is that of its own model alone",
         )
 

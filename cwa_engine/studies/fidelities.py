@@ -75,13 +75,13 @@ def correlation(sampled: Sampled, metric: str) -> tuple[float, float, float] | N
 def estimate(sampled: Sampled, metric: str) -> Estimate | None:
     """Spearman's rho with its standard error."""
     found = sampled.correlations(metric)
-    return found and _estimate(found[0])
+    return _estimate(found[0]) if found else None
 
 
 def advantage(sampled: Sampled, first: str, second: str) -> Estimate | None:
     """How much better the first metric predicts than the second, over the weights that both rank: rho minus rho."""
     found = sampled.correlations(first, second)
-    return found and _estimate(found[0] - found[1])
+    return _estimate(found[0] - found[1]) if found else None
 
 
 def over_models(of_models: Sequence[Sequence[Estimate]]) -> Estimate:

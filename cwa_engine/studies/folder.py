@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from cwa_engine.base.errors import DataError, InvalidInput, NotFound, OutputError, did_you_mean
-from cwa_engine.base.files import is_abandoned, write_folder
+from cwa_engine.base.files import is_abandoned, write_folder, write_whole
 from cwa_engine.base.places import state_folder
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.options import parsed
 from cwa_engine.records.run_id import new_run_id
+from cwa_engine.spec import RunSpec, parse_spec
+from cwa_engine.studies.further import further_cells
 from cwa_engine.studies.journal import Journal
 from cwa_engine.studies.registry import with_needs
 from cwa_engine.studies.study import Cell, Study, cells_of
 
-STUDY, JOURNAL, REGISTRATION = "study.json", "journal.jsonl", "registration.json"
+STUDY, JOURNAL, REGISTRATION, FURTHER = "study.json", "journal.jsonl", "registration.json", "further.json"
 LATEST = "latest"
 
 
@@ -123,8 +126,32 @@ class StudyFolder:
         return sorted(found, key=lambda folder: folder.created, reverse=True), damaged
 
     @cached_property
-    def cells(self) -> tuple[Cell, ...]:
+    def grid(self) -> tuple[Cell, ...]:
+        """The runs that were asked for."""
         return cells_of(self.study)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The grid, and behind it the runs that its question made from the reports of those that are done."""
+        return (*self.grid, *further_cells(self.study, self.further))
+
+    @property
+    def further(self) -> tuple[RunSpec, ...]:
+        """What further.json says; none before the grid has ended. Raises DataError for one that is damaged."""
+        try:
+            return tuple(parse_spec(fields) for fields in json.loads((self.path / FURTHER).read_text("utf-8")))
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, TypeError, RecursionError, InvalidInput) as error:
+            raise _damaged(self.path, str(error), FURTHER) from error
+
+    def write_further(self, specs: Sequence[RunSpec]) -> None:
+        """Make these specs the cells behind the grid. Raises OutputError."""
+        content = json.dumps([spec.model_dump(mode="json") for spec in specs], indent=2)
+        try:
+            write_whole(self.path / FURTHER, content.encode())
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}", hint="make room there") from error
 
     @property
     def journal(self) -> Journal:

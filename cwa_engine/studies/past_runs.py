@@ -14,6 +14,7 @@ from cwa_engine.spec import RunSpec, parse_spec
 from cwa_engine.studies.passes import Sequences, passes_of
 
 MOST_READ = 200  # the latest run folders that are looked at
+MOST_APART = 5  # times as many weights, up to which time goes about with the number of weights
 _NOT_PASSES = ("load", "save")
 
 
@@ -74,9 +75,15 @@ class Pace:
     runs: Sequence[PastRun]
 
     def seconds_a_pass(self, model: str, parameters: int | None) -> tuple[float, Sequence[PastRun]] | None:
-        """For a model, by its own runs, else by those of others in proportion to their weights. None where neither tells."""
+        """For a model, by its own runs, else by those of others of about its size in proportion to their weights.
+
+        None where neither tells: of models that are far smaller the overhead is measured, and not the passes.
+        """
         if own := [run for run in self.runs if run.model == model]:
             return statistics.median(run.seconds_a_pass for run in own), own
-        if parameters is None or not self.runs:
+        if parameters is None:
             return None
-        return statistics.median(run.seconds_a_pass / run.parameters for run in self.runs) * parameters, self.runs
+        alike = [run for run in self.runs if parameters / MOST_APART <= run.parameters <= parameters * MOST_APART]
+        if not alike:
+            return None
+        return statistics.median(run.seconds_a_pass / run.parameters for run in alike) * parameters, alike

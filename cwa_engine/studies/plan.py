@@ -161,12 +161,12 @@ def _seconds_words(planned: Sequence[CellPlan], used: Mapping[str, PastRun], els
     if elsewhere:
         return "unknown: runs of this machine tell nothing of another one"
     if not used:
-        return "unknown: no finished run of this machine tells of these models, or of others of known size"
+        return "unknown: no finished run of this machine is of these models, or of others of about their size"
     named = ", ".join(short_id(run_id) for run_id in list(used)[:_MOST_NAMED])
     more = f" and {len(used) - _MOST_NAMED} more" if len(used) > _MOST_NAMED else ""
     models = {entry.cell.spec.model for entry in planned if entry.seconds is not None}
     others = models - {run.model for run in used.values()}
-    way = "; of models without a run in proportion to their weights" if others else ""
+    way = "; of models without a run by those of about their size, in proportion to the weights" if others else ""
     return (
         f"the median of {len(used)} finished runs of this machine ({named}{more}) by pass{way}; longer texts take longer, "
         "loading is not counted"

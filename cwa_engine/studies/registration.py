@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -119,6 +120,24 @@ def standing(folder: StudyFolder, runs: Sequence[StudyRun] = ()) -> Standing:
     return Standing(registered, str(stated), before, count, tuple(dict.fromkeys(differs)))
 
 
+def surely_first(folder: StudyFolder) -> bool:
+    """Whether the journal and the file alone show that a study was registered before its runs. No texts are read.
+
+    Of a run that was there before the study they do not tell when it was made: then this is False, and `standing` knows.
+    """
+    try:
+        registration = folder.registration or {}
+        submissions, _ = folder.journal.read()
+    except CwaError:
+        return False
+    content = registration.get("content")
+    if not _is_whole(content) or content_sha256(content) != registration.get("sha256"):
+        return False
+    earliest = min(folder.journal.first_times().values(), default=math.inf)
+    known = content.get("study_sha256") == folder.study.sha256()
+    return known and content["registered"] <= earliest and not any(each.reused for each in submissions.values())
+
+
 def _is_whole(content: Any) -> TypeGuard[JsonMap]:
     """Whether this has the parts that are read again."""
     return (
@@ -146,7 +165,7 @@ def _content(folder: StudyFolder, unread_is_none: bool = False) -> JsonMap:
 
 
 def _question(name: str) -> JsonMap | None:
-    """The question, its rule as its module states it, and the hash of the code that answers."""
+    """The question, its rule in words as its module has it, and the hash of the code that answers."""
     if not name:
         return None
     question = study_question(name)
@@ -154,7 +173,7 @@ def _question(name: str) -> JsonMap | None:
     return {
         "name": name,
         "asks": question.asks,
-        "rule": (module.__doc__ or "").strip(),
+        "rule": str(getattr(module, "RULE", module.__doc__ or "")).strip(),
         "answering_code_sha256": _answering_code(),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,6 @@ from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Table
 from cwa_engine.base.version import __version__
 from cwa_engine.questions.question import TableRows
-from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import to_plain
 from cwa_engine.runner import Runner
 from cwa_engine.studies.answer import Answer, StudyRun
@@ -111,24 +110,28 @@ def study_report(folder: StudyFolder, runner: Runner) -> StudyReport:
 
     A run whose files are altered or gone counts as failed. Raises OutputError where the folder cannot be written.
     """
-    progress, runs = [], []
-    for seen in progress_of(folder, runner):
-        each = seen
-        if seen.state == "done":
-            try:
-                runs.append(StudyRun(seen.cell, _report(runner, seen.run_id)))
-            except CwaError as error:
-                each = replace(seen, state="failed", error=error)
-        progress.append(each)
+    progress, runs = done_runs(progress_of(folder, runner), runner)
     question = folder.study.question
-    report = StudyReport(folder, tuple(progress), tuple(runs), answered(question, runs) if question else None)
+    report = StudyReport(folder, progress, runs, answered(question, runs) if question else None)
     if report.complete:
         _write(report)
     return report
 
 
-def _report(runner: Runner, run_id: str) -> RunReport:
-    return runner.attach(run_id).report()
+def done_runs(
+    progress: Sequence[CellProgress], runner: Runner
+) -> tuple[tuple[CellProgress, ...], tuple[StudyRun, ...]]:
+    """(the same, where a run whose files are altered or gone has failed; the runs that are done)"""
+    found, runs = [], []
+    for seen in progress:
+        each = seen
+        if seen.state == "done":
+            try:
+                runs.append(StudyRun(seen.cell, runner.attach(seen.run_id).report()))
+            except CwaError as error:
+                each = replace(seen, state="failed", error=error)
+        found.append(each)
+    return tuple(found), tuple(runs)
 
 
 def _write(report: StudyReport) -> None:

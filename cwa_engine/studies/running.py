@@ -26,6 +26,8 @@ from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.identity import Identity, commit_identity, identity_of
 from cwa_engine.studies.journal import Submission
 from cwa_engine.studies.progress import CellProgress, cell_progress, progress_of
+from cwa_engine.studies.registry import study_question
+from cwa_engine.studies.report import done_runs
 from cwa_engine.studies.study import Cell
 
 __all__ = ["Say", "Show", "cancel_study", "progress_of", "run_study"]
@@ -57,12 +59,17 @@ def run_study(
     stops no other. `retry` submits those that failed or were cancelled once more. `wait=False` returns as soon as all is
     submitted, and raises QueueFull where that would take waiting. `show` hears of each change.
 
+    Once the grid has ended, the question may ask for further runs, made from the reports of those that are done: they are
+    written into the study's folder and run as all others. Without `wait` they are asked for by the next call.
+
     Raises DaemonUnreachable and the like where no cell could run any more.
     """
     running = _Running(folder, runner, say, show)
     running.submit_all(retry, wait)
-    while wait and running.unfinished():
-        running.follow_one()
+    running.follow_all(wait)
+    if running.add_further():
+        running.submit_all(False, wait)
+        running.follow_all(wait)
     return running.look()
 
 
@@ -108,18 +115,24 @@ class _Running:
     def look(self) -> tuple[CellProgress, ...]:
         """Ask where all runs are, write down which have ended, and show it."""
         self._states = self._runner.states([each.run_id for each in self.unfinished()])
+        ended = []
         for submission in self.unfinished():
             state = self._states.get(submission.run_id)
             if state is None:
                 gone = NotFound(f"its run {submission.run_id} is not there any more", hint="resume the study")
-                self._ended(replace(submission, ended="failed", error=gone))
+                ended.append(replace(submission, ended="failed", error=gone))
             elif state.ended:
-                self._ended(replace(submission, ended=state.name, error=state.error))
+                ended.append(replace(submission, ended=state.name, error=state.error))
+        self._ended(*ended)
         progress = tuple(
             cell_progress(cell, self._submissions.get(cell.number), self._states) for cell in self._folder.cells
         )
         self._show(progress)
         return progress
+
+    def follow_all(self, wait: bool) -> None:
+        while wait and self.unfinished():
+            self.follow_one()
 
     def follow_one(self) -> None:
         """Wait until a run has ended. All others are looked at whenever it tells something."""
@@ -134,13 +147,28 @@ class _Running:
                     looked = time.monotonic()
         self.look()
 
-    def _ended(self, submission: Submission) -> None:
-        self._submissions[submission.cell] = submission
-        self._journal.ended(submission)
+    def _ended(self, *submissions: Submission) -> None:
+        if submissions:
+            self._submissions |= {each.cell: each for each in submissions}
+            self._journal.ended(submissions)
 
     # what is asked for
 
+    def add_further(self) -> bool:
+        """Whether the question asks for other runs behind the grid than before, now that all of it has ended."""
+        study = self._folder.study
+        further = study_question(study.question).further if study.question else None
+        progress = self.look()[: len(self._folder.grid)]
+        if further is None or not all(cell.ended for cell in progress):
+            return False
+        specs = tuple(further(study, done_runs(progress, self._runner)[1]))
+        if specs == self._folder.further:
+            return False
+        self._folder.write_further(specs)
+        return True
+
     def submit_all(self, retry: bool, wait: bool) -> None:
+        self._states = self._runner.states([each.run_id for each in self.unfinished()])
         for cell in self._folder.cells:
             known = self._submissions.get(cell.number)
             identity = identity_of(cell.spec, self._runner.elsewhere)
@@ -155,7 +183,8 @@ class _Running:
             return 1
         if not known.run_id and not known.ended:  # a process died in between: the same key gives the same run
             return known.attempt if identity == known.identity else 1
-        state = known.ended or self._state_of(known)
+        found = self._states.get(known.run_id)
+        state = known.ended or (found.name if found else "gone")
         if state in ("queued", "running"):
             return 0
         if state == "done":
@@ -170,10 +199,6 @@ class _Running:
         elif not retry:
             return 0
         return known.attempt + 1 if not known.identity.changes_since(identity) else 1
-
-    def _state_of(self, known: Submission) -> str:
-        found = self._runner.states([known.run_id]).get(known.run_id)
-        return found.name if found else "gone"
 
     def _changes(self, known: Submission, identity: Identity) -> list[str]:
         """What has changed since a run that is done, in words. Of a model that came from the Hub, the run says the commit."""

@@ -12,6 +12,7 @@ from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.rows import DamagePoint
 from cwa_engine.studies.answer import StudyRun
 from cwa_engine.studies.study import Study
+from cwa_engine.studies.words import doing
 
 OF_MODEL = ("model", "revision", "dtype", "device", "offload")  # fields by which models of a study differ
 
@@ -58,7 +59,7 @@ class Series:
 
     @property
     def label(self) -> str:
-        return f"{self.perturbation} of the top {self.k:,} by {self.metric}{f', {self.others}' * bool(self.others)}"
+        return f"{doing(self.perturbation)} the top {self.k:,} by {self.metric}{f', {self.others}' * bool(self.others)}"
 
 
 def model_of(run: StudyRun) -> str:
@@ -68,9 +69,9 @@ def model_of(run: StudyRun) -> str:
     return ", ".join([values.get("model", run.report.model.name), *further])
 
 
-def others_of(run: StudyRun) -> str:
-    """What else differs between the cells of a study than the model: `seed 1`."""
-    return ", ".join(f"{name} {value}" for name, value in run.cell.values.items() if name not in OF_MODEL)
+def others_of(run: StudyRun, of_model: Sequence[str] = ("model",)) -> str:
+    """What else differs between the cells of a study than the model: `seed 1`. `of_model` are fields that belong to it."""
+    return ", ".join(f"{name} {value}" for name, value in run.cell.values.items() if name not in of_model)
 
 
 def series_of(runs: Iterable[StudyRun]) -> list[Series]:

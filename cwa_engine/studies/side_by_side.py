@@ -105,18 +105,30 @@ def metric_damage(run: StudyRun) -> Iterator[MetricDamage]:
         rivals = [g for g in sets if g.metric in group_of[group.metric] and _case(g) == _case(group)]
         most = max(rivals, key=_size)
         assert group.critical
-        known = group.critical.collapsed_at is None
-        interval = (group.critical.delta_nll, group.critical.delta_low, group.critical.delta_high)
-        less = (None, None, None)
-        if most is not group and known and most.critical and most.critical.collapsed_at is None:
+        point, above = group.critical, most.critical
+        known = point.collapsed_at is None
+        less: tuple[float | None, float | None, float | None] = (None, None, None)
+        if most is not group and known and above and above.collapsed_at is None:
             mine, theirs = ((g.metric, g.k, g.perturbation) for g in (group, most))
             less = widened(paired_delta(changes[theirs], changes[mine], losses.tokens), len(rivals) - 1)
         worst = group.worst_control
         yield MetricDamage(
-            run.cell.number, model_of(run), group.metric, units[group.metric], group.k, group.perturbation,
-            *(interval if known else (None, None, None)), group.outcome or "not tested", worst.ratio if worst else None,
-            most.metric, *less,
-        )  # fmt: skip
+            cell=run.cell.number,
+            model=model_of(run),
+            ranking=group.metric,
+            ranked=units[group.metric],
+            k=group.k,
+            perturbation=group.perturbation,
+            delta=point.delta_nll if known else None,
+            low=point.delta_low if known else None,
+            high=point.delta_high if known else None,
+            outcome=group.outcome or "not tested",
+            ratio=worst.ratio if worst else None,
+            most=most.metric,
+            less=less[0],
+            less_low=less[1],
+            less_high=less[2],
+        )
 
 
 def _case(group: DamageSummary) -> tuple[int, str]:
@@ -146,11 +158,11 @@ def _damage_finding(here: Sequence[MetricDamage], most: str, perturbation: str, 
     said = [f"{row.ranking} {_figure(row)} ({row.outcome})" for row in sorted(here, key=lambda row: -(row.delta or 0))]
     less = [row for row in here if row.less_low is not None and row.less_low > 0]
     alike = [row for row in here if row.ranking != most and row not in less and row.less is not None]
-    end = f"; {most} does clearly more than {listed([row.ranking for row in less])}" if less else ""
+    end = f"; {most} raises it clearly more than {listed([row.ranking for row in less])}" if less else ""
     if alike:
         end += f"; no difference was found between {most} and {listed([row.ranking for row in alike])}"
     return Finding(
-        f"{here[0].model}: {perturbation} of the top {k:,} raises the loss, in nats per token, by {listed(said)}{end}",
+        f"{here[0].model}: {perturbation} of the top {k:,} changes the loss, in nats per token, by {listed(said)}{end}",
         f"other texts, on which the difference to {most}, paired by text, is outside of its interval; the table has all "
         f"{counted(len(here), 'ranking')}",
     )

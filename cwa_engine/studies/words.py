@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cwa_engine.methods.perturbations import PERTURBATIONS
+
 
 def figure(value: float, low: float, high: float) -> str:
     """`+0.512 [+0.47, +0.55]`, all with the digits that the interval leaves meaning."""
@@ -26,3 +28,10 @@ def listed(names: Sequence[str]) -> str:
 def counted(number: int, one: str, more: str = "") -> str:
     """`1 size`, `4 sizes`"""
     return f"{number:,} {one if number == 1 else more or one + 's'}"
+
+
+def doing(perturbation: str) -> str:
+    """`zeroing`: a sentence that began with "zero of the top 16" would speak of none."""
+    if perturbation not in PERTURBATIONS:
+        return f"{perturbation} of"  # another version's
+    return PERTURBATIONS[perturbation].gerund

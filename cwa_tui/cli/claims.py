@@ -12,8 +12,7 @@ from rich.text import Text
 
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.claims.claim import BASELINE, Claim, Expectation
-from cwa_engine.claims.judging import AGREES, DISAGREES, NO_FIGURE
-from cwa_engine.claims.measures import Measured
+from cwa_engine.claims.judging import AGREES, DISAGREES, NO_FIGURE, Judgement
 from cwa_engine.claims.obstacles import Obstacle
 from cwa_engine.claims.running import ClaimResult
 from cwa_engine.rows import to_plain
@@ -105,7 +104,7 @@ def _judgements(result: ClaimResult) -> LineTable:
             {
                 "what": _what(entry.expectation, result.claim),
                 "claimed": claimed(entry.expectation),
-                "measured": _shown(entry.measured) if entry.measured else entry.reason,
+                "measured": _shown(entry) if entry.measured else entry.reason,
                 "agrees": _SIGNS[entry.agreement],
             },
             {"agrees": _STYLES.get(entry.agreement, "")},
@@ -123,31 +122,49 @@ def claimed(entry: Expectation) -> str:
     if entry.value is not None:
         reach = [f"{100 * entry.within_share:g} %"] if entry.within_share else []
         reach += [fmt.number(entry.within)] if entry.within else []
-        said.append(" ± ".join((fmt.number(entry.value), *reach)))
-    said += [f"at least {fmt.number(entry.at_least)}"] if entry.at_least is not None else []
-    said += [f"at most {fmt.number(entry.at_most)}"] if entry.at_most is not None else []
+        said.append(" ± ".join((_number(entry.value), *reach)))
+    said += [f"at least {_number(entry.at_least)}"] if entry.at_least is not None else []
+    said += [f"at most {_number(entry.at_most)}"] if entry.at_most is not None else []
     return ", ".join(said) or "no figure"
 
 
-def _shown(found: Measured) -> str:
-    if isinstance(found.value, str):
-        return found.value
+def _number(value: float) -> str:
+    """Whole numbers in full, others to four digits."""
+    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else fmt.number(value)
+
+
+def _shown(judgement: Judgement) -> str:
+    """The value with its interval; of one that does not agree all digits that tell it from the claimed one."""
+    found = judgement.measured
+    if found is None or isinstance(found.value, str):
+        return str(found.value) if found else ""
     if not math.isfinite(found.value):
         return found.note or fmt.NOT_FINITE
     low, high = found.low, found.high
     interval = f" [{fmt.number(low)}, {fmt.number(high)}]" if fmt.is_known(low) and fmt.is_known(high) else ""
-    return f"{fmt.number(found.value)}{interval}"
+    value = f"{found.value:.8g}" if judgement.agreement == DISAGREES else _number(found.value)
+    return f"{value}{interval}"
 
 
 def _what(entry: Expectation, claim: Claim) -> str:
     """`[507,:] zero relative_alone`: what tells a number from its like comes first, as the end may be cut."""
     target = entry.target or (f"{len(entry.targets)} weights" if entry.targets else "")
-    short = target[target.index("[") :] if "[" in target else target
-    named = entry.model_fields_set
-    step = [entry.step] if len(claim.step) > 1 and entry.step != BASELINE else []
-    parts = [str(getattr(entry, name)) for name in ("perturbation", "selection", "metric") if name in named]
-    parts += [f"k {entry.k}"] if entry.k else []
-    return " ".join((*filter(None, (short,)), *step, *parts, entry.what, *(["(gate)"] if entry.gate else [])))
+    step = entry.step if len(claim.step) > 1 and entry.step != BASELINE else ""
+    named = {name: str(getattr(entry, name)) for name in _IN_LABEL if name in entry.model_fields_set}
+    parts = (
+        target[target.index("[") :] if "[" in target else target,
+        step,
+        named.get("perturbation"),
+        entry.what,
+        named.get("selection"),
+        named.get("metric"),
+        f"k {entry.k}" if entry.k else "",
+        "(gate)" if entry.gate else "",
+    )
+    return " ".join(filter(None, parts))
+
+
+_IN_LABEL = ("perturbation", "selection", "metric")
 
 
 def _fields(fields: JsonMap) -> str:

@@ -37,7 +37,9 @@ Which = Annotated[
 
 @reproduce.command("list")
 def list_claims(
-    query: Annotated[str, typer.Argument(help="Only claims that have this in id, model or source.")] = "",
+    search: Annotated[
+        str, typer.Option("--search", "-S", help="Only claims with all of these words in id, title, model or source.")
+    ] = "",
     runnable: Annotated[bool, typer.Option("--runnable", help="Only those that can be measured here.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -45,7 +47,7 @@ def list_claims(
     from cwa_engine.claims.table import published_claims
     from cwa_tui.cli.claims import claims_as_plain, claims_table
 
-    named = [claim for claim in published_claims() if query.lower() in _searched(claim)]
+    named = [claim for claim in published_claims() if _has_words(claim, search)]
     found = [(claim, obstacle) for claim, obstacle in _with_obstacles(named) if not (runnable and obstacle)]
     if as_json:
         show({"claims": claims_as_plain(found)})
@@ -63,8 +65,13 @@ def show_claim(
     """Show what a claim says, where that stands, and the runs that measure it."""
     from cwa_tui.cli.claims import claim_as_plain, claim_report
 
-    for claim, obstacle in _with_obstacles(_named([which])):
-        show(claim_as_plain(claim, obstacle) if as_json else claim_report(claim, obstacle))
+    found = _with_obstacles(_named([which]))
+    if as_json:
+        plain = [claim_as_plain(claim, obstacle) for claim, obstacle in found]
+        show({"claims": plain} if _is_file(which) else plain[0])
+        return
+    for claim, obstacle in found:
+        show(claim_report(claim, obstacle))
 
 
 @reproduce.command("run")
@@ -121,8 +128,12 @@ def _named(which: list[str]) -> list[Claim]:
 
     found: list[Claim] = []
     for name in which:
-        found += claims_of_file(name) if "/" in name or name.endswith(".toml") else [published_claim(name)]
+        found += claims_of_file(name) if _is_file(name) else [published_claim(name)]
     return found
+
+
+def _is_file(name: str) -> bool:
+    return "/" in name or name.endswith(".toml")
 
 
 def _all_runnable() -> list[tuple[Claim, Obstacle | None]]:
@@ -142,5 +153,6 @@ def _with_obstacles(claims: list[Claim]) -> list[tuple[Claim, Obstacle | None]]:
     return [(claim, obstacle_to(claim, on_disk)) for claim in claims]
 
 
-def _searched(claim: Claim) -> str:
-    return f"{claim.id} {claim.model} {claim.source} {claim.title}".lower()
+def _has_words(claim: Claim, search: str) -> bool:
+    text = f"{claim.id} {claim.title} {claim.model} {claim.source}".lower()
+    return all(word in text for word in search.lower().split())

@@ -105,7 +105,7 @@ def study_page(report: StudyReport) -> RenderableType:
     summaries = {run.report.run_id: run.report.summary for run in report.runs}
     grid = as_lines(study_grid(report.progress, summaries, {}), LEGEND if summaries else "")
     parts: list[RenderableType] = [words(_heading(report.folder)), "", *_answer(report), grid]
-    for table in report.answer.tables if report.answer else ():
+    for table in (rows for rows in report.answer.tables if rows.rows) if report.answer else ():
         parts += ["", as_lines(answer_table(table))]
     if wrong := failures(report.progress):
         parts += ["", Text("not done", "bold"), *(words(f"  {line}") for line in wrong)]
@@ -129,7 +129,6 @@ def _answer(report: StudyReport) -> Iterator[RenderableType]:
     if not report.complete:
         yield words(f"So far: {counted(report.progress)}.", "yellow")
     if (answer := report.answer) is None:
-        yield ""
         return
     yield words(answer.sentence, "bold")
     for finding in answer.findings:

@@ -18,6 +18,7 @@ from cwa_engine.records.run_id import short_id
 from cwa_tui.screens.choose import ChooseScreen
 from cwa_tui.screens.columns import ColumnsScreen
 from cwa_tui.screens.confirm import ConfirmScreen
+from cwa_tui.screens.marks import MarksChange, MarksScreen
 from cwa_tui.store.state import ConnectionState
 from cwa_tui.tables.export import FORMATS, SUFFIXES, Format, export, export_folder, write_export
 from cwa_tui.widgets.row_table import RowTable
@@ -41,6 +42,7 @@ class StoreScreen(Screen[None]):
         Binding("N", "new_run_like", "New run like this", show=False),
         Binding("c", "cancel_run", "Cancel"),
         Binding("r", "retry", "Retry"),
+        Binding("T", "edit_marks", "Tags and note", show=False),
         Binding("D", "start_daemon", "Start the daemon", show=False),
         Binding("question_mark", "help", "Help", key_display="?"),
         Binding("q", "app.quit", "Quit"),
@@ -98,7 +100,7 @@ class StoreScreen(Screen[None]):
 
     # what keys are about
 
-    changing_keys: ClassVar[tuple[str, ...]] = ("cancel_run", "retry", "new_run_like", "start_daemon")
+    changing_keys: ClassVar[tuple[str, ...]] = ("cancel_run", "retry", "new_run_like", "edit_marks", "start_daemon")
 
     @property
     def navigation(self) -> Navigation:
@@ -124,6 +126,8 @@ class StoreScreen(Screen[None]):
                 return True if job and job.ended else None
             case "new_run_like":
                 return True if job and job.kind == "run" else None
+            case "edit_marks":
+                return True if job else None
             case "start_daemon":
                 return True if self.store.connection.state is ConnectionState.LOST else None
         return True
@@ -153,6 +157,18 @@ class StoreScreen(Screen[None]):
         if (job := self.job_in_view) and job.ended:
             run_id = job.run_id
             self.ask(lambda: self.session.retry(run_id), f"{short_id(run_id)} runs again as a new job")
+
+    def action_edit_marks(self) -> None:
+        if (job := self.job_in_view) is None:
+            return
+        run_id = job.run_id
+
+        def edited(change: MarksChange | None) -> None:
+            if change is not None:
+                done = f"tags and note of {short_id(run_id)} are kept"
+                self.ask(lambda: self.session.mark(run_id, change.add, change.remove, change.note), done)
+
+        self.app.push_screen(MarksScreen(job), edited)
 
     # requests
 

@@ -54,7 +54,7 @@ class NewRunScreen(FormScreen):
                         yield FormSection(section, self._draft, folded=number > 0)
                 with FormScroll(id="form-side"):
                     yield FormPlan(self._doors.plan, self._doors.plan_after_s, id="form-plan")
-                    yield FormCommand(id="form-command")
+                    yield FormCommand("run", id="form-command")
             yield Static(id="form-help")
             yield QuietStatic(id="form-problem")
             with Horizontal(classes="buttons"):

@@ -23,6 +23,7 @@ from cwa_engine.runner import Runner, RunState
 from cwa_engine.studies.answer import Answer
 from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.progress import progress_of
+from cwa_engine.studies.registration import surely_first
 from cwa_engine.studies.report import study_report
 from cwa_engine.studies.running import cancel_study, run_study
 from cwa_engine.studies.study import Study
@@ -132,7 +133,7 @@ class StudyWatch:
             progress = progress_of(folder, runner)
             return KnownStudy(
                 folder.id, folder.study, folder.created, self._journals[folder.id], progress,
-                is_registered=folder.registration is not None,
+                is_registered=surely_first(folder),
             )  # fmt: skip
 
         folders = [folder for folder in self._folders.values() if folder.where == runner.where]

@@ -13,11 +13,15 @@ _WIDEST = 78  # a terminal of 80 columns shows it whole, and it can be copied fr
 
 
 class FormCommand(QuietStatic):
-    """Says nothing while there is no command."""
+    """Says that there is none while something is wrong. `what` the command line makes: a run."""
+
+    def __init__(self, what: str, id: str) -> None:
+        super().__init__(id=id)
+        self._what = what
 
     def show(self, command: str) -> None:
         if not command:
-            self.say(Text.assemble(("command  ", "bold"), "the form does not make a run yet"))
+            self.say(Text.assemble(("command  ", "bold"), f"the form does not make a {self._what} yet"))
             return
         lines = wrapped(command, min(_WIDEST, (self.content_size.width or _WIDEST) - 2))
         self.say(

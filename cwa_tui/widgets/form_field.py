@@ -94,7 +94,8 @@ class FormField(Vertical):
     def help(self) -> str:
         """What the option is, and what the choice under the cursor means."""
         control = self.control
-        about = f"{self.entry.flag}  {self.entry.option.help}"
+        option = self.entry.option
+        about = f"{self.entry.flag}  {option.help}" if option.commands else option.help  # or no command has the flag
         meaning = control.meaning if isinstance(control, ChoiceField) else ""
         return f"{meaning}\n{about}" if meaning else about
 

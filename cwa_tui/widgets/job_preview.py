@@ -37,6 +37,8 @@ def preview_lines(
         return [words(f"{short_id(job.run_id)}  {said or all_asked(job)}")][:height]
     lines = [_head(job, now), *_wrapped(job.run_id, width, "dim"), *_wrapped(f"{job.model} on {job.device}", width)]
     lines += _wrapped(all_asked(job), width)
+    lines += _wrapped(f"tags: {' '.join(job.tags)}", width, "bold") if job.tags else []
+    lines += _wrapped(f"note: {job.note}", width) if job.note else []
     if error := job.error or job.copy_error:
         lines += [Text(), *_wrapped(error["message"], width, "red")]
         lines += _wrapped(f"hint: {error['hint']}", width) if error.get("hint") else []

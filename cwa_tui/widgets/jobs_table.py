@@ -40,6 +40,7 @@ WIDE = (
     Column("device", "device", 6, optional=3),
     Column("run_id", "run id", 40, most=60, cut="middle", optional=4),
 )
+_TAGS = Column("tags", "tags", 10, most=30, optional=1)  # of a wide table, where a job has any
 LEAST_WIDE = 96  # cells
 SORTS = {  # column -> what the daemon sorts by
     "id": "created", "run_id": "created", "age": "created", "model": "model", "state": "state", "outcome": "state",
@@ -103,7 +104,8 @@ class JobsTable(RowTable):
 
         That is another one where the selected job is not listed any more: then it is that under the cursor.
         """
-        columns = WIDE if self.scrollable_content_region.width >= LEAST_WIDE else NARROW
+        wide = (*WIDE[:5], _TAGS, *WIDE[5:]) if any(job.tags for job in job_list.jobs) else WIDE
+        columns = wide if self.scrollable_content_region.width >= LEAST_WIDE else NARROW
         rows = JobRows(job_list.jobs, job_list.offset, job_list.total, _coarse(now, job_list), columns)
         if (rows, connection) != self._shown:
             self._shown = rows, connection
@@ -182,6 +184,7 @@ def job_row(job: JobView, now: float) -> TableRow:
         "age": fmt.age(job.created, now),
         "verdict": sentence(job),
         "device": job.device,
+        "tags": " ".join(job.tags),
     }
     style = fmt.STATE_STYLES.get(job.state, "")
     return TableRow(job.run_id, cells, styles={"state": style, "outcome": style}, values=_values(job, took))

@@ -20,14 +20,14 @@ def test_every_claim_is_one_line_of_eighty_columns(cwtool: CommandLine) -> None:
     for claim, line in zip(plain, lines[1:], strict=False):
         assert line.split()[0] == claim["id"]
         assert claim["runnable_here"] == (claim["obstacle"] is None)
-    some = cwtool.json("reproduce", "list", "wanda")["claims"]
-    assert some and all("Wanda" in claim["source"] for claim in some)
+    some = cwtool.json("reproduce", "--search", "WANDA 4096")["claims"]
+    assert some and all("Wanda" in claim["source"] and "4096" in claim["id"] for claim in some)
 
 
 def test_a_claim_is_shown_with_its_source_its_runs_and_where_each_tolerance_comes_from(cwtool: CommandLine) -> None:
     said = " ".join(cwtool("reproduce", "show", "yu-2024-llama-7b-zeroed").stdout.split())
     assert "arxiv.org/abs/2411.07191" in said and "not pinned" in said
-    assert "5.67 ± 2 %" in said and "1211 ± 25 %" in said and "(gate)" in said
+    assert "5.67 ± 2 %" in said and "1,211 ± 25 %" in said and "(gate)" in said
     plain = cwtool.json("reproduce", "show", "row-census-smollm2-135m")
     assert plain["revision"] == "93efa2f097d58c2a74874c7e644dbc9b0cee75a2"
     assert len(plain["expect"]) == 1 + 2 * 6  # the loss; a row and five others, at two doses
@@ -70,8 +70,9 @@ def test_what_cannot_run_here_says_why_and_has_the_exit_code_of_the_reason(cwtoo
     assert "nobody reads the key `when`" in cwtool("reproduce", "run", "bad.toml", rc=2).stderr
 
 
-def test_a_stand_in_under_a_real_name_does_not_confirm_a_claim(cwtool: CommandLine) -> None:
-    """The cache holds a small model of random weights as Llama-2-7b: its coordinates are not there."""
+def test_a_stand_in_under_a_real_name_does_not_pass_the_gate(cwtool: CommandLine) -> None:
+    """The cache holds a small model of random weights as Llama-2-7b."""
     (found,) = cwtool.json("reproduce", "run", "yu-2024-llama2-7b", rc=1)["claims"]
-    assert found["outcome"] in ("does not agree", "failed")
-    assert not any(number["agreement"] == "agrees" for number in found["numbers"])
+    assert found["outcome"] == "baseline does not agree: not measured"
+    assert list(found["runs"]) == ["baseline"]
+    assert [number["agreement"] for number in found["numbers"]][:2] == ["does not agree", "not measured"]

@@ -15,7 +15,6 @@ from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import HalfOverlap
 from cwa_engine.studies.answer import Answer, StudyRun
 from cwa_engine.studies.pairs import PairOverlap, overlaps_of, pairs_of
-from cwa_engine.studies.questions.stability import moves_most
 from cwa_engine.studies.registry import answered, study_question
 from cwa_engine.studies.study import Cell, Study
 from tests.engine.conftest import TEXTS, wrap
@@ -57,20 +56,28 @@ def test_the_axis_that_moves_the_ranking_most_is_named_with_what_is_shared_and_c
     assert pair.p_value == pytest.approx(float(stats.hypergeom.sf(pair.common - 1, 4 * 10 * 64 * 64, 20, 20)), rel=1e-6)
 
 
+def few_and_enough(seeds: int) -> list[RunReport]:
+    """Runs by two datasets with nothing in common, and seeds that change few places."""
+    tops = {"a": targets_in(LLAMA, "down", 0, 20), "b": targets_in(LLAMA, "q", 2, 20)}
+    return [
+        planted_run("m", tops={"taylor": top[: 20 - seed] + targets_in(LLAMA, "o", 3, seed, first=7 * seed)}, topk=[20],
+                    seed=seed, dataset=name, text_seed=name)
+        for name, top in tops.items()
+        for seed in range(seeds)
+    ]  # fmt: skip
+
+
 def test_an_axis_moves_most_only_where_each_of_its_pairs_shares_less() -> None:
     runs = [ranked(19, 1, seed=0, dataset="a"), ranked(18, 2, seed=1, dataset="a")]
     runs += [ranked(5, 3, seed=0, dataset="b"), ranked(4, 4, seed=1, dataset="b")]
     answer = stable(runs, "dataset", "seed")
     # seeds share 18 with a and 4 with b, datasets 5 and 4: they overlap
     assert "no axis moves the ranking clearly more" in answer.sentence
-    other = targets_in(LLAMA, "q", 2, 20)
-    runs = [
-        planted_run("m", tops={"taylor": top[: 20 - seed] + targets_in(LLAMA, "o", 3, seed, first=7 * n)}, topk=[20],
-                    seed=seed, dataset=name, text_seed=name)
-        for n, (name, top) in enumerate((("a", targets_in(LLAMA, "down", 0, 20)), ("b", other)))
-        for seed in (0, 1)
-    ]  # fmt: skip
+    runs = few_and_enough(seeds=2)
     answer = stable(runs, "dataset", "seed")
+    assert "that dataset moves the ranking most is not concluded from so few pairs" in answer.sentence
+    assert any("by chance with p = 0.33" in said for said in answer.refused)  # 2 in 6 orders of four pairs
+    answer = stable(few_and_enough(seeds=3), "dataset", "seed")
     assert "of these axes dataset moves the ranking most" in answer.sentence
     assert any("takes at least 6 models for 2 axes" in said for said in answer.refused)
     assert any("no agreement beyond chance was found" in found.sentence for found in answer.findings)
@@ -94,7 +101,7 @@ def test_an_axis_stands_beside_what_halves_of_the_texts_do() -> None:
     half = [HalfOverlap("grad_x_weight", 20, 12, 12, 10, 10, 0.1)]
     runs = [ranked(19, n, "grad_x_weight", dtype=dtype, halves=half) for n, dtype in enumerate(("float32", "bfloat16"))]
     said = next(f.sentence for f in stable(runs, "dtype").findings if "halves" in f.sentence)
-    assert "share 10, so it moves the ranking less than texts do" in said
+    assert "share 10, so it moves the ranking less than halving the texts" in said
 
 
 def test_damage_on_the_same_texts_is_paired_and_on_others_as_of_unrelated_texts() -> None:
@@ -148,7 +155,9 @@ def test_axes_that_move_a_ranking_alike_are_told_apart_at_most_one_time_in_twent
 
 def test_a_study_in_which_nothing_varies_is_refused_before_it_runs() -> None:
     check = study_question("stability").check
-    check(Study(grid={"model": ("gpt2",), "seed": (0, 1)}))
+    check(Study(grid={"model": ("gpt2",), "seed": (0, 1)}, run={"metrics": ["taylor"]}))
+    with pytest.raises(InvalidInput, match="grad_x_weight draws nothing by the seed"):
+        check(Study(grid={"model": ("gpt2",), "seed": (0, 1)}, run={"metrics": ["grad_x_weight"]}))
     for grid, said in (
         ({"model": ("gpt2", "opt")}, "nothing varies but the model"),
         ({"model": ("gpt2",), "seed": (0,)}, "nothing varies"),
@@ -174,6 +183,21 @@ def test_runs_of_a_real_model_on_other_texts_are_answered() -> None:
     assert "with another eval_limit" in answer.sentence
     assert any("some may be the same" in said for said in answer.refused)
     told: list[PairOverlap] = list(overlaps_of(pairs_of(runs), "grad_x_weight"))
-    assert len(told) == 3 and moves_most([]) is None
+    assert len(told) == 3
     for entry in answer.tables:
         assert entry.table.from_bytes(entry.table.to_bytes(entry.rows)) == list(entry.rows)
+
+
+def test_a_pair_counts_once_where_the_rest_of_the_grid_changes_nothing_in_its_rankings() -> None:
+    grid = [(dtype, seed) for dtype in ("float32", "bfloat16") for seed in (0, 1)]
+    for metric, pairs in (("grad_x_weight", 1), ("taylor", 2)):  # seeds draw nothing, and signs of tokens
+        runs = [ranked(19, 1 if dtype == "float32" else 2, metric, dtype=dtype, seed=seed) for dtype, seed in grid]
+        of_dtype = next(row for row in rows(stable(runs, "dtype", "seed"), "stability.csv") if row.axis == "dtype")
+        assert (of_dtype.pairs - of_dtype.left_out, of_dtype.shared) == (pairs, 19)
+
+
+def test_a_collapse_is_named_and_enters_no_figure() -> None:
+    damage = [[Planted("taylor", 20, delta=delta)] for delta in (0.5, math.inf)]
+    answer = stable([ranked(20, seed, seed=seed, damage=damage[seed]) for seed in (0, 1)], "seed")
+    assert rows(answer, "stability_damage.csv") == []
+    assert any("the loss is not finite" in said for said in answer.refused)

@@ -15,6 +15,7 @@ from cwa_engine.records.run_report import RunReport
 from cwa_engine.studies.answer import Answer, StudyRun
 from cwa_engine.studies.further import further_cells
 from cwa_engine.studies.multiple import holm
+from cwa_engine.studies.questions.transfer import further
 from cwa_engine.studies.registry import answered, study_question
 from cwa_engine.studies.study import Cell, Study, cells_of
 from tests.engine.conftest import TEXTS, wrap
@@ -148,13 +149,13 @@ def test_without_the_second_step_it_says_what_was_not_measured_and_how_to() -> N
 
 def test_the_second_step_damages_the_bases_weights_in_each_variant_of_its_shape() -> None:
     runs = study_runs([model("base"), model("tuned", TOP[::-1]), model("large", parameters=2_000_000)])
-    specs = study_question("transfer").further(STUDY, runs)
+    specs = further(STUDY, runs)
     assert [spec.model for spec in specs] == ["tuned"]
     assert (specs[0].weights, specs[0].metrics, specs[0].stability) == (tuple(TOP), (), None)
     cells = further_cells(STUDY, specs)
     assert [(cell.number, cell.label) for cell in cells] == [(4, "tuned, weights 20 given")]
-    assert study_question("transfer").further(STUDY, runs) == specs
-    assert study_question("transfer").further(STUDY, runs[:1]) == ()
+    assert further(STUDY, runs) == specs
+    assert further(STUDY, runs[:1]) == ()
 
 
 def test_a_missing_base_is_said() -> None:
@@ -209,7 +210,7 @@ def test_a_real_model_with_a_little_noise_keeps_its_coordinates_and_their_damage
             [(n, cwa.analyze(wrap(m), texts=texts, **asked)) for n, m in (("base", base), ("tuned", tuned))], start=1
         )
     ]
-    [spec] = study_question("transfer").further(STUDY, runs)
+    [spec] = further(STUDY, runs)
     second = cwa.analyze(
         wrap(tuned), texts=texts, metrics=[], weights=list(spec.weights), topk=[10], control_seeds=2, matrices=False
     )

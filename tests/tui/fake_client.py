@@ -19,11 +19,14 @@ from cwa_daemon.protocol import (
     JobPage,
     JobQuery,
     JobView,
+    Marks,
     Sample,
     StageProgress,
     StatusView,
     WarmModel,
     WorkerView,
+    check_tags,
+    with_tags,
 )
 from cwa_engine.base.errors import CwaError, NoDaemon, NotFound, error_from_dict
 from cwa_engine.base.events import Event
@@ -229,6 +232,17 @@ class FakeClient:
         self._daemon.end(run_id, "cancelled", CwaError("cancelled"))
         return "cancelled"
 
+    async def mark(
+        self, run_id: str, add: Sequence[str] = (), remove: Sequence[str] = (), note: str | None = None
+    ) -> Marks:
+        self._daemon.check()
+        check_tags(add)
+        job = self._daemon.jobs[run_id]
+        marks = Marks(tags=with_tags(job.tags, add, remove), note=job.note if note is None else note)
+        self._daemon.jobs[run_id] = job.model_copy(update=marks.model_dump())
+        self._daemon.wake()
+        return marks
+
     async def unload(self, model: str) -> list[str]:
         self._daemon.check()
         if model not in [warm.name for warm in self._daemon.models]:
@@ -299,7 +313,7 @@ class FakeRun:
 
 
 def _is_asked_for(job: JobView, query: JobQuery) -> bool:
-    said = f"{job.run_id} {job.model} {job.state} {job.spec['metrics']}".lower()
+    said = f"{job.run_id} {job.model} {job.state} {job.spec['metrics']} {job.tags} {job.note}".lower()
     return (
         (not query.kinds or job.kind in query.kinds)
         and (not query.states or job.state in query.states)

@@ -35,16 +35,18 @@ from cwa_engine.studies.words import counted, listed, size
 
 LEVEL = 0.05
 BOTH = "component and depth"
-# What architectures call otherwise: attention that has q, k and v in one matrix or in three, an MLP with a gate or without.
-MERGED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "up"}
+# What architectures store otherwise: q, k and v in one matrix or in three, an MLP with a gate or without, a head that is the
+# embedding or one of its own.
+ENDS = "embedding or head"
+MERGED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "up", "embedding": ENDS, "head": ENDS}
 
 RULE = (
-    "The profile of a model is the shares of its top k by component (q, k and v count as qkv, gate as up) and by quarter of "
-    "its depth. Two profiles are as far apart as their total variation distance says, from 0 to 1; their overlap is 1 less "
-    "that. Two models are compared with random divisions of both top k together, with Holm's correction over all pairs. "
-    "Families are compared by the mean distance between models of different families less that of models of one, with a "
-    f"permutation test over the models' families; p <= {LEVEL} of components and depth together comes first, and only then "
-    f"each of them. It is made only where so many models can give p <= {LEVEL} at all."
+    "The profile of a model is the shares of its top k by component (q, k and v count as qkv, gate as up, embedding and "
+    "head as one) and by quarter of its depth. Two profiles are as far apart as their total variation distance says, from 0 "
+    "to 1; their overlap is 1 less that. Two models are compared with random divisions of both top k together, with Holm's "
+    "correction over all pairs. Families are compared by the mean distance between models of different families less that of "
+    f"models of one, with a permutation test over the models' families; p <= {LEVEL} of components and depth together comes "
+    f"first, and only then each of them. It is made only where so many models can give p <= {LEVEL} at all."
 )
 
 

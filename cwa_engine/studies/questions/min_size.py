@@ -171,10 +171,10 @@ def _findings(rows: Sequence[MinSizeRow]) -> Iterator[Finding]:
             stable = "it was not ranked by halves of the texts"
         damage = "no finite loss" if row.damage is None else f"{row.damage:+.3g} nats per token"
         yield Finding(
-            f"{row.model} ({size(row.parameters)}) {'passes' if row.passes else 'fails'}: {stable}; {row.outcome} beside its "
-            f"controls, {damage}",
-            f"another division of the texts by which the halves share "
-            f"{'less' if row.passes else 'at least'} {LEAST_SHARE:.0%}, or controls that do {'more' if row.passes else 'less'}",
+            f"{row.model} ({size(row.parameters)}) {'passes' if row.passes else f'fails, as {row.why}'}: {stable}; "
+            f"{row.outcome} beside its controls, {damage}",
+            f"another division of the texts by which the halves share {'less than' if row.passes else 'at least'} "
+            f"{LEAST_SHARE:.0%}, or controls that do {'more' if row.passes else 'less'}",
         )
     lucky = [row for row in rows if row.passes and not row.relied_on]
     if lucky:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from cwa_engine.studies.pairs import (
     PairOverlap,
     axes_of,
     differences_of,
+    draws_nothing,
     metrics_of,
     overlaps_of,
     pairs_of,
@@ -34,8 +36,9 @@ RULE = (
     "Two runs of one model are a pair of an axis where they differ in its value alone. Of the top k of both, at the largest k, "
     "the shared weights stand beside those of random sets with as many weights of each parameter; they are more than chance "
     f"where p <= {ALPHA} over the number of the axis' pairs. Pairs whose rankings are the same by construction (a metric "
-    "that draws nothing, on another seed; the same scoring texts) are left out. One of two axes moves the ranking more where "
-    "every pair of it shares less than every pair of the other; of several, the first where that holds against each. What two "
+    "that draws nothing, on another seed; the same scoring texts) are left out. An axis moves the ranking most where "
+    "every pair of it shares less than every pair of all others, and there are so many pairs that by chance some axis does "
+    f"so with p <= {ALPHA}. What two "
     "halves of one run's scoring texts share is the measure of what texts alone do. Damage differs where the 95 % interval of "
     "a pair's difference leaves out 0, widened for all pairs of the axis (Bonferroni): paired by text where both measured the "
     "same texts, else as of unrelated texts."
@@ -139,7 +142,7 @@ def answer(runs: Sequence[StudyRun]) -> Answer:
     ]
     return Answer(
         "stability",
-        _sentence(found),
+        _sentence(found) if found or not pairs else "no two runs have a ranking of the same weights",
         findings=tuple(finding for of_metric in _by_metric(found) for finding in _findings(of_metric)),
         tables=(
             TableRows(AXES, [entry.row for entry in found]),
@@ -245,15 +248,17 @@ def _difference_row(pair: AxisPair, row: DamageDifference, interval: tuple[float
     )  # fmt: skip
 
 
-def moves_most(of_metric: Sequence[OnAxis]) -> OnAxis | None:
-    """The axis of which every pair shares less than every pair of each other axis."""
+def shares_least(of_metric: Sequence[OnAxis]) -> tuple[OnAxis, float] | None:
+    """(the axis of which every pair shares less than every pair of each other axis, how likely some axis does so by chance)."""
     known = [entry for entry in of_metric if entry.told]
     if len(known) < 2:
         return None
     first = min(known, key=lambda entry: max(one.share for one in entry.told))
-    most = max(one.share for one in first.told)
     others = [one.share for entry in known if entry is not first for one in entry.told]
-    return first if most < min(others) else None
+    if max(one.share for one in first.told) >= min(others):
+        return None
+    by_chance = sum(1 / math.comb(len(first.told) + len(others), len(entry.told)) for entry in known)
+    return first, by_chance
 
 
 # words
@@ -270,14 +275,17 @@ def _sentence(found: Sequence[OnAxis]) -> str:
             f"nothing is learned of the stability of the top {k:,} by {metric}: {of_metric[0].overlaps[0].nothing_new}"
         )
     said = f"of the top {k:,} by {metric} two runs share {listed([_shared(entry.row) for entry in told])}"
-    if (most := moves_most(of_metric)) is not None:
-        return f"{said}; of these axes {most.row.axis} moves the ranking most"
+    if (least := shares_least(of_metric)) is not None:
+        axis, p = least[0].row.axis, least[1]
+        if p <= ALPHA:
+            return f"{said}; of these axes {axis} moves the ranking most"
+        return f"{said}; that {axis} moves the ranking most is not concluded from so few pairs"
     return said + ("; no axis moves the ranking clearly more than all others" if len(told) > 1 else "")
 
 
 def _shared(row: StabilityAxis) -> str:
     spread = f" ({row.least} to {row.most})" if row.least != row.most else ""
-    chance = f", by chance {row.expected:.2g}" if row.expected is not None else ""
+    chance = f" ({row.expected:.2g} by chance)" if row.expected is not None else ""
     return f"{row.shared:.3g}{spread} with another {row.axis}{chance}"
 
 
@@ -286,11 +294,11 @@ def _findings(of_metric: Sequence[OnAxis]) -> Iterator[Finding]:
         row = entry.row
         if entry.told:
             yield Finding(
-                f"{row.metric}, {row.axis}: {_shared(row)} of the top {row.k:,}, in {counted(len(entry.told), 'pair')} of "
-                f"{counted(row.values, 'value')}; {_against_chance(entry)}{_against_halves(entry)}",
+                f"{row.metric}, {row.axis}: of the top {row.k:,} two runs share {_shared(row)}, over "
+                f"{counted(len(entry.told), 'pair')}; {_against_chance(entry)}{_against_halves(entry)}",
                 f"another value of {row.axis} with which fewer than {row.least} are shared",
             )
-        if entry.differences:
+        if entry.told and entry.differences:
             yield _damage_finding(entry)
 
 
@@ -299,7 +307,7 @@ def _against_chance(entry: OnAxis) -> str:
         return "what chance gives is not known, for the runs are of an early version"
     more, pairs = entry.row.more_than_chance, len(entry.told)
     if more == pairs:
-        return "in each that is more than chance within parameters explains"
+        return "in each that is more than chance explains"
     return f"in {pairs - (more or 0)} of them no agreement beyond chance was found"
 
 
@@ -309,13 +317,13 @@ def _against_halves(entry: OnAxis) -> str:
     if row.halves is None or row.least is None or row.most is None:
         return ""
     than = "less than" if row.least > row.halves else "more than" if row.most < row.halves else "about as much as"
-    return f"; two halves of one run's scoring texts share {row.halves:.3g}, so it moves the ranking {than} texts do"
+    return f"; two halves of one run's scoring texts share {row.halves:.3g}, so it moves the ranking {than} halving the texts"
 
 
 def _damage_finding(entry: OnAxis) -> Finding:
     row = entry.row
     clear = [one for one in entry.differences if one.low > 0 or one.high < 0]
-    largest = max(entry.differences, key=lambda one: abs(one.difference))
+    largest = max(clear or entry.differences, key=lambda one: abs(one.difference))
     what = f"{row.metric}, {row.axis}: the damage by the top {row.k:,}"
     how = "paired by text" if largest.paired else "as of unrelated texts"
     figures = f"{figure(largest.difference, largest.low, largest.high)} {largest.unit}, {how}"
@@ -338,8 +346,20 @@ def _refused(runs: Sequence[StudyRun], found: Sequence[OnAxis]) -> Iterator[str]
             yield f"{entry.row.metric}, {entry.row.axis}: {counted(count, 'pair')} told nothing new, as {reason}"
         if any(shares_texts(one.pair) for one in entry.told):
             yield f"{entry.row.metric}, {entry.row.axis}: the texts are from one source, and some may be the same in both runs"
+    for of_metric in _by_metric(found):
+        if (least := shares_least(of_metric)) is not None and least[1] > ALPHA:
+            yield (
+                f"{of_metric[0].row.metric}: all pairs with another {least[0].row.axis} share less than all others, but there "
+                f"are so few that one axis does so by chance with p = {least[1]:.2g}: give more values"
+            )
     yield from _across_models(runs, found)
     for run in runs:
+        for point in run.report.damage:
+            if point.selection == "critical" and point.collapsed_at:
+                yield (
+                    f"{run.cell.label}: with the top {point.k:,} by {point.metric} damaged by {point.perturbation} the loss is "
+                    f"not finite, so its damage is in no figure"
+                )
         if not any(run in (pair.first, pair.second) for pair in pairs_of(runs)):
             yield f"{run.cell.label}: no other run differs from it in one value alone"
 
@@ -371,10 +391,18 @@ def check(study: Study) -> None:
             f"{bad[0]} says what is ranked, so rankings by other values are other lists",
             hint=f"give {bad[0]} in [run], and vary seed, dtype, seq_len, data_file or dataset in [grid]",
         )
-    if not any(len(values) > 1 for name, values in study.grid.items() if name not in MODEL):
+    axes = [name for name, values in study.grid.items() if len(values) > 1 and name not in MODEL]
+    if not axes:
         raise InvalidInput(
             "nothing varies but the model, so nothing can be said of stability",
             hint="give two or more values of seed, dtype, seq_len, data_file, dataset or eval_limit in [grid]",
+        )
+
+    metrics = study.run.get("metrics", ())
+    if axes == ["seed"] and metrics and all(draws_nothing(name) for name in metrics):
+        raise InvalidInput(
+            f"{listed(list(metrics))} draws nothing by the seed, so every seed gives the same ranking",
+            hint="vary seq_len, dtype, data_file or dataset, or rank by a metric that draws: obd, taylor or hutchinson_diag",
         )
 
 

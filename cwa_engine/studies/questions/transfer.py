@@ -29,7 +29,7 @@ from cwa_engine.studies.multiple import holm
 from cwa_engine.studies.paired import NATS, TextChanges, common_unit, critical_changes, difference, log_ratio
 from cwa_engine.studies.series import OF_MODEL, model_of, others_of, require_damage, values_of
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import figure, listed
+from cwa_engine.studies.words import doing, figure, listed
 
 RULE = (
     "The first model is the base, all others are its variants. Its coordinates carry over where the two top k share more "
@@ -110,7 +110,8 @@ def answer(runs: Sequence[StudyRun]) -> Answer:
     groups = list(_groups(runs))
     pairs = [(base, variant) for base, variants in groups for variant in variants]
     if not pairs:
-        return Answer("transfer", "nothing is known of any transfer: fewer than two models have a run", rule=RULE)
+        why = "nothing is known of any transfer: fewer than two models have a run"
+        return Answer("transfer", why, refused=tuple(_refused(groups, [])), rule=RULE)
     rows = _corrected([row for base, variant in pairs for row in _rows(base, variant, runs)])
     answered = _answered(rows)
     return Answer(
@@ -126,8 +127,8 @@ def answer(runs: Sequence[StudyRun]) -> Answer:
 def _groups(runs: Sequence[StudyRun]) -> Iterator[tuple[StudyRun, list[StudyRun]]]:
     """(base, its variants) for each combination of what else the grid has: seeds, texts."""
     ranked = sorted((run for run in runs if not _is_given(run.report)), key=lambda run: run.cell.number)
-    for others in dict.fromkeys(others_of(run) for run in ranked):
-        base, *variants = [run for run in ranked if others_of(run) == others]
+    for others in dict.fromkeys(others_of(run, OF_MODEL) for run in ranked):
+        base, *variants = [run for run in ranked if others_of(run, OF_MODEL) == others]
         yield base, variants
 
 
@@ -168,7 +169,7 @@ def _row(
 ) -> TransferRow:
     key = group.metric, group.k, group.perturbation
     same = same_model(base.report, variant.report)
-    row = TransferRow(model_of(base), model_of(variant), others_of(base), *key, why, same)
+    row = TransferRow(model_of(base), model_of(variant), others_of(base, OF_MODEL), *key, why, same)
     if overlap:
         row = replace(
             row,
@@ -187,13 +188,26 @@ def _given_run(base: RunReport, variant: StudyRun, group: DamageSummary, runs: S
         return None
     wanted = {weight.target for weight in top(base, group.metric, group.k)}
     for run in runs:
-        spec, of = run.report.spec, variant.report.spec
-        same = all(
-            getattr(spec, name) == getattr(of, name) for name in (*OF_MODEL, "seed", "seq_len", "data_file", "dataset")
-        )
-        if _is_given(run.report) and same and set(spec.weights) == wanted:
+        if _is_given(run.report) and set(run.report.spec.weights) == wanted and _is_of(run.report, variant.report):
             return run.report
     return None
+
+
+def _is_of(given: RunReport, variant: RunReport) -> bool:
+    """Whether weights were changed in the model of the other run, on its texts and with its seed."""
+    one, other = (
+        (
+            r.model.name,
+            r.model.revision,
+            r.model.files,
+            r.model.dtype,
+            r.texts.evaluation_sha256,
+            r.texts.damage,
+            r.spec.seed,
+        )
+        for r in (given, variant)
+    )
+    return one == other
 
 
 def _with_damage(row: TransferRow, base: RunReport, variant: RunReport, given: RunReport | None) -> TransferRow:
@@ -310,7 +324,7 @@ def _findings(rows: Sequence[TransferRow]) -> Iterator[Finding]:
 
 
 def _damage(row: TransferRow) -> str:
-    said = f"{row.perturbation} of the {row.k:,} critical weights of {row.base} in {row.variant} "
+    said = f"{doing(row.perturbation)} the {row.k:,} critical weights of {row.base} in {row.variant} "
     if row.carried is None or row.carried_low is None or row.carried_high is None:
         return f"{said}leaves no finite loss: {row.carried_outcome} by its own controls"
     said += f"changes the loss by {figure(row.carried, row.carried_low, row.carried_high)} {row.unit} ({row.carried_outcome})"
@@ -325,7 +339,7 @@ def _damage(row: TransferRow) -> str:
 
 def _refused(groups: Sequence[tuple[StudyRun, list[StudyRun]]], rows: Sequence[TransferRow]) -> Iterator[str]:
     for base, variants in groups:
-        if base.cell.number != 1 and not others_of(base):
+        if base.cell.number != 1 and not others_of(base, OF_MODEL):
             yield f"the first model has no run; {model_of(base)} is taken as the base instead"
         if not variants:
             yield f"{model_of(base)} has no variant with a run to compare with"
@@ -334,8 +348,8 @@ def _refused(groups: Sequence[tuple[StudyRun, list[StudyRun]]], rows: Sequence[T
             yield f"{row.base} and {row.variant} are not compared weight by weight: {row.why}"
         elif not row.carried_outcome and row.perturbation and row in _answered(rows):
             yield (
-                f"whether damage carries over to {row.variant} was not measured: run it with --weights and the base's "
-                f"topk_{row.metric}.csv"
+                f"whether damage carries over to {row.variant} was not measured: resume the study, or run {row.variant} with "
+                f"--weights and the base's topk_{row.metric}.csv"
             )
 
 
@@ -358,7 +372,7 @@ QUESTION = StudyQuestion(
     name="transfer",
     place=7,
     asks="Do the critical weights of a model stay critical in its instruct, quantised or fine-tuned variants?",
-    needs="a base first, then its variants: models of the same shape, other dtypes or other revisions",
+    needs="a base first, then its variants: models of its shape, other dtypes or revisions; one run more for each of them",
     check=check,
     answer=answer,
     run={"metrics": ("grad_x_weight",), "topk": (100,), "perturbations": ("zero",), "matrices": False},
