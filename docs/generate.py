@@ -69,11 +69,11 @@ def guide_page() -> str:
     lines = [
         "# Which model to take",
         "",
-        "Made from `cwa_engine/guide/*.toml` by `make docs`; do not edit. On the command line `cwtool models` answers all of it:",
+        "Made from `cwa_engine/guide/*.toml` by `make docs`; do not edit. `cwtool models` says the same on the command line:",
         "",
         "| command | what it does |",
         "|---|---|",
-        "| `cwtool models [WORDS]` | lists the guide, and what is on disk: `--for TOPIC`, `--tier small`, `--on-disk` |",
+        "| `cwtool models list` | lists the guide, and what is on disk: `--for TOPIC`, `--tier small`, `--on-disk` |",
         "| `cwtool models search WORDS` | answers a question: `which metric`, `smallest reliable size`, `code`, `apache` |",
         "| `cwtool models show MODEL` | size, licence, caveats, and what a run of it needs on this machine |",
         "| `cwtool models plan MODEL` | memory for each dtype, and the command line that fits; options are those of `run` |",

@@ -54,8 +54,8 @@ def test_a_wrong_command_would_be_noticed(line: str) -> None:
         parse(line)
 
 
-def lines(cwtool: CommandLine, *typed: str, **env: str) -> list[str]:
-    return cwtool(*typed, COLUMNS="80", **env).stdout.splitlines()
+def lines(cwtool: CommandLine, *typed: str) -> list[str]:
+    return cwtool(*typed, COLUMNS="80").stdout.splitlines()
 
 
 def test_plain_models_lists_the_guide_and_words_filter_it(cwtool: CommandLine) -> None:
@@ -136,6 +136,7 @@ def test_show_plans_a_model_that_is_not_on_disk_from_the_guide_and_says_so(cwtoo
 
 def test_a_model_is_pulled_once_and_then_only_checked(own_cwtool: CommandLine, tmp_path: Path) -> None:
     folder = save_tiny("gpt2", tmp_path / "served")
+    env: Any  # an exit code may stand among its values
     with stand_in_hub(tmp_path / "hub", folder) as hub:
         env = {name: hub[name] for name in ("HF_ENDPOINT", "HF_HOME", "NO_PROXY")} | {"HF_HUB_OFFLINE": "0"}
         first = own_cwtool("models", "pull", PRESENT, **env)
