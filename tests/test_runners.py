@@ -129,8 +129,9 @@ def test_a_run_is_found_by_its_id_with_its_state(
     assert {run_id: state.name for run_id, state in told.items()} == {done.run_id: "done", lost.run_id: "failed"}
     assert isinstance(told[lost.run_id].error, ModelNotFound)
     assert (found.state().name, found.altered()) == ("done", ())
-    assert done.report().folder
-    (done.report().folder / "log.txt").write_text("something else")
+    folder = done.report().folder
+    assert folder
+    (folder / "log.txt").write_text("something else")
     assert found.altered() == ("log.txt",)
     with pytest.raises(NotFound):
         runner.attach("20200101-000000-never-abcd")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -71,10 +71,9 @@ class Journal:
         fields = {"key": submission.key, "run_id": submission.run_id, "reused": submission.reused}
         self._append({"event": "submitted", "cell": submission.cell, **fields})
 
-    def ended(self, submission: Submission) -> None:
-        error = submission.error and submission.error.to_dict()
-        fields = {"key": submission.key, "run_id": submission.run_id, "state": submission.ended, "error": error}
-        self._append({"event": "ended", "cell": submission.cell, **fields})
+    def ended(self, submissions: Sequence[Submission]) -> None:
+        """Of several at once, as one flush to disk takes some milliseconds."""
+        self._append(*({"event": "ended", "cell": each.cell, **_end(each)} for each in submissions))
 
     def _lines(self) -> Iterator[str]:
         try:
@@ -85,14 +84,15 @@ class Journal:
             raise OutputError(f"{self.path} cannot be read: {error.strerror}", hint="`chmod` it") from error
         return (line for line in content.split("\n") if line.strip())
 
-    def _append(self, entry: JsonMap) -> None:
-        line = json.dumps({**entry, "time": round(time.time(), 3)}).encode() + b"\n"
+    def _append(self, *entries: JsonMap) -> None:
+        now = round(time.time(), 3)
+        lines = b"".join(json.dumps({**entry, "time": now}).encode() + b"\n" for entry in entries)
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 size = os.fstat(handle).st_size
                 torn = size and os.pread(handle, 1, size - 1) != b"\n"  # what a process that died has left
-                os.write(handle, b"\n" * bool(torn) + line)  # in one piece: others may append at the same time
+                os.write(handle, b"\n" * bool(torn) + lines)  # in one piece: others may append at the same time
                 os.fsync(handle)
             finally:
                 os.close(handle)
@@ -100,6 +100,11 @@ class Journal:
             raise OutputError(
                 f"{self.path} cannot be written: {error.strerror}", hint="make room there, and resume the study"
             ) from error
+
+
+def _end(submission: Submission) -> JsonMap:
+    error = submission.error.to_dict() if submission.error else None
+    return {"key": submission.key, "run_id": submission.run_id, "state": submission.ended, "error": error}
 
 
 def _apply(found: dict[int, Submission], entry: JsonMap) -> None:

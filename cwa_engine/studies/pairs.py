@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from cwa_engine.base.statistics import widened
@@ -12,7 +12,6 @@ from cwa_engine.records.compared import RankingOverlap
 from cwa_engine.records.comparison import ranking_overlap
 from cwa_engine.records.curves import DamageDifference, damage_differences
 from cwa_engine.records.differences import other_rankings, other_weights, same_scoring, same_source
-from cwa_engine.records.profiles import top
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import GIVEN, MATRICES
 from cwa_engine.studies.answer import StudyRun
@@ -46,8 +45,12 @@ class AxisPair:
     @property
     def others(self) -> str:
         """What both have in common of the rest of the grid: `seed 1`."""
+        return self.others_but(())
+
+    def others_but(self, idle: Collection[str]) -> str:
+        """The same without these axes."""
         values = self.first.cell.values.items()
-        return ", ".join(f"{name} {value}" for name, value in values if name not in (*MODEL, self.axis))
+        return ", ".join(f"{name} {value}" for name, value in values if name not in (*MODEL, self.axis, *idle))
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def metrics_of(runs: Sequence[StudyRun]) -> list[str]:
 
 def overlaps_of(pairs: Sequence[AxisPair], metric: str) -> Iterator[PairOverlap]:
     """At the largest k that both have; without pairs whose weights are not the same places."""
+    idle = idle_axes(metric)
     seen = set()
     for pair in pairs:
         first, second = pair.reports
@@ -94,19 +98,26 @@ def overlaps_of(pairs: Sequence[AxisPair], metric: str) -> Iterator[PairOverlap]
         if other_weights(first, second) or other_rankings(first, second):
             continue
         k = min(first.spec.largest_k, second.spec.largest_k)
-        lists = tuple(tuple(weight.target for weight in top(report, metric, k)) for report in pair.reports)
-        why = nothing_new(pair, metric) or ("both rankings are those of another pair" if lists in seen else "")
-        seen.add(lists)
+        key = pair.model, first.spec.revision, pair.values, pair.others_but(idle)
+        why = nothing_new(pair, metric) or (
+            "the ranking is that of another pair, as what else differs does not count for it" if key in seen else ""
+        )
+        seen.add(key)
         yield PairOverlap(pair, ranking_overlap(first, second, metric, k), why)
+
+
+def idle_axes(metric: str) -> list[str]:
+    """Options that change nothing in a ranking."""
+    name = metric.removesuffix(MATRICES)
+    return [*(["seed"] if draws_nothing(name) else []), *(OF_TEXTS if reads_nothing(name) else [])]
 
 
 def nothing_new(pair: AxisPair, metric: str) -> str:
     """Why it was clear beforehand that both rankings are the same; "" where it was not."""
     name = metric.removesuffix(MATRICES)
-    needs = METRICS[name].needs if name in METRICS else Needs.GRADIENT
     if pair.axis == "seed" and draws_nothing(name):
         return f"{name} draws nothing by the seed, which is that of control draws"
-    if pair.axis in OF_TEXTS and name != ABLATION and not needs:
+    if pair.axis in OF_TEXTS and reads_nothing(name):
         return f"{name} reads no texts"
     if pair.axis in OF_TEXTS and same_scoring(*pair.reports):
         return "both runs scored the same texts"
@@ -117,6 +128,11 @@ def draws_nothing(metric: str) -> bool:
     """Whether scores by a metric are the same with every seed."""
     draws = Needs.TOKEN_FISHER | Needs.HESSIAN
     return metric in METRICS and metric != ABLATION and not METRICS[metric].needs & draws
+
+
+def reads_nothing(metric: str) -> bool:
+    """Whether scores by a metric are the same with all texts."""
+    return metric in METRICS and metric != ABLATION and not METRICS[metric].needs
 
 
 def shares_texts(pair: AxisPair) -> bool:

@@ -115,13 +115,15 @@ class _Running:
     def look(self) -> tuple[CellProgress, ...]:
         """Ask where all runs are, write down which have ended, and show it."""
         self._states = self._runner.states([each.run_id for each in self.unfinished()])
+        ended = []
         for submission in self.unfinished():
             state = self._states.get(submission.run_id)
             if state is None:
                 gone = NotFound(f"its run {submission.run_id} is not there any more", hint="resume the study")
-                self._ended(replace(submission, ended="failed", error=gone))
+                ended.append(replace(submission, ended="failed", error=gone))
             elif state.ended:
-                self._ended(replace(submission, ended=state.name, error=state.error))
+                ended.append(replace(submission, ended=state.name, error=state.error))
+        self._ended(*ended)
         progress = tuple(
             cell_progress(cell, self._submissions.get(cell.number), self._states) for cell in self._folder.cells
         )
@@ -145,9 +147,10 @@ class _Running:
                     looked = time.monotonic()
         self.look()
 
-    def _ended(self, submission: Submission) -> None:
-        self._submissions[submission.cell] = submission
-        self._journal.ended(submission)
+    def _ended(self, *submissions: Submission) -> None:
+        if submissions:
+            self._submissions |= {each.cell: each for each in submissions}
+            self._journal.ended(submissions)
 
     # what is asked for
 
@@ -165,6 +168,7 @@ class _Running:
         return True
 
     def submit_all(self, retry: bool, wait: bool) -> None:
+        self._states = self._runner.states([each.run_id for each in self.unfinished()])
         for cell in self._folder.cells:
             known = self._submissions.get(cell.number)
             identity = identity_of(cell.spec, self._runner.elsewhere)
@@ -179,7 +183,8 @@ class _Running:
             return 1
         if not known.run_id and not known.ended:  # a process died in between: the same key gives the same run
             return known.attempt if identity == known.identity else 1
-        state = known.ended or self._state_of(known)
+        found = self._states.get(known.run_id)
+        state = known.ended or (found.name if found else "gone")
         if state in ("queued", "running"):
             return 0
         if state == "done":
@@ -194,10 +199,6 @@ class _Running:
         elif not retry:
             return 0
         return known.attempt + 1 if not known.identity.changes_since(identity) else 1
-
-    def _state_of(self, known: Submission) -> str:
-        found = self._runner.states([known.run_id]).get(known.run_id)
-        return found.name if found else "gone"
 
     def _changes(self, known: Submission, identity: Identity) -> list[str]:
         """What has changed since a run that is done, in words. Of a model that came from the Hub, the run says the commit."""

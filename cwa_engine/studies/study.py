@@ -42,7 +42,7 @@ class Study(BaseModel):
     question: str = ""  # a name of `STUDY_QUESTIONS`; empty for a grid without a question
     name: str = Field(default="", max_length=MOST_NAME)  # in the user's words
     run: dict[str, Any] = Field(default_factory=dict)
-    grid: dict[str, tuple[Any, ...]]
+    grid: Mapping[str, Sequence[Any]]  # kept as tuples
 
     @field_validator("run", mode="before")
     @classmethod

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CommandLine
+from cwa_daemon.client import stop_daemon
+from tests.conftest import CommandLine, free_address, reached_as_box
+from tests.engine.conftest import TEXTS
 
 SMALL = ("--topk", "3", "--eval-limit", "4", "--control", "random", "--control-seeds", "2")
 
@@ -115,3 +117,37 @@ def test_detached_it_prints_its_id_alone(cwtool: CommandLine) -> None:
 
 def test_an_unknown_study_is_said(cwtool: CommandLine) -> None:
     assert "no study 'zzzz'" in cwtool("study", "show", "zzzz", rc=6).stderr
+
+
+def test_a_study_of_another_machine_is_gone_on_with_there_alone(
+    hub: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    box = CommandLine(tmp_path_factory.mktemp("box") / "state", tmp_path_factory.mktemp("there"), hub)
+    here = reached_as_box(box, CommandLine(tmp_path / "state", tmp_path, hub), free_address())
+    (tmp_path / "texts.txt").write_text("\n\n".join(TEXTS) + "\n")
+    try:
+        asked = (
+            "--host",
+            "box",
+            "study",
+            "run",
+            "--models",
+            "gpt2",
+            "--data-file",
+            "texts.txt",
+            "--seeds",
+            "0",
+            "1",
+            *SMALL,
+        )
+        told = here.json(*asked)
+        assert [cell["state"] for cell in told["cells"]] == ["done", "done"]
+        assert here.json(*asked)["cells"] == told["cells"]
+        assert here.json("--host", "box", "study", "resume")["cells"] == told["cells"]
+        assert {path.name for path in (box.home / "runs").iterdir()} == {cell["run_id"] for cell in told["cells"]}
+        refused = here("study", "show", rc=2).stderr
+        assert "are in box, not in the daemon of this machine" in refused and "cwtool --host box study" in refused
+        assert here.json("study", "list")["studies"][0]["cells"] == {"done": 2}
+    finally:
+        stop_daemon(here.settings)
+        stop_daemon(box.settings)

@@ -382,8 +382,6 @@ def test_the_answer_is_written_when_all_cells_have_ended(
     assert written["findings"] == [{"sentence": "many", "overturned_by": "fewer"}]
     assert [cell["error"] for cell in written["cells"]] == ["", "", "it has no weights"]
     assert {path.name for path in folder.path.iterdir()} >= {"answer.json", "counts.csv", "cells.csv"}
-    (folder.path / "registration.json").write_text('{"when": 1}')
-    assert study_report(folder, runner).to_plain()["registered"]
 
 
 def test_texts_that_can_be_read_once_are_refused(tmp_path: Path) -> None:

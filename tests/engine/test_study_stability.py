@@ -186,3 +186,18 @@ def test_runs_of_a_real_model_on_other_texts_are_answered() -> None:
     assert len(told) == 3
     for entry in answer.tables:
         assert entry.table.from_bytes(entry.table.to_bytes(entry.rows)) == list(entry.rows)
+
+
+def test_a_pair_counts_once_where_the_rest_of_the_grid_changes_nothing_in_its_rankings() -> None:
+    grid = [(dtype, seed) for dtype in ("float32", "bfloat16") for seed in (0, 1)]
+    for metric, pairs in (("grad_x_weight", 1), ("taylor", 2)):  # seeds draw nothing, and signs of tokens
+        runs = [ranked(19, 1 if dtype == "float32" else 2, metric, dtype=dtype, seed=seed) for dtype, seed in grid]
+        of_dtype = next(row for row in rows(stable(runs, "dtype", "seed"), "stability.csv") if row.axis == "dtype")
+        assert (of_dtype.pairs - of_dtype.left_out, of_dtype.shared) == (pairs, 19)
+
+
+def test_a_collapse_is_named_and_enters_no_figure() -> None:
+    damage = [[Planted("taylor", 20, delta=delta)] for delta in (0.5, math.inf)]
+    answer = stable([ranked(20, seed, seed=seed, damage=damage[seed]) for seed in (0, 1)], "seed")
+    assert rows(answer, "stability_damage.csv") == []
+    assert any("the loss is not finite" in said for said in answer.refused)

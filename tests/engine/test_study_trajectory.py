@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -179,3 +180,9 @@ def test_runs_of_real_models_are_answered() -> None:
     assert len(rows(answer, "trajectory.csv")) == 6  # also of matrices alone
     for entry in answer.tables:
         assert entry.table.from_bytes(entry.table.to_bytes(entry.rows)) == list(entry.rows)
+
+
+def test_runs_of_early_versions_have_no_chance_level_and_are_refused() -> None:
+    early = [dataclasses.replace(run, ranked=()) for run in planted()]
+    answer = trajectory(*early)
+    assert "not concluded: what chance gives is not known" in answer.sentence and "early version" in answer.refused[0]

@@ -59,10 +59,11 @@ def test_a_model_is_as_large_and_as_good_as_the_readme_says(name: str, step: int
     assert plain_nats_per_byte(folder, split(documents)[1]) == pytest.approx(float(loss), abs=TOLERANCE)
 
 
-def test_larger_models_predict_better_and_the_low_end_hardly_at_all() -> None:
+def test_more_weights_predict_better_as_far_as_the_texts_go_and_the_low_end_guesses() -> None:
     losses = {name: float(cells[3]) for (name, step), cells in ROWS.items() if step == LADDER[name].steps}
     sizes = [losses[name] for name in SIZES.values()]
-    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] - 0.1 > sizes[1]
+    assert sizes[1] - 0.03 > max(sizes[2:])
     assert losses["neox-32"] > math.log(END + 1) - 0.1
     assert sizes[0] < 2
 

@@ -173,8 +173,8 @@ def _findings(rows: Sequence[MinSizeRow]) -> Iterator[Finding]:
         yield Finding(
             f"{row.model} ({size(row.parameters)}) {'passes' if row.passes else f'fails, as {row.why}'}: {stable}; "
             f"{row.outcome} beside its controls, {damage}",
-            f"another division of the texts by which the halves share "
-            f"{'less' if row.passes else 'at least'} {LEAST_SHARE:.0%}, or controls that do {'more' if row.passes else 'less'}",
+            f"another division of the texts by which the halves share {'less than' if row.passes else 'at least'} "
+            f"{LEAST_SHARE:.0%}, or controls that do {'more' if row.passes else 'less'}",
         )
     lucky = [row for row in rows if row.passes and not row.relied_on]
     if lucky:

@@ -142,7 +142,7 @@ def answer(runs: Sequence[StudyRun]) -> Answer:
     ]
     return Answer(
         "stability",
-        _sentence(found),
+        _sentence(found) if found or not pairs else "no two runs have a ranking of the same weights",
         findings=tuple(finding for of_metric in _by_metric(found) for finding in _findings(of_metric)),
         tables=(
             TableRows(AXES, [entry.row for entry in found]),
@@ -354,6 +354,12 @@ def _refused(runs: Sequence[StudyRun], found: Sequence[OnAxis]) -> Iterator[str]
             )
     yield from _across_models(runs, found)
     for run in runs:
+        for point in run.report.damage:
+            if point.selection == "critical" and point.collapsed_at:
+                yield (
+                    f"{run.cell.label}: with the top {point.k:,} by {point.metric} damaged by {point.perturbation} the loss is "
+                    f"not finite, so its damage is in no figure"
+                )
         if not any(run in (pair.first, pair.second) for pair in pairs_of(runs)):
             yield f"{run.cell.label}: no other run differs from it in one value alone"
 

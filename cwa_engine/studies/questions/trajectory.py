@@ -140,7 +140,10 @@ def _follow(trajectory: Trajectory, metric: str) -> OneTrajectory:
     k = min(run.report.spec.topk[0] for run in trajectory.runs)
     if why := why_not(trajectory, metric):
         return OneTrajectory(trajectory, metric, k, why)
-    overlaps, weights = overlap_with_last(trajectory, metric, k), tuple(histories(trajectory, metric, k))
+    overlaps = overlap_with_last(trajectory, metric, k)
+    if unknown := [row.unknown for row in overlaps if _by_chance(row)[1] is None]:
+        return OneTrajectory(trajectory, metric, k, f"what chance gives is not known, as {unknown[0]}")
+    weights = tuple(histories(trajectory, metric, k))
     steps = tuple(_steps(trajectory, metric, k, overlaps, weights))
     return OneTrajectory(trajectory, metric, k, "", tuple(overlaps), weights, steps)
 
@@ -292,7 +295,7 @@ def _damage_finding(one: OneTrajectory, where: str) -> Finding:
 
 
 def _nothing(found: Sequence[OneTrajectory]) -> str:
-    why = found[0].refused if found else f"no run is done, and a trajectory needs at least {LEAST} revisions"
+    why = found[0].refused if found else f"a trajectory needs rankings of at least {LEAST} revisions, and there is none"
     return f"when weights became critical is not concluded: {why}"
 
 
