@@ -123,6 +123,10 @@ class StudyScreen(OfStudies):
     def run_in_view(self) -> str | None:
         return self._run_of(self.query_one(StudyGrid).cursor_key) if self.is_mounted else None
 
+    @property
+    def exported_of(self) -> str:
+        return self.study_id
+
     def _run_of(self, key: str | None) -> str | None:
         """Run id of the cell in a row."""
         return next((entry.run_id for entry in self._progress if str(entry.cell.number) == key), "") or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,9 +13,11 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from cwa_engine.base.errors import RunFailed
+from cwa_engine.records.run_id import short_id
 from cwa_engine.studies import registry
 from cwa_engine.studies.folder import StudyFolder
-from cwa_engine.studies.study import Study
+from cwa_engine.studies.identity import identity_of
+from cwa_engine.studies.study import Study, cells_of
 from cwa_tui.app import CwtoolApp
 from cwa_tui.screens.compare import CompareScreen
 from cwa_tui.screens.new_study import NewStudyScreen
@@ -24,7 +27,7 @@ from cwa_tui.screens.studies import StudiesScreen
 from cwa_tui.screens.study import StudyScreen
 from cwa_tui.widgets.form_choice import ChoiceField
 from cwa_tui.widgets.row_table import RowTable
-from tests.tui.a_study import QUESTION, ends, study
+from tests.tui.a_study import MODELS, QUESTION, ends, study
 from tests.tui.fake_client import FakeDaemon, app_on, screen_text, until, warm
 from tests.tui.finished_run import finished
 
@@ -33,8 +36,9 @@ SIZES = ((80, 24), (160, 48))
 
 @pytest.fixture(scope="module", autouse=True)
 def a_run_is_made() -> None:
-    """Before any app runs, which would stand still meanwhile."""
+    """Before any app runs, which would stand still meanwhile; the hash of the code is kept, too."""
     finished(FakeDaemon())
+    identity_of(cells_of(study())[0].spec)
 
 
 @pytest.fixture(autouse=True)
@@ -198,6 +202,24 @@ async def test_the_screen_is_grey_when_the_daemon_is_gone() -> None:
         daemon.lose()
         await until(lambda: screen.has_class("-lost"))
         assert "○ queued" in screen_text(app)
+
+
+async def test_the_grid_is_exported_with_exact_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = FakeDaemon()
+    monkeypatch.chdir(tmp_path)
+    async with on_screen(daemon) as (app, pilot):
+        for run in await started(app, daemon, study()):
+            ends(daemon, run)
+        screen = await opened(app, pilot)
+        await until(lambda: "x8.62" in screen_text(app))
+        await pilot.press("x")
+        await until(lambda: "export what is seen as" in screen_text(app))
+        await pilot.press("c")
+        file = tmp_path / f"{short_id(screen.study_id)}-study-grid.csv"
+        await until(file.exists)
+        rows = list(csv.DictReader(file.open()))
+        assert [row["model"] for row in rows] == list(MODELS)
+        assert {float(row["grad_x_weight"]) for row in rows} == {4.62 + 4}
 
 
 async def test_keys_are_in_the_help() -> None:
