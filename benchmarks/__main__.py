@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cases, service, terminal
+from benchmarks import cases, queries, service, terminal
 from benchmarks.measure import in_a_process_of_its_own, ratio_in_turns, spread
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.methods.metrics import Needs
@@ -139,6 +139,11 @@ def many_rows() -> str:
     return f"{opened} s; to the last row in {jumped} s; {memory / MB:,.0f} MB resident"
 
 
+def queried() -> str:
+    first, later, with_a_new_run = queries.over_many_runs(2 * ROUNDS)
+    return f"{later} s; after one new run {with_a_new_run} s; the first time, which takes them up, {first:.3g} s"
+
+
 # (width, inner width, blocks) of models; the key is about their weights in millions
 SIZES = {10: (256, 704, 12), 30: (384, 1024, 16), 100: (640, 1728, 20), 300: (1024, 2752, 24), 1000: (2048, 5632, 19)}
 MANY_TEXTS = (1, 3, 9)
@@ -206,6 +211,7 @@ BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("(k)", "the full-screen interface at rest, of one core", "at most 1 %, below 100 MB", interface_at_rest),
     ("(k)", "its screen of a run that goes on, of one core", "at most 5 %", interface_during_a_run),
     ("(k)", f"opening a run of {terminal.MANY:,} weights in it", "at most 1 s", many_rows),
+    ("(l)", f"cwtool results query of three tables, {queries.RUNS:,} runs", "at most 1 s", queried),
 )
 
 

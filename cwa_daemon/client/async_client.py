@@ -181,6 +181,8 @@ class AsyncClient:
         Raises InvalidInput for what cannot be a tag, and VersionMismatch for an older daemon.
         """
         self._check_marks()
+        protocol.check_tags([*add, *remove])
+        protocol.check_note(note or "")
         return Marks(**(await self._request("mark", run_id=run_id, add=[*add], remove=[*remove], note=note))["marks"])
 
     async def marks(self) -> dict[str, Marks]:

@@ -168,6 +168,7 @@ class ListJobs(Request):
         check_states(self.query.states)
         check_kinds(self.query.kinds)
         check_sort(self.sort)
+        check_tags([] if self.tag is None else [self.tag])
         return self
 
     @property
@@ -199,7 +200,7 @@ class Mark(Request):
 
     @model_validator(mode="after")
     def _in_bounds(self) -> Mark:
-        check_tags(self.add)
+        check_tags([*self.add, *self.remove])
         check_note(self.note or "")
         return self
 

@@ -56,7 +56,9 @@ def _model_missing(claim: Claim, on_disk: dict[str, int] | None) -> Obstacle | N
             "gated, not on disk",
         )
     return Obstacle(
-        f"{claim.model} is not on disk; `cwtool load {claim.model}` fetches it", ModelNotFound.exit_code, "not on disk"
+        f"{claim.model} is not on disk; `cwtool models pull {claim.model}` fetches it",
+        ModelNotFound.exit_code,
+        "not on disk",
     )
 
 

@@ -114,7 +114,8 @@ class _Attempt:
             return known.get(id(entry)) or not_measured(entry, "the baseline does not agree")
 
         judgements = tuple(of(entry) for entry in self._claim.expect)
-        return ClaimResult(self._claim, GATE_REFUSED, judgements, self._runs)
+        why = "model, texts or protocol are not those of the source: `cwtool reproduce show` names them"
+        return ClaimResult(self._claim, GATE_REFUSED, judgements, self._runs, why)
 
     def _spec_of(self, step: Step) -> RunSpec:
         if not (rule := step.weights_of):

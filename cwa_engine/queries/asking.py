@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from cwa_engine.base.errors import InvalidInput, NotFound, OutOfMemory, did_you_mean
+from cwa_engine.base.errors import InvalidInput, NotFound, OutOfMemory, OutputError, did_you_mean
 from cwa_engine.base.places import runs_folder, state_folder
 from cwa_engine.base.version import __version__
 from cwa_engine.queries.batches import literal, quoted
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the cache, beside its columns and the version of cwtool
 MEMORY = "2GB"  # that a query may take
-MARKS = {"tags": f"{TEXT}[]", "note": TEXT}  # columns of `runs` that a run folder does not have
+MARKS = {"tags": f"{TEXT}[]", "note": TEXT, "studies": f"{TEXT}[]"}  # columns of `runs` that a run folder does not have
 _SELECTS = ("SELECT", "MULTI")  # types of statements; PIVOT is a MULTI
+_ABOUT_STUDIES = re.compile(r"\bstudies\b|(?<!\()\*", re.IGNORECASE)  # count(*) is not
 _LIST = "`cwtool results query --tables` lists tables and columns"
 
 
@@ -92,10 +93,11 @@ def query(
         connection.execute("SET enable_progress_bar = false")
         asked = _tables_of(connection, sql)
         found = _up_to_date(connection, folder, asked, say, stack) if runs or folder.is_dir() else UpToDate({}, ())
-        for table in {*asked, *found.parts}:  # one that the SQL does not name in so many words is not there
-            _make_view(connection, table, found, marks or {})
+        for table in {RUNS.name, *asked, *found.parts}:  # one that the SQL does not name in so many words is not there
+            _make_view(connection, table, found)
+        _add_marks(connection, marks or {}, _studies_of_runs(say) if _ABOUT_STUDIES.search(sql) else {})
         _lock(connection, [part.batch.source for parts in found.parts.values() for part in parts])
-        with _explained(sql):
+        with _explained():
             cursor = connection.execute(sql)
             described = cursor.description or []
             rows = cursor.fetchall() if limit is None else cursor.fetchmany(limit + 1)
@@ -116,7 +118,9 @@ def _import_duckdb() -> None:
 
 def _tables_of(connection: DuckDBPyConnection, sql: str) -> set[str]:
     """The tables that a query reads, tried on empty ones: what is wrong with it is said before anything is taken up."""
-    with _explained(sql):
+    if "\0" in sql or any("\ud800" <= character <= "\udfff" for character in sql):
+        raise InvalidInput("the query holds what is no text", hint="write it in UTF-8")
+    with _explained():
         statements = connection.extract_statements(sql)
         if len(statements) != 1:
             what = "nothing was asked" if not statements else f"{len(statements)} statements were given"
@@ -160,7 +164,7 @@ def _cache_of(folder: Path, say: Say, stack: ExitStack) -> Path:
         return Path(stack.enter_context(TemporaryDirectory()))
 
 
-def _make_view(connection: DuckDBPyConnection, name: str, found: UpToDate, marks: Mapping[str, Mark]) -> None:
+def _make_view(connection: DuckDBPyConnection, name: str, found: UpToDate) -> None:
     columns = TABLES[name].columns
     parts = found.parts.get(name, ())
     rows = f"SELECT {quoted(columns)} FROM ({' UNION ALL '.join(part.sql for part in parts)})"
@@ -168,18 +172,45 @@ def _make_view(connection: DuckDBPyConnection, name: str, found: UpToDate, marks
         rows = (
             f"SELECT {', '.join(f'NULL::{kind} AS {quoted([column])}' for column, kind in columns.items())} WHERE false"
         )
-    if name == RUNS.name:
-        texts = [list(marks), ["\n".join(mark.tags) for mark in marks.values()], [mark.note for mark in marks.values()]]
-        connection.execute(
-            f"CREATE TABLE __marks AS SELECT unnest(?::{TEXT}[]) AS {RUN_ID}, unnest(?::{TEXT}[]) AS tags,"
-            f" unnest(?::{TEXT}[]) AS note",
-            texts,
-        )
-        rows = (
-            f"SELECT found.*, CASE WHEN coalesce(tags, '') = '' THEN [] ELSE string_split(tags, chr(10)) END AS tags,"
-            f" coalesce(note, '') AS note FROM ({rows}) AS found LEFT JOIN __marks USING ({RUN_ID})"
-        )
-    connection.execute(f"CREATE VIEW {quoted([name])} AS {rows}")
+    connection.execute(f"CREATE VIEW {quoted([_FOUND if name == RUNS.name else name])} AS {rows}")
+
+
+_FOUND, _MARKS = "__found", "__marks"  # what `runs` is made of
+
+
+def _add_marks(connection: DuckDBPyConnection, marks: Mapping[str, Mark], studies: Mapping[str, Sequence[str]]) -> None:
+    """Make the view of runs: what run folders have, with the tags, the note and the studies of each run."""
+    run_ids = sorted({*marks, *studies})
+    found = [marks.get(run_id, Mark()) for run_id in run_ids]
+    tags, notes = ["\n".join(mark.tags) for mark in found], [mark.note for mark in found]
+    columns = [run_ids, tags, notes, ["\n".join(studies.get(run_id, ())) for run_id in run_ids]]
+    unnested = ", ".join(f"unnest(?::{TEXT}[]) AS {name}" for name in (RUN_ID, *MARKS))
+    connection.execute(f"CREATE TABLE {_MARKS} AS SELECT {unnested}", columns)
+    lists = {
+        name: f"CASE WHEN coalesce({name}, '') = '' THEN [] ELSE string_split({name}, chr(10)) END" for name in MARKS
+    }
+    shown = {**lists, "note": "coalesce(note, '')"}
+    connection.execute(
+        f"CREATE VIEW {RUNS.name} AS SELECT {_FOUND}.*, {', '.join(f'{sql} AS {name}' for name, sql in shown.items())}"
+        f" FROM {_FOUND} LEFT JOIN {_MARKS} USING ({RUN_ID})"
+    )
+
+
+def _studies_of_runs(say: Say) -> dict[str, list[str]]:
+    """Run id -> the ids of the studies of this machine that it is a run of."""
+    from cwa_engine.studies.folder import StudyFolder
+
+    found: dict[str, list[str]] = {}
+    for folder in reversed(StudyFolder.all()):
+        try:
+            submissions, _ = folder.journal.read()
+        except OutputError as error:
+            say(f"the runs of study {folder.id} are not known: {error.message}")
+            continue
+        for submission in submissions.values():
+            if submission.run_id:
+                found.setdefault(submission.run_id, []).append(folder.id)
+    return found
 
 
 def _lock(connection: DuckDBPyConnection, files: Sequence[str]) -> None:
@@ -198,7 +229,7 @@ def _lock(connection: DuckDBPyConnection, files: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _explained(sql: str) -> Iterator[None]:
+def _explained() -> Iterator[None]:
     """Errors of DuckDB as those of cwtool."""
     import duckdb
 

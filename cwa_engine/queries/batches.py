@@ -95,8 +95,8 @@ class BatchFolder:
                     known.setdefault(name, taken)
         return known
 
-    def add(self, rows: str, runs: Runs) -> None:
-        """Keep what a SELECT gives as the rows of some runs."""
+    def add(self, rows: str, runs: Runs) -> Path:
+        """Keep what a SELECT gives as the rows of some runs; gives the file."""
         scratch = scratch_path(self._folder / "batch")
         metadata = json.dumps({name: [taken.signature, taken.run_id] for name, taken in runs.items()})
         try:
@@ -108,18 +108,17 @@ class BatchFolder:
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
-        batch = self._open(path)
-        if batch and batch.path not in {known.path for known in self._batches}:
+        if path not in {batch.path for batch in self._batches} and (batch := self._open(path)):
             self._batches.append(batch)
+        return path
 
     def tidy(self, current: Runs) -> None:
         """Remove batches of which no run counts, and bring the others together where there are many."""
         parts = self.parts(current)
         if len(parts) > MOST_FILES:
             runs = {name: current[name] for part in parts for name in part.counted}
-            self.add(" UNION ALL ".join(part.sql for part in parts), runs)
-            together = self._batches.pop()
-            parts = [Part(together, frozenset(runs))]
+            together = self.add(" UNION ALL ".join(part.sql for part in parts), runs)
+            parts = [Part(batch, frozenset(runs)) for batch in self._batches if batch.path == together] or parts
         useful = {part.batch.path for part in parts}
         for batch in self._batches:
             if batch.path not in useful:

@@ -9,11 +9,12 @@ import json
 import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.errors import CwaError
 from cwa_engine.base.table import csv_text
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 MANY = 200  # runs to be taken up, of which something is said before
+AT_ONCE = 1000  # runs whose summaries are in memory
+MOST_TEXT = 2**26  # characters of tables in memory
 MOST_LINE = 2**24  # bytes
 
 
@@ -63,7 +66,8 @@ class Archive:
         current = signatures(self._runs)
         summaries = {table.name: self._batches(table) for table in SUMMARY_TABLES}
         self._take_up_summaries(current, summaries)
-        sound = self._without_copies(summaries[RUNS.name].known(current))
+        known = summaries[RUNS.name].known(current)
+        sound = self._without_copies({name: run for name, run in known.items() if name not in self._left_out})
         files = {table.name: self._batches(table) for table in FILE_TABLES if table.name in asked}
         for batches in files.values():
             self._take_up_files(sound, batches)
@@ -84,82 +88,86 @@ class Archive:
                 self._left_out[name] = f"it holds the same run as {other}"
         return {name: known[name] for name in first.values()}
 
-    # summaries
-
     def _take_up_summaries(self, current: Mapping[str, str], folders: Mapping[str, BatchFolder]) -> None:
         known = [set(batches.known(current)) for batches in folders.values()]
         missing = sorted(current.keys() - set.intersection(*known))
         if len(missing) >= MANY:
             self._say(f"taking up {len(missing):,} runs; from now on only what is new is read")
-        taken: dict[str, Taken] = {}
-        with ExitStack() as stack:
-            files = {table.name: stack.enter_context(self._scratch()) for table in SUMMARY_TABLES}
-            for name in missing:
+        for first in range(0, len(missing), AT_ONCE):
+            lines: dict[str, dict[str, str]] = {table.name: {} for table in SUMMARY_TABLES}
+            taken: dict[str, Taken] = {}
+            for name in missing[first : first + AT_ONCE]:
                 try:
                     report = open_run(self._runs / name)
-                    lines = {table.name: _json_lines(table, name, report) for table in SUMMARY_TABLES}
+                    taken[name] = Taken(current[name], report.run_id)
+                    for table in SUMMARY_TABLES:
+                        lines[table.name][name] = _json_lines(table, name, report)
                 except CwaError as error:
                     self._left_out[name] = error.message
-                    continue
-                for table_name, text in lines.items():
-                    files[table_name].write(text)
-                taken[name] = Taken(current[name], report.run_id)
             for table in SUMMARY_TABLES:
-                if taken:
-                    folders[table.name].add(_json_rows(table, _source(files[table.name])), taken)
-
-    def _scratch(self) -> IO[str]:
-        """A file without a name, for what DuckDB is to read."""
-        return TemporaryFile("w+", encoding="utf-8", newline="", dir=self._cache)
-
-    # tables in files
+                self._keep(folders[table.name], lines[table.name], taken, partial(_json_rows, table))
 
     def _take_up_files(self, sound: Runs, batches: BatchFolder) -> None:
-        import duckdb
-
         table = batches.table
         assert isinstance(table, FileTable)
-        missing = sorted(sound.keys() - batches.known({name: run.signature for name, run in sound.items()}).keys())
-        if not missing:
+        select = partial(_csv_rows, table)
+        texts: dict[str, str] = {}
+        size = 0
+        for name in sorted(sound.keys() - batches.known({name: run.signature for name, run in sound.items()}).keys()):
+            try:
+                texts[name] = csv_text(self._rows(table, name, sound[name].run_id))
+            except (CwaError, ValueError) as error:
+                self._leave_out(name, table, error.message if isinstance(error, CwaError) else str(error))
+                continue
+            size += len(texts[name])
+            if size > MOST_TEXT:
+                self._keep(batches, texts, sound, select)
+                texts, size = {}, 0
+        self._keep(batches, texts, sound, select)
+
+    def _keep(self, batches: BatchFolder, texts: Mapping[str, str], runs: Runs, select: Callable[[str], str]) -> None:
+        """Keep the rows of some runs, each written out in a text. A run whose rows DuckDB does not take is left out.
+
+        `select` gives the SELECT that reads such a text.
+        """
+        import duckdb
+
+        if not texts:
             return
         try:
-            self._keep_files(missing, sound, batches)
-        except duckdb.Error:  # a value of one of them is not what its column holds
-            self._keep_files([name for name in missing if self._can_be_read(table, name)], sound, batches)
+            self._add(batches, texts, runs, select)
+        except duckdb.Error:
+            fit = {name: text for name, text in texts.items() if self._fits(batches.table, name, text, select)}
+            if len(fit) == len(texts):
+                raise
+            self._keep(batches, fit, runs, select)
 
-    def _keep_files(self, names: Iterable[str], sound: Runs, batches: BatchFolder) -> None:
-        table = batches.table
-        assert isinstance(table, FileTable)
-        taken: dict[str, Taken] = {}
-        with self._scratch() as file:
-            for name in names:
-                try:
-                    rows = list(self._rows(table, name, sound[name].run_id))
-                except (CwaError, ValueError) as error:
-                    self._leave_out(name, table, error.message if isinstance(error, CwaError) else str(error))
-                    continue
-                file.write(csv_text(rows))
-                taken[name] = sound[name]
-            batches.add(_csv_rows(table, _source(file)), taken)
+    def _add(self, batches: BatchFolder, texts: Mapping[str, str], runs: Runs, select: Callable[[str], str]) -> None:
+        with self._written(texts.values()) as source:
+            batches.add(select(source), {name: runs[name] for name in texts})
 
-    def _can_be_read(self, table: FileTable, name: str) -> bool:
-        """Whether DuckDB takes the rows of a run; else it is left out."""
+    def _fits(self, table: QueryTable, name: str, text: str, select: Callable[[str], str]) -> bool:
         import duckdb
 
         try:
-            with self._scratch() as file:
-                file.write(csv_text(self._rows(table, name, "")))
-                self._connection.execute(_csv_rows(table, _source(file))).fetchall()
+            with self._written([text]) as source:
+                self._connection.execute(select(source)).fetchall()
         except duckdb.Error as error:
             why = re.search(r"Error when converting.*", str(error))
             self._leave_out(name, table, why[0] if why else str(error).partition("\n")[0])
             return False
-        except (CwaError, ValueError):
-            pass  # it is named when its rows are to be kept
         return True
 
-    def _leave_out(self, name: str, table: FileTable, why: str) -> None:
+    def _leave_out(self, name: str, table: QueryTable, why: str) -> None:
         self._left_out[name] = f"its {table.name} cannot be read: {why}"
+
+    @contextmanager
+    def _written(self, texts: Iterable[str]) -> Iterator[str]:
+        """Texts in a file that has no name; gives what DuckDB opens to read it."""
+        with TemporaryFile("w", encoding="utf-8", newline="", dir=self._cache) as file:
+            file.writelines(texts)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
 
     def _rows(self, table: FileTable, name: str, run_id: str) -> Iterator[list[str]]:
         folder = self._runs / name
@@ -167,12 +175,6 @@ class Archive:
             before = [name, run_id, *([named] if table.name_gives else [])]
             for row in _in_order(table.table.row, read_checked(folder, file)):
                 yield [*before, *row]
-
-
-def _source(file: IO[str]) -> str:
-    """What DuckDB opens to read a file that has no name."""
-    file.flush()
-    return f"/proc/self/fd/{file.fileno()}"
 
 
 def _in_order(row: type, content: bytes) -> Iterator[Sequence[str]]:

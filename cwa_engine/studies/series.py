@@ -69,9 +69,9 @@ def model_of(run: StudyRun) -> str:
     return ", ".join([values.get("model", run.report.model.name), *further])
 
 
-def others_of(run: StudyRun) -> str:
-    """What else differs between the cells of a study than the model: `seed 1`."""
-    return ", ".join(f"{name} {value}" for name, value in run.cell.values.items() if name not in OF_MODEL)
+def others_of(run: StudyRun, of_model: Sequence[str] = ("model",)) -> str:
+    """What else differs between the cells of a study than the model: `seed 1`. `of_model` are fields that belong to it."""
+    return ", ".join(f"{name} {value}" for name, value in run.cell.values.items() if name not in of_model)
 
 
 def series_of(runs: Iterable[StudyRun]) -> list[Series]:

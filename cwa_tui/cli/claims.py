@@ -12,8 +12,7 @@ from rich.text import Text
 
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.claims.claim import BASELINE, Claim, Expectation
-from cwa_engine.claims.judging import AGREES, DISAGREES, NO_FIGURE
-from cwa_engine.claims.measures import Measured
+from cwa_engine.claims.judging import AGREES, DISAGREES, NO_FIGURE, Judgement
 from cwa_engine.claims.obstacles import Obstacle
 from cwa_engine.claims.running import ClaimResult
 from cwa_engine.rows import to_plain
@@ -105,7 +104,7 @@ def _judgements(result: ClaimResult) -> LineTable:
             {
                 "what": _what(entry.expectation, result.claim),
                 "claimed": claimed(entry.expectation),
-                "measured": _shown(entry.measured) if entry.measured else entry.reason,
+                "measured": _shown(entry) if entry.measured else entry.reason,
                 "agrees": _SIGNS[entry.agreement],
             },
             {"agrees": _STYLES.get(entry.agreement, "")},
@@ -134,14 +133,17 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else fmt.number(value)
 
 
-def _shown(found: Measured) -> str:
-    if isinstance(found.value, str):
-        return found.value
+def _shown(judgement: Judgement) -> str:
+    """The value with its interval; of one that does not agree all digits that tell it from the claimed one."""
+    found = judgement.measured
+    if found is None or isinstance(found.value, str):
+        return str(found.value) if found else ""
     if not math.isfinite(found.value):
         return found.note or fmt.NOT_FINITE
     low, high = found.low, found.high
     interval = f" [{fmt.number(low)}, {fmt.number(high)}]" if fmt.is_known(low) and fmt.is_known(high) else ""
-    return f"{_number(found.value)}{interval}"
+    value = f"{found.value:.8g}" if judgement.agreement == DISAGREES else _number(found.value)
+    return f"{value}{interval}"
 
 
 def _what(entry: Expectation, claim: Claim) -> str:

@@ -102,7 +102,7 @@ def _marks(sql: str) -> dict[str, Mark]:
     """Tags and notes of all runs, where a query is about them. It is not for its own sake that a daemon is started."""
     from cwa_engine.queries.asking import Mark
 
-    if not re.search(r"\b(tags|note)\b|\*", sql, re.IGNORECASE):
+    if not re.search(r"\b(tags|note)\b|(?<!\()\*", sql, re.IGNORECASE):
         return {}
     try:
         with connect(start=False) as client:

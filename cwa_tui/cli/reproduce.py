@@ -37,7 +37,9 @@ Which = Annotated[
 
 @reproduce.command("list")
 def list_claims(
-    query: Annotated[str, typer.Argument(help="Only claims that have this in id, model or source.")] = "",
+    search: Annotated[
+        str, typer.Option("--search", "-S", help="Only claims with all of these words in id, title, model or source.")
+    ] = "",
     runnable: Annotated[bool, typer.Option("--runnable", help="Only those that can be measured here.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -45,7 +47,7 @@ def list_claims(
     from cwa_engine.claims.table import published_claims
     from cwa_tui.cli.claims import claims_as_plain, claims_table
 
-    named = [claim for claim in published_claims() if query.lower() in _searched(claim)]
+    named = [claim for claim in published_claims() if _has_words(claim, search)]
     found = [(claim, obstacle) for claim, obstacle in _with_obstacles(named) if not (runnable and obstacle)]
     if as_json:
         show({"claims": claims_as_plain(found)})
@@ -151,5 +153,6 @@ def _with_obstacles(claims: list[Claim]) -> list[tuple[Claim, Obstacle | None]]:
     return [(claim, obstacle_to(claim, on_disk)) for claim in claims]
 
 
-def _searched(claim: Claim) -> str:
-    return f"{claim.id} {claim.model} {claim.source} {claim.title}".lower()
+def _has_words(claim: Claim, search: str) -> bool:
+    text = f"{claim.id} {claim.title} {claim.model} {claim.source}".lower()
+    return all(word in text for word in search.lower().split())

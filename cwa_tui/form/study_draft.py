@@ -90,6 +90,12 @@ class StudyDraft:
         """The draft with one more model."""
         return self.with_text("models", f"{self.models.rstrip()} {shlex.quote(name)}".strip())
 
+    @property
+    def needs(self) -> str:
+        """What the question's runs have where nothing else is chosen, as options; empty for nothing."""
+        needed = STUDY_QUESTIONS[self.question].run if self.question in STUDY_QUESTIONS else {}
+        return shlex.join(option_words({name: value for name, value in needed.items() if name not in self.run.values}))
+
     def checked(self) -> CheckedStudy:
         """The study, or a problem for each field that is wrong."""
         try:

@@ -107,8 +107,9 @@ class NewStudyScreen(FormScreen):
         whole = problems.pop("", None)
         for section in self.query(FormSection):
             section.note(self._draft.run, sum(entry.field in problems for entry in section.section.entries))
+        said = {"models": self._about_models, "question": self._about_question}
         for row in self.query(FormField):
-            about = self._about_models if row.entry.field == "models" else ""
+            about = said.get(row.entry.field, "")
             row.tell(whole if row.entry.field == "question" and whole else problems.get(row.entry.field), about)
             if row.here:
                 self._suggest(row)
@@ -125,6 +126,11 @@ class NewStudyScreen(FormScreen):
     @property
     def _about_models(self) -> str:
         return f"{len(self._names)} models" if len(self._names) > 1 else ""
+
+    @property
+    def _about_question(self) -> str:
+        needs = self._draft.needs
+        return f"its runs have {needs}, where nothing else is chosen below" if needs else ""
 
     def _wrong_model(self) -> Problem | None:
         """The first name that is none, as far as that is known here."""

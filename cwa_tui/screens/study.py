@@ -56,7 +56,7 @@ class StudyScreen(OfStudies):
         #answer, #failed { padding: 0 1; scrollbar-size-vertical: 1; }
         #answer-text, #failed-text { height: auto; }
         #study-grid, #answer-table { height: 1fr; }
-        #grid-note, #table-note { height: auto; max-height: 2; padding: 0 1; color: $text-muted; }
+        #grid-note, #table-note { height: auto; max-height: 3; padding: 0 1; color: $text-muted; }
         #figure { padding: 0 1; }
     }
     StudyScreen.-lost RowTable { text-style: dim; }
@@ -156,9 +156,10 @@ class StudyScreen(OfStudies):
         grid.show(Rows(table.columns, table.rows))
         grid.retitle(f"grid · {counted(study.progress)}")
         missing = left_out(table, grid.room) if not grid.look.columns and grid.room > 0 else []
-        note = Text(f"times the perplexity of the intact model, at the largest k compared · {LEGEND}")
-        if missing:
-            note.append(f"\nright shows {len(missing)} more: ").append_text(words(", ".join(missing)))
+        legend = f"times the perplexity of the intact model, at the largest k compared · {LEGEND}"
+        more = [f"right shows {len(missing)} more: {', '.join(missing)}"] if missing else []
+        more += ["5 says why"] if study.count("failed") else []
+        note = words("\n".join(filter(None, (" · ".join(more), legend))))
         self.query_one("#grid-note", QuietStatic).say(note)
 
     def _stage(self, run_id: str) -> Stage | None:
@@ -184,7 +185,7 @@ class StudyScreen(OfStudies):
         self._table %= len(tables)
         shown = answer_table(tables[self._table])
         table.show(Rows(shown.columns, shown.rows), nothing="this table has no rows")
-        table.retitle(f"{shown.title} · {self._table + 1} of {len(tables)}")
+        table.retitle(f"{self._table + 1} of {len(tables)}: {shown.title}")
         missing = left_out(shown, table.room) if not table.look.columns and table.room > 0 else []
         more = [f"m: table {(self._table + 1) % len(tables) + 1}"] if len(tables) > 1 else []
         more += [f"right shows {len(missing)} more: {', '.join(missing)}"] if missing else []
@@ -267,9 +268,15 @@ def _head(study: KnownStudy, now: float) -> Text:
     registered = " · registered before its first run" if study.is_registered else ""
     said.append(f" · {counted(study.progress)} · asked {fmt.age(study.created, now - now % 10)} ago{registered}")
     if study.answer:
-        part = "" if study.complete else f"so far, of {len(study.done_runs)} runs: "
+        part = "" if study.complete else f"so far, of {_counted_runs(study)}: "
         return said.append("\n").append_text(words(f"{part}{study.answer.sentence}", "bold"))
     return said.append("\n").append_text(words(study.why_no_answer, "bold")) if study.why_no_answer else said
+
+
+def _counted_runs(study: KnownStudy) -> str:
+    """`1 run`, `12 runs`."""
+    count = len(study.done_runs)
+    return f"{count} {'run' if count == 1 else 'runs'}"
 
 
 def _answer(study: KnownStudy, answer: Answer | None) -> Text:

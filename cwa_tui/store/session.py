@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Protocol
 
 from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Marks, Sample, StatusView
 from cwa_engine.base.errors import CwaError, DaemonUnreachable, InvalidInput, NoDaemon
@@ -16,12 +16,14 @@ from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.tables import topk_table
 from cwa_engine.runner import Runner
 from cwa_engine.spec import RunSpec
-from cwa_engine.studies.study import Study
 from cwa_tui.store.events import read_job_event
 from cwa_tui.store.followed_run import run_after
 from cwa_tui.store.state import ConnectionState, TuiStore
-from cwa_tui.store.study_watch import StudyWatch
 from cwa_tui.tables.ranking import RankingRows
+
+if TYPE_CHECKING:
+    from cwa_engine.studies.study import Study
+    from cwa_tui.store.study_watch import StudyWatch
 
 ACTIVE = JobQuery(limit=20, states=("queued", "paused", "running"), descending=False)
 
@@ -87,7 +89,8 @@ class Session:
         self.started: set[str] = set()  # run ids of what the user started here
         self._fetching: dict[tuple[str, str], asyncio.Task[None]] = {}  # run id and file
         self._complain: Callable[[Exception], None] = lambda error: None
-        self.studies = StudyWatch(self.store, pace.idle_poll_s, lambda: runner(self.client))
+        self._runner = runner
+        self._studies_shown = asyncio.Event()
 
     async def keep_up(self, complain: Callable[[Exception], None]) -> None:
         """Poll, and follow the runs that are watched, for ever; connect again whenever the connection fails.
@@ -95,14 +98,14 @@ class Session:
         The first time, and when the user asks for it, a daemon is started where none runs. `complain` is called with the
         error of a run that cannot be followed. The store says that the daemon is lost.
         """
-        self._complain = self.studies.complain = complain
+        self._complain = complain
         start = True
         while True:
             try:
                 self._client = await self._connect(start)
                 self.store.is_starting(False)
                 self._list_anew = True
-                async with _beside(self._follow_watched(self._client)), _beside(self.studies.keep_up(self._client)):
+                async with _beside(self._follow_watched(self._client)), _beside(self._keep_up_studies(self._client)):
                     await self._poll(self._client)
             except Exception as error:  # the answer to every error is the same: say so, and connect again
                 self.store.is_starting(False)
@@ -198,6 +201,22 @@ class Session:
             pass  # polling fails as well, says so, and connects again
         except Exception as error:
             self._complain(error)
+
+    # studies
+
+    @cached_property
+    def studies(self) -> StudyWatch:
+        """Keeps the studies in the store up to date while a screen watches them."""
+        from cwa_tui.store.study_watch import StudyWatch  # numpy comes with what answers are made of: 0.2 s
+
+        self._studies_shown.set()
+        watch = StudyWatch(self.store, self.pace.idle_poll_s, lambda: self._runner(self.client))
+        watch.complain = self._complain
+        return watch
+
+    async def _keep_up_studies(self, client: DaemonClient) -> None:
+        await self._studies_shown.wait()
+        await self.studies.keep_up(client)
 
     # results
 

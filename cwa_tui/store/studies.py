@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cwa_engine.records.run_summary import RunSummary
-from cwa_engine.studies.answer import Answer
-from cwa_engine.studies.progress import CellProgress
-from cwa_engine.studies.study import Study
+
+if TYPE_CHECKING:
+    from cwa_engine.studies.answer import Answer
+    from cwa_engine.studies.progress import CellProgress
+    from cwa_engine.studies.study import Study
 
 
 @dataclass(frozen=True, slots=True)

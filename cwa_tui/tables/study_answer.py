@@ -7,10 +7,10 @@ import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from cwa_engine.questions.question import TableRows
-from cwa_tui.tables.columns import Column
+from cwa_tui.tables.columns import Column, Cut
 from cwa_tui.tables.rows import TableRow, ViewTable
 from cwa_tui.text import format as fmt
 
@@ -24,8 +24,8 @@ _APART = 10.0  # a logarithmic axis is used where the largest is at least so man
 def answer_table(found: TableRows[Any]) -> ViewTable:
     """A column for each field of the rows. Texts are as long as they are; numbers are shown short, and kept exactly.
 
-    What all rows have in common stands in the title, and columns without a value are hidden. In a narrow table the names, the
-    figure and its interval stay longest.
+    What all rows have in common stands in the title, and columns without a value are hidden. Where there is no room for all
+    others, these stay: what rows are of, what was measured and its interval, then the others in the order of the fields.
     """
     hints = typing.get_type_hints(found.table.row)
     names = [field.name for field in dataclasses.fields(found.table.row)]
@@ -38,13 +38,10 @@ def answer_table(found: TableRows[Any]) -> ViewTable:
         name: of[0] for name, of in cells.items() if len(of) > 1 and len(set(of)) == 1 and not _is_figure(hints[name])
     }
     empty = [name for name in names if all(row.values[name] in (None, "") for row in rows)]
-    kept = (_with_interval(names) or ()) + (names[0],)
-    columns = tuple(
-        _column(
-            name, 0 if name in kept else place + 1, hints[name], cells[name], hidden=name in common or name in empty
-        )
-        for place, name in enumerate(names)
-    )
+    hidden = {*common, *empty}
+    first = [name for name in ("model", *ACROSS, *SERIES) if name in names and name not in hidden]
+    wanted = list(dict.fromkeys([*first, *(_with_interval(names) or ()), *names]))
+    columns = tuple(_column(name, wanted.index(name), hints[name], cells[name], name in hidden) for name in names)
     title = found.table.name.removesuffix(".csv").replace("_", " ")
     same = ", ".join(f"{name.replace('_', ' ')} {cell}" for name, cell in common.items() if name not in empty)
     return ViewTable(f"{title} · of all: {same}" if same else title, columns, tuple(rows))
@@ -55,14 +52,15 @@ def _is_figure(kind: object) -> bool:
     return float in (kind, *typing.get_args(kind))
 
 
-def _column(name: str, optional: int, kind: object, cells: Sequence[str], hidden: bool) -> Column:
+def _column(name: str, place: int, kind: object, cells: Sequence[str], hidden: bool) -> Column:
+    """`place` is that among the columns by how much they are wanted; the first is always there."""
     is_number = not {int, float}.isdisjoint({kind, *typing.get_args(kind)})
     label = name.replace("_", " ")
     longest = max(map(len, (label, *cells)))
     if is_number:
-        return Column(name, label, min(longest, 12), most=longest, right=True, optional=optional, hidden=hidden)
-    cut: Literal["start", "middle"] = "start" if name == "model" else "middle"
-    return Column(name, label, min(longest, 16), most=longest, cut=cut, optional=optional, hidden=hidden)
+        return Column(name, label, min(longest, 12), most=longest, right=True, optional=place, hidden=hidden)
+    cut: Cut = "start" if name == "model" else "middle"
+    return Column(name, label, min(longest, 16), most=longest, cut=cut, optional=place, hidden=hidden)
 
 
 def _shown(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 STATES = {
+    "waiting": "of a study's cell: it is not queued yet",
     "queued": "it waits for its turn",
     "paused": "it waits until you resume it",
     "running": "a worker is at it",
@@ -25,6 +26,12 @@ _COLUMNS = {
     "progress": "the stage and how far it is, or the error",
     "took": "working time of a worker, without waiting",
     "age": "since it was created",
+    # studies
+    "question": "what the study asks",
+    "cells": "runs that are done, of all, and how many failed",
+    "answer": "the answer's sentence, once all cells have ended",
+    "cell": "number of the run in the study",
+    "why": "the error of a cell that failed, and what to do",
     # rankings
     "rank": "place in the ranking, 1 is the most critical",
     "target": "parameter [output feature, input feature]",

@@ -49,6 +49,8 @@ def _scale(is_log: bool) -> str:
 
 
 def _paint(plot: Plot, figure: Figure, shown: Mapping[str, tuple[Point, ...]]) -> None:
+    from textual_plot.axis_formatter import NumericAxisFormatter
+
     from cwa_tui.widgets.plot import Named
 
     xs = [_at(point.x, figure.log_x) for points in shown.values() for point in points]
@@ -71,12 +73,14 @@ def _paint(plot: Plot, figure: Figure, shown: Mapping[str, tuple[Point, ...]]) -
     left, right = _around(min(xs), max(xs))
     low, high = _around(min(ys), max(ys))
     x_ticks = _x_ticks(figure, sorted(set(xs)))
-    y_ticks = {low + (high - low) * step / (_TICKS - 1): "" for step in range(1, _TICKS - 1)}
-    y_ticks = {tick: fmt.number(10**tick if figure.log_y else tick) for tick in y_ticks}
     plot.set_x_formatter(Named(x_ticks))
-    plot.set_y_formatter(Named(y_ticks))
     plot.set_xticks(list(x_ticks))
-    plot.set_yticks(list(y_ticks))
+    if figure.log_y:
+        y_ticks = {math.log10(tick): fmt.number(tick) for tick in _round_figures(10**low, 10**high)}
+        plot.set_y_formatter(Named(y_ticks))
+        plot.set_yticks(list(y_ticks))
+    else:
+        plot.set_y_formatter(NumericAxisFormatter())
     plot.set_xlimits(left, right)
     plot.set_ylimits(low, high)
 
@@ -90,9 +94,18 @@ def _x_ticks(figure: Figure, xs: list[float]) -> dict[float, str]:
     return {x: _short(10**x if figure.log_x else x) for x in some}
 
 
+def _round_figures(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between two figures, or powers alone where these would be too many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [step * 10.0**power for power in powers for step in (1, 2, 5) if low <= step * 10.0**power <= high]
+    return found if len(found) <= 2 * _TICKS else [10.0**power for power in powers if low <= 10.0**power <= high]
+
+
 def _short(value: float) -> str:
-    """`70 M`, `1.4 B`, `512`."""
-    return fmt.millions(value / 1e6) if value >= 1e6 else f"{value:.4g}"
+    """`1.4 B`, `70 M`, `42 k`, `512`."""
+    if value >= 1e6:
+        return fmt.millions(value / 1e6)
+    return f"{value / 1000:.0f} k" if value >= 10_000 else f"{value:.4g}"
 
 
 def _at(value: float, is_log: bool) -> float:

@@ -20,8 +20,8 @@ def test_every_claim_is_one_line_of_eighty_columns(cwtool: CommandLine) -> None:
     for claim, line in zip(plain, lines[1:], strict=False):
         assert line.split()[0] == claim["id"]
         assert claim["runnable_here"] == (claim["obstacle"] is None)
-    some = cwtool.json("reproduce", "list", "wanda")["claims"]
-    assert some and all("Wanda" in claim["source"] for claim in some)
+    some = cwtool.json("reproduce", "--search", "WANDA 4096")["claims"]
+    assert some and all("Wanda" in claim["source"] and "4096" in claim["id"] for claim in some)
 
 
 def test_a_claim_is_shown_with_its_source_its_runs_and_where_each_tolerance_comes_from(cwtool: CommandLine) -> None:

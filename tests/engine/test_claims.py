@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from cwa_engine.base.errors import InvalidInput, NotFound
+from cwa_engine.base.errors import NotFound
 from cwa_engine.claims.claim import Claim
 from cwa_engine.claims.measures import MEASURES
 from cwa_engine.claims.obstacles import obstacle_to
 from cwa_engine.claims.running import GATE_REFUSED, ClaimResult, refused, run_claim
 from cwa_engine.claims.table import claims_of_file, published_claim, published_claims
+from cwa_engine.guide.catalog import catalog_model
 from cwa_engine.local_runner import LocalRunner
 from cwa_engine.runner import RunHandle
 from cwa_engine.spec import RunSpec
@@ -261,6 +262,47 @@ def test_rows_alone_ranks_and_spikes_are_what_the_model_itself_says(folder: Path
     assert agreements(result)[6] == "not measured" and result.outcome == "does not agree"
 
 
+def test_rankings_verdicts_and_controls_are_those_of_the_run(folder: Path, runner: CountingRunner) -> None:
+    weights = [(name, weight.detach().abs()) for name, weight in tiny_model("llama").named_parameters()]
+    sizes = {
+        f"{name}[{','.join(map(str, place))}]": float(size[tuple(place)])
+        for name, size in weights
+        for place in torch.nonzero(size > 0.5).tolist()
+    }
+    largest = sorted(sizes, key=lambda target: -sizes[target])[:5]
+    of_set = 'step = "ranked"\nmetric = "magnitude"\nk = 5'
+    expected = [
+        f'what = "found"\n{of_set}\ntargets = {[*largest[:2], "model.norm.weight[0]"]!r}\nvalue = 2\nwithin = 0',
+        f'what = "overlap"\n{of_set}\nother_metric = "obd"',
+        f'what = "verdict"\n{of_set}\nvalue = "not tested"',
+        f'what = "verdict"\n{of_set}\nvalue = "harmful"',
+        f'what = "largest_control_change"\n{of_set}\nselection = "random"',
+        f'what = "rank"\nstep = "ranked"\nmetric = "magnitude"\ntarget = "{largest[2]}"\nvalue = 3\nwithin = 0',
+    ]
+    text = """
+    [[claim]]
+    id = "ranked"
+    title = "rankings"
+    source = "this test"
+    model = "./llama"
+    no_gate = "the baseline is tested elsewhere"
+    run = { data_file = "texts.txt", matrices = false, dtype = "float32" }
+    [[claim.step]]
+    name = "ranked"
+    run = { metrics = ["magnitude", "obd"], topk = [5], controls = ["random"], control_seeds = 2 }
+    """ + "".join(f'\n[[claim.expect]]\ntolerance_from = "exact"\n{entry}\n' for entry in expected)
+    (claim,) = claims_of_file(str(written(folder, "ranked.toml", text)))
+    found, overlap, verdict, other, control, rank = run_claim(claim, runner).judgements
+    assert [each.agreement for each in (found, verdict, other, rank)] == [
+        "agrees",
+        "agrees",
+        "does not agree",
+        "agrees",
+    ]
+    assert overlap.measured and overlap.measured.value in range(6)
+    assert control.measured and isinstance(control.measured.value, float) and control.measured.low is not None
+
+
 def test_joined_rows_are_one_text_in_windows_as_perplexities_of_wikitext_are_published(
     folder: Path, runner: CountingRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,87 +336,6 @@ def test_joined_rows_are_one_text_in_windows_as_perplexities_of_wikitext_are_pub
     assert len(list((folder / "state/claim_texts").iterdir())) == 1  # the text is written once
 
 
-HOSTILE = {
-    "is no TOML": "[[claim]",
-    "nobody reads the key `clam` ... did you mean 'claim'": "[[clam]]\nid = 'a'",
-    "in double brackets": "[claim]\nid = 'a'",
-    "makes no claim": "",
-    "nobody reads the key `protocl`": "{head}\nprotocl = 'x'",
-    "nobody reads the key `topkk`": "{head}\nrun = {{ topkk = [1] }}",
-    "nobody reads the key `valu`": "{head}\nexpect = [{{ what = 'perplexity', valu = 1.0 }}]",
-    "nothing measures `perplexty`": "{head}\nexpect = [{{ what = 'perplexty' }}]",
-    "has a value and no tolerance": "{head}\nexpect = [{{ what = 'perplexity', value = 5 }}]",
-    "where its tolerance comes from": "{head}\nexpect = [{{ what = 'perplexity', value = 5, within = 1 }}]",
-    "finite number": "{head}\nexpect = [{{ what = 'perplexity', value = nan, within = 1, tolerance_from = 'x' }}]",
-    "greater than or equal to 0": "{head}\nexpect = [{{ what = 'perplexity', value = 1, within = -1 }}]",
-    "there is no step zeroed": "{head}\nexpect = [{{ what = 'loss_change', step = 'zeroed' }}]",
-    "no baseline before it": "{head}\nstep = [{{ name = 'a' }}]\nexpect = [{{ what = 'loss_change', step = 'a' }}]",
-    "needs metric, target": "{head}\nno_gate = 'x'\nstep = [{{ name = 'a' }}]\nexpect = [{{ what = 'rank', step = 'a' }}]",
-    "does not read target": "{head}\nexpect = [{{ what = 'perplexity', target = 'a[0]' }}]",
-    "two steps are called": "{head}\nstep = [{{ name = 'a' }}, {{ name = 'a' }}]",
-    "does not stand before it": (
-        "{head}\nstep = [{{ name = 'a', weights_of = {{ step = 'b', metric = 'magnitude', k = 1 }} }}]"
-    ),
-    "nothing is expected": "{head}",
-    "unknown metric": (
-        "{head}\nno_gate = 'x'\nstep = [{{ name = 'a', run = {{ metrics = ['magnitud'] }} }}]"
-        "\nexpect = [{{ what = 'loss_change', step = 'a' }}]"
-    ),
-    "the id a is taken": "{head}\ncannot = 'x'\n{head}\ncannot = 'x'",
-    "id: String should match": "[[claim]]\nid = '../../x'\ntitle = 't'\nsource = 's'\nmodel = 'gpt2'",
-    "has its own seq_len": "{head}\nstep = [{{ name = 'a', run = {{ seq_len = 9 }} }}]",
-    "nothing is expected of step a": "{head}\nstep = [{{ name = 'a' }}]\nexpect = [{{ what = 'perplexity' }}]",
-    "names no weight": "{head}\nno_gate = 'x'\nexpect = [{{ what = 'rank', metric = 'magnitude', target = 'w' }}]",
-    "claim a, the baseline": "{head}\nrun = {{ seq_len = 'long' }}\nexpect = [{{ what = 'perplexity' }}]",
-    "claim a, step b": (
-        "{head}\nno_gate = 'x'\nstep = [{{ name = 'b', run = {{ topk = [-1] }} }}]"
-        "\nexpect = [{{ what = 'loss_change', step = 'b' }}]"
-    ),
-    "fast_perturbation measures damage on other texts": (
-        "{head}\nrun = {{ fast_perturbation = true }}\nexpect = [{{ what = 'perplexity' }}]"
-    ),
-    "step: Input should be": "{head}\nstep = 5",
-    "run: Input should be": "{head}\nrun = 5",
-    "expect: Input should be": "{head}\nexpect = 'x'",
-    "`joined` is for": "{head}\njoined = true\nexpect = [{{ what = 'perplexity' }}]",
-}
-
-
-@pytest.mark.parametrize("said", HOSTILE)
-def test_a_file_that_makes_no_sense_is_refused_with_the_place_and_the_reason(said: str, tmp_path: Path) -> None:
-    head = "[[claim]]\nid = 'a'\ntitle = 't'\nsource = 's'\nmodel = 'gpt2'"
-    path = written(tmp_path, "claims.toml", HOSTILE[said].format(head=head))
-    with pytest.raises(InvalidInput) as refused:
-        claims_of_file(str(path))
-    error = refused.value
-    assert all(part in f"{error.message}; {error.hint}" for part in said.split(" ... ")), (error.message, error.hint)
-
-
-def test_lists_without_end_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput):
-        claims_of_file(str(written(tmp_path, "deep.toml", "[[claim]]\nid = " + "[" * 20_000)))
-
-
-def test_blanks_in_a_target_do_not_make_it_another_weight(tmp_path: Path) -> None:
-    expect = "expect = [{ what = 'weight_value', target = ' w[3, 4]', step = 's', metric = 'magnitude' }]"
-    head = "[[claim]]\nid = 'a'\ntitle = 't'\nsource = 's'\nmodel = 'gpt2'\nno_gate = 'x'\nstep = [{ name = 's' }]\n"
-    (claim,) = claims_of_file(str(written(tmp_path, "blanks.toml", head + expect)))
-    assert claim.expect[0].target == "w[3,4]"
-
-
-def test_what_is_no_file_of_claims_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "large.toml").write_bytes(b"#" * 2_000_001)
-    for name, said in (
-        (".", "no file"),
-        ("nothing.toml", "no file"),
-        ("binary.toml", "UTF-8"),
-        ("large.toml", "larger"),
-    ):
-        with pytest.raises(InvalidInput, match=said):
-            claims_of_file(str(tmp_path / name))
-
-
 def test_the_published_table_says_of_everything_where_it_stands() -> None:
     claims = published_claims()
     census = [claim for claim in claims if claim.id.startswith("row-census-") and "own" not in claim.source]
@@ -384,6 +345,9 @@ def test_the_published_table_says_of_everything_where_it_stands() -> None:
         assert claim.revision is None or re.fullmatch("[0-9a-f]{40}", claim.revision)
         assert claim.cannot or claim.protocol
         assert claim.link.startswith("https://") or claim.source == "cwtool's own measurement"
+        for gate in claim.gates:  # tests of the guide count these weights
+            entry = catalog_model(claim.model)
+            assert gate.what != "parameters" or (entry and gate.value == entry.parameters), claim.id
     with pytest.raises(NotFound) as missing:
         published_claim("yu-2024-lama-7b")
     assert "yu-2024-llama-7b" in missing.value.hint

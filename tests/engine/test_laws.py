@@ -85,6 +85,13 @@ def test_with_equal_errors_the_exponent_and_its_interval_are_those_of_a_regressi
     )
 
 
+def test_where_sizes_scatter_a_size_that_was_measured_most_exactly_does_not_count_for_all() -> None:
+    values = [1.0, 0.9, 0.5, 0.45, 0.2]
+    errors = np.diag([1e-8, 1e-4, 1e-4, 1e-8, 1e-4])  # beside them a scatter of about 0.2: each counts alike
+    slope = stats.linregress(np.log(SIZES), np.log(values)).slope
+    assert fit_law(POWER, SIZES, values, errors, 32).slope == pytest.approx(slope, rel=1e-2)
+
+
 @pytest.mark.parametrize("values", [[8.0, 4.0, 2.5, 1.0], [3.0, 5.0, 2.0, 4.0], [8.0, 4.0, 2.5, 1.6, 1.0]])
 def test_the_p_of_a_trend_is_the_share_of_orders_that_correlate_as_strongly(values: list[float]) -> None:
     sizes = SIZES[: len(values)]

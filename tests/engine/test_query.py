@@ -26,7 +26,12 @@ from cwa_engine.pipeline import analyze
 from cwa_engine.queries import batches
 from cwa_engine.queries.asking import Mark, all_columns, query
 from cwa_engine.records.export import ModelRecord, RunRecord, write_run
+from cwa_engine.records.run_report import RunReport, open_run
 from cwa_engine.spec import RunSpec
+from cwa_engine.studies.folder import StudyFolder
+from cwa_engine.studies.identity import Identity
+from cwa_engine.studies.journal import Submission
+from cwa_engine.studies.study import Study
 from tests.engine.conftest import TEXTS, wrap
 from tests.models import tiny_model
 
@@ -331,16 +336,13 @@ def test_many_small_files_of_the_cache_are_brought_together(runs: Path, written:
 
 
 def test_only_what_is_new_is_read(runs: Path, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cwa_engine.queries import taking_up
-
     read: list[str] = []
-    whole = taking_up.open_run
 
-    def open_run(folder: Path) -> Any:
+    def opened(folder: Path) -> RunReport:
         read.append(folder.name)
-        return whole(folder)
+        return open_run(folder)
 
-    monkeypatch.setattr(taking_up, "open_run", open_run)
+    monkeypatch.setattr("cwa_engine.queries.taking_up.open_run", opened)
     add_run(runs, "a", written)
     query("SELECT 1 FROM runs")
     add_run(runs, "b", written)
@@ -441,6 +443,8 @@ def test_a_query_reads_the_tables_of_runs_and_nothing_else(sql: str, runs: Path,
         ("SELECT nll FROM damge", "damge does not exist", "did you mean 'damage'?"),
         ("SELEC 1", 'syntax error at or near "SELEC"', "--tables"),
         ("", "nothing was asked", "give one SELECT"),
+        ("SELECT '\udcff'", "no text", "UTF-8"),
+        ("SELECT '\0'", "no text", "UTF-8"),
         ("SELECT 1; SELECT 2", "2 statements were given", "give one SELECT"),
         ("UPDATE runs SET model = 'x'", "UPDATE is not allowed", "give a SELECT"),
         ("SELECT sum(model) FROM runs", "No function matches", "--tables"),
@@ -504,6 +508,19 @@ def test_tags_and_notes_are_columns_of_runs(runs: Path, written: Path) -> None:
     assert query("SELECT run_id FROM runs WHERE list_contains(tags, 'keep')", marks=marks).rows == (("b",),)
 
 
+def test_a_run_tells_the_studies_that_it_is_a_run_of(runs: Path, written: Path) -> None:
+    for run_id in ("a", "b"):
+        add_run(runs, run_id, written)
+    grids = [Study(name=name, run={"model": "gpt2"}, grid={"topk": [[k]]}) for k, name in enumerate(("one", "two"), start=1)]
+    first, second = [StudyFolder.create(grid) for grid in grids]
+    for folder in (first, second):
+        submission = Submission(0, 1, "key", Identity("s", "m", "t", "c"), run_id="a")
+        folder.journal.submitting(submission)
+        folder.journal.submitted(submission)
+    found = query("SELECT run_id, studies FROM runs ORDER BY 1").rows
+    assert [(run_id, sorted(ids)) for run_id, ids in found] == [("a", sorted([first.id, second.id])), ("b", [])]
+
+
 def test_the_notebook_asks_all_runs_of_the_state_folder_and_takes_them_as_a_frame(runs: Path, written: Path) -> None:
     pandas = pytest.importorskip("pandas")
     add_run(runs, "a", written)
@@ -518,3 +535,16 @@ def test_every_error_is_one_of_cwtool(runs: Path, written: Path) -> None:
     for sql in ("SELECT list(i) FROM range(500000000) t(i)", "SELECT error('no')"):
         with pytest.raises(CwaError):
             query(sql)
+
+
+def test_a_number_that_no_column_holds_leaves_that_run_out_alone(runs: Path, written: Path) -> None:
+    add_run(runs, "a", written)
+    folder = add_run(runs, "b", written)
+    plain = json.loads((folder / "summary.json").read_text())
+    plain["model"]["parameters"] = 2**70
+    (folder / "summary.json").write_text(json.dumps(plain))
+    seal(folder)
+    for _ in range(2):
+        found = query("SELECT run_id, count(*) FROM runs JOIN verdicts USING (run_id) GROUP BY 1")
+        assert [row[0] for row in found.rows] == ["a"]
+        assert [run.folder for run in found.left_out] == ["b"] and "runs cannot be read" in found.left_out[0].reason

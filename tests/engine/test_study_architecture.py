@@ -21,6 +21,8 @@ from tests.engine.conftest import TEXTS, wrap
 from tests.engine.study_runs import GPT2, LLAMA, NEOX, Layout, Planted, planted_run, study_runs, targets_in
 from tests.models import tiny_model
 
+ENDS = "embedding or head"
+ALIKE = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "up", "embedding": ENDS, "head": ENDS}  # stored otherwise
 METRIC, K = "grad_x_weight", 40
 NAMES = {LLAMA: "llama", NEOX: "neox", GPT2: "gpt2"}
 
@@ -239,9 +241,6 @@ def test_real_runs_of_tiny_models_have_an_answer_with_the_shares_of_their_rankin
     assert "one model of each family" in answer.sentence
     found = rows(answer, "profiles.csv")
     for run in runs:
-        # The tiny GPT-2 and OPT have one matrix for embedding and head.
-        one = dict.fromkeys(("embedding", "head"), "embedding and head")
-        alike = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "up", **one}
-        merged = Counter(alike.get(w.component, w.component) for w in run.topk())
+        merged = Counter(ALIKE.get(weight.component, weight.component) for weight in run.topk())
         mine = {r.part: r.count for r in found if (r.parameters, r.by) == (run.model.parameters, "component")}
         assert {part: count for part, count in mine.items() if count} == merged

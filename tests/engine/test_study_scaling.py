@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,18 @@ def test_a_model_whose_critical_set_is_not_beyond_its_controls_is_named() -> Non
     assert "in 1 of 5 models it is not told from controls" in answer.sentence
 
 
+def test_revisions_of_the_models_are_no_sizes_of_one_law() -> None:
+    runs = [
+        damaged(size, law(size) * factor, revision=name)
+        for size in SIZES
+        for name, factor in (("v1", 1.0), ("v2", 3.0))
+    ]
+    answer = answered("scaling", study_runs(runs, "model", "revision"))
+    fits = [row for row in rows(answer, "scaling_fits.csv") if row.law == "power law"]
+    assert [(fit.others, fit.sizes) for fit in fits] == [("revision v1", 5), ("revision v2", 5)]
+    assert [fit.slope for fit in fits] == pytest.approx([-0.3, -0.3])
+
+
 def searched(size: int, weights: int, reached: bool = True) -> RunReport:
     steps = tuple(CriticalSetStep(n, f"w{n}", 2.0, 0.1, 0.05, 0.15, 1.1) for n in range(1, weights + 1))
     planted = Planted(k=10, delta=law(size), error=0.05 * law(size), seed=size)
@@ -228,3 +241,11 @@ def test_real_runs_of_tiny_models_have_an_answer() -> None:
         assert bits
         scale = 1.0 if row.unit == "nats per token" else bits / run.baseline.nll
         assert row.damage == pytest.approx(point.delta_nll * scale)
+
+
+def test_without_scipy_nothing_is_fitted_and_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [damaged(size, law(size)) for size in SIZES]
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    answer = scaling(*runs)
+    assert "no law is fitted: scipy is not installed: `pip install 'cwtool[studies]'`" in answer.sentence
+    assert len(rows(answer, "scaling.csv")) == len(SIZES)

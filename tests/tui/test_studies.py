@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from cwa_engine.base.errors import RunFailed
-from cwa_engine.base.table import Table
-from cwa_engine.questions.question import TableRows
 from cwa_engine.studies import registry
-from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
 from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.study import Study
 from cwa_tui.app import CwtoolApp
@@ -28,38 +24,11 @@ from cwa_tui.screens.studies import StudiesScreen
 from cwa_tui.screens.study import StudyScreen
 from cwa_tui.widgets.form_choice import ChoiceField
 from cwa_tui.widgets.row_table import RowTable
+from tests.tui.a_study import QUESTION, ends, study
 from tests.tui.fake_client import FakeDaemon, app_on, screen_text, until, warm
 from tests.tui.finished_run import finished
 
 SIZES = ((80, 24), (160, 48))
-MODELS = ("tiny-a", "tiny-b", "tiny-c", "tiny-d")
-RUN = {"metrics": ["grad_x_weight", "magnitude"], "topk": [1, 4]}
-
-
-@dataclass(frozen=True)
-class Size:
-    """A row of the answer."""
-
-    model: str
-    parameters: int
-    damage: float
-    low: float
-    high: float
-
-
-SIZES_TABLE = Table("sizes.csv", Size)
-
-
-def answer(runs: Sequence[StudyRun]) -> Answer:
-    rows = [
-        Size(run.cell.spec.model, 1000 * 10**place, 0.5 + place, 0.4 + place, 0.6 + place)
-        for place, run in enumerate(runs)
-    ]
-    findings = (Finding("damage grows by 1.0 [0.8, 1.2] nats a decade", "a size that lies outside"),)
-    refused = ("no law is fitted to fewer than four sizes",)
-    cells = TableRows(Table("models.csv", Size), rows)
-    tables = (TableRows(SIZES_TABLE, rows), cells)
-    return Answer("sizes", f"damage grows over {len(runs)} models", findings, tables, refused, "the slope of a line")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,16 +40,9 @@ def a_run_is_made() -> None:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A state folder of the test's own, and a question of its own."""
-    question = StudyQuestion(
-        "sizes", 1, "does damage grow with size?", "models of two sizes", lambda study: None, answer
-    )
-    monkeypatch.setitem(registry.STUDY_QUESTIONS, "sizes", question)
+    monkeypatch.setitem(registry.STUDY_QUESTIONS, "sizes", QUESTION)
     monkeypatch.setenv("CWTOOL_HOME", str(tmp_path))
     return tmp_path
-
-
-def study(models: Sequence[str] = MODELS, question: str = "sizes") -> Study:
-    return Study(question=question, name="four sizes", run=RUN, grid={"model": tuple(models)})
 
 
 @asynccontextmanager
@@ -105,14 +67,6 @@ async def started(app: CwtoolApp, daemon: FakeDaemon, asked: Study) -> list[str]
     known = app.session.store.study(study_id)
     assert known
     return [entry.run_id for entry in known.progress]
-
-
-def ends(daemon: FakeDaemon, run_id: str) -> None:
-    """Let a queued run end with the results of a tiny model."""
-    made = finished(FakeDaemon())
-    daemon.reports[run_id] = replace(made, summary=replace(made.summary, run_id=run_id))
-    daemon.say(run_id, "state", state="running", error=None)
-    daemon.end(run_id)
 
 
 async def opened(app: CwtoolApp, pilot: Pilot[None]) -> StudyScreen:
@@ -148,12 +102,12 @@ async def test_the_grid_fills_while_runs_go_on(size: tuple[int, int]) -> None:
         daemon.progress(runs[0], "score", 3, 12)
         await until(lambda: "▶ score 3/12" in screen_text(app))
         ends(daemon, runs[0])
-        await until(lambda: "✓ done" in screen_text(app) and "x0.93" in screen_text(app))
+        await until(lambda: "✓ done" in screen_text(app) and "x8.62 ▲" in screen_text(app))
         value = screen.query_one("#study-grid", RowTable).source.row(0).values["grad_x_weight"]
         headline = daemon.reports[runs[0]].summary.headline
         assert headline and headline.critical
         assert value == headline.critical.perplexity_ratio
-        await until(lambda: "so far, of 1 runs: damage grows over 1 models" in " ".join(screen_text(app).split()))
+        await until(lambda: "so far, of 1 run: damage grows over 1 models" in " ".join(screen_text(app).split()))
         daemon.end(runs[1], "failed", RunFailed("the loss is not finite", hint="try float32"))
         for run in runs[2:]:
             ends(daemon, run)
@@ -176,12 +130,12 @@ async def test_the_panes_have_the_answer_its_tables_its_figure_and_what_failed()
         assert "no law is fitted to fewer than four sizes" in screen_text(app)
         assert "rule: the slope of a line" in screen_text(app)
         await pilot.press("3")
-        await until(lambda: "sizes · 1 of 2" in screen_text(app))
+        await until(lambda: "1 of 2: sizes" in screen_text(app))
         assert [
             screen.query_one("#answer-table", RowTable).source.row(place).values["damage"] for place in range(3)
         ] == [0.5, 1.5, 2.5]
         await pilot.press("m")
-        await until(lambda: "models · 2 of 2" in screen_text(app))
+        await until(lambda: "2 of 2: models" in screen_text(app))
         await pilot.press("4")
         await until(lambda: "across: parameters, logarithmic" in screen_text(app) and "●" in screen_text(app))
         await pilot.press("5")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,19 +35,18 @@ from cwa_engine.studies.words import counted, listed, size
 
 LEVEL = 0.05
 BOTH = "component and depth"
-# What architectures call otherwise: attention that has q, k and v in one matrix or in three, an MLP with a gate or without.
-MERGED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "up"}
-HEAD = "head"
-TIED = dict.fromkeys(("embedding", HEAD), "embedding and head")
+# What architectures store otherwise: q, k and v in one matrix or in three, an MLP with a gate or without, a head that is the
+# embedding or one of its own.
+ENDS = "embedding or head"
+MERGED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "up", "embedding": ENDS, "head": ENDS}
 
 RULE = (
     "The profile of a model is the shares of its top k by component (q, k and v count as qkv, gate as up, embedding and "
-    "head as one where a model has one matrix for both) and by quarter of its depth. Two profiles are as far apart as their "
-    "total variation distance says, from 0 to 1; their overlap is 1 less that. Two models are compared with random divisions "
-    "of both top k together, with Holm's correction over all pairs. Families are compared by the mean distance between "
-    "models of different families less that of models of one, with a "
-    f"permutation test over the models' families; p <= {LEVEL} of components and depth together comes first, and only then "
-    f"each of them. It is made only where so many models can give p <= {LEVEL} at all."
+    "head as one) and by quarter of its depth. Two profiles are as far apart as their total variation distance says, from 0 "
+    "to 1; their overlap is 1 less that. Two models are compared with random divisions of both top k together, with Holm's "
+    "correction over all pairs. Families are compared by the mean distance between models of different families less that of "
+    f"models of one, with a permutation test over the models' families; p <= {LEVEL} of components and depth together comes "
+    f"first, and only then each of them. It is made only where so many models can give p <= {LEVEL} at all."
 )
 
 
@@ -181,16 +180,13 @@ def _shares(metric: str, k: int, by: str, runs: Sequence[StudyRun]) -> list[list
     """Each run's shares of the same parts, with what architectures call otherwise put together; empty where not known."""
     reports = [run.report for run in runs]
     parts = parts_of(by, reports, metric, k)
-    rows = [list(profile(report, metric, k, by, parts)) for report in reports]
-    has_head = {bool(row.eligible) for each in rows for row in each if row.part == HEAD}
-    names = {} if by != COMPONENT else MERGED | TIED if len(has_head) > 1 else MERGED
-    return [_merged(each, names) for each in rows]
+    return [_merged(list(profile(report, metric, k, by, parts))) for report in reports]
 
 
-def _merged(rows: Sequence[ProfileShare], names: Mapping[str, str]) -> list[ProfileShare]:
+def _merged(rows: Sequence[ProfileShare]) -> list[ProfileShare]:
     found: dict[str, ProfileShare] = {}
     for row in rows:
-        part = names.get(row.part, row.part)
+        part = MERGED.get(row.part, row.part) if row.by == COMPONENT else row.part
         if part not in found:
             found[part] = replace(row, part=part)
             continue

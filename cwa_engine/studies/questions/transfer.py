@@ -127,8 +127,8 @@ def answer(runs: Sequence[StudyRun]) -> Answer:
 def _groups(runs: Sequence[StudyRun]) -> Iterator[tuple[StudyRun, list[StudyRun]]]:
     """(base, its variants) for each combination of what else the grid has: seeds, texts."""
     ranked = sorted((run for run in runs if not _is_given(run.report)), key=lambda run: run.cell.number)
-    for others in dict.fromkeys(others_of(run) for run in ranked):
-        base, *variants = [run for run in ranked if others_of(run) == others]
+    for others in dict.fromkeys(others_of(run, OF_MODEL) for run in ranked):
+        base, *variants = [run for run in ranked if others_of(run, OF_MODEL) == others]
         yield base, variants
 
 
@@ -169,7 +169,7 @@ def _row(
 ) -> TransferRow:
     key = group.metric, group.k, group.perturbation
     same = same_model(base.report, variant.report)
-    row = TransferRow(model_of(base), model_of(variant), others_of(base), *key, why, same)
+    row = TransferRow(model_of(base), model_of(variant), others_of(base, OF_MODEL), *key, why, same)
     if overlap:
         row = replace(
             row,
@@ -188,13 +188,26 @@ def _given_run(base: RunReport, variant: StudyRun, group: DamageSummary, runs: S
         return None
     wanted = {weight.target for weight in top(base, group.metric, group.k)}
     for run in runs:
-        spec, of = run.report.spec, variant.report.spec
-        same = all(
-            getattr(spec, name) == getattr(of, name) for name in (*OF_MODEL, "seed", "seq_len", "data_file", "dataset")
-        )
-        if _is_given(run.report) and same and set(spec.weights) == wanted:
+        if _is_given(run.report) and set(run.report.spec.weights) == wanted and _is_of(run.report, variant.report):
             return run.report
     return None
+
+
+def _is_of(given: RunReport, variant: RunReport) -> bool:
+    """Whether weights were changed in the model of the other run, on its texts and with its seed."""
+    one, other = (
+        (
+            r.model.name,
+            r.model.revision,
+            r.model.files,
+            r.model.dtype,
+            r.texts.evaluation_sha256,
+            r.texts.damage,
+            r.spec.seed,
+        )
+        for r in (given, variant)
+    )
+    return one == other
 
 
 def _with_damage(row: TransferRow, base: RunReport, variant: RunReport, given: RunReport | None) -> TransferRow:
@@ -326,7 +339,7 @@ def _damage(row: TransferRow) -> str:
 
 def _refused(groups: Sequence[tuple[StudyRun, list[StudyRun]]], rows: Sequence[TransferRow]) -> Iterator[str]:
     for base, variants in groups:
-        if base.cell.number != 1 and not others_of(base):
+        if base.cell.number != 1 and not others_of(base, OF_MODEL):
             yield f"the first model has no run; {model_of(base)} is taken as the base instead"
         if not variants:
             yield f"{model_of(base)} has no variant with a run to compare with"

@@ -1,0 +1,68 @@
+"""Pictures of a study half-way and of the form for a new one. `pytest --snapshot-update` takes them anew; look at each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from cwa_engine.base.errors import RunFailed
+from cwa_engine.studies import registry
+from cwa_engine.studies.folder import STUDY, StudyFolder
+from cwa_tui.app import CwtoolApp
+from cwa_tui.screens.study import StudyScreen
+from tests.tui.a_study import QUESTION, ends, study
+from tests.tui.fake_client import NOW, FakeDaemon, app_on, screen_text, until
+from tests.tui.finished_run import finished
+
+ID = "20261123-190000-four-sizes-w2m7"
+SIZES = {"80x24": (80, 24), "160x48": (160, 48)}
+LOOKS = [("80x24", "colour"), ("80x24", "no-colour"), ("80x24", "ascii"), ("160x48", "colour")]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
+    """With a study that was asked for seven minutes ago under a name that is always the same."""
+    finished(FakeDaemon())
+    monkeypatch.setitem(registry.STUDY_QUESTIONS, "sizes", QUESTION)
+    monkeypatch.setenv("CWTOOL_HOME", str(tmp_path))
+    made = StudyFolder.create(study())
+    path = made.path.rename(made.path.parent / ID) / STUDY
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"created": NOW - 420}))
+    return FakeDaemon()
+
+
+@pytest.fixture(params=LOOKS, ids="-".join)
+def app(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon) -> CwtoolApp:
+    if request.param[1] == "no-colour":
+        monkeypatch.setenv("NO_COLOR", "1")
+    return app_on(daemon, ascii=request.param[1] == "ascii")
+
+
+@pytest.fixture
+def size(request: pytest.FixtureRequest) -> tuple[int, int]:
+    return SIZES[request.node.callspec.params["app"][0]]
+
+
+def test_a_study_half_way(
+    snap_compare: Callable[..., bool], app: CwtoolApp, size: tuple[int, int], daemon: FakeDaemon
+) -> None:
+    async def opened(pilot: Pilot[None]) -> None:
+        await until(lambda: "connecting" not in screen_text(app))
+        app.open_study(ID)
+        await until(lambda: isinstance(app.screen, StudyScreen) and "4 waiting" in screen_text(app))
+        await app.session.resume_study(ID)
+        await until(lambda: len(daemon.submitted) == 4 and "4 queued" in screen_text(app))
+        runs = list(daemon.jobs)
+        ends(daemon, runs[0])
+        daemon.end(runs[1], "failed", RunFailed("the loss of the intact model is not finite", hint="try float32"))
+        daemon.say(runs[2], "state", state="running", error=None)
+        daemon.progress(runs[2], "score", 3, 12)
+        await until(lambda: "1 running, 1 queued" in screen_text(app) and "score 3/12" in screen_text(app))
+        await until(lambda: "so far, of 1 run" in screen_text(app) and "x8.62" in screen_text(app))
+        await pilot.pause()
+
+    assert snap_compare(app, terminal_size=size, run_before=opened)
