@@ -23,7 +23,7 @@ def from_plain(kind: type[T], value: Any) -> T:
 
         from_plain(NumericalFloor, {"repeat": 0.0, "rounding": 1e-6})
     """
-    return typing.cast(T, _reader(kind)(value))
+    return typing.cast(T, _reader(typing.cast(Any, kind))(value))
 
 
 @functools.cache  # what a type is made of is looked at once: thousands of runs are read in a third of the time

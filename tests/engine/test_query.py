@@ -511,7 +511,9 @@ def test_tags_and_notes_are_columns_of_runs(runs: Path, written: Path) -> None:
 def test_a_run_tells_the_studies_that_it_is_a_run_of(runs: Path, written: Path) -> None:
     for run_id in ("a", "b"):
         add_run(runs, run_id, written)
-    grids = [Study(name=name, run={"model": "gpt2"}, grid={"topk": [[k]]}) for k, name in enumerate(("one", "two"), start=1)]
+    grids = [
+        Study(name=name, run={"model": "gpt2"}, grid={"topk": [[k]]}) for k, name in enumerate(("one", "two"), start=1)
+    ]
     first, second = [StudyFolder.create(grid) for grid in grids]
     for folder in (first, second):
         submission = Submission(0, 1, "key", Identity("s", "m", "t", "c"), run_id="a")
