@@ -191,7 +191,7 @@ def test_the_best_metric_is_the_one_whose_scores_go_with_the_measured_damage(stu
     from scipy import stats
 
     metrics = (METRIC, "taylor", "magnitude")
-    report = studies.ask("metrics", {"model": [BASE]}, metrics=metrics, topk=[K], stability=None, fidelity=12)
+    report = studies.ask("metrics", {"model": [BASE]}, metrics=metrics, topk=[K], stability=None, fidelity=40)
     (run_id,) = run_ids(report).values()
     measured = studies.rows(run_id, "fidelity.csv")
     damage = [abs(float(row["delta_nll"])) for row in measured]
