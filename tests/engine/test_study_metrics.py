@@ -194,6 +194,7 @@ def test_a_study_that_compares_no_metrics_is_refused_before_it_runs() -> None:
     for bad, said in (
         (Study(run={**run, "metrics": ["taylor"]}, grid={"model": ("gpt2",)}), "at least two metrics"),
         (Study(run={**run, "fidelity": None}, grid={"model": ("gpt2",)}), "what single weights cost"),
+        (Study(run={**run, "fidelity": 20}, grid={"model": ("gpt2",)}), "mostly the first of one metric"),
         (Study(run={"fidelity": 60}, grid={"model": ("gpt2",), "metrics": (("taylor",), ("obd",))}), "run apart"),
     ):
         with pytest.raises(InvalidInput, match=said) as refused:

@@ -27,7 +27,7 @@ from cwa_engine.studies.revisions import (
     why_not,
 )
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import counted, figure, listed
+from cwa_engine.studies.words import counted, doing, figure, listed
 
 ALPHA = 0.05
 RULE = (
@@ -282,8 +282,8 @@ def _damage_finding(one: OneTrajectory, where: str) -> Finding:
     if not known:
         end = f"; it was not measured alike in {last}, so differences are not given"
     return Finding(
-        f"{where}: {one.steps[-1].perturbation} of each revision's own top {one.k:,} changes the loss, in nats per token, by "
-        f"{listed(said)}{end}",
+        f"{where}: {doing(one.steps[-1].perturbation)} each revision's own top {one.k:,} changes the loss, in nats per "
+        f"token, by {listed(said)}{end}",
         "other texts, on which the intervals of these differences, paired by text, are elsewhere",
     )
 
