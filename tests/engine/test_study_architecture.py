@@ -13,8 +13,8 @@ import pytest
 import cwa_engine as cwa
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.studies.analysis.labels import smallest_p, within_between
 from cwa_engine.studies.answer import Answer
-from cwa_engine.studies.labels import smallest_p, within_between
 from cwa_engine.studies.registry import answered, study_question
 from cwa_engine.studies.study import Study
 from tests.engine.conftest import TEXTS, wrap

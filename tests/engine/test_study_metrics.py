@@ -13,9 +13,9 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_engine.methods.metrics import METRICS
 from cwa_engine.questions.fidelity import Prediction, Predictions, fidelities
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.studies.analysis.consistency import concordance, least_blocks
+from cwa_engine.studies.analysis.fidelities import Sampled, advantage, correlation, estimate
 from cwa_engine.studies.answer import Answer
-from cwa_engine.studies.consistency import concordance, least_blocks
-from cwa_engine.studies.fidelities import Sampled, advantage, correlation, estimate
 from cwa_engine.studies.registry import answered, study_question
 from cwa_engine.studies.study import Study
 from tests.engine.conftest import TEXTS, wrap

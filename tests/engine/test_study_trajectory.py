@@ -12,9 +12,9 @@ from scipy import stats
 import cwa_engine as cwa
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.studies.analysis.revisions import median_place, number_of
 from cwa_engine.studies.answer import Answer
 from cwa_engine.studies.registry import answered, study_question
-from cwa_engine.studies.revisions import median_place, number_of
 from cwa_engine.studies.study import Study
 from tests.engine.conftest import TEXTS, wrap
 from tests.engine.study_runs import LLAMA, Planted, planted_run, study_runs, targets_in

@@ -12,9 +12,9 @@ from scipy import stats
 import cwa_engine as cwa
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.studies.analysis.multiple import holm
 from cwa_engine.studies.answer import Answer, StudyRun
 from cwa_engine.studies.further import further_cells
-from cwa_engine.studies.multiple import holm
 from cwa_engine.studies.questions.transfer import further
 from cwa_engine.studies.registry import answered, study_question
 from cwa_engine.studies.study import Cell, Study, cells_of

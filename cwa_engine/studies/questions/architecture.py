@@ -25,14 +25,14 @@ from cwa_engine.records.profiles import (
     top,
 )
 from cwa_engine.rows import GIVEN
+from cwa_engine.studies.analysis.families import families_of
+from cwa_engine.studies.analysis.family_damage import DAMAGE, damage_findings, family_damage
+from cwa_engine.studies.analysis.labels import LabelTest, smallest_p, within_between
+from cwa_engine.studies.analysis.multiple import holm
+from cwa_engine.studies.analysis.series import model_of, others_of, require_models
+from cwa_engine.studies.analysis.words import counted, listed, size
 from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
-from cwa_engine.studies.families import families_of
-from cwa_engine.studies.family_damage import DAMAGE, damage_findings, family_damage
-from cwa_engine.studies.labels import LabelTest, smallest_p, within_between
-from cwa_engine.studies.multiple import holm
-from cwa_engine.studies.series import model_of, others_of, require_models
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import counted, listed, size
 
 LEVEL = 0.05
 BOTH = "component and depth"

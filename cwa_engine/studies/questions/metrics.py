@@ -14,13 +14,13 @@ from cwa_engine.base.table import Table
 from cwa_engine.methods.metrics import ABLATION, METRICS, Passes
 from cwa_engine.questions.question import TableRows
 from cwa_engine.rows import SAMPLED_TOP
+from cwa_engine.studies.analysis.consistency import LEVEL, concordance, least_blocks
+from cwa_engine.studies.analysis.fidelities import Estimate, Sampled, advantage, correlation, estimate, over_models
+from cwa_engine.studies.analysis.series import model_of, values_of
+from cwa_engine.studies.analysis.side_by_side import AGREEMENTS, DAMAGE, agreements, damage_findings, metric_damage
+from cwa_engine.studies.analysis.words import counted, figure, listed
 from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
-from cwa_engine.studies.consistency import LEVEL, concordance, least_blocks
-from cwa_engine.studies.fidelities import Estimate, Sampled, advantage, correlation, estimate, over_models
-from cwa_engine.studies.series import model_of, values_of
-from cwa_engine.studies.side_by_side import AGREEMENTS, DAMAGE, agreements, damage_findings, metric_damage
 from cwa_engine.studies.study import Study, cells_of
-from cwa_engine.studies.words import counted, figure, listed
 
 LEAST_SAMPLE = 2 * SAMPLED_TOP
 RULE = (

@@ -15,10 +15,9 @@ from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
 from cwa_engine.records.differences import same_model
 from cwa_engine.rows import DamagePoint
-from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
-from cwa_engine.studies.families import families_of
-from cwa_engine.studies.kill_sets import KillSet, kill_set_findings, kill_sets
-from cwa_engine.studies.laws import (
+from cwa_engine.studies.analysis.families import families_of
+from cwa_engine.studies.analysis.kill_sets import KillSet, kill_set_findings, kill_sets
+from cwa_engine.studies.analysis.laws import (
     CONSTANT,
     EXPONENTIAL,
     LAWS,
@@ -30,8 +29,16 @@ from cwa_engine.studies.laws import (
     fit_law,
     require_scipy,
 )
-from cwa_engine.studies.paired import Array, Unit, common_unit, critical_changes, difference, log_covariance, scale_of
-from cwa_engine.studies.series import (
+from cwa_engine.studies.analysis.paired import (
+    Array,
+    Unit,
+    common_unit,
+    critical_changes,
+    difference,
+    log_covariance,
+    scale_of,
+)
+from cwa_engine.studies.analysis.series import (
     Member,
     Series,
     first_of,
@@ -40,8 +47,9 @@ from cwa_engine.studies.series import (
     series_of,
     values_of,
 )
+from cwa_engine.studies.analysis.words import counted, figure, listed, size
+from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import counted, figure, listed, size
 
 RULE = (
     "Damage is the change of the loss by the critical set, in nats per token where all models make the same tokens of the "

@@ -14,9 +14,8 @@ from cwa_engine.base.statistics import t975
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
 from cwa_engine.records.curves import DamageDifference
-from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
-from cwa_engine.studies.consistency import concordance, least_blocks
-from cwa_engine.studies.pairs import (
+from cwa_engine.studies.analysis.consistency import concordance, least_blocks
+from cwa_engine.studies.analysis.pairs import (
     ALPHA,
     MODEL,
     AxisPair,
@@ -29,8 +28,9 @@ from cwa_engine.studies.pairs import (
     pairs_of,
     shares_texts,
 )
+from cwa_engine.studies.analysis.words import counted, figure, listed
+from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import counted, figure, listed
 
 RULE = (
     "Two runs of one model are a pair of an axis where they differ in its value alone. Of the top k of both, at the largest k, "

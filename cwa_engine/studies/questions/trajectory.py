@@ -15,8 +15,7 @@ from cwa_engine.records.differences import same_scoring
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.rows import GIVEN
-from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
-from cwa_engine.studies.revisions import (
+from cwa_engine.studies.analysis.revisions import (
     LEAST,
     Trajectory,
     WeightHistory,
@@ -26,8 +25,9 @@ from cwa_engine.studies.revisions import (
     trajectories_of,
     why_not,
 )
+from cwa_engine.studies.analysis.words import counted, doing, figure, listed
+from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import counted, doing, figure, listed
 
 ALPHA = 0.05
 RULE = (

@@ -23,13 +23,13 @@ from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.rows import GIVEN, MATRICES, exp
 from cwa_engine.spec import RunSpec, parse_spec
+from cwa_engine.studies.analysis.laws import LEVEL
+from cwa_engine.studies.analysis.multiple import holm
+from cwa_engine.studies.analysis.paired import NATS, TextChanges, common_unit, critical_changes, difference, log_ratio
+from cwa_engine.studies.analysis.series import OF_MODEL, model_of, others_of, require_damage, values_of
+from cwa_engine.studies.analysis.words import doing, figure, listed
 from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
-from cwa_engine.studies.laws import LEVEL
-from cwa_engine.studies.multiple import holm
-from cwa_engine.studies.paired import NATS, TextChanges, common_unit, critical_changes, difference, log_ratio
-from cwa_engine.studies.series import OF_MODEL, model_of, others_of, require_damage, values_of
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import doing, figure, listed
 
 RULE = (
     "The first model is the base, all others are its variants. Its coordinates carry over where the two top k share more "

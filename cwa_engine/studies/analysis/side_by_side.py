@@ -17,9 +17,9 @@ from cwa_engine.records.comparison import ranking_overlap
 from cwa_engine.records.curves import CriticalLosses
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.rows import GIVEN
+from cwa_engine.studies.analysis.series import model_of
+from cwa_engine.studies.analysis.words import counted, doing, figure, listed
 from cwa_engine.studies.answer import Finding, StudyRun
-from cwa_engine.studies.series import model_of
-from cwa_engine.studies.words import counted, doing, figure, listed
 
 
 @dataclass(frozen=True, slots=True)
