@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cwa_daemon.protocol import JobOptions
+from cwa_engine.guide.catalog import CatalogModel, Tier, catalog
+from cwa_engine.guide.topics import Topic, topics, troubles
 from cwa_engine.methods.controls import CONTROLS
 from cwa_engine.methods.metrics import METRICS
 from cwa_engine.methods.perturbations import PERTURBATIONS
@@ -62,6 +64,85 @@ def options_page() -> str:
     return "\n".join(lines)
 
 
+def guide_page() -> str:
+    """docs/guide.md: which model to take, from the files of the guide."""
+    lines = [
+        "# Which model to take",
+        "",
+        "Made from `cwa_engine/guide/*.toml` by `make docs`; do not edit. `cwtool models` says the same on the command line:",
+        "",
+        "| command | what it does |",
+        "|---|---|",
+        "| `cwtool models list` | lists the guide, and what is on disk: `--for TOPIC`, `--tier small`, `--on-disk` |",
+        "| `cwtool models search WORDS` | answers a question: `which metric`, `smallest reliable size`, `code`, `apache` |",
+        "| `cwtool models show MODEL` | size, licence, caveats, and what a run of it needs on this machine |",
+        "| `cwtool models plan MODEL` | memory for each dtype, and the command line that fits; options are those of `run` |",
+        "| `cwtool models pull MODEL` | downloads what is missing, and checks that it can be loaded |",
+        "| `cwtool models import PATH --name NAME` | gives a local model a name for `--model`; `models forget` takes it back |",
+        "| `cwtool models trouble [SYMPTOM]` | steps for a model that will not load, does not fit, or is slow |",
+        "",
+        "A model that is not on disk is planned from the config in the guide, with every byte of a text as a token: an upper",
+        "bound, and the plan says so. Nothing is downloaded for it.",
+        "",
+        "## What a size allows",
+        "",
+        "| tier | weights | what it usually allows |",
+        "|---|---|---|",
+        *(f"| {tier} | {tier.sizes.removesuffix(' weights')} | {tier.allows} |" for tier in Tier),
+        "",
+    ]
+    for kind, heading in (
+        ("purpose", "By purpose"),
+        ("question", "By research question"),
+        ("workflow", "Workflows"),
+        ("subject", "What else to know"),
+    ):
+        lines += [f"## {heading}", ""]
+        for topic in topics():
+            if topic.kind == kind:
+                lines += _topic(topic)
+    lines += ["## Troubles", ""]
+    for trouble in troubles():
+        lines += [f"### {trouble.title}", ""]
+        for number, step in enumerate(trouble.steps, start=1):
+            commands = ", ".join(f"`{command}`" for command in step.commands)
+            lines.append(f"{number}. It may be that {step.because}. {step.do} {commands}")
+        lines.append("")
+    lines += [
+        "## All models",
+        "",
+        "Weights are exact and count tied ones once; they are counted on a model built from its config. A gated model asks for",
+        "an approval on its page, and then for HF_TOKEN.",
+        "",
+        "| model | alias | weights | tier | architecture | tokenizer | licence |",
+        "|---|---|---|---|---|---|---|",
+        *(_model_row(entry) for entry in catalog()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _topic(topic: Topic) -> list[str]:
+    models = ", ".join(f"`{entry.alias or entry.name}`" for entry in topic.recommended)
+    return [
+        f"### {topic.title}",
+        "",
+        f"{topic.answer} (`--for {topic.name}`)",
+        "",
+        *([f"Models: {models}", ""] if models else []),
+        "```sh",
+        *topic.commands,
+        "```",
+        "",
+    ]
+
+
+def _model_row(entry: CatalogModel) -> str:
+    licence = f"{entry.licence}, gated" if entry.gated else entry.licence
+    cells = (f"`{entry.name}`", f"`{entry.alias}`" if entry.alias else "", f"{entry.parameters:,}", entry.tier.value)
+    return f"| {' | '.join((*cells, entry.architecture, entry.tokenizer, licence))} |"
+
+
 def _option_row(entry: OptionField, model: type) -> str:
     option = entry.option
     flags = [f"`{entry.flag}`"] + ([f"`{entry.no_flag}`"] if option.no or entry.default is True else [])
@@ -85,3 +166,4 @@ def _cell(text: str) -> str:
 if __name__ == "__main__":
     (DOCS / "metrics.md").write_text(metrics_page())
     (DOCS / "options.md").write_text(options_page())
+    (DOCS / "guide.md").write_text(guide_page())

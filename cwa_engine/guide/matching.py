@@ -32,7 +32,7 @@ def best_matches(query: str, entries: Iterable[T], said: Callable[[T], tuple[str
 
 def words_of(text: str) -> set[str]:
     """The stems of a text's words, without those that every question has."""
-    return {_stem(word) for word in re.findall(r"[a-z0-9][a-z0-9._+]*", text.lower()) if word not in _IDLE_WORDS}
+    return {_stem(word) for word in re.findall(r"[a-z0-9][a-z0-9._+]+", text.lower()) if word not in _IDLE_WORDS}
 
 
 def has_words(text: str, query: str) -> bool:

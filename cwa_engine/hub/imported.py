@@ -86,7 +86,7 @@ def forget_import(name: str) -> ImportedModel:
     known = imported_models()
     found = next((own for own in known if own.lower() == name.lower()), None)
     if found is None:
-        hint = did_you_mean(name, known) or "`cwtool models list --imported` lists the names that were given"
+        hint = did_you_mean(name, known) or "`cwtool models list --on-disk` lists the names that were given"
         raise NotFound(f"no model was imported as '{name[:70]}'", hint=hint)
     forgotten = known.pop(found)
     _write(known)

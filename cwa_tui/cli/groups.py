@@ -34,7 +34,7 @@ class ListByDefault(TyperGroup):
 
 
 class QueryByDefault(ListByDefault):
-    """`cwtool models llama` is `cwtool models list llama`: a first word that is no command is one of the list."""
+    """A first word that is no command is one of the list: `cwtool models list llama`, and the same without `list`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and not args[0].startswith("-") and args[0] not in self.commands:

@@ -24,7 +24,7 @@ app = typer.Typer()
 models = typer.Typer(
     cls=QueryByDefault,
     help="Choose a model: list and search the guide, show what is known of one, plan, download and import models. "
-    "Without a command it lists: `cwtool models llama` is `cwtool models list llama`.",
+    "Without a command it lists: `cwtool models list llama` does the same without `list`.",
 )
 app.add_typer(models, name="models")
 models.command("plan", cls=RunOptions)(plan)

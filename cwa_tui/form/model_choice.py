@@ -111,13 +111,16 @@ def model_choices(warm: Sequence[WarmModel], on_disk: Mapping[str, int]) -> list
         )
     for hub_id, size_bytes in on_disk.items():
         entry = catalog_model(hub_id)
-        found.setdefault(
-            hub_id, _choice(entry.alias if entry and entry.alias else hub_id, Place.DISK, entry, size_bytes)
-        )
+        found.setdefault(hub_id, _choice(_typed(entry) if entry else hub_id, Place.DISK, entry, size_bytes))
     for entry in catalog():
-        found.setdefault(entry.name, _choice(entry.alias or entry.name, Place.GUIDE, entry))
+        found.setdefault(entry.name, _choice(_typed(entry), Place.GUIDE, entry))
     places = list(Place)
     return sorted(found.values(), key=lambda choice: places.index(choice.place))
+
+
+def _typed(entry: CatalogModel) -> str:
+    """The name that is typed for a model of the guide: its Hub id, or the alias of one that a package carries."""
+    return entry.alias if entry.gguf_package and entry.alias else entry.name
 
 
 def _choice(

@@ -15,6 +15,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from cwa_tui.form.model_choice import KnownModels, ModelChoice, Room, matching
+from cwa_tui.tables.columns import shorten
 from cwa_tui.text import format as fmt
 from cwa_tui.text.visible import visible
 
@@ -84,7 +85,9 @@ class PickModelScreen(ModalScreen[str | None]):
             "weights": fmt.millions(choice.parameters_m) if choice.parameters_m else "",
             "where": choice.place.value,
             "on disk": fmt.size(choice.disk_bytes) if choice.disk_bytes else "",
-            "licence": f"{choice.licence}{' *' if choice.gated else ''}",
+            "licence": f"{shorten(choice.licence, _WIDTHS['licence'] - 2, 'end')} *"
+            if choice.gated
+            else shorten(choice.licence, _WIDTHS["licence"], "end"),
             "memory": self._room.fits(choice),
         }
         return self._line(choice.name, cells)

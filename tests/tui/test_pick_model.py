@@ -66,10 +66,10 @@ async def test_typing_filters_and_enter_takes_the_highlighted_one() -> None:
         await pilot.press(*"pythia")
         await until(lambda: lines(app) and all("pythia" in line for line in lines(app)))
         await pilot.press("down", "down", "up")
-        await until(lambda: "EleutherAI/pythia-160m, 162 M weights" in facts(app))
-        assert "fits: about 648.0 MB of weights, 20.0 GB free on cpu" in facts(app)
+        await until(lambda: "EleutherAI/pythia-31m, 30 M weights" in facts(app))
+        assert "fits: about 122.0 MB of weights, 20.0 GB free on cpu" in facts(app)
         await pilot.press("enter")
-        await until(lambda: app.answers == ["EleutherAI/pythia-160m"])
+        await until(lambda: app.answers == ["EleutherAI/pythia-31m"])
 
 
 async def test_a_mistyped_name_shows_those_that_look_like_it() -> None:
