@@ -141,7 +141,8 @@ def many_rows() -> str:
 
 def queried() -> str:
     first, later, with_a_new_run = queries.over_many_runs(2 * ROUNDS)
-    return f"{later} s; after one new run {with_a_new_run} s; the first time, which takes them up, {first:.3g} s"
+    new, taking_up = queries.said(with_a_new_run), f"{first.wall:.3g} s, {first.processor:.2g} s of them computing"
+    return f"{queries.said(later)}; after one new run {new}; the first time, which takes them up, {taking_up}"
 
 
 # (width, inner width, blocks) of models; the key is about their weights in millions

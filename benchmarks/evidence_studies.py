@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwa_engine.base.overlap import share_distance
-from cwa_engine.studies.labels import within_between
-from cwa_engine.studies.laws import POWER, fit_law
-from cwa_engine.studies.paired import TextChanges, log_covariance
+from cwa_engine.studies.analysis.labels import within_between
+from cwa_engine.studies.analysis.laws import POWER, fit_law
+from cwa_engine.studies.analysis.paired import TextChanges, log_covariance
 
 Array = NDArray[np.float64]
 

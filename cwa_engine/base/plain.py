@@ -43,8 +43,14 @@ def _reader(kind: Any) -> _Read:
     if kind is Any:
         return lambda value: value
     if kind is float:
-        return lambda value: math.nan if value is None else float(_a((int, float), value))
-    return lambda value: _a(kind, value)
+        return _float
+    return lambda value: value if type(value) is kind else _a(kind, value)
+
+
+def _float(value: Any) -> float:
+    if type(value) is float:
+        return value
+    return math.nan if value is None else float(_a((int, float), value))
 
 
 def _tuple_of(read: _Read) -> _Read:
@@ -64,7 +70,10 @@ def _fields_of(kind: type) -> _Read:
         if not readers:  # not before: a type may have fields of its own type
             readers.update({name: _reader(hints[name]) for name in names})
         there = _a(dict, value)
-        fields = {name: _within(name, reader, there[name]) for name, reader in readers.items() if name in there}
+        try:
+            fields = {name: reader(there[name]) for name, reader in readers.items() if name in there}
+        except ValueError:  # once more, to name the field
+            fields = {name: _within(name, reader, there[name]) for name, reader in readers.items() if name in there}
         try:
             return kind(**fields)
         except TypeError as error:  # a field without a default

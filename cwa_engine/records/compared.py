@@ -69,6 +69,11 @@ class RankingOverlap:
     kendall: float | None
     kendall_p: float | None
 
+    @property
+    def by_chance(self) -> tuple[float | None, float | None]:
+        """(expected, p): within parameters, or among all units where that is not known."""
+        return (self.expected, self.p_value) if self.p_within is None else (self.expected_within, self.p_within)
+
 
 @dataclass(frozen=True, slots=True)
 class RankPair:

@@ -18,7 +18,7 @@ from cwa_engine.records.run_id import new_run_id
 from cwa_engine.spec import RunSpec, parse_spec
 from cwa_engine.studies.further import further_cells
 from cwa_engine.studies.journal import Journal
-from cwa_engine.studies.registry import with_needs
+from cwa_engine.studies.registry import study_question, with_needs
 from cwa_engine.studies.study import Cell, Study, cells_of
 
 STUDY, JOURNAL, REGISTRATION, FURTHER = "study.json", "journal.jsonl", "registration.json", "further.json"
@@ -133,7 +133,7 @@ class StudyFolder:
     @property
     def cells(self) -> tuple[Cell, ...]:
         """The grid, and behind it the runs that its question made from the reports of those that are done."""
-        return (*self.grid, *further_cells(self.study, self.further))
+        return (*self.grid, *further_cells(self.study, self.grid, self.further))
 
     @property
     def further(self) -> tuple[RunSpec, ...]:
@@ -144,6 +144,12 @@ class StudyFolder:
             return ()
         except (OSError, ValueError, TypeError, RecursionError, InvalidInput) as error:
             raise _damaged(self.path, str(error), FURTHER) from error
+
+    @property
+    def awaits_further(self) -> bool:
+        """Whether its question may still ask for runs behind the grid."""
+        asks = bool(self.study.question) and study_question(self.study.question).further is not None
+        return asks and not (self.path / FURTHER).exists()
 
     def write_further(self, specs: Sequence[RunSpec]) -> None:
         """Make these specs the cells behind the grid. Raises OutputError."""

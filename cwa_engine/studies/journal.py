@@ -8,6 +8,7 @@ cannot be read are counted and stay where they are.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -92,7 +93,9 @@ class Journal:
             try:
                 size = os.fstat(handle).st_size
                 torn = size and os.pread(handle, 1, size - 1) != b"\n"  # what a process that died has left
-                os.write(handle, b"\n" * bool(torn) + lines)  # in one piece: others may append at the same time
+                content = b"\n" * bool(torn) + lines
+                if os.write(handle, content) < len(content):  # in one piece: others may append at the same time
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(handle)
             finally:
                 os.close(handle)

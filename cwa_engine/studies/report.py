@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from cwa_engine.base.errors import CwaError, OutputError
+from cwa_engine.base.errors import CwaError, DaemonUnreachable, OutputError
 from cwa_engine.base.files import write_whole
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Table
@@ -52,8 +52,8 @@ class StudyReport:
 
     @property
     def complete(self) -> bool:
-        """Whether all cells have ended, in whatever way."""
-        return all(cell.ended for cell in self.progress)
+        """Whether all cells have ended, in whatever way, and the question asks for no others."""
+        return all(cell.ended for cell in self.progress) and not self.folder.awaits_further
 
     @cached_property
     def cells(self) -> tuple[CellRow, ...]:
@@ -128,6 +128,8 @@ def done_runs(
         if seen.state == "done":
             try:
                 runs.append(StudyRun(seen.cell, runner.attach(seen.run_id).report()))
+            except DaemonUnreachable:  # says nothing of the run
+                raise
             except CwaError as error:
                 each = replace(seen, state="failed", error=error)
         found.append(each)

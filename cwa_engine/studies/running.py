@@ -155,17 +155,20 @@ class _Running:
     # what is asked for
 
     def add_further(self) -> bool:
-        """Whether the question asks for other runs behind the grid than before, now that all of it has ended."""
+        """Whether the question asks for other runs behind the grid than before, now that all of it has ended.
+
+        What it asks for is written down, also where that is nothing.
+        """
         study = self._folder.study
         further = study_question(study.question).further if study.question else None
         progress = self.look()[: len(self._folder.grid)]
         if further is None or not all(cell.ended for cell in progress):
             return False
         specs = tuple(further(study, done_runs(progress, self._runner)[1]))
-        if specs == self._folder.further:
+        if specs == self._folder.further and not self._folder.awaits_further:
             return False
         self._folder.write_further(specs)
-        return True
+        return bool(specs)
 
     def submit_all(self, retry: bool, wait: bool) -> None:
         self._states = self._runner.states([each.run_id for each in self.unfinished()])
@@ -198,7 +201,7 @@ class _Running:
             self._say(f"{cell.label}: it runs again, for {known.run_id} is not there any more")
         elif not retry:
             return 0
-        return known.attempt + 1 if not known.identity.changes_since(identity) else 1
+        return known.attempt + 1
 
     def _changes(self, known: Submission, identity: Identity) -> list[str]:
         """What has changed since a run that is done, in words. Of a model that came from the Hub, the run says the commit."""
@@ -220,7 +223,7 @@ class _Running:
         return f"{', '.join(altered)} of {run_id} is not what the run wrote" if altered else ""
 
     def _submit(self, cell: Cell, identity: Identity, attempt: int, wait: bool) -> None:
-        """Submit a cell. Of a run that was there before the study only what is sound, and has not failed, is taken."""
+        """Submit a cell. A run that is there is taken if its files are sound; one from before the study, if it did not fail."""
         while True:
             key = identity.key(attempt, self._folder.id)
             submission = Submission(cell.number, attempt, key, identity)
@@ -235,7 +238,7 @@ class _Running:
                 self._ended(replace(submission, ended="failed", error=error))
                 return
             reused = state.created < self._folder.created
-            if reused and (useless := self._useless(run_id, state)):
+            if useless := self._useless(run_id, state, reused):
                 self._say(f"{cell.label}: an earlier run of the same {useless}; it runs again")
                 attempt += 1
                 continue
@@ -244,8 +247,9 @@ class _Running:
             self._journal.submitted(submission)
             return
 
-    def _useless(self, run_id: str, state: RunState) -> str:
-        if state.name in ("failed", "cancelled"):
+    def _useless(self, run_id: str, state: RunState, reused: bool) -> str:
+        """Why a run that was there is not taken, in words; empty where it is."""
+        if reused and state.name in ("failed", "cancelled"):
             return f"({run_id}) has {'failed' if state.name == 'failed' else 'been cancelled'}"
         wrong = self._damage(run_id) if state.name == "done" else ""
         return f"is of no use, for {wrong}" if wrong else ""

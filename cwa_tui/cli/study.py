@@ -230,6 +230,10 @@ def _go_on(folder: StudyFolder, runner: DaemonRunner, client: Client, retry: boo
         if detach:
             running.run_study(folder, runner, say, retry=retry, wait=False)
             show({"study": folder.id} if as_json else folder.id)
+            if folder.awaits_further:
+                say(
+                    f"its question asks for further runs when these are done: `{_cwtool(client)} study resume {folder.id}`"
+                )
             return
         say(f"study {folder.id}, {len(folder.cells)} cells")
         with live_grid(stderr(), client) as seen:

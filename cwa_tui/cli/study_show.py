@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from cwa_daemon.protocol import StageProgress
 
 _OTHER_LINES = 6  # of a terminal, beside the rows of the grid
+MOST_ROWS = 30  # of a table below an answer; a trajectory has thousands of weights
 
 
 class Show(Protocol):
@@ -106,7 +108,10 @@ def study_page(report: StudyReport) -> RenderableType:
     grid = as_lines(study_grid(report.progress, summaries, {}), LEGEND if summaries else "")
     parts: list[RenderableType] = [words(_heading(report.folder)), "", *_answer(report), grid]
     for table in (rows for rows in report.answer.tables if rows.rows) if report.answer else ():
-        parts += ["", as_lines(answer_table(table))]
+        view = answer_table(table)
+        more = len(view.rows) - MOST_ROWS
+        note = f"and {more:,} more rows: `cwtool study export {report.folder.id}` writes all" if more > 0 else ""
+        parts += ["", as_lines(replace(view, rows=view.rows[:MOST_ROWS]), note)]
     if wrong := failures(report.progress):
         parts += ["", Text("not done", "bold"), *(words(f"  {line}") for line in wrong)]
     return Group(*parts)
@@ -127,7 +132,8 @@ def _heading(folder: StudyFolder) -> str:
 def _answer(report: StudyReport) -> Iterator[RenderableType]:
     """The answer in words; nothing for a grid without a question."""
     if not report.complete:
-        yield words(f"So far: {counted(report.progress)}.", "yellow")
+        further = "; its question may ask for further runs" if report.folder.awaits_further else ""
+        yield words(f"So far: {counted(report.progress)}{further}.", "yellow")
     if (answer := report.answer) is None:
         return
     yield words(answer.sentence, "bold")

@@ -111,9 +111,7 @@ def model_choices(warm: Sequence[WarmModel], on_disk: Mapping[str, int]) -> list
         )
     for hub_id, size_bytes in on_disk.items():
         entry = catalog_model(hub_id)
-        found.setdefault(
-            hub_id, _choice(_typed(entry) if entry else hub_id, Place.DISK, entry, size_bytes)
-        )
+        found.setdefault(hub_id, _choice(_typed(entry) if entry else hub_id, Place.DISK, entry, size_bytes))
     for entry in catalog():
         found.setdefault(entry.name, _choice(_typed(entry), Place.GUIDE, entry))
     places = list(Place)

@@ -113,6 +113,11 @@ class StoreScreen(Screen[None]):
         return None
 
     @property
+    def exported_of(self) -> str:
+        """Id of what tables are about, for the names of exported files; empty for none."""
+        return self.run_in_view or ""
+
+    @property
     def job_in_view(self) -> JobView | None:
         return self.store.job(self.run_in_view) if self.run_in_view else None
 
@@ -235,7 +240,7 @@ class StoreScreen(Screen[None]):
     def _export(self, table: RowTable, form: Format) -> None:
         """Write what is seen to a file, beside the loop: 100,000 rows take seconds."""
         columns, source = [column.key for column in table.chosen_columns], table.source
-        name = "-".join(part for part in (short_id(self.run_in_view or ""), str(table.id)) if part)
+        name = "-".join(part for part in (short_id(self.exported_of), str(table.id)) if part)
 
         def written() -> Path:
             rows = (source.row(place).exact for place in range(len(source)))

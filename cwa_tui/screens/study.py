@@ -123,6 +123,10 @@ class StudyScreen(OfStudies):
     def run_in_view(self) -> str | None:
         return self._run_of(self.query_one(StudyGrid).cursor_key) if self.is_mounted else None
 
+    @property
+    def exported_of(self) -> str:
+        return self.study_id
+
     def _run_of(self, key: str | None) -> str | None:
         """Run id of the cell in a row."""
         return next((entry.run_id for entry in self._progress if str(entry.cell.number) == key), "") or None
@@ -268,14 +272,14 @@ def _head(study: KnownStudy, now: float) -> Text:
     registered = " · registered before its first run" if study.is_registered else ""
     said.append(f" · {counted(study.progress)} · asked {fmt.age(study.created, now - now % 10)} ago{registered}")
     if study.answer:
-        part = "" if study.complete else f"so far, of {_counted_runs(study)}: "
+        part = "" if study.is_final else f"so far, of {_counted_runs(study)}: "
         return said.append("\n").append_text(words(f"{part}{study.answer.sentence}", "bold"))
     return said.append("\n").append_text(words(study.why_no_answer, "bold")) if study.why_no_answer else said
 
 
 def _counted_runs(study: KnownStudy) -> str:
-    """`1 run`, `12 runs`."""
-    count = len(study.done_runs)
+    """`1 run`, `12 runs`: how many the answer is made of."""
+    count = len(study.answered_runs)
     return f"{count} {'run' if count == 1 else 'runs'}"
 
 

@@ -24,7 +24,8 @@ class KnownStudy:
     journal: int = 0  # when its journal was written last
     progress: tuple[CellProgress, ...] = ()  # a run whose files cannot be read counts as failed
     summaries: Mapping[str, RunSummary] = field(default_factory=dict)
-    answer: Answer | None = None  # of the runs that are done
+    answer: Answer | None = None  # of `answered_runs`, which may be fewer than are done by now
+    answered_runs: frozenset[str] = frozenset()
     why_no_answer: str = ""
     is_registered: bool = False  # before its first run
 
@@ -32,6 +33,11 @@ class KnownStudy:
     def complete(self) -> bool:
         """Whether all cells have ended, in whatever way."""
         return all(entry.ended for entry in self.progress)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the answer is that of all runs there will be."""
+        return self.complete and self.answered_runs == self.done_runs
 
     def count(self, *states: str) -> int:
         return sum(entry.state in states for entry in self.progress)

@@ -71,9 +71,11 @@ class StudyWatch:
     _unread: dict[str, CwaError] = field(default_factory=dict)
     _answers: dict[str, _Answered] = field(default_factory=dict)
     _answering: set[str] = field(default_factory=set)
+    _computing: asyncio.Task[None] | None = None  # a task that nobody holds may vanish
     _damaged: list[DataError] = field(default_factory=list)
     _complaint: str = ""
     _submitting: dict[str, RunnerOfStudies] = field(default_factory=dict)
+    _begun: dict[str, int] = field(default_factory=dict)  # studies that go on from here -> cells when all had ended
 
     def watch(self, who: object, study_id: str = "") -> None:
         """Keep the studies up to date for a screen; of the one that it shows, also what its runs found."""
@@ -95,6 +97,7 @@ class StudyWatch:
                         await self._read(client)
                         seen = now
                     self._answer()
+                    self._ask_further()
                     if self._damaged:
                         raise self._damaged[0]
                 except DaemonUnreachable:
@@ -171,6 +174,7 @@ class StudyWatch:
                 for entry in study.progress
             ),
             answer=answered.answer if answered else None,
+            answered_runs=answered.runs if answered else frozenset(),
             why_no_answer=answered.why_not if answered else "",
         )
 
@@ -181,7 +185,7 @@ class StudyWatch:
         for study in self.store.studies or ():
             if self._is_to_be_answered(study):
                 self._answering.add(study.id)
-                asyncio.get_running_loop().create_task(self._compute(study))
+                self._computing = asyncio.get_running_loop().create_task(self._compute(study))
                 return  # one at a time
 
     def _is_to_be_answered(self, study: KnownStudy) -> bool:
@@ -214,6 +218,14 @@ class StudyWatch:
         self.store.know_studies([self._with_findings(study) for study in self.store.studies or ()])
         self._look.set()
 
+    def _ask_further(self) -> None:
+        """Let the questions of studies that go on from here ask for further runs, once all cells have ended."""
+        for study in self.store.studies or ():
+            cells = len(study.progress)
+            if study.complete and self._begun.get(study.id, cells) != cells and study.id not in self._submitting:
+                self._submit(self._folders[study.id], retry=False)
+                self._begun[study.id] = cells
+
     # what a user asks
 
     async def start(self, study: Study) -> str:
@@ -223,16 +235,19 @@ class StudyWatch:
         """
         where = self.runner().where
         folder, _ = await asyncio.to_thread(lambda: StudyFolder.of(study, where=where))
+        self._begun[folder.id] = 0
         self._submit(folder, retry=False)
         return folder.id
 
     async def resume(self, study_id: str) -> None:
         """Queue the cells that are not queued yet, and again those that failed or were cancelled."""
+        self._begun[study_id] = 0
         self._submit(await self._folder(study_id), retry=True)
 
     async def cancel(self, study_id: str) -> None:
         """Cancel the runs of a study that have not ended."""
         folder = await self._folder(study_id)
+        self._begun.pop(study_id, None)
         if submitting := self._submitting.get(study_id):
             submitting.stopped = True
         await asyncio.to_thread(cancel_study, folder, self._runner())

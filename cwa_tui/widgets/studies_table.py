@@ -41,6 +41,8 @@ def cells_in_short(study: KnownStudy) -> str:
 
 def answer_in_short(study: KnownStudy) -> str:
     """The answer's sentence once all cells have ended, else how many have not."""
+    if not study.is_final and study.answer:
+        return f"so far: {study.answer.sentence}"
     if not study.complete:
         left = len(study.progress) - study.count("done", "failed", "cancelled")
         return f"{left} to go"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
@@ -11,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import cwa_engine as cwa
 from cwa_engine.studies.notebook import run_study
 from cwa_engine.studies.report import StudyReport
 from cwa_engine.studies.study import Study
+from cwa_tui.cli.study_show import MOST_ROWS, study_page
 from tests.ladder.models import BASE, FAMILIES, FINE_TUNED, LOW_END, QUANTISED, SIZES
 from tests.ladder.rungs import LADDER
 from tests.ladder.texts import write_texts
@@ -188,7 +191,7 @@ def test_the_best_metric_is_the_one_whose_scores_go_with_the_measured_damage(stu
     from scipy import stats
 
     metrics = (METRIC, "taylor", "magnitude")
-    report = studies.ask("metrics", {"model": [BASE]}, metrics=metrics, topk=[K], stability=None, fidelity=12)
+    report = studies.ask("metrics", {"model": [BASE]}, metrics=metrics, topk=[K], stability=None, fidelity=40)
     (run_id,) = run_ids(report).values()
     measured = studies.rows(run_id, "fidelity.csv")
     damage = [abs(float(row["delta_nll"])) for row in measured]
@@ -233,12 +236,15 @@ def test_the_history_of_the_top_weights_is_read_off_the_rankings_of_the_checkpoi
     told = table(report, "trajectory.csv", k=K)
     assert [row["revision"] for row in told] == [*steps, "main"]
     assert [int(row["common"]) for row in told] == [len(top & tops[-1]) for top in tops]
-    for row in table(report, "trajectory_weights.csv", revision="main"):
+    for row in table(report, "trajectory_weights.csv"):
         critical = [row["target"] in top for top in tops]
         since = len(tops) - critical[::-1].index(False)  # the first revision after the last in which it is not critical
         assert row["critical_since"] == [*steps, "main"][since]
     losses = [float(row["perplexity"]) for row in told]
     assert losses == sorted(losses, reverse=True)
+    page = io.StringIO()
+    Console(file=page, width=100).print(study_page(report))
+    assert f"and {K * len(ids) - MOST_ROWS} more rows" in page.getvalue()
 
 
 def test_shorter_texts_move_a_ranking_and_the_seed_of_controls_does_not(studies: Studies) -> None:

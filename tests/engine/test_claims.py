@@ -379,6 +379,7 @@ def test_the_example_of_the_docs_agrees(tmp_path: Path, runner: CountingRunner) 
 
 
 @pytest.mark.real_model
+@pytest.mark.timeout(1200)  # 80 s of one core, of which a busy machine may give little
 @REAL_MODEL
 def test_the_row_census_of_smollm2_and_its_controls_agree_with_cwtools_own_figures(runner: CountingRunner) -> None:
     result = run_claim(published_claim("row-census-smollm2-135m-instruct"), runner)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from cwa_engine.base.errors import InvalidInput
-from cwa_engine.studies.laws import CONSTANT, EXPONENTIAL, LAWS, POWER, best_of, fit_law, trend
-from cwa_engine.studies.paired import TextChanges, log_covariance
+from cwa_engine.studies.analysis.laws import CONSTANT, EXPONENTIAL, LAWS, POWER, best_of, fit_law, trend
+from cwa_engine.studies.analysis.paired import TextChanges, log_covariance
 
 SIZES = [70_000_000, 160_000_000, 410_000_000, 1_000_000_000, 2_800_000_000]
 TEXTS = 33

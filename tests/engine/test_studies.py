@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cwa_engine.base.errors import DataError, InvalidInput, NotFound, QueueFull
+from cwa_engine.base.errors import DaemonUnreachable, DataError, InvalidInput, NotFound, QueueFull
 from cwa_engine.base.table import Table
 from cwa_engine.hub.sources import absolute_name
 from cwa_engine.questions.question import TableRows
 from cwa_engine.rows import NumericalFloor
+from cwa_engine.spec import RunSpec
 from cwa_engine.studies import identity, registry
 from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
 from cwa_engine.studies.folder import StudyFolder
@@ -214,6 +216,17 @@ def test_changed_texts_models_and_code_make_cells_run_again_and_are_said(
     assert len(runner.runs) == 2
 
 
+def test_texts_that_are_as_they_were_find_the_run_that_they_had(ask: Callable[..., StudyFolder], texts: Path) -> None:
+    runner, folder, before = FakeRunner(failing={"b"}), ask("a", "b"), texts.read_bytes()
+    run_study(folder, runner)
+    texts.write_text("other texts")
+    run_study(folder, runner, retry=True)
+    texts.write_bytes(before)
+    runner.failing.clear()
+    run_study(folder, runner, retry=True)
+    assert [(cell.run_id, cell.state) for cell in progress_of(folder, runner)] == [("run-0", "done"), ("run-4", "done")]
+
+
 def test_a_commit_that_the_cache_has_learned_of_makes_a_cell_run_again(
     ask: Callable[..., StudyFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +395,43 @@ def test_the_answer_is_written_when_all_cells_have_ended(
     assert written["findings"] == [{"sentence": "many", "overturned_by": "fewer"}]
     assert [cell["error"] for cell in written["cells"]] == ["", "", "it has no weights"]
     assert {path.name for path in folder.path.iterdir()} >= {"answer.json", "counts.csv", "cells.csv"}
+
+
+def test_a_question_may_ask_for_further_runs_of_those_that_are_done(
+    ask: Callable[..., StudyFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def further(study: Study, runs: Any) -> list[RunSpec]:
+        return [run.cell.spec.model_copy(update={"seed": 9}) for run in runs]
+
+    monkeypatch.setitem(registry.STUDY_QUESTIONS, "counting", replace(COUNTING, further=further))
+    runner, folder = FakeRunner(failing={"b"}), ask("a", "b", question="counting")
+    run_study(folder, runner, wait=False)
+    for run in runner.runs.values():
+        list(run.events())
+    assert not study_report(folder, runner).complete  # though all cells of the grid have ended
+    for _ in range(2):
+        run_study(folder, runner)
+        assert states(folder, runner) == ["done", "failed", "done"] and runner.times == {1}
+        assert study_report(folder, runner).complete
+
+    monkeypatch.setitem(registry.STUDY_QUESTIONS, "counting", replace(COUNTING, further=lambda study, runs: []))
+    none = ask("a", "c", question="counting")
+    run_study(none, runner)
+    assert study_report(none, runner).complete and len(none.cells) == 2
+
+
+def test_a_daemon_that_is_gone_is_no_reason_to_call_a_run_failed(
+    ask: Callable[..., StudyFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, folder = FakeRunner(), ask("a")
+    run_study(folder, runner)
+
+    def gone(run: Any) -> None:
+        raise DaemonUnreachable("the daemon does not answer")
+
+    monkeypatch.setattr("tests.engine.fake_runner.FakeRun.report", gone)
+    with pytest.raises(DaemonUnreachable):
+        study_report(folder, runner)
 
 
 def test_texts_that_can_be_read_once_are_refused(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 import cwa_engine as cwa
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.studies.analysis.labels import smallest_p, within_between
 from cwa_engine.studies.answer import Answer
-from cwa_engine.studies.labels import smallest_p, within_between
 from cwa_engine.studies.registry import answered, study_question
 from cwa_engine.studies.study import Study
 from tests.engine.conftest import TEXTS, wrap
@@ -137,6 +137,13 @@ def test_too_few_models_of_a_family_give_no_test_of_families(counts: dict[Layout
     assert why in answer.sentence
     assert any(why in reason for reason in answer.refused)
     assert not rows(answer, "family_tests.csv")
+
+
+def test_one_model_under_several_names_is_not_several_models_of_a_family() -> None:
+    rng = np.random.default_rng(10)
+    runs = families({LLAMA: 0.9, NEOX: 0.3}, 4, rng)
+    copy = model(LLAMA, 9, {("down", 0): K}, files=runs[0].model.files)
+    assert "llama0 and llama9 are the same files" in architecture(*runs, copy).sentence
 
 
 def test_two_profiles_are_as_far_apart_as_their_shares() -> None:

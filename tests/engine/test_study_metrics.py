@@ -13,9 +13,9 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_engine.methods.metrics import METRICS
 from cwa_engine.questions.fidelity import Prediction, Predictions, fidelities
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.studies.analysis.consistency import concordance, least_blocks
+from cwa_engine.studies.analysis.fidelities import Sampled, advantage, correlation, estimate
 from cwa_engine.studies.answer import Answer
-from cwa_engine.studies.consistency import concordance, least_blocks
-from cwa_engine.studies.fidelities import Sampled, advantage, correlation, estimate
 from cwa_engine.studies.registry import answered, study_question
 from cwa_engine.studies.study import Study
 from tests.engine.conftest import TEXTS, wrap
@@ -194,6 +194,7 @@ def test_a_study_that_compares_no_metrics_is_refused_before_it_runs() -> None:
     for bad, said in (
         (Study(run={**run, "metrics": ["taylor"]}, grid={"model": ("gpt2",)}), "at least two metrics"),
         (Study(run={**run, "fidelity": None}, grid={"model": ("gpt2",)}), "what single weights cost"),
+        (Study(run={**run, "fidelity": 20}, grid={"model": ("gpt2",)}), "mostly the first of one metric"),
         (Study(run={"fidelity": 60}, grid={"model": ("gpt2",), "metrics": (("taylor",), ("obd",))}), "run apart"),
     ):
         with pytest.raises(InvalidInput, match=said) as refused:

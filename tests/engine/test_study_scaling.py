@@ -118,6 +118,17 @@ def test_damage_that_is_not_clearly_above_zero_is_not_fitted(delta: float) -> No
     assert "not clearly above 0" in answer.sentence and "m100" in answer.sentence
 
 
+def test_one_model_under_two_names_is_not_two_points_of_a_law() -> None:
+    copies = [damaged(size, law(size)) for size in SIZES]
+    copy = planted_run(
+        "copy",
+        parameters=SIZES[0],
+        damage=[Planted(k=10, delta=law(SIZES[0]), seed=SIZES[0])],
+        files=copies[0].model.files,
+    )
+    assert "m1 and copy are the same files" in scaling(*copies, copy).sentence
+
+
 def test_sizes_of_two_families_are_said_to_confound() -> None:
     runs = [damaged(size, law(size), layout=NEOX) for size in SIZES[:2]] + [
         damaged(size, law(size)) for size in SIZES[2:]

@@ -13,8 +13,8 @@ import cwa_engine as cwa
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import HalfOverlap
+from cwa_engine.studies.analysis.pairs import PairOverlap, overlaps_of, pairs_of
 from cwa_engine.studies.answer import Answer, StudyRun
-from cwa_engine.studies.pairs import PairOverlap, overlaps_of, pairs_of
 from cwa_engine.studies.registry import answered, study_question
 from cwa_engine.studies.study import Cell, Study
 from tests.engine.conftest import TEXTS, wrap

@@ -12,9 +12,9 @@ from scipy import stats
 import cwa_engine as cwa
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.studies.analysis.multiple import holm
 from cwa_engine.studies.answer import Answer, StudyRun
 from cwa_engine.studies.further import further_cells
-from cwa_engine.studies.multiple import holm
 from cwa_engine.studies.questions.transfer import further
 from cwa_engine.studies.registry import answered, study_question
 from cwa_engine.studies.study import Cell, Study, cells_of
@@ -134,6 +134,13 @@ def test_another_tokenizer_is_compared_in_bits_per_byte() -> None:
     assert (row.base_damage, row.own) == pytest.approx((0.8 * 1.5 / 3, 0.6 * 1.2 / 3))
 
 
+def test_variants_that_were_measured_on_other_texts_have_coordinates_but_no_damage_in_common() -> None:
+    answer = transfer(model("base"), model("tuned", text_seed="other texts"))
+    assert "tuned has 20 of 20 of its coordinates" in answer.sentence
+    assert any("not compared in damage: tuned was measured on other texts" in reason for reason in answer.refused)
+    assert (row_of(answer, "tuned").common, row_of(answer, "tuned").own) == (20, None)
+
+
 def test_a_variant_that_collapses_has_no_number_and_carries_over() -> None:
     answer = transfer(model("base"), model("tuned"), given("tuned", math.inf))
     assert "and their damage carries over" in answer.sentence
@@ -152,10 +159,17 @@ def test_the_second_step_damages_the_bases_weights_in_each_variant_of_its_shape(
     specs = further(STUDY, runs)
     assert [spec.model for spec in specs] == ["tuned"]
     assert (specs[0].weights, specs[0].metrics, specs[0].stability) == (tuple(TOP), (), None)
-    cells = further_cells(STUDY, specs)
+    cells = further_cells(STUDY, cells_of(STUDY), specs)
     assert [(cell.number, cell.label) for cell in cells] == [(4, "tuned, weights 20 given")]
     assert further(STUDY, runs) == specs
     assert further(STUDY, runs[:1]) == ()
+
+
+def test_further_cells_tell_the_dtypes_of_one_model_apart() -> None:
+    study = Study(question="transfer", grid={"dtype": ("float32", "bfloat16", "float16")}, run={"model": "base@v1"})
+    runs = study_runs([model("base", dtype=name, revision="v1") for name in study.grid["dtype"]], "model", "dtype")
+    labels = [cell.label for cell in further_cells(study, cells_of(study), further(study, runs))]
+    assert labels == ["base@v1, dtype bfloat16, weights 20 given", "base@v1, dtype float16, weights 20 given"]
 
 
 def test_a_missing_base_is_said() -> None:

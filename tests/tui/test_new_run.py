@@ -448,7 +448,7 @@ async def test_a_mistyped_model_is_refused_and_a_near_name_can_be_picked(form: F
     assert form.focused == "Suggestions"
     await form.press("enter")
     await until(lambda: form.screen.draft.values["model"] == "gpt2" and form.focused == "model")
-    assert "MIT, on disk, 548.0 MB; fits: about 496.0 MB of weights, 15.5 GB free on cpu" in form.note("model")
+    assert "MIT, on disk, 548.0 MB; fits: about 497.8 MB of weights, 15.5 GB free on cpu" in form.note("model")
     await form.press("ctrl+j")
     await until(lambda: desk.submitted)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,12 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from cwa_engine.base.errors import RunFailed
+from cwa_engine.records.run_id import short_id
+from cwa_engine.spec import RunSpec
 from cwa_engine.studies import registry
 from cwa_engine.studies.folder import StudyFolder
-from cwa_engine.studies.study import Study
+from cwa_engine.studies.identity import identity_of
+from cwa_engine.studies.study import Study, cells_of
 from cwa_tui.app import CwtoolApp
 from cwa_tui.screens.compare import CompareScreen
 from cwa_tui.screens.new_study import NewStudyScreen
@@ -24,17 +30,21 @@ from cwa_tui.screens.studies import StudiesScreen
 from cwa_tui.screens.study import StudyScreen
 from cwa_tui.widgets.form_choice import ChoiceField
 from cwa_tui.widgets.row_table import RowTable
-from tests.tui.a_study import QUESTION, ends, study
-from tests.tui.fake_client import FakeDaemon, app_on, screen_text, until, warm
+from tests.tui import fake_client
+from tests.tui.a_study import MODELS, QUESTION, ends, study
+from tests.tui.fake_client import FakeDaemon, app_on, screen_text, warm
 from tests.tui.finished_run import finished
 
+# The first of these tests waits for what is imported and hashed once, which takes long on a busy machine.
+until = partial(fake_client.until, patience_s=30.0)
 SIZES = ((80, 24), (160, 48))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def a_run_is_made() -> None:
-    """Before any app runs, which would stand still meanwhile."""
+    """Before any app runs, which would stand still meanwhile; the hash of the code is kept, too."""
     finished(FakeDaemon())
+    identity_of(cells_of(study())[0].spec)
 
 
 @pytest.fixture(autouse=True)
@@ -198,6 +208,41 @@ async def test_the_screen_is_grey_when_the_daemon_is_gone() -> None:
         daemon.lose()
         await until(lambda: screen.has_class("-lost"))
         assert "○ queued" in screen_text(app)
+
+
+async def test_runs_that_a_question_asks_for_in_the_end_are_queued_and_the_answer_is_so_far_until_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    more = (RunSpec(model="tiny-e", topk=(1, 4)),)
+    monkeypatch.setitem(registry.STUDY_QUESTIONS, "sizes", replace(QUESTION, further=lambda asked, runs: more))
+    daemon = FakeDaemon()
+    async with on_screen(daemon) as (app, pilot):
+        for run in await started(app, daemon, study()):
+            ends(daemon, run)
+        await opened(app, pilot)
+        await until(lambda: len(daemon.submitted) == 5)
+        await until(lambda: "4 of 5 done, 1 queued" in screen_text(app))
+        await until(lambda: "so far, of 4 runs" in screen_text(app))
+        ends(daemon, list(daemon.jobs)[-1])
+        await until(lambda: "damage grows over 5 models" in screen_text(app) and "so far" not in screen_text(app))
+
+
+async def test_the_grid_is_exported_with_exact_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = FakeDaemon()
+    monkeypatch.chdir(tmp_path)
+    async with on_screen(daemon) as (app, pilot):
+        for run in await started(app, daemon, study()):
+            ends(daemon, run)
+        screen = await opened(app, pilot)
+        await until(lambda: "x8.62" in screen_text(app))
+        await pilot.press("x")
+        await until(lambda: "export what is seen as" in screen_text(app))
+        await pilot.press("c")
+        file = tmp_path / f"{short_id(screen.study_id)}-study-grid.csv"
+        await until(file.exists)
+        rows = list(csv.DictReader(file.open()))
+        assert [row["model"] for row in rows] == list(MODELS)
+        assert {float(row["grad_x_weight"]) for row in rows} == {4.62 + 4}
 
 
 async def test_keys_are_in_the_help() -> None:

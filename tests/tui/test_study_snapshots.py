@@ -12,6 +12,8 @@ from textual.pilot import Pilot
 from cwa_engine.base.errors import RunFailed
 from cwa_engine.studies import registry
 from cwa_engine.studies.folder import STUDY, StudyFolder
+from cwa_engine.studies.identity import identity_of
+from cwa_engine.studies.study import cells_of
 from cwa_tui.app import CwtoolApp
 from cwa_tui.screens.study import StudyScreen
 from tests.tui.a_study import QUESTION, ends, study
@@ -27,6 +29,7 @@ LOOKS = [("80x24", "colour"), ("80x24", "no-colour"), ("80x24", "ascii"), ("160x
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
     """With a study that was asked for seven minutes ago under a name that is always the same."""
     finished(FakeDaemon())
+    identity_of(cells_of(study())[0].spec)  # the hash of the code is kept
     monkeypatch.setitem(registry.STUDY_QUESTIONS, "sizes", QUESTION)
     monkeypatch.setenv("CWTOOL_HOME", str(tmp_path))
     made = StudyFolder.create(study())

@@ -12,6 +12,7 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
 from cwa_engine.records.comparison_words import p_text
+from cwa_engine.records.differences import same_model
 from cwa_engine.records.profiles import (
     COMPONENT,
     DEPTH,
@@ -24,14 +25,14 @@ from cwa_engine.records.profiles import (
     top,
 )
 from cwa_engine.rows import GIVEN
+from cwa_engine.studies.analysis.families import families_of
+from cwa_engine.studies.analysis.family_damage import DAMAGE, damage_findings, family_damage
+from cwa_engine.studies.analysis.labels import LabelTest, smallest_p, within_between
+from cwa_engine.studies.analysis.multiple import holm
+from cwa_engine.studies.analysis.series import model_of, others_of, require_models
+from cwa_engine.studies.analysis.words import counted, listed, size
 from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
-from cwa_engine.studies.families import families_of
-from cwa_engine.studies.family_damage import DAMAGE, damage_findings, family_damage
-from cwa_engine.studies.labels import LabelTest, smallest_p, within_between
-from cwa_engine.studies.multiple import holm
-from cwa_engine.studies.series import model_of, others_of, require_models
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import counted, listed, size
 
 LEVEL = 0.05
 BOTH = "component and depth"
@@ -224,7 +225,7 @@ def _pairs(
 
 def _tests(pairs: Sequence[PairDistance], runs: Sequence[StudyRun], families: Sequence[str]) -> Iterator[FamilyTest]:
     """Components and depth together, then each."""
-    if _untestable(families):
+    if _untestable(runs, families):
         return
     by_part = {by: [row for row in pairs if row.by == by] for by in PARTS}
     known = {by: np.array([row.distance for row in rows]) for by, rows in by_part.items() if rows}
@@ -240,13 +241,16 @@ def _tests(pairs: Sequence[PairDistance], runs: Sequence[StudyRun], families: Se
         )  # fmt: skip
 
 
-def _untestable(families: Sequence[str]) -> str:
+def _untestable(runs: Sequence[StudyRun], families: Sequence[str]) -> str:
     """Why families cannot be compared as such; "" where they can."""
     kinds = len(set(families))
     if kinds < 2:
         return "all models are of one family"
     if kinds == len(families):
         return "there is one model of each family, so a family cannot be told from the model that stands for it"
+    couples = itertools.combinations(runs, 2)
+    if twice := next(((one, other) for one, other in couples if same_model(one.report, other.report)), None):
+        return f"{model_of(twice[0])} and {model_of(twice[1])} are the same files, one model and not two"
     least = smallest_p(families)
     if least > LEVEL:
         return (
@@ -266,7 +270,7 @@ def _sentence(found: Profiles) -> str:
         for row in apart
     ]
     models = "; ".join(said) or f"no difference between the profiles of {counted(len(found.runs), 'model')} was found"
-    return f"{found.label}: {models}; whether families differ is not tested: {_untestable(found.families)}"
+    return f"{found.label}: {models}; whether families differ is not tested: {_untestable(found.runs, found.families)}"
 
 
 def _of_families(found: Profiles) -> str:
@@ -324,7 +328,7 @@ def _mean_shares(found: Profiles, family: str) -> list[tuple[str, float]]:
 
 def _refused(found: Sequence[Profiles], runs: Sequence[StudyRun]) -> Iterator[str]:
     first = found[0]
-    if why := _untestable(first.families):
+    if why := _untestable(first.runs, first.families):
         yield f"whether families differ is not tested: {why}"
     else:
         yield f"families are by {first.source}: {listed(list(dict.fromkeys(first.families)))}"

@@ -13,14 +13,16 @@ from cwa_engine.base.overlap import Stratum, overlap_by_chance
 from cwa_engine.base.table import Table
 from cwa_engine.methods.metrics import ABLATION, METRICS, Passes
 from cwa_engine.questions.question import TableRows
+from cwa_engine.rows import SAMPLED_TOP
+from cwa_engine.studies.analysis.consistency import LEVEL, concordance, least_blocks
+from cwa_engine.studies.analysis.fidelities import Estimate, Sampled, advantage, correlation, estimate, over_models
+from cwa_engine.studies.analysis.series import model_of, values_of
+from cwa_engine.studies.analysis.side_by_side import AGREEMENTS, DAMAGE, agreements, damage_findings, metric_damage
+from cwa_engine.studies.analysis.words import counted, figure, listed
 from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
-from cwa_engine.studies.consistency import LEVEL, concordance, least_blocks
-from cwa_engine.studies.fidelities import Estimate, Sampled, advantage, correlation, estimate, over_models
-from cwa_engine.studies.series import model_of, values_of
-from cwa_engine.studies.side_by_side import AGREEMENTS, DAMAGE, agreements, damage_findings, metric_damage
-from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import counted, figure, listed
+from cwa_engine.studies.study import Study, cells_of
 
+LEAST_SAMPLE = 2 * SAMPLED_TOP
 RULE = (
     "Each run zeroes a sample of weights one by one (--fidelity); the fidelity of a metric is Spearman's rank correlation of "
     "its scores with the measured |changes of the loss|, with a jackknife interval over the weights, on Fisher's z. Two "
@@ -278,6 +280,12 @@ def check(study: Study) -> None:
             "a study of metrics measures what single weights cost, which fidelity asks for",
             hint="leave out fidelity, or give a number of weights for each metric",
         )
+    if any((cell.spec.fidelity or 0) < LEAST_SAMPLE for cell in cells_of(study)):
+        raise InvalidInput(
+            f"fewer than {LEAST_SAMPLE} weights for each metric are mostly the first of one metric or another, which makes "
+            "metrics seem to disagree with the damage, and with each other",
+            hint=f"leave out fidelity, or give at least {LEAST_SAMPLE}: half of them are then from all levels of the scores",
+        )
 
 
 QUESTION = StudyQuestion(
@@ -290,6 +298,6 @@ QUESTION = StudyQuestion(
     run={
         "metrics": ("grad_x_weight", "grad_squared", "taylor", "magnitude", "wanda"),
         "topk": (50, 100),
-        "fidelity": 60,
+        "fidelity": 40,
     },
 )

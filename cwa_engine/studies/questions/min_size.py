@@ -11,11 +11,19 @@ from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
 from cwa_engine.records.comparison_words import p_text
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.studies.analysis.families import families_of
+from cwa_engine.studies.analysis.series import (
+    Member,
+    Series,
+    first_of,
+    require_damage,
+    require_models,
+    series_of,
+    values_of,
+)
+from cwa_engine.studies.analysis.words import counted, listed, size
 from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
-from cwa_engine.studies.families import families_of
-from cwa_engine.studies.series import Member, Series, first_of, require_damage, require_models, series_of, values_of
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import counted, listed, size
 
 LEAST_SHARE = 0.5  # of the top k, that the two halves of the texts must name alike
 LEVEL = 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +13,11 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.statistics import t975
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
+from cwa_engine.records.differences import same_model
 from cwa_engine.rows import DamagePoint
-from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
-from cwa_engine.studies.families import families_of
-from cwa_engine.studies.kill_sets import KillSet, kill_set_findings, kill_sets
-from cwa_engine.studies.laws import (
+from cwa_engine.studies.analysis.families import families_of
+from cwa_engine.studies.analysis.kill_sets import KillSet, kill_set_findings, kill_sets
+from cwa_engine.studies.analysis.laws import (
     CONSTANT,
     EXPONENTIAL,
     LAWS,
@@ -28,8 +29,16 @@ from cwa_engine.studies.laws import (
     fit_law,
     require_scipy,
 )
-from cwa_engine.studies.paired import Array, Unit, common_unit, critical_changes, difference, log_covariance, scale_of
-from cwa_engine.studies.series import (
+from cwa_engine.studies.analysis.paired import (
+    Array,
+    Unit,
+    common_unit,
+    critical_changes,
+    difference,
+    log_covariance,
+    scale_of,
+)
+from cwa_engine.studies.analysis.series import (
     Member,
     Series,
     first_of,
@@ -38,8 +47,9 @@ from cwa_engine.studies.series import (
     series_of,
     values_of,
 )
+from cwa_engine.studies.analysis.words import counted, figure, listed, size
+from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import counted, figure, listed, size
 
 RULE = (
     "Damage is the change of the loss by the critical set, in nats per token where all models make the same tokens of the "
@@ -162,8 +172,9 @@ def _unfit(entry: Fitted) -> str:
     sizes = {member.report.model.parameters for member in entry.used}
     if len(sizes) < LEAST_SIZES:
         return f"{counted(len(sizes), 'size')} with a finite loss, and a law needs at least {LEAST_SIZES}"
-    if twice := [m.model for m in entry.used if sum(other.model == m.model for other in entry.used) > 1]:
-        return f"{twice[0]} is there twice"
+    pairs = itertools.combinations(entry.used, 2)
+    if twice := next(((one, other) for one, other in pairs if same_model(one.report, other.report)), None):
+        return f"{twice[0].model} and {twice[1].model} are the same files, one model and not two"
     if unclear := [member for member in entry.used if not member.point.delta_low > 0]:
         said = listed([f"{m.model} {_nats(m.point)}" for m in unclear])
         return f"the damage is not clearly above 0, so it has no logarithm: {said} nats per token"

@@ -14,9 +14,8 @@ from cwa_engine.base.statistics import t975
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
 from cwa_engine.records.curves import DamageDifference
-from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
-from cwa_engine.studies.consistency import concordance, least_blocks
-from cwa_engine.studies.pairs import (
+from cwa_engine.studies.analysis.consistency import concordance, least_blocks
+from cwa_engine.studies.analysis.pairs import (
     ALPHA,
     MODEL,
     AxisPair,
@@ -29,8 +28,9 @@ from cwa_engine.studies.pairs import (
     pairs_of,
     shares_texts,
 )
+from cwa_engine.studies.analysis.words import counted, figure, listed
+from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import counted, figure, listed
 
 RULE = (
     "Two runs of one model are a pair of an axis where they differ in its value alone. Of the top k of both, at the largest k, "
@@ -185,7 +185,7 @@ def _on_axis(runs: Sequence[StudyRun], pairs: Sequence[AxisPair], metric: str, a
         shared=_mean([entry.overlap.common for entry in told]),
         least=min((entry.overlap.common for entry in told), default=None),
         most=max((entry.overlap.common for entry in told), default=None),
-        expected=_mean([by_chance(entry)[0] for entry in told]),
+        expected=_mean([entry.overlap.by_chance[0] for entry in told]),
         more_than_chance=sum(_is_more_than_chance(entry, len(told)) for entry in told) if told else None,
         rbo=_mean([entry.overlap.rbo for entry in told]),
         halves=_mean(halves),
@@ -197,14 +197,8 @@ def _on_axis(runs: Sequence[StudyRun], pairs: Sequence[AxisPair], metric: str, a
     return OnAxis(row, tuple(overlaps), tuple(told), tuple(differences))
 
 
-def by_chance(entry: PairOverlap) -> tuple[float | None, float | None]:
-    """(expected, p): within parameters, or among all where that is not known."""
-    row = entry.overlap
-    return (row.expected, row.p_value) if row.p_within is None else (row.expected_within, row.p_within)
-
-
 def _is_more_than_chance(entry: PairOverlap, pairs: int) -> bool:
-    p = by_chance(entry)[1]
+    p = entry.overlap.by_chance[1]
     return p is not None and p <= ALPHA / pairs
 
 

@@ -15,8 +15,7 @@ from cwa_engine.records.differences import same_scoring
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.rows import GIVEN
-from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
-from cwa_engine.studies.revisions import (
+from cwa_engine.studies.analysis.revisions import (
     LEAST,
     Trajectory,
     WeightHistory,
@@ -26,8 +25,9 @@ from cwa_engine.studies.revisions import (
     trajectories_of,
     why_not,
 )
+from cwa_engine.studies.analysis.words import counted, doing, figure, listed
+from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import counted, figure, listed
 
 ALPHA = 0.05
 RULE = (
@@ -71,8 +71,8 @@ class RevisionStep:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightRank:
-    """A weight of the last top k in one revision. `rank` is None where it is not within the first `depth`."""
+class WeightRanks:
+    """A weight of the last top k. `ranks` has one for each revision, the first first: `- 20 5`, a dash beyond the `depth`."""
 
     model: str
     others: str
@@ -82,14 +82,12 @@ class WeightRank:
     layer: int | None
     last_rank: int
     critical_since: str
-    revision: str
-    place: int
-    rank: int | None
+    ranks: str
     depth: int
 
 
 STEPS = Table("trajectory.csv", RevisionStep)
-WEIGHTS = Table("trajectory_weights.csv", WeightRank)
+WEIGHTS = Table("trajectory_weights.csv", WeightRanks)
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ class OneTrajectory:
         """The earlier revisions whose top shares more with the last one's than chance."""
         level = ALPHA / max(1, len(self.overlaps) - 1)
         pairs = zip(self.trajectory.names[:-1], self.overlaps[:-1], strict=True)
-        return [name for name, row in pairs if (p := _by_chance(row)[1]) is not None and p <= level]
+        return [name for name, row in pairs if (p := row.by_chance[1]) is not None and p <= level]
 
 
 def answer(runs: Sequence[StudyRun]) -> Answer:
@@ -141,7 +139,7 @@ def _follow(trajectory: Trajectory, metric: str) -> OneTrajectory:
     if why := why_not(trajectory, metric):
         return OneTrajectory(trajectory, metric, k, why)
     overlaps = overlap_with_last(trajectory, metric, k)
-    if unknown := [row.unknown for row in overlaps if _by_chance(row)[1] is None]:
+    if unknown := [row.unknown for row in overlaps if row.by_chance[1] is None]:
         return OneTrajectory(trajectory, metric, k, f"what chance gives is not known, as {unknown[0]}")
     weights = tuple(histories(trajectory, metric, k))
     steps = tuple(_steps(trajectory, metric, k, overlaps, weights))
@@ -199,20 +197,16 @@ def _less(
     return widened((row.difference, row.low, row.high), comparisons) if row else None
 
 
-def _by_chance(row: RankingOverlap) -> tuple[float | None, float | None]:
-    """(expected, p): within parameters, or among all where that is not known."""
-    return (row.expected, row.p_value) if row.p_within is None else (row.expected_within, row.p_within)
-
-
-def _ranks(one: OneTrajectory) -> Iterator[WeightRank]:
+def _ranks(one: OneTrajectory) -> Iterator[WeightRanks]:
     trajectory = one.trajectory
+    depth = min(run.report.spec.largest_k for run in trajectory.runs)
     for history in one.weights:
         weight = history.weight
-        for place, (run, name, rank) in enumerate(zip(trajectory.runs, trajectory.names, history.ranks, strict=True)):
-            yield WeightRank(
-                trajectory.model, trajectory.others, one.metric, weight.target, weight.component, weight.layer,
-                weight.rank, trajectory.names[history.since], name, place + 1, rank, run.report.spec.largest_k,
-            )  # fmt: skip
+        known = (rank if rank is not None and rank <= depth else None for rank in history.ranks)
+        yield WeightRanks(
+            trajectory.model, trajectory.others, one.metric, weight.target, weight.component, weight.layer, weight.rank,
+            trajectory.names[history.since], " ".join("-" if rank is None else str(rank) for rank in known), depth,
+        )  # fmt: skip
 
 
 # words
@@ -235,7 +229,7 @@ def _sentence(one: OneTrajectory) -> str:
 
 
 def _chance_text(row: RankingOverlap) -> str:
-    expected, _ = _by_chance(row)
+    expected, _ = row.by_chance
     return "" if expected is None else f" ({expected:.2g} by chance)"
 
 
@@ -288,8 +282,8 @@ def _damage_finding(one: OneTrajectory, where: str) -> Finding:
     if not known:
         end = f"; it was not measured alike in {last}, so differences are not given"
     return Finding(
-        f"{where}: {one.steps[-1].perturbation} of each revision's own top {one.k:,} changes the loss, in nats per token, by "
-        f"{listed(said)}{end}",
+        f"{where}: {doing(one.steps[-1].perturbation)} each revision's own top {one.k:,} changes the loss, in nats per "
+        f"token, by {listed(said)}{end}",
         "other texts, on which the intervals of these differences, paired by text, are elsewhere",
     )
 

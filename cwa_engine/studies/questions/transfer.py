@@ -23,13 +23,13 @@ from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.rows import GIVEN, MATRICES, exp
 from cwa_engine.spec import RunSpec, parse_spec
+from cwa_engine.studies.analysis.laws import LEVEL
+from cwa_engine.studies.analysis.multiple import holm
+from cwa_engine.studies.analysis.paired import NATS, TextChanges, common_unit, critical_changes, difference, log_ratio
+from cwa_engine.studies.analysis.series import OF_MODEL, model_of, others_of, require_damage, values_of
+from cwa_engine.studies.analysis.words import doing, figure, listed
 from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
-from cwa_engine.studies.laws import LEVEL
-from cwa_engine.studies.multiple import holm
-from cwa_engine.studies.paired import NATS, TextChanges, common_unit, critical_changes, difference, log_ratio
-from cwa_engine.studies.series import OF_MODEL, model_of, others_of, require_damage, values_of
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import doing, figure, listed
 
 RULE = (
     "The first model is the base, all others are its variants. Its coordinates carry over where the two top k share more "
@@ -58,6 +58,7 @@ class TransferRow:
     why: str
     same_files: bool
     common: int | None = None
+    of: int | None = None  # weights in the base's list: k, or k of each layer, parameter or component
     expected: float | None = None
     p_value: float | None = None
     expected_within: float | None = None
@@ -174,6 +175,7 @@ def _row(
         row = replace(
             row,
             common=overlap.common,
+            of=overlap.of_first,
             expected=overlap.expected,
             p_value=overlap.p_value,
             expected_within=overlap.expected_within,
@@ -294,7 +296,7 @@ def _sentence(rows: Sequence[TransferRow]) -> str:
 
 
 def _carried(row: TransferRow) -> str:
-    share = f"{row.common} of {row.k}"
+    share = f"{row.common:,} of {row.of:,}"
     coordinates = (
         f"has {share} of its coordinates" if row.carries_over else f"has {share}, no more than by chance was found"
     )
@@ -313,7 +315,7 @@ def _findings(rows: Sequence[TransferRow]) -> Iterator[Finding]:
             chance = row.expected_within if row.expected_within is not None else row.expected
             same = "; the files of both are the same" if row.same_files else ""
             yield Finding(
-                f"{row.base} and {row.variant} share {row.common:,} of the top {row.k:,} by {row.metric}, random sets with as "
+                f"{row.base} and {row.variant} share {row.common:,} of the top {row.of:,} by {row.metric}, random sets with as "
                 f"many of each parameter {chance:.2g} ({p_text(row.p_holm)} with Holm's correction){same}",
                 "other scoring texts, by which the top k of either has other weights: both were ranked by the same texts",
             )
@@ -345,7 +347,8 @@ def _refused(groups: Sequence[tuple[StudyRun, list[StudyRun]]], rows: Sequence[T
             yield f"{model_of(base)} has no variant with a run to compare with"
     for row in rows:
         if row.why:
-            yield f"{row.base} and {row.variant} are not compared weight by weight: {row.why}"
+            what = "not compared weight by weight" if row.common is None else "not compared in damage"
+            yield f"{row.base} and {row.variant} are {what}: {row.why}"
         elif not row.carried_outcome and row.perturbation and row in _answered(rows):
             yield (
                 f"whether damage carries over to {row.variant} was not measured: resume the study, or run {row.variant} with "

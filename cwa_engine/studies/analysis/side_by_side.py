@@ -17,9 +17,9 @@ from cwa_engine.records.comparison import ranking_overlap
 from cwa_engine.records.curves import CriticalLosses
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.rows import GIVEN
+from cwa_engine.studies.analysis.series import model_of
+from cwa_engine.studies.analysis.words import counted, doing, figure, listed
 from cwa_engine.studies.answer import Finding, StudyRun
-from cwa_engine.studies.series import model_of
-from cwa_engine.studies.words import counted, figure, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def _damage_finding(here: Sequence[MetricDamage], most: str, perturbation: str, 
     if alike:
         end += f"; no difference was found between {most} and {listed([row.ranking for row in alike])}"
     return Finding(
-        f"{here[0].model}: {perturbation} of the top {k:,} changes the loss, in nats per token, by {listed(said)}{end}",
+        f"{here[0].model}: {doing(perturbation)} the top {k:,} changes the loss, in nats per token, by {listed(said)}{end}",
         f"other texts, on which the difference to {most}, paired by text, is outside of its interval; the table has all "
         f"{counted(len(here), 'ranking')}",
     )

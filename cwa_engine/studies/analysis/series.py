@@ -10,9 +10,9 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.rows import DamagePoint
+from cwa_engine.studies.analysis.words import doing
 from cwa_engine.studies.answer import StudyRun
 from cwa_engine.studies.study import Study
-from cwa_engine.studies.words import doing
 
 OF_MODEL = ("model", "revision", "dtype", "device", "offload")  # fields by which models of a study differ
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cwa_engine.records.run_summary import DamageSummary
+from cwa_engine.studies.analysis.laws import LEAST_SIZES, LEVEL, require_scipy, trend
+from cwa_engine.studies.analysis.series import model_of, others_of
+from cwa_engine.studies.analysis.words import counted, figure, listed
 from cwa_engine.studies.answer import Finding, StudyRun
-from cwa_engine.studies.laws import LEAST_SIZES, LEVEL, require_scipy, trend
-from cwa_engine.studies.series import model_of, others_of
-from cwa_engine.studies.words import counted, figure, listed
 
 FACTOR = 10.0  # of perplexity, as `cwtool ablate` looks for
 SEARCHED, BY_FACTOR, BY_CONTROLS = "critical set", "perplexity", "controls"

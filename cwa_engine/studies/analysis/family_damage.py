@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cwa_engine.base.table import Table
+from cwa_engine.studies.analysis.families import families_of
+from cwa_engine.studies.analysis.paired import NATS, common_unit, scale_of
+from cwa_engine.studies.analysis.series import series_of
+from cwa_engine.studies.analysis.words import doing, figure, listed
 from cwa_engine.studies.answer import Finding, StudyRun
-from cwa_engine.studies.families import families_of
-from cwa_engine.studies.paired import NATS, common_unit, scale_of
-from cwa_engine.studies.series import series_of
-from cwa_engine.studies.words import doing, figure, listed
 
 
 @dataclass(frozen=True, slots=True)

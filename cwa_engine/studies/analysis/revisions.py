@@ -56,8 +56,10 @@ def _ordered(model: str, others: str, runs: Sequence[StudyRun], axis: str) -> Tr
     known = [number for number in numbers if number is not None]
     by_number = len(known) == len(names) == len(set(known))
     order = sorted(range(len(runs)), key=lambda place: known[place]) if by_number else range(len(runs))
-    shown = model or _common(names)
-    return Trajectory(shown, others, tuple(runs[i] for i in order), tuple(names[i] for i in order), by_number)
+    if not model:  # folders of checkpoints: `llama-m` of llama-m-step10 and llama-m-step20
+        model = _common(names)
+        names = [name.removeprefix(model).lstrip("-_.") or name for name in names]
+    return Trajectory(model, others, tuple(runs[i] for i in order), tuple(names[i] for i in order), by_number)
 
 
 def _short(name: str, axis: str) -> str:
