@@ -34,7 +34,7 @@ Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="How man
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model of the Hub.", show_default=False)]
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[WORDS]...", help="What is looked for; all words together.", show_default=False),
+    typer.Argument(metavar="WORDS", help="What is looked for; all words together.", show_default=False),
 ]
 
 
@@ -43,7 +43,7 @@ def list_models(
     query: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[WORDS]...",
+            metavar="WORDS",
             help="Only models whose name or family contains these.",
             show_default=False,
             autocompletion=completion.models,

@@ -111,7 +111,7 @@ def test_symptoms_have_steps(cwtool: CommandLine) -> None:
 
 def test_show_says_what_a_model_is_and_takes_its_command_from_the_plan(cwtool: CommandLine) -> None:
     shown = cwtool("models", "show", "gpt2").stdout  # one that is on disk, in small
-    assert "MIT; open to everyone" in shown and "weights" in shown
+    assert "MIT; no approval is asked for" in shown and "weights" in shown
     found = cwtool.json("models", "show", "gpt2")
     planned = cwtool.json("models", "plan", "gpt2")
     assert found["plan"]["command"] == planned["command"] and found["plan"]["note"] == ""
