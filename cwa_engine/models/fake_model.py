@@ -101,7 +101,8 @@ def goes_token_by_token(fake: FakeModel) -> bool:
 
 
 def _steps(fake: FakeModel, tokens: int) -> int:
-    with fake.mode, torch.no_grad(), _Steps() as steps:
+    steps = _Steps()  # type: ignore[no-untyped-call]
+    with fake.mode, torch.no_grad(), steps:
         fake.model(torch.zeros((1, tokens), dtype=torch.long))
     return steps.count
 

@@ -84,7 +84,11 @@ def model_page(given: str, entry: CatalogModel | None, disk: dict[str, int]) -> 
     name = entry.name if entry else given
     rows: list[tuple[str, str]] = [("model", name)]
     if entry:
-        access = f"asks for an approval, then for HF_TOKEN: {entry.licence_page}" if entry.gated else "no approval is asked for"
+        access = (
+            f"asks for an approval, then for HF_TOKEN: {entry.licence_page}"
+            if entry.gated
+            else "no approval is asked for"
+        )
         memory = ", ".join(f"{fmt.size(entry.parameters * each)} in {dtype}" for dtype, each in _DTYPES)
         rows += [
             ("alias", entry.alias or ""),

@@ -214,8 +214,10 @@ def _check_place(folder: StudyFolder, host: str) -> None:
         return
     if folder.where.startswith(("/", "the memory")):
         hint = "the program that asked for it can go on with it"
+    elif folder.where:
+        hint = f"`cwtool --host {folder.where} study resume` goes on with it"
     else:
-        hint = f"`cwtool {f'--host {folder.where} ' if folder.where else ''}study ...` goes on with it"
+        hint = "`cwtool study resume` without --host goes on with it"
     place = folder.where or "the daemon of this machine"
     raise InvalidInput(f"the runs of {folder.id} are in {place}, not in {host or 'the daemon of this machine'}", hint)
 
