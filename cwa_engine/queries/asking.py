@@ -19,7 +19,7 @@ from cwa_engine.base.version import __version__
 from cwa_engine.queries.batches import literal, quoted
 from cwa_engine.queries.columns import TEXT
 from cwa_engine.queries.tables import RUN_ID, RUNS, TABLES
-from cwa_engine.queries.taking_up import Archive, LeftOut, Say, UpToDate
+from cwa_engine.queries.taking_up import Archive, LeftOut, Say, TakenUp
 
 if TYPE_CHECKING:
     import pandas
@@ -92,7 +92,7 @@ def query(
         connection = stack.enter_context(duckdb.connect(":memory:"))
         connection.execute("SET enable_progress_bar = false")
         asked = _tables_of(connection, sql)
-        found = _up_to_date(connection, folder, asked, say, stack) if runs or folder.is_dir() else UpToDate({}, ())
+        found = _up_to_date(connection, folder, asked, say, stack) if runs or folder.is_dir() else TakenUp({}, ())
         for table in {RUNS.name, *asked, *found.parts}:  # one that the SQL does not name in so many words is not there
             _make_view(connection, table, found)
         _add_marks(connection, marks or {}, _studies_of_runs(say) if _ABOUT_STUDIES.search(sql) else {})
@@ -137,7 +137,7 @@ def _tables_of(connection: DuckDBPyConnection, sql: str) -> set[str]:
     return {name for name in TABLES if re.search(rf"\b{name}\b", sql, re.IGNORECASE)}
 
 
-def _up_to_date(connection: DuckDBPyConnection, folder: Path, asked: set[str], say: Say, stack: ExitStack) -> UpToDate:
+def _up_to_date(connection: DuckDBPyConnection, folder: Path, asked: set[str], say: Say, stack: ExitStack) -> TakenUp:
     try:
         return Archive(connection, folder, _cache_of(folder, say, stack), say, stack).up_to_date(asked)
     except NotADirectoryError as error:
@@ -164,7 +164,7 @@ def _cache_of(folder: Path, say: Say, stack: ExitStack) -> Path:
         return Path(stack.enter_context(TemporaryDirectory()))
 
 
-def _make_view(connection: DuckDBPyConnection, name: str, found: UpToDate) -> None:
+def _make_view(connection: DuckDBPyConnection, name: str, found: TakenUp) -> None:
     columns = TABLES[name].columns
     parts = found.parts.get(name, ())
     rows = f"SELECT {quoted(columns)} FROM ({' UNION ALL '.join(part.sql for part in parts)})"

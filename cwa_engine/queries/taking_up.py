@@ -43,7 +43,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class UpToDate:
+class TakenUp:
     """Where the rows of each table are, and which runs have none for a reason."""
 
     parts: Mapping[str, Sequence[Part]]  # by table
@@ -61,7 +61,7 @@ class Archive:
         self._stack = stack
         self._left_out: dict[str, str] = {}
 
-    def up_to_date(self, asked: Iterable[str]) -> UpToDate:
+    def up_to_date(self, asked: Iterable[str]) -> TakenUp:
         """Take up what is new or changed since the last time, for the tables that are asked for. Raises OSError."""
         current = signatures(self._runs)
         summaries = {table.name: self._batches(table) for table in SUMMARY_TABLES}
@@ -75,7 +75,7 @@ class Archive:
         for batches in every.values():
             batches.tidy(sound)
         left_out = tuple(LeftOut(name, reason) for name, reason in sorted(self._left_out.items()))
-        return UpToDate({name: batches.parts(sound) for name, batches in every.items()}, left_out)
+        return TakenUp({name: batches.parts(sound) for name, batches in every.items()}, left_out)
 
     def _batches(self, table: QueryTable) -> BatchFolder:
         return BatchFolder(self._connection, self._cache / table.name, table, self._stack)

@@ -77,7 +77,7 @@ def test_a_model_that_is_not_there_stops_no_other_and_is_named(cwtool: CommandLi
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (("scalin", "--models", "gpt2"), "'scalin' is no question of studies"),
+        (("scalin", "--models", "gpt2"), "'scalin' is no question of studies"),  # codespell:ignore scalin
         (("nothing.toml",), "there is no file nothing.toml"),
         ((), "no model is given"),
         (("--models", "gpt2", "--grid", "dtyp=float32"), "there is no option 'dtyp'"),

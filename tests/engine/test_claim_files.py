@@ -15,9 +15,9 @@ HOSTILE = {
     "nobody reads the key `clam` ... did you mean 'claim'": "[[clam]]\nid = 'a'",
     "in double brackets": "[claim]\nid = 'a'",
     "makes no claim": "",
-    "nobody reads the key `protocl`": "{head}\nprotocl = 'x'",
+    "nobody reads the key `protocl`": "{head}\nprotocl = 'x'",  # codespell:ignore protocl
     "nobody reads the key `topkk`": "{head}\nrun = {{ topkk = [1] }}",
-    "nobody reads the key `valu`": "{head}\nexpect = [{{ what = 'perplexity', valu = 1.0 }}]",
+    "nobody reads the key `valu`": "{head}\nexpect = [{{ what = 'perplexity', valu = 1.0 }}]",  # codespell:ignore valu
     "nothing measures `perplexty`": "{head}\nexpect = [{{ what = 'perplexty' }}]",
     "has a value and no tolerance": "{head}\nexpect = [{{ what = 'perplexity', value = 5 }}]",
     "where its tolerance comes from": "{head}\nexpect = [{{ what = 'perplexity', value = 5, within = 1 }}]",

@@ -440,7 +440,7 @@ def test_a_query_reads_the_tables_of_runs_and_nothing_else(sql: str, runs: Path,
     ("sql", "message", "hint"),
     [
         ("SELECT baseline_nl FROM runs", 'column "baseline_nl" not found', "did you mean 'baseline_nll'"),
-        ("SELECT nll FROM damge", "damge does not exist", "did you mean 'damage'?"),
+        ("SELECT nll FROM damge", "damge does not exist", "did you mean 'damage'?"),  # codespell:ignore damge
         ("SELEC 1", 'syntax error at or near "SELEC"', "--tables"),
         ("", "nothing was asked", "give one SELECT"),
         ("SELECT '\udcff'", "no text", "UTF-8"),

@@ -77,7 +77,7 @@ def test_options_go_by_the_names_of_the_command_line_too() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"grid": {"modle": ["a"]}}, "grid: there is no option 'modle'"),
+        ({"grid": {"modle": ["a"]}}, "grid: there is no option 'modle'"),  # codespell:ignore modle
         ({"grid": {"model": ["a"]}, "run": {"topkk": 3}}, "run: there is no option 'topkk'"),
         ({"grid": {"model": "a"}}, "grid: model is 'a'"),
         ({"grid": {"model": []}}, "grid: model has no values"),
@@ -119,7 +119,7 @@ def test_a_file_names_paths_from_where_it_is(tmp_path: Path) -> None:
         ("[run]\ntopk = 'many'", "--topk many is no whole number", ""),
         ("[run]\nseed = 1.5", r"s.toml: \[run\] seed is 1.5", "write a whole number"),
         ("topk = 3", "s.toml: a study has no 'topk'", r"in \[run\]"),
-        ("questoin = 'x'", "s.toml: a study has no 'questoin'", "did you mean 'question'"),
+        ("questoin = 'x'", "s.toml: a study has no 'questoin'", "did you mean 'question'"),  # codespell:ignore questoin
         ("grid = 3", "s.toml: grid is 3", "write a table"),
         ("question = 3", "s.toml: question is 3", "in quotes"),
         ("grid", "s.toml is no TOML", ""),
@@ -373,7 +373,7 @@ def test_a_question_gives_its_runs_what_they_need_under_what_the_user_says(
     with pytest.raises(InvalidInput, match="counting needs two models"):
         ask("a", question="counting")
     with pytest.raises(InvalidInput, match="no study asks 'countin'"):
-        ask("a", "b", question="countin")
+        ask("a", "b", question="countin")  # codespell:ignore countin
 
 
 def test_the_answer_is_written_when_all_cells_have_ended(
