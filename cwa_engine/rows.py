@@ -99,6 +99,13 @@ class Baseline:
     vocabulary: int = 0  # tokens the model chooses from; guessing at random has perplexity `vocabulary`
 
     @property
+    def scored_bytes(self) -> int | None:
+        """How many bytes the scored tokens stand for; texts cut at as many tokens have others with another tokenizer."""
+        if not self.bits_per_byte or not math.isfinite(self.bits_per_byte):
+            return None
+        return round(self.nll * self.tokens / (math.log(2) * self.bits_per_byte))
+
+    @property
     def is_guessing(self) -> bool:
         """Whether the loss is less than 0.1 nats per token better than that of guessing among all tokens."""
         return self.vocabulary > 1 and self.nll > math.log(self.vocabulary) - SMALL

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -167,11 +166,8 @@ def _unlike(first: RunReport, second: RunReport) -> dict[str, str]:
 
 
 def _bytes_measured(*reports: RunReport) -> list[str]:
-    """How many bytes the scored tokens stand for. Texts cut at as many tokens have other bytes with another tokenizer."""
-    baselines = [report.baseline for report in reports]
-    if not all(baseline.bits_per_byte for baseline in baselines):
-        return ["not known"] * len(baselines)
-    return [f"{b.nll * b.tokens / (math.log(2) * (b.bits_per_byte or math.nan)):,.0f}" for b in baselines]
+    found = [report.baseline.scored_bytes for report in reports]
+    return ["not known" if None in found else f"{count:,}" for count in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,12 @@ def test_models_with_other_tokens_are_compared_in_bits_per_byte() -> None:
     assert {row.unit for row in points} == {"bits per byte"}
 
 
+def test_as_many_tokens_that_stand_for_other_bytes_are_other_tokens() -> None:
+    """Texts cut at as many tokens are other texts with another tokenizer."""
+    runs = [damaged(size, law(size), bits_per_byte=1.0 + place / 10) for place, size in enumerate(SIZES)]
+    assert {row.unit for row in rows(scaling(*runs), "scaling.csv")} == {"bits per byte"}
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

@@ -66,7 +66,8 @@ def common_unit(reports: Sequence[RunReport]) -> Unit:
 
 def _tokens(report: RunReport) -> tuple[object, ...]:
     baseline, texts = report.baseline, report.texts
-    return baseline.tokens, baseline.vocabulary, baseline.protocol, texts.bos, texts.seq_len, texts.packed
+    made = baseline.tokens, baseline.scored_bytes, baseline.vocabulary, baseline.protocol
+    return *made, texts.bos, texts.seq_len, texts.packed
 
 
 def scale_of(report: RunReport, unit: str) -> float:
