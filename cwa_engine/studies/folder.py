@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cwa_engine.base.errors import DataError, InvalidInput, NotFound, OutputError, did_you_mean
-from cwa_engine.base.files import is_abandoned, write_folder, write_whole
+from cwa_engine.base.files import write_folder, write_whole
 from cwa_engine.base.places import state_folder
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.options import parsed
@@ -192,10 +192,10 @@ def _check_texts(cells: tuple[Cell, ...]) -> None:
 
 
 def _names(root: Path) -> list[Path]:
-    """The folders of studies, the latest first."""
+    """The folders of studies, the latest first; one that is still being written has a hidden name."""
     if not root.is_dir():
         return []
-    found = [path for path in root.iterdir() if path.is_dir() and not is_abandoned(path)]
+    found = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 

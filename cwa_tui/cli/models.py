@@ -178,6 +178,11 @@ def show_model(
     elif planned:
         from cwa_tui.cli.plan import plan_report
 
+        if entry and entry.parameters != planned.parameters:
+            say(
+                f"{given} is another model here: it has {planned.parameters:,} weights, and in the guide "
+                f"{entry.parameters:,}"
+            )
         show("")
         show(plan_report(planned))
     elif why_not:

@@ -73,9 +73,9 @@ def plan_table(plan: StudyPlan) -> RenderableType:
     ]
     todo = sum(not entry.done for entry in plan.cells)
     passes = "unknown" if plan.passes is None else f"{plan.passes:,}"
-    seconds = fmt.duration(plan.seconds) if plan.seconds is not None else "unknown"
+    time = "time unknown" if plan.seconds is None else fmt.duration(plan.seconds)
     return Group(
-        words(f"{len(plan.cells)} cells, {todo} to run: {passes} forward passes, {seconds}"),
+        words(f"{len(plan.cells)} cells, {todo} to run: {passes} forward passes, {time}"),
         "",
         LineTable(fields, rows),
         "",

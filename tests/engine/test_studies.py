@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cwa_engine.base.errors import DaemonUnreachable, DataError, InvalidInput, NotFound, QueueFull
+from cwa_engine.base.files import scratch_path
 from cwa_engine.base.table import Table
 from cwa_engine.hub.sources import absolute_name
 from cwa_engine.questions.question import TableRows
@@ -334,6 +336,14 @@ def test_a_damaged_study_is_named_and_neither_hides_others_nor_is_replaced(ask: 
     with pytest.raises(DataError, match="its hash differs"):
         StudyFolder.open(good.id, root)
     assert ask("b").id != bad.id and (bad.path / "study.json").read_text() == '{"half'
+
+
+def test_a_study_that_a_living_process_is_still_writing_is_none_yet(ask: Callable[..., StudyFolder]) -> None:
+    study = ask("a")
+    half = scratch_path(study.path)
+    shutil.copytree(study.path, half)
+    assert [folder.id for folder in StudyFolder.all(study.path.parent)] == [study.id]
+    assert StudyFolder.open("latest", study.path.parent).id == study.id
 
 
 def test_a_study_is_found_by_a_part_of_its_id(ask: Callable[..., StudyFolder]) -> None:
