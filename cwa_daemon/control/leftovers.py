@@ -53,7 +53,10 @@ def _half_runs(settings: Settings) -> Iterator[Path]:
 
 
 def _half_files(settings: Settings) -> Iterator[Path]:
-    """Of `write_whole` and `write_folder`: addresses, keys, scores, studies. Texts that are half here go on when their client comes again (texts.py)."""
+    """Of `write_whole` and `write_folder`: addresses, keys, scores, studies.
+
+    Texts that are half here go on when their client comes again (texts.py).
+    """
     for folder in (settings.home, settings.cache, settings.home / "studies"):
         yield from (path for path in folder.glob(".*") if is_abandoned(path))
 
