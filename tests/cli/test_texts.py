@@ -114,6 +114,8 @@ def test_an_empty_model_is_not_the_working_folder(cwtool: CommandLine) -> None:
 
 def test_a_model_is_found_by_its_page_on_the_hub_and_unloaded_by_it(cwtool: CommandLine) -> None:
     page = "https://huggingface.co/EleutherAI/pythia-70m"
+    if any(model["name"] == "EleutherAI/pythia-70m" for model in cwtool.json("ps")["models"]):
+        cwtool("unload", page)  # it is one of another test's cache
     cwtool("load", f"{page}/tree/main")
     (warm,) = [model for model in cwtool.json("ps")["models"] if model["name"] == "EleutherAI/pythia-70m"]
     found = cwtool.json("run", "--model", "EleutherAI/pythia-70m@main", "--topk", "2", "--no-perturbation")
