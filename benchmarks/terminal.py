@@ -22,6 +22,7 @@ from benchmarks.service import CWTOOL, MODEL, own_daemon
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import Client
 from cwa_engine.spec import RunSpec
+from cwa_tui.store.preferences import FILE
 
 SIZES = ((80, 24), (160, 48))
 IDLE_S, MANY = 30.0, 100_000
@@ -104,7 +105,8 @@ class Interface:
 
 @contextmanager
 def interface(settings: Settings, columns: int, lines: int) -> Iterator[Interface]:
-    """The interface, with its first screen drawn."""
+    """The interface, with its first screen drawn; nothing is remembered of one before."""
+    (settings.home / FILE).unlink(missing_ok=True)
     shown = Interface(settings, columns, lines)
     try:
         shown.wait_for(r"runs 1-\d+ of")
