@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
 from textual import events, on, work
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Horizontal, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widget import Widget
-from textual.widgets import Button, Static
+from textual.widgets import Button, Input, Static
 
-from cwa_tui.form.draft import Draft
+from cwa_tui.form.draft import Draft, Problem
 from cwa_tui.form.model_choice import KnownModels, Room, model_choices
+from cwa_tui.form.suggesting import for_text
 from cwa_tui.screens.form_doors import FormDoors
 from cwa_tui.widgets.form_choice import ChoiceField
 from cwa_tui.widgets.form_field import FormField, field_id
@@ -32,7 +34,7 @@ class FormScroll(VerticalScroll, can_focus=False, inherit_bindings=False):
 
 
 class FormScreen(ModalScreen[str | None]):
-    """Has `FormField`s, and below them #form-help and #form-problem. A button does the action of its id."""
+    """Has `FormField`s, and below them what `compose_foot` gives."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         # with priority, or keys typed ahead over a slow line would go to the field before
@@ -52,6 +54,8 @@ class FormScreen(ModalScreen[str | None]):
         self._doors = doors
         self._looked_on_disk = asyncio.Event()
         self._here: FormField | None = None  # the field with the focus
+        self._asked_to_start = False  # from then on it is a mistake that no model is named
+        self._starting = False
         self._models = KnownModels(model_choices(doors.warm(), {}), doors.access, doors.host)
 
     @property
@@ -63,8 +67,62 @@ class FormScreen(ModalScreen[str | None]):
         """Check what is typed, and show what follows from it."""
         raise NotImplementedError
 
+    @property
+    def _typed_command(self) -> str:
+        """The command line of what is in the form, on this machine; empty while there is a mistake."""
+        raise NotImplementedError
+
+    async def _start(self) -> None:
+        """Start what is in the form if nothing is wrong with it, and close the form."""
+        raise NotImplementedError
+
+    def _show_mistakes(self) -> None:
+        """Say what is wrong first, and go to its field."""
+        raise NotImplementedError
+
+    def compose_foot(self, **buttons: str) -> ComposeResult:
+        """The help on a field, what is wrong, and buttons: each does the action of its name, by the key beside it."""
+        yield Static(id="form-help")
+        yield QuietStatic(id="form-problem")
+        with Horizontal(classes="buttons"):
+            for name, key in buttons.items():
+                yield Button(f"{name} {key}", id=name, compact=True)
+
+    def on_mount(self) -> None:
+        self._look()
+        self._find_models()
+
     def _suggest(self, row: FormField) -> None:
         """Show what may be picked for what is typed into a field."""
+        entry = row.entry
+        if isinstance(row.control, Input):
+            devices = [*entry.choices, *(device.device for device in self._doors.devices())]
+            known = {"after": self._doors.runs(), "device": devices}
+            row.suggest(for_text(entry, str(row.value), known.get(entry.field, entry.choices)))
+
+    # what the keys do
+
+    @work(group="start", exit_on_error=False)
+    async def action_start(self) -> None:
+        if not self._starting:  # a second press would start it twice
+            self._starting = True
+            try:
+                await self._start()
+            finally:
+                self._starting = False
+
+    @property
+    def _command(self) -> str:
+        """The command line to copy."""
+        command = self._typed_command
+        return command.replace("cwtool", f"cwtool --host {self._doors.host}", 1) if self._doors.host else command
+
+    def action_copy(self) -> None:
+        """Copy the command line."""
+        if self._command:
+            self._doors.copy(self._command)
+        else:
+            self._show_mistakes()
 
     # what is known of models
 
@@ -155,6 +213,9 @@ class FormScreen(ModalScreen[str | None]):
         said = self.query_one("#form-problem", QuietStatic)
         said.say(Text(text))
         said.display = True
+
+    def _tell_problem(self, problem: Problem) -> None:
+        self._say(f"✗ {problem.message}" + (f" - {problem.hint}" if problem.hint else ""))
 
     @work(exclusive=True, group="go", exit_on_error=False)
     async def _go_to(self, name: str) -> None:

@@ -8,13 +8,12 @@ from typing import ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Horizontal, Vertical
-from textual.widgets import Button, Input, Static
+from textual.containers import Container, Vertical
 
 from cwa_engine.hub.asking import ask_hub
 from cwa_tui.form.draft import Checked, Draft, Problem, form_fields, sections
 from cwa_tui.form.model_choice import Standing
-from cwa_tui.form.suggesting import for_model, for_text
+from cwa_tui.form.suggesting import for_model
 from cwa_tui.screens.form_doors import FormDoors
 from cwa_tui.screens.form_screen import FormScreen, FormScroll
 from cwa_tui.screens.pick_model import PickModelScreen
@@ -22,7 +21,6 @@ from cwa_tui.widgets.form_command import FormCommand
 from cwa_tui.widgets.form_field import FormField
 from cwa_tui.widgets.form_plan import FormPlan
 from cwa_tui.widgets.form_section import FormSection
-from cwa_tui.widgets.quiet_static import QuietStatic
 
 
 class NewRunScreen(FormScreen):
@@ -41,9 +39,7 @@ class NewRunScreen(FormScreen):
         self._draft, self._title = draft, title
         self._checked: Checked = draft.checked()
         self._before_reset: Draft | None = None
-        self._asked_to_start = False  # from then on an empty model is a mistake
         self._refused: tuple[Draft, str, Problem] | None = None  # what was refused, at which field, why
-        self._starting = False
 
     def compose(self) -> ComposeResult:
         with Vertical(id="form") as form:
@@ -55,18 +51,7 @@ class NewRunScreen(FormScreen):
                 with FormScroll(id="form-side"):
                     yield FormPlan(self._doors.plan, self._doors.plan_after_s, id="form-plan")
                     yield FormCommand("run", id="form-command")
-            yield Static(id="form-help")
-            yield QuietStatic(id="form-problem")
-            with Horizontal(classes="buttons"):
-                yield Button("start ^j", id="start", compact=True)
-                yield Button("plan ^r", id="plan", compact=True)
-                yield Button("copy ^y", id="copy", compact=True)
-                yield Button("reset ^l", id="reset", compact=True)
-                yield Button("close esc", id="close", compact=True)
-
-    def on_mount(self) -> None:
-        self._look()
-        self._find_models()
+            yield from self.compose_foot(start="^j", plan="^r", copy="^y", reset="^l", close="esc")
 
     @property
     def draft(self) -> Draft:
@@ -119,17 +104,12 @@ class NewRunScreen(FormScreen):
         entry, typed = row.entry, str(row.value)
         if entry.field == "model":
             row.suggest(for_model(typed, self._models, self._room))
-        elif isinstance(row.control, Input):
-            known = {
-                "after": self._doors.runs(),
-                "device": [*entry.choices, *(d.device for d in self._doors.devices())],
-            }
-            row.suggest(for_text(entry, typed, known.get(entry.field, entry.choices)))
+        else:
+            super()._suggest(row)
 
     @property
-    def _command(self) -> str:
-        command = self._checked.command
-        return command.replace("cwtool", f"cwtool --host {self._doors.host}", 1) if self._doors.host else command
+    def _typed_command(self) -> str:
+        return self._checked.command
 
     @on(FormField.Entered)
     def _entered(self, message: FormField.Entered) -> None:
@@ -165,16 +145,6 @@ class NewRunScreen(FormScreen):
             self.query_one(FormPlan).make(spec)
 
     # start, and what else the keys do
-
-    @work(group="start", exit_on_error=False)
-    async def action_start(self) -> None:
-        """Start the run if nothing is wrong with it, and close the form."""
-        if not self._starting:  # a second press would start it twice
-            self._starting = True
-            try:
-                await self._start()
-            finally:
-                self._starting = False
 
     async def _start(self) -> None:
         self._asked_to_start = True
@@ -220,7 +190,7 @@ class NewRunScreen(FormScreen):
             self._refused = draft, name, problem
             self._go_to(name)
         else:
-            self._say(f"✗ {problem.message}" + (f" - {problem.hint}" if problem.hint else ""))
+            self._tell_problem(problem)
 
     def _show_mistakes(self) -> None:
         """Go to the first field that is wrong."""
@@ -232,13 +202,6 @@ class NewRunScreen(FormScreen):
             count = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             self._say(f"✗ {form_fields()[wrong[0]].label}: {problem.message}{count}")
             self._go_to(wrong[0])
-
-    def action_copy(self) -> None:
-        """Copy the command line."""
-        if self._command:
-            self._doors.copy(self._command)
-        else:
-            self._show_mistakes()
 
     def action_reset(self) -> None:
         """Empty the form; once more brings back what was in it."""

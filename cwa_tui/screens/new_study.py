@@ -6,25 +6,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from textual import on, work
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Horizontal, Vertical
-from textual.widgets import Button, Input, Static
+from textual.containers import Container, Vertical
 
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.studies.study import Study
 from cwa_tui.form.draft import Draft, Problem
 from cwa_tui.form.model_choice import Standing
 from cwa_tui.form.study_draft import CheckedStudy, StudyDraft, study_fields, study_sections
-from cwa_tui.form.suggesting import for_text
 from cwa_tui.screens.form_doors import FormDoors
 from cwa_tui.screens.form_screen import FormScreen, FormScroll
 from cwa_tui.screens.pick_model import PickModelScreen
 from cwa_tui.widgets.form_command import FormCommand
 from cwa_tui.widgets.form_field import FormField
 from cwa_tui.widgets.form_section import FormSection
-from cwa_tui.widgets.quiet_static import QuietStatic
 from cwa_tui.widgets.study_plan import PlanStudy, StudyPlanText
 
 
@@ -52,8 +49,6 @@ class NewStudyScreen(FormScreen):
         self._study_doors = doors
         self._draft = StudyDraft(question=str(study_fields()["question"].default))
         self._checked: CheckedStudy = self._draft.checked()
-        self._asked_to_start = False  # from then on a study without models is a mistake
-        self._starting = False
 
     def compose(self) -> ComposeResult:
         doors = self._study_doors
@@ -68,17 +63,7 @@ class NewStudyScreen(FormScreen):
                 with FormScroll(id="form-side"):
                     yield StudyPlanText(doors.plan, doors.form.plan_after_s, id="form-plan")
                     yield FormCommand("study", id="form-command")
-            yield Static(id="form-help")
-            yield QuietStatic(id="form-problem")
-            with Horizontal(classes="buttons"):
-                yield Button("start ^j", id="start", compact=True)
-                yield Button("plan ^r", id="plan", compact=True)
-                yield Button("copy ^y", id="copy", compact=True)
-                yield Button("close esc", id="close", compact=True)
-
-    def on_mount(self) -> None:
-        self._look()
-        self._find_models()
+            yield from self.compose_foot(start="^j", plan="^r", copy="^y", close="esc")
 
     @property
     def draft(self) -> Draft:
@@ -142,15 +127,12 @@ class NewStudyScreen(FormScreen):
         return None
 
     def _suggest(self, row: FormField) -> None:
-        entry = row.entry
-        if isinstance(row.control, Input) and entry.field not in study_fields():
-            known = {"device": [*entry.choices, *(device.device for device in self._doors.devices())]}
-            row.suggest(for_text(entry, str(row.value), known.get(entry.field, entry.choices)))
+        if row.entry.field not in study_fields():
+            super()._suggest(row)
 
     @property
-    def _command(self) -> str:
-        command = self._checked.command
-        return command.replace("cwtool", f"cwtool --host {self._doors.host}", 1) if self._doors.host else command
+    def _typed_command(self) -> str:
+        return self._checked.command
 
     @on(FormField.Entered)
     def _entered(self, message: FormField.Entered) -> None:
@@ -180,27 +162,20 @@ class NewStudyScreen(FormScreen):
         else:
             self.query_one(StudyPlanText).make()
 
-    @work(group="start", exit_on_error=False)
-    async def action_start(self) -> None:
-        """Start the study if nothing is wrong with it, and close the form."""
-        if self._starting:  # a second press would start it twice
+    async def _start(self) -> None:
+        self._asked_to_start = True
+        await self._looked_on_disk.wait()
+        self._look()
+        study = self._checked.study
+        if study is None or self._wrong_model():
+            self._show_mistakes()
             return
-        self._starting, self._asked_to_start = True, True
         try:
-            await self._looked_on_disk.wait()
-            self._look()
-            study = self._checked.study
-            if study is None or self._wrong_model():
-                self._show_mistakes()
-                return
-            try:
-                study_id = await self._study_doors.start(study)
-            except Exception as error:
-                self._tell_problem(Problem.of(error))
-            else:
-                self.dismiss(study_id)
-        finally:
-            self._starting = False
+            study_id = await self._study_doors.start(study)
+        except Exception as error:
+            self._tell_problem(Problem.of(error))
+        else:
+            self.dismiss(study_id)
 
     def _show_mistakes(self) -> None:
         """Say what is wrong first, and go to its field."""
@@ -211,16 +186,6 @@ class NewStudyScreen(FormScreen):
             self._tell_problem(problem)
             self._go_to(name or "question")
             return
-
-    def _tell_problem(self, problem: Problem) -> None:
-        self._say(f"✗ {problem.message}" + (f" - {problem.hint}" if problem.hint else ""))
-
-    def action_copy(self) -> None:
-        """Copy the command line."""
-        if self._command:
-            self._doors.copy(self._command)
-        else:
-            self._show_mistakes()
 
     def action_close(self) -> None:
         self.dismiss(None)
