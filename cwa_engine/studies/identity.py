@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,9 +21,9 @@ from cwa_engine.base.source_code import code_sha256
 from cwa_engine.base.version import __version__
 from cwa_engine.data.datasets import parse_dataset
 from cwa_engine.hub.sources import HubAccess, SourceKind, file_hashes, gguf_shards, resolve
+from cwa_engine.records.export import library_versions
 from cwa_engine.spec import RunSpec
 
-_LIBRARIES = ("torch", "transformers", "numpy")
 # Files of a model's folder that change what is loaded: not what it says of itself, and not the state of its training.
 _OF_A_MODEL = (".json", ".safetensors", ".bin", ".model", ".txt", ".tiktoken", ".jinja", ".py")
 _IN_WORDS = {
@@ -139,12 +138,5 @@ def _hash_of_file(path: Path, size: int, changed_ns: int) -> str:
 
 @functools.cache
 def _code() -> str:
-    versions = [f"{name} {_version(name)}" for name in _LIBRARIES]
+    versions = [f"{name} {version}" for name, version in library_versions().items()]
     return hashlib.sha256("\n".join([__version__, code_sha256(), *versions]).encode()).hexdigest()
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
