@@ -60,8 +60,11 @@ def test_a_study_half_way(
         await app.session.resume_study(ID)
         await until(lambda: len(daemon.submitted) == 4 and "4 queued" in screen_text(app))
         runs = list(daemon.jobs)
+        app.session.started.update(runs[:2])  # else one end is told, of the run that the dashboard had listed first
         ends(daemon, runs[0])
+        await until(lambda: "done: new1" in screen_text(app))
         daemon.end(runs[1], "failed", RunFailed("the loss of the intact model is not finite", hint="try float32"))
+        await until(lambda: "failed: new2" in screen_text(app))
         daemon.say(runs[2], "state", state="running", error=None)
         daemon.progress(runs[2], "score", 3, 12)
         await until(lambda: "1 running, 1 queued" in screen_text(app) and "score 3/12" in screen_text(app))
