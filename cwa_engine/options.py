@@ -28,6 +28,7 @@ GENERAL, RANKING, TEXTS, DAMAGE, QUEUE = (
     "Options", "What is ranked", "Texts", "Damage and controls", "Queue and memory"
 )  # fmt: skip
 RUN, ABLATE, PLAN, LOAD = "run", "ablate", "plan", "load"  # commands that take these options
+WEIGHT, PROMPT = "weight", "prompt"
 ANY_RUN = (RUN, ABLATE, PLAN)
 
 

@@ -20,9 +20,9 @@ from cwa_daemon.control.store import Store
 from cwa_daemon.protocol import JobState
 from cwa_engine.base.errors import CwaError, InvalidInput
 from cwa_engine.base.plain import JsonMap
+from cwa_engine.prompt_spec import spec_of_kind
 from cwa_engine.records.checksums import fingerprint_of
 from cwa_engine.records.reading import read_manifest, read_summary
-from cwa_engine.spec import RunSpec
 
 MOST_JOBS = 1_000_000  # of a damaged database that are looked for
 _NOT_DAMAGE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY")
@@ -117,7 +117,7 @@ def _whole_row(connection: sqlite3.Connection, number: int) -> dict[str, Any] | 
         row = connection.execute("SELECT * FROM jobs WHERE number = ?", [number]).fetchone()
         if row is None:
             return None
-        RunSpec.model_validate_json(row["spec"])
+        spec_of_kind(row["kind"], json.loads(row["spec"]))
         JobState(row["state"])
         return dict(row)
     except (sqlite3.DatabaseError, ValueError, TypeError):

@@ -30,6 +30,7 @@ from cwa_daemon.protocol import (
 from cwa_engine.base.errors import InvalidInput, OutputError, VersionMismatch
 from cwa_engine.base.files import check_output, fetch_folder
 from cwa_engine.base.plain import JsonMap
+from cwa_engine.prompt_spec import PromptSpec
 from cwa_engine.records.checksums import MANIFEST, altered_error, check_run
 from cwa_engine.records.output import claim_output, copy_run
 from cwa_engine.spec import RunSpec
@@ -133,6 +134,22 @@ class AsyncClient:
         fields = {name: getattr(spec, name) for name in ("model", "revision", "dtype", "device", "offload")}
         options = JobOptions(priority=HIGHEST_PRIORITY)
         return await submit_job(self._connection, "inspect", RunSpec(**fields, weights=(target,)), "", options)
+
+    async def weight(self, spec: RunSpec, target: str, command: str = "") -> str:
+        """Queue the examination of one weight by a spec's model and texts, and give the job's run id.
+
+        The `WeightCard` is in its event of kind "card".
+        """
+        texts_there = await with_texts(self._connection, spec.model_copy(update={"weights": (target,)}))
+        return await submit_job(self._connection, "weight", texts_there, command)
+
+    async def prompt(self, spec: PromptSpec, command: str = "") -> str:
+        """Queue a prompt for the intact and the damaged model, before all that waits; gives the job's run id.
+
+        The `PromptAnswer` is in its event of kind "answered".
+        """
+        options = JobOptions(priority=HIGHEST_PRIORITY)
+        return await submit_job(self._connection, "prompt", spec, command, options)
 
     async def retry(self, run_id: str) -> str:
         """Queue an ended run again, and give the new run id."""

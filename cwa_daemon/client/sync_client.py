@@ -15,6 +15,7 @@ from cwa_daemon.client.fetching import RunFiles
 from cwa_daemon.client.loop_thread import LoopThread, RunningLoop
 from cwa_daemon.protocol import JobOptions, JobPage, JobQuery, JobView, Marks, Pruned, Sample, StatusView
 from cwa_engine.base.plain import JsonMap
+from cwa_engine.prompt_spec import PromptSpec
 from cwa_engine.records.checksums import read_checked
 from cwa_engine.spec import RunSpec
 
@@ -93,6 +94,12 @@ class Client:
 
     def inspect(self, spec: RunSpec, target: str) -> str:
         return self._run(self._client.inspect(spec, target))
+
+    def weight(self, spec: RunSpec, target: str, command: str = "") -> str:
+        return self._run(self._client.weight(spec, target, command))
+
+    def prompt(self, spec: PromptSpec, command: str = "") -> str:
+        return self._run(self._client.prompt(spec, command))
 
     def retry(self, run_id: str) -> str:
         return self._run(self._client.retry(run_id))

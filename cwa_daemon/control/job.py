@@ -16,7 +16,7 @@ class Job:
 
     number: int  # gives the order of jobs, for clocks may be put back
     run_id: str
-    kind: str  # run, load, plan, pull or inspect
+    kind: str  # one of `protocol.JobKind`
     state: JobState
     spec: JsonMap  # of a RunSpec
     command: str

@@ -14,6 +14,8 @@ _DOES = {
     "plan": "is being planned",
     "pull": "downloads {model}",
     "inspect": "looks at weights of {model} on {device}",
+    "weight": "examines a weight of {model} on {device}",
+    "prompt": "answers a prompt by {model} on {device}",
 }
 
 

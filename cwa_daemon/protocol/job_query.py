@@ -10,7 +10,7 @@ from cwa_daemon.protocol.states import JobState
 from cwa_daemon.protocol.views import JobView
 from cwa_engine.base.errors import InvalidInput, did_you_mean
 
-JobKind = Literal["run", "load", "plan", "pull", "inspect"]
+JobKind = Literal["run", "load", "plan", "pull", "inspect", "weight", "prompt"]
 JobSort = Literal["created", "finished", "model", "state", "took", "ratio"]
 KINDS: tuple[str, ...] = get_args(JobKind)
 SORTS: tuple[str, ...] = get_args(JobSort)

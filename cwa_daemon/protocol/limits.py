@@ -1,7 +1,7 @@
 """Versions of the protocol, and the bounds of what is sent."""
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 6
+PROTOCOL_MINOR = 7
 SEVERAL_EVENTS_SINCE = 3  # minor version
 PARTS_SINCE = 4
 LATER_SAMPLES_SINCE = 5  # telemetry is asked for from a time on

@@ -15,6 +15,7 @@ from cwa_engine.base import durations
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.options import ABLATE, LOAD, QUEUE, RUN, Option, check_bounds, naming_field
+from cwa_engine.prompt_spec import spec_of_kind
 from cwa_engine.spec import RunSpec
 
 _JOBS = (RUN, ABLATE)  # commands that queue a run
@@ -97,7 +98,8 @@ class Hello(Request):
 
 
 class Submit(Request):
-    """Queue a run, or only the loading of its model, its download, the planning, or a look at the weights it names.
+    """Queue a run, or only the loading of its model, its download, the planning, a look at the weights it names, all that can
+    be found out about one of them, or a prompt.
 
     The same client key never queues twice.
     """
@@ -109,6 +111,12 @@ class Submit(Request):
     command: str = Field(default="", max_length=20_000)
     access: Access = Access()
     options: JobOptions = JobOptions()
+
+    @field_validator("spec", mode="before")
+    @classmethod
+    def _of_its_kind(cls, fields: Any, info: ValidationInfo) -> Any:
+        """A prompt has options of its own, beside those of a run."""
+        return spec_of_kind(info.data.get("kind", ""), fields) if isinstance(fields, dict) else fields
 
 
 class KeepTexts(Request):

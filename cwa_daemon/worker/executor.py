@@ -1,4 +1,4 @@
-"""What a worker does with a command: run, load, plan, pull, inspect, save, unload."""
+"""What a worker does with a command: run, load, plan, pull, inspect, examine a weight, answer a prompt, save, unload."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ from cwa_engine.models.failures import is_out_of_memory, is_panic
 from cwa_engine.models.loading import model_on_disk, torch_device
 from cwa_engine.models.memory import release
 from cwa_engine.pipeline import analyze
+from cwa_engine.prompt_spec import PromptSpec, spec_of_kind
+from cwa_engine.prompting.answering import answer_prompt
 from cwa_engine.records.export import RunRecord, write_run
 from cwa_engine.rows import ModelOnDisk
 from cwa_engine.run import Stages
 from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.spec import RunSpec
+from cwa_engine.weights.card import weight_card
 
 SAVE_AGAIN_S = 2.0  # between two attempts to save what the disk did not take
 _MEMORY_HINT = "try --dtype bfloat16 or a shorter --seq-len, or `cwtool unload` other models"
@@ -116,7 +119,7 @@ class Executor:
             return False
 
     def _do(self, command: RunJob, report: RunReporter) -> None:
-        spec, limits = RunSpec.model_validate(command.spec), command.limits
+        spec, limits = spec_of_kind(command.kind, command.spec), command.limits
         access = HubAccess(**command.access).filled_in()
         if command.kind == "plan":
             assert command.memory
@@ -140,6 +143,15 @@ class Executor:
             with stages("inspect"):
                 for target in spec.weights:
                     report(events.Inspected(weight_facts(resident.model, target)))
+            return
+        if command.kind == "weight":
+            with hub_access(access):  # for the texts of a dataset
+                report(events.CardMade(weight_card(resident.model, spec, report)))
+            return
+        if command.kind == "prompt":
+            assert isinstance(spec, PromptSpec)
+            with stages("prompt"):
+                report(events.PromptAnswered(answer_prompt(resident.model, spec, report)))
             return
         resident.jobs_served += 1
         cache = ScoreCache(Path(limits.cache_folder), limits.cache_bytes, command.run_id)

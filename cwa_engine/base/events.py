@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from cwa_engine.base.plain import JsonMap
 
 if TYPE_CHECKING:  # clients get events as maps, so they need not import the row types
+    from cwa_engine.prompt_rows import PromptAnswer
     from cwa_engine.rows import Baseline, DamagePoint, ModelOnDisk, Plan, TopWeight, Verdict, WeightFacts
+    from cwa_engine.weight_rows import WeightCard
 
 PREVIEW_ROWS = 50  # rows of a ranking that travel in an event; the whole ranking is in the run's files
 
@@ -103,6 +105,18 @@ class Pulled(Event):
 class Inspected(Event):
     kind: ClassVar[str] = "inspected"
     facts: WeightFacts
+
+
+@dataclass(frozen=True, slots=True)
+class CardMade(Event):
+    kind: ClassVar[str] = "card"
+    card: WeightCard
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAnswered(Event):
+    kind: ClassVar[str] = "answered"
+    answer: PromptAnswer
 
 
 Emit = Callable[[Event], None]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PAGE = 1000  # jobs in one reply
 MOST = 2**31 - 1
-KINDS = ("run", "load", "plan", "pull", "inspect")
+KINDS = ("run", "load", "plan", "pull", "inspect", "weight", "prompt")
 SORTS = ("created", "finished", "model", "state", "took", "ratio")
 _BY_NAME = ("model", "state")  # sorted from a to z; the others latest or largest first
 

@@ -36,7 +36,7 @@ from cwa_tui.widgets.models_table import ModelsTable, model_key
 from cwa_tui.widgets.row_table import RowTable
 from cwa_tui.widgets.status_line import StatusLine
 
-RUNS, OTHERS = ("run",), ("load", "plan", "pull", "inspect")
+RUNS, OTHERS = ("run",), ("load", "plan", "pull", "inspect", "weight", "prompt")
 MOST_FOLLOWED = 4  # jobs that run, whose events are told as they come
 
 

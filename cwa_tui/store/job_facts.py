@@ -19,6 +19,8 @@ def asked_for(job: JobView) -> str:
             "plan": "only plans",
             "pull": "only downloads",
             "inspect": "looks at a weight",
+            "weight": "examines a weight",
+            "prompt": "answers a prompt",
         }.get(job.kind, job.kind)
     named = ["weights by name"] if asked.gives_weights else []
     names = [*named, *asked.metrics]

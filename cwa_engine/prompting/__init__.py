@@ -1,0 +1,1 @@
+"""The same prompt by the intact and by the damaged model."""

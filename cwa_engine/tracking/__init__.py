@@ -1,0 +1,1 @@
+"""Finished runs told to a tracker of experiments. torch-free."""
