@@ -21,7 +21,8 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES: dict[Format, str] = {"csv": ".csv", "json": ".json", "markdown": ".md"}
 
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
-_MARKUP = re.compile(r"([\\|`*~<&])")  # what Markdown does not take for itself, even inside a word
+# What Markdown takes for itself inside a word, at the end of one, and between the parts of a link.
+_MARKUP = re.compile(r"([\\|`*~<&]|(?<!\w)_|_(?!\w)|(?<=\])\()")
 
 
 def export(columns: Sequence[str], rows: Iterable[Sequence[Cell]], form: str) -> str:
@@ -85,7 +86,11 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    said = "" if cell is None else cell if isinstance(cell, str) else repr(cell)
+    return markdown_text("" if cell is None else cell if isinstance(cell, str) else repr(cell))
+
+
+def markdown_text(said: str) -> str:
+    """The text as Markdown shows it literally, also in a cell of a table: a line break is `<br>`."""
     return _LINE_BREAK.sub("<br>", _MARKUP.sub(r"\\\1", said)).strip()
 
 

@@ -10,28 +10,27 @@ import re
 from collections.abc import Sequence
 
 from cwa_engine.base.version import __version__
-from cwa_engine.exchange.printed import Cell, Number, PrintedTable, Strong, number_texts
+from cwa_engine.exchange.printed import Cell, Number, PrintedTable, Strong, is_numeric, number_texts
 
 _ESCAPED = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "-": "-{}",
-    "Δ": r"$\Delta$", "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "±": r"$\pm$", "²": r"$^{2}$", "·": r"$\cdot$", "−": "$-$",
-    "–": "--", "—": "---", "…": r"\ldots{}", "“": "``", "”": "''", "‘": "`", "’": "'",
+    '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
+    "Δ": r"$\Delta$", "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "±": r"$\pm$", "²": r"$^{2}$", "·": r"$\cdot$",
+    "−": "$-$", "–": "--", "—": "---", "…": r"\ldots{}", "“": "``", "”": "''", "‘": "`", "’": "'",
     "√": r"$\surd$", "‖": r"$\Vert$", "→": r"$\rightarrow$", "½": r"$\frac{1}{2}$", "α": r"$\alpha$", "σ": r"$\sigma$",
     "\t": " ", "\n": " ", "\r": " ", "\xa0": "~",
 }  # fmt: skip
 _LETTERS = re.compile("[À-ÖØ-öø-ÿ]")  # of Latin 1: the T1 encoding has them
-_BREAKS = ("/", ".", "_")  # behind these a long name may be broken in the caption
+_BREAK = re.compile(r"(?<=\w)[/._](?=\w)")  # in a caption a long name may be broken behind these
+_LIGATURE = re.compile(r"([-',])(?=\1)")  # "--" would be printed as a dash
 _PREAMBLE = r"% needs \usepackage[T1]{fontenc} \usepackage{textcomp} \usepackage{booktabs} \usepackage{graphicx}"
 
 
 def latex(table: PrintedTable, label: str) -> str:
     """The table as a float of its own, no wider than the line. `label` is for references, and is cleaned of odd characters."""
-    numeric = [_is_numeric([row[place] for row in table.rows]) for place in range(len(table.columns))]
-    intervals = [
-        number and any(_interval(row[place]) for row in table.rows) for place, number in enumerate(numeric)
-    ]
+    numeric = [is_numeric([row[place] for row in table.rows]) for place in range(len(table.columns))]
+    intervals = [number and any(_interval(row[place]) for row in table.rows) for place, number in enumerate(numeric)]
     spec, head = [], []
     for name, number, interval in zip(table.columns, numeric, intervals, strict=True):
         spec.append(("r@{}l" + ("l" if interval else "")) if number else "l")
@@ -59,8 +58,11 @@ def latex(table: PrintedTable, label: str) -> str:
 
 def escape(text: str, breaks: bool = False) -> str:
     """The text as LaTeX prints it literally; with `breaks` lines may end behind the parts of a long name."""
+    places = {found.start() for found in _BREAK.finditer(text)} if breaks else set()
+    apart = {found.start() for found in _LIGATURE.finditer(text)}
     return "".join(
-        _character(character) + (r"\allowbreak{}" if breaks and character in _BREAKS else "") for character in text
+        _character(character) + (r"\allowbreak{}" if place in places else "{}" if place in apart else "")
+        for place, character in enumerate(text)
     )
 
 
@@ -123,11 +125,6 @@ def _text(cell: str | int | Number | None) -> str:
         case Number():
             return " ".join(part for part in number_texts(cell) if part)
     return escape(f"{cell:,}" if isinstance(cell, int) else cell)
-
-
-def _is_numeric(cells: Sequence[Cell]) -> bool:
-    inner = [cell.cell if isinstance(cell, Strong) else cell for cell in cells]
-    return any(isinstance(cell, (int, Number)) for cell in inner)
 
 
 def _interval(cell: Cell) -> str:

@@ -34,7 +34,7 @@ Cell = str | int | Number | Strong | None
 
 @dataclass(frozen=True, slots=True)
 class PrintedTable:
-    """A table worth printing. `numeric` columns stand aligned at the decimal point."""
+    """A table worth printing."""
 
     name: str  # of its file: "damage"
     caption: str
@@ -81,6 +81,12 @@ def _power(value: float, decimals: int) -> str:
     return f"{value:.{min(decimals, 15)}e}"
 
 
-def columns_that_differ(columns: Sequence[str], rows: Sequence[Sequence[Cell]], keep: Sequence[str]) -> list[int]:
-    """Places of the columns worth printing: those that are kept in any case, and those with two different cells."""
-    return [place for place, name in enumerate(columns) if name in keep or len({row[place] for row in rows}) > 1]
+def columns_with_cells(rows: Sequence[Sequence[Cell]]) -> list[int]:
+    """Places of the columns that are not empty."""
+    places = range(len(rows[0])) if rows else ()
+    return [place for place in places if any(row[place] not in (None, "") for row in rows)]
+
+
+def is_numeric(cells: Sequence[Cell]) -> bool:
+    """Whether a column has numbers, which are then aligned."""
+    return any(isinstance(cell.cell if isinstance(cell, Strong) else cell, (int, Number)) for cell in cells)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from cwa_engine.exchange.any_printed import any_printed
-from cwa_engine.exchange.printed import Cell, Number, PrintedTable, Strong, columns_that_differ
+from cwa_engine.exchange.printed import Cell, Number, PrintedTable, Strong, columns_with_cells
 from cwa_engine.exchange.tables import data_table, table_names
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.run_summary import DamageSummary
@@ -16,7 +16,7 @@ from cwa_engine.rows import SHOWN, DamagePoint, TopWeight, exp
 DAMAGE, WEIGHTS = "damage", "weights_"
 AS_THEY_ARE = ("tasks",)  # tables of a run that are printed with all their columns
 _DAMAGE_COLUMNS = (
-    "Ranking", "Change", "k", "Change of loss", "Perplexity ratio", "Worst control", "Its change of loss", "p", "Verdict",
+    "Ranking", "Perturbation", "k", "Change of loss", "Perplexity ratio", "Worst control", "Its change of loss", "p", "Verdict",
 )  # fmt: skip
 _WEIGHT_COLUMNS = ("Rank", "Weight", "Layer", "Component", "Value", "Score")
 
@@ -39,19 +39,18 @@ def _damage(report: RunReport, metric: str | None) -> Iterator[PrintedTable]:
     if not groups:
         return
     rows = [_damage_row(group, group.critical) for group in groups if group.critical]
-    kept = columns_that_differ(_DAMAGE_COLUMNS, rows, [name for name in _DAMAGE_COLUMNS if name not in ("Ranking", "Change")])
-    if not any(group.controls for group in groups):
-        kept = [place for place in kept if _DAMAGE_COLUMNS[place] not in ("Worst control", "Its change of loss", "p")]
+    kept = [place for place in columns_with_cells(rows) if place > 1 or len({row[place] for row in rows}) > 1]
     common = [
         f"{_DAMAGE_COLUMNS[place].lower()} {rows[0][place]}" for place in range(2) if place not in kept
     ]  # what all rows have in common is said once
+    bold = any(isinstance(cell, Strong) for row in rows for cell in row)
     caption = (
         f"Damage by the k highest ranked {report.spec.structure}s of {_model(report)}"
         + (f" ({', '.join(common)})" if common else "")
         + f", whose perplexity is {report.baseline.perplexity:.4g} when intact. The change of the loss is in nats per token, "
         "paired per text, with 95 % intervals (jackknife over texts, Student's t). The worst control is the draw that changes "
         "the loss most; p is of the exact rank test against the draws of that control. Bold: distinguishable from every draw "
-        f"of all controls. {_protocol(report)}"
+        f"of all controls{'' if bold else ', which none is'}. {_protocol(report)}"
     )
     yield PrintedTable(
         DAMAGE,
@@ -86,16 +85,17 @@ def _weights(report: RunReport, metric: str, k: int) -> PrintedTable:
     ranked = report.topk(metric)
     weights = [weight for weight in ranked if weight.rank <= k]
     asked = any(weight.stable is not None for weight in weights)
+    bold = any(weight.stable for weight in weights)
     rows = [_weight_row(weight) for weight in weights]
-    kept = [
-        place
-        for place, name in enumerate(_WEIGHT_COLUMNS)
-        if name in ("Rank", "Weight") or any(row[place] not in (None, "") for row in rows)
-    ]
+    kept = columns_with_cells(rows)
     caption = (
         f"The {len(weights):,} {report.spec.structure}s of {_model(report)} that {metric} ranks first, of "
         f"{len(ranked):,} in the run's table; indices are (out, in). "
-        + ("Bold: in the top list of every repeat by other texts. " if asked else "")
+        + (
+            f"Bold: in the top list of every repeat by other texts{'' if bold else ', which none is'}. "
+            if asked
+            else ""
+        )
         + _protocol(report)
     )
     return PrintedTable(
@@ -118,4 +118,6 @@ def _model(report: RunReport) -> str:
 
 
 def _protocol(report: RunReport) -> str:
-    return f"Texts and protocol: {protocol_line(report)}. Run {report.run_id}, cwtool {report.versions.get('cwtool', '')}."
+    return (
+        f"Texts and protocol: {protocol_line(report)}. Run {report.run_id}, cwtool {report.versions.get('cwtool', '')}."
+    )

@@ -44,6 +44,7 @@ from cwa_engine.rows import (
     Separation,
     SequenceNll,
     Spike,
+    StoredParameter,
     TextUse,
     TopWeight,
     Verdict,
@@ -100,6 +101,9 @@ class RunReport:
     versions: Mapping[str, str]  # of cwtool, Python and the libraries
     layers: int  # decoder blocks of the model; 0 in runs of early versions, which do not say
     ranked: tuple[RankedParameter, ...] = field(repr=False)  # what metrics chose from; empty in runs of early versions
+    stored: tuple[StoredParameter, ...] = field(
+        repr=False
+    )  # those with a ranked weight; empty in runs of early versions
     hashes: Mapping[str, str]  # of each table: file name -> sha256
     fingerprint: str | None  # sha256 of SHA256SUMS, which stands for all files; None for a run of an early version
     files: FileSource = field(repr=False, compare=False)
@@ -303,6 +307,7 @@ def report_from(files: FileSource, fingerprint: str | None, folder: Path | None 
             versions=from_plain(dict[str, str], manifest.get("versions", {})),
             layers=from_plain(int, manifest.get("layers", 0)),
             ranked=from_plain(tuple[RankedParameter, ...], manifest.get("ranked", [])),
+            stored=from_plain(tuple[StoredParameter, ...], manifest.get("stored", [])),
             hashes=from_plain(dict[str, str], manifest["tables"]),
             fingerprint=fingerprint,
             files=files,
