@@ -43,6 +43,8 @@ def latex(table: PrintedTable, label: str) -> str:
         r"\centering",
         rf"\caption{{{escape(table.caption, breaks=True)}}}",
         rf"\label{{tab:{re.sub('[^A-Za-z0-9-]+', '-', label).strip('-')}}}",
+        r"\medskip",
+        r"\setlength{\tabcolsep}{4pt}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{''.join(spec)}}}",
         r"\toprule",

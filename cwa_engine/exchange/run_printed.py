@@ -11,7 +11,7 @@ from cwa_engine.exchange.tables import data_table, table_names
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.reports.methods import file_name, protocol_line
-from cwa_engine.rows import SHOWN, DamagePoint, TopWeight, exp
+from cwa_engine.rows import SHOWN, DamagePoint, TopWeight
 
 DAMAGE, WEIGHTS = "damage", "weights_"
 AS_THEY_ARE = ("tasks",)  # tables of a run that are printed with all their columns
@@ -49,7 +49,7 @@ def _damage(report: RunReport, metric: str | None) -> Iterator[PrintedTable]:
         + (f" ({', '.join(common)})" if common else "")
         + f", whose perplexity is {report.baseline.perplexity:.4g} when intact. The change of the loss is in nats per token, "
         "paired per text, with 95 % intervals (jackknife over texts, Student's t). The worst control is the draw that changes "
-        "the loss most; p is of the exact rank test against the draws of that control. Bold: distinguishable from every draw "
+        "the loss most, of as many draws as stand in brackets; p is of the exact rank test against the draws of that control. Bold: distinguishable from every draw "
         f"of all controls{'' if bold else ', which none is'}. {_protocol(report)}"
     )
     yield PrintedTable(
@@ -65,14 +65,14 @@ def _damage_row(group: DamageSummary, point: DamagePoint) -> tuple[Cell, ...]:
     ratio: Cell = None
     if point.collapsed_at is None:
         change = Number(point.delta_nll, point.delta_low, point.delta_high)
-        ratio = Number(point.perplexity_ratio, exp(point.delta_low), exp(point.delta_high))
+        ratio = Number(point.perplexity_ratio, digits=4)
     worst = group.worst_control
     others: tuple[Cell, ...] = (None, None, None)
     if worst:
         p = None if worst.p_value is None else Number(worst.p_value, digits=2)
         collapsed = worst.largest is None or not math.isfinite(worst.largest)
         control: Cell = "collapsed" if collapsed else Number(worst.largest, worst.largest_low, worst.largest_high)
-        others = f"{worst.control}, {worst.draws} draw{'s' * (worst.draws != 1)}", control, p
+        others = f"{worst.control} ({worst.draws:,})", control, p
     judged = group.judged
     bold = judged is not None and judged.distinguishable
     return (
