@@ -188,7 +188,9 @@ def _rankings(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
         ledger.same(f"summary.json: rankings, {ranking.metric}", said["top"], top)
     tables = sorted(path.name for path in run.folder.glob("topk_*.csv"))
     ledger.same("summary.json: rankings", sorted(f"topk_{r.metric}.csv" for r in run.rankings), tables)
-    unknown.append("scores, their counts below the ranking, and the rankings by halves of the texts: they take the model")
+    unknown.append(
+        "scores, their counts below the ranking, and the rankings by halves of the texts: they take the model"
+    )
 
 
 def _scores(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
