@@ -20,7 +20,7 @@ _CSV, _RANKING, _FIDELITY = ".csv", "topk_", "fidelity.csv"
 _TABLES: Mapping[str, Table[Any]] = {
     table.name: table
     for table in (
-        tables.PERTURBATION, tables.EVALUATION, tables.CONTROLS, interactions.TABLE, stability.TABLE, ablation.TABLE,
+        tables.SCORES, tables.PERTURBATION, tables.EVALUATION, tables.CONTROLS, interactions.TABLE, stability.TABLE, ablation.TABLE,
         critical_set.TABLE, spike_removal.SPIKES, spike_removal.TABLE,
     )
 }  # fmt: skip
