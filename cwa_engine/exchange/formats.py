@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 from cwa_engine.base.errors import InvalidInput, did_you_mean
@@ -18,7 +18,7 @@ from cwa_engine.base.table import csv_text
 Cell = str | int | float | bool | None
 Format = Literal["csv", "json", "markdown"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-SUFFIXES: dict[Format, str] = {"csv": ".csv", "json": ".json", "markdown": ".md"}
+SUFFIXES: Mapping[str, str] = {"csv": ".csv", "json": ".json", "markdown": ".md"}
 
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 # What Markdown takes for itself inside a word, at the end of one, and between the parts of a link.

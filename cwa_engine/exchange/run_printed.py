@@ -49,8 +49,8 @@ def _damage(report: RunReport, metric: str | None) -> Iterator[PrintedTable]:
         + (f" ({', '.join(common)})" if common else "")
         + f", whose perplexity is {report.baseline.perplexity:.4g} when intact. The change of the loss is in nats per token, "
         "paired per text, with 95 % intervals (jackknife over texts, Student's t). The worst control is the draw that changes "
-        "the loss most, of as many draws as stand in brackets; p is of the exact rank test against the draws of that control. Bold: distinguishable from every draw "
-        f"of all controls{'' if bold else ', which none is'}. {_protocol(report)}"
+        "the loss most, of as many draws as stand in brackets; p is of the exact rank test against the draws of that control. "
+        f"Bold: distinguishable from every draw of all controls{_none_is(bold)}. {_protocol(report)}"
     )
     yield PrintedTable(
         DAMAGE,
@@ -61,7 +61,7 @@ def _damage(report: RunReport, metric: str | None) -> Iterator[PrintedTable]:
 
 
 def _damage_row(group: DamageSummary, point: DamagePoint) -> tuple[Cell, ...]:
-    change: Cell = f"collapsed at {point.collapsed_at}"
+    change: Number | str = f"collapsed at {point.collapsed_at}"
     ratio: Cell = None
     if point.collapsed_at is None:
         change = Number(point.delta_nll, point.delta_low, point.delta_high)
@@ -88,15 +88,10 @@ def _weights(report: RunReport, metric: str, k: int) -> PrintedTable:
     bold = any(weight.stable for weight in weights)
     rows = [_weight_row(weight) for weight in weights]
     kept = columns_with_cells(rows)
+    stable = f"Bold: in the top list of every repeat by other texts{_none_is(bold)}. " if asked else ""
     caption = (
         f"The {len(weights):,} {report.spec.structure}s of {_model(report)} that {metric} ranks first, of "
-        f"{len(ranked):,} in the run's table; indices are (out, in). "
-        + (
-            f"Bold: in the top list of every repeat by other texts{'' if bold else ', which none is'}. "
-            if asked
-            else ""
-        )
-        + _protocol(report)
+        f"{len(ranked):,} in the run's table; indices are (out, in). {stable}{_protocol(report)}"
     )
     return PrintedTable(
         f"{WEIGHTS}{metric}",
@@ -110,6 +105,10 @@ def _weight_row(weight: TopWeight) -> tuple[Cell, ...]:
     score = None if weight.score is None else Number(weight.score, digits=4)
     target: Cell = Strong(weight.target) if weight.stable else weight.target
     return weight.rank, target, weight.layer, weight.component, Number(weight.value, digits=4), score
+
+
+def _none_is(bold: bool) -> str:
+    return "" if bold else ", which none is"
 
 
 def _model(report: RunReport) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cwa_engine.base.errors import NotFound, did_you_mean
+from cwa_engine.base.errors import DataError, NotFound, did_you_mean
 from cwa_engine.base.table import Table, scored_metrics
+from cwa_engine.base.version import __version__
 from cwa_engine.exchange.formats import Cell
 from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability
 from cwa_engine.questions.fidelity import fidelity_table
@@ -20,8 +21,8 @@ _CSV, _RANKING, _FIDELITY = ".csv", "topk_", "fidelity.csv"
 _TABLES: Mapping[str, Table[Any]] = {
     table.name: table
     for table in (
-        tables.SCORES, tables.PERTURBATION, tables.EVALUATION, tables.CONTROLS, interactions.TABLE, stability.TABLE, ablation.TABLE,
-        critical_set.TABLE, spike_removal.SPIKES, spike_removal.TABLE,
+        tables.SCORES, tables.PERTURBATION, tables.EVALUATION, tables.CONTROLS, interactions.TABLE, stability.TABLE,
+        ablation.TABLE, critical_set.TABLE, spike_removal.SPIKES, spike_removal.TABLE,
     )
 }  # fmt: skip
 
@@ -31,8 +32,18 @@ class DataTable:
     """A table of a run or a study. `content` is its CSV file, byte for byte as it was or would be written."""
 
     name: str  # "perturbation"
-    table: Table[Any]
     content: bytes
+    known: Table[Any] | None  # None for one that this version does not know: it can be copied alone
+
+    @property
+    def table(self) -> Table[Any]:
+        """What its rows are. Raises DataError where this version does not know it."""
+        if self.known is None:
+            raise DataError(
+                f"cwtool {__version__} does not know the table '{self.name}', which another version wrote",
+                hint=f"--format csv --table {self.name} gives it as it is",
+            )
+        return self.known
 
     @property
     def rows(self) -> Sequence[Any]:
@@ -72,7 +83,7 @@ def _readers(report: Report) -> dict[str, Callable[[], DataTable]]:
         return {_bare(file): lambda file=file: _of_run(report, file) for file in report.hashes}  # type: ignore[misc]
     return {
         _bare(rows.table.name): lambda rows=rows: DataTable(  # type: ignore[misc]
-            _bare(rows.table.name), rows.table, rows.table.to_bytes(rows.rows)
+            _bare(rows.table.name), rows.table.to_bytes(rows.rows), rows.table
         )
         for rows in report.tables()
     }
@@ -81,10 +92,10 @@ def _readers(report: Report) -> dict[str, Callable[[], DataTable]]:
 def _of_run(report: RunReport, file: str) -> DataTable:
     content = report.files.read(file)
     if file.startswith(_RANKING):
-        table: Table[Any] = tables.topk_table(_bare(file).removeprefix(_RANKING))
+        known: Table[Any] | None = tables.topk_table(_bare(file).removeprefix(_RANKING))
     else:
-        table = fidelity_table(scored_metrics(content)) if file == _FIDELITY else _TABLES[file]
-    return DataTable(_bare(file), table, content)
+        known = fidelity_table(scored_metrics(content)) if file == _FIDELITY else _TABLES.get(file)
+    return DataTable(_bare(file), content, known)
 
 
 def _bare(file: str) -> str:

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cwa_engine.base.errors import InvalidInput, NotFound, OutputError, OutputTaken, did_you_mean
-from cwa_engine.base.files import write_folder, write_whole
-from cwa_engine.exchange.formats import SUFFIXES, export
+from cwa_engine.base.files import user_path, write_folder, write_whole
+from cwa_engine.exchange import formats
+from cwa_engine.exchange.formats import SUFFIXES
 from cwa_engine.exchange.latex import latex
 from cwa_engine.exchange.masks import write_masks
 from cwa_engine.exchange.parquet import parquet_bytes
@@ -29,8 +30,32 @@ CSV, JSON, PARQUET, MARKDOWN, LATEX, SAFETENSORS = "csv", "json", "parquet", "ma
 EXPORTS = (CSV, JSON, PARQUET, MARKDOWN, LATEX, SAFETENSORS)
 TABLES = (CSV, JSON, PARQUET, MARKDOWN)  # formats of every table as it is
 BINARY = (PARQUET, SAFETENSORS)
-ENDINGS = {**SUFFIXES, PARQUET: ".parquet", LATEX: ".tex", SAFETENSORS: ".safetensors"}
+ENDINGS: dict[str, str] = {**SUFFIXES, PARQUET: ".parquet", LATEX: ".tex", SAFETENSORS: ".safetensors"}
 PAGE = "tables.md"
+
+
+def export(
+    report: Report,
+    path: str | Path,
+    form: str = CSV,
+    table: str | None = None,
+    metric: str | None = None,
+    k: int | None = None,
+) -> list[Path]:
+    """Write what a run or a study has, and give the paths of the files. This is `cwtool export`, for programs.
+
+    All tables go into the new folder `path`; one `table`, and the masks of a ranking (form "safetensors"), into the new file
+    `path`. `metric` and `k` say of which ranking and of how many of its weights, where form is "latex", "markdown" or
+    "safetensors". Raises InvalidInput for another form, NotFound for a table or a metric that is not there, and OutputError
+    where `path` is there already or cannot be written.
+
+        export(report, "tables", "latex")
+        export(report, "top.safetensors", "safetensors", k=10)
+    """
+    target, checked = user_path(str(path), "the path"), checked_export(form)
+    if table is None and checked != SAFETENSORS:
+        return write_tables(report, target, checked, metric, k)
+    return [write_file(report, target, checked, table, metric, k)]
 
 
 def checked_export(form: str, among: Sequence[str] = EXPORTS) -> str:
@@ -127,7 +152,7 @@ def _files(report: Report, form: str, metric: str | None, k: int | None) -> Iter
 def _text(table: DataTable, form: str) -> str:
     if form == CSV:
         return table.content.decode("utf-8")
-    return export(table.table.columns, table.cells(), form)
+    return formats.export(table.table.columns, table.cells(), form)
 
 
 def _check_metric(report: RunReport, metric: str | None) -> None:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cwa_engine.base.errors import InvalidInput, NotFound, OutputError, OutputTaken, did_you_mean
 from cwa_engine.base.files import user_path, write_folder
+from cwa_engine.base.frames import frame_of
 from cwa_engine.base.places import runs_folder
 from cwa_engine.base.plain import from_plain
 from cwa_engine.base.table import Row, Table
@@ -34,6 +34,7 @@ from cwa_engine.records.checksums import MANIFEST, SUMS, altered_error, check_ru
 from cwa_engine.records.export import ModelRecord, RunRecord, run_files
 from cwa_engine.records.reading import MANIFEST_KEYS, SUMMARY_KEYS, parse_map, unreadable
 from cwa_engine.records.run_summary import RunSummary, summary_from_plain
+from cwa_engine.rich_display import RichDisplay
 from cwa_engine.rows import (
     Baseline,
     ControlDraw,
@@ -90,7 +91,7 @@ class FilesInMemory:
 
 
 @dataclass(frozen=True)
-class RunReport:
+class RunReport(RichDisplay):
     """A finished run. Two are equal where all their files are.
 
     Tables are read when they are first asked for. Those that a run did not ask for are empty. Losses are nats per token.
@@ -238,13 +239,13 @@ class RunReport:
         installed, NotFound where there is no ranking by `metric`.
         """
         if name == "topk":
-            return _frame(TopWeight, self.topk(metric))
+            return frame_of(TopWeight, self.topk(metric))
         if name not in _FRAMES:
             raise InvalidInput(
                 f"a run has no rows called '{name}'",
                 hint=did_you_mean(name, _FRAMES) or f"it has: topk, {', '.join(_FRAMES)}",
             )
-        frame = _frame(_FRAMES[name], getattr(self, name))
+        frame = frame_of(_FRAMES[name], getattr(self, name))
         if name == "predictions":  # a column for each metric's score, as in fidelity.csv
             for place, row in enumerate(self.fidelity):
                 frame[f"score_{row.metric}"] = [prediction.scores[place] for prediction in self.predictions]
@@ -350,18 +351,3 @@ _FRAMES: Mapping[str, type] = {
     "ablations": Ablation,
     "spikes": Spike,
 }
-# Types of columns that may lack values.
-_NULLABLE: Mapping[Any, str] = {int | None: "Int64", bool | None: "boolean", float | None: "float64"}
-
-
-def _frame(kind: type, rows: Iterable[Any]) -> pandas.DataFrame:
-    try:
-        import pandas
-    except ImportError:
-        raise InvalidInput(
-            "pandas is not installed", hint="`pip install pandas`, or take the rows as they are"
-        ) from None
-    hints = typing.get_type_hints(kind)
-    names = [entry.name for entry in dataclasses.fields(kind)]
-    frame = pandas.DataFrame([[getattr(row, name) for name in names] for row in rows], columns=names)
-    return frame.astype({name: _NULLABLE[hints[name]] for name in names if hints[name] in _NULLABLE})
