@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from cwa_engine.base.events import Emit, ignore
 from cwa_engine.base.version import __version__
@@ -15,11 +13,11 @@ from cwa_engine.inspection import weight_facts
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.pipeline import measure_baseline, read_texts
 from cwa_engine.preconditions import given_ranking
-from cwa_engine.run import RunContext, Stages
+from cwa_engine.run import Stages
 from cwa_engine.spec import CARD_DOSES, RunSpec
 from cwa_engine.weight_rows import WeightCard
 from cwa_engine.weights.bits import bit_map
-from cwa_engine.weights.examined import Examination, Unknown, examined_weight
+from cwa_engine.weights.examined import Examination, examined_weight
 from cwa_engine.weights.harm import dose_response, with_neighbours, zeroed_alone
 from cwa_engine.weights.ranks import metric_ranks
 
