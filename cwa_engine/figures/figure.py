@@ -25,7 +25,7 @@ class Axis:
     """A column of the table, along x, along y or as colour.
 
     `order` has the categories as they are to stand. A symlog axis is linear within `linear_within` of 0, where figures of
-    both signs meet, and logarithmic beyond.
+    both signs meet, and logarithmic beyond. `ends` are those of the axis, whatever the figures are: 0 and 1 for a share.
     """
 
     field: str
@@ -33,6 +33,7 @@ class Axis:
     scale: Scale = "linear"
     order: tuple[str, ...] = ()
     linear_within: float = 1.0
+    ends: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
