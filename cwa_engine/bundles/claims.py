@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from cwa_engine.base.plain import JsonMap
-from cwa_engine.figures.figure import Figure
+from cwa_engine.figures.figure import Figure, figure_name
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.tables import CONTROLS, EVALUATION, PERTURBATION, topk_table
 from cwa_engine.rows import GIVEN, to_plain
 from cwa_engine.studies.report import ANSWER, StudyReport
 
 SUMMARY = "summary.json"
-_KEY = ("metric", "k", "perturbation")
 
 
 def claims_of_run(report: RunReport, folder: str, figures: Sequence[Figure], figure_folder: str) -> Iterator[JsonMap]:
     """Every statement of a run. `folder` and `figure_folder` are where the bundle has its files and its figures."""
+    names = {figure.name for figure in figures}
     for group in report.summary.damage:
         if group.critical is None:
             continue
@@ -30,7 +29,9 @@ def claims_of_run(report: RunReport, folder: str, figures: Sequence[Figure], fig
             "outcome": group.outcome,
             "numbers": to_plain(group.critical),
             "controls": to_plain(group.controls),
-            "figures": [_path(figure_folder, figure) for figure in figures if _shows(figure, where)],
+            "figures": [
+                f"{figure_folder}/{name}.csv" for name in _shown(group.metric, group.perturbation) if name in names
+            ],
             "files": [
                 {"file": f"{folder}/{SUMMARY}", "where": {"damage": where}},
                 {"file": f"{folder}/{PERTURBATION.name}", "where": where},
@@ -49,7 +50,7 @@ def claims_of_run(report: RunReport, folder: str, figures: Sequence[Figure], fig
             "kind": "fidelity",
             "run": report.run_id,
             "numbers": to_plain(row),
-            "figures": [_path(figure_folder, figure) for figure in figures if "fidelity" in figure.name],
+            "figures": [_path(figure_folder, figure) for figure in figures if figure.name.startswith("fidelity")],
             "files": [{"file": f"{folder}/fidelity.csv", "where": {}}],
         }
 
@@ -80,14 +81,9 @@ def _path(folder: str, figure: Figure) -> str:
     return f"{folder}/{figure.name}.csv"
 
 
-def _shows(figure: Figure, where: JsonMap) -> bool:
-    """Whether a row of the figure is of this critical set: of all that tells sets apart, what the row has agrees."""
-    return any(_agrees(row, where) for row in figure.table.rows)
-
-
-def _agrees(row: Any, where: JsonMap) -> bool:
-    known = [name for name in _KEY if hasattr(row, name)]
-    return {"metric", "k"} <= set(known) and all(getattr(row, name) == where[name] for name in known)
+def _shown(metric: str, perturbation: str) -> tuple[str, ...]:
+    """Names of the figures that show the damage of a critical set, and where its weights are."""
+    return figure_name("damage_curve", metric, perturbation), figure_name("heat_map", metric)
 
 
 def _of(where: JsonMap, *names: str) -> JsonMap:

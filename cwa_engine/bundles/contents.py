@@ -1,7 +1,7 @@
 """What a bundle has beside the files of its runs: made of the reports alone, so whoever has them can make it again. torch-free.
 
-bundle.json · README.md · methods.md · limitations.md · claims.json · figures/ID/*.csv, and of a study studies/ID/answer.json
-and the tables of its answer.
+bundle.json · README.md · methods.md · limitations.md · claims.json · figures.md · figures/ID/*.csv, and of a study
+studies/ID/answer.json and the tables of its answer.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cwa_engine.studies.report import ANSWER, StudyReport
 
 FORMAT = 1
 ABOUT, README, METHODS, LIMITATIONS, CLAIMS = "bundle.json", "README.md", "methods.md", "limitations.md", "claims.json"
+CAPTIONS = "figures.md"
 RUNS, STUDIES, FIGURES = "runs", "studies", "figures"
 
 
@@ -71,11 +72,15 @@ def study_folder(study_id: str) -> str:
 
 def derived(contents: Contents) -> Iterator[tuple[str, bytes]]:
     """(name, content) of every file that is made of the reports. The same reports give the same bytes."""
-    about, claims = contents.about, []
+    about, claims, captions = contents.about, [], "# Figures\n"
     for folder, figures, said in _sources(contents):
         claims += said
+        captions += "".join(
+            f"\n## {folder}/{figure.name}.csv\n\n{figure.title}. {figure.caption}\n" for figure in figures
+        )
         for figure in figures:
             yield f"{folder}/{figure.name}.csv", figure.table.table.to_bytes(figure.table.rows)
+    yield CAPTIONS, captions.encode()
     yield CLAIMS, _json({"claims": claims})
     source = contents.study or contents.reports[0]
     paragraph = methods_paragraph(source, about.registration if contents.study else None)
@@ -139,6 +144,7 @@ each run by `cwtool verify runs/ID/`.
 - `limitations.md`: what it cannot say
 - `claims.json`: every statement, the figures that show it, and the files and rows that have its numbers
 - `figures/`: the table behind each figure as CSV, and pictures where they could be drawn
+- `figures.md`: what each figure shows, and how it was measured
 - `runs/`: the files of each run: spec and versions in `manifest.json`, the loss of each sequence in `evaluation.csv`
 - `bundle.json`: what was packed
 - `SHA256SUMS`: the hash of every other file

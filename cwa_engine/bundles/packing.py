@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -252,8 +253,20 @@ def _pictures(contents: Contents, scratch: Path) -> list[Packed]:
             paths = write_figure(figure, scratch / "figures", ("svg",))
         except InvalidInput:  # without the extra `report` there are no pictures, and the tables are there
             return []
-        found += [Packed(f"{folder}/{path.name}", path) for path in paths if path.suffix == ".svg"]
+        found += [
+            Packed(f"{folder}/{path.name}", _numbered(path.read_text())) for path in paths if path.suffix == ".svg"
+        ]
     return found
+
+
+def _numbered(svg: str) -> bytes:
+    """A picture whose parts are numbered from 1 on: a process goes on counting from its last picture."""
+    numbers: dict[str, str] = {}
+
+    def name(found: re.Match[str]) -> str:
+        return found[1] + numbers.setdefault(found[0], str(len(numbers) + 1))
+
+    return re.sub(r"\b(clip|gradient_)\d+\b", name, svg).encode()
 
 
 def _json(value: Any) -> bytes:

@@ -83,7 +83,9 @@ def upload(packed: PackedBundle, repo: str, private: bool, access: HubAccess | N
                 f"{packed.path} is not uploaded: the Hub answers {status}, so this token may not write to {repo}",
                 hint="HF_TOKEN needs the right to write there; the user or organisation must be yours",
             ) from error
-        raise UploadFailed(f"{packed.path} is not uploaded: the Hub answers {status}", hint="try again later") from error
+        raise UploadFailed(
+            f"{packed.path} is not uploaded: the Hub answers {status}", hint="try again later"
+        ) from error
     except (OSError, ValueError) as error:
         raise UploadFailed(
             f"{packed.path} is not uploaded: {access.endpoint} cannot be reached: {error}", hint="check the network"

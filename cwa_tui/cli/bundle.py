@@ -38,13 +38,19 @@ def bundle(
     ] = None,
     keep_paths: Annotated[
         bool,
-        typer.Option("--keep-paths", help="Leave the files as they are, with the folders of this machine that they name."),
+        typer.Option(
+            "--keep-paths", help="Leave the files as they are, with the folders of this machine that they name."
+        ),
     ] = False,
     push: Annotated[
         str | None,
-        typer.Option(metavar="USER/NAME", help="Upload it to the Hub as this data set, which is made if it is not there."),
+        typer.Option(
+            metavar="USER/NAME", help="Upload it to the Hub as this data set, which is made if it is not there."
+        ),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="With --push: make a data set that others cannot see.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push: make a data set that others cannot see.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Pack a run or a study into one file that `cwtool verify` checks on any machine.
@@ -83,7 +89,11 @@ def _plain(packed: PackedBundle, address: str | None) -> JsonMap:
 def _in_words(packed: PackedBundle, address: str | None) -> Text:
     about = packed.about
     runs = f"{len(about.runs)} run{'s' * (len(about.runs) != 1)}"
-    lines = [f"{packed.path}", f"{about.kind} {about.id}, {runs}, {fmt.size(packed.size_bytes)}", f"SHA-256 {packed.sha256}"]
+    lines = [
+        f"{packed.path}",
+        f"{about.kind} {about.id}, {runs}, {fmt.size(packed.size_bytes)}",
+        f"SHA-256 {packed.sha256}",
+    ]
     if cut := sum(bool(run.rewritten) for run in about.runs):
         lines.append(f"folders of this machine were cut out of {cut} of them; --keep-paths leaves them in")
     lines += [f"left out: {name}" for name in about.left_out]
