@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from cwa_engine.base.errors import CwaError, InvalidInput, Refused
+from cwa_engine.base.errors import InvalidInput, Refused, UploadFailed
 from cwa_engine.bundles.contents import About
 from cwa_engine.bundles.packing import PackedBundle
+from cwa_engine.hub.access import hub_access
 from cwa_engine.hub.sources import HubAccess
 
 _REPO = re.compile(r"[\w\-][\w.\-]*/[\w\-][\w.\-]*", re.ASCII)
@@ -31,12 +32,6 @@ which figure and which rows of which file every statement rests on.
 
 SHA-256 of `{file}`: `{sha256}`
 """
-
-
-class UploadFailed(CwaError):
-    """The Hub did not take a bundle. The file itself is written."""
-
-    code = "upload_failed"
 
 
 def checked_repo(name: str) -> str:
@@ -66,16 +61,13 @@ def upload(packed: PackedBundle, repo: str, private: bool, access: HubAccess | N
             hint="set HF_TOKEN to one that may write, or `hf auth login`",
         )
     hub = HfApi(endpoint=access.endpoint, token=access.token)
-    file = packed.path.name
-    card = card_of(packed.about, file, packed.sha256)
+    file, said = packed.path.name, f"{packed.about.kind} {packed.about.id}"
+    card = card_of(packed.about, file, packed.sha256).encode()
     try:
-        hub.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        hub.create_commit(
-            repo,
-            [CommitOperationAdd(file, packed.path), CommitOperationAdd("README.md", card.encode())],
-            commit_message=f"{packed.about.kind} {packed.about.id}",
-            repo_type="dataset",
-        )
+        with hub_access(access):
+            hub.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+            added = [CommitOperationAdd(file, packed.path), CommitOperationAdd("README.md", card)]
+            hub.create_commit(repo, added, commit_message=said, repo_type="dataset")
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403, 404):
@@ -86,9 +78,10 @@ def upload(packed: PackedBundle, repo: str, private: bool, access: HubAccess | N
         raise UploadFailed(
             f"{packed.path} is not uploaded: the Hub answers {status}", hint="try again later"
         ) from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # its HTTP library has errors of its own, and another one with each major version
         raise UploadFailed(
-            f"{packed.path} is not uploaded: {access.endpoint} cannot be reached: {error}", hint="check the network"
+            f"{packed.path} is not uploaded to {access.endpoint}: {type(error).__name__}: {error}",
+            hint="check the network, and HF_ENDPOINT",
         ) from error
     return f"{access.endpoint}/datasets/{repo}"
 

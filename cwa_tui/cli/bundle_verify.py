@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.text import Text
 
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.files import user_path
@@ -21,7 +20,7 @@ from cwa_engine.spec import RunSpec
 from cwa_tui.cli.connection import command_typed, connect
 from cwa_tui.cli.output import say, show
 from cwa_tui.cli.rerun import Comparison, compare, comparison, repeated
-from cwa_tui.cli.verify import MOST_SHOWN, lines_of
+from cwa_tui.cli.verified import MOST_SHOWN, lines_of
 from cwa_tui.text.visible import words
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def verify_file(
     else:
         show(words("\n".join(_lines(found)), overflow="fold"))
         for each in again:
-            show(_rerun_in_words(each))
+            show(comparison(each))
     if not found.agrees or not all(each.agree for each in again):
         raise typer.Exit(1)
 
@@ -110,7 +109,3 @@ def _beside(client: Client, report: RunReport, run_id: str) -> Comparison:
     assert report.folder is not None
     before, after = json.loads(report.files.read("manifest.json")), client.manifest(run_id)
     return compare(before, after, check_run(report.folder, report.fingerprint), client.check(run_id).check)
-
-
-def _rerun_in_words(found: Comparison) -> Text:
-    return comparison(found)

@@ -114,7 +114,8 @@ def test_tables_are_those_of_the_run_byte_for_byte_and_other_tools_read_the_file
     assert run.folder
     for name in run.hashes:
         assert content[f"runs/{run.run_id}/{name}"] == (run.folder / name).read_bytes()
-    sums = dict(reversed(line.split("  ")) for line in content["SHA256SUMS"].decode().splitlines())  # type: ignore[misc]
+    lines = [line.split("  ") for line in content["SHA256SUMS"].decode().splitlines()]
+    sums = {name: digest for digest, name in lines}
     assert sums == {name: hashlib.sha256(each).hexdigest() for name, each in content.items() if name != "SHA256SUMS"}
 
 
