@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cwa_engine.figures.figure import Figure
@@ -12,7 +12,6 @@ from cwa_engine.reports.drawing import vega_lite
 from cwa_engine.reports.page_parts import FigureBlock
 from cwa_engine.reports.page_tables import table_of
 
-LOOKS = ("light", "dark")
 MOST_ROWS = 40  # of a figure's data on the page
 MOST_CSV = 16_000  # bytes of a figure's CSV in a link
 MOST_DRAWN = 450_000  # bytes of all specifications of a page
@@ -25,27 +24,29 @@ def figure_blocks(figures: Sequence[Figure], subject: str) -> Iterator[FigureBlo
     """
     room = MOST_DRAWN
     for figure in figures:
-        specs = {look: vega_lite(figure, look) for look in LOOKS}
-        size = len(json.dumps(shared(specs)))
+        light = vega_lite(figure, "light")
+        specs = {"light": light, "dark": list(_changes(light, vega_lite(figure, "dark")))}
+        size = len(json.dumps(specs))
         drawn, room = size <= room, room - size if size <= room else room
         yield _block(figure, subject, specs if drawn else None)
 
 
-def _block(figure: Figure, subject: str, specs: dict[str, Any] | None) -> FigureBlock:
+def _block(figure: Figure, subject: str, specs: Mapping[str, Any] | None) -> FigureBlock:
     found = figure.table
     content = found.table.to_bytes(found.rows)
     whole = f"{figure.name}.csv, which `cwtool report {subject} --figures FOLDER` writes"
     data = table_of(found, "data of this figure", whole, MOST_ROWS)
     link = "" if len(content) > MOST_CSV else f"data:text/csv;base64,{base64.b64encode(content).decode()}"
-    return FigureBlock(figure.name, figure.title, figure.caption, data, specs and shared(specs), link)
+    return FigureBlock(figure.name, figure.title, figure.caption, data, specs, link)
 
 
-def shared(specs: dict[str, Any]) -> dict[str, Any]:
-    """Specifications of one figure without what they have in common, which is most of them: it stands under "both"."""
-    names = {name for spec in specs.values() for name in spec}
-    first = next(iter(specs.values()))
-    both = {name: first[name] for name in names if all(spec.get(name) == first.get(name) for spec in specs.values())}
-    return {
-        "both": both,
-        **{look: {name: spec[name] for name in spec if name not in both} for look, spec in specs.items()},
-    }
+def _changes(one: Any, other: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """(where, what stands there in `other`), of all in which two specifications differ; the data of both is the same."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        for name, entry in one.items():
+            yield from _changes(entry, other[name], (*path, name))
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for place, entry in enumerate(one):
+            yield from _changes(entry, other[place], (*path, place))
+    elif one != other:
+        yield path, other

@@ -41,14 +41,17 @@ class TableBlock:
 
 @dataclass(frozen=True, slots=True)
 class FigureBlock:
-    """A figure by its Vega-Lite specification for each look; without one (a page has limits) its data alone is shown."""
+    """A figure: its Vega-Lite specification in the light look, and what of it changes in the dark one.
+
+    Without one, for a page has limits, its data alone is shown.
+    """
 
     kind: ClassVar[str] = "figure"
     name: str
     title: str
     caption: str
     data: TableBlock
-    specs: Mapping[str, Any] | None  # look -> specification
+    specs: Mapping[str, Any] | None  # light: the specification, dark: its changes as (path, value)
     csv: str = ""  # a data: link with all rows; empty where they are too many for the page
 
 
