@@ -49,7 +49,9 @@ class Browser:
     def open(self, page: Path, width: int = 1440, height: int = 900, dark: bool = False) -> None:
         """Open a file, and wait until its script has drawn everything."""
         self.events.clear()
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.ask(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", media="screen", features=[scheme])
         self.ask("Page.navigate", url=page.as_uri())

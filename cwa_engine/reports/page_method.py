@@ -101,7 +101,10 @@ def _circumstances(report: RunReport, manifest: dict[str, Any]) -> Iterator[tupl
     if seeds:
         drawn = seeds.get("controls") or []
         yield "seed", str(seeds.get("seed"))
-        yield "seeds of controls", f"{drawn[0]} to {drawn[-1]}" if len(drawn) > 1 else ", ".join(map(str, drawn)) or "none"
+        yield (
+            "seeds of controls",
+            f"{drawn[0]} to {drawn[-1]}" if len(drawn) > 1 else ", ".join(map(str, drawn)) or "none",
+        )
     for name, version in report.versions.items():
         yield name, version
     for name, value in (manifest.get("machine") or {}).items():

@@ -56,7 +56,9 @@ def _headlines(card: WeightCard) -> Iterator[Headline]:
     inside = f"{interval(card.alone.delta_low, card.alone.delta_high)} nats per token, 95 % interval"
     yield Headline("Change of the loss without it", signed(card.alone.delta_nll), inside)
     yield Headline("Perplexity, over that of the intact model", f"× {number(card.alone.perplexity_ratio)}")
-    yield Headline("Perplexity of the intact model", number(card.baseline.perplexity), f"{card.baseline.tokens:,} tokens")
+    yield Headline(
+        "Perplexity of the intact model", number(card.baseline.perplexity), f"{card.baseline.tokens:,} tokens"
+    )
 
 
 def _damage(card: WeightCard) -> Iterator[Block]:
@@ -117,7 +119,9 @@ def _life(card: WeightCard) -> Iterator[Block]:
         )  # fmt: skip
         yield table(f"Channel {card.channel} of the residual stream", card.life, columns)
     if card.shares:
-        yield table("Who writes it where it is born", card.shares, (text("weight", "target"), Column("share", "share", percent)))
+        yield table(
+            "Who writes it where it is born", card.shares, (text("weight", "target"), Column("share", "share", percent))
+        )
 
 
 def _tokens(card: WeightCard) -> Iterator[Block]:
@@ -127,7 +131,9 @@ def _tokens(card: WeightCard) -> Iterator[Block]:
     if card.raised:
         yield table("Tokens that it makes likelier", card.raised, columns, note="Mean probabilities over all places.")
     if card.lowered:
-        yield table("Tokens that it makes less likely", card.lowered, columns, note="Mean probabilities over all places.")
+        yield table(
+            "Tokens that it makes less likely", card.lowered, columns, note="Mean probabilities over all places."
+        )
     if mass := card.stopwords:
         sentence = (
             f"All stopwords together have the mean probability {number(mass.intact)}, and {number(mass.damaged)} without the "

@@ -34,9 +34,7 @@ def comparison_parts(found: Comparison) -> Page:
         title=" and ".join(dict.fromkeys(run.model for run in found.runs)),
         question="Do these runs name the same weights, and does damage to them do the same?",
         answer=tuple(map(Statement, (f"{found.differing[:1].upper()}{found.differing[1:]}.", *said))),
-        headlines=tuple(
-            Headline(f"Perplexity, {run.label}", number(run.perplexity), run.model) for run in found.runs
-        ),
+        headlines=tuple(Headline(f"Perplexity, {run.label}", number(run.perplexity), run.model) for run in found.runs),
         sections=(
             Section("refused", "Not compared", (Statements(tuple(map(Statement, refused))),) if refused else ()),
             Section("figures", "Figures", figures),
@@ -125,7 +123,9 @@ def _runs(found: Comparison) -> Iterator[Block]:
     yield table("Runs", found.runs, columns, _whole(found))
     if found.differences:
         values = (text(run.label, _value(place)) for place, run in enumerate(found.runs))
-        yield table("What differs", found.differences, (text("of", "part"), text("what", "what"), *values), _whole(found))
+        yield table(
+            "What differs", found.differences, (text("of", "part"), text("what", "what"), *values), _whole(found)
+        )
     reasons = [Statement(line) for pair in found.pairs for line in _unlike(found, pair)]
     if reasons:
         yield Statements(tuple(reasons), "Why not all may be compared")

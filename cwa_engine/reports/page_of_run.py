@@ -45,7 +45,7 @@ def run_parts(report: RunReport) -> Page:
 
 
 def _question(report: RunReport) -> str:
-    names = " and ".join(ranking_name(metric) for metric in report.metrics) or "the damage of given weights"
+    names = " or by ".join(_of_all(report.metrics))
     if not report.summary.damage:
         return f"Which weights of the model are first by {names}?"
     if GIVEN in report.metrics:
@@ -58,9 +58,16 @@ def ranking_name(metric: str) -> str:
     return f"{metric.removesuffix(MATRICES)}, matrices alone" if metric.endswith(MATRICES) else metric
 
 
+def _of_all(metrics: Sequence[str]) -> list[str]:
+    """The metrics without their rankings of matrices alone, which the sections below have too."""
+    return [
+        metric for metric in metrics if metric.removesuffix(MATRICES) not in metrics or not metric.endswith(MATRICES)
+    ]
+
+
 def _answer(report: RunReport) -> Iterator[Statement]:
     """Of each metric the verdict on its largest set; without one, what was measured instead."""
-    for metric in report.metrics:
+    for metric in _of_all(report.metrics):
         group = report.summary.headline_of(metric)
         if group is None or group.critical is None:
             continue
@@ -83,7 +90,9 @@ def _change(group: DamageSummary) -> str:
     assert point
     if point.collapsed_at:
         return f"the loss is not finite, from {point.collapsed_at} on"
-    return f"the loss changes by {signed(point.delta_nll)} nats per token, {interval(point.delta_low, point.delta_high)}"
+    return (
+        f"the loss changes by {signed(point.delta_nll)} nats per token, {interval(point.delta_low, point.delta_high)}"
+    )
 
 
 def _sentence(words: str) -> str:
@@ -153,7 +162,12 @@ def _damage(report: RunReport) -> Iterator[Block]:
         yield table(
             "The same values at other places",
             elsewhere,
-            (*_KEY, Column("seed", "seed"), Column(NATS, "delta_nll", signed), ends(INTERVAL, "delta_low", "delta_high")),
+            (
+                *_KEY,
+                Column("seed", "seed"),
+                Column(NATS, "delta_nll", signed),
+                ends(INTERVAL, "delta_low", "delta_high"),
+            ),
             "perturbation.csv",
         )
 
@@ -217,9 +231,13 @@ def _questions(report: RunReport) -> Iterator[Block]:
     if summary.stability:
         yield table("Stability: rankings by other texts", summary.stability, _STABILITY, "stability.csv")
     if summary.fidelity:
-        yield table("Fidelity: what scores tell of the measured change of the loss", summary.fidelity, _FIDELITY, "fidelity.csv")
+        yield table(
+            "Fidelity: what scores tell of the measured change of the loss", summary.fidelity, _FIDELITY, "fidelity.csv"
+        )
     if report.interactions:
-        yield table("Each weight alone, and its share of the set", report.interactions, _INTERACTIONS, "interactions.csv")
+        yield table(
+            "Each weight alone, and its share of the set", report.interactions, _INTERACTIONS, "interactions.csv"
+        )
     if found := report.critical_set:
         yield table("Smallest set found", found.steps, _CRITICAL_SET, "critical_set.csv", critical_set_sentence(found))
     if report.spikes:

@@ -56,7 +56,9 @@ def _answer(report: StudyReport) -> Iterator[Statement]:
 
 def _counted(progress: tuple[CellProgress, ...]) -> str:
     """`3 done, 1 failed`."""
-    return ", ".join(f"{count:,} {state}" for state, count in Counter(cell.state for cell in progress).items()) or "none"
+    return (
+        ", ".join(f"{count:,} {state}" for state, count in Counter(cell.state for cell in progress).items()) or "none"
+    )
 
 
 def _headlines(report: StudyReport) -> Iterator[Headline]:
@@ -147,7 +149,9 @@ MOST_COMMANDS = 20
 
 def _repeat(report: StudyReport) -> Iterator[Block]:
     study = report.folder.id
-    yield Prose("The first command goes on with what is not done and shows the answer; the second packs all of it into one file.")
+    yield Prose(
+        "The first command goes on with what is not done and shows the answer; the second packs all of it into one file."
+    )
     yield Code("", f"cwtool study resume {study}\ncwtool bundle {study}")
     prints = tuple(
         (f"cell {row.cell}, {row.run_id}", row.fingerprint or "no fingerprint") for row in report.cells if row.run_id

@@ -125,9 +125,7 @@ def table_of(found: TableRows[Any], title: str = "", whole: str = "", most: int 
     }
     kinds = _kinds(found)
     places = [place for place, name in enumerate(columns) if name not in common]
-    shown_columns = [
-        Column(_label(columns[place]), _at(place), is_number=columns[place] in kinds) for place in places
-    ]
+    shown_columns = [Column(_label(columns[place]), _at(place), is_number=columns[place] in kinds) for place in places]
     same = ", ".join(f"{_label(name)} {shown(value)}" for name, value in common.items() if value not in (None, ""))
     title = title or _label(found.table.name.removesuffix(".csv"))
     return table(title, values, shown_columns, whole, f"The same in all rows: {same}." if same else "", most)

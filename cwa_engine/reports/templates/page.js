@@ -92,7 +92,6 @@
     ast: true, // expressions are interpreted: the page allows no code made of text
     actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
   };
-  const WIDEST = 760;
 
   const changed = (spec, changes) => {
     const found = structuredClone(spec);
@@ -113,8 +112,7 @@
     if (drawn[look] || !window.vegaEmbed) return;
     const place = chart.querySelector(`.${look}`);
     const spec = changed(specs.light, look === "dark" ? specs.dark : []);
-    const room = Math.min(WIDEST, chart.clientWidth);
-    if (spec.width === "container") spec.width = room;
+    if (spec.width === "container") spec.width = chart.clientWidth; // what is not shown has no width of its own
     drawn[look] = window.vegaEmbed(place, spec, OPTIONS).catch((error) => {
       place.textContent = `The figure could not be drawn: ${error.message}. Its data is below.`;
     });
