@@ -193,8 +193,8 @@ def _controls(rows: Sequence[Separation]) -> Iterator[TableBlock]:
             Column("p", "p_value"),
         ),
         "perturbation.csv and summary.json",
-        "Largest: the draw that changes the loss most, on all texts, with its interval. Median, count and p are of the texts on "
-        "which every draw was measured; p = (1 + draws whose change is as large) / (1 + draws).",
+        "Largest: the draw that changes the loss most, on all texts, with its interval. Median, count and p are of the texts "
+        "on which every draw was measured; p = (1 + draws whose change is as large) / (1 + draws).",
     )
 
 

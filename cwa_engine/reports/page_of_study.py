@@ -105,7 +105,7 @@ def _runs(report: StudyReport) -> Iterator[Block]:
             Column("tries", lambda each: each.attempt or None),
             Column("Δ loss (nats/token)", critical, lambda found: signed(found and found[0])),
             Column("95 % interval", critical, lambda found: interval(*found[1:]) if found else interval(None, None)),
-            text("why", lambda each: _reason(each)),
+            text("why", _reason),
         ),
         f"{CELLS.name}, which `cwtool study export {report.folder.id} --output FOLDER` writes",
         "Δ: of each run's first metric the largest critical set that was compared with controls. "
