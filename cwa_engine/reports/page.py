@@ -11,8 +11,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.version import __version__
@@ -33,28 +35,29 @@ if TYPE_CHECKING:
 
 __all__ = ["card_page", "comparison_page", "page_subject", "run_page", "study_page"]
 
+Source = TypeVar("Source")
 _MOST_TITLE = 160  # characters of a name in a title; a table of the page has the whole
 _SUBJECT = '<meta name="cwtool" content="'
 
 
 def run_page(report: RunReport) -> str:
     """The page of a finished run. Raises InvalidInput where the extra `report` is not installed."""
-    return _html(run_parts(report))
+    return _html(run_parts, report)
 
 
 def study_page(report: StudyReport) -> str:
     """The page of a study: its answer so far, and how each of its cells ended. Raises as `run_page` does."""
-    return _html(study_parts(report))
+    return _html(study_parts, report)
 
 
 def comparison_page(comparison: Comparison) -> str:
     """The page of runs beside each other. Raises as `run_page` does."""
-    return _html(comparison_parts(comparison))
+    return _html(comparison_parts, comparison)
 
 
 def card_page(card: WeightCard) -> str:
     """The page of one weight. Raises as `run_page` does."""
-    return _html(card_parts(card))
+    return _html(card_parts, card)
 
 
 def page_subject(content: bytes) -> str | None:
@@ -64,11 +67,15 @@ def page_subject(content: bytes) -> str | None:
     return behind.partition('"')[0] if found else None
 
 
-def _html(page: Page) -> str:
+def _html(parts: Callable[[Source], Page], source: Source) -> str:
     environment = _environment()
-    scripts = [script_text(page_script()), script_text(_source(environment, "page.js"))]
-    drawn = any(getattr(block, "specs", None) for section in page.sections for block in section.blocks)
-    scripts = scripts if drawn else scripts[1:]
+    # Bundling takes a second of another core, as much as reading the tables of a large run does.
+    with ThreadPoolExecutor(1) as beside:
+        drawing = beside.submit(page_script)
+        page = parts(source)
+        is_drawn = any(getattr(block, "specs", None) for section in page.sections for block in section.blocks)
+        needed = [drawing.result()] if is_drawn else []
+    scripts = [script_text(script) for script in (*needed, _source(environment, "page.js"))]
     return environment.get_template("page.html.jinja").render(
         page=page,
         style=_source(environment, "page.css"),
