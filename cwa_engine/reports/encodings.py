@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import typing
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cwa_engine.base.plain import JsonMap
-from cwa_engine.figures.figure import Axis, Figure, Layer, can_be_drawn, drawn_rows, is_in
+from cwa_engine.base.table import csv_text
+from cwa_engine.figures.figure import Axis, Figure, Layer, along_of, can_be_drawn, drawn_rows, has_heat, is_in
 from cwa_engine.reports.looks import DASHES, SHAPES, Style
 
 MOST_TICKS = 7  # of a logarithmic axis; each decade has one where they are fewer
@@ -22,15 +25,22 @@ NUMBER = "abs(datum.value) >= 1e6 ? format(datum.value, '.3~s') : format(datum.v
 
 def layers_of(figure: Figure, style: Style) -> list[JsonMap]:
     """Each layer with its own rows: those that have a place on the axes, as columns that are drawn or shown."""
-    layers = [_layer(figure, layer, style) for layer in figure.layers]
+    layers = [
+        _layer(figure, layer, style) for layer in itertools.chain(*(_by_dash(figure, of) for of in figure.layers))
+    ]
     zoomed = [side for side, axis in (("x", figure.x), ("y", figure.y)) if axis.scale != "category"]
     if style.interactive and zoomed:
-        layers[_first_with_data(figure)]["params"] = [_zoom(zoomed)]
+        next(layer for layer in layers if {"x", "y"} <= layer["encoding"].keys())["params"] = [_zoom(zoomed)]
     return layers
 
 
-def _first_with_data(figure: Figure) -> int:
-    return next(place for place, layer in enumerate(figure.layers) if layer.mark not in ("rule", "diagonal"))
+def _by_dash(figure: Figure, layer: Layer) -> Iterator[Layer]:
+    """A layer of lines as one for each series: were dashes a scale, the symbols of the legend would be dashed too."""
+    if layer.mark not in ("line", "step") or not figure.colour or figure.colour.scale != "category":
+        return iter([layer])
+    names = _series(figure, figure.colour)
+    there = {getattr(row, figure.colour.field) for row in figure.table.rows if is_in(layer, row)}
+    return (replace(layer, where=(*layer.where, (figure.colour.field, name))) for name in names if name in there)
 
 
 def _zoom(sides: Sequence[str]) -> JsonMap:
@@ -55,19 +65,24 @@ def _layer(figure: Figure, layer: Layer, style: Style) -> JsonMap:
     encoding: JsonMap = {"x": _position(figure, figure.x, "x", style), "y": _position(figure, figure.y, "y", style)}
     if figure.colour:
         encoding |= _colour(figure, layer, style)
+    along = along_of(figure)
     if layer.mark == "interval":
-        encoding["y"] |= {"field": layer.low}
-        encoding["y2"] = {"field": layer.high}
+        encoding[along] |= {"field": layer.low}
+        encoding[f"{along}2"] = {"field": layer.high}
+    elif layer.mark == "beyond" and has_heat(figure):
+        encoding["color"] = {"value": style.ink}
     elif layer.mark == "beyond":
-        encoding["y"] = {"value": style.font_size / 2}
+        encoding[along] = {"value": style.font_size / 2 if along == "y" else "width"}
     elif layer.mark == "text" and figure.colour:
-        encoding |= {"text": {"field": figure.colour.field, "type": "quantitative", "format": ".2~g"}}
-        encoding |= {"color": {"value": "white"}}
-    if style.interactive and layer.mark not in ("line", "step"):
-        encoding["tooltip"] = _tooltips(figure)
+        encoding["text"] = {"field": figure.colour.field, "type": "quantitative", "format": ".2~g"}
+        encoding["color"] = {"value": "white"}
+    told = style.interactive and layer.mark not in ("line", "step", "interval")
+    fields = _fields(figure) if told else _drawn_fields(figure, layer)
+    if told:
+        encoding["tooltip"] = [{"field": name, "title": name.replace("_", " "), "type": "nominal"} for name in fields]
     return {
-        "data": {"values": [_plain(figure, layer, row, style) for row in _rows(figure, layer)]},
-        "mark": _mark(layer, style),
+        "data": _data(figure, fields, _rows(figure, layer)),
+        "mark": _mark(layer, style) | _dash(figure, layer),
         "encoding": encoding,
     }
 
@@ -75,28 +90,33 @@ def _layer(figure: Figure, layer: Layer, style: Style) -> JsonMap:
 def _rows(figure: Figure, layer: Layer) -> Iterator[Any]:
     """A line also has the rows without a figure: it is broken there."""
     if layer.mark in ("line", "step"):
-        return (
-            row
-            for row in figure.table.rows
-            if is_in(layer, row) and can_be_drawn(figure.x, getattr(row, figure.x.field))
-        )
+        rows = (row for row in figure.table.rows if is_in(layer, row))
+        return (row for row in rows if can_be_drawn(figure.x, getattr(row, figure.x.field)))
     return drawn_rows(figure, layer)
 
 
-def _plain(figure: Figure, layer: Layer, row: Any, style: Style) -> JsonMap:
-    """The fields of a row that are drawn or shown; null for what has no place on its axis."""
-    needed = {*(axis.field for axis in figure.axes), layer.low, layer.high} - {""}
-    names = _fields(figure) if style.interactive and layer.mark not in ("line", "step") else needed
-    found = {name: _finite(getattr(row, name)) for name in names}
-    return {name: value for name, value in found.items() if value is not None or name in needed}
+def _data(figure: Figure, fields: Sequence[str], rows: Iterator[Any]) -> JsonMap:
+    """Rows as CSV, which takes half the room of a list of maps. What has no place on an axis is empty, and null when read."""
+    scales = {axis.field: axis for axis in figure.axes}
 
+    def shown(name: str, value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value if name not in scales or can_be_drawn(scales[name], value) else None
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    hints = typing.get_type_hints(figure.table.table.row)
+    numbers = {name for name in fields if {int, float} & {hints[name], *typing.get_args(hints[name])}}
+    values = [[shown(name, getattr(row, name)) for name in fields] for row in rows]
+    parse = {name: "number" if name in numbers else "string" for name in fields}
+    return {"values": csv_text([fields, *values]), "format": {"type": "csv", "parse": parse}}
 
 
 def _fields(figure: Figure) -> list[str]:
     return [field.name for field in dataclasses.fields(figure.table.table.row)]
+
+
+def _drawn_fields(figure: Figure, layer: Layer) -> list[str]:
+    return list(dict.fromkeys([*(axis.field for axis in figure.axes), *filter(None, (layer.low, layer.high))]))
 
 
 def _mark(layer: Layer, style: Style) -> JsonMap:
@@ -114,8 +134,25 @@ def _mark(layer: Layer, style: Style) -> JsonMap:
         case "cell":
             return {"type": "rect", "stroke": style.faint, "strokeWidth": 0.25}
         case "beyond":
-            return {"type": "point", "shape": "triangle-up", "filled": False, "size": 2 * style.point_size}
+            return {
+                "type": "point",
+                "shape": "triangle-up",
+                "filled": False,
+                "opacity": 1,
+                "size": 2 * style.point_size,
+            }
     return {"type": "text"}
+
+
+def _dash(figure: Figure, layer: Layer) -> JsonMap:
+    if layer.mark not in ("line", "step"):
+        return {}
+    if layer.dashed:
+        return {"strokeDash": [3, 2]}
+    series = dict(layer.where).get(figure.colour.field) if figure.colour else None
+    if series is None or not figure.colour:
+        return {}
+    return {"strokeDash": list(DASHES[_series(figure, figure.colour).index(series) % len(DASHES)])}
 
 
 def _rule(layer: Layer, style: Style) -> JsonMap:
@@ -160,7 +197,7 @@ def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
     if axis.scale in ("log", "symlog"):
         scale = _logarithmic(axis) | {"nice": False, "padding": style.font_size}
         if ticks := _ticks(axis, values):
-            placed["values"] = ticks
+            placed |= {"values": ticks, "tickCount": len(ticks)}  # without the count some are left out
     return {"field": axis.field, "type": "quantitative", "title": axis.title, "scale": scale, "axis": placed}
 
 
@@ -173,7 +210,7 @@ def _values(figure: Figure, axis: Axis) -> list[float]:
     found = [
         float(getattr(row, axis.field)) for row in figure.table.rows if can_be_drawn(axis, getattr(row, axis.field))
     ]
-    if axis is figure.y:
+    if axis is getattr(figure, along_of(figure)):
         ends = (name for layer in figure.layers for name in (layer.low, layer.high) if name)
         found += [
             float(value)
@@ -186,8 +223,9 @@ def _values(figure: Figure, axis: Axis) -> list[float]:
 def _ticks(axis: Axis, values: Sequence[float]) -> list[float]:
     """Few values of a logarithmic axis themselves, else powers of ten; none where the library's own are better."""
     if axis.scale == "symlog":
-        positive = _decades([value for value in values if value > axis.linear_within], axis.linear_within)
-        negative = _decades([-value for value in values if value < -axis.linear_within], axis.linear_within)
+        first = 10 * axis.linear_within  # its own ends of the linear part are too near to 0 for a label
+        positive = _decades([value for value in values if value >= first], first)
+        negative = _decades([-value for value in values if value <= -first], first)
         return [*(-value for value in reversed(negative)), 0.0, *positive]
     known = sorted(set(values))
     if len(known) <= FEW_VALUES:
@@ -210,24 +248,25 @@ def _colour(figure: Figure, layer: Layer, style: Style) -> JsonMap:
     assert axis
     if axis.scale != "category":
         return {"color": _heat(axis, style)}
-    names = list(axis.order) or list(dict.fromkeys(str(getattr(row, axis.field)) for row in figure.table.rows))
+    names = _series(figure, axis)
     legend = _legend(names, axis.title, style)
-    if layer.mark in ("line", "step") and any(other.mark == "point" for other in figure.layers):
-        legend = None
 
     def told(values: Sequence[Any]) -> JsonMap:
         scale = {"domain": names, "range": [values[place % len(values)] for place in range(len(names))]}
         return {"field": axis.field, "type": "nominal", "scale": scale, "legend": legend}
 
     found = {"color": told(style.colours)}
-    if layer.mark in ("line", "step"):
-        found["strokeDash"] = told([list(dash) for dash in DASHES])
     if layer.mark == "point":
         found["shape"] = told(SHAPES)
     beside = next((side for side, of in (("x", figure.x), ("y", figure.y)) if of.scale == "category"), "")
     if beside and layer.mark in ("bar", "interval", "point"):
         found[f"{beside}Offset"] = {"field": axis.field, "sort": names}
     return found
+
+
+def _series(figure: Figure, colour: Axis) -> list[str]:
+    """The names of all series, in their order."""
+    return list(colour.order) or list(dict.fromkeys(getattr(row, colour.field) for row in figure.table.rows))
 
 
 def _heat(axis: Axis, style: Style) -> JsonMap:
@@ -258,8 +297,3 @@ def _legend(names: Sequence[str], title: str, style: Style) -> JsonMap | None:
         "labelLimit": style.assumed_width - symbol,
         "symbolLimit": 0,
     }
-
-
-def _tooltips(figure: Figure) -> list[JsonMap]:
-    """Every column of the table, numbers with four digits."""
-    return [{"field": name, "title": name.replace("_", " "), "type": "nominal"} for name in _fields(figure)]
