@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.figures.figure import Figure
 from cwa_engine.reports.drawing import vega_lite
 from cwa_engine.reports.page_parts import FigureBlock
@@ -24,8 +27,8 @@ def figure_blocks(figures: Sequence[Figure], subject: str) -> Iterator[FigureBlo
     """
     room = MOST_DRAWN
     for figure in figures:
-        light = vega_lite(figure, "light")
-        specs = {"light": light, "dark": list(_changes(light, vega_lite(figure, "dark")))}
+        light, dark = (_with_rows(vega_lite(figure, look)) for look in ("light", "dark"))
+        specs = {"light": light, "dark": list(_changes(light, dark))}
         size = len(json.dumps(specs))
         drawn, room = size <= room, room - size if size <= room else room
         yield _block(figure, subject, specs if drawn else None)
@@ -38,6 +41,32 @@ def _block(figure: Figure, subject: str, specs: Mapping[str, Any] | None) -> Fig
     data = table_of(found, "data of this figure", whole, MOST_ROWS)
     link = "" if len(content) > MOST_CSV else f"data:text/csv;base64,{base64.b64encode(content).decode()}"
     return FigureBlock(figure.name, figure.title, figure.caption, data, specs, link)
+
+
+def _with_rows(spec: JsonMap) -> JsonMap:
+    """The specification with rows in place of CSV: a browser's reader of CSV makes code of text, which a page forbids.
+
+    Layers without a row are left out, as Vega-Lite warns of each.
+    """
+    layers = [{**layer, "data": _rows_of(layer["data"])} for layer in spec["layer"]]
+    return {**spec, "layer": [layer for layer in layers if layer["data"].get("rows") != [] or "params" in layer]}
+
+
+def _rows_of(data: JsonMap) -> JsonMap:
+    if "format" not in data:
+        return data
+    heading, *lines = csv.reader(io.StringIO(data["values"]))
+    read = [_number if data["format"]["parse"][name] == "number" else _text for name in heading]
+    rows = [[each(value) for each, value in zip(read, line, strict=True)] for line in lines]
+    return {"columns": heading, "rows": rows}
+
+
+def _number(value: str) -> float | None:
+    return float(value) if value else None
+
+
+def _text(value: str) -> str | None:
+    return value or None
 
 
 def _changes(one: Any, other: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:

@@ -102,6 +102,17 @@
     return found;
   };
 
+  // Rows come as lists below the names of their columns.
+  const withValues = (spec) => {
+    for (const { data } of spec.layer) {
+      if (!data.columns) continue;
+      data.values = data.rows.map((row) => Object.fromEntries(data.columns.map((name, place) => [name, row[place]])));
+      delete data.columns;
+      delete data.rows;
+    }
+    return spec;
+  };
+
   const figures = [...document.querySelectorAll(".chart")].map((chart) => ({
     chart,
     specs: JSON.parse(chart.nextElementSibling.textContent),
@@ -111,10 +122,11 @@
   const draw = ({ chart, specs, drawn }, look) => {
     if (drawn[look] || !window.vegaEmbed) return;
     const place = chart.querySelector(`.${look}`);
-    const spec = changed(specs.light, look === "dark" ? specs.dark : []);
+    const spec = withValues(changed(specs.light, look === "dark" ? specs.dark : []));
     if (spec.width === "container") spec.width = chart.clientWidth; // what is not shown has no width of its own
     drawn[look] = window.vegaEmbed(place, spec, OPTIONS).catch((error) => {
-      place.textContent = `The figure could not be drawn: ${error.message}. Its data is below.`;
+      place.textContent = "The figure could not be drawn; its data is below.";
+      console.error(error);
     });
   };
 
