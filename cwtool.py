@@ -24,6 +24,7 @@ COMMANDS = (
     CommandEntry("logs", RUNS, "Print the log of a run.", "cwa_tui.cli.jobs"),
     CommandEntry("jobs", RUNS, "List, cancel, pause, resume, retry and prune jobs.", "cwa_tui.cli.jobs"),
     CommandEntry("results", RUNS, "List finished runs, show what they found, fetch their files.", "cwa_tui.cli.results"),
+    CommandEntry("report", RUNS, "Write a page about a run, a study or a comparison.", "cwa_tui.cli.report_page"),
     CommandEntry("compare", RUNS, "Compare finished runs: rankings, damage, components and depth.", "cwa_tui.cli.compare"),
     CommandEntry("export", RUNS, "Write a run or study as CSV, JSON, Parquet, Markdown, LaTeX or masks.", "cwa_tui.cli.export"),
     CommandEntry("study", RUNS, "Ask a question of many runs: plan, run, resume, and read the answer.", "cwa_tui.cli.study"),
