@@ -1,38 +1,48 @@
 """What a figure is: a tidy table, and what is drawn of its columns. One definition serves page, paper and terminal.
 
-`reports.drawing` draws it with Altair, `cwa_tui/widgets/figure_chart.py` in cells of a terminal. The table is saved beside
+`reports.drawing` draws it in Vega-Lite, `cwa_tui/widgets/figure_chart.py` in cells of a terminal. The table is saved beside
 every picture, so what is drawn can be drawn anew by others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
 
 Scale = Literal["linear", "log", "symlog", "category", "diverging"]
-Mark = Literal["line", "point", "bar", "step", "cell", "interval", "rule"]
+Mark = Literal["line", "step", "point", "bar", "interval", "cell", "text", "rule", "diagonal", "beyond"]
 Source = Literal["run", "study", "comparison", "weight"]
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A column of the table, along x, along y or as colour. `order` has the categories as they are to stand."""
+    """A column of the table, along x, along y or as colour.
+
+    `order` has the categories as they are to stand. A symlog axis is linear within `linear_within` of 0, where figures of
+    both signs meet, and logarithmic beyond.
+    """
 
     field: str
     title: str  # with its unit: "change of the loss (nats per token)"
     scale: Scale = "linear"
     order: tuple[str, ...] = ()
+    linear_within: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A mark for each row, or one line through the rows of a series.
+    """A mark for each row, or one line through the rows of a series in their order.
 
-    `low` and `high` are the columns of an interval's ends. Where `where` is given, only rows with that value in that column are
-    drawn. A `rule` is a straight line: at `at` across the whole figure, along y unless `field` is the column of x.
+    `low` and `high` are the columns of an interval's ends along y. Where `where` is given, only rows with these values in
+    these columns are drawn. A `rule` is a straight line across the whole figure at `at`, along x or, if `upright`, along y;
+    a `diagonal` is where x and y are equal. `text` writes the column of colour into a cell. `beyond` stands at the upper edge
+    for each row that has an x, but no finite y: the model collapsed there.
     """
 
     mark: Mark
@@ -40,6 +50,7 @@ class Layer:
     high: str = ""
     where: tuple[tuple[str, Any], ...] = ()
     at: float | None = None
+    upright: bool = False
     dashed: bool = False
 
 
@@ -47,8 +58,7 @@ class Layer:
 class Figure:
     """One figure. A row of the table whose x or y is None or not finite is not drawn; `caption` says how many there are.
 
-    `colour` tells series apart where its scale is "category", else it is a scale of colour. `facet` is the column by which
-    the figure is divided into panels.
+    `colour` tells series apart where its scale is "category", else it is a scale of colour.
     """
 
     name: str  # of its files, without an ending: "damage_curve_grad_x_weight"
@@ -59,7 +69,11 @@ class Figure:
     y: Axis
     layers: tuple[Layer, ...]
     colour: Axis | None = None
-    facet: str = ""
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """x, y, and colour where it has one."""
+        return (self.x, self.y, self.colour) if self.colour else (self.x, self.y)
 
 
 @dataclass(frozen=True)
@@ -74,3 +88,54 @@ class FigureKind:
     of: Source
     shows: str  # in words: "the change of the loss by k, with intervals, beside the controls"
     make: Callable[[Any], Iterable[Figure]]
+
+
+def table_of(name: str, row: type, rows: Iterable[Any]) -> TableRows[Any]:
+    """The table of a figure of this name."""
+    return TableRows(Table(f"{name}.csv", row), tuple(rows))
+
+
+def figure_name(kind: str, *parts: str) -> str:
+    """A name of files that says what a figure is of: ("dose_response", "obd") is dose_response_obd."""
+    return "_".join(re.sub(r"[^A-Za-z0-9.]+", "_", part).strip("_.") for part in (kind, *parts) if part)
+
+
+def can_be_drawn(axis: Axis, value: Any) -> bool:
+    """Whether a value has a place on the axis: a text of a category, a finite number, above 0 where it is logarithmic."""
+    if axis.scale == "category":
+        return value is not None
+    return isinstance(value, int | float) and math.isfinite(value) and (axis.scale != "log" or value > 0)
+
+
+def is_in(layer: Layer, row: Any) -> bool:
+    """Whether a layer draws this row, if it can be drawn."""
+    return all(getattr(row, name) == value for name, value in layer.where)
+
+
+def drawn_rows(figure: Figure, layer: Layer) -> Iterator[Any]:
+    """The rows that a layer draws: those with x and y on their axes, and of an interval both ends."""
+    for row in figure.table.rows:
+        there = can_be_drawn(figure.y, getattr(row, figure.y.field))
+        if layer.mark == "beyond":
+            there = not there
+        elif layer.mark == "interval":
+            there = all(can_be_drawn(figure.y, getattr(row, end)) for end in (layer.low, layer.high))
+        if there and is_in(layer, row) and can_be_drawn(figure.x, getattr(row, figure.x.field)):
+            yield row
+
+
+def with_undrawn_counted(figure: Figure) -> Figure:
+    """The figure; where some of its rows have no place on its axes, its caption says how many."""
+    rows = figure.table.rows
+    undrawn = sum(not all(can_be_drawn(axis, getattr(row, axis.field)) for axis in figure.axes) for row in rows)
+    if not undrawn:
+        return figure
+    is_log = any(axis.scale == "log" for axis in figure.axes)
+    why = "no finite number above 0" if is_log else "no finite number"
+    has = "has" if undrawn == 1 else "have"
+    return replace(figure, caption=f"{figure.caption} {undrawn:,} of {len(rows):,} rows {has} {why} and no mark.")
+
+
+def distinct(values: Sequence[str]) -> tuple[str, ...]:
+    """Each value once, in the order of the first."""
+    return tuple(dict.fromkeys(values))

@@ -1,0 +1,265 @@
+"""Layers of a figure as layers of Vega-Lite: marks, scales, ticks and legends. torch-free."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cwa_engine.base.plain import JsonMap
+from cwa_engine.figures.figure import Axis, Figure, Layer, can_be_drawn, drawn_rows, is_in
+from cwa_engine.reports.looks import DASHES, SHAPES, Style
+
+MOST_TICKS = 7  # of a logarithmic axis; each decade has one where they are fewer
+FEW_VALUES = 6  # so few values of a logarithmic axis are its ticks
+SYMBOL = 26.0  # what the symbol of a legend takes beside its text, at a font of 8
+LETTER = 0.55  # mean width of a letter, of the font's size
+# 12,000, then 1.2M: numbers are shown in full as long as they are short.
+NUMBER = "abs(datum.value) >= 1e6 ? format(datum.value, '.3~s') : format(datum.value, ',~g')"
+
+
+def layers_of(figure: Figure, style: Style) -> list[JsonMap]:
+    """Each layer with its own rows: those that have a place on the axes, as columns that are drawn or shown."""
+    layers = [_layer(figure, layer, style) for layer in figure.layers]
+    zoomed = [side for side, axis in (("x", figure.x), ("y", figure.y)) if axis.scale != "category"]
+    if style.interactive and zoomed:
+        layers[_first_with_data(figure)]["params"] = [_zoom(zoomed)]
+    return layers
+
+
+def _first_with_data(figure: Figure) -> int:
+    return next(place for place, layer in enumerate(figure.layers) if layer.mark not in ("rule", "diagonal"))
+
+
+def _zoom(sides: Sequence[str]) -> JsonMap:
+    """Dragging with a mouse moves, the wheel with Ctrl zooms: a page scrolls over a figure, and so does a finger."""
+    return {
+        "name": "zoom",
+        "bind": "scales",
+        "select": {
+            "type": "interval",
+            "encodings": list(sides),
+            "translate": "[pointerdown[event.pointerType == 'mouse'], window:pointerup] > window:pointermove!",
+            "zoom": "wheel![event.ctrlKey || event.metaKey]",
+        },
+    }
+
+
+def _layer(figure: Figure, layer: Layer, style: Style) -> JsonMap:
+    if layer.mark == "rule":
+        return _rule(layer, style)
+    if layer.mark == "diagonal":
+        return _diagonal(figure, style)
+    encoding: JsonMap = {"x": _position(figure, figure.x, "x", style), "y": _position(figure, figure.y, "y", style)}
+    if figure.colour:
+        encoding |= _colour(figure, layer, style)
+    if layer.mark == "interval":
+        encoding["y"] |= {"field": layer.low}
+        encoding["y2"] = {"field": layer.high}
+    elif layer.mark == "beyond":
+        encoding["y"] = {"value": style.font_size / 2}
+    elif layer.mark == "text" and figure.colour:
+        encoding |= {"text": {"field": figure.colour.field, "type": "quantitative", "format": ".2~g"}}
+        encoding |= {"color": {"value": "white"}}
+    if style.interactive and layer.mark not in ("line", "step"):
+        encoding["tooltip"] = _tooltips(figure)
+    return {
+        "data": {"values": [_plain(figure, layer, row, style) for row in _rows(figure, layer)]},
+        "mark": _mark(layer, style),
+        "encoding": encoding,
+    }
+
+
+def _rows(figure: Figure, layer: Layer) -> Iterator[Any]:
+    """A line also has the rows without a figure: it is broken there."""
+    if layer.mark in ("line", "step"):
+        return (
+            row
+            for row in figure.table.rows
+            if is_in(layer, row) and can_be_drawn(figure.x, getattr(row, figure.x.field))
+        )
+    return drawn_rows(figure, layer)
+
+
+def _plain(figure: Figure, layer: Layer, row: Any, style: Style) -> JsonMap:
+    """The fields of a row that are drawn or shown; null for what has no place on its axis."""
+    needed = {*(axis.field for axis in figure.axes), layer.low, layer.high} - {""}
+    names = _fields(figure) if style.interactive and layer.mark not in ("line", "step") else needed
+    found = {name: _finite(getattr(row, name)) for name in names}
+    return {name: value for name, value in found.items() if value is not None or name in needed}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _fields(figure: Figure) -> list[str]:
+    return [field.name for field in dataclasses.fields(figure.table.table.row)]
+
+
+def _mark(layer: Layer, style: Style) -> JsonMap:
+    match layer.mark:
+        case "line":
+            return {"type": "line", "clip": True}
+        case "step":
+            return {"type": "line", "interpolate": "step-after", "clip": True}
+        case "point":
+            return {"type": "point", "clip": True, "opacity": 1}
+        case "bar":
+            return {"type": "bar"}
+        case "interval":
+            return {"type": "rule", "strokeWidth": style.stroke, "clip": True}
+        case "cell":
+            return {"type": "rect", "stroke": style.faint, "strokeWidth": 0.25}
+        case "beyond":
+            return {"type": "point", "shape": "triangle-up", "filled": False, "size": 2 * style.point_size}
+    return {"type": "text"}
+
+
+def _rule(layer: Layer, style: Style) -> JsonMap:
+    side = "x" if layer.upright else "y"
+    mark = {"type": "rule", "color": style.ink, "opacity": 0.6, "clip": True}
+    return {
+        "data": {"values": [{"at": layer.at}]},
+        "mark": mark | ({"strokeDash": [3, 2]} if layer.dashed else {}),
+        "encoding": {side: {"field": "at", "type": "quantitative"}},
+    }
+
+
+def _diagonal(figure: Figure, style: Style) -> JsonMap:
+    rows = [row for layer in figure.layers if layer.mark == "point" for row in drawn_rows(figure, layer)]
+    ends = [getattr(row, axis.field) for row in rows for axis in (figure.x, figure.y)]
+    values = [{"x": end, "y": end} for end in ((min(ends), max(ends)) if ends else ())]
+    return {
+        "data": {"values": values},
+        "mark": {"type": "line", "color": style.ink, "opacity": 0.6, "strokeDash": [3, 2], "clip": True},
+        "encoding": {side: {"field": side, "type": "quantitative"} for side in ("x", "y")},
+    }
+
+
+def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
+    """x or y. The title of y lies over the axis and reads from left to right, so that it is never cut."""
+    placed: JsonMap = {"labelOverlap": "greedy", "labelLimit": 0.4 * style.assumed_width}
+    if side == "y":
+        placed |= {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleBaseline": "bottom", "titleX": 0}
+        placed |= {"titleY": -0.5 * style.font_size}
+    if axis.scale == "category":
+        order = list(axis.order) or None
+        kind = {"field": axis.field, "type": "nominal", "sort": order, "title": axis.title}
+        cells = any(layer.mark == "cell" for layer in figure.layers)
+        return kind | {
+            "scale": {"paddingInner": 0 if cells else 0.25},
+            "axis": placed | {"labelAngle": 0, "grid": False},
+        }
+    placed["labelExpr"] = NUMBER
+    values = _values(figure, axis)
+    has_bars = any(layer.mark == "bar" for layer in figure.layers)
+    scale: JsonMap = {"zero": True} if has_bars and side == "y" else {"zero": False, "padding": style.font_size}
+    if axis.scale in ("log", "symlog"):
+        scale = _logarithmic(axis) | {"nice": False, "padding": style.font_size}
+        if ticks := _ticks(axis, values):
+            placed["values"] = ticks
+    return {"field": axis.field, "type": "quantitative", "title": axis.title, "scale": scale, "axis": placed}
+
+
+def _logarithmic(axis: Axis) -> JsonMap:
+    return {"type": "log"} if axis.scale == "log" else {"type": "symlog", "constant": axis.linear_within}
+
+
+def _values(figure: Figure, axis: Axis) -> list[float]:
+    """All that an axis has to have room for."""
+    found = [
+        float(getattr(row, axis.field)) for row in figure.table.rows if can_be_drawn(axis, getattr(row, axis.field))
+    ]
+    if axis is figure.y:
+        ends = (name for layer in figure.layers for name in (layer.low, layer.high) if name)
+        found += [
+            float(value)
+            for name, row in itertools.product(ends, figure.table.rows)
+            if can_be_drawn(axis, value := getattr(row, name))
+        ]
+    return found
+
+
+def _ticks(axis: Axis, values: Sequence[float]) -> list[float]:
+    """Few values of a logarithmic axis themselves, else powers of ten; none where the library's own are better."""
+    if axis.scale == "symlog":
+        positive = _decades([value for value in values if value > axis.linear_within], axis.linear_within)
+        negative = _decades([-value for value in values if value < -axis.linear_within], axis.linear_within)
+        return [*(-value for value in reversed(negative)), 0.0, *positive]
+    known = sorted(set(values))
+    if len(known) <= FEW_VALUES:
+        return known
+    decades = _decades(known, known[0])
+    return decades if len(decades) > 2 else []
+
+
+def _decades(values: Sequence[float], least: float) -> list[float]:
+    """Powers of ten from `least` to the largest value, at most `MOST_TICKS`."""
+    if not values:
+        return []
+    first, last = math.ceil(math.log10(least) - 1e-9), math.floor(math.log10(max(values)) + 1e-9)
+    step = max(1, -(-(last - first + 1) // MOST_TICKS))
+    return [float(f"1e{power}") for power in range(last, first - 1, -step)][::-1]
+
+
+def _colour(figure: Figure, layer: Layer, style: Style) -> JsonMap:
+    axis = figure.colour
+    assert axis
+    if axis.scale != "category":
+        return {"color": _heat(axis, style)}
+    names = list(axis.order) or list(dict.fromkeys(str(getattr(row, axis.field)) for row in figure.table.rows))
+    legend = _legend(names, axis.title, style)
+    if layer.mark in ("line", "step") and any(other.mark == "point" for other in figure.layers):
+        legend = None
+
+    def told(values: Sequence[Any]) -> JsonMap:
+        scale = {"domain": names, "range": [values[place % len(values)] for place in range(len(names))]}
+        return {"field": axis.field, "type": "nominal", "scale": scale, "legend": legend}
+
+    found = {"color": told(style.colours)}
+    if layer.mark in ("line", "step"):
+        found["strokeDash"] = told([list(dash) for dash in DASHES])
+    if layer.mark == "point":
+        found["shape"] = told(SHAPES)
+    beside = next((side for side, of in (("x", figure.x), ("y", figure.y)) if of.scale == "category"), "")
+    if beside and layer.mark in ("bar", "interval", "point"):
+        found[f"{beside}Offset"] = {"field": axis.field, "sort": names}
+    return found
+
+
+def _heat(axis: Axis, style: Style) -> JsonMap:
+    is_diverging = axis.scale == "diverging"
+    scale: JsonMap = {"scheme": style.diverging, "domainMid": 0} if is_diverging else {"scheme": style.heat}
+    if axis.scale in ("log", "symlog"):
+        scale |= _logarithmic(axis)
+    legend = {
+        "orient": "bottom",
+        "title": axis.title,
+        "titleLimit": style.assumed_width,
+        "gradientLength": 0.5 * style.assumed_width,
+        "gradientThickness": style.font_size,
+    }
+    return {"field": axis.field, "type": "quantitative", "scale": scale, "legend": legend}
+
+
+def _legend(names: Sequence[str], title: str, style: Style) -> JsonMap | None:
+    """Below the plot, where it covers no data; None for one series alone."""
+    if len(names) < 2:
+        return None
+    symbol = SYMBOL * style.font_size / 8
+    longest = max(map(len, names)) * LETTER * style.font_size + symbol
+    return {
+        "orient": "bottom",
+        "title": title or None,
+        "columns": max(1, min(len(names), int(style.assumed_width / longest))),
+        "labelLimit": style.assumed_width - symbol,
+        "symbolLimit": 0,
+    }
+
+
+def _tooltips(figure: Figure) -> list[JsonMap]:
+    """Every column of the table, numbers with four digits."""
+    return [{"field": name, "title": name.replace("_", " "), "type": "nominal"} for name in _fields(figure)]
