@@ -2,17 +2,106 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from cwa_engine.base.errors import InvalidInput
-from cwa_engine.base.events import Emit
-from cwa_engine.spec import RunSpec
+from cwa_engine.base.events import Emit, ignore
+from cwa_engine.base.version import __version__
+from cwa_engine.damage.measurement import check_restored, prepare_measurement, with_rounding
+from cwa_engine.inspection import weight_facts
+from cwa_engine.models.loading import LoadedModel
+from cwa_engine.pipeline import measure_baseline, read_texts
+from cwa_engine.preconditions import given_ranking
+from cwa_engine.run import RunContext, Stages
+from cwa_engine.spec import CARD_DOSES, RunSpec
+from cwa_engine.weight_rows import WeightCard
+from cwa_engine.weights.examined import Examination, Unknown, examined_weight
+from cwa_engine.weights.harm import dose_response, with_neighbours, zeroed_alone
+from cwa_engine.weights.ranks import metric_ranks
 
-if TYPE_CHECKING:
-    from cwa_engine.models.loading import LoadedModel
-    from cwa_engine.weight_rows import WeightCard
+T = TypeVar("T")
 
 
-def weight_card(loaded: LoadedModel, spec: RunSpec, emit: Emit) -> WeightCard:
-    """Examine the one weight that `spec.weights` names. The model is bit for bit the same afterwards."""
-    raise InvalidInput("weights cannot be examined yet")
+def weight_card(
+    loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, texts: Sequence[str] | None = None
+) -> WeightCard:
+    """Examine the one weight that `spec.weights` names. The model is bit for bit the same afterwards.
+
+    Ranks are by `spec.metrics` over the scoring texts, damage is measured on the evaluation texts, as in a run. What cannot
+    be found out of this weight or this model is named in `unknown`, with the reason.
+
+    Raises InvalidInput for anything but one weight that the model has, and what `pipeline.analyze` raises.
+    """
+    stages, spec = Stages(emit), _spec_of_card(spec)
+    weight = examined_weight(loaded.anatomy.parameters, spec.weights)
+    with stages("facts"):
+        facts = weight_facts(loaded, weight.target)
+    with stages("texts"):
+        used, run = read_texts(loaded, spec, emit, stages, texts)
+    with stages("baseline"):
+        intact, baseline = measure_baseline(run, used.evaluation, used.use)
+    with stages("score"):
+        ranks = metric_ranks(run, used.scoring, weight)
+    with stages("prepare"):
+        report = run.reporter("prepare", len(used.evaluation))
+        context = prepare_measurement(loaded, used.evaluation, intact, spec, run.batch_size, report)
+        context = with_rounding(context, given_ranking(loaded, spec)[0], 1)
+    examination = Examination(run, weight, context)
+    with stages("alone"):
+        measured, alone = zeroed_alone(examination)
+    with stages("neighbours"):
+        neighbours = with_neighbours(examination, facts, measured)
+    with stages("doses"):
+        doses = dose_response(examination, spec.dose)
+    with stages("check"):
+        floor = check_restored(context, run.reporter("check", len(context.sample.places)))
+    return WeightCard(
+        model=loaded.source.name,
+        revision=loaded.revision,
+        fingerprint=_fingerprint(loaded),
+        dtype=loaded.dtype,
+        facts=facts,
+        texts=used.use,
+        baseline=baseline,
+        ranks=ranks,
+        alone=alone,
+        neighbours=neighbours,
+        doses=doses,
+        bits=(),
+        activity=(),
+        raised=(),
+        lowered=(),
+        stopwords=None,
+        channel=None,
+        life=(),
+        shares=(),
+        unknown=(),
+        floor=floor,
+        device=str(loaded.device),
+        version=__version__,
+        timings=stages.timings,
+    )
+
+
+def _spec_of_card(spec: RunSpec) -> RunSpec:
+    """The same texts, metrics and ways of computing, for single weights among all weights of the model."""
+    return spec.model_copy(
+        update={
+            "topk": (1,),
+            "structure": "weight",
+            "scope": "global",
+            "include": (),
+            "exclude": (),
+            "perturbations": ("zero",),
+            "controls": (),
+            "dose": spec.dose or CARD_DOSES,
+        }
+    )
+
+
+def _fingerprint(loaded: LoadedModel) -> str:
+    """One hash of the hashes of all files that a model was loaded from."""
+    return hashlib.sha256(json.dumps(loaded.files, sort_keys=True).encode()).hexdigest() if loaded.files else ""
