@@ -23,6 +23,7 @@ COMMANDS = (
     CommandEntry("jobs", RUNS, "List, cancel, pause, resume, retry and prune jobs.", "cwa_tui.cli.jobs"),
     CommandEntry("results", RUNS, "List finished runs, show what they found, fetch their files.", "cwa_tui.cli.results"),
     CommandEntry("compare", RUNS, "Compare finished runs: rankings, damage, components and depth.", "cwa_tui.cli.compare"),
+    CommandEntry("figures", RUNS, "Draw the figures of a run or study in the terminal, or write them.", "cwa_tui.cli.figures"),
     CommandEntry("study", RUNS, "Ask a question of many runs: plan, run, resume, and read the answer.", "cwa_tui.cli.study"),
     CommandEntry("reproduce", RUNS, "Check published claims: gate, claimed, measured, agreed or not.", "cwa_tui.cli.reproduce"),
     CommandEntry("plan", MODELS, "Show the memory a run needs, and the command line for it.", "cwa_tui.cli.run"),

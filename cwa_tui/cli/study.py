@@ -128,14 +128,14 @@ def list_studies(
 @study.command("show")
 def show_study(study_id: StudyId = "latest", as_json: Json = False) -> None:
     """Show what a study answers, what would overturn it, its tables, and what went wrong."""
-    with _opened(study_id) as (folder, runner, _):
+    with opened_study(study_id) as (folder, runner, _):
         _show_report(folder, runner, as_json)
 
 
 @study.command("resume")
 def resume_study(study_id: StudyId = "latest", detach: Detached = False, as_json: Json = False) -> None:
     """Go on with a study: run what is not done, and once more what failed or was cancelled."""
-    with _opened(study_id) as (folder, runner, client):
+    with opened_study(study_id) as (folder, runner, client):
         _go_on(folder, runner, client, retry=True, detach=detach, as_json=as_json)
 
 
@@ -145,7 +145,7 @@ def cancel_study(study_id: StudyId = "latest", as_json: Json = False) -> None:
     from cwa_engine.studies import running
     from cwa_tui.tables.study import counted
 
-    with _opened(study_id) as (folder, runner, _):
+    with opened_study(study_id) as (folder, runner, _):
         progress = running.cancel_study(folder, runner)
     if as_json:
         show(_listed(folder, progress))
@@ -177,7 +177,7 @@ def export_study(
     if not output:
         raise InvalidInput("no folder is given", hint=f"`cwtool study export {study_id} --output FOLDER`")
     checked = checked_format(form)
-    with _opened(study_id) as (folder, runner, _):
+    with opened_study(study_id) as (folder, runner, _):
         report = study_report(folder, runner)
         paths = export_all(report, user_path(output, "--output"), checked)
     if not report.complete:
@@ -185,7 +185,7 @@ def export_study(
     show({"files": [str(path) for path in paths]} if as_json else "\n".join(map(str, paths)))
 
 
-class _opened:
+class opened_study:
     """The study of an id, and its runner. Raises NotFound, and InvalidInput for one whose runs are elsewhere."""
 
     def __init__(self, study_id: str) -> None:
