@@ -55,11 +55,27 @@ class Spike:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreBin:
+    """How many of all scored units have a score of this sign with `low` <= |score| < `high`.
+
+    Bins are eight for each doubling of |score|, the same in every run; those without a unit have no row. Two rows are always
+    there: that of zeros has sign 0 and both edges 0, that of scores that are not finite has no sign and no edges.
+    """
+
+    metric: str
+    sign: int | None  # 1 or -1
+    low: float | None
+    high: float | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """The largest k units of one metric in each group of the scope; those of a smaller k are a prefix.
 
     `lowest` are the smallest of all, smallest first, where a control asked for them. `parameters` are those that were
     ranked, which controls are drawn from. `spikes` are those of the weights, in their order, where the metric is of spikes.
+    `bins` count the scores of all that was ranked; there are none where scores were measured or given.
     """
 
     metric: str
@@ -69,6 +85,7 @@ class Ranking:
     parameters: tuple[str, ...] = ()
     halves: tuple[tuple[str, ...], ...] = ()  # the targets that each half of the scoring texts ranks first, in order
     spikes: tuple[Spike, ...] = ()
+    bins: tuple[ScoreBin, ...] = ()
 
     def top(self, k: int) -> tuple[TopWeight, ...]:
         """The k best of each group."""

@@ -127,13 +127,16 @@ def drawn_rows(figure: Figure, layer: Layer) -> Iterator[Any]:
 def with_undrawn_counted(figure: Figure) -> Figure:
     """The figure; where some of its rows have no place on its axes, its caption says how many."""
     rows = figure.table.rows
-    undrawn = sum(not all(can_be_drawn(axis, getattr(row, axis.field)) for axis in figure.axes) for row in rows)
-    if not undrawn:
+    missing = [
+        axis
+        for row in rows
+        if (axis := next((axis for axis in figure.axes if not can_be_drawn(axis, getattr(row, axis.field))), None))
+    ]
+    if not missing:
         return figure
-    is_log = any(axis.scale == "log" for axis in figure.axes)
-    why = "no finite number above 0" if is_log else "no finite number"
-    has = "has" if undrawn == 1 else "have"
-    return replace(figure, caption=f"{figure.caption} {undrawn:,} of {len(rows):,} rows {has} {why} and no mark.")
+    why = "no finite number above 0" if any(axis.scale == "log" for axis in missing) else "no finite number"
+    has = "has" if len(missing) == 1 else "have"
+    return replace(figure, caption=f"{figure.caption} {len(missing):,} of {len(rows):,} rows {has} {why} and no mark.")
 
 
 def distinct(values: Sequence[str]) -> tuple[str, ...]:

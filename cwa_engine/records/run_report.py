@@ -41,6 +41,7 @@ from cwa_engine.rows import (
     NumericalFloor,
     RankedParameter,
     Ranking,
+    ScoreBin,
     Separation,
     SequenceNll,
     Spike,
@@ -163,6 +164,11 @@ class RunReport:
             known = ", ".join(self.metrics) or "none"
             raise NotFound(f"run {self.run_id} has no ranking by '{metric}'", hint=f"it has: {known}")
         return next(ranking.weights for ranking in self.rankings if metric in (None, ranking.metric))
+
+    @cached_property
+    def scores(self) -> tuple[ScoreBin, ...]:
+        """How many of all units have a score of what size, by metric; empty in runs of early versions."""
+        return self._rows(tables.SCORES)
 
     @cached_property
     def damage(self) -> tuple[DamagePoint, ...]:
@@ -326,6 +332,7 @@ def _folder_of(run: str | Path) -> Path:
 
 
 _FRAMES: Mapping[str, type] = {
+    "scores": ScoreBin,
     "damage": DamagePoint,
     "separations": Separation,
     "verdicts": Verdict,

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cwa_engine.base.plain import JsonMap
@@ -22,15 +23,22 @@ NUMBER = "abs(datum.value) >= 1e6 ? format(datum.value, '.3~s') : format(datum.v
 
 def layers_of(figure: Figure, style: Style) -> list[JsonMap]:
     """Each layer with its own rows: those that have a place on the axes, as columns that are drawn or shown."""
-    layers = [_layer(figure, layer, style) for layer in figure.layers]
+    layers = [
+        _layer(figure, layer, style) for layer in itertools.chain(*(_by_dash(figure, of) for of in figure.layers))
+    ]
     zoomed = [side for side, axis in (("x", figure.x), ("y", figure.y)) if axis.scale != "category"]
     if style.interactive and zoomed:
-        layers[_first_with_data(figure)]["params"] = [_zoom(zoomed)]
+        next(layer for layer in layers if {"x", "y"} <= layer["encoding"].keys())["params"] = [_zoom(zoomed)]
     return layers
 
 
-def _first_with_data(figure: Figure) -> int:
-    return next(place for place, layer in enumerate(figure.layers) if layer.mark not in ("rule", "diagonal"))
+def _by_dash(figure: Figure, layer: Layer) -> Iterator[Layer]:
+    """A layer of lines as one for each series: were dashes a scale, the symbols of the legend would be dashed too."""
+    if layer.mark not in ("line", "step") or not figure.colour or figure.colour.scale != "category":
+        return iter([layer])
+    names = _series(figure, figure.colour)
+    there = {getattr(row, figure.colour.field) for row in figure.table.rows if is_in(layer, row)}
+    return (replace(layer, where=(*layer.where, (figure.colour.field, name))) for name in names if name in there)
 
 
 def _zoom(sides: Sequence[str]) -> JsonMap:
@@ -67,7 +75,7 @@ def _layer(figure: Figure, layer: Layer, style: Style) -> JsonMap:
         encoding["tooltip"] = _tooltips(figure)
     return {
         "data": {"values": [_plain(figure, layer, row, style) for row in _rows(figure, layer)]},
-        "mark": _mark(layer, style),
+        "mark": _mark(layer, style) | _dash(figure, layer),
         "encoding": encoding,
     }
 
@@ -114,8 +122,25 @@ def _mark(layer: Layer, style: Style) -> JsonMap:
         case "cell":
             return {"type": "rect", "stroke": style.faint, "strokeWidth": 0.25}
         case "beyond":
-            return {"type": "point", "shape": "triangle-up", "filled": False, "size": 2 * style.point_size}
+            return {
+                "type": "point",
+                "shape": "triangle-up",
+                "filled": False,
+                "opacity": 1,
+                "size": 2 * style.point_size,
+            }
     return {"type": "text"}
+
+
+def _dash(figure: Figure, layer: Layer) -> JsonMap:
+    if layer.mark not in ("line", "step"):
+        return {}
+    if layer.dashed:
+        return {"strokeDash": [3, 2]}
+    series = dict(layer.where).get(figure.colour.field) if figure.colour else None
+    if series is None or not figure.colour:
+        return {}
+    return {"strokeDash": list(DASHES[_series(figure, figure.colour).index(series) % len(DASHES)])}
 
 
 def _rule(layer: Layer, style: Style) -> JsonMap:
@@ -160,7 +185,7 @@ def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
     if axis.scale in ("log", "symlog"):
         scale = _logarithmic(axis) | {"nice": False, "padding": style.font_size}
         if ticks := _ticks(axis, values):
-            placed["values"] = ticks
+            placed |= {"values": ticks, "tickCount": len(ticks)}  # without the count some are left out
     return {"field": axis.field, "type": "quantitative", "title": axis.title, "scale": scale, "axis": placed}
 
 
@@ -186,8 +211,9 @@ def _values(figure: Figure, axis: Axis) -> list[float]:
 def _ticks(axis: Axis, values: Sequence[float]) -> list[float]:
     """Few values of a logarithmic axis themselves, else powers of ten; none where the library's own are better."""
     if axis.scale == "symlog":
-        positive = _decades([value for value in values if value > axis.linear_within], axis.linear_within)
-        negative = _decades([-value for value in values if value < -axis.linear_within], axis.linear_within)
+        first = 10 * axis.linear_within  # its own ends of the linear part are too near to 0 for a label
+        positive = _decades([value for value in values if value >= first], first)
+        negative = _decades([-value for value in values if value <= -first], first)
         return [*(-value for value in reversed(negative)), 0.0, *positive]
     known = sorted(set(values))
     if len(known) <= FEW_VALUES:
@@ -210,24 +236,25 @@ def _colour(figure: Figure, layer: Layer, style: Style) -> JsonMap:
     assert axis
     if axis.scale != "category":
         return {"color": _heat(axis, style)}
-    names = list(axis.order) or list(dict.fromkeys(str(getattr(row, axis.field)) for row in figure.table.rows))
+    names = _series(figure, axis)
     legend = _legend(names, axis.title, style)
-    if layer.mark in ("line", "step") and any(other.mark == "point" for other in figure.layers):
-        legend = None
 
     def told(values: Sequence[Any]) -> JsonMap:
         scale = {"domain": names, "range": [values[place % len(values)] for place in range(len(names))]}
         return {"field": axis.field, "type": "nominal", "scale": scale, "legend": legend}
 
     found = {"color": told(style.colours)}
-    if layer.mark in ("line", "step"):
-        found["strokeDash"] = told([list(dash) for dash in DASHES])
     if layer.mark == "point":
         found["shape"] = told(SHAPES)
     beside = next((side for side, of in (("x", figure.x), ("y", figure.y)) if of.scale == "category"), "")
     if beside and layer.mark in ("bar", "interval", "point"):
         found[f"{beside}Offset"] = {"field": axis.field, "sort": names}
     return found
+
+
+def _series(figure: Figure, colour: Axis) -> list[str]:
+    """The names of all series, in their order."""
+    return list(colour.order) or list(dict.fromkeys(getattr(row, colour.field) for row in figure.table.rows))
 
 
 def _heat(axis: Axis, style: Style) -> JsonMap:

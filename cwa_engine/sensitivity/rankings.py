@@ -66,7 +66,7 @@ class _Scored:
     """The rankings of all views, and where it is asked for the sample for fidelity."""
 
     def __init__(self, run: RunContext, missing: Sequence[View], depth: int) -> None:
-        self._run, self.rankers = run, Rankers(missing, run.spec, depth, run.halves)
+        self._run, self.rankers = run, Rankers(missing, run.spec, depth, run.halves, counted=True)
         self.sample: Sample | None = None
 
     def offer(self, statistics: Statistics, part: int | None = None) -> None:

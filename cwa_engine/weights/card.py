@@ -18,11 +18,12 @@ from cwa_engine.preconditions import given_ranking
 from cwa_engine.run import RunContext, Stages
 from cwa_engine.spec import CARD_DOSES, RunSpec
 from cwa_engine.weight_rows import WeightCard
+from cwa_engine.weights.bits import bit_map
 from cwa_engine.weights.examined import Examination, Unknown, examined_weight
 from cwa_engine.weights.harm import dose_response, with_neighbours, zeroed_alone
 from cwa_engine.weights.ranks import metric_ranks
 
-T = TypeVar("T")
+NUDGED = 100  # random weights that are moved to the next value of their dtype, for the numerical floor, as in runs
 
 
 def weight_card(
@@ -48,7 +49,7 @@ def weight_card(
     with stages("prepare"):
         report = run.reporter("prepare", len(used.evaluation))
         context = prepare_measurement(loaded, used.evaluation, intact, spec, run.batch_size, report)
-        context = with_rounding(context, given_ranking(loaded, spec)[0], 1)
+        context = with_rounding(context, given_ranking(loaded, spec)[0], NUDGED)
     examination = Examination(run, weight, context)
     with stages("alone"):
         measured, alone = zeroed_alone(examination)
@@ -56,6 +57,8 @@ def weight_card(
         neighbours = with_neighbours(examination, facts, measured)
     with stages("doses"):
         doses = dose_response(examination, spec.dose)
+    with stages("bits"):
+        bits = bit_map(examination)
     with stages("check"):
         floor = check_restored(context, run.reporter("check", len(context.sample.places)))
     return WeightCard(
@@ -70,7 +73,7 @@ def weight_card(
         alone=alone,
         neighbours=neighbours,
         doses=doses,
-        bits=(),
+        bits=bits,
         activity=(),
         raised=(),
         lowered=(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -80,32 +80,27 @@ class Examination:
         finite = stored[stored.isfinite()]
         return max(abs(float(end)) for end in finite.aminmax()) if len(finite) else 0.0
 
-    def reporter(self, stage: str, measurements: int) -> Counted:
-        """Counts measurements of all texts, as sequences."""
-        return Counted(self, stage, measurements)
+    def measuring(self, stage: str, measurements: int, context: MeasurementContext | None = None) -> Measuring:
+        """For so many changes of weights, on all evaluation texts or on those of another context."""
+        return Measuring(self.run, context or self.context, stage, measurements)
 
 
-class Counted:
+class Measuring:
     """Measures one change of weights after the other, and tells how far it is."""
 
-    def __init__(self, examination: Examination, stage: str, measurements: int) -> None:
-        self._examination, self._stage = examination, stage
-        self._texts = len(examination.context.sequences)
-        self._done, self._total = 0, measurements * self._texts
+    def __init__(self, run: RunContext, context: MeasurementContext, stage: str, measurements: int) -> None:
+        self._run, self._context, self._stage = run, context, stage
+        self._done, self._total = 0, measurements * len(context.sequences)
         self._report(0)
 
     def measure(self, weights: Selection, treatment: Treatment) -> Measured:
-        """On all texts. The weights are as before after it."""
-        found = measure(self._examination.context, weights, treatment, report=self._report)
-        self._done += self._texts
+        """The weights are as before after it."""
+        found = measure(self._context, weights, treatment, report=self._report)
+        self._done += len(self._context.sequences)
         return found
 
     def _report(self, done: int) -> None:
-        self._examination.run.emit(Progress(self._stage, self._done + done, self._total, "sequence"))
-
-    @property
-    def report(self) -> Callable[[int], None]:
-        return self._report
+        self._run.emit(Progress(self._stage, self._done + done, self._total, "sequence"))
 
 
 def damage_point(examination: Examination, measured: Measured, weights: Selection, label: str) -> DamagePoint:

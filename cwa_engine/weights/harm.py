@@ -26,18 +26,18 @@ NEIGHBOURS = 2  # the largest others of the row, the column and the tensor that 
 def zeroed_alone(examination: Examination) -> tuple[Measured, DamagePoint]:
     """The weight zeroed, on all evaluation texts: what `cwtool run --weights` measures."""
     alone = examination.weight.alone
-    measured = examination.reporter("alone", 1).measure(alone, ZERO)
+    measured = examination.measuring("alone", 1).measure(alone, ZERO)
     return measured, damage_point(examination, measured, alone, ZERO.label)
 
 
 def dose_response(examination: Examination, factors: Sequence[float]) -> tuple[DamagePoint, ...]:
     """The weight times each factor, the smallest first."""
-    alone, counted = examination.weight.alone, examination.reporter("doses", len(set(factors)))
+    alone, measuring = examination.weight.alone, examination.measuring("doses", len(set(factors)))
     found = []
     for factor in sorted(set(factors)):
         options = dataclasses.replace(examination.run.spec.perturbation_options, scale_factor=factor)
         dose = Treatment(f"scale {factor:g}", PERTURBATIONS["scale"], options, has_controls=False)
-        found.append(damage_point(examination, counted.measure(alone, dose), alone, dose.label))
+        found.append(damage_point(examination, measuring.measure(alone, dose), alone, dose.label))
     return tuple(found)
 
 
@@ -48,15 +48,15 @@ def with_neighbours(examination: Examination, facts: WeightFacts, alone: Measure
     """
     groups = {name: targets for name, targets in _groups(examination, facts).items() if targets}
     others = list(dict.fromkeys(target for targets in groups.values() for target in targets))
-    counted = examination.reporter("neighbours", len(others) + len(groups))
+    measuring = examination.measuring("neighbours", len(others) + len(groups))
     by_target = {facts.target: alone}
     for target in others:
-        by_target[target] = counted.measure(_selection(examination, [target]), ZERO)
+        by_target[target] = measuring.measure(_selection(examination, [target]), ZERO)
     found = []
     for group, targets in groups.items():
         together = (facts.target, *targets)
         weights = _selection(examination, together)
-        joint = counted.measure(weights, ZERO)
+        joint = measuring.measure(weights, ZERO)
         point = damage_point(examination, joint, weights, ZERO.label)
         found.append(_neighbour_damage(examination, group, together, joint, point, by_target))
     return tuple(found)

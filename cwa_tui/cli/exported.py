@@ -20,8 +20,8 @@ from cwa_tui.tables.export import SUFFIXES, Cell, Format, export
 _TABLES: dict[str, Table[Any]] = {
     table.name: table
     for table in (
-        tables.PERTURBATION, tables.EVALUATION, tables.CONTROLS, interactions.TABLE, stability.TABLE, ablation.TABLE,
-        critical_set.TABLE, spike_removal.SPIKES, spike_removal.TABLE,
+        tables.SCORES, tables.PERTURBATION, tables.EVALUATION, tables.CONTROLS, interactions.TABLE, stability.TABLE,
+        ablation.TABLE, critical_set.TABLE, spike_removal.SPIKES, spike_removal.TABLE,
     )
 }  # fmt: skip
 _RANKING, _CSV = "topk_", ".csv"
