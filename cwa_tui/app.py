@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from cwa_daemon.client import AsyncClient, Client, DaemonRunner, Settings
 from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.figures.figure import Source
 from cwa_engine.records.run_id import short_id
 from cwa_engine.runner import Runner
 from cwa_tui.form.draft import Draft
@@ -110,6 +111,11 @@ class CwtoolApp(TerminalApp):
         from cwa_tui.screens.compare import CompareScreen  # numpy comes with it: 0.1 s and 11 MB
 
         self.push_screen(CompareScreen(self.session, self.preferences, run_ids))
+
+    def open_figures(self, of: Source, ids: Sequence[str]) -> None:
+        from cwa_tui.screens.figures import FiguresScreen
+
+        self.push_screen(FiguresScreen(self.session, self.preferences, of, ids))
 
     def open_studies(self) -> None:
         self.push_screen(StudiesScreen(self.session, self.preferences))

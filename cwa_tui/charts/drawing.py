@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.text import Text
 
 from cwa_engine.figures.figure import Figure
@@ -20,22 +22,29 @@ def chart(layout: Layout, width: int, height: int, window: Window | None = None)
 
 
 def legend(layout: Layout, width: int) -> Text:
-    """What markers, shades and numbers of names stand for; empty where nothing is to be said."""
+    """What markers, shades and numbers of names stand for, in lines of `width`; empty where nothing is to be said."""
     if layout.is_map:
-        return shades(layout.figure)
-    said = Text()
+        return in_lines(shades(layout.figure), width)
+    said: list[Text] = []
     if len(layout.series) > 1:
-        for series in layout.series:
-            said.append(f"{series.marker} ", series.style).append_text(words(f"{series.name}  "))
+        said += [Text(f"{each.marker} ", each.style).append_text(words(each.name, "none")) for each in layout.series]
     if any(layer.low for layer in layout.figure.layers):
-        said.append("│ interval  ", "dim")
+        said.append(Text("│ interval", "dim"))
     if any(part.layer.mark == "beyond" for part in layout.parts):
-        said.append(f"{BEYOND} not finite", "bold")
-    if keys := keys_of_names(layout, width):
-        said.append("\n" if said else "")
-        said.append_text(words("  ".join(f"{number}: {name}" for number, name in keys.items())))
-    said.rstrip()
-    return said
+        said.append(Text(f"{BEYOND} not finite", "bold"))
+    names = [words(f"{number}: {name}") for number, name in keys_of_names(layout, width).items()]
+    return Text("\n").join(part for part in (in_lines(said, width), in_lines(names, width)) if part)
+
+
+def in_lines(parts: Sequence[Text], width: int) -> Text:
+    """The parts one after the other, each whole on a line."""
+    lines: list[Text] = []
+    for part in parts:
+        if lines and lines[-1].cell_len + 2 + part.cell_len <= width:
+            lines[-1].append("  ").append_text(part)
+        else:
+            lines.append(part.copy())
+    return Text("\n").join(lines)
 
 
 def notes(layout: Layout) -> Text:

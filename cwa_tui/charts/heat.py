@@ -61,31 +61,25 @@ def heat_map(figure: Figure, width: int) -> list[Text]:
     return lines
 
 
-def shades(figure: Figure) -> Text:
+def shades(figure: Figure) -> list[Text]:
     """What each shade of a map stands for."""
     shading = _shading(figure)
     spans: dict[str, list[Any]] = {}
     for row in _cells(figure):
         value = _value(row, figure)
         spans.setdefault(shading.character(value), []).append(value)
-    said = words(f"{figure.colour.title}: " if figure.colour else "", "dim")
+    said = [words(f"{figure.colour.title}:", "dim")] if figure.colour and figure.colour.title else []
     for character in (*reversed(BELOW), *SHADES):
         if found := spans.get(character):
-            said.append(f"{character} ").append(_span(min(found), max(found)) + "  ")
+            said.append(Text(f"{character} {_span(min(found), max(found))}"))
     if found := spans.get(NONE):
-        said.append(f"{NONE} ").append(
-            {(True, True): "0 or not measured", (True, False): "not measured"}.get(
-                (None in found, any(value is not None for value in found)), "0"
-            )
-            + "  "
-        )
+        missing, zero = None in found, any(value is not None for value in found)
+        said.append(Text(f"{NONE} {' or '.join(['0'] * zero + ['not measured'] * missing)}"))
     if OTHER in spans:
-        said.append(f"{OTHER} not above 0  ")
+        said.append(Text(f"{OTHER} not above 0"))
     if NOT_FINITE in spans or _over(figure):
-        said.append(f"{NOT_FINITE} ").append_text(
-            words(" or ".join(dict.fromkeys(_name_of(layer.where) for layer in _over(figure))) or "not finite")
-        )
-    said.rstrip()
+        names = dict.fromkeys(_name_of(layer.where) for layer in _over(figure))
+        said.append(words(f"{NOT_FINITE} {' or '.join(names) or 'not finite'}"))
     return said
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cwa_daemon.protocol import JobView
+from cwa_engine.figures.figure import Source
 
 
 class Navigation(Protocol):
@@ -17,6 +18,9 @@ class Navigation(Protocol):
         """The weight at this place of a ranking, from 1 on: its rank, where all were ranked together."""
 
     def open_comparison(self, run_ids: Sequence[str]) -> None: ...
+
+    def open_figures(self, of: Source, ids: Sequence[str]) -> None:
+        """The figures of a run, a study, or of runs that are compared."""
 
     def open_studies(self) -> None: ...
 

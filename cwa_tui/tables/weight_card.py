@@ -138,7 +138,12 @@ def _figures(point: DamagePoint) -> tuple[str, str, str, str]:
 def neighbours_table(rows: Sequence[NeighbourDamage]) -> RenderableType:
     """The weight zeroed together with the largest others, beside the sum of what each does alone."""
     table = _table(
-        "zeroed together with the largest others", "others", "together>", "sum of each>", "difference>", "95 % interval>"
+        "zeroed together with the largest others",
+        "others",
+        "together>",
+        "sum of each>",
+        "difference>",
+        "95 % interval>",
     )
     for row in rows:
         table.add_row(
