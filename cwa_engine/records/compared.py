@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cwa_engine.records.curves import DamageDifference, DamageLevel
 from cwa_engine.records.differences import Difference, Pairing, kind_of
 from cwa_engine.records.profiles import ProfileDistance, ProfileShare
+from cwa_engine.records.run_report import RunReport
+from cwa_engine.rows import NOT_PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class Comparison:
     forced: bool = False  # damage that was not measured alike is subtracted too
     differing: str = ""  # in what the runs differ, in a line
     sentences: tuple[str, ...] = ()  # what it comes to, at the largest k of each ranking
+    # The runs themselves, for figures of what no row has: places of single weights.
+    reports: tuple[RunReport, ...] = field(default=(), repr=False, compare=False, metadata=NOT_PLAIN)
 
     def label(self, run: str) -> str:
         """What sentences call a run."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from cwa_engine.base.plain import JsonMap
-from cwa_engine.figures.figure import Axis, Figure, Layer, can_be_drawn, drawn_rows, is_in
+from cwa_engine.base.table import csv_text
+from cwa_engine.figures.figure import Axis, Figure, Layer, along_of, can_be_drawn, drawn_rows, has_heat, is_in
 from cwa_engine.reports.looks import DASHES, SHAPES, Style
 
 MOST_TICKS = 7  # of a logarithmic axis; each decade has one where they are fewer
@@ -63,18 +65,23 @@ def _layer(figure: Figure, layer: Layer, style: Style) -> JsonMap:
     encoding: JsonMap = {"x": _position(figure, figure.x, "x", style), "y": _position(figure, figure.y, "y", style)}
     if figure.colour:
         encoding |= _colour(figure, layer, style)
+    along = along_of(figure)
     if layer.mark == "interval":
-        encoding["y"] |= {"field": layer.low}
-        encoding["y2"] = {"field": layer.high}
+        encoding[along] |= {"field": layer.low}
+        encoding[f"{along}2"] = {"field": layer.high}
+    elif layer.mark == "beyond" and has_heat(figure):
+        encoding["color"] = {"value": style.ink}
     elif layer.mark == "beyond":
-        encoding["y"] = {"value": style.font_size / 2}
+        encoding[along] = {"value": style.font_size / 2 if along == "y" else "width"}
     elif layer.mark == "text" and figure.colour:
-        encoding |= {"text": {"field": figure.colour.field, "type": "quantitative", "format": ".2~g"}}
-        encoding |= {"color": {"value": "white"}}
-    if style.interactive and layer.mark not in ("line", "step"):
-        encoding["tooltip"] = _tooltips(figure)
+        encoding["text"] = {"field": figure.colour.field, "type": "quantitative", "format": ".2~g"}
+        encoding["color"] = {"value": "white"}
+    told = style.interactive and layer.mark not in ("line", "step", "interval")
+    fields = _fields(figure) if told else _drawn_fields(figure, layer)
+    if told:
+        encoding["tooltip"] = [{"field": name, "title": name.replace("_", " "), "type": "nominal"} for name in fields]
     return {
-        "data": {"values": [_plain(figure, layer, row, style) for row in _rows(figure, layer)]},
+        "data": _data(figure, fields, _rows(figure, layer)),
         "mark": _mark(layer, style) | _dash(figure, layer),
         "encoding": encoding,
     }
@@ -83,28 +90,33 @@ def _layer(figure: Figure, layer: Layer, style: Style) -> JsonMap:
 def _rows(figure: Figure, layer: Layer) -> Iterator[Any]:
     """A line also has the rows without a figure: it is broken there."""
     if layer.mark in ("line", "step"):
-        return (
-            row
-            for row in figure.table.rows
-            if is_in(layer, row) and can_be_drawn(figure.x, getattr(row, figure.x.field))
-        )
+        rows = (row for row in figure.table.rows if is_in(layer, row))
+        return (row for row in rows if can_be_drawn(figure.x, getattr(row, figure.x.field)))
     return drawn_rows(figure, layer)
 
 
-def _plain(figure: Figure, layer: Layer, row: Any, style: Style) -> JsonMap:
-    """The fields of a row that are drawn or shown; null for what has no place on its axis."""
-    needed = {*(axis.field for axis in figure.axes), layer.low, layer.high} - {""}
-    names = _fields(figure) if style.interactive and layer.mark not in ("line", "step") else needed
-    found = {name: _finite(getattr(row, name)) for name in names}
-    return {name: value for name, value in found.items() if value is not None or name in needed}
+def _data(figure: Figure, fields: Sequence[str], rows: Iterator[Any]) -> JsonMap:
+    """Rows as CSV, which takes half the room of a list of maps. What has no place on an axis is empty, and null when read."""
+    scales = {axis.field: axis for axis in figure.axes}
 
+    def shown(name: str, value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value if name not in scales or can_be_drawn(scales[name], value) else None
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    hints = typing.get_type_hints(figure.table.table.row)
+    numbers = {name for name in fields if {int, float} & {hints[name], *typing.get_args(hints[name])}}
+    values = [[shown(name, getattr(row, name)) for name in fields] for row in rows]
+    parse = {name: "number" if name in numbers else "string" for name in fields}
+    return {"values": csv_text([fields, *values]), "format": {"type": "csv", "parse": parse}}
 
 
 def _fields(figure: Figure) -> list[str]:
     return [field.name for field in dataclasses.fields(figure.table.table.row)]
+
+
+def _drawn_fields(figure: Figure, layer: Layer) -> list[str]:
+    return list(dict.fromkeys([*(axis.field for axis in figure.axes), *filter(None, (layer.low, layer.high))]))
 
 
 def _mark(layer: Layer, style: Style) -> JsonMap:
@@ -198,7 +210,7 @@ def _values(figure: Figure, axis: Axis) -> list[float]:
     found = [
         float(getattr(row, axis.field)) for row in figure.table.rows if can_be_drawn(axis, getattr(row, axis.field))
     ]
-    if axis is figure.y:
+    if axis is getattr(figure, along_of(figure)):
         ends = (name for layer in figure.layers for name in (layer.low, layer.high) if name)
         found += [
             float(value)
@@ -285,8 +297,3 @@ def _legend(names: Sequence[str], title: str, style: Style) -> JsonMap | None:
         "labelLimit": style.assumed_width - symbol,
         "symbolLimit": 0,
     }
-
-
-def _tooltips(figure: Figure) -> list[JsonMap]:
-    """Every column of the table, numbers with four digits."""
-    return [{"field": name, "title": name.replace("_", " "), "type": "nominal"} for name in _fields(figure)]

@@ -52,7 +52,9 @@ def bit_map(examination: Examination) -> tuple[BitFlip, ...]:
     measuring = examination.measuring("bits", len(values), context)
     measured = {bits: measuring.measure(weight.alone, _placing(weight, placed)) for bits, placed in values.items()}
     largest = examination.largest_value
-    return tuple(_row(context, flip, largest, measured.get(_bits(flip.placed)) if flip.held else None) for flip in flips)
+    return tuple(
+        _row(context, flip, largest, measured.get(_bits(flip.placed)) if flip.held else None) for flip in flips
+    )
 
 
 def flips_of(stored: Tensor) -> list[Flip]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cwa_engine.figures.captions import NATS, measured_on, model_of, ranking_of
+from cwa_engine.figures.captions import NATS, linear_within, measured_on, model_of, ranking_of
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, distinct, figure_name, table_of
 from cwa_engine.questions.bits import BIT_FLIP
 from cwa_engine.records.curves import MEDIAN, DamageLevel, damage_levels
@@ -70,11 +70,6 @@ CURVE_LAYERS = (
     Layer("point"),
     Layer("beyond", where=(("collapsed", True),)),
 )
-
-
-def linear_within(report: RunReport) -> float:
-    """Up to where an axis of changes of the loss is linear: the numerical floor, or 0.001 where that is less."""
-    return max(report.floor.largest if report.floor else 0.0, 1e-3)
 
 
 def series_of(level: DamageLevel) -> str:
