@@ -8,8 +8,8 @@ from rich.text import Text
 
 from cwa_engine.figures.figure import Figure
 from cwa_tui.charts.heat import heat_map, shades
-from cwa_tui.charts.layout import BEYOND, Layout, Window, lay_out
-from cwa_tui.charts.plot import keys_of_names, plot
+from cwa_tui.charts.layout import BEYOND, SEVERAL, Layout, Window, lay_out
+from cwa_tui.charts.plot import keys_of_names, plot, wanted_height
 from cwa_tui.text.visible import words
 
 HEIGHT = 18  # of a chart, where nothing says how high it is to be
@@ -28,6 +28,8 @@ def legend(layout: Layout, width: int) -> Text:
     said: list[Text] = []
     if len(layout.series) > 1:
         said += [Text(f"{each.marker} ", each.style).append_text(words(each.name, "none")) for each in layout.series]
+    if layout.has_points:
+        said.append(Text(f"{SEVERAL} several"))
     if any(layer.low for layer in layout.figure.layers):
         said.append(Text("│ interval", "dim"))
     if any(part.layer.mark == "beyond" for part in layout.parts):
@@ -55,5 +57,6 @@ def notes(layout: Layout) -> Text:
 def whole(figure: Figure, width: int, height: int = HEIGHT) -> list[Text]:
     """Title, chart, legend, what is not drawn, and the caption, to print one below the other."""
     layout = lay_out(figure)
-    below = (legend(layout, width), notes(layout), words(figure.caption, "dim"))
-    return [words(figure.title, "bold"), *chart(layout, width, height).split(), *(part for part in below if part)]
+    drawn = chart(layout, width, max(height, wanted_height(layout))).split()
+    below = [part for part in (legend(layout, width), notes(layout), words(figure.caption, "dim")) if part]
+    return [words(figure.title, "bold"), *drawn, *below]

@@ -150,7 +150,8 @@ def _grid(
     cell = min(room, max(longest, max(map(len, head), default=0) + 1))
     with_numbers = cell >= longest
     cell = cell if with_numbers else min(room, 2)
-    lines = [Text(f"{titles[1]} down, {titles[0]} across", "dim"), *_head(head, lead, cell)]
+    named_axes = [f"{title} {way}" for title, way in zip(titles[::-1], ("down", "across"), strict=True) if title]
+    lines = [Text(", ".join(named_axes), "dim"), *_head(head, lead, cell)]
     for name, shown in zip(side, names, strict=True):
         line = Text(shorten(shown, lead, "middle").rjust(lead) + " ", no_wrap=True)
         for column in head:

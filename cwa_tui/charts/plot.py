@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from cwa_tui.charts.canvas import Canvas
-from cwa_tui.charts.layout import BEYOND, Layout, Limits, Part, Spot, Window
+from cwa_tui.charts.layout import BEYOND, FILLS, SEVERAL, Layout, Limits, Part, Spot, Window
 from cwa_tui.charts.scale import AxisScale
 from cwa_tui.tables.columns import shorten
 from cwa_tui.text.visible import visible
@@ -18,8 +18,7 @@ from cwa_tui.text.visible import visible
 LEAST_HEIGHT = 8
 _AROUND = 4  # lines beside the plot: the title of y, the axis, its ticks, the title of x
 _TICK_CELLS, _TICK_LINES = 12, 2  # room for a tick
-_UP = " ▁▂▃▄▅▆▇█"
-_FILLS = "█▓▒░"  # of bars, series by series
+_UP, _ACROSS = " ▁▂▃▄▅▆▇█", " ▏▎▍▌▋▊▉█"
 _MARKED = 6  # cells between two markers on a line that has no points of its own
 
 
@@ -58,6 +57,11 @@ def plot(layout: Layout, width: int, height: int, window: Window | None = None) 
     lines += _with_axis(canvas, frame, y_ticks, gutter)
     lines += _below(layout.x, frame, gutter)
     return [*lines, Text(shorten(visible(titles[1]), width, "end").rjust(gutter + 1 + columns), "dim")]
+
+
+def wanted_height(layout: Layout) -> int:
+    """Lines in which names along y have room for every series beside each other; 0 where there are none."""
+    return len(layout.y.names) * (len(layout.series) + 1) + _AROUND if layout.is_lying else 0
 
 
 def keys_of_names(layout: Layout, width: int) -> Mapping[str, str]:
@@ -136,38 +140,56 @@ def _draw(canvas: Canvas, frame: _Frame, layout: Layout) -> None:
     for layer in layout.figure.layers:
         if layer.mark == "diagonal":
             _diagonal(canvas, frame, layout)
-        place_of = (layout.x if layer.upright else layout.y).place(layer.at)
-        if layer.mark == "rule" and place_of is not None:
-            _rule(canvas, frame, place_of, layer.upright)
+        at = (layout.x if layer.upright else layout.y).place(layer.at)
+        if layer.mark == "rule" and at is not None:
+            _rule(canvas, frame, at, layer.upright)
     for part in layout.parts:
         if part.layer.mark in ("line", "step"):
             _line(canvas, frame, layout, part, shifts[part.series])
     for part in layout.parts:
         if part.layer.low:
             _intervals(canvas, frame, layout, part, shifts[part.series])
+    taken: dict[tuple[int, int], int] = {}  # cell -> the series whose point is there
     has_points = {part.series for part in layout.parts if part.layer.mark == "point"}
     for part in layout.parts:
-        series, shift = layout.series[part.series], shifts[part.series]
+        series, (right, down) = layout.series[part.series], shifts[part.series]
         if part.layer.mark == "point":
             for x, y in map(frame.at, part.there):
-                canvas.put(round(x) + shift, round(y), series.marker, series.style)
+                cell = round(x) + right, round(y) + down
+                alone = taken.setdefault(cell, part.series) == part.series
+                canvas.put(*cell, series.marker if alone else SEVERAL, series.style if alone else "bold")
         elif part.layer.mark in ("line", "step") and part.series not in has_points and len(layout.series) > 1:
-            _mark_line(canvas, frame, layout, part, shift)
+            _mark_line(canvas, frame, layout, part, shifts[part.series])
         elif part.layer.mark == "beyond":
-            for spot in part.spots:
-                if math.isnan(spot.y):
-                    canvas.put(round(frame.x(spot.x)) + shift, 0, BEYOND, series.style)
-                    canvas.put(round(frame.x(spot.x)) + shift, 1, series.marker, series.style)
+            _beyond(canvas, frame, layout, part, shifts[part.series])
 
 
-def _shifts(layout: Layout, frame: _Frame) -> list[int]:
-    """How many cells each series stands to the right, so that intervals at one place lie beside each other."""
-    count = len(layout.series)
-    side_by_side = layout.x.is_named or any(part.layer.low for part in layout.parts)
-    places = sorted({round(frame.x(spot.x)) for part in layout.parts for spot in part.spots})
-    if not side_by_side or any(after - before <= count for before, after in itertools.pairwise(places)):
-        return [0] * count
-    return [place - count // 2 for place in range(count)]
+def _shifts(layout: Layout, frame: _Frame) -> list[tuple[int, int]]:
+    """How many cells each series stands to the right and down, so that intervals at one place lie beside each other."""
+    count, lying = len(layout.series), layout.is_lying
+    side_by_side = lying or layout.x.is_named or any(part.layer.low for part in layout.parts)
+    places = sorted(
+        {round(frame.y(spot.y) if lying else frame.x(spot.x)) for part in layout.parts for spot in part.spots}
+    )
+    if not side_by_side or any(after - before < count for before, after in itertools.pairwise(places)):
+        return [(0, 0)] * count
+    steps = [place - count // 2 for place in range(count)]
+    return [(0, step) if lying else (step, 0) for step in steps]
+
+
+def _beyond(canvas: Canvas, frame: _Frame, layout: Layout, part: Part, shift: tuple[int, int]) -> None:
+    """A triangle at the edge where numbers end, and the marker of the series below or before it."""
+    series, (right, down) = layout.series[part.series], shift
+    for spot in part.spots:
+        if spot.is_there:
+            continue
+        if layout.is_lying:
+            row = round(frame.y(spot.y)) + down
+            canvas.write(canvas.width - 2, row, series.marker + BEYOND, series.style)
+        else:
+            column = round(frame.x(spot.x)) + right
+            canvas.put(column, 0, BEYOND, series.style)
+            canvas.put(column, 1, series.marker, series.style)
 
 
 def _rule(canvas: Canvas, frame: _Frame, place: float, upright: bool) -> None:
@@ -189,11 +211,11 @@ def _diagonal(canvas: Canvas, frame: _Frame, layout: Layout) -> None:
         canvas.line(start, end, "dim")
 
 
-def _line(canvas: Canvas, frame: _Frame, layout: Layout, part: Part, shift: int) -> None:
-    style = layout.series[part.series].style
-    points = [(x + shift, y) for x, y in map(frame.at, part.spots)]
+def _line(canvas: Canvas, frame: _Frame, layout: Layout, part: Part, shift: tuple[int, int]) -> None:
+    style, (right, down) = layout.series[part.series].style, shift
+    points = [(x + right, y + down) for x, y in map(frame.at, part.spots)]
     for (x, y), (to_x, to_y) in itertools.pairwise(points):
-        if math.isnan(y) or math.isnan(to_y):
+        if math.isnan(x + y + to_x + to_y):
             continue
         if part.layer.mark == "step":
             canvas.line((x, y), (to_x, y), style, part.layer.dashed)
@@ -202,48 +224,63 @@ def _line(canvas: Canvas, frame: _Frame, layout: Layout, part: Part, shift: int)
             canvas.line((x, y), (to_x, to_y), style, part.layer.dashed)
 
 
-def _mark_line(canvas: Canvas, frame: _Frame, layout: Layout, part: Part, shift: int) -> None:
+def _mark_line(canvas: Canvas, frame: _Frame, layout: Layout, part: Part, shift: tuple[int, int]) -> None:
     """Its marker at some of its points, so that lines are told apart without colour."""
-    series = layout.series[part.series]
+    series, (right, down) = layout.series[part.series], shift
     last = None
     for x, y in map(frame.at, part.there):
         if last is None or abs(round(x) - last) >= _MARKED:
             last = round(x)
-            canvas.put(last + shift, round(y), series.marker, series.style)
+            canvas.put(last + right, round(y) + down, series.marker, series.style)
 
 
-def _intervals(canvas: Canvas, frame: _Frame, layout: Layout, part: Part, shift: int) -> None:
+def _intervals(canvas: Canvas, frame: _Frame, layout: Layout, part: Part, shift: tuple[int, int]) -> None:
+    lying, style, (right, down) = layout.is_lying, layout.series[part.series].style, shift
+    size = canvas.width if lying else canvas.height
     for spot in part.spots:
-        if spot.low is not None and spot.high is not None:
-            top, bottom = sorted((round(frame.y(spot.low)), round(frame.y(spot.high))))
-            for row in range(max(0, top), min(canvas.height - 1, bottom) + 1):
-                canvas.put(round(frame.x(spot.x)) + shift, row, "│", layout.series[part.series].style)
+        if spot.low is None or spot.high is None:
+            continue
+        ends = sorted(round(frame.x(end) if lying else frame.y(end)) for end in (spot.low, spot.high))
+        for cell in range(max(0, ends[0]), min(size - 1, ends[1]) + 1):
+            if lying:
+                canvas.put(cell, round(frame.y(spot.y)) + down, "─", style)
+            else:
+                canvas.put(round(frame.x(spot.x)) + right, cell, "│", style)
 
 
 def _bars(canvas: Canvas, frame: _Frame, layout: Layout, part: Part, place: int, count: int) -> None:
     """Bars of several series stand side by side; one that is above zero has at least an eighth of a cell."""
-    thick = max(1, int(_slot(layout.x, part.spots, frame) * 0.8 / count))
-    low = frame.window[1][0]
-    base = frame.y(low if layout.y.kind == "log" else max(low, 0.0))
+    lying, style = layout.is_lying, layout.series[part.series].style
+    thick = max(1, int(_slot(layout, part.spots, frame) * 0.8 / count))
+    low = frame.window[0 if lying else 1][0]
+    from_ = low if (layout.x if lying else layout.y).kind == "log" else max(low, 0.0)
+    base = frame.x(from_) if lying else frame.y(from_)
     for x, y in map(frame.at, part.there):
-        first = round(x - thick * count / 2 + 0.5) + place * thick
-        for column in range(first, first + thick):
-            _bar(canvas, column, base, y, _FILLS[part.series % len(_FILLS)], layout.series[part.series].style)
+        first = round((y if lying else x) - thick * count / 2 + 0.5) + place * thick
+        for line in range(first, first + thick):
+            _bar(canvas, line, (base, x if lying else y), FILLS[part.series % len(FILLS)], style, lying)
 
 
-def _slot(scale: AxisScale, spots: Sequence[Spot], frame: _Frame) -> float:
+def _slot(layout: Layout, spots: Sequence[Spot], frame: _Frame) -> float:
     """Cells from one bar to the next."""
+    scale, size = (layout.y, frame.height) if layout.is_lying else (layout.x, frame.width)
     if scale.is_named:
-        return frame.width / max(1, len(scale.names))
+        return size / max(1, len(scale.names))
     places = sorted({frame.x(spot.x) for spot in spots})
     return min((after - before for before, after in itertools.pairwise(places)), default=3.0)
 
 
-def _bar(canvas: Canvas, column: int, start: float, end: float, fill: str, style: str) -> None:
-    """One column of a bar. Upwards it ends within a cell, downwards with a whole one."""
-    length, first = start - end, round(start)
-    for cell in range(round(-length) if length < 0 else int(length)):
-        canvas.put(column, first + (cell + 1 if length < 0 else -cell), fill, style)
-    rest = int(length % 1 * 8)
-    if length > 0 and (rest or length < 1):
-        canvas.put(column, first - int(length), _UP[max(1, rest)] if fill == _FILLS[0] else fill, style)
+def _bar(canvas: Canvas, line: int, ends: tuple[float, float], fill: str, style: str, lying: bool) -> None:
+    """One row or column of a bar. Where numbers grow it ends within a cell, else with a whole one."""
+    length, first = (ends[1] - ends[0]) * (1 if lying else -1), round(ends[0])
+    cells = [(cell, fill) for cell in range(int(length))]
+    if length < 0:
+        cells = [(-1 - cell, fill) for cell in range(round(-length))]
+    elif int(length % 1 * 8) or length < 1:
+        part = (_ACROSS if lying else _UP)[max(1, int(length % 1 * 8))]
+        cells.append((int(length), part if fill == FILLS[0] else fill))
+    for cell, character in cells:
+        if lying:
+            canvas.put(first + cell, line, character, style)
+        else:
+            canvas.put(line, first - cell, character, style)
