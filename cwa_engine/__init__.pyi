@@ -21,6 +21,7 @@ from cwa_engine.models.in_memory import wrap as wrap
 from cwa_engine.models.loading import LoadedModel as LoadedModel
 from cwa_engine.models.loading import load_model as load_model
 from cwa_engine.notebook import analyze as analyze
+from cwa_engine.notebook import weight_card as weight_card
 from cwa_engine.queries.asking import QueryAnswer as QueryAnswer
 from cwa_engine.queries.asking import query as query
 from cwa_engine.records.compared import Comparison as Comparison
@@ -34,5 +35,6 @@ from cwa_engine.spec import RunSpec as RunSpec
 from cwa_engine.studies.notebook import run_study as run_study
 from cwa_engine.studies.report import StudyReport as StudyReport
 from cwa_engine.studies.study import Study as Study
+from cwa_engine.weight_rows import WeightCard as WeightCard
 
 __all__: list[str]
