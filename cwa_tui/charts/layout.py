@@ -10,7 +10,7 @@ from typing import Any
 from cwa_engine.figures.figure import Axis, Figure, Layer, along_of, is_in
 from cwa_tui.charts.scale import AxisScale, categories, named, scale_of
 
-MARKERS = "●■○▼×+abcdefghijklmnpqrstuwyz"  # each is another character in ASCII, too
+MARKERS = "●○▼×+■abcdefghijklmnpqrstuwyz"  # each is another character in ASCII, too
 FILLS = "█▓▒░"  # of bars
 BEYOND, SEVERAL = "▲", "&"
 STYLES = ("cyan", "yellow", "magenta", "green", "blue", "red")
