@@ -13,6 +13,7 @@ from cwa_engine.models.anatomy import config_number
 from cwa_engine.models.chain import NotAChain, ResumePoint, chain_of
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
+from cwa_engine.prompting.generation import Steps
 
 LOGITS = 2**22  # at once: 32 MiB in float64, and a few copies
 
@@ -40,7 +41,22 @@ def compared(loaded: LoadedModel, ids: Sequence[int], damaged: Damaged) -> list[
         return []
     with torch.inference_mode():
         intact, other = _Logits(loaded, ids, nullcontext), _Logits(loaded, ids, damaged)
-        return [found for piece in _pieces(loaded, len(ids) - 1) for found in _compared(intact, other, ids, piece)]
+        pieces = _pieces(loaded, len(ids) - 1)
+        found = [each for piece in pieces for each in _compared(intact.at(piece), other.at(piece), ids, piece.start)]
+        if all(prediction.kl is not None for prediction in found):
+            return found
+        # In a whole pass masked attention multiplies a NaN by 0, which is NaN for the tokens before it as well.
+        return list(_step_by_step(loaded, ids, damaged))
+
+
+def _step_by_step(loaded: LoadedModel, ids: Sequence[int], damaged: Damaged) -> Iterator[Prediction]:
+    """The same, where no model sees a token after the one that it predicts."""
+    intact, other = Steps(loaded), Steps(loaded)
+    for place in range(len(ids) - 1):
+        before = intact.next_logits(ids[: place + 1])
+        with damaged():
+            after = other.next_logits(ids[: place + 1])
+        yield from _compared(before[None].double(), after[None].double(), ids, place)
 
 
 class _Logits:
@@ -75,14 +91,14 @@ def _pieces(loaded: LoadedModel, tokens: int) -> list[slice]:
     return [slice(start, min(start + step, tokens)) for start in range(0, tokens, step)]
 
 
-def _compared(intact: _Logits, other: _Logits, ids: Sequence[int], piece: slice) -> Iterator[Prediction]:
-    before, after = intact.at(piece), other.at(piece)
+def _compared(before: Tensor, after: Tensor, ids: Sequence[int], start: int) -> Iterator[Prediction]:
+    """Predictions by the logits of both models [tokens, vocabulary] at the tokens from `start` on."""
     if not before.isfinite().all():
         raise IntactNotFinite
     finite = after.isfinite().all(-1).tolist()
     before, after = before.log_softmax(-1), after.log_softmax(-1)
     kl = (before.exp() * (before - after)).sum(-1).clamp(min=0.0)  # rounding may leave -1e-17
-    following = torch.tensor(ids[piece.start + 1 : piece.stop + 1], device=before.device)[:, None]
+    following = torch.tensor(ids[start + 1 : start + 1 + len(before)], device=before.device)[:, None]
     shares = (logits.gather(1, following)[:, 0].exp().tolist() for logits in (before, after))
     tops = (logits.argmax(-1).tolist() for logits in (before, after))
     for is_finite, nats, mine, theirs, top, other_top in zip(finite, kl.tolist(), *shares, *tops, strict=True):

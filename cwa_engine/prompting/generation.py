@@ -65,7 +65,7 @@ def continuation(
 ) -> Continuation:
     """Go on from a prompt. `tell(tokens so far)` is called after each token."""
     room = max(0, (loaded.max_tokens or len(prompt) + new_tokens) - len(prompt))
-    steps = _Steps(loaded)
+    steps = Steps(loaded)
     ids: list[int] = []
     for _ in range(min(new_tokens, room)):
         logits = steps.next_logits([*prompt, *ids])
@@ -78,7 +78,7 @@ def continuation(
     return Continuation(tuple(ids), POSITIONS if room < new_tokens else LENGTH)
 
 
-class _Steps:
+class Steps:
     """Logits of one next token after the other. Without a cache that can be relied on, each is of a whole forward pass."""
 
     def __init__(self, loaded: LoadedModel) -> None:
