@@ -18,6 +18,7 @@ COMMANDS = (
     CommandEntry("run", RUNS, "Rank a model's most critical weights, damage them, compare with controls.", "cwa_tui.cli.run"),
     CommandEntry("ablate", RUNS, "Zero single weights and rank them by the measured loss change.", "cwa_tui.cli.run"),
     CommandEntry("weight", RUNS, "Examine one weight: rank, damage, bits, and what its channels carry.", "cwa_tui.cli.weight"),
+    CommandEntry("prompt", RUNS, "Answer a prompt by the intact and by the damaged model, side by side.", "cwa_tui.cli.prompt"),
     CommandEntry("rerun", RUNS, "Repeat a run and compare its tables byte for byte.", "cwa_tui.cli.rerun"),
     CommandEntry("verify", RUNS, "Check a run's files, and recompute its figures from its tables.", "cwa_tui.cli.verify"),
     CommandEntry("logs", RUNS, "Print the log of a run.", "cwa_tui.cli.jobs"),

@@ -131,7 +131,10 @@ class FiguresScreen(StoreScreen):
             self._trouble = f"the figures cannot be read: {error.message}"
             self.explain(error)
         else:
-            names = [Option(shorten(visible(figure.name), LIST_CELLS, "middle"), id=str(at)) for at, figure in enumerate(self._figures)]
+            names = [
+                Option(shorten(visible(figure.name), LIST_CELLS, "middle"), id=str(at))
+                for at, figure in enumerate(self._figures)
+            ]
             self.query_one("#figure-list", Choices).add_options(names)
         self._show()
 
