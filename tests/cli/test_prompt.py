@@ -42,7 +42,7 @@ def test_both_models_say_what_transformers_generates_from_the_same_files(cwtool:
     from transformers import AutoModelForCausalLM
 
     folder = next(ladder.glob("hub/models--HuggingFaceTB--SmolLM2-360M/snapshots/*"))
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     prompt = torch.tensor([list(TEXT.encode())])  # its tokens are bytes
     said = []
     for row in (None, 5):
@@ -85,7 +85,7 @@ def test_colours_are_signs_where_there_are_none(cwtool: CommandLine) -> None:
     assert "\x1b" not in plain and legend in plain
     assert legend in no_colour and "\x1b[31m" not in no_colour and "\x1b[33m" not in no_colour
     assert legend not in coloured and "\x1b[33m" in coloured
-    rows = [line.split() for line in plain.split("tokens\n")[1].splitlines()]
+    rows = [line.split() for line in plain.split("\ntokens\n")[1].splitlines()]
     assert rows[0][:4] == ["#", "token", "KL", "nats"] and len(rows) == 1 + len(TEXT) + 40
 
 
