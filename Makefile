@@ -98,7 +98,7 @@ format: install
 	$(BIN)/ruff format .
 
 docs: install
-	$(BIN)/python docs/generate.py
+	$(BIN)/python -m docs.generate
 
 bench: install
 	$(BIN)/python -m benchmarks
