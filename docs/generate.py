@@ -126,8 +126,8 @@ def troubleshooting_page() -> str:
         "Made from `cwa_engine/guide/troubles.toml` and the tree of errors by `make docs`; do not edit.",
         "",
         "Every error says what happened and, behind it, what to do next. `cwtool doctor` looks at the machine, the daemon, the",
-        "Hub and the disk; `cwtool models trouble SYMPTOM` has this page on the command line, and `cwtool daemon logs` what the",
-        "daemon and its workers wrote. Symptoms come first, the likeliest cause on top.",
+        "Hub and the disk; `cwtool models trouble SYMPTOM` has this page on the command line, and `cwtool daemon logs` what",
+        "the daemon and its workers wrote. Symptoms come first, the likeliest cause on top.",
         "",
     ]
     for trouble in troubles():
