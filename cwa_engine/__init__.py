@@ -9,7 +9,8 @@ In a notebook or script:
     report.save("results/gpt2")
 
 `cwa.wrap` takes a model that is in memory, `cwa.open_run` reads what a run has written, `cwa.compare` puts runs beside each
-other, `cwa.query` asks SQL of all of them, `cwa.LocalRunner` runs many specs, `cwa.run_study` a `cwa.Study`.
+other, `cwa.weight_card` examines one weight, `cwa.query` asks SQL of all runs, `cwa.LocalRunner` runs many specs,
+`cwa.run_study` a `cwa.Study`.
 All errors are `cwa.CwaError`s, with a `hint` what to do next.
 
 Nothing is imported before it is used: importing this package costs neither torch nor numpy nor pydantic. It knows nothing
@@ -40,6 +41,7 @@ _MODULES = {
     "Runner": "runner",
     "Study": "studies.study",
     "StudyReport": "studies.report",
+    "WeightCard": "weight_rows",
     "analyze": "notebook",
     "compare": "records.comparison",
     "export": "exchange.writing",
@@ -48,6 +50,7 @@ _MODULES = {
     "open_run": "records.run_report",
     "query": "queries.asking",
     "run_study": "studies.notebook",
+    "weight_card": "notebook",
     "wrap": "models.in_memory",
     "write_figure": "reports.drawing",
 }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cwa_engine.base.frames import frame_named
 from cwa_engine.records.curves import DamageDifference, DamageLevel
 from cwa_engine.records.differences import Difference, Pairing, kind_of
 from cwa_engine.records.profiles import ProfileDistance, ProfileShare
+from cwa_engine.records.run_report import RunReport
 from cwa_engine.rich_display import RichDisplay
+from cwa_engine.rows import NOT_PLAIN
 
 if TYPE_CHECKING:
     import pandas
@@ -108,6 +110,8 @@ class Comparison(RichDisplay):
     forced: bool = False  # damage that was not measured alike is subtracted too
     differing: str = ""  # in what the runs differ, in a line
     sentences: tuple[str, ...] = ()  # what it comes to, at the largest k of each ranking
+    # The runs themselves, for figures of what no row has: places of single weights.
+    reports: tuple[RunReport, ...] = field(default=(), repr=False, compare=False, metadata=NOT_PLAIN)
 
     def frame(self, name: str) -> pandas.DataFrame:
         """Rows as a pandas frame, by the name of the attribute that holds them: frame("overlaps").

@@ -25,11 +25,14 @@ class Limit:
     sentence: str
 
 
-def limitations(report: RunReport | StudyReport) -> tuple[str, ...]:
-    """What it cannot say, in sentences; the most general first."""
+def limitations(report: RunReport | StudyReport, registered: bool | None = None) -> tuple[str, ...]:
+    """What it cannot say, in sentences; the most general first.
+
+    `registered` is whether a study's registration holds, where that is read back instead of looked up anew.
+    """
     if isinstance(report, RunReport):
         return tuple(limit.sentence for part in (_one_model, _one_text_set, *_PARTS) for limit in part(report))
-    return tuple(_of_a_study(report))
+    return tuple(_of_a_study(report, registered))
 
 
 def _one_model(report: RunReport) -> Iterator[Limit]:
@@ -178,12 +181,12 @@ def _record(report: RunReport) -> Iterator[Limit]:
 _PARTS: tuple[Callable[[RunReport], Iterator[Limit]], ...] = (_loading, _baseline, _ranking, _damage, _tests, _record)
 
 
-def _of_a_study(report: StudyReport) -> Iterator[str]:
+def _of_a_study(report: StudyReport, registered: bool | None) -> Iterator[str]:
     runs = [run.report for run in report.runs]
     missing = len(report.progress) - len(runs)
     if missing:
         yield f"{missing} of the {len(report.progress)} runs of the study are not done, and the answer is without them."
-    if not standing(report.folder, report.runs).holds:
+    if not (standing(report.folder, report.runs).holds if registered is None else registered):
         yield "The study was not registered before its first run, or is not as it was registered."
     if report.answer:
         yield from (f"Not concluded: {reason}" for reason in report.answer.refused)

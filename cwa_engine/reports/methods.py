@@ -34,12 +34,15 @@ _SCOPES = {
 _LIBRARIES = {"python": "Python", "torch": "PyTorch", "transformers": "Transformers"}
 
 
-def methods_paragraph(report: Report) -> str:
-    """What was done, in the words of a methods section. Of a study what its runs have in common is said once."""
+def methods_paragraph(report: Report, registration: str | None = None) -> str:
+    """What was done, in the words of a methods section. Of a study what its runs have in common is said once.
+
+    `registration` is what is said of a study's registration, where that is read back instead of looked up anew.
+    """
     if isinstance(report, RunReport):
         return " ".join(said for part in _PARTS for said in part(report))
     runs = [run.report for run in report.runs]
-    return " ".join([*_of_the_study(report), *_of_its_runs(runs), *_of_the_answer(report)])
+    return " ".join([*_of_the_study(report), *_of_its_runs(runs), *_of_the_answer(report, registration)])
 
 
 def protocol_line(report: Report) -> str:
@@ -172,9 +175,8 @@ def _damage(report: RunReport) -> Iterator[str]:
     if "quantize" in spec.perturbations:
         yield f"Weights were quantised to {spec.bits} bits."
     if "bit_flip" in spec.perturbations:
-        yield "Bits were flipped " + {"all": "each in turn.", None: "at a drawn place."}.get(
-            spec.bit, f"at place {spec.bit}."
-        )
+        places: dict[int | str | None, str] = {"all": "each bit in turn", None: "a drawn bit of each weight"}
+        yield f"Flipped was {places.get(spec.bit, f'bit {spec.bit}')}."
     if report.floor:
         yield f"Changes up to {report.floor.rounding:.2g} nats per token are no larger than those by rounding."
 
@@ -260,10 +262,11 @@ def _runs(numbers: Sequence[int]) -> str:
     return f"Run{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
-def _of_the_answer(report: StudyReport) -> Iterator[str]:
+def _of_the_answer(report: StudyReport, registration: str | None) -> Iterator[str]:
     if report.answer and report.answer.rule:
         yield report.answer.rule if report.answer.rule.endswith(".") else f"{report.answer.rule}."
-    yield f"The study is {report.folder.id}, {standing(report.folder, report.runs).sentence}."
+    said = standing(report.folder, report.runs).sentence if registration is None else registration
+    yield f"The study is {report.folder.id}, {said}."
 
 
 def _lower(sentence: str) -> str:

@@ -110,7 +110,7 @@ def show_run(
         raise InvalidInput("--config prints TOML, and --json JSON", hint="give one of them")
     with connect() as client:
         if config:
-            from cwa_tui.cli.config_file import config_text
+            from cwa_engine.command_line import config_text
             from cwa_tui.cli.rerun import repeated
 
             show(config_text(repeated(client.manifest(run_id))))
