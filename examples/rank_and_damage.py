@@ -8,7 +8,12 @@ import cwa_engine as cwa
 
 model, tokenizer = trained()
 report = cwa.analyze(
-    model, tokenizer=tokenizer, texts=sentences(64, seed=2), metrics=["grad_x_weight"], topk=[5, 20], controls=["random"]
+    model,
+    tokenizer=tokenizer,
+    texts=sentences(64, seed=2),
+    metrics=["grad_x_weight"],
+    topk=[5, 20],
+    controls=["random"],
 )
 
 print(f"intact perplexity {report.baseline.perplexity:.2f} ({report.baseline.protocol})")
