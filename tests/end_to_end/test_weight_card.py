@@ -16,10 +16,11 @@ FEW = ("--eval-limit", "4")
 
 
 def test_a_weight_is_examined_on_the_warm_model_and_its_damage_is_that_of_a_run(cwtool: CommandLine) -> None:
-    shown = cwtool("weight", "gpt2", TARGET, *FEW, "--output", "card.json")
+    shown = cwtool("weight", "gpt2", TARGET, *FEW, "--output", "card.json", "--page", "card.html")
     for section in ("rank among all weights", "the weight changed", "zeroed together", "one stored bit flipped",
                     "what its channels carry", "mean probability of tokens", "channel 3 of the residual stream"):  # fmt: skip
         assert section in shown.stdout
+    assert TARGET in (cwtool.cwd / "card.html").read_text()
     saved = json.loads((cwtool.cwd / "card.json").read_text())
     card = from_plain(WeightCard, saved)
     assert (card.facts.target, len(card.bits), card.alone.weights) == (TARGET, 64, 1)
@@ -47,6 +48,12 @@ def test_at_80_columns_no_line_is_longer_and_no_number_is_cut(cwtool: CommandLin
 def test_what_is_no_single_weight_is_refused_by_name(cwtool: CommandLine, target: str, said: str, hint: str) -> None:
     refused = cwtool("weight", "gpt2", target, *FEW, rc=2)
     assert said in refused.stderr and hint in refused.stderr
+
+
+@pytest.mark.parametrize("option", ["--output", "--page"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_computed(cwtool: CommandLine, option: str) -> None:
+    refused = cwtool("weight", "gpt2", TARGET, option, "nowhere/card", rc=2)
+    assert f"{option} nowhere/card is in a folder that does not exist" in refused.stderr
 
 
 def test_without_a_weight_the_hint_shows_how_to_write_one(cwtool: CommandLine) -> None:
