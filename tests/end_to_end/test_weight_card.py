@@ -7,7 +7,9 @@ import signal
 
 import pytest
 
+from cwa_engine.base.errors import VersionMismatch
 from cwa_engine.base.plain import from_plain
+from cwa_engine.spec import RunSpec
 from cwa_engine.weight_rows import WeightCard
 from tests.conftest import CommandLine
 
@@ -54,6 +56,14 @@ def test_what_is_no_single_weight_is_refused_by_name(cwtool: CommandLine, target
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_computed(cwtool: CommandLine, option: str) -> None:
     refused = cwtool("weight", "gpt2", TARGET, option, "nowhere/card", rc=2)
     assert f"{option} nowhere/card is in a folder that does not exist" in refused.stderr
+
+
+def test_a_daemon_that_is_too_old_is_named(cwtool: CommandLine) -> None:
+    cwtool("daemon", "start")
+    with cwtool.client() as client:
+        client._client._connection.minor = 6
+        with pytest.raises(VersionMismatch, match="examines no weights"):
+            client.weight(RunSpec(model="gpt2"), TARGET)
 
 
 def test_without_a_weight_the_hint_shows_how_to_write_one(cwtool: CommandLine) -> None:
