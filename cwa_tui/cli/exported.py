@@ -11,7 +11,7 @@ from cwa_daemon.client import Client
 from cwa_engine.base.errors import NotFound, OutputError, OutputTaken, did_you_mean
 from cwa_engine.base.files import fetch_folder, write_folder
 from cwa_engine.base.table import Table, scored_metrics
-from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability
+from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability, tasks
 from cwa_engine.questions.fidelity import fidelity_table
 from cwa_engine.records import tables
 from cwa_engine.records.run_report import RunReport, open_run
@@ -21,7 +21,7 @@ _TABLES: dict[str, Table[Any]] = {
     table.name: table
     for table in (
         tables.SCORES, tables.PERTURBATION, tables.EVALUATION, tables.CONTROLS, interactions.TABLE, stability.TABLE,
-        ablation.TABLE, critical_set.TABLE, spike_removal.SPIKES, spike_removal.TABLE,
+        ablation.TABLE, critical_set.TABLE, spike_removal.SPIKES, spike_removal.TABLE, tasks.TABLE,
     )
 }  # fmt: skip
 _RANKING, _CSV = "topk_", ".csv"
