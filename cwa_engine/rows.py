@@ -104,6 +104,16 @@ class RankedParameter:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredParameter:
+    """How the model in memory stores a parameter: [out, in], [in, out] where transposed; a stack has experts first."""
+
+    parameter: str
+    shape: tuple[int, ...]
+    transposed: bool = False
+    experts: int | None = None  # of a stack
+
+
+@dataclass(frozen=True, slots=True)
 class Baseline:
     """The intact model on the evaluation texts."""
 
@@ -402,13 +412,18 @@ def exp(nll: float) -> float:
         return math.inf
 
 
+NOT_PLAIN = {"plain": False}
+
+
 def to_plain(value: Any) -> Any:
     """Dataclasses as dicts, tuples as lists, NaN and infinity as None: what JSON and the wire can hold.
 
-    A float that is not finite has its reason beside it (`collapsed_at`), so None loses nothing.
+    A float that is not finite has its reason beside it (`collapsed_at`), so None loses nothing. Fields with `NOT_PLAIN` as
+    their metadata are left out.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: to_plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+        fields = (entry for entry in dataclasses.fields(value) if entry.metadata.get("plain", True))
+        return {entry.name: to_plain(getattr(value, entry.name)) for entry in fields}
     if isinstance(value, dict):
         return {key: to_plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -193,7 +193,9 @@ class TextOptions(_Options):
     dataset: Annotated[
         str | None,
         Option(
-            "Texts of NAME[:CONFIG][:SPLIT], from the Hub or a folder; needs cwtool[eval].", TEXTS, commands=(*ANY_RUN, WEIGHT)
+            "Texts of NAME[:CONFIG][:SPLIT], from the Hub or a folder; needs cwtool[eval].",
+            TEXTS,
+            commands=(*ANY_RUN, WEIGHT),
         ),
     ] = None
     text_column: Annotated[
@@ -206,14 +208,21 @@ class TextOptions(_Options):
     ] = None
     eval_limit: Annotated[
         int | None,
-        Option("Use the first N texts only.", TEXTS, commands=(*ANY_RUN, WEIGHT), label="first texts", if_empty="all", basic=True),
+        Option(
+            "Use the first N texts only.",
+            TEXTS,
+            commands=(*ANY_RUN, WEIGHT),
+            label="first texts",
+            if_empty="all",
+            basic=True,
+        ),
     ] = None  # None: all
     seq_len: Annotated[
         int, Option("Longest sequence in tokens; longer texts are cut.", TEXTS, least=2, commands=(*ANY_RUN, WEIGHT))
     ] = 512
-    packed: Annotated[bool, Option("Join the texts and cut windows of --seq-len tokens.", TEXTS, commands=(*ANY_RUN, WEIGHT))] = (
-        False
-    )
+    packed: Annotated[
+        bool, Option("Join the texts and cut windows of --seq-len tokens.", TEXTS, commands=(*ANY_RUN, WEIGHT))
+    ] = False
     bos: Annotated[
         Bos,
         Option(

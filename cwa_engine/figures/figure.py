@@ -10,10 +10,15 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from cwa_engine.base.frames import frame_of
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
+from cwa_engine.rich_display import RichDisplay
+
+if TYPE_CHECKING:
+    import pandas
 
 Scale = Literal["linear", "log", "symlog", "category", "diverging"]
 Mark = Literal["line", "step", "point", "bar", "interval", "cell", "text", "rule", "diagonal", "beyond"]
@@ -25,7 +30,7 @@ class Axis:
     """A column of the table, along x, along y or as colour.
 
     `order` has the categories as they are to stand. A symlog axis is linear within `linear_within` of 0, where figures of
-    both signs meet, and logarithmic beyond.
+    both signs meet, and logarithmic beyond. `ends` are those of the axis, whatever the figures are: 0 and 1 for a share.
     """
 
     field: str
@@ -33,16 +38,18 @@ class Axis:
     scale: Scale = "linear"
     order: tuple[str, ...] = ()
     linear_within: float = 1.0
+    ends: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """A mark for each row, or one line through the rows of a series in their order.
 
-    `low` and `high` are the columns of an interval's ends along y. Where `where` is given, only rows with these values in
-    these columns are drawn. A `rule` is a straight line across the whole figure at `at`, along x or, if `upright`, along y;
-    a `diagonal` is where x and y are equal. `text` writes the column of colour into a cell. `beyond` stands at the upper edge
-    for each row that has an x, but no finite y: the model collapsed there.
+    `low` and `high` are the columns of an interval's ends: along y, or along x where y has categories. Where `where` is given,
+    only rows with these values in these columns are drawn. A `rule` is a straight line across the whole figure at `at`, along
+    x or, if `upright`, along y; a `diagonal` is where x and y are equal. `text` writes the column of colour into a cell.
+    `beyond` marks each row whose number is not finite, for the model collapsed there: at the edge where the axis of numbers
+    ends, or in its cell where colour has the number.
     """
 
     mark: Mark
@@ -55,7 +62,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Figure(RichDisplay):
     """One figure. A row of the table whose x or y is None or not finite is not drawn; `caption` says how many there are.
 
     `colour` tells series apart where its scale is "category", else it is a scale of colour.
@@ -74,6 +81,10 @@ class Figure:
     def axes(self) -> tuple[Axis, ...]:
         """x, y, and colour where it has one."""
         return (self.x, self.y, self.colour) if self.colour else (self.x, self.y)
+
+    def frame(self) -> pandas.DataFrame:
+        """What is drawn, as a pandas frame. Raises InvalidInput where pandas is not installed."""
+        return frame_of(self.table.table.row, self.table.rows)
 
 
 @dataclass(frozen=True)
@@ -112,15 +123,28 @@ def is_in(layer: Layer, row: Any) -> bool:
     return all(getattr(row, name) == value for name, value in layer.where)
 
 
+def has_heat(figure: Figure) -> bool:
+    """Whether colour has the number of a row."""
+    return figure.colour is not None and figure.colour.scale != "category"
+
+
+def along_of(figure: Figure) -> Literal["x", "y"]:
+    """The axis of numbers, along which intervals lie: y, or x where y has categories."""
+    return "x" if figure.y.scale == "category" and figure.x.scale != "category" else "y"
+
+
 def drawn_rows(figure: Figure, layer: Layer) -> Iterator[Any]:
-    """The rows that a layer draws: those with x and y on their axes, and of an interval both ends."""
+    """The rows that a layer draws: those with a place on all axes, and of an interval both ends."""
+    along = getattr(figure, along_of(figure))
+    number = figure.colour if figure.colour and has_heat(figure) else along
+    others = [axis for axis in figure.axes if axis is not number]
     for row in figure.table.rows:
-        there = can_be_drawn(figure.y, getattr(row, figure.y.field))
+        there = can_be_drawn(number, getattr(row, number.field))
         if layer.mark == "beyond":
             there = not there
         elif layer.mark == "interval":
-            there = all(can_be_drawn(figure.y, getattr(row, end)) for end in (layer.low, layer.high))
-        if there and is_in(layer, row) and can_be_drawn(figure.x, getattr(row, figure.x.field)):
+            there = all(can_be_drawn(along, getattr(row, end)) for end in (layer.low, layer.high))
+        if there and is_in(layer, row) and all(can_be_drawn(axis, getattr(row, axis.field)) for axis in others):
             yield row
 
 

@@ -5,20 +5,27 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from cwa_engine.base.plain import JsonMap
-from cwa_engine.figures.figure import Axis, Figure, Layer, can_be_drawn, drawn_rows, is_in
+from cwa_engine.base.table import csv_text
+from cwa_engine.figures.figure import Axis, Figure, Layer, along_of, can_be_drawn, drawn_rows, has_heat, is_in
 from cwa_engine.reports.looks import DASHES, SHAPES, Style
 
 MOST_TICKS = 7  # of a logarithmic axis; each decade has one where they are fewer
 FEW_VALUES = 6  # so few values of a logarithmic axis are its ticks
 SYMBOL = 26.0  # what the symbol of a legend takes beside its text, at a font of 8
 LETTER = 0.55  # mean width of a letter, of the font's size
-# 12,000, then 1.2M: numbers are shown in full as long as they are short.
-NUMBER = "abs(datum.value) >= 1e6 ? format(datum.value, '.3~s') : format(datum.value, ',~g')"
+MOST_SLANTED = 16  # names along x that are written at a slant; of more, some are left out
+MANY_POINTS = 60  # of a figure; more are drawn smaller
+# 12,000, then 1.2M and 1.2B, and 1e-4: numbers are shown in full as long as they are short.
+NUMBER = (
+    "abs(datum.value) >= 1e6 ? replace(format(datum.value, '.3~s'), 'G', 'B') : "
+    "datum.value != 0 && abs(datum.value) < 1e-3 ? format(datum.value, '.1~e') : format(datum.value, ',~g')"
+)
 
 
 def layers_of(figure: Figure, style: Style) -> list[JsonMap]:
@@ -63,19 +70,24 @@ def _layer(figure: Figure, layer: Layer, style: Style) -> JsonMap:
     encoding: JsonMap = {"x": _position(figure, figure.x, "x", style), "y": _position(figure, figure.y, "y", style)}
     if figure.colour:
         encoding |= _colour(figure, layer, style)
+    along = along_of(figure)
     if layer.mark == "interval":
-        encoding["y"] |= {"field": layer.low}
-        encoding["y2"] = {"field": layer.high}
+        encoding[along] |= {"field": layer.low}
+        encoding[f"{along}2"] = {"field": layer.high}
+    elif layer.mark == "beyond" and has_heat(figure):
+        encoding["color"] = {"value": style.ink}
     elif layer.mark == "beyond":
-        encoding["y"] = {"value": style.font_size / 2}
+        encoding[along] = {"value": style.font_size / 2 if along == "y" else "width"}
     elif layer.mark == "text" and figure.colour:
-        encoding |= {"text": {"field": figure.colour.field, "type": "quantitative", "format": ".2~g"}}
-        encoding |= {"color": {"value": "white"}}
-    if style.interactive and layer.mark not in ("line", "step"):
-        encoding["tooltip"] = _tooltips(figure)
+        encoding["text"] = {"field": figure.colour.field, "type": "quantitative", "format": ".2~g"}
+        encoding["color"] = _readable(figure, figure.colour)
+    told = style.interactive and layer.mark not in ("line", "step", "interval")
+    fields = _fields(figure) if told else _drawn_fields(figure, layer)
+    if told:
+        encoding["tooltip"] = [{"field": name, "title": name.replace("_", " "), "type": "nominal"} for name in fields]
     return {
-        "data": {"values": [_plain(figure, layer, row, style) for row in _rows(figure, layer)]},
-        "mark": _mark(layer, style) | _dash(figure, layer),
+        "data": _data(figure, fields, _rows(figure, layer)),
+        "mark": _mark(figure, layer, style) | _dash(figure, layer),
         "encoding": encoding,
     }
 
@@ -83,42 +95,48 @@ def _layer(figure: Figure, layer: Layer, style: Style) -> JsonMap:
 def _rows(figure: Figure, layer: Layer) -> Iterator[Any]:
     """A line also has the rows without a figure: it is broken there."""
     if layer.mark in ("line", "step"):
-        return (
-            row
-            for row in figure.table.rows
-            if is_in(layer, row) and can_be_drawn(figure.x, getattr(row, figure.x.field))
-        )
+        rows = (row for row in figure.table.rows if is_in(layer, row))
+        return (row for row in rows if can_be_drawn(figure.x, getattr(row, figure.x.field)))
     return drawn_rows(figure, layer)
 
 
-def _plain(figure: Figure, layer: Layer, row: Any, style: Style) -> JsonMap:
-    """The fields of a row that are drawn or shown; null for what has no place on its axis."""
-    needed = {*(axis.field for axis in figure.axes), layer.low, layer.high} - {""}
-    names = _fields(figure) if style.interactive and layer.mark not in ("line", "step") else needed
-    found = {name: _finite(getattr(row, name)) for name in names}
-    return {name: value for name, value in found.items() if value is not None or name in needed}
+def _data(figure: Figure, fields: Sequence[str], rows: Iterator[Any]) -> JsonMap:
+    """Rows as CSV, which takes half the room of a list of maps. What has no place on an axis is empty, and null when read."""
+    scales = {axis.field: axis for axis in figure.axes}
 
+    def shown(name: str, value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value if name not in scales or can_be_drawn(scales[name], value) else None
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    hints = typing.get_type_hints(figure.table.table.row)
+    numbers = {name for name in fields if {int, float} & {hints[name], *typing.get_args(hints[name])}}
+    values = [[shown(name, getattr(row, name)) for name in fields] for row in rows]
+    parse = {name: "number" if name in numbers else "string" for name in fields}
+    return {"values": csv_text([fields, *values]), "format": {"type": "csv", "parse": parse}}
 
 
 def _fields(figure: Figure) -> list[str]:
     return [field.name for field in dataclasses.fields(figure.table.table.row)]
 
 
-def _mark(layer: Layer, style: Style) -> JsonMap:
+def _drawn_fields(figure: Figure, layer: Layer) -> list[str]:
+    return list(dict.fromkeys([*(axis.field for axis in figure.axes), *filter(None, (layer.low, layer.high))]))
+
+
+def _mark(figure: Figure, layer: Layer, style: Style) -> JsonMap:
     match layer.mark:
         case "line":
             return {"type": "line", "clip": True}
         case "step":
             return {"type": "line", "interpolate": "step-after", "clip": True}
         case "point":
-            return {"type": "point", "clip": True, "opacity": 1}
+            smaller = max(0.25, min(1.0, MANY_POINTS / max(1, len(figure.table.rows))))
+            return {"type": "point", "clip": True, "opacity": 1, "size": smaller * style.point_size}
         case "bar":
             return {"type": "bar"}
         case "interval":
-            return {"type": "rule", "strokeWidth": style.stroke, "clip": True}
+            return {"type": "rule", "clip": True} | ({"strokeWidth": style.stroke} if figure.colour else {})
         case "cell":
             return {"type": "rect", "stroke": style.faint, "strokeWidth": 0.25}
         case "beyond":
@@ -166,18 +184,12 @@ def _diagonal(figure: Figure, style: Style) -> JsonMap:
 
 def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
     """x or y. The title of y lies over the axis and reads from left to right, so that it is never cut."""
-    placed: JsonMap = {"labelOverlap": "greedy", "labelLimit": 0.4 * style.assumed_width}
+    placed: JsonMap = {"labelOverlap": True, "labelSeparation": 3, "labelLimit": 0.4 * style.assumed_width}
     if side == "y":
         placed |= {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleBaseline": "bottom", "titleX": 0}
         placed |= {"titleY": -0.5 * style.font_size}
     if axis.scale == "category":
-        order = list(axis.order) or None
-        kind = {"field": axis.field, "type": "nominal", "sort": order, "title": axis.title}
-        cells = any(layer.mark == "cell" for layer in figure.layers)
-        return kind | {
-            "scale": {"paddingInner": 0 if cells else 0.25},
-            "axis": placed | {"labelAngle": 0, "grid": False},
-        }
+        return _categories(figure, axis, side, style, placed)
     placed["labelExpr"] = NUMBER
     values = _values(figure, axis)
     has_bars = any(layer.mark == "bar" for layer in figure.layers)
@@ -185,8 +197,34 @@ def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
     if axis.scale in ("log", "symlog"):
         scale = _logarithmic(axis) | {"nice": False, "padding": style.font_size}
         if ticks := _ticks(axis, values):
-            placed |= {"values": ticks, "tickCount": len(ticks)}  # without the count some are left out
+            placed |= {
+                "values": ticks,
+                "tickCount": len(ticks),
+                "labelOverlap": "greedy",
+            }  # without the count some are left out
+    elif all(value == int(value) for value in values):
+        placed["tickMinStep"] = 1
+    if axis.ends:
+        scale |= {"domain": list(axis.ends), "nice": False}
     return {"field": axis.field, "type": "quantitative", "title": axis.title, "scale": scale, "axis": placed}
+
+
+def _categories(figure: Figure, axis: Axis, side: str, style: Style, placed: JsonMap) -> JsonMap:
+    """Names that have no room beside one another are written at a slant; numbers are left out one by one."""
+    names = [str(name) for name in axis.order or dict.fromkeys(getattr(row, axis.field) for row in figure.table.rows)]
+    width = (style.width or style.assumed_width) * 0.85
+    is_wide = sum(len(name) + 1 for name in names) * LETTER * style.font_size > width
+    angle = -35 if side == "x" and is_wide and max(map(len, names)) > 4 and len(names) <= MOST_SLANTED else 0
+    slanted = {"labelAlign": "right", "labelOverlap": False} if angle else {}
+    has_cells = any(layer.mark == "cell" for layer in figure.layers)
+    return {
+        "field": axis.field,
+        "type": "nominal",
+        "sort": list(axis.order) or None,
+        "title": axis.title or None,
+        "scale": {"paddingInner": 0 if has_cells else 0.25},
+        "axis": placed | {"labelAngle": angle, "grid": False} | slanted,
+    }
 
 
 def _logarithmic(axis: Axis) -> JsonMap:
@@ -198,7 +236,7 @@ def _values(figure: Figure, axis: Axis) -> list[float]:
     found = [
         float(getattr(row, axis.field)) for row in figure.table.rows if can_be_drawn(axis, getattr(row, axis.field))
     ]
-    if axis is figure.y:
+    if axis is getattr(figure, along_of(figure)):
         ends = (name for layer in figure.layers for name in (layer.low, layer.high) if name)
         found += [
             float(value)
@@ -211,15 +249,15 @@ def _values(figure: Figure, axis: Axis) -> list[float]:
 def _ticks(axis: Axis, values: Sequence[float]) -> list[float]:
     """Few values of a logarithmic axis themselves, else powers of ten; none where the library's own are better."""
     if axis.scale == "symlog":
-        first = 10 * axis.linear_within  # its own ends of the linear part are too near to 0 for a label
+        first = 10 * axis.linear_within  # the ends of the linear part are too near to 0 for a label
         positive = _decades([value for value in values if value >= first], first)
         negative = _decades([-value for value in values if value <= -first], first)
-        return [*(-value for value in reversed(negative)), 0.0, *positive]
+        return [*(-value for value in reversed(negative)), 0.0, *positive] if positive or negative else []
     known = sorted(set(values))
     if len(known) <= FEW_VALUES:
         return known
     decades = _decades(known, known[0])
-    return decades if len(decades) > 2 else []
+    return decades if len(decades) > 2 else _steps(known[0], known[-1])
 
 
 def _decades(values: Sequence[float], least: float) -> list[float]:
@@ -231,11 +269,20 @@ def _decades(values: Sequence[float], least: float) -> list[float]:
     return [float(f"1e{power}") for power in range(last, first - 1, -step)][::-1]
 
 
+def _steps(least: float, largest: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between these; none where they would be fewer than two."""
+    powers = range(math.floor(math.log10(least)), math.ceil(math.log10(largest)) + 1)
+    found = [
+        value for power in powers for digit in (1, 2, 5) if least <= (value := float(f"{digit}e{power}")) <= largest
+    ]
+    return found if len(found) > 1 else []
+
+
 def _colour(figure: Figure, layer: Layer, style: Style) -> JsonMap:
     axis = figure.colour
     assert axis
     if axis.scale != "category":
-        return {"color": _heat(axis, style)}
+        return {"color": _heat(figure, axis, style)}
     names = _series(figure, axis)
     legend = _legend(names, axis.title, style)
 
@@ -245,11 +292,35 @@ def _colour(figure: Figure, layer: Layer, style: Style) -> JsonMap:
 
     found = {"color": told(style.colours)}
     if layer.mark == "point":
-        found["shape"] = told(SHAPES)
+        found["shape"] = told(_shapes(figure, names))
     beside = next((side for side, of in (("x", figure.x), ("y", figure.y)) if of.scale == "category"), "")
-    if beside and layer.mark in ("bar", "interval", "point"):
+    has_lines = any(other.mark in ("line", "step") for other in figure.layers)
+    if beside and not has_lines and layer.mark in ("bar", "interval", "point"):
         found[f"{beside}Offset"] = {"field": axis.field, "sort": names}
     return found
+
+
+def _shapes(figure: Figure, names: Sequence[str]) -> list[str]:
+    """A marker for each series; in the legend a stroke or a square for those that have lines or bars alone."""
+    assert figure.colour
+    field = figure.colour.field
+    marks: dict[str, set[str]] = {name: set() for name in names}
+    for layer in figure.layers:
+        for row in figure.table.rows:
+            if is_in(layer, row):
+                marks[getattr(row, field)].add(layer.mark)
+    own = (SHAPES[place % len(SHAPES)] for place in range(len(names)))
+    return [
+        shape if "point" in marks[name] else "square" if "bar" in marks[name] else "stroke"
+        for name, shape in zip(names, own, strict=True)
+    ]
+
+
+def _readable(figure: Figure, axis: Axis) -> JsonMap:
+    """Black on light cells and white on dark ones."""
+    values = [*(axis.ends or ()), *_values(figure, axis)]
+    middle = (min(values) + max(values)) / 2 if values else 0.0
+    return {"condition": {"test": f"datum['{axis.field}'] > {middle!r}", "value": "black"}, "value": "white"}
 
 
 def _series(figure: Figure, colour: Axis) -> list[str]:
@@ -257,12 +328,16 @@ def _series(figure: Figure, colour: Axis) -> list[str]:
     return list(colour.order) or list(dict.fromkeys(getattr(row, colour.field) for row in figure.table.rows))
 
 
-def _heat(axis: Axis, style: Style) -> JsonMap:
+def _heat(figure: Figure, axis: Axis, style: Style) -> JsonMap:
     is_diverging = axis.scale == "diverging"
     scale: JsonMap = {"scheme": style.diverging, "domainMid": 0} if is_diverging else {"scheme": style.heat}
     if axis.scale in ("log", "symlog"):
         scale |= _logarithmic(axis)
-    legend = {
+    if axis.ends:
+        scale["domain"] = list(axis.ends)
+    ticks = _ticks(axis, _values(figure, axis)) if axis.scale in ("log", "symlog") else []
+    legend = ({"values": ticks} if ticks else {}) | {
+        "labelExpr": NUMBER,
         "orient": "bottom",
         "title": axis.title,
         "titleLimit": style.assumed_width,
@@ -285,8 +360,3 @@ def _legend(names: Sequence[str], title: str, style: Style) -> JsonMap | None:
         "labelLimit": style.assumed_width - symbol,
         "symbolLimit": 0,
     }
-
-
-def _tooltips(figure: Figure) -> list[JsonMap]:
-    """Every column of the table, numbers with four digits."""
-    return [{"field": name, "title": name.replace("_", " "), "type": "nominal"} for name in _fields(figure)]

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from cwa_engine.base.events import Emit, ignore
 from cwa_engine.base.version import __version__
 from cwa_engine.damage.measurement import check_restored, prepare_measurement, with_rounding
+from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.evaluation.perplexity import padded
 from cwa_engine.inspection import weight_facts
+from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.pipeline import measure_baseline, read_texts
 from cwa_engine.preconditions import given_ranking
-from cwa_engine.run import RunContext, Stages
+from cwa_engine.run import Stages
 from cwa_engine.spec import CARD_DOSES, RunSpec
 from cwa_engine.weight_rows import WeightCard
+from cwa_engine.weights.activity import channel_activity
 from cwa_engine.weights.bits import bit_map
+from cwa_engine.weights.channel import ChannelSearch
 from cwa_engine.weights.examined import Examination, Unknown, examined_weight
 from cwa_engine.weights.harm import dose_response, with_neighbours, zeroed_alone
+from cwa_engine.weights.predictions import mean_predictions, stopword_mass, token_shifts
 from cwa_engine.weights.ranks import metric_ranks
+
+T = TypeVar("T")
 
 NUDGED = 100  # random weights that are moved to the next value of their dtype, for the numerical floor, as in runs
 
@@ -59,6 +67,18 @@ def weight_card(
         doses = dose_response(examination, spec.dose)
     with stages("bits"):
         bits = bit_map(examination)
+    sequences, unknown = context.sequences, Unknowns()
+    with stages("activity"):
+        report = run.reporter("activity", len(sequences))
+        search = unknown.tried("the life of its channel", lambda: ChannelSearch(loaded, weight, sequences))
+        read = search.read if search else partial(_run, loaded)
+        activity = unknown.tried("its channels", lambda: channel_activity(loaded, weight, sequences, read, report))
+        life = search.life() if search else None
+    with stages("tokens"):
+        report = run.reporter("tokens", len(sequences))
+        means = unknown.tried("its tokens", lambda: mean_predictions(examination, report))
+        raised, lowered = token_shifts(loaded, means) if means else ((), ())
+        stopwords = unknown.tried("stopwords", lambda: stopword_mass(loaded, means)) if means else None
     with stages("check"):
         floor = check_restored(context, run.reporter("check", len(context.sample.places)))
     return WeightCard(
@@ -70,23 +90,38 @@ def weight_card(
         texts=used.use,
         baseline=baseline,
         ranks=ranks,
-        alone=alone,
+        alone=means.told_in(alone) if means else alone,
         neighbours=neighbours,
         doses=doses,
         bits=bits,
-        activity=(),
-        raised=(),
-        lowered=(),
-        stopwords=None,
-        channel=None,
-        life=(),
-        shares=(),
-        unknown=(),
+        activity=(*(activity or ()), *([life.activity] if life else [])),
+        raised=raised,
+        lowered=lowered,
+        stopwords=stopwords,
+        channel=life.channel if life else None,
+        life=life.layers if life else (),
+        shares=life.shares if life else (),
+        unknown=(*unknown.reasons, *([life.unknown] if life and life.unknown else [])),
         floor=floor,
         device=str(loaded.device),
         version=__version__,
         timings=stages.timings,
     )
+
+
+class Unknowns:
+    """What could not be found out, and why."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def tried(self, what: str, find: Callable[[], T]) -> T | None:
+        """What `find` gives; None, and the reason is noted, where it raises Unknown."""
+        try:
+            return find()
+        except Unknown as reason:
+            self.reasons.append(f"{what}: {reason}")
+            return None
 
 
 def _spec_of_card(spec: RunSpec) -> RunSpec:
@@ -103,6 +138,12 @@ def _spec_of_card(spec: RunSpec) -> RunSpec:
             "dose": spec.dose or CARD_DOSES,
         }
     )
+
+
+def _run(loaded: LoadedModel, sequence: TokenSequence) -> None:
+    """Send a text through the whole model."""
+    batch = padded(loaded, [sequence])
+    logits_of(loaded.model, batch.ids, batch.attention_mask)
 
 
 def _fingerprint(loaded: LoadedModel) -> str:

@@ -173,20 +173,18 @@ def export_study(
     as_json: Json = False,
 ) -> None:
     """Write the answer, its tables and the list of its runs into a new folder."""
-    from cwa_engine.base.files import user_path
+    from cwa_engine.exchange.writing import checked_export
     from cwa_engine.studies.report import study_report
-    from cwa_tui.cli.study_list import export_all
-    from cwa_tui.tables.export import checked_format
+    from cwa_tui.cli.exported import exported
 
     if not output:
         raise InvalidInput("no folder is given", hint=f"`cwtool study export {study_id} --output FOLDER`")
-    checked = checked_format(form)
+    checked = checked_export(form)
     with _opened(study_id) as (folder, runner, _):
         report = study_report(folder, runner)
-        paths = export_all(report, user_path(output, "--output"), checked)
-    if not report.complete:
-        say("not all cells have ended: this is the answer so far")
-    show({"files": [str(path) for path in paths]} if as_json else "\n".join(map(str, paths)))
+        if not report.complete:
+            say("not all cells have ended: this is the answer so far")
+        exported(report, checked, output=output, as_json=as_json)
 
 
 class _opened:

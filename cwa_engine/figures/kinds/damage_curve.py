@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cwa_engine.figures.captions import NATS, measured_on, model_of, ranking_of
+from cwa_engine.figures.captions import NATS, linear_within, measured_on, model_of, ranking_of
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, distinct, figure_name, table_of
 from cwa_engine.questions.bits import BIT_FLIP
 from cwa_engine.records.curves import MEDIAN, DamageLevel, damage_levels
@@ -52,8 +52,8 @@ def _curve(report: RunReport, metric: str, perturbation: str, levels: Sequence[D
         name=name,
         title=f"Change of the loss by {perturbation} of the top k by {ranking_of(metric)}",
         caption=(
-            f"{model_of(report)}. {measured_on(report)} Critical sets of k = {_listed(points)}, with 95 % intervals over "
-            f"texts. {_controls(levels)}"
+            f"{model_of(report)}. {measured_on(report)} Critical sets of k = {_listed(points)}, with 95 % intervals "
+            f"over texts. {_controls(levels)}"
         ).strip(),
         table=table_of(name, CurvePoint, points),
         x=Axis("k", "weights changed, k", "log"),
@@ -70,11 +70,6 @@ CURVE_LAYERS = (
     Layer("point"),
     Layer("beyond", where=(("collapsed", True),)),
 )
-
-
-def linear_within(report: RunReport) -> float:
-    """Up to where an axis of changes of the loss is linear: the numerical floor, or 0.001 where that is less."""
-    return max(report.floor.largest if report.floor else 0.0, 1e-3)
 
 
 def series_of(level: DamageLevel) -> str:

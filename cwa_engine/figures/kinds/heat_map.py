@@ -6,13 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cwa_engine.figures.captions import model_of, ranking_of, scored_on
+from cwa_engine.figures.captions import LAYER_OUTSIDE, model_of, ranking_of, scored_on
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, figure_name, table_of
 from cwa_engine.records.places import Places, places_of
 from cwa_engine.records.profiles import top
 from cwa_engine.records.run_report import RunReport
-
-OUTSIDE = "outside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ def _heat_map(report: RunReport, metric: str, places: Places) -> Figure:
     )
     cells = [
         HeatMapCell(
-            layer=OUTSIDE if layer is None else str(layer),
+            layer=LAYER_OUTSIDE if layer is None else str(layer),
             component=component,
             count=places.counts.get((layer, component), 0),
             share=places.counts.get((layer, component), 0) / places.total,
@@ -63,7 +61,7 @@ def _heat_map(report: RunReport, metric: str, places: Places) -> Figure:
         caption=f"{model_of(report)}. {scored_on(report)} How many of the {places.total:,} weights of the top k = {k:,} are in "
         "each component of each layer; parts of the model that the metric does not rank have no cell.",
         table=table_of(name, HeatMapCell, cells),
-        x=Axis("layer", "layer", "category", tuple(OUTSIDE if layer is None else str(layer) for layer in layers)),
+        x=Axis("layer", "layer", "category", tuple(LAYER_OUTSIDE if layer is None else str(layer) for layer in layers)),
         y=Axis("component", "component", "category", tuple(components)),
         colour=Axis("count", f"of the top {places.total:,}", "linear"),
         layers=(Layer("cell"),),
