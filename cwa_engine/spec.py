@@ -19,6 +19,7 @@ from cwa_engine.options import (
     ANY_RUN,
     DAMAGE,
     LOAD,
+    PROMPT,
     RANKING,
     RUN,
     TEXTS,
@@ -67,20 +68,22 @@ class ModelOptions(_Options):
         Option(
             "Alias, Hub id, folder or .gguf file; of the other machine with --host.",
             short="m",
-            commands=(*ANY_RUN, LOAD, WEIGHT),
+            commands=(*ANY_RUN, LOAD, WEIGHT, PROMPT),
             basic=True,
         ),
     ] = Field(min_length=1, max_length=4096)
     revision: Annotated[
         str | None,
-        Option("Branch, tag or commit of the Hub repository.", commands=(*ANY_RUN, LOAD, WEIGHT), if_empty="main"),
+        Option(
+            "Branch, tag or commit of the Hub repository.", commands=(*ANY_RUN, LOAD, WEIGHT, PROMPT), if_empty="main"
+        ),
     ] = None
     dtype: Annotated[
         DType,
         Option(
             "auto, float32, bfloat16 or float16, or fp32, bf16, fp16; auto keeps the stored dtype on an accelerator and is "
             "float32 on a CPU.",
-            commands=(RUN, ABLATE, LOAD, WEIGHT),
+            commands=(RUN, ABLATE, LOAD, WEIGHT, PROMPT),
             basic=True,
         ),
     ] = "auto"
@@ -88,7 +91,7 @@ class ModelOptions(_Options):
         str,
         Option(
             "auto, cpu, cuda, cuda:N or mps.",
-            commands=(*ANY_RUN, LOAD, WEIGHT),
+            commands=(*ANY_RUN, LOAD, WEIGHT, PROMPT),
             choices=("auto", "cpu", "cuda", "mps"),
             basic=True,
         ),
@@ -146,7 +149,11 @@ class RankingOptions(_Options):
     ] = ()
     weights: Annotated[
         tuple[str, ...],
-        Option("Damage these weights: a file of targets, a topk_*.csv, or NAME[out,in]; : means all.", RANKING),
+        Option(
+            "Damage these weights: a file of targets, a topk_*.csv, or NAME[out,in]; : means all.",
+            RANKING,
+            commands=(RUN, PROMPT),
+        ),
     ] = ()  # targets like "model.norm.weight[17]"
     probes: Annotated[int, Option("hutchinson_diag: random probes.", RANKING, commands=(RUN, WEIGHT))] = 8
     candidates: Annotated[
@@ -228,7 +235,7 @@ class TextOptions(_Options):
         Option(
             "BOS before each text or window: always, never, or auto, as the tokenizer does.",
             TEXTS,
-            commands=(*ANY_RUN, WEIGHT),
+            commands=(*ANY_RUN, WEIGHT, PROMPT),
         ),
     ] = "auto"  # auto: what the tokenizer puts before a text, or BOS where the model needs it
 
@@ -256,7 +263,7 @@ class SpeedOptions(_Options):
         Offload,
         Option(
             "cpu keeps blocks in CPU memory, for models larger than the device; none does not.",
-            commands=(RUN, ABLATE, WEIGHT),
+            commands=(RUN, ABLATE, WEIGHT, PROMPT),
         ),
     ] = "none"
 
@@ -270,17 +277,20 @@ class DamageOptions(_Options):
             f"How weights are changed: {', '.join(PERTURBATIONS)}; standard is {', '.join(STANDARD)}.",
             DAMAGE,
             name="perturb",
+            commands=(RUN, PROMPT),
             choices=("standard", *PERTURBATIONS),
             meanings={"standard": ", ".join(STANDARD), **{name: each.summary for name, each in PERTURBATIONS.items()}},
             no="perturbation",
             no_help="Only rank; measure no damage.",
             basic=True,
+            variants={PROMPT: Variant(f"How weights are changed: one of {', '.join(PERTURBATIONS)}.")},
         ),
     ] = ("zero",)  # empty: no damage is measured
     noise_scale: Annotated[
-        FiniteFloat, Option("gaussian_noise: standard deviation, in units of the parameter's.", DAMAGE)
+        FiniteFloat,
+        Option("gaussian_noise: standard deviation, in units of the parameter's.", DAMAGE, commands=(RUN, PROMPT)),
     ] = Field(default=1.0, ge=0)
-    scale_factor: Annotated[FiniteFloat, Option("scale: the factor.", DAMAGE)] = 2.0
+    scale_factor: Annotated[FiniteFloat, Option("scale: the factor.", DAMAGE, commands=(RUN, PROMPT))] = 2.0
     bit: Annotated[
         int | Literal["all"] | None,
         Option(
@@ -290,9 +300,11 @@ class DamageOptions(_Options):
             most=63,
             words={"all": "all"},
             shown_default="drawn",
+            commands=(RUN, PROMPT),
+            variants={PROMPT: Variant("bit_flip: which bit, 0 is the lowest.")},
         ),
     ] = None  # None: drawn for each weight
-    bits: Annotated[int, Option("quantize: number of bits.", DAMAGE, least=2, most=32)] = 4
+    bits: Annotated[int, Option("quantize: number of bits.", DAMAGE, least=2, most=32, commands=(RUN, PROMPT))] = 4
     controls: Annotated[
         tuple[str, ...],
         Option(
@@ -356,7 +368,8 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
             DAMAGE,
             least=0,
             most=2**32 - 1,
-            commands=(RUN, ABLATE, WEIGHT),
+            commands=(RUN, ABLATE, WEIGHT, PROMPT),
+            variants={PROMPT: Variant("Seed of sampling, and of perturbations that draw.")},
         ),
     ] = 0
     output: Annotated[

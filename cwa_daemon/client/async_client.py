@@ -146,8 +146,13 @@ class AsyncClient:
     async def prompt(self, spec: PromptSpec, command: str = "") -> str:
         """Queue a prompt for the intact and the damaged model, before all that waits; gives the job's run id.
 
-        The `PromptAnswer` is in its event of kind "answered".
+        The `PromptAnswer` is in its event of kind "answered". Raises VersionMismatch for a daemon that answers none.
         """
+        if self._connection.minor < protocol.PROMPTS_SINCE:
+            raise VersionMismatch(
+                "the daemon is older than this client, and answers no prompts",
+                hint="`cwtool daemon restart --when-idle`",
+            )
         options = JobOptions(priority=HIGHEST_PRIORITY)
         return await submit_job(self._connection, "prompt", spec, command, options)
 

@@ -134,6 +134,7 @@ def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> JsonMap:
         },
         "layers": record.result.layers,
         "ranked": to_plain(record.result.ranked),
+        "stored": to_plain(record.result.stored),
         "seeds": {"seed": spec.seed, "controls": [spec.seed + i for i in range(spec.control_seeds)]},
         "versions": {
             "cwtool": __version__,

@@ -30,6 +30,7 @@ class Style:
     assumed_width: float  # on which columns of legends are counted
     height: float  # of the plot
     step: float  # of a row of cells
+    most_height: float  # of all rows of cells, which are lower where they are many
     font_size: float
     stroke: float
     point_size: float  # an area
@@ -45,7 +46,7 @@ class Style:
         if figure.y.scale != "category":
             return self.height
         rows = len(figure.y.order) or len({getattr(row, figure.y.field) for row in figure.table.rows})
-        return max(2, rows) * self.step
+        return min(max(2, rows) * self.step, self.most_height)
 
     def config(self) -> JsonMap:
         """Vega-Lite's config: fonts, colours, lines."""
@@ -68,10 +69,11 @@ class Style:
                 "titlePadding": 4,
             },
             "legend": {**text, **ink, "symbolSize": 1.5 * self.point_size, "offset": 4, "rowPadding": 1},
+            "mark": {"color": self.colours[0]},
             "range": {"category": list(self.colours)},
             "line": {"strokeWidth": self.stroke},
-            "rule": {"strokeWidth": 0.75 * self.stroke},
-            "point": {"size": self.point_size, "filled": True},
+            "rule": {"strokeWidth": 0.75 * self.stroke, "color": self.colours[0]},
+            "point": {"filled": True},
             "text": {"color": self.ink, "fontSize": self.font_size},
         }
 
@@ -79,14 +81,14 @@ class Style:
 def _paper(inches: float, height: float) -> Style:
     width = inches * POINTS_PER_INCH
     return Style(
-        width=width, assumed_width=width, height=height, step=12, font_size=8, stroke=1.2, point_size=22, ink="#000000",
+        width=width, assumed_width=width, height=height, step=12, most_height=560, font_size=8, stroke=1.2, point_size=22, ink="#000000",
         faint="#DDDDDD", colours=LIGHT, heat="viridis", diverging="purpleorange", interactive=False,
     )  # fmt: skip
 
 
 def _page(ink: str, faint: str, colours: tuple[str, ...]) -> Style:
     return Style(
-        width=None, assumed_width=340, height=280, step=22, font_size=12, stroke=2, point_size=55, ink=ink,
+        width=None, assumed_width=340, height=280, step=22, most_height=2400, font_size=12, stroke=2, point_size=55, ink=ink,
         faint=faint, colours=colours, heat="viridis", diverging="purpleorange", interactive=True,
     )  # fmt: skip
 

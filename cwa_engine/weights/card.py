@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from cwa_engine.base.events import Emit, ignore
 from cwa_engine.base.version import __version__
 from cwa_engine.damage.measurement import check_restored, prepare_measurement, with_rounding
+from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.evaluation.perplexity import padded
 from cwa_engine.inspection import weight_facts
+from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.pipeline import measure_baseline, read_texts
 from cwa_engine.preconditions import given_ranking
@@ -19,7 +23,7 @@ from cwa_engine.spec import CARD_DOSES, RunSpec
 from cwa_engine.weight_rows import WeightCard
 from cwa_engine.weights.activity import channel_activity
 from cwa_engine.weights.bits import bit_map
-from cwa_engine.weights.channel import channel_life
+from cwa_engine.weights.channel import ChannelSearch
 from cwa_engine.weights.examined import Examination, Unknown, examined_weight
 from cwa_engine.weights.harm import dose_response, with_neighbours, zeroed_alone
 from cwa_engine.weights.predictions import mean_predictions, stopword_mass, token_shifts
@@ -66,18 +70,15 @@ def weight_card(
     sequences, unknown = context.sequences, Unknowns()
     with stages("activity"):
         report = run.reporter("activity", len(sequences))
-        activity = unknown.tried("its channels", lambda: channel_activity(loaded, weight, sequences, report)) or ()
+        search = unknown.tried("the life of its channel", lambda: ChannelSearch(loaded, weight, sequences))
+        read = search.read if search else partial(_run, loaded)
+        activity = unknown.tried("its channels", lambda: channel_activity(loaded, weight, sequences, read, report))
+        life = search.life() if search else None
     with stages("tokens"):
         report = run.reporter("tokens", len(sequences))
-        means = unknown.tried(
-            "its tokens",
-            lambda: run.batch_size.run(lambda size: mean_predictions(loaded, weight, sequences, size, report)),
-        )
+        means = unknown.tried("its tokens", lambda: mean_predictions(examination, report))
         raised, lowered = token_shifts(loaded, means) if means else ((), ())
         stopwords = unknown.tried("stopwords", lambda: stopword_mass(loaded, means)) if means else None
-    with stages("channel"):
-        report = run.reporter("channel", len(sequences))
-        life = unknown.tried("its channel's life", lambda: channel_life(loaded, weight, sequences, report))
     with stages("check"):
         floor = check_restored(context, run.reporter("check", len(context.sample.places)))
     return WeightCard(
@@ -93,7 +94,7 @@ def weight_card(
         neighbours=neighbours,
         doses=doses,
         bits=bits,
-        activity=(*activity, life.activity) if life else activity,
+        activity=(*(activity or ()), *([life.activity] if life else [])),
         raised=raised,
         lowered=lowered,
         stopwords=stopwords,
@@ -137,6 +138,12 @@ def _spec_of_card(spec: RunSpec) -> RunSpec:
             "dose": spec.dose or CARD_DOSES,
         }
     )
+
+
+def _run(loaded: LoadedModel, sequence: TokenSequence) -> None:
+    """Send a text through the whole model."""
+    batch = padded(loaded, [sequence])
+    logits_of(loaded.model, batch.ids, batch.attention_mask)
 
 
 def _fingerprint(loaded: LoadedModel) -> str:
