@@ -9,7 +9,8 @@ In a notebook or script:
     report.save("results/gpt2")
 
 `cwa.wrap` takes a model that is in memory, `cwa.open_run` reads what a run has written, `cwa.compare` puts runs beside each
-other, `cwa.query` asks SQL of all of them, `cwa.LocalRunner` runs many specs, `cwa.run_study` a `cwa.Study`.
+other, `cwa.weight_card` examines one weight, `cwa.query` asks SQL of all runs, `cwa.LocalRunner` runs many specs,
+`cwa.run_study` a `cwa.Study`.
 All errors are `cwa.CwaError`s, with a `hint` what to do next.
 
 Nothing is imported before it is used: importing this package costs neither torch nor numpy nor pydantic. It knows nothing
@@ -21,6 +22,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from cwa_engine.base.version import __version__
+from cwa_engine.rich_display import draw_with
 
 _ERRORS = (
     "Altered", "Cancelled", "CwaError", "DataError", "DoesNotFit", "InvalidInput", "ModelBroken", "ModelGated",
@@ -39,13 +41,18 @@ _MODULES = {
     "Runner": "runner",
     "Study": "studies.study",
     "StudyReport": "studies.report",
+    "WeightCard": "weight_rows",
     "analyze": "notebook",
     "compare": "records.comparison",
+    "export": "exchange.writing",
+    "figures_of": "display",
     "load_model": "models.loading",
     "open_run": "records.run_report",
     "query": "queries.asking",
     "run_study": "studies.notebook",
+    "weight_card": "notebook",
     "wrap": "models.in_memory",
+    "write_figure": "reports.drawing",
 }
 
 __all__ = ["__version__", *_MODULES]  # noqa: PLE0604
@@ -56,6 +63,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     return found
+
+
+draw_with(lambda record: str(import_module(f"{__name__}.display").html_of(record)))
 
 
 def __dir__() -> list[str]:

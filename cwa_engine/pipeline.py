@@ -44,7 +44,7 @@ from cwa_engine.result import RunResult
 from cwa_engine.rows import Baseline, Ranking, TextUse
 from cwa_engine.run import RunContext, Stages
 from cwa_engine.sensitivity.ranking import shortened
-from cwa_engine.sensitivity.rankings import half_overlaps, ranked_parameters, scored_rankings
+from cwa_engine.sensitivity.rankings import half_overlaps, ranked_parameters, scored_rankings, stored_parameters
 from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.sensitivity.views import views
 from cwa_engine.spec import RunSpec
@@ -86,6 +86,7 @@ def analyze(
         findings.result,
         parameters=loaded.anatomy.numel,
         ranked=tuple(ranked_parameters(run.loaded, findings.result.rankings)),
+        stored=tuple(stored_parameters(run.loaded, findings.result.rankings)),
         layers=loaded.anatomy.blocks,
         gradients=run.gradients,
         batch_size=run.batch_size.size,

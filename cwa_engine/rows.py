@@ -55,11 +55,27 @@ class Spike:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreBin:
+    """How many of all scored units have a score of this sign with `low` <= |score| < `high`.
+
+    Bins are eight for each doubling of |score|, the same in every run; those without a unit have no row. Two rows are always
+    there: that of zeros has sign 0 and both edges 0, that of scores that are not finite has no sign and no edges.
+    """
+
+    metric: str
+    sign: int | None  # 1 or -1
+    low: float | None
+    high: float | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """The largest k units of one metric in each group of the scope; those of a smaller k are a prefix.
 
     `lowest` are the smallest of all, smallest first, where a control asked for them. `parameters` are those that were
     ranked, which controls are drawn from. `spikes` are those of the weights, in their order, where the metric is of spikes.
+    `bins` count the scores of all that was ranked; there are none where scores were measured or given.
     """
 
     metric: str
@@ -69,6 +85,7 @@ class Ranking:
     parameters: tuple[str, ...] = ()
     halves: tuple[tuple[str, ...], ...] = ()  # the targets that each half of the scoring texts ranks first, in order
     spikes: tuple[Spike, ...] = ()
+    bins: tuple[ScoreBin, ...] = ()
 
     def top(self, k: int) -> tuple[TopWeight, ...]:
         """The k best of each group."""
@@ -84,6 +101,16 @@ class RankedParameter:
     layer: int | None  # decoder block, None outside the blocks
     units: int  # weights; or rows, columns or heads where these were ranked
     metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredParameter:
+    """How the model in memory stores a parameter: [out, in], [in, out] where transposed; a stack has experts first."""
+
+    parameter: str
+    shape: tuple[int, ...]
+    transposed: bool = False
+    experts: int | None = None  # of a stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,13 +412,18 @@ def exp(nll: float) -> float:
         return math.inf
 
 
+NOT_PLAIN = {"plain": False}
+
+
 def to_plain(value: Any) -> Any:
     """Dataclasses as dicts, tuples as lists, NaN and infinity as None: what JSON and the wire can hold.
 
-    A float that is not finite has its reason beside it (`collapsed_at`), so None loses nothing.
+    A float that is not finite has its reason beside it (`collapsed_at`), so None loses nothing. Fields with `NOT_PLAIN` as
+    their metadata are left out.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: to_plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+        fields = (entry for entry in dataclasses.fields(value) if entry.metadata.get("plain", True))
+        return {entry.name: to_plain(getattr(value, entry.name)) for entry in fields}
     if isinstance(value, dict):
         return {key: to_plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

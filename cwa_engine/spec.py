@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, 
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.hub.sources import name_and_revision
 from cwa_engine.methods.controls import CONTROLS
-from cwa_engine.methods.metrics import ABLATION, CANDIDATE_METRICS, CANDIDATE_TURNS, METRICS
+from cwa_engine.methods.metrics import ABLATION, CANDIDATE_METRICS, CANDIDATE_TURNS, METRICS, Needs
 from cwa_engine.methods.perturbations import PERTURBATIONS, STANDARD, Options
 from cwa_engine.options import (
     ABLATE,
@@ -23,6 +23,7 @@ from cwa_engine.options import (
     RANKING,
     RUN,
     TEXTS,
+    WEIGHT,
     Option,
     Variant,
     check_bounds,
@@ -46,6 +47,10 @@ Structure = Literal["weight", "row", "column", "head"]
 Scope = Literal["global", "per_layer", "per_parameter", "per_component"]
 Bos = Literal["auto", "always", "never"]
 
+# A card ranks its weight by every metric that is scored, but for the one that takes many more passes than all others.
+CARD_METRICS = tuple(name for name, metric in METRICS.items() if metric.score and Needs.HESSIAN not in metric.needs)
+CARD_DOSES = (0.0, 0.5, 0.9, 1.1, 2.0, -1.0)
+
 _ONE_BLOCK = {"gradients": "sweep", "offload": "cpu"}  # options with which only one block has gradients at a time
 
 
@@ -63,20 +68,22 @@ class ModelOptions(_Options):
         Option(
             "Alias, Hub id, folder or .gguf file; of the other machine with --host.",
             short="m",
-            commands=(*ANY_RUN, LOAD, PROMPT),
+            commands=(*ANY_RUN, LOAD, WEIGHT, PROMPT),
             basic=True,
         ),
     ] = Field(min_length=1, max_length=4096)
     revision: Annotated[
         str | None,
-        Option("Branch, tag or commit of the Hub repository.", commands=(*ANY_RUN, LOAD, PROMPT), if_empty="main"),
+        Option(
+            "Branch, tag or commit of the Hub repository.", commands=(*ANY_RUN, LOAD, WEIGHT, PROMPT), if_empty="main"
+        ),
     ] = None
     dtype: Annotated[
         DType,
         Option(
             "auto, float32, bfloat16 or float16, or fp32, bf16, fp16; auto keeps the stored dtype on an accelerator and is "
             "float32 on a CPU.",
-            commands=(RUN, ABLATE, LOAD, PROMPT),
+            commands=(RUN, ABLATE, LOAD, WEIGHT, PROMPT),
             basic=True,
         ),
     ] = "auto"
@@ -84,7 +91,7 @@ class ModelOptions(_Options):
         str,
         Option(
             "auto, cpu, cuda, cuda:N or mps.",
-            commands=(*ANY_RUN, LOAD, PROMPT),
+            commands=(*ANY_RUN, LOAD, WEIGHT, PROMPT),
             choices=("auto", "cpu", "cuda", "mps"),
             basic=True,
         ),
@@ -100,14 +107,15 @@ class RankingOptions(_Options):
             f"Metrics to rank by: {', '.join(METRICS)}; several may be given.",
             RANKING,
             name="metric",
-            commands=ANY_RUN,
+            commands=(*ANY_RUN, WEIGHT),
             choices=tuple(METRICS),
             meanings={name: metric.formula for name, metric in METRICS.items()},
             basic=True,
             variants={
                 ABLATE: Variant(
                     "Metrics whose best weights are the candidates.", shown_default=" ".join(CANDIDATE_METRICS)
-                )
+                ),
+                WEIGHT: Variant("Metrics that rank the weight.", CARD_METRICS, "all but ablation and hutchinson_diag"),
             },
         ),
     ] = ("grad_x_weight",)  # may be empty where weights are given
@@ -147,7 +155,7 @@ class RankingOptions(_Options):
             commands=(RUN, PROMPT),
         ),
     ] = ()  # targets like "model.norm.weight[17]"
-    probes: Annotated[int, Option("hutchinson_diag: random probes.", RANKING)] = 8
+    probes: Annotated[int, Option("hutchinson_diag: random probes.", RANKING, commands=(RUN, WEIGHT))] = 8
     candidates: Annotated[
         int, Option("ablation: how many weights are measured one by one.", RANKING, commands=(RUN, ABLATE))
     ] = 1000
@@ -182,7 +190,7 @@ class TextOptions(_Options):
             "Your own texts, of this machine: .txt, .jsonl, .json, .csv, .parquet, code; - reads a pipe.",
             TEXTS,
             metavar="FILE",
-            commands=ANY_RUN,
+            commands=(*ANY_RUN, WEIGHT),
             label="texts",
             if_empty="the built-in texts",
             basic=True,
@@ -192,7 +200,9 @@ class TextOptions(_Options):
     dataset: Annotated[
         str | None,
         Option(
-            "Texts of NAME[:CONFIG][:SPLIT], from the Hub or a folder; needs cwtool[eval].", TEXTS, commands=ANY_RUN
+            "Texts of NAME[:CONFIG][:SPLIT], from the Hub or a folder; needs cwtool[eval].",
+            TEXTS,
+            commands=(*ANY_RUN, WEIGHT),
         ),
     ] = None
     text_column: Annotated[
@@ -200,25 +210,32 @@ class TextOptions(_Options):
         Option(
             "The column of texts in a table or in JSON objects; by default text or a similar name.",
             TEXTS,
-            commands=ANY_RUN,
+            commands=(*ANY_RUN, WEIGHT),
         ),
     ] = None
     eval_limit: Annotated[
         int | None,
-        Option("Use the first N texts only.", TEXTS, commands=ANY_RUN, label="first texts", if_empty="all", basic=True),
+        Option(
+            "Use the first N texts only.",
+            TEXTS,
+            commands=(*ANY_RUN, WEIGHT),
+            label="first texts",
+            if_empty="all",
+            basic=True,
+        ),
     ] = None  # None: all
     seq_len: Annotated[
-        int, Option("Longest sequence in tokens; longer texts are cut.", TEXTS, least=2, commands=ANY_RUN)
+        int, Option("Longest sequence in tokens; longer texts are cut.", TEXTS, least=2, commands=(*ANY_RUN, WEIGHT))
     ] = 512
-    packed: Annotated[bool, Option("Join the texts and cut windows of --seq-len tokens.", TEXTS, commands=ANY_RUN)] = (
-        False
-    )
+    packed: Annotated[
+        bool, Option("Join the texts and cut windows of --seq-len tokens.", TEXTS, commands=(*ANY_RUN, WEIGHT))
+    ] = False
     bos: Annotated[
         Bos,
         Option(
             "BOS before each text or window: always, never, or auto, as the tokenizer does.",
             TEXTS,
-            commands=(*ANY_RUN, PROMPT),
+            commands=(*ANY_RUN, WEIGHT, PROMPT),
         ),
     ] = "auto"  # auto: what the tokenizer puts before a text, or BOS where the model needs it
 
@@ -232,21 +249,21 @@ class SpeedOptions(_Options):
             "Sequences at once, or auto: 1 on a CPU, as many as fit elsewhere.",
             words={"auto": None},
             shown_default="auto",
-            commands=(RUN, ABLATE),
+            commands=(RUN, ABLATE, WEIGHT),
         ),
     ] = None
     gradients: Annotated[
         Gradients,
         Option(
             "resident keeps the gradients of all weights, sweep those of one block; auto decides by memory.",
-            commands=(RUN, ABLATE),
+            commands=(RUN, ABLATE, WEIGHT),
         ),
     ] = "auto"
     offload: Annotated[
         Offload,
         Option(
             "cpu keeps blocks in CPU memory, for models larger than the device; none does not.",
-            commands=(RUN, ABLATE, PROMPT),
+            commands=(RUN, ABLATE, WEIGHT, PROMPT),
         ),
     ] = "none"
 
@@ -305,7 +322,13 @@ class DamageOptions(_Options):
         False
     )
     dose: Annotated[
-        tuple[FiniteFloat, ...], Option("Also multiply the critical weights by each of these factors.", DAMAGE)
+        tuple[FiniteFloat, ...],
+        Option(
+            "Also multiply the critical weights by each of these factors.",
+            DAMAGE,
+            commands=(RUN, WEIGHT),
+            variants={WEIGHT: Variant("Multiply the weight by each of these factors.", CARD_DOSES)},
+        ),
     ] = ()
     position_test: Annotated[
         bool, Option("Also write the critical weights' values elsewhere in the same parameter.", DAMAGE)
@@ -345,7 +368,7 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
             DAMAGE,
             least=0,
             most=2**32 - 1,
-            commands=(RUN, ABLATE, PROMPT),
+            commands=(RUN, ABLATE, WEIGHT, PROMPT),
             variants={PROMPT: Variant("Seed of sampling, and of perturbations that draw.")},
         ),
     ] = 0

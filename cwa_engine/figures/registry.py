@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cwa_engine.figures import kinds
-from cwa_engine.figures.figure import Figure, FigureKind, Source
+from cwa_engine.figures.figure import Figure, FigureKind, Source, with_undrawn_counted
 
 
 def _kinds() -> Iterator[FigureKind]:
@@ -25,4 +25,4 @@ def figures_of(source: Any, of: Source) -> list[Figure]:
 
     `of` says what the source is: a RunReport, a StudyReport, a Comparison or a WeightCard.
     """
-    return [figure for kind in FIGURE_KINDS if kind.of == of for figure in kind.make(source)]
+    return [with_undrawn_counted(figure) for kind in FIGURE_KINDS if kind.of == of for figure in kind.make(source)]

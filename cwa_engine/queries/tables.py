@@ -90,6 +90,7 @@ SUMMARY_TABLES = (
 FILE_TABLES = (
     FileTable("damage", "each critical set and each draw of a control, measured", tables.PERTURBATION),
     FileTable("topk", "the ranked weights, by metric", tables.topk_table("*"), METRIC),
+    FileTable("scores", "how many of all scored units have a score of what size, by metric", tables.SCORES),
     FileTable("stability", "how far rankings by other texts agree, pair by pair", stability.TABLE),
     FileTable("controls", "what each draw of a control consists of", tables.CONTROLS),
     FileTable("interactions", "each unit of a critical set alone, and the set without it", interactions.TABLE),

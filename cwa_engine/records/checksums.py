@@ -24,8 +24,8 @@ UNREADABLE, OTHER_FINGERPRINT = "no list of hashes", "not as it was when the run
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\x00]+)")
 ALWAYS = (MANIFEST, "summary.json", "log.txt", SUMS)  # files that every run has
 _RUN_FILES = (
-    *ALWAYS, "topk_*.csv", "perturbation.csv", "evaluation.csv", "interactions.csv", "stability.csv", "fidelity.csv",
-    "ablation.csv", "critical_set.csv", "controls.csv", "spikes.csv", "spike_removal.csv",
+    *ALWAYS, "topk_*.csv", "scores.csv", "perturbation.csv", "evaluation.csv", "interactions.csv", "stability.csv",
+    "fidelity.csv", "ablation.csv", "critical_set.csv", "controls.csv", "spikes.csv", "spike_removal.csv",
 )  # fmt: skip
 
 

@@ -81,6 +81,7 @@ def compare(*reports: RunReport, metric: str | None = None, k: int | None = None
             row for first, second in couples for row in damage_differences(first, second, metric, k, force=force)
         ),
         forced=force,
+        reports=reports,
     )
     if not (found.overlaps or found.distances or found.damage_differences):
         raise _incomparable(found, [(first, second, metric, k) for first, second in couples])

@@ -1,7 +1,7 @@
 """The files of a run: written whole or not at all. `reading` reads them back. torch-free.
 
-summary.json · manifest.json · topk_<metric>.csv · perturbation.csv · evaluation.csv · controls.csv · log.txt ·
-SHA256SUMS, and where asked for interactions.csv · stability.csv · fidelity.csv · ablation.csv · critical_set.csv ·
+summary.json · manifest.json · topk_<metric>.csv · scores.csv · perturbation.csv · evaluation.csv · controls.csv ·
+log.txt · SHA256SUMS, and where asked for interactions.csv · stability.csv · fidelity.csv · ablation.csv · critical_set.csv ·
 spikes.csv · spike_removal.csv
 """
 
@@ -24,7 +24,7 @@ from cwa_engine.base.version import __version__
 from cwa_engine.questions.registry import STAGE_QUESTIONS
 from cwa_engine.records.checksums import SUMS, sums_text
 from cwa_engine.records.summary import answers_in_summary, damage_groups, numbers_of
-from cwa_engine.records.tables import CONTROLS, EVALUATION, PERTURBATION, topk_table
+from cwa_engine.records.tables import CONTROLS, EVALUATION, PERTURBATION, SCORES, topk_table
 from cwa_engine.result import RunResult
 from cwa_engine.rows import SHOWN, to_plain
 from cwa_engine.spec import RunSpec
@@ -99,6 +99,8 @@ def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
     for ranking in result.rankings:
         table = topk_table(ranking.metric)
         yield table.name, table.to_bytes(ranking.weights)
+    if bins := [row for ranking in result.rankings for row in ranking.bins]:
+        yield SCORES.name, SCORES.to_bytes(bins)
     if result.damage:
         yield PERTURBATION.name, PERTURBATION.to_bytes(result.damage)
         yield EVALUATION.name, EVALUATION.to_bytes(result.evaluations)
@@ -132,6 +134,7 @@ def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> JsonMap:
         },
         "layers": record.result.layers,
         "ranked": to_plain(record.result.ranked),
+        "stored": to_plain(record.result.stored),
         "seeds": {"seed": spec.seed, "controls": [spec.seed + i for i in range(spec.control_seeds)]},
         "versions": {
             "cwtool": __version__,

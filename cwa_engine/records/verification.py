@@ -32,6 +32,7 @@ from cwa_engine.records.ledger import Disagreement, Ledger
 from cwa_engine.records.reading import MANIFEST_KEYS, SUMMARY_KEYS, parse_map, parse_rows
 from cwa_engine.records.summary import damage_groups, halves_of, numbers_of
 from cwa_engine.rows import (
+    GIVEN,
     SHOWN,
     Baseline,
     DamagePoint,
@@ -187,7 +188,30 @@ def _rankings(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
         ledger.same(f"summary.json: rankings, {ranking.metric}", said["top"], top)
     tables = sorted(path.name for path in run.folder.glob("topk_*.csv"))
     ledger.same("summary.json: rankings", sorted(f"topk_{r.metric}.csv" for r in run.rankings), tables)
-    unknown.append("scores, and the rankings by halves of the texts: they take the model")
+    unknown.append(
+        "scores, their counts below the ranking, and the rankings by halves of the texts: they take the model"
+    )
+
+
+def _scores(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
+    """The counts of scores are of all that was ranked, and those of the tail are the first places of the ranking."""
+    if ledger.older and not run.has(tables.SCORES.name):  # early versions counted none
+        return
+    rows = run.rows_if_any(tables.SCORES)
+    counted = [r.metric for r in run.rankings if r.metric not in (GIVEN, ABLATION)]
+    ledger.same("scores.csv: metrics", list(dict.fromkeys(row.metric for row in rows)), counted)
+    for ranking in run.rankings:
+        bins = [row for row in rows if row.metric == ranking.metric]
+        if not bins:
+            continue
+        units = sum(entry["units"] for entry in run.manifest["ranked"] if ranking.metric in entry["metrics"])
+        ledger.same(f"scores.csv: {ranking.metric}, all counts", sum(row.count for row in bins), units)
+        estimated = any(weight.standard_error is not None for weight in ranking.weights)
+        if run.spec.scope == "global" and not estimated:  # else places do not follow the scores that were counted
+            listed = [weight.score for weight in ranking.weights if weight.score is not None]
+            tail = [row for row in bins if row.sign == 1 and row.low is not None and row.low > min(listed)]
+            found = [sum(row.low <= score < row.high for score in listed) for row in tail]  # type: ignore[operator]
+            ledger.same(f"scores.csv: {ranking.metric}, the tail", [row.count for row in tail], found)
 
 
 def _halves(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
@@ -385,5 +409,6 @@ def _spikes(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
 
 
 _PARTS: tuple[Callable[[_Run, Ledger, list[str]], None], ...] = (
-    _manifest, _rankings, _halves, _damage, _controls, _interactions, _stability, _fidelity, _ablation, _critical_set, _spikes,
+    _manifest, _rankings, _scores, _halves, _damage, _controls, _interactions, _stability, _fidelity, _ablation,
+    _critical_set, _spikes,
 )  # fmt: skip

@@ -57,7 +57,7 @@ class Activations:
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Record whatever passes through the linear layers meanwhile."""
-        with _linear_calls(self._loaded, self._take):
+        with linear_calls(self._loaded, self._take):
             yield
 
     def reading(self, sequence: TokenSequence) -> None:
@@ -134,7 +134,7 @@ def _along_inputs(parameter: Parameter, values: Tensor) -> Tensor:
 
 
 @contextmanager
-def _linear_calls(loaded: LoadedModel, take: Take) -> Iterator[None]:
+def linear_calls(loaded: LoadedModel, take: Take) -> Iterator[None]:
     """Hand `take` every call of a linear layer: parameter name, expert, inputs, outputs."""
 
     def hook_for(name: str) -> Callable[[object, tuple[Tensor, ...], Tensor], None]:

@@ -18,6 +18,7 @@ from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.structures import target_name, unit_count, unit_weights
 from cwa_engine.rows import Ranking, TopWeight
 from cwa_engine.sensitivity.gradients import Statistics
+from cwa_engine.sensitivity.score_counts import ScoreCounts
 from cwa_engine.sensitivity.selection import TopKSelection
 from cwa_engine.sensitivity.spikes import Spikes, spike_of
 
@@ -42,18 +43,20 @@ class Ranker:
     """The k units with the largest score, exactly, of each group that `scope` makes of the parameters.
 
     Statistics may be offered all at once or block by block. Ranked by place within the group, then by score, so the
-    critical set of a smaller k is a prefix. `with_lowest` also keeps as many of the smallest scores of all.
+    critical set of a smaller k is a prefix. `with_lowest` also keeps as many of the smallest scores of all, and
+    `counts` hears of every score.
     """
 
     def __init__(
         self, loaded: LoadedModel, metric: str | Metric, k: int, with_lowest: bool = False, structure: str = "weight",
-        scope: str = "global",
+        scope: str = "global", counts: ScoreCounts | None = None,
     ) -> None:  # fmt: skip
         self.metric = METRICS[metric] if isinstance(metric, str) else metric
         self._loaded, self._structure, self._scope = loaded, structure, scope
         groups = {group_of(parameter, scope) for parameter in loaded.anatomy.parameters.values()}
         self._largest = {group: TopKSelection(k) for group in groups}
         self._smallest = TopKSelection(k * len(groups)) if with_lowest else None
+        self._counts = counts
         self._ranked: list[Parameter] = []
         self._errors: dict[tuple[int, int], float] = {}  # (parameter order, unit) -> standard error of an estimate
         self._spikes: dict[str, Spikes] = {}  # where they are what single weights are ranked by
@@ -69,6 +72,8 @@ class Ranker:
                 self._largest[group_of(parameter, self._scope)].offer(parameter, scores, offset)
                 if self._smallest:
                     self._smallest.offer(parameter, -scores, offset)
+                if self._counts:
+                    self._counts.offer(scores)
         if Needs.HESSIAN in self.metric.needs and self._structure == "weight":
             self._keep_errors(statistics)
 

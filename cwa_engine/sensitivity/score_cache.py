@@ -21,7 +21,7 @@ from cwa_engine.base.files import write_whole
 from cwa_engine.base.source_code import code_sha256
 from cwa_engine.base.version import __version__
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.rows import Ranking, Spike, TopWeight
+from cwa_engine.rows import Ranking, ScoreBin, Spike, TopWeight
 from cwa_engine.run import RunContext
 
 DEPTH = 1000  # places kept at least, so that another --topk finds what it needs
@@ -52,6 +52,7 @@ class ScoreCache:
             ranking = dict(entry["ranking"])
             rows: dict[str, Any] = {n: tuple(TopWeight(**row) for row in ranking[n]) for n in ("weights", "lowest")}
             rows["spikes"] = tuple(Spike(**row) for row in ranking["spikes"])
+            rows["bins"] = tuple(ScoreBin(**row) for row in ranking["bins"])
             names = {"parameters": tuple(ranking["parameters"]), "halves": tuple(map(tuple, ranking["halves"]))}
             kept = Kept(
                 Ranking(**{**ranking, **rows, **names}),

@@ -16,6 +16,7 @@ from cwa_engine.rows import MATRICES, Ranking
 from cwa_engine.sensitivity.finalists import MOST, PROPOSER, has_finalists
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.ranking import Ranker
+from cwa_engine.sensitivity.score_counts import ScoreCounts
 from cwa_engine.spec import RunSpec
 
 
@@ -50,20 +51,25 @@ def matrices_in_blocks(anatomy: Anatomy) -> list[str]:
 class Rankers:
     """The rankers of every view: by all texts, by each half where halves are ranked, and of those that name finalists."""
 
-    def __init__(self, views: Sequence[View], spec: RunSpec, depth: int, halves: bool = False) -> None:
-        """Each keeps at least `depth` places of a group."""
+    def __init__(
+        self, views: Sequence[View], spec: RunSpec, depth: int, halves: bool = False, counted: bool = False
+    ) -> None:
+        """Each keeps at least `depth` places of a group. `counted`: the scores by all texts are counted."""
         self._views = views
+        self._counts = {view.label: ScoreCounts() for view in views} if counted else {}
 
-        def ranker(view: View, metric: Metric, k: int, with_lowest: bool) -> Ranker:
+        def ranker(view: View, metric: Metric, k: int, with_lowest: bool, counts: ScoreCounts | None = None) -> Ranker:
             k = min(k, view.loaded.anatomy.numel)
-            return Ranker(view.loaded, metric, k, with_lowest, spec.structure, spec.scope)
+            return Ranker(view.loaded, metric, k, with_lowest, spec.structure, spec.scope, counts)
 
         self._of_all, self._of_halves, self._proposers = {}, {}, {}
         for view in views:
             metric = METRICS[view.metric]
             estimated = has_finalists(metric, spec.structure)
             places = max(depth, MOST) if estimated else depth
-            self._of_all[view.label] = ranker(view, metric, places, "bottom" in spec.controls)
+            self._of_all[view.label] = ranker(
+                view, metric, places, "bottom" in spec.controls, self._counts.get(view.label)
+            )
             if halves and metric.needs and spec.scope == "global":
                 self._of_halves[view.label] = [ranker(view, metric, depth, False) for _ in range(2)]
             if estimated:
@@ -79,14 +85,15 @@ class Rankers:
             ranker.offer(statistics)
 
     def rankings(self) -> dict[str, Ranking]:
-        """By label, each with what the halves rank first."""
+        """By label, each with what the halves rank first, and the counts of its scores."""
         return {view.label: self._ranking(view) for view in self._views}
 
     def _ranking(self, view: View) -> Ranking:
         halves = tuple(
             tuple(row.target for row in half.ranking().weights) for half in self._of_halves.get(view.label, ())
         )
-        return dataclasses.replace(self._of_all[view.label].ranking(), metric=view.label, halves=halves)
+        bins = self._counts[view.label].rows(view.label) if self._counts else ()
+        return dataclasses.replace(self._of_all[view.label].ranking(), metric=view.label, halves=halves, bins=bins)
 
     def proposals(self) -> dict[str, Ranking]:
         """What else names finalists, by label of the rankings that have any."""

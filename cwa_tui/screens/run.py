@@ -13,9 +13,10 @@ from textual.containers import Container, Vertical
 from textual.widget import Widget
 from textual.widgets import Footer
 
+from cwa_engine.records.places import Places
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.store.state import SelectedRun
-from cwa_tui.tables.critical_places import Places, drawn_layers, places_of
+from cwa_tui.tables.critical_places import drawn_layers, places_of
 from cwa_tui.tables.ranking import RankingRows
 from cwa_tui.widgets.answers_pane import AnswersPane
 from cwa_tui.widgets.banner import Banner

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from cwa_tui.tables.critical_places import Places
+from cwa_engine.records.places import Places
 from cwa_tui.text.visible import words
 from cwa_tui.widgets.quiet_static import QuietStatic
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 
-from cwa_tui.tables.critical_places import Places
+from cwa_engine.records.places import Places
 from cwa_tui.widgets.depth_profile import DepthProfile
 from cwa_tui.widgets.heat_map import HeatMap
 

@@ -51,6 +51,7 @@ def test_a_run_prints_its_findings_and_leaves_its_files(cwtool: CommandLine) -> 
         "evaluation.csv",
         "topk_grad_squared.csv",
         "controls.csv",
+        "scores.csv",
         "topk_grad_x_weight_matrices.csv",
         "topk_grad_squared_matrices.csv",
         "SHA256SUMS",

@@ -57,7 +57,7 @@ def test_files_have_the_names_and_columns_that_were_promised(record: RunRecord, 
     write_run(folder, record)
     assert {path.name for path in folder.iterdir()} == {
         "summary.json", "manifest.json", "log.txt", "perturbation.csv", "evaluation.csv", "controls.csv",
-        "topk_grad_x_weight.csv", "topk_magnitude.csv", "SHA256SUMS",
+        "topk_grad_x_weight.csv", "topk_magnitude.csv", "scores.csv", "SHA256SUMS",
     }  # fmt: skip
     head = (folder / "topk_magnitude.csv").read_text().splitlines()
     columns = "rank,parameter,flat_index,out_feature,in_feature,value,score,layer,component,expert,target,stable"
@@ -219,7 +219,7 @@ def test_a_ranking_that_is_broken_is_named(record: RunRecord, tmp_path: Path, co
 
 FILES = (
     "summary.json", "manifest.json", "log.txt", "perturbation.csv", "evaluation.csv", "controls.csv",
-    "topk_grad_x_weight.csv", "topk_magnitude.csv",
+    "topk_grad_x_weight.csv", "topk_magnitude.csv", "scores.csv",
 )  # fmt: skip
 
 

@@ -118,6 +118,7 @@ def rows_of(path: Path, kinds: Iterable[str]) -> list[tuple[Any, ...]]:
         ("interactions", "interactions.csv"),
         ("ablations", "ablation.csv"),
         ("spikes", "spikes.csv"),
+        ("scores", "scores.csv"),
     ],
 )
 def test_a_table_has_the_rows_of_its_file_with_the_run_id_before_them(

@@ -9,11 +9,12 @@ from textual.app import App, ComposeResult
 
 from cwa_engine.base.events import Progress, StageFinished, StageStarted
 from cwa_engine.base.plain import from_plain
+from cwa_engine.records.places import Places
 from cwa_engine.rows import ControlDraw, DamagePoint, Quantile, TopWeight, ValueDistribution
 from cwa_tui.store.events import JobEvent
 from cwa_tui.store.stage_times import stages_after
 from cwa_tui.tables.columns import shorten
-from cwa_tui.tables.critical_places import Places, drawn_layers, places_of
+from cwa_tui.tables.critical_places import drawn_layers, places_of
 from cwa_tui.tables.ranking import RankingRows
 from cwa_tui.widgets.damage_chart import DamageChart
 from cwa_tui.widgets.damage_curve import ChartPoint, damage_curve

@@ -15,6 +15,7 @@ from cwa_engine.base.statistics import paired_delta, widened
 from cwa_engine.base.table import Table
 from cwa_engine.records.comparison import ranking_overlap
 from cwa_engine.records.curves import CriticalLosses
+from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.rows import GIVEN
 from cwa_engine.studies.analysis.series import model_of
@@ -69,24 +70,29 @@ AGREEMENTS = Table("metric_agreement.csv", MetricAgreement)
 DAMAGE = Table("metric_damage.csv", MetricDamage)
 
 
-def groups(run: StudyRun) -> list[list[str]]:
+def groups(report: RunReport) -> list[list[str]]:
     """The rankings of a run, together where they were chosen from the same parameters."""
     found: dict[tuple[str, ...], list[str]] = {}
-    for name in run.report.metrics:
+    for name in report.metrics:
         if name != GIVEN:
-            key = tuple(sorted(row.parameter for row in run.report.ranked if name in row.metrics))
+            key = tuple(sorted(row.parameter for row in report.ranked if name in row.metrics))
             found.setdefault(key, []).append(name)
     return list(found.values())
 
 
 def agreements(run: StudyRun) -> Iterator[MetricAgreement]:
     """Every pair of rankings of the same weights, at the largest k."""
-    k = run.report.spec.largest_k
-    for names in groups(run):
+    return agreements_of(run.report, model_of(run), run.cell.number)
+
+
+def agreements_of(report: RunReport, model: str, cell: int) -> Iterator[MetricAgreement]:
+    """The same of one run, which rows call `model` and number `cell`."""
+    k = report.spec.largest_k
+    for names in groups(report):
         for first, second in itertools.combinations(names, 2):
-            row = ranking_overlap(run.report, run.report, first, k, second)
+            row = ranking_overlap(report, report, first, k, second)
             yield MetricAgreement(
-                run.cell.number, model_of(run), first, second, k, row.common, row.expected, row.p_value,
+                cell, model, first, second, k, row.common, row.expected, row.p_value,
                 row.expected_within, row.p_within, row.rbo, row.kendall,
             )  # fmt: skip
 
@@ -98,7 +104,7 @@ def metric_damage(run: StudyRun) -> Iterator[MetricDamage]:
         return
     losses = CriticalLosses.of(report)
     changes = {(case.metric, case.k, case.perturbation): of for case, of in losses.cases.items()}
-    group_of = {name: names for names in groups(run) for name in names}
+    group_of = {name: names for names in groups(report) for name in names}
     sets = [group for group in report.summary.damage if group.critical and group.metric in group_of]
     units = {name: sum(row.units for row in report.ranked if name in row.metrics) or None for name in group_of}
     for group in sets:
