@@ -16,6 +16,9 @@ class Navigation(Protocol):
     def open_weight(self, run_id: str, metric: str, place: int) -> None:
         """The weight at this place of a ranking, from 1 on: its rank, where all were ranked together."""
 
+    def open_prompt(self, run_id: str, metric: str | None, target: str | None = None) -> None:
+        """Prompts for the model of a run, intact and damaged: in the first weights of a ranking, or in one weight."""
+
     def open_comparison(self, run_ids: Sequence[str]) -> None: ...
 
     def open_studies(self) -> None: ...
