@@ -42,7 +42,7 @@ class PromptScreen(StoreScreen):
     AUTO_FOCUS = "#prompt-line"
     DEFAULT_CSS = """
     PromptScreen {
-        #prompt-what { height: 1; padding: 0 1; }
+        #prompt-what { height: 1; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
         #prompt-line { height: 1; border: none; padding: 0 1; background: $surface; }
         #prompt-line:focus { background: $panel; }
         #prompt-body { height: 1fr; }
