@@ -32,8 +32,8 @@ from cwa_engine.studies.study import Study
 from tests.engine import figure_sources
 from tests.engine.study_runs import Planted, planted_record, planted_run
 
-HOSTILE = '</script><img src=x onerror=alert(1)>{{7*7}}{% raw %}<!--"\'&amp;\u202egnp.exe\u2028\n\x00end'
-SPELLED = '</script><img src=x onerror=alert(1)>{{7*7}}{% raw %}<!--"\'&amp;\\u202egnp.exe\\u2028\\n\\x00end'
+HOSTILE = "</script><img src=x onerror=alert(1)>{{7*7}}{% raw %}<!--\"'&amp;\u202egnp.exe\u2028\n\x00end"
+SPELLED = "</script><img src=x onerror=alert(1)>{{7*7}}{% raw %}<!--\"'&amp;\\u202egnp.exe\\u2028\\n\\x00end"
 
 WEIGHT = "model.layers.1.mlp.down_proj.weight[3,5]"
 
@@ -198,7 +198,9 @@ def test_names_of_models_and_texts_stay_texts() -> None:
 
 def test_a_page_allows_its_own_scripts_alone_and_no_connection(measured_page: str) -> None:
     parsed = Parsed(measured_page)
-    policy = next(attrs["content"] for tag, attrs in parsed.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        attrs["content"] for tag, attrs in parsed.tags if attrs.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy and "default-src 'none'" in policy and "connect-src 'none'" in policy
     assert "unsafe-eval" not in policy and "http" not in policy
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in parsed.scripts]
@@ -307,7 +309,11 @@ def test_changes_of_the_loss_keep_their_sign_and_say_what_is_small(value: float 
 
 def test_a_table_leaves_out_columns_without_a_value_and_keeps_exact_numbers() -> None:
     row = TopWeight(1, "p", 0, None, None, 1 / 3, 2.0, None, "down", None, "p[0]")
-    columns = [page_tables.Column("value", "value"), page_tables.Column("layer", "layer"), page_tables.text("weight", "target")]
+    columns = [
+        page_tables.Column("value", "value"),
+        page_tables.Column("layer", "layer"),
+        page_tables.text("weight", "target"),
+    ]
     made = page_tables.table("t", [row], columns)
     assert [heading.label for heading in made.headings] == ["value", "weight"]
     assert (made.rows[0][0].text, made.rows[0][0].exact) == ("0.3333", 1 / 3)
