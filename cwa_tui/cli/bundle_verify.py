@@ -35,6 +35,8 @@ def verify_file(
         raise InvalidInput("--model and --data-file are for --rerun", hint="add --rerun")
     found = verify_bundle(path, sha256)
     again = _run_again(path, model, data_file) if rerun and found.agrees else []
+    if rerun and not found.agrees:
+        say("it is not run again: the bundle itself does not agree")
     if as_json:
         reruns = {"reruns": to_plain(again)} if rerun else {}
         show({"agrees": found.agrees and all(each.agree for each in again), **_plain(found), **reruns})
