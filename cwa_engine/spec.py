@@ -19,8 +19,10 @@ from cwa_engine.options import (
     ANY_RUN,
     DAMAGE,
     LOAD,
+    PROMPT,
     RANKING,
     RUN,
+    TASKS,
     TEXTS,
     WEIGHT,
     Option,
@@ -50,6 +52,8 @@ Bos = Literal["auto", "always", "never"]
 CARD_METRICS = tuple(name for name, metric in METRICS.items() if metric.score and Needs.HESSIAN not in metric.needs)
 CARD_DOSES = (0.0, 0.5, 0.9, 1.1, 2.0, -1.0)
 
+# Options that specs of earlier versions do not have; see `RunSpec.sha256`. A new one is added here.
+_CAME_LATER = ("tasks", "task_limit", "task_path")
 _ONE_BLOCK = {"gradients": "sweep", "offload": "cpu"}  # options with which only one block has gradients at a time
 
 
@@ -67,20 +71,22 @@ class ModelOptions(_Options):
         Option(
             "Alias, Hub id, folder or .gguf file; of the other machine with --host.",
             short="m",
-            commands=(*ANY_RUN, LOAD, WEIGHT),
+            commands=(*ANY_RUN, LOAD, WEIGHT, PROMPT),
             basic=True,
         ),
     ] = Field(min_length=1, max_length=4096)
     revision: Annotated[
         str | None,
-        Option("Branch, tag or commit of the Hub repository.", commands=(*ANY_RUN, LOAD, WEIGHT), if_empty="main"),
+        Option(
+            "Branch, tag or commit of the Hub repository.", commands=(*ANY_RUN, LOAD, WEIGHT, PROMPT), if_empty="main"
+        ),
     ] = None
     dtype: Annotated[
         DType,
         Option(
             "auto, float32, bfloat16 or float16, or fp32, bf16, fp16; auto keeps the stored dtype on an accelerator and is "
             "float32 on a CPU.",
-            commands=(RUN, ABLATE, LOAD, WEIGHT),
+            commands=(RUN, ABLATE, LOAD, WEIGHT, PROMPT),
             basic=True,
         ),
     ] = "auto"
@@ -88,7 +94,7 @@ class ModelOptions(_Options):
         str,
         Option(
             "auto, cpu, cuda, cuda:N or mps.",
-            commands=(*ANY_RUN, LOAD, WEIGHT),
+            commands=(*ANY_RUN, LOAD, WEIGHT, PROMPT),
             choices=("auto", "cpu", "cuda", "mps"),
             basic=True,
         ),
@@ -146,7 +152,11 @@ class RankingOptions(_Options):
     ] = ()
     weights: Annotated[
         tuple[str, ...],
-        Option("Damage these weights: a file of targets, a topk_*.csv, or NAME[out,in]; : means all.", RANKING),
+        Option(
+            "Damage these weights: a file of targets, a topk_*.csv, or NAME[out,in]; : means all.",
+            RANKING,
+            commands=(RUN, PROMPT),
+        ),
     ] = ()  # targets like "model.norm.weight[17]"
     probes: Annotated[int, Option("hutchinson_diag: random probes.", RANKING, commands=(RUN, WEIGHT))] = 8
     candidates: Annotated[
@@ -228,7 +238,7 @@ class TextOptions(_Options):
         Option(
             "BOS before each text or window: always, never, or auto, as the tokenizer does.",
             TEXTS,
-            commands=(*ANY_RUN, WEIGHT),
+            commands=(*ANY_RUN, WEIGHT, PROMPT),
         ),
     ] = "auto"  # auto: what the tokenizer puts before a text, or BOS where the model needs it
 
@@ -256,7 +266,7 @@ class SpeedOptions(_Options):
         Offload,
         Option(
             "cpu keeps blocks in CPU memory, for models larger than the device; none does not.",
-            commands=(RUN, ABLATE, WEIGHT),
+            commands=(RUN, ABLATE, WEIGHT, PROMPT),
         ),
     ] = "none"
 
@@ -270,17 +280,20 @@ class DamageOptions(_Options):
             f"How weights are changed: {', '.join(PERTURBATIONS)}; standard is {', '.join(STANDARD)}.",
             DAMAGE,
             name="perturb",
+            commands=(RUN, PROMPT),
             choices=("standard", *PERTURBATIONS),
             meanings={"standard": ", ".join(STANDARD), **{name: each.summary for name, each in PERTURBATIONS.items()}},
             no="perturbation",
             no_help="Only rank; measure no damage.",
             basic=True,
+            variants={PROMPT: Variant(f"How weights are changed: one of {', '.join(PERTURBATIONS)}.")},
         ),
     ] = ("zero",)  # empty: no damage is measured
     noise_scale: Annotated[
-        FiniteFloat, Option("gaussian_noise: standard deviation, in units of the parameter's.", DAMAGE)
+        FiniteFloat,
+        Option("gaussian_noise: standard deviation, in units of the parameter's.", DAMAGE, commands=(RUN, PROMPT)),
     ] = Field(default=1.0, ge=0)
-    scale_factor: Annotated[FiniteFloat, Option("scale: the factor.", DAMAGE)] = 2.0
+    scale_factor: Annotated[FiniteFloat, Option("scale: the factor.", DAMAGE, commands=(RUN, PROMPT))] = 2.0
     bit: Annotated[
         int | Literal["all"] | None,
         Option(
@@ -290,9 +303,11 @@ class DamageOptions(_Options):
             most=63,
             words={"all": "all"},
             shown_default="drawn",
+            commands=(RUN, PROMPT),
+            variants={PROMPT: Variant("bit_flip: which bit, 0 is the lowest.")},
         ),
     ] = None  # None: drawn for each weight
-    bits: Annotated[int, Option("quantize: number of bits.", DAMAGE, least=2, most=32)] = 4
+    bits: Annotated[int, Option("quantize: number of bits.", DAMAGE, least=2, most=32, commands=(RUN, PROMPT))] = 4
     controls: Annotated[
         tuple[str, ...],
         Option(
@@ -323,8 +338,28 @@ class DamageOptions(_Options):
     ] = False
 
 
+class TaskOptions(_Options):
+    """Tasks that the damaged model is compared on."""
+
+    tasks: Annotated[
+        tuple[str, ...],
+        Option(
+            "Tasks, groups or tags of lm-evaluation-harness to measure intact and damaged; needs cwtool[eval].",
+            TASKS,
+            metavar="NAME",
+        ),
+    ] = ()
+    task_limit: Annotated[
+        int | None, Option("Use the first N documents of each task only.", TASKS, metavar="N", if_empty="all")
+    ] = None  # None: all
+    task_path: Annotated[
+        Path | None,
+        Option("A folder with your own task files, of the daemon's machine.", TASKS, metavar="DIR", if_empty="none"),
+    ] = None
+
+
 # pydantic orders fields from the last base to the first, and their order is part of a spec's hash.
-class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOptions):
+class RunSpec(TaskOptions, DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOptions):
     """One run: a model, texts, metrics, how many weights, and how they are damaged. Paths are absolute."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # completion needs its fields alone
@@ -356,7 +391,8 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
             DAMAGE,
             least=0,
             most=2**32 - 1,
-            commands=(RUN, ABLATE, WEIGHT),
+            commands=(RUN, ABLATE, WEIGHT, PROMPT),
+            variants={PROMPT: Variant("Seed of sampling, and of perturbations that draw.")},
         ),
     ] = 0
     output: Annotated[
@@ -451,6 +487,10 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
             )
         if self.offload == "cpu" and self.gradients == "resident":
             raise InvalidInput("with --offload cpu there is one block at a time", hint="leave out --gradients resident")
+        if self.tasks and not self.perturbations:
+            raise InvalidInput("--tasks measures damaged models", hint="add --perturb, or leave out --no-perturbation")
+        if not self.tasks and (self.task_limit is not None or self.task_path is not None):
+            raise InvalidInput("--task-limit and --task-path are for --tasks", hint="add --tasks NAME")
         if self.bit == "all" and "bit_flip" not in self.perturbations:
             raise InvalidInput("--bit all is for --perturb bit_flip", hint="add --perturb bit_flip")
         return self
@@ -496,8 +536,12 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
         return self.topk[-1]
 
     def sha256(self) -> str:
-        """Hash of the spec as JSON, without the output folder and the name of a copied file, which do not change results."""
-        return hashlib.sha256(self.model_dump_json(exclude={"output", "data_name"}).encode()).hexdigest()
+        """Hash of the spec as JSON, without the output folder and the name of a copied file, which do not change results.
+
+        An option that came later is left out where it is not used: the hash of an earlier spec stays what it was.
+        """
+        unused = {name for name in _CAME_LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return hashlib.sha256(self.model_dump_json(exclude={"output", "data_name", *unused}).encode()).hexdigest()
 
 
 def parse_spec(fields: dict[str, object]) -> RunSpec:

@@ -11,6 +11,7 @@ from cwa_daemon.protocol.job_query import KINDS, SORTS, STATES, JobKind, JobPage
 from cwa_daemon.protocol.limits import (
     ACKNOWLEDGE_EVERY,
     CREDIT,
+    EXAMINING_SINCE,
     HIGHEST_PRIORITY,
     LATER_SAMPLES_SINCE,
     MARKS_SINCE,
@@ -81,6 +82,7 @@ from cwa_daemon.protocol.views import (
 __all__ = [
     "ACKNOWLEDGE_EVERY",
     "CREDIT",
+    "EXAMINING_SINCE",
     "HIGHEST_PRIORITY",
     "KEEP",
     "KINDS",

@@ -6,6 +6,7 @@ SEVERAL_EVENTS_SINCE = 3  # minor version
 PARTS_SINCE = 4
 LATER_SAMPLES_SINCE = 5  # telemetry is asked for from a time on
 MARKS_SINCE = 6  # tags and notes
+EXAMINING_SINCE = 7  # one weight, and prompts
 MAX_MESSAGE_BYTES = 16 * 2**20
 MAX_REQUEST_BYTES = 4 * 2**20  # a spec with fifty thousand weights fits
 MAX_REQUEST_ELEMENTS = 100_000  # of all lists and maps in it

@@ -114,6 +114,15 @@ class CardMade(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Generated(Event):
+    """The texts that both models have generated so far; `damaged` is None until the intact one is done."""
+
+    kind: ClassVar[str] = "generated"
+    intact: str
+    damaged: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class PromptAnswered(Event):
     kind: ClassVar[str] = "answered"
     answer: PromptAnswer

@@ -34,6 +34,7 @@ from cwa_engine.models.checkpoint import WEIGHT_DTYPES, Checkpoint, Read, Stored
 from cwa_engine.models.completeness import check_complete, check_finite, files_left_out, refuse_adapter
 from cwa_engine.models.download import snapshot, snapshot_without_weights
 from cwa_engine.models.empty import empty_model
+from cwa_engine.models.end_tokens import stored_end_tokens
 from cwa_engine.models.facts import Facts
 from cwa_engine.models.failures import named_failures
 from cwa_engine.models.forward import cancel_between_blocks
@@ -128,6 +129,8 @@ def load_model(
         _refuse_more_than_stored(name, empty, stored.tensors)
         make_room(weights_bytes(empty))
         model, notes = _causal_model(name, empty, stored.tensors, stored.tokenizer, read)
+        if stored.end_tokens and model.generation_config is not None:
+            model.generation_config.eos_token_id = list(stored.end_tokens)
         unbatched_above, on_batches = batching(model, stored.tokenizer)
         anatomy = anatomy_of(model)
         offloaded = _placed(model, anatomy, target, offload)
@@ -365,6 +368,7 @@ class _StoredModel:
     notes: tuple[str, ...]
     revision: str | None
     files: Sequence[Path]
+    end_tokens: tuple[int, ...] | None = None  # of its generation config
 
 
 def _stored_model(
@@ -385,13 +389,15 @@ def _stored_model(
     config, settings = _plain_config(folder, trust_remote_code)
     stored = restore(files, settings, source.name)
     tokenizer, on_tokens = load_tokenizer(source, folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    ends, on_ends = stored_end_tokens(folder)
     return _StoredModel(
         config=config,
         tokenizer=tokenizer,
         tensors=stored.tensors,
-        notes=(stored.note, files_left_out(folder), *on_tokens),
+        notes=(stored.note, files_left_out(folder), *on_tokens, on_ends),
         revision=folder.name if hub else None,
         files=(folder / "config.json", *weight_files(folder)),
+        end_tokens=ends,
     )
 
 

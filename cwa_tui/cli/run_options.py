@@ -124,12 +124,12 @@ def spec_of(command: str, given: Given) -> RunSpec:
     return parse_spec(fields)
 
 
-def fields_typed(given: Given) -> dict[str, Any]:
-    """The fields of a spec that were typed, and what follows from them. Raises InvalidInput."""
+def fields_typed(given: Given, of: type[RunSpec] | None = None) -> dict[str, Any]:
+    """The fields of a spec that were typed, and what follows from them; `of` is its type. Raises InvalidInput."""
     from cwa_engine.options import option_fields
     from cwa_engine.spec import RunSpec
 
-    fields = _fields_typed(option_fields(RunSpec), given)
+    fields = _fields_typed(option_fields(of or RunSpec), given)
     if fields.get("weights"):
         fields.setdefault("metrics", ())
     return fields
