@@ -18,7 +18,8 @@ _PATH = re.compile(r"(?<![\w/:.~\-])(~?(?:/[^\s/'\"`,;:()\[\]{}<>|]+){2,}/?|~/[^
 _END = r"(?![\w\-]|\.\w)"  # of a path: no longer name goes on
 _HOST = re.compile(r"(--host[ =])[^\s-]\S*")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
-_NAMED = ("model", "data_file", "data_name", "output", "location", "name", "source", "dataset")  # keys of whole paths
+# Keys whose value may be a path, and is one whole.
+_NAMED = ("model", "data_file", "data_name", "output", "location", "name", "source", "dataset", "task_path")
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,11 @@ def _spec(report: RunReport, model: str | None, data_file: str | None) -> RunSpe
             f"the texts of {report.run_id} were '{spec.data_file}', a file of another machine",
             hint=f"give --data-file with the file here; SHA-256 of its texts {report.texts.sha256}",
         )
+    if spec.task_path is not None:
+        raise InvalidInput(
+            f"the tasks of {report.run_id} were in '{spec.task_path}', a folder of another machine",
+            hint="its tables are verified without --rerun; with the task files here, `cwtool run` measures them again",
+        )
     here: JsonMap = {"revision": None if model else spec.revision, "model": model or spec.model}
     if data_file is not None and spec.data_file is not None:
         here |= {"data_file": user_path(data_file, "--data-file"), "data_name": None}
