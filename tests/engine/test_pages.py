@@ -32,8 +32,8 @@ from cwa_engine.studies.study import Study
 from tests.engine import figure_sources
 from tests.engine.study_runs import Planted, planted_record, planted_run
 
-HOSTILE = '</script><img src=x onerror=alert(1)>{{7*7}}{% raw %}<!--"\'&amp;\u202egnp.exe\u2028\n\x00end'
-SPELLED = '</script><img src=x onerror=alert(1)>{{7*7}}{% raw %}<!--"\'&amp;\\u202egnp.exe\\u2028\\n\\x00end'
+HOSTILE = "</script><img src=x onerror=alert(1)>{{7*7}}{% raw %}<!--\"'&amp;\u202egnp.exe\u2028\n\x00end"
+SPELLED = "</script><img src=x onerror=alert(1)>{{7*7}}{% raw %}<!--\"'&amp;\\u202egnp.exe\\u2028\\n\\x00end"
 
 WEIGHT = "model.layers.1.mlp.down_proj.weight[3,5]"
 
@@ -140,7 +140,8 @@ def test_every_number_in_a_table_of_a_run_is_in_its_files(measured: RunReport, m
     for table in Parsed(html).tables:
         for row in table[1:]:
             for cell, exact in row:
-                for shown in re.findall(r"(?<![\w.-])[-+]?[\d,]+\.?\d*(?:e[-+]\d+)?(?![\w.])", cell):
+                is_text = not re.fullmatch(r"[-+\d.,e\[\] %]+", cell)
+                for shown in [] if is_text else re.findall(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]\d+)?", cell):
                     factor = 100.0 if cell.endswith(" %") else 1.0
                     assert is_shown(shown, known, factor), (cell, row)
                     checked += 1
@@ -198,7 +199,9 @@ def test_names_of_models_and_texts_stay_texts() -> None:
 
 def test_a_page_allows_its_own_scripts_alone_and_no_connection(measured_page: str) -> None:
     parsed = Parsed(measured_page)
-    policy = next(attrs["content"] for tag, attrs in parsed.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        attrs["content"] for tag, attrs in parsed.tags if attrs.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy and "default-src 'none'" in policy and "connect-src 'none'" in policy
     assert "unsafe-eval" not in policy and "http" not in policy
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in parsed.scripts]
@@ -227,10 +230,9 @@ def test_a_run_with_long_rankings_makes_a_small_page_that_says_where_the_rest_is
 def test_figures_beyond_what_a_page_holds_are_named_and_not_drawn(
     measured: RunReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cwa_engine.reports.page_figures.MOST_DRAWN", 5000)
+    monkeypatch.setattr("cwa_engine.reports.page_figures.MOST_DRAWN", 30_000)
     html = run_page(measured)
-    assert "Not drawn here, as the page would be too large: damage_curve" not in html  # the first has room
-    assert "Not drawn here, as the page would be too large" in html
+    assert 0 < html.count("Not drawn here, as the page would be too large: ") < html.count("<figure ")
 
 
 def test_a_run_without_damage_claims_none() -> None:
@@ -264,7 +266,7 @@ def test_a_study_tells_its_answer_its_failures_and_what_would_overturn_it(tmp_pa
 
 
 def test_a_comparison_tells_what_is_not_compared() -> None:
-    other = planted_run("other/model", run_id="20260101-000000-cccc", damage=[Planted()], text_seed="other texts")
+    other = figure_sources.damaged_run(run_id="20260101-000000-cccc", text_seed="other texts", tokens=30)
     found = compare(figure_sources.damaged_run(run_id="20260101-000000-aaaa"), other)
     text = Parsed(comparison_page(found)).text
     assert [sentence for sentence in found.sentences if sentence not in text] == []
@@ -307,7 +309,11 @@ def test_changes_of_the_loss_keep_their_sign_and_say_what_is_small(value: float 
 
 def test_a_table_leaves_out_columns_without_a_value_and_keeps_exact_numbers() -> None:
     row = TopWeight(1, "p", 0, None, None, 1 / 3, 2.0, None, "down", None, "p[0]")
-    columns = [page_tables.Column("value", "value"), page_tables.Column("layer", "layer"), page_tables.text("weight", "target")]
+    columns = [
+        page_tables.Column("value", "value"),
+        page_tables.Column("layer", "layer"),
+        page_tables.text("weight", "target"),
+    ]
     made = page_tables.table("t", [row], columns)
     assert [heading.label for heading in made.headings] == ["value", "weight"]
     assert (made.rows[0][0].text, made.rows[0][0].exact) == ("0.3333", 1 / 3)
