@@ -22,6 +22,7 @@ from cwa_engine.options import (
     PROMPT,
     RANKING,
     RUN,
+    TASKS,
     TEXTS,
     WEIGHT,
     Option,
@@ -335,8 +336,28 @@ class DamageOptions(_Options):
     ] = False
 
 
+class TaskOptions(_Options):
+    """Tasks that the damaged model is compared on."""
+
+    tasks: Annotated[
+        tuple[str, ...],
+        Option(
+            "Tasks, groups or tags of lm-evaluation-harness to measure intact and damaged; needs cwtool[eval].",
+            TASKS,
+            metavar="NAME",
+        ),
+    ] = ()
+    task_limit: Annotated[
+        int | None, Option("Use the first N documents of each task only.", TASKS, metavar="N", if_empty="all")
+    ] = None  # None: all
+    task_path: Annotated[
+        Path | None,
+        Option("A folder with your own task files, of the daemon's machine.", TASKS, metavar="DIR", if_empty="none"),
+    ] = None
+
+
 # pydantic orders fields from the last base to the first, and their order is part of a spec's hash.
-class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOptions):
+class RunSpec(TaskOptions, DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOptions):
     """One run: a model, texts, metrics, how many weights, and how they are damaged. Paths are absolute."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # completion needs its fields alone
@@ -464,6 +485,10 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
             )
         if self.offload == "cpu" and self.gradients == "resident":
             raise InvalidInput("with --offload cpu there is one block at a time", hint="leave out --gradients resident")
+        if self.tasks and not self.perturbations:
+            raise InvalidInput("--tasks measures damaged models", hint="add --perturb, or leave out --no-perturbation")
+        if not self.tasks and (self.task_limit is not None or self.task_path is not None):
+            raise InvalidInput("--task-limit and --task-path are for --tasks", hint="add --tasks NAME")
         if self.bit == "all" and "bit_flip" not in self.perturbations:
             raise InvalidInput("--bit all is for --perturb bit_flip", hint="add --perturb bit_flip")
         return self

@@ -138,8 +138,13 @@ class AsyncClient:
     async def weight(self, spec: RunSpec, target: str, command: str = "") -> str:
         """Queue the examination of one weight by a spec's model and texts, and give the job's run id.
 
-        The `WeightCard` is in its event of kind "card".
+        The `WeightCard` is in its event of kind "card". Raises VersionMismatch for an older daemon.
         """
+        if self._connection.minor < protocol.CARDS_SINCE:
+            raise VersionMismatch(
+                "the daemon is older than this client, and examines no weights",
+                hint="`cwtool daemon restart --when-idle`",
+            )
         texts_there = await with_texts(self._connection, spec.model_copy(update={"weights": (target,)}))
         return await submit_job(self._connection, "weight", texts_there, command)
 

@@ -10,6 +10,7 @@ from cwa_daemon.protocol.framing import decode, encode, parts, peek
 from cwa_daemon.protocol.job_query import KINDS, SORTS, STATES, JobKind, JobPage, JobQuery, JobSort
 from cwa_daemon.protocol.limits import (
     ACKNOWLEDGE_EVERY,
+    CARDS_SINCE,
     CREDIT,
     HIGHEST_PRIORITY,
     LATER_SAMPLES_SINCE,
@@ -81,6 +82,7 @@ from cwa_daemon.protocol.views import (
 
 __all__ = [
     "ACKNOWLEDGE_EVERY",
+    "CARDS_SINCE",
     "CREDIT",
     "HIGHEST_PRIORITY",
     "KEEP",

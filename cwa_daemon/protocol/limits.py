@@ -6,6 +6,7 @@ SEVERAL_EVENTS_SINCE = 3  # minor version
 PARTS_SINCE = 4
 LATER_SAMPLES_SINCE = 5  # telemetry is asked for from a time on
 MARKS_SINCE = 6  # tags and notes
+CARDS_SINCE = 7
 PROMPTS_SINCE = 7
 MAX_MESSAGE_BYTES = 16 * 2**20
 MAX_REQUEST_BYTES = 4 * 2**20  # a spec with fifty thousand weights fits

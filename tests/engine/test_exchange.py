@@ -25,7 +25,7 @@ from cwa_engine.exchange.parquet import parquet_bytes
 from cwa_engine.exchange.printed import Number, PrintedTable, Strong, number_texts
 from cwa_engine.exchange.tables import data_table, table_names
 from cwa_engine.exchange.writing import EXPORTS, one_table, printed_tables
-from cwa_tui.cli.export import FORMATS
+from cwa_tui.cli.parameters import EXPORTED
 from tests.engine.conftest import TEXTS
 from tests.engine.study_runs import Planted, planted_run
 from tests.models import tiny_model, tiny_tokenizer
@@ -58,7 +58,7 @@ def planted() -> cwa.RunReport:
 
 
 def test_the_command_offers_the_formats_that_there_are() -> None:
-    assert FORMATS == EXPORTS
+    assert EXPORTED == EXPORTS
 
 
 def test_csv_is_the_file_of_the_run_and_json_has_the_same_rows(report: cwa.RunReport, tmp_path: Path) -> None:

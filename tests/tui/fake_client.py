@@ -43,7 +43,7 @@ QUICK = Pace(poll_s=0.05, idle_poll_s=0.05, retry_s=0.05, patience_s=5.0, redraw
 
 
 class FakeDaemon:
-    """`submitted`, `planned`, `inspected`, `cancelled` and `unloaded` are what clients asked for; `started` counts the daemons
+    """`submitted`, `planned`, `inspected`, `examined`, `cancelled` and `unloaded` are what clients asked for; `started` counts the daemons
     that they started. `refuse` is raised by the next submit. `files` are those of finished runs, by run id and name."""
 
     def __init__(self) -> None:
@@ -59,6 +59,7 @@ class FakeDaemon:
         self.version = 0
         self.planned: list[RunSpec] = []
         self.inspected: list[tuple[RunSpec, str]] = []
+        self.examined: list[tuple[RunSpec, str]] = []
         self.submitted: list[tuple[RunSpec, str]] = []
         self.options: list[JobOptions] = []  # of these
         self.cancelled: list[str] = []
@@ -221,6 +222,11 @@ class FakeClient:
         self._daemon.check()
         self._daemon.inspected.append((spec, target))
         return self._daemon.add(f"20261123-190700-look{len(self._daemon.inspected)}", spec, "inspect")
+
+    async def weight(self, spec: RunSpec, target: str, command: str = "") -> str:
+        self._daemon.check()
+        self._daemon.examined.append((spec, target))
+        return self._daemon.add(f"20261123-190800-card{len(self._daemon.examined)}", spec, "weight")
 
     async def retry(self, run_id: str) -> str:
         self._daemon.check()
