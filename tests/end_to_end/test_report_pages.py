@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cwa_engine.records.run_report import report_of
 from cwa_engine.reports.page import card_page, run_page
 from tests.chromium import CHROMIUM, Browser, chromium
 from tests.conftest import CommandLine
 from tests.engine import figure_sources
-from tests.engine.study_runs import Planted, planted_record
-from tests.engine.test_pages import HOSTILE, SPELLED, WEIGHT
+from tests.engine.test_pages import SPELLED, hostile_run
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
-VISIBLE = "(rows) => rows.filter((row) => !row.hidden).map((row) => row.cells[0].textContent)"
 RANKING = "[...document.querySelectorAll('#weights table')][0]"
 
 
@@ -37,14 +33,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    record = planted_record(HOSTILE * 60, damage=[Planted(), Planted(k=20)], tops={"grad_x_weight": [WEIGHT]})
-    weight = dataclasses.replace(record.result.rankings[0].weights[0], target=HOSTILE * 60, component=HOSTILE)
-    ranking = dataclasses.replace(record.result.rankings[0], weights=(weight,))
-    record = dataclasses.replace(
-        record, result=dataclasses.replace(record.result, rankings=(ranking,)), command=HOSTILE
-    )
     path = tmp_path_factory.mktemp("pages") / "hostile.html"
-    path.write_text(run_page(report_of(record)), "utf-8")
+    path.write_text(run_page(hostile_run()), "utf-8")
     return path
 
 
@@ -112,14 +102,14 @@ def test_a_table_sorts_as_numbers_by_mouse_and_by_keyboard_with_missing_values_l
 def test_a_table_shows_the_rows_that_have_all_words_typed(browser: Browser, measured: Path) -> None:
     browser.open(measured)
     browser.evaluate("document.querySelector('#weights .filter input').focus()")
-    for letter in "down layers.1":
+    for letter in "norm layers.1":
         browser.press(letter, text=letter)
     rows = f"[...{RANKING}.tBodies[0].rows]"
     kept = browser.evaluate(f"{rows}.filter((row) => !row.hidden).map((row) => row.textContent)")
     left_out = browser.evaluate(f"{rows}.filter((row) => row.hidden).map((row) => row.textContent)")
     assert kept and left_out
-    assert all("down" in row and "layers.1" in row for row in kept)
-    assert not any("down" in row and "layers.1" in row for row in left_out)
+    assert all("norm" in row and "layers.1" in row for row in kept)
+    assert not any("norm" in row and "layers.1" in row for row in left_out)
     assert browser.evaluate("document.querySelector('#weights .filter span').textContent") == f"{len(kept)} of 100"
 
 
@@ -132,7 +122,6 @@ def test_the_look_follows_the_system_and_the_button_and_figures_follow_the_look(
     light = browser.evaluate(ground)
     assert [name.split()[0] for name in browser.evaluate(shown)] == ["light"] and drawn(browser, "dark") == 0
     browser.evaluate("document.getElementById('look').click()")
-    browser.evaluate("new Promise((done) => setTimeout(done, 0))")
     assert browser.evaluate(ground) != light
     browser.open(measured, dark=True)
     assert browser.evaluate(ground) != light and drawn(browser, "dark") > 5

@@ -179,14 +179,18 @@ def test_the_headline_and_the_answer_are_those_of_the_summary() -> None:
         assert verdict.sentence in parsed.text
 
 
-def test_names_of_models_and_texts_stay_texts() -> None:
-    record = planted_record(HOSTILE * 40, damage=[Planted()], tops={"grad_x_weight": [WEIGHT]})
-    weight = dataclasses.replace(record.result.rankings[0].weights[0], target=HOSTILE, component=HOSTILE)
+def hostile_run() -> RunReport:
+    """A run of which every name is hostile, and some are very long."""
+    record = planted_record(HOSTILE * 40, damage=[Planted(), Planted(k=20)], tops={"grad_x_weight": [WEIGHT]})
+    weight = dataclasses.replace(record.result.rankings[0].weights[0], target=HOSTILE * 70, component=HOSTILE)
     ranking = dataclasses.replace(record.result.rankings[0], weights=(weight,))
-    record = dataclasses.replace(record, result=dataclasses.replace(record.result, rankings=(ranking,)))
     model = dataclasses.replace(record.model, notes=(HOSTILE,), location=HOSTILE, files={HOSTILE: "ab"})
-    record = dataclasses.replace(record, model=model, command=HOSTILE)
-    html = run_page(report_of(record))
+    result = dataclasses.replace(record.result, rankings=(ranking,))
+    return report_of(dataclasses.replace(record, result=result, model=model, command=HOSTILE))
+
+
+def test_names_of_models_and_texts_stay_texts() -> None:
+    html = run_page(hostile_run())
     parsed = Parsed(html)
     assert {tag for tag, _ in parsed.tags}.isdisjoint({"img", "iframe", "link", "object", "svg"})
     assert not [name for _, attrs in parsed.tags for name in attrs if name.startswith("on")]
