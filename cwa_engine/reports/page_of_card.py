@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cwa_engine.figures.registry import figures_of
-from cwa_engine.reports.page_figures import figure_blocks
+from cwa_engine.reports.page_figures import figure_section
 from cwa_engine.reports.page_parts import Block, Facts, Headline, Page, Section, Statement, Statements
-from cwa_engine.reports.page_tables import Column, ends, interval, number, percent, signed, table, text
+from cwa_engine.reports.page_tables import Column, ends, interval, number, percent, ratio, signed, table, text
 from cwa_engine.weight_rows import WeightCard
 
 NATS, INTERVAL = "Δ loss (nats/token)", "95 % interval"
@@ -15,7 +14,6 @@ NATS, INTERVAL = "Δ loss (nats/token)", "95 % interval"
 
 def card_parts(card: WeightCard) -> Page:
     """All that the page of a weight says."""
-    figures = tuple(figure_blocks(figures_of(card, "weight"), card.facts.target))
     return Page(
         subject=f"weight {card.facts.target} of {card.model}",
         kicker=f"Weight of {card.model}",
@@ -24,7 +22,7 @@ def card_parts(card: WeightCard) -> Page:
         answer=tuple(_answer(card)),
         headlines=tuple(_headlines(card)),
         sections=(
-            Section("figures", "Figures", figures),
+            figure_section(card, "weight", card.facts.target),
             Section("damage", "Damage", tuple(_damage(card))),
             Section("ranks", "Rank under every metric", tuple(_ranks(card))),
             Section("carries", "What it carries", tuple(_carries(card))),
@@ -55,7 +53,7 @@ def _headlines(card: WeightCard) -> Iterator[Headline]:
         yield Headline("Larger than", percent(facts.smaller_share), "of the |values| of its tensor")
     inside = f"{interval(card.alone.delta_low, card.alone.delta_high)} nats per token, 95 % interval"
     yield Headline("Change of the loss without it", signed(card.alone.delta_nll), inside)
-    yield Headline("Perplexity, over that of the intact model", f"× {number(card.alone.perplexity_ratio)}")
+    yield Headline("Perplexity, over that of the intact model", f"× {ratio(card.alone.perplexity_ratio)}")
     yield Headline(
         "Perplexity of the intact model", number(card.baseline.perplexity), f"{card.baseline.tokens:,} tokens"
     )
@@ -81,7 +79,7 @@ def _damage(card: WeightCard) -> Iterator[Block]:
     if card.doses:
         columns = (
             text("change", "perturbation"), Column(NATS, "delta_nll", signed), ends(INTERVAL, "delta_low", "delta_high"),
-            Column("perplexity ratio", "perplexity_ratio"), text("not finite from", "collapsed_at"),
+            Column("perplexity ratio", "perplexity_ratio", ratio), text("not finite from", "collapsed_at"),
         )  # fmt: skip
         yield table("Dose response", card.doses, columns)
     if card.bits:
@@ -92,7 +90,7 @@ _BITS = (
     text("dtype", "dtype"), Column("bit", "bit"), text("part", "part"), Column("value", "value"),
     Column("flipped", "flipped", number), text("becomes", "becomes"),
     text("in the layer's range", "in_range"), Column(NATS, "delta_nll", signed), ends(INTERVAL, "delta_low", "delta_high"),
-    Column("perplexity ratio", "perplexity_ratio"), text("not finite from", "collapsed_at"),
+    Column("perplexity ratio", "perplexity_ratio", ratio), text("not finite from", "collapsed_at"),
     text("held by the model's dtype", "held"), Column("texts", "sequences"),
 )  # fmt: skip
 _BIT_NOTE = "Measured on a few of the texts; what the loaded model's dtype cannot hold exactly is not measured."
@@ -125,11 +123,14 @@ def _life(card: WeightCard) -> Iterator[Block]:
             Column("layer", "layer"), Column("value", "value"), Column("without the weight", "damaged"),
             Column("written by the block", "written"), text("event", "event"),
         )  # fmt: skip
-        yield table(f"Channel {card.channel} of the residual stream", card.life, columns)
+        yield table(f"Channel {card.channel} of the residual stream", card.life, columns, note=_LIFE_NOTE)
     if card.shares:
         yield table(
             "Who writes it where it is born", card.shares, (text("weight", "target"), Column("share", "share", percent))
         )
+
+
+_LIFE_NOTE = "Behind each decoder block, at the token where it is largest; layer -1 is what the first block is given."
 
 
 def _tokens(card: WeightCard) -> Iterator[Block]:
