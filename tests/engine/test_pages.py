@@ -149,6 +149,33 @@ def test_every_number_in_a_table_of_a_run_is_in_its_files(measured: RunReport, m
     assert checked > 500
 
 
+def test_each_column_has_what_its_heading_says(measured: RunReport, measured_page: str) -> None:
+    def column(first: str, heading: str) -> list[float | None]:
+        """The exact values of a column of the first table in this section with such a column."""
+        html = measured_page.partition(f'<h2 id="{first}-title">')[2]
+        rows = next(table for table in Parsed(html).tables if heading in [cell for cell, _ in table[0]])
+        place = [cell for cell, _ in rows[0]].index(heading)
+        cells = [row[place] for row in rows[1:]]
+        return [None if cell in ("–", "not finite") else float(exact or cell.replace(",", "")) for cell, exact in cells]
+
+    controls, weights = measured.separations, measured.rankings[0].weights[:100]
+    critical = [group.critical for group in measured.summary.damage if group.critical][:100]
+    for section, heading, expected in (
+        ("damage", "Δ loss (nats/token)", [point.delta_nll for point in critical]),
+        ("damage", "perplexity ratio", [point.perplexity_ratio for point in critical]),
+        ("damage", "median Δ", [row.median for row in controls]),
+        ("damage", "largest Δ", [row.largest for row in controls]),
+        ("damage", "|Δ| over largest", [row.ratio for row in controls]),
+        ("damage", "draws as large", [row.as_extreme for row in controls]),
+        ("weights", "value", [weight.value for weight in weights]),
+        ("weights", "score", [weight.score for weight in weights]),
+        ("more", "Jaccard", [row.jaccard for row in measured.summary.stability]),
+        ("more", "by chance", [row.chance for row in measured.summary.stability]),
+    ):
+        finite = [value if value is not None and math.isfinite(value) else None for value in expected]
+        assert column(section, heading) == finite, heading
+
+
 def test_every_number_of_a_figure_on_the_page_is_in_its_csv(measured_page: str) -> None:
     figures = measured_page.split("<figure ")[1:]
     linked = 0
