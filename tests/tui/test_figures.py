@@ -180,7 +180,13 @@ def test_a_map_without_room_for_numbers_has_a_sign_for_each_cell(width: int) -> 
     assert len(row.split(maxsplit=1)[1].replace(" ", "")) == 30
 
 
-NUMBER = st.none() | st.floats(-1e300, 1e300) | st.just(math.nan) | st.just(math.inf) | st.integers(-(10**9), 10**9).map(float)
+NUMBER = (
+    st.none()
+    | st.floats(-1e300, 1e300)
+    | st.just(math.nan)
+    | st.just(math.inf)
+    | st.integers(-(10**9), 10**9).map(float)
+)
 ROW = st.builds(
     Row, NUMBER, NUMBER, st.sampled_from(["a", "b", "\x1b[31mred", "c" * 90]), NUMBER, NUMBER, st.booleans()
 )
