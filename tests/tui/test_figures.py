@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -180,7 +180,13 @@ def test_a_map_without_room_for_numbers_has_a_sign_for_each_cell(width: int) -> 
     assert len(row.split(maxsplit=1)[1].replace(" ", "")) == 30
 
 
-NUMBER = st.none() | st.floats(-1e300, 1e300) | st.just(math.nan) | st.just(math.inf) | st.integers(-(10**9), 10**9).map(float)
+NUMBER = (
+    st.none()
+    | st.floats(-1e300, 1e300)
+    | st.just(math.nan)
+    | st.just(math.inf)
+    | st.integers(-(10**9), 10**9).map(float)
+)
 ROW = st.builds(
     Row, NUMBER, NUMBER, st.sampled_from(["a", "b", "\x1b[31mred", "c" * 90]), NUMBER, NUMBER, st.booleans()
 )
@@ -197,7 +203,7 @@ LAYERS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ROW, max_size=12), LAYERS, SCALES, SCALES, st.booleans(), st.integers(20, 160))
 def test_any_figure_is_drawn_within_its_width_and_without_control_characters(
     rows: list[Row], layers: list[Layer], x: Any, y: Any, several: bool, width: int
