@@ -22,6 +22,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from cwa_engine.base.version import __version__
+from cwa_engine.rich_display import draw_with
 
 _ERRORS = (
     "Altered", "Cancelled", "CwaError", "DataError", "DoesNotFit", "InvalidInput", "ModelBroken", "ModelGated",
@@ -43,12 +44,15 @@ _MODULES = {
     "WeightCard": "weight_rows",
     "analyze": "notebook",
     "compare": "records.comparison",
+    "export": "exchange.writing",
+    "figures_of": "display",
     "load_model": "models.loading",
     "open_run": "records.run_report",
     "query": "queries.asking",
     "run_study": "studies.notebook",
     "weight_card": "notebook",
     "wrap": "models.in_memory",
+    "write_figure": "reports.drawing",
 }
 
 __all__ = ["__version__", *_MODULES]  # noqa: PLE0604
@@ -59,6 +63,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     return found
+
+
+draw_with(lambda record: str(import_module(f"{__name__}.display").html_of(record)))
 
 
 def __dir__() -> list[str]:

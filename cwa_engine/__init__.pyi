@@ -16,6 +16,8 @@ from cwa_engine.base.errors import OutputTaken as OutputTaken
 from cwa_engine.base.errors import RunFailed as RunFailed
 from cwa_engine.base.errors import WeightsNotRestored as WeightsNotRestored
 from cwa_engine.base.version import __version__ as __version__
+from cwa_engine.display import figures_of as figures_of
+from cwa_engine.exchange.writing import export as export
 from cwa_engine.local_runner import LocalRunner as LocalRunner
 from cwa_engine.models.in_memory import wrap as wrap
 from cwa_engine.models.loading import LoadedModel as LoadedModel
@@ -28,6 +30,7 @@ from cwa_engine.records.compared import Comparison as Comparison
 from cwa_engine.records.comparison import compare as compare
 from cwa_engine.records.run_report import RunReport as RunReport
 from cwa_engine.records.run_report import open_run as open_run
+from cwa_engine.reports.drawing import write_figure as write_figure
 from cwa_engine.runner import RunHandle as RunHandle
 from cwa_engine.runner import Runner as Runner
 from cwa_engine.runner import RunState as RunState

@@ -1,9 +1,10 @@
-"""The `cwtool run` command line of a spec, to copy."""
+"""A spec as a `cwtool run` command line and as a TOML file, to copy."""
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -46,3 +47,34 @@ def _words(entry: OptionField, value: Any) -> list[str]:
     if not value:
         return [entry.no_flag] if entry.option.no else [entry.flag, ""]
     return [entry.flag, *map(str, value)]
+
+
+def config_text(spec: RunSpec) -> str:
+    """A file of which `cwtool run --config` makes the same spec.
+
+    Defaults are written as well, in case a later version has others.
+    """
+    lines = ["# options of a run: `cwtool run --config FILE`; what is typed beside it wins"]
+    for name, entry in option_fields(type(spec)).items():
+        value = getattr(spec, name)
+        if name == "data_file" and spec.data_name and spec.data_name.startswith("/"):
+            value = spec.data_name  # what the user named, of which data_file is a copy
+        if value is not None and not (name == "metrics" and not value):
+            lines.append(f"{name} = {_toml(value, entry)}")
+    return "\n".join(lines)
+
+
+def _toml(value: Any, entry: OptionField) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(_toml(one, entry) for one in value)}]"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    return "".join(_escaped(json.dumps(str(value), ensure_ascii=False)))
+
+
+def _escaped(quoted: str) -> Iterator[str]:
+    """JSON's quotes are TOML's, but for delete, which TOML wants escaped."""
+    for character in quoted:
+        yield "\\u007f" if character == "\x7f" else character

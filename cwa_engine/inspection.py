@@ -17,7 +17,14 @@ from torch import Tensor
 
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.models.anatomy import Parameter
-from cwa_engine.models.structures import common_structure, find_weights, target_name, unit_of, unit_weights
+from cwa_engine.models.structures import (
+    common_structure,
+    find_weights,
+    parameter_of,
+    target_name,
+    unit_of,
+    unit_weights,
+)
 from cwa_engine.rows import PlacedValue, Quantile, ValueDistribution, WeightFacts, WeightLine
 from cwa_engine.targets import parse_target
 
@@ -43,7 +50,7 @@ def weight_facts(loaded: LoadedModel, text: str) -> WeightFacts:
     """
     target, parameters = parse_target(text), loaded.anatomy.parameters
     indices = find_weights(target, parameters)
-    parameter = parameters[target.parameter]
+    parameter = parameter_of(target, parameters)
     structure = common_structure([target], parameters)
     if structure == "weight" and len(indices) > 1:
         raise InvalidInput(

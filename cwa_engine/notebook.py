@@ -1,4 +1,4 @@
-"""What a program asks of the engine: `analyze` and `weight_card`, with everything by keyword. `import cwa_engine as cwa` has them."""
+"""What a program asks of the engine, with everything by keyword: `import cwa_engine as cwa` has these functions."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ from cwa_engine.result import RunResult
 from cwa_engine.rows import Baseline, Ranking, TextUse
 from cwa_engine.run import RunContext, Stages
 from cwa_engine.sensitivity.ranking import shortened
-from cwa_engine.sensitivity.rankings import half_overlaps, ranked_parameters, scored_rankings
+from cwa_engine.sensitivity.rankings import half_overlaps, ranked_parameters, scored_rankings, stored_parameters
 from cwa_engine.sensitivity.score_cache import ScoreCache
 from cwa_engine.sensitivity.views import views
 from cwa_engine.spec import RunSpec
@@ -57,10 +57,12 @@ def analyze(
     emit: Emit = ignore,
     cache: ScoreCache | None = None,
     texts: Sequence[str] | None = None,
+    trust_code: bool = False,
 ) -> RunResult:
     """Rank the critical weights of `loaded`, damage them, measure what follows. What is in `cache` is not scored again.
 
-    The texts are `texts` where they are given, else those that the spec names.
+    The texts are `texts` where they are given, else those that the spec names. `trust_code`: code that comes with files may be
+    run.
 
     Raises DataError, InvalidInput, ModelBroken, OutOfMemory or RunFailed; whatever is raised, the weights are as before.
     """
@@ -68,6 +70,7 @@ def analyze(
         stages = Stages(emit)
         with stages("texts"):
             used, run = read_texts(loaded, spec, emit, stages, texts)
+            run = dataclasses.replace(run, trust_code=trust_code)
         with stages("baseline"):
             intact, baseline = measure_baseline(run, used.evaluation, used.use)
         findings = rank_weights(run, used, baseline, cache)
@@ -86,6 +89,7 @@ def analyze(
         findings.result,
         parameters=loaded.anatomy.numel,
         ranked=tuple(ranked_parameters(run.loaded, findings.result.rankings)),
+        stored=tuple(stored_parameters(run.loaded, findings.result.rankings)),
         layers=loaded.anatomy.blocks,
         gradients=run.gradients,
         batch_size=run.batch_size.size,

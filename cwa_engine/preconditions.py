@@ -5,7 +5,7 @@ from __future__ import annotations
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.methods.perturbations import STORED_BITS
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.models.structures import common_structure, find_weights, unit_count, unit_of
+from cwa_engine.models.structures import common_structure, find_weights, parameter_of, unit_count, unit_of
 from cwa_engine.rows import GIVEN, Ranking
 from cwa_engine.sensitivity.ranking import describe_unit
 from cwa_engine.spec import RunSpec
@@ -21,8 +21,9 @@ def given_ranking(loaded: LoadedModel, spec: RunSpec) -> tuple[Ranking, ...]:
     structure = common_structure(targets, parameters)
     units: dict[tuple[str, int], None] = {}
     for target in targets:
+        parameter = parameter_of(target, parameters)
         for index in find_weights(target, parameters).tolist():
-            units[target.parameter, unit_of(parameters[target.parameter], structure, index)] = None
+            units[parameter.name, unit_of(parameter, structure, index)] = None
     rows = [
         describe_unit(loaded, parameters[name], structure, unit, place, None)
         for place, (name, unit) in enumerate(units, start=1)

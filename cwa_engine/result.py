@@ -16,6 +16,7 @@ from cwa_engine.rows import (
     Ranking,
     Separation,
     SequenceNll,
+    StoredParameter,
     TextUse,
     Verdict,
 )
@@ -36,6 +37,7 @@ class RunResult:
     baseline: Baseline
     rankings: tuple[Ranking, ...]
     ranked: tuple[RankedParameter, ...] = ()  # what metrics chose from
+    stored: tuple[StoredParameter, ...] = ()  # every parameter that has a weight of a ranking
     layers: int = 0  # decoder blocks of the model
     halves: tuple[HalfOverlap, ...] = ()
     damage: tuple[DamagePoint, ...] = ()

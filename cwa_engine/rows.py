@@ -104,6 +104,16 @@ class RankedParameter:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredParameter:
+    """How the model in memory stores a parameter: [out, in], [in, out] where transposed; a stack has experts first."""
+
+    parameter: str
+    shape: tuple[int, ...]
+    transposed: bool = False
+    experts: int | None = None  # of a stack
+
+
+@dataclass(frozen=True, slots=True)
 class Baseline:
     """The intact model on the evaluation texts."""
 

@@ -1,18 +1,26 @@
 """Targets: names of single weights, rows, columns or attention heads, parsed without a model.
 
-The indices of a target are in the order (expert,) out, in: `model.layers.11.mlp.down_proj.weight[507,:]`.
+The indices of a target are in the order (expert,) out, in: `model.layers.11.mlp.down_proj.weight[507,:]`. Those of other
+tools' files are of the tensor as it is stored, and say so: `NAME[stored 507,12]`, `NAME[stored 507,12 of 4096,11008]` with
+the shape that the file gives the tensor, `NAME[flat 5636219]` for the place in the flattened tensor.
+
+The name may be the end of a parameter's name, also without `.weight`, and `*` stands for any part of it, as long as one
+parameter alone is meant: `2.mlp.down_proj[507,:]`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
-from cwa_engine.base.errors import DataError, InvalidInput
+from cwa_engine.base.errors import InvalidInput
 
 STRUCTURES = ("weight", "row", "column", "head")
-_TARGET = re.compile(r"(?P<parameter>[\w.\-]+)\s*\[(?P<inside>[\d\s:,]+)\]")
+Order = Literal["features", "stored", "flat"]
+_TARGET = re.compile(
+    r"(?P<parameter>[\w.\-*]+)\s*\[\s*((?P<order>stored|flat)\s+)?(?P<inside>[\d\s:,]+?)(\s+of\s+(?P<shape>[\d\s,]+))?\]"
+)
 _INDEX = re.compile(r"(\d+)|(\d*):(\d*)")
 
 
@@ -23,10 +31,12 @@ class Target:
     text: str
     parameter: str
     indices: tuple[int | slice, ...]
+    order: Order = "features"  # "stored": of the tensor's own axes; "flat": of the flattened tensor
+    shape: tuple[int, ...] | None = None  # that the tensor must have
 
 
 def parse_target(text: str) -> Target:
-    """Parse `NAME[out,in]`, `NAME[out,:]`, `NAME[:,64:128]` or `NAME[17]`. Raises InvalidInput."""
+    """Parse `NAME[out,in]`, `NAME[out,:]`, `NAME[:,64:128]`, `NAME[17]` or `NAME[stored 3,5]`. Raises InvalidInput."""
     match = _TARGET.fullmatch(text.strip())
     parts = [part.strip() for part in match["inside"].split(",")] if match else []
     found = [_INDEX.fullmatch(part) for part in parts]
@@ -36,28 +46,9 @@ def parse_target(text: str) -> Target:
             hint="write it like model.layers.1.mlp.down_proj.weight[2533,7890], indices (out, in); ':' stands for all",
         )
     indices = [int(index[1]) if index[1] else slice(_number(index[2]), _number(index[3])) for index in found if index]
-    return Target(text.strip(), match["parameter"], tuple(indices))
-
-
-def read_targets(path: Path) -> list[str]:
-    """The targets of a file: one in each line (# begins a comment), or the column `target` of a run's topk_*.csv."""
-    import csv
-
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise DataError(
-            f"weights file {path} cannot be read: {reason}",
-            hint="give a file with one target in each line, or a target like NAME[out,in]",
-        ) from error
-    header = next(csv.reader(lines[:1]), [])
-    if "target" in header:
-        return [row["target"] for row in csv.DictReader(lines)]
-    targets = [line.split("#")[0].strip() for line in lines]
-    if not any(targets):
-        raise DataError(f"weights file {path} names no weight", hint="write one target in each line, like NAME[out,in]")
-    return [target for target in targets if target]
+    shape = tuple(int(size) for size in match["shape"].split(",") if size.strip()) if match["shape"] else None
+    order: Order = match["order"] or "features"  # type: ignore[assignment]
+    return Target(text.strip(), match["parameter"], tuple(indices), order, shape)
 
 
 def _number(text: str | None) -> int | None:

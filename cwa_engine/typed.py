@@ -10,7 +10,7 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.files import user_path
 from cwa_engine.hub.sources import absolute_name
 from cwa_engine.options import Kind, OptionField
-from cwa_engine.targets import read_targets
+from cwa_engine.weight_files.reading import read_weights
 
 STANDARD_INPUT = "-"  # as typed on a command line
 STDIN = Path("/dev/stdin")
@@ -79,5 +79,5 @@ def _weights(entry: OptionField, given: Sequence[str], base: Path | None) -> tup
     """Targets as typed, and those that files list. A comma is part of a target."""
     found: list[str] = []
     for text in given:
-        found += [text] if text.endswith("]") else read_targets(_texts(entry, text, base))
+        found += [text] if text.endswith("]") else read_weights(_texts(entry, text, base))
     return tuple(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from cwa_engine.rich_display import RichDisplay
 from cwa_engine.rows import Baseline, DamagePoint, NumericalFloor, TextUse, WeightFacts
 
 
@@ -138,7 +139,7 @@ class ChannelShare:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightCard:
+class WeightCard(RichDisplay):
     """All that is known of one weight of a model."""
 
     model: str

@@ -23,6 +23,8 @@ CwaError                      exit 1
 │   └── DaemonNotStartable    3
 ├── StateNotWritten           1    the disk of the state folder is full or broken
 │   └── StateDamaged          1    the job database cannot be read any more
+├── UploadFailed              1    the Hub did not take a bundle; the file is written
+├── TrackingFailed            1    a tracker did not take a run; the run is saved
 ├── Refused                   4    this client may not use this daemon
 ├── UnsafePlace               4    a file, folder or socket that another user could have made
 ├── VersionMismatch           5
@@ -139,6 +141,14 @@ class StateNotWritten(CwaError):
 
 class StateDamaged(StateNotWritten):
     code, retryable = "state_damaged", False
+
+
+class UploadFailed(CwaError):
+    code = "upload_failed"
+
+
+class TrackingFailed(CwaError):
+    code = "tracking_failed"
 
 
 class Refused(CwaError):

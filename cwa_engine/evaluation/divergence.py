@@ -39,9 +39,9 @@ def divergence(
     for batch in loaded.batched(sequences, batch_size):
         texts = padded(loaded, batch)
         scored = texts.scored[:, 1:].bool()
-        intact = predictions(loaded, texts)
+        intact = _predictions(loaded, texts)
         with damaged():
-            changed = predictions(loaded, texts)
+            changed = _predictions(loaded, texts)
         before, after = intact[scored].log_softmax(-1), changed[scored].log_softmax(-1)  # [tokens, vocabulary]
         kl_sum += float((before.exp() * (before - after)).sum(-1).double().sum())
         agreed += int((before.argmax(-1) == after.argmax(-1)).sum())
@@ -51,7 +51,7 @@ def divergence(
     return Divergence(kl_sum / tokens, agreed / tokens)
 
 
-def predictions(loaded: LoadedModel, texts: PaddedBatch) -> Tensor:
+def _predictions(loaded: LoadedModel, texts: PaddedBatch) -> Tensor:
     """Logits of every token but the first, in float32 or better. [B, T-1, vocabulary]"""
     logits = logits_of(loaded.model, texts.ids, texts.attention_mask)[:, :-1]
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -10,10 +10,15 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from cwa_engine.base.frames import frame_of
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
+from cwa_engine.rich_display import RichDisplay
+
+if TYPE_CHECKING:
+    import pandas
 
 Scale = Literal["linear", "log", "symlog", "category", "diverging"]
 Mark = Literal["line", "step", "point", "bar", "interval", "cell", "text", "rule", "diagonal", "beyond"]
@@ -25,7 +30,7 @@ class Axis:
     """A column of the table, along x, along y or as colour.
 
     `order` has the categories as they are to stand. A symlog axis is linear within `linear_within` of 0, where figures of
-    both signs meet, and logarithmic beyond.
+    both signs meet, and logarithmic beyond. `ends` are those of the axis, whatever the figures are: 0 and 1 for a share.
     """
 
     field: str
@@ -33,6 +38,7 @@ class Axis:
     scale: Scale = "linear"
     order: tuple[str, ...] = ()
     linear_within: float = 1.0
+    ends: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Figure(RichDisplay):
     """One figure. A row of the table whose x or y is None or not finite is not drawn; `caption` says how many there are.
 
     `colour` tells series apart where its scale is "category", else it is a scale of colour.
@@ -75,6 +81,10 @@ class Figure:
     def axes(self) -> tuple[Axis, ...]:
         """x, y, and colour where it has one."""
         return (self.x, self.y, self.colour) if self.colour else (self.x, self.y)
+
+    def frame(self) -> pandas.DataFrame:
+        """What is drawn, as a pandas frame. Raises InvalidInput where pandas is not installed."""
+        return frame_of(self.table.table.row, self.table.rows)
 
 
 @dataclass(frozen=True)

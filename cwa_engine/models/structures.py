@@ -9,6 +9,7 @@ have neither rows nor columns. A target names weights with indices in the order 
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -98,15 +99,13 @@ def find_weights(target: Target, parameters: Mapping[str, Parameter]) -> Indices
     """Flat indices of the weights of a target, sorted. Raises InvalidInput if the model lacks them."""
     import numpy as np
 
-    parameter = parameters.get(target.parameter)
-    if parameter is None:
-        near = did_you_mean(target.parameter, parameters)
+    parameter = parameter_of(target, parameters)
+    if target.shape is not None and target.shape != parameter.shape:
         raise InvalidInput(
-            f"'{target.text}': the model has no parameter {target.parameter}",
-            hint=f"{near} tied parameters go by their first name".strip(),
+            f"'{target.text}': {parameter.name} has the shape {_sizes(parameter.shape)}, not {_sizes(target.shape)}",
+            hint="the file was made for another model",
         )
-    axes = ([("expert", parameter.experts)] if parameter.experts else []) + [("out", parameter.out_features)]
-    axes += [] if parameter.is_vector else [("in", parameter.in_features)]
+    axes = _axes(target, parameter)
     shape = ", ".join(f"{name} 0 to {size - 1}" for name, size in axes)
     if len(target.indices) != len(axes):
         raise InvalidInput(
@@ -120,16 +119,57 @@ def find_weights(target: Target, parameters: Mapping[str, Parameter]) -> Indices
         if beyond or not len(positions):
             raise InvalidInput(f"'{target.text}' lies outside of {parameter.name}", hint=f"its indices are {shape}")
         chosen.append(positions.astype(np.int64))
+    if target.order != "features":
+        sizes = tuple(size for _, size in axes)
+        return np.sort(np.ravel_multi_index(np.ix_(*chosen), sizes).reshape(-1).astype(np.int64))
     experts = chosen.pop(0) if parameter.experts else np.array([0])
     outs, ins = chosen[0], np.array([0]) if parameter.is_vector else chosen[1]
     return np.sort(_box(parameter, experts, outs, ins))
+
+
+def parameter_of(target: Target, parameters: Mapping[str, Parameter]) -> Parameter:
+    """The parameter that a target names, by the whole of its name or the end of it. Raises InvalidInput for none or several."""
+    name = target.parameter
+    if name in parameters:
+        return parameters[name]
+    ends = [pattern for whole in (name, f"{name}.weight") for pattern in (whole, f"*.{whole}")]
+    found = [known for known in parameters if any(fnmatch.fnmatchcase(known, end) for end in ends)]
+    if len(found) == 1:
+        return parameters[found[0]]
+    if found:
+        raise InvalidInput(
+            f"'{target.text}' may be of {len(found)} parameters: {', '.join(found[:3])}", hint="write the whole name"
+        )
+    parts = name.removesuffix(".weight").count(".") + 1
+    near = did_you_mean(name, parameters) or did_you_mean(
+        name.removesuffix(".weight"),
+        [".".join(known.removesuffix(".weight").split(".")[-parts:]) for known in parameters],
+    )
+    raise InvalidInput(
+        f"'{target.text}': the model has no parameter {name}",
+        hint=f"{near} tied parameters go by their first name".strip(),
+    )
+
+
+def _axes(target: Target, parameter: Parameter) -> list[tuple[str, int]]:
+    """(name, size) of each axis that the target has an index of."""
+    if target.order == "flat":
+        return [("place", parameter.numel)]
+    if target.order == "stored":
+        return [(f"axis {place}", size) for place, size in enumerate(parameter.shape)]
+    axes = ([("expert", parameter.experts)] if parameter.experts else []) + [("out", parameter.out_features)]
+    return axes + ([] if parameter.is_vector else [("in", parameter.in_features)])
+
+
+def _sizes(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def common_structure(targets: Iterable[Target], parameters: Mapping[str, Parameter]) -> str:
     """The structure of which every target is one unit; "weight" if the targets are single weights or of mixed structures."""
     kinds = set()
     for target in targets:
-        found, parameter = find_weights(target, parameters), parameters[target.parameter]
+        found, parameter = find_weights(target, parameters), parameter_of(target, parameters)
         fits = [
             structure
             for structure in STRUCTURES

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from cwa_engine.base.frames import frame_named
 from cwa_engine.records.curves import DamageDifference, DamageLevel
 from cwa_engine.records.differences import Difference, Pairing, kind_of
 from cwa_engine.records.profiles import ProfileDistance, ProfileShare
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.rich_display import RichDisplay
 from cwa_engine.rows import NOT_PLAIN
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +96,7 @@ class RankPair:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(RichDisplay):
     """Runs beside each other. Rows name runs by their ids, and pairs in the order in which the runs were given."""
 
     runs: tuple[ComparedRun, ...]
@@ -106,6 +113,25 @@ class Comparison:
     # The runs themselves, for figures of what no row has: places of single weights.
     reports: tuple[RunReport, ...] = field(default=(), repr=False, compare=False, metadata=NOT_PLAIN)
 
+    def frame(self, name: str) -> pandas.DataFrame:
+        """Rows as a pandas frame, by the name of the attribute that holds them: frame("overlaps").
+
+        Raises InvalidInput for another name and where pandas is not installed.
+        """
+        return frame_named(name, {key: (kind, getattr(self, key)) for key, kind in _FRAMES.items()}, "a comparison")
+
     def label(self, run: str) -> str:
         """What sentences call a run."""
         return next(entry.label for entry in self.runs if entry.run == run)
+
+
+_FRAMES: Mapping[str, type] = {
+    "runs": ComparedRun,
+    "pairs": RunPair,
+    "differences": Difference,
+    "overlaps": RankingOverlap,
+    "shares": ProfileShare,
+    "distances": ProfileDistance,
+    "damage": DamageLevel,
+    "damage_differences": DamageDifference,
+}

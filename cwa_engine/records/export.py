@@ -2,7 +2,7 @@
 
 summary.json · manifest.json · topk_<metric>.csv · scores.csv · perturbation.csv · evaluation.csv · controls.csv ·
 log.txt · SHA256SUMS, and where asked for interactions.csv · stability.csv · fidelity.csv · ablation.csv · critical_set.csv ·
-spikes.csv · spike_removal.csv
+spikes.csv · spike_removal.csv · tasks.csv
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> JsonMap:
         },
         "layers": record.result.layers,
         "ranked": to_plain(record.result.ranked),
+        "stored": to_plain(record.result.stored),
         "seeds": {"seed": spec.seed, "controls": [spec.seed + i for i in range(spec.control_seeds)]},
         "versions": {
             "cwtool": __version__,

@@ -10,30 +10,33 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cwa_engine.base.errors import InvalidInput, NotFound, OutputError, OutputTaken, did_you_mean
 from cwa_engine.base.files import user_path, write_folder
+from cwa_engine.base.frames import frame_of
 from cwa_engine.base.places import runs_folder
 from cwa_engine.base.plain import from_plain
 from cwa_engine.base.table import Row, Table
 from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability
+from cwa_engine.questions import tasks as harness_tasks
 from cwa_engine.questions.ablation import Ablation
 from cwa_engine.questions.critical_set import CriticalSet
 from cwa_engine.questions.fidelity import Fidelity, Prediction, fidelity_table
 from cwa_engine.questions.interactions import Interaction
 from cwa_engine.questions.spike_removal import SpikeRemoval
 from cwa_engine.questions.stability import Agreement
+from cwa_engine.questions.tasks import TaskComparison, TaskScore
 from cwa_engine.records import tables
 from cwa_engine.records.checksums import MANIFEST, SUMS, altered_error, check_run, read_checked
 from cwa_engine.records.export import ModelRecord, RunRecord, run_files
 from cwa_engine.records.reading import MANIFEST_KEYS, SUMMARY_KEYS, parse_map, unreadable
 from cwa_engine.records.run_summary import RunSummary, summary_from_plain
+from cwa_engine.rich_display import RichDisplay
 from cwa_engine.rows import (
     Baseline,
     ControlDraw,
@@ -45,6 +48,7 @@ from cwa_engine.rows import (
     Separation,
     SequenceNll,
     Spike,
+    StoredParameter,
     TextUse,
     TopWeight,
     Verdict,
@@ -89,7 +93,7 @@ class FilesInMemory:
 
 
 @dataclass(frozen=True)
-class RunReport:
+class RunReport(RichDisplay):
     """A finished run. Two are equal where all their files are.
 
     Tables are read when they are first asked for. Those that a run did not ask for are empty. Losses are nats per token.
@@ -101,6 +105,9 @@ class RunReport:
     versions: Mapping[str, str]  # of cwtool, Python and the libraries
     layers: int  # decoder blocks of the model; 0 in runs of early versions, which do not say
     ranked: tuple[RankedParameter, ...] = field(repr=False)  # what metrics chose from; empty in runs of early versions
+    stored: tuple[StoredParameter, ...] = field(
+        repr=False
+    )  # those with a ranked weight; empty in runs of early versions
     hashes: Mapping[str, str]  # of each table: file name -> sha256
     fingerprint: str | None  # sha256 of SHA256SUMS, which stands for all files; None for a run of an early version
     files: FileSource = field(repr=False, compare=False)
@@ -222,6 +229,16 @@ class RunReport:
         found = self.summary.spike_removal
         return found and dataclasses.replace(found, steps=self._rows(spike_removal.TABLE))
 
+    @cached_property
+    def task_scores(self) -> tuple[TaskScore, ...]:
+        """What every document of every task scores in every case."""
+        return self._rows(harness_tasks.TABLE)
+
+    @property
+    def task_comparisons(self) -> tuple[TaskComparison, ...]:
+        """Every case of every task beside the intact model, and critical sets beside their controls."""
+        return self.summary.task_comparisons
+
     @property
     def log(self) -> tuple[str, ...]:
         """The lines of the run's log."""
@@ -234,13 +251,13 @@ class RunReport:
         installed, NotFound where there is no ranking by `metric`.
         """
         if name == "topk":
-            return _frame(TopWeight, self.topk(metric))
+            return frame_of(TopWeight, self.topk(metric))
         if name not in _FRAMES:
             raise InvalidInput(
                 f"a run has no rows called '{name}'",
                 hint=did_you_mean(name, _FRAMES) or f"it has: topk, {', '.join(_FRAMES)}",
             )
-        frame = _frame(_FRAMES[name], getattr(self, name))
+        frame = frame_of(_FRAMES[name], getattr(self, name))
         if name == "predictions":  # a column for each metric's score, as in fidelity.csv
             for place, row in enumerate(self.fidelity):
                 frame[f"score_{row.metric}"] = [prediction.scores[place] for prediction in self.predictions]
@@ -309,6 +326,7 @@ def report_from(files: FileSource, fingerprint: str | None, folder: Path | None 
             versions=from_plain(dict[str, str], manifest.get("versions", {})),
             layers=from_plain(int, manifest.get("layers", 0)),
             ranked=from_plain(tuple[RankedParameter, ...], manifest.get("ranked", [])),
+            stored=from_plain(tuple[StoredParameter, ...], manifest.get("stored", [])),
             hashes=from_plain(dict[str, str], manifest["tables"]),
             fingerprint=fingerprint,
             files=files,
@@ -344,19 +362,6 @@ _FRAMES: Mapping[str, type] = {
     "predictions": Prediction,
     "ablations": Ablation,
     "spikes": Spike,
+    "task_scores": TaskScore,
+    "task_comparisons": TaskComparison,
 }
-# Types of columns that may lack values.
-_NULLABLE: Mapping[Any, str] = {int | None: "Int64", bool | None: "boolean", float | None: "float64"}
-
-
-def _frame(kind: type, rows: Iterable[Any]) -> pandas.DataFrame:
-    try:
-        import pandas
-    except ImportError:
-        raise InvalidInput(
-            "pandas is not installed", hint="`pip install pandas`, or take the rows as they are"
-        ) from None
-    hints = typing.get_type_hints(kind)
-    names = [entry.name for entry in dataclasses.fields(kind)]
-    frame = pandas.DataFrame([[getattr(row, name) for name in names] for row in rows], columns=names)
-    return frame.astype({name: _NULLABLE[hints[name]] for name in names if hints[name] in _NULLABLE})

@@ -88,6 +88,11 @@ def write_figure(
     return written
 
 
+def svg(figure: Figure, width: Width = "one-column") -> str:
+    """The figure as papers want it, as an SVG text. Raises InvalidInput where vl-convert is not installed."""
+    return _picture(vega_lite(figure, width), "svg").decode()
+
+
 @functools.cache
 def page_script() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, which sets `window.vegaEmbed`; it asks for nothing from outside.

@@ -13,14 +13,19 @@ from typing import Any
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import csv_text
 from cwa_engine.figures.figure import Axis, Figure, Layer, along_of, can_be_drawn, drawn_rows, has_heat, is_in
-from cwa_engine.reports.looks import DASHES, SHAPES, Style
+from cwa_engine.reports.looks import DASHES, DIVERGING, HEAT, SHAPES, Style
 
 MOST_TICKS = 7  # of a logarithmic axis; each decade has one where they are fewer
 FEW_VALUES = 6  # so few values of a logarithmic axis are its ticks
 SYMBOL = 26.0  # what the symbol of a legend takes beside its text, at a font of 8
 LETTER = 0.55  # mean width of a letter, of the font's size
-# 12,000, then 1.2M: numbers are shown in full as long as they are short.
-NUMBER = "abs(datum.value) >= 1e6 ? format(datum.value, '.3~s') : format(datum.value, ',~g')"
+MOST_SLANTED = 16  # names along x that are written at a slant; of more, some are left out
+MANY_POINTS = 60  # of a figure; more are drawn smaller
+# 12,000, then 1.2M and 1.2B, and 1e-4: numbers are shown in full as long as they are short.
+NUMBER = (
+    "abs(datum.value) >= 1e6 ? replace(format(datum.value, '.3~s'), 'G', 'B') : "
+    "datum.value != 0 && abs(datum.value) < 1e-3 ? format(datum.value, '.1~e') : format(datum.value, ',~g')"
+)
 
 
 def layers_of(figure: Figure, style: Style) -> list[JsonMap]:
@@ -75,14 +80,14 @@ def _layer(figure: Figure, layer: Layer, style: Style) -> JsonMap:
         encoding[along] = {"value": style.font_size / 2 if along == "y" else "width"}
     elif layer.mark == "text" and figure.colour:
         encoding["text"] = {"field": figure.colour.field, "type": "quantitative", "format": ".2~g"}
-        encoding["color"] = {"value": "white"}
+        encoding["color"] = _readable(figure, figure.colour)
     told = style.interactive and layer.mark not in ("line", "step", "interval")
     fields = _fields(figure) if told else _drawn_fields(figure, layer)
     if told:
         encoding["tooltip"] = [{"field": name, "title": name.replace("_", " "), "type": "nominal"} for name in fields]
     return {
         "data": _data(figure, fields, _rows(figure, layer)),
-        "mark": _mark(layer, style) | _dash(figure, layer),
+        "mark": _mark(figure, layer, style) | _dash(figure, layer),
         "encoding": encoding,
     }
 
@@ -119,18 +124,19 @@ def _drawn_fields(figure: Figure, layer: Layer) -> list[str]:
     return list(dict.fromkeys([*(axis.field for axis in figure.axes), *filter(None, (layer.low, layer.high))]))
 
 
-def _mark(layer: Layer, style: Style) -> JsonMap:
+def _mark(figure: Figure, layer: Layer, style: Style) -> JsonMap:
     match layer.mark:
         case "line":
             return {"type": "line", "clip": True}
         case "step":
             return {"type": "line", "interpolate": "step-after", "clip": True}
         case "point":
-            return {"type": "point", "clip": True, "opacity": 1}
+            smaller = max(0.25, min(1.0, MANY_POINTS / max(1, len(figure.table.rows))))
+            return {"type": "point", "clip": True, "opacity": 1, "size": smaller * style.point_size}
         case "bar":
             return {"type": "bar"}
         case "interval":
-            return {"type": "rule", "strokeWidth": style.stroke, "clip": True}
+            return {"type": "rule", "clip": True} | ({"strokeWidth": style.stroke} if figure.colour else {})
         case "cell":
             return {"type": "rect", "stroke": style.faint, "strokeWidth": 0.25}
         case "beyond":
@@ -178,18 +184,12 @@ def _diagonal(figure: Figure, style: Style) -> JsonMap:
 
 def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
     """x or y. The title of y lies over the axis and reads from left to right, so that it is never cut."""
-    placed: JsonMap = {"labelOverlap": "greedy", "labelLimit": 0.4 * style.assumed_width}
+    placed: JsonMap = {"labelOverlap": True, "labelSeparation": 3, "labelLimit": 0.4 * style.assumed_width}
     if side == "y":
         placed |= {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleBaseline": "bottom", "titleX": 0}
         placed |= {"titleY": -0.5 * style.font_size}
     if axis.scale == "category":
-        order = list(axis.order) or None
-        kind = {"field": axis.field, "type": "nominal", "sort": order, "title": axis.title}
-        cells = any(layer.mark == "cell" for layer in figure.layers)
-        return kind | {
-            "scale": {"paddingInner": 0 if cells else 0.25},
-            "axis": placed | {"labelAngle": 0, "grid": False},
-        }
+        return _categories(figure, axis, side, style, placed)
     placed["labelExpr"] = NUMBER
     values = _values(figure, axis)
     has_bars = any(layer.mark == "bar" for layer in figure.layers)
@@ -197,8 +197,34 @@ def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
     if axis.scale in ("log", "symlog"):
         scale = _logarithmic(axis) | {"nice": False, "padding": style.font_size}
         if ticks := _ticks(axis, values):
-            placed |= {"values": ticks, "tickCount": len(ticks)}  # without the count some are left out
+            placed |= {
+                "values": ticks,
+                "tickCount": len(ticks),
+                "labelOverlap": "greedy",
+            }  # without the count some are left out
+    elif all(value == int(value) for value in values):
+        placed["tickMinStep"] = 1
+    if axis.ends:
+        scale |= {"domain": list(axis.ends), "nice": False}
     return {"field": axis.field, "type": "quantitative", "title": axis.title, "scale": scale, "axis": placed}
+
+
+def _categories(figure: Figure, axis: Axis, side: str, style: Style, placed: JsonMap) -> JsonMap:
+    """Names that have no room beside one another are written at a slant; numbers are left out one by one."""
+    names = [str(name) for name in axis.order or dict.fromkeys(getattr(row, axis.field) for row in figure.table.rows)]
+    width = (style.width or style.assumed_width) * 0.85
+    is_wide = sum(len(name) + 1 for name in names) * LETTER * style.font_size > width
+    angle = -35 if side == "x" and is_wide and max(map(len, names)) > 4 and len(names) <= MOST_SLANTED else 0
+    slanted = {"labelAlign": "right", "labelOverlap": False} if angle else {}
+    has_cells = any(layer.mark == "cell" for layer in figure.layers)
+    return {
+        "field": axis.field,
+        "type": "nominal",
+        "sort": list(axis.order) or None,
+        "title": axis.title or None,
+        "scale": {"paddingInner": 0 if has_cells else 0.25},
+        "axis": placed | {"labelAngle": angle, "grid": False} | slanted,
+    }
 
 
 def _logarithmic(axis: Axis) -> JsonMap:
@@ -223,15 +249,15 @@ def _values(figure: Figure, axis: Axis) -> list[float]:
 def _ticks(axis: Axis, values: Sequence[float]) -> list[float]:
     """Few values of a logarithmic axis themselves, else powers of ten; none where the library's own are better."""
     if axis.scale == "symlog":
-        first = 10 * axis.linear_within  # its own ends of the linear part are too near to 0 for a label
+        first = 10 * axis.linear_within  # the ends of the linear part are too near to 0 for a label
         positive = _decades([value for value in values if value >= first], first)
         negative = _decades([-value for value in values if value <= -first], first)
-        return [*(-value for value in reversed(negative)), 0.0, *positive]
+        return [*(-value for value in reversed(negative)), 0.0, *positive] if positive or negative else []
     known = sorted(set(values))
     if len(known) <= FEW_VALUES:
         return known
     decades = _decades(known, known[0])
-    return decades if len(decades) > 2 else []
+    return decades if len(decades) > 2 else _steps(known[0], known[-1])
 
 
 def _decades(values: Sequence[float], least: float) -> list[float]:
@@ -243,11 +269,20 @@ def _decades(values: Sequence[float], least: float) -> list[float]:
     return [float(f"1e{power}") for power in range(last, first - 1, -step)][::-1]
 
 
+def _steps(least: float, largest: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between these; none where they would be fewer than two."""
+    powers = range(math.floor(math.log10(least)), math.ceil(math.log10(largest)) + 1)
+    found = [
+        value for power in powers for digit in (1, 2, 5) if least <= (value := float(f"{digit}e{power}")) <= largest
+    ]
+    return found if len(found) > 1 else []
+
+
 def _colour(figure: Figure, layer: Layer, style: Style) -> JsonMap:
     axis = figure.colour
     assert axis
     if axis.scale != "category":
-        return {"color": _heat(axis, style)}
+        return {"color": _heat(figure, axis, style)}
     names = _series(figure, axis)
     legend = _legend(names, axis.title, style)
 
@@ -257,11 +292,35 @@ def _colour(figure: Figure, layer: Layer, style: Style) -> JsonMap:
 
     found = {"color": told(style.colours)}
     if layer.mark == "point":
-        found["shape"] = told(SHAPES)
+        found["shape"] = told(_shapes(figure, names))
     beside = next((side for side, of in (("x", figure.x), ("y", figure.y)) if of.scale == "category"), "")
-    if beside and layer.mark in ("bar", "interval", "point"):
+    has_lines = any(other.mark in ("line", "step") for other in figure.layers)
+    if beside and not has_lines and layer.mark in ("bar", "interval", "point"):
         found[f"{beside}Offset"] = {"field": axis.field, "sort": names}
     return found
+
+
+def _shapes(figure: Figure, names: Sequence[str]) -> list[str]:
+    """A marker for each series; in the legend a stroke or a square for those that have lines or bars alone."""
+    assert figure.colour
+    field = figure.colour.field
+    marks: dict[str, set[str]] = {name: set() for name in names}
+    for layer in figure.layers:
+        for row in figure.table.rows:
+            if is_in(layer, row):
+                marks[getattr(row, field)].add(layer.mark)
+    own = (SHAPES[place % len(SHAPES)] for place in range(len(names)))
+    return [
+        shape if "point" in marks[name] else "square" if "bar" in marks[name] else "stroke"
+        for name, shape in zip(names, own, strict=True)
+    ]
+
+
+def _readable(figure: Figure, axis: Axis) -> JsonMap:
+    """Black on light cells and white on dark ones."""
+    values = [*(axis.ends or ()), *_values(figure, axis)]
+    middle = (min(values) + max(values)) / 2 if values else 0.0
+    return {"condition": {"test": f"datum['{axis.field}'] > {middle!r}", "value": "black"}, "value": "white"}
 
 
 def _series(figure: Figure, colour: Axis) -> list[str]:
@@ -269,12 +328,16 @@ def _series(figure: Figure, colour: Axis) -> list[str]:
     return list(colour.order) or list(dict.fromkeys(getattr(row, colour.field) for row in figure.table.rows))
 
 
-def _heat(axis: Axis, style: Style) -> JsonMap:
+def _heat(figure: Figure, axis: Axis, style: Style) -> JsonMap:
     is_diverging = axis.scale == "diverging"
-    scale: JsonMap = {"scheme": style.diverging, "domainMid": 0} if is_diverging else {"scheme": style.heat}
+    scale: JsonMap = {"scheme": DIVERGING, "domainMid": 0} if is_diverging else {"scheme": HEAT}
     if axis.scale in ("log", "symlog"):
         scale |= _logarithmic(axis)
-    legend = {
+    if axis.ends:
+        scale["domain"] = list(axis.ends)
+    ticks = _ticks(axis, _values(figure, axis)) if axis.scale in ("log", "symlog") else []
+    legend = ({"values": ticks} if ticks else {}) | {
+        "labelExpr": NUMBER,
         "orient": "bottom",
         "title": axis.title,
         "titleLimit": style.assumed_width,

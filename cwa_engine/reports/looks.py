@@ -15,6 +15,8 @@ Look = Literal["light", "dark", "one-column", "two-column"]
 # Okabe and Ito's colours, which people of any colour vision tell apart; series differ by marker and dash as well, for grey.
 LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DARK = ("#56B4E9", "#E69F00", "#2FC79C", "#E79BC6", "#F0E442", "#4C9BE0", "#FFFFFF")
+HEAT = "viridis"  # its lightness goes one way, so it reads in grey
+DIVERGING = "purpleorange"
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 DASHES = ((1, 0), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 3), (8, 3))
 # The first is metric-compatible with Arial and comes with vl-convert, so that widths of texts are the same everywhere.
@@ -30,14 +32,13 @@ class Style:
     assumed_width: float  # on which columns of legends are counted
     height: float  # of the plot
     step: float  # of a row of cells
+    most_height: float  # of all rows of cells, which are lower where they are many
     font_size: float
     stroke: float
     point_size: float  # an area
     ink: str
     faint: str  # grid lines and rules
     colours: tuple[str, ...]
-    heat: str
-    diverging: str
     interactive: bool
 
     def height_of(self, figure: Figure) -> float:
@@ -45,7 +46,7 @@ class Style:
         if figure.y.scale != "category":
             return self.height
         rows = len(figure.y.order) or len({getattr(row, figure.y.field) for row in figure.table.rows})
-        return max(2, rows) * self.step
+        return min(max(2, rows) * self.step, self.most_height)
 
     def config(self) -> JsonMap:
         """Vega-Lite's config: fonts, colours, lines."""
@@ -68,10 +69,11 @@ class Style:
                 "titlePadding": 4,
             },
             "legend": {**text, **ink, "symbolSize": 1.5 * self.point_size, "offset": 4, "rowPadding": 1},
+            "mark": {"color": self.colours[0]},
             "range": {"category": list(self.colours)},
             "line": {"strokeWidth": self.stroke},
-            "rule": {"strokeWidth": 0.75 * self.stroke},
-            "point": {"size": self.point_size, "filled": True},
+            "rule": {"strokeWidth": 0.75 * self.stroke, "color": self.colours[0]},
+            "point": {"filled": True},
             "text": {"color": self.ink, "fontSize": self.font_size},
         }
 
@@ -79,15 +81,15 @@ class Style:
 def _paper(inches: float, height: float) -> Style:
     width = inches * POINTS_PER_INCH
     return Style(
-        width=width, assumed_width=width, height=height, step=12, font_size=8, stroke=1.2, point_size=22, ink="#000000",
-        faint="#DDDDDD", colours=LIGHT, heat="viridis", diverging="purpleorange", interactive=False,
+        width=width, assumed_width=width, height=height, step=12, most_height=560, font_size=8, stroke=1.2, point_size=22,
+        ink="#000000", faint="#DDDDDD", colours=LIGHT, interactive=False,
     )  # fmt: skip
 
 
 def _page(ink: str, faint: str, colours: tuple[str, ...]) -> Style:
     return Style(
-        width=None, assumed_width=340, height=280, step=22, font_size=12, stroke=2, point_size=55, ink=ink,
-        faint=faint, colours=colours, heat="viridis", diverging="purpleorange", interactive=True,
+        width=None, assumed_width=340, height=280, step=22, most_height=2400, font_size=12, stroke=2, point_size=55, ink=ink,
+        faint=faint, colours=colours, interactive=True,
     )  # fmt: skip
 
 

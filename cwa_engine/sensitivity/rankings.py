@@ -16,7 +16,7 @@ from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.methods.metrics import ABLATION, METRICS
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.structures import unit_count
-from cwa_engine.rows import GIVEN, SHOWN, HalfOverlap, RankedParameter, Ranking
+from cwa_engine.rows import GIVEN, SHOWN, HalfOverlap, RankedParameter, Ranking, StoredParameter
 from cwa_engine.run import RunContext
 from cwa_engine.sensitivity.finalists import with_exact_scores
 from cwa_engine.sensitivity.gradients import Statistics
@@ -105,6 +105,14 @@ def ranked_parameters(loaded: LoadedModel, rankings: Sequence[Ranking]) -> Itera
         if metrics := tuple(metric for metric, names in by_metric.items() if name in names):
             units = unit_count(parameter, structure)
             yield RankedParameter(name, parameter.component, parameter.layer, units, metrics)
+
+
+def stored_parameters(loaded: LoadedModel, rankings: Sequence[Ranking]) -> Iterator[StoredParameter]:
+    """The parameters that have a weight of a ranking, in the order of the model."""
+    touched = {weight.parameter for ranking in rankings for weight in ranking.weights}
+    for name, parameter in loaded.anatomy.parameters.items():
+        if name in touched:
+            yield StoredParameter(name, parameter.shape, parameter.transposed, parameter.experts)
 
 
 def _check_ranked(found: Mapping[str, Ranking], missing: Sequence[View], spec: RunSpec) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from cwa_engine.questions.question import TableRows
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.rich_display import RichDisplay
 from cwa_engine.spec import RunSpec
 from cwa_engine.studies.study import Cell, Study
 
@@ -33,7 +34,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(RichDisplay):
     """What a study comes to. `tables` have what the sentences say and the data of its figure, ready to be saved as CSV."""
 
     question: str

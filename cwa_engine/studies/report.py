@@ -6,14 +6,16 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.errors import CwaError, DaemonUnreachable, OutputError
 from cwa_engine.base.files import write_whole
+from cwa_engine.base.frames import frame_named
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Table
 from cwa_engine.base.version import __version__
 from cwa_engine.questions.question import TableRows
+from cwa_engine.rich_display import RichDisplay
 from cwa_engine.rows import to_plain
 from cwa_engine.runner import Runner
 from cwa_engine.studies.answer import Answer, StudyRun
@@ -21,6 +23,9 @@ from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.progress import CellProgress, progress_of
 from cwa_engine.studies.registration import standing
 from cwa_engine.studies.registry import answered
+
+if TYPE_CHECKING:
+    import pandas
 
 ANSWER = "answer.json"
 
@@ -42,7 +47,7 @@ CELLS = Table("cells.csv", CellRow)
 
 
 @dataclass(frozen=True)
-class StudyReport:
+class StudyReport(RichDisplay):
     """How each cell ended, the runs that are done, and what they answer."""
 
     folder: StudyFolder
@@ -82,6 +87,14 @@ class StudyReport:
     def tables(self) -> tuple[TableRows[Any], ...]:
         """The tables of the answer, and the cells."""
         return (*(self.answer.tables if self.answer else ()), TableRows(CELLS, self.cells))
+
+    def frame(self, name: str) -> pandas.DataFrame:
+        """A table of the answer, or "cells", as a pandas frame: frame("scaling").
+
+        Raises InvalidInput for another name and where pandas is not installed.
+        """
+        tables = {rows.table.name.removesuffix(".csv"): (rows.table.row, rows.rows) for rows in self.tables()}
+        return frame_named(name, tables, "the study")
 
     def to_plain(self) -> JsonMap:
         """All of it but the tables, as JSON has it."""

@@ -20,7 +20,6 @@ from transformers.pytorch_utils import Conv1D
 from cwa_engine.damage.copies import owners_of
 from cwa_engine.data.token_text import token_text
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.evaluation.perplexity import measured_nll
 from cwa_engine.models.anatomy import Parameter
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.sensitivity.activations import linear_calls, linear_parameters
@@ -87,20 +86,24 @@ def token_activation(
 
 
 def channel_activity(
-    loaded: LoadedModel, weight: ExaminedWeight, sequences: Sequence[TokenSequence], report: Callable[[int], None]
+    loaded: LoadedModel,
+    weight: ExaminedWeight,
+    sequences: Sequence[TokenSequence],
+    run: Callable[[TokenSequence], object],
+    report: Callable[[int], None],
 ) -> tuple[ChannelActivity, ...]:
-    """What passes through the channels of a weight in one pass over some texts. `report` hears how many are done.
+    """What passes through the channels of a weight while `run` sends one text after the other through the model.
 
-    Raises Unknown for a module that is not given one tensor and does not give one, or that was never called.
+    `report` hears how many are done. Raises Unknown for a module that is not given one tensor and does not give one, or
+    that was never called.
     """
     recorder = _Recorder(loaded, weight)
-    order = {id(sequence): number for number, sequence in enumerate(sequences, start=1)}
     report(0)
     with recorder.recorded(), torch.no_grad():
-        for done, (sequence,) in enumerate(loaded.batched(sequences, 1), start=1):
-            recorder.text, recorder.tokens = order[id(sequence)], len(sequence.ids)
-            measured_nll(loaded, [sequence])
-            report(done)
+        for number, sequence in enumerate(sequences, start=1):
+            recorder.text, recorder.tokens = number, len(sequence.ids)
+            run(sequence)
+            report(number)
     found = [record.activity(loaded, sequences) for record in recorder.records.values()]
     known = tuple(activity for activity in found if activity)
     if not known:

@@ -22,7 +22,7 @@ from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.perturbations import STORED_BITS, Options, overwrite_with
 from cwa_engine.rows import exp
 from cwa_engine.weight_rows import BitFlip
-from cwa_engine.weights.examined import Examination, ExaminedWeight
+from cwa_engine.weights.examined import Examination, ExaminedWeight, Measuring
 
 BIT_TEXTS = 4  # of the evaluation texts, that every flip is measured on
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -49,7 +49,7 @@ def bit_map(examination: Examination) -> tuple[BitFlip, ...]:
     flips = flips_of(stored[weight.flat_index].reshape(1))
     context = _few_texts(examination)
     values = {_bits(flip.placed): flip.placed for flip in flips if flip.held}
-    measuring = examination.measuring("bits", len(values), context)
+    measuring = Measuring(examination.run, context, "bits", len(values), context.parts)
     measured = {bits: measuring.measure(weight.alone, _placing(weight, placed)) for bits, placed in values.items()}
     largest = examination.largest_value
     return tuple(

@@ -12,7 +12,7 @@ is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.perplexity import padded
 from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.models.anatomy import Parameter
-from cwa_engine.models.chain import Chain, NotAChain, chain_of
+from cwa_engine.models.chain import NotAChain, chain_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.structures import target_name
 from cwa_engine.questions.spike_removal import SPIKE
@@ -66,49 +66,129 @@ def _writes(parameter: Parameter) -> bool:
     return parameter.component in ("o", "down") or parameter.is_down
 
 
-@torch.no_grad()
-def channel_life(
-    loaded: LoadedModel, weight: ExaminedWeight, sequences: Sequence[TokenSequence], report: Callable[[int], None]
-) -> ChannelLife:
-    """Find the token in one pass over all texts, and follow the channel there, with and without the weight.
+class ChannelSearch:
+    """Follows the channel of a weight while texts pass, and finds the token at which it is largest."""
 
-    Raises Unknown where the model's blocks are no chain, and for a weight that has no channel of the residual stream.
-    """
-    try:
-        chain = chain_of(loaded)
-    except NotAChain as reason:
-        raise Unknown(f"the residual stream cannot be followed: {reason}") from reason
-    if not chain.batch_first:
-        raise Unknown("the residual stream cannot be followed: its first axis is not that of texts")
-    width = chain.first_input(torch.tensor([[0, 1]], device=loaded.device), None).shape[-1]
-    channel = residual_channel(weight.parameter, weight.flat_index, width)
-    activity = _largest(loaded, chain, channel, sequences, report)
-    text, position = sequences[activity.text - 1], activity.position
-    assert position is not None
-    intact = _values(loaded, chain, text, channel, position)
-    with patched(loaded.model, weight.alone, PERTURBATIONS["zero"], offsets=loaded.anatomy.offsets):
-        damaged = _values(loaded, chain, text, channel, position)
-    spikes = abs(activity.largest) >= SPIKE * activity.typical
-    born, cancelled = _events(intact) if spikes else (None, None)
-    unknown = ""
-    if not spikes:
+    def __init__(self, loaded: LoadedModel, weight: ExaminedWeight, sequences: Sequence[TokenSequence]) -> None:
+        """Raises Unknown where the blocks are no chain, and for a weight that has no channel of the residual stream."""
+        try:
+            self._chain = chain_of(loaded)
+        except NotAChain as reason:
+            raise Unknown(f"the residual stream cannot be followed: {reason}") from reason
+        if not self._chain.batch_first:
+            raise Unknown("the residual stream cannot be followed: its first axis is not that of texts")
+        with torch.no_grad():
+            width = self._chain.first_input(torch.tensor([[0, 1]], device=loaded.device), None).shape[-1]
+        self.channel = residual_channel(weight.parameter, weight.flat_index, width)
+        self._loaded, self._weight, self._sequences = loaded, weight, sequences
+        self._numbers = {id(sequence): number for number, sequence in enumerate(sequences, start=1)}
+        self._records = [
+            ChannelRecord("residual", f"{loaded.anatomy.blocks_path}.{layer}", self.channel)
+            for layer in range(len(self._chain.blocks))
+        ]
+
+    def read(self, sequence: TokenSequence) -> None:
+        """Send one of the texts through the model as it is."""
+        for record, hidden in zip(self._records, self._stream(sequence, with_tail=True)[1:], strict=True):
+            record.take(hidden, self._numbers[id(sequence)], Rows(None, len(hidden)))
+
+    @torch.no_grad()
+    def life(self) -> ChannelLife:
+        """The channel at the token where it is largest, with the weight and without it, when all texts have been read."""
+        activity = self._largest()
+        text, position = self._sequences[activity.text - 1], activity.position
+        assert position is not None
+        model, offsets = self._loaded.model, self._loaded.anatomy.offsets
+        intact = self._values(text, position)
+        with patched(model, self._weight.alone, PERTURBATIONS["zero"], offsets=offsets):
+            damaged = self._values(text, position)
         times = abs(activity.largest) / activity.typical if activity.typical else 0.0
-        unknown = (
-            f"channel {channel} of the residual stream has no spike: its largest value is {times:.3g} times the usual "
-            f"size, and a spike {SPIKE:g} times"
+        born, cancelled = _events(intact) if times >= SPIKE else (None, None)
+        layers = tuple(
+            ChannelLayer(
+                layer=number - 1,
+                value=value,
+                damaged=damaged[number],
+                written=value - (intact[number - 1] if number else 0.0),
+                event="born" if number == born else "cancelled" if number == cancelled else "",
+            )
+            for number, value in enumerate(intact)
         )
-    layers = tuple(
-        ChannelLayer(
-            layer=number - 1,
-            value=value,
-            damaged=damaged[number],
-            written=value - (intact[number - 1] if number else 0.0),
-            event="born" if number == born else "cancelled" if number == cancelled else "",
+        if born is not None:
+            shares = self._shares(text, position, born - 1) if born else ()  # 0: it is there before all blocks
+            return ChannelLife(self.channel, activity, layers, shares)
+        why = f"its largest value is {times:.3g} times the usual size, and a spike at least {SPIKE:g} times"
+        none = f"channel {self.channel} of the residual stream has no spike: {why}"
+        return ChannelLife(self.channel, activity, layers, (), none)
+
+    def _largest(self) -> ChannelActivity:
+        """Where |value| of the channel is largest behind any block; of equal ones the first block."""
+        found = (record.activity(self._loaded, self._sequences) for record in self._records)
+        return max((activity for activity in found if activity), key=lambda activity: abs(activity.largest))
+
+    def _stream(self, text: TokenSequence, with_tail: bool = False) -> list[Tensor]:
+        """The residual stream of one text: what the first block is given, and behind each block. [tokens, width] each"""
+        batch = padded(self._loaded, [text])
+        trace = self._chain.run_blocks(batch.ids, batch.attention_mask, with_tail=with_tail)
+        given = [trace.calls[number].hidden[0] for number in range(len(self._chain.blocks))]
+        return [*given, trace.last_hidden[0]]
+
+    def _values(self, text: TokenSequence, position: int) -> list[float]:
+        return [float(hidden[position, self.channel]) for hidden in self._stream(text)]
+
+    def _shares(self, text: TokenSequence, position: int, layer: int) -> tuple[ChannelShare, ...]:
+        """Each weight's share x w / y of what the module that writes most into the channel in a block writes there."""
+        written = self._written(text, position, layer)
+        if not written:
+            return ()
+        most = max(written, key=lambda entry: abs(entry.output))
+        contributions = most.read * _row(self._loaded, most.parameter, most.expert, self.channel)
+        order = contributions.abs().argsort(descending=True, stable=True)[:SHARES].tolist()
+        own = most.parameter.place(self._weight.flat_index)
+        if most.parameter == self._weight.parameter and (own.out_feature, own.expert or 0) == (
+            self.channel,
+            most.expert,
+        ):
+            order += [own.in_feature] if own.in_feature not in order else []
+        return tuple(
+            ChannelShare(
+                target=target_name(
+                    most.parameter, "weight", most.parameter.flat_index(most.expert, self.channel, in_feature)
+                ),
+                share=float(contributions[in_feature]) / most.output if most.output else 0.0,
+                contribution=float(contributions[in_feature]),
+            )
+            for in_feature in order
         )
-        for number, value in enumerate(intact)
-    )
-    shares = _shares(loaded, weight, chain, text, channel, position, born - 1) if born else ()  # 0: before all blocks
-    return ChannelLife(channel, activity, layers, shares, unknown)
+
+    def _written(self, text: TokenSequence, position: int, layer: int) -> list[_Written]:
+        """What each matrix of a block that writes to the residual stream writes into the channel at one token."""
+        parameters = self._loaded.anatomy.parameters
+        names = [n for n, p in parameters.items() if p.layer == layer and _writes(p) and not p.is_vector]
+        only, found = self._loaded.with_parameters(names), list[_Written]()
+
+        def take(name: str, expert: int, inputs: Tensor, outputs: Tensor, rows: Rows | None) -> None:
+            if self.channel >= outputs.shape[-1] or rows is None or rows.tokens != len(text.ids):
+                return
+            at = torch.arange(len(inputs)) if rows.chosen is None else rows.chosen.cpu()
+            for place in (at == position).nonzero().flatten().tolist():
+                output, read = outputs[place, self.channel].double(), inputs[place].double().cpu()
+                found.append(_Written(parameters[name], expert, float(output), read))
+
+        if linear_parameters(only):
+            with linear_calls(only, take):
+                self._stream(text)
+        return found
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What one matrix reads at a token, and what it makes of it in the channel."""
+
+    parameter: Parameter
+    expert: int
+    output: float
+    read: Tensor  # float64 [in]
 
 
 def _events(values: Sequence[float]) -> tuple[int, int | None]:
@@ -119,83 +199,6 @@ def _events(values: Sequence[float]) -> tuple[int, int | None]:
     born = next(place for place, size in enumerate(sizes) if size >= BORN * largest)
     after = (place for place in range(peak + 1, len(sizes)) if sizes[place] <= CANCELLED * largest)
     return born, next(after, None)
-
-
-def _largest(
-    loaded: LoadedModel, chain: Chain, channel: int, sequences: Sequence[TokenSequence], report: Callable[[int], None]
-) -> ChannelActivity:
-    """Where |value| of the channel is largest behind any block; of equal ones the first block."""
-    path = loaded.anatomy.blocks_path
-    records = [ChannelRecord("residual", f"{path}.{layer}", channel) for layer in range(len(chain.blocks))]
-    order = {id(sequence): number for number, sequence in enumerate(sequences, start=1)}
-    report(0)
-    for done, (sequence,) in enumerate(loaded.batched(sequences, 1), start=1):
-        for layer, hidden in enumerate(_stream(loaded, chain, sequence)[1:]):
-            records[layer].take(hidden, order[id(sequence)], Rows(None, len(hidden)))
-        report(done)
-    found = [record.activity(loaded, sequences) for record in records]
-    return max((activity for activity in found if activity), key=lambda activity: abs(activity.largest))
-
-
-def _stream(loaded: LoadedModel, chain: Chain, text: TokenSequence) -> list[Tensor]:
-    """The residual stream of one text: what the first block is given, and behind each block. [tokens, width] each"""
-    batch = padded(loaded, [text])
-    trace = chain.run_blocks(batch.ids, batch.attention_mask)
-    given = [trace.calls[number].hidden[0] for number in range(len(chain.blocks))]
-    return [*given, trace.last_hidden[0]]
-
-
-def _values(loaded: LoadedModel, chain: Chain, text: TokenSequence, channel: int, position: int) -> list[float]:
-    return [float(hidden[position, channel]) for hidden in _stream(loaded, chain, text)]
-
-
-def _shares(
-    loaded: LoadedModel,
-    weight: ExaminedWeight,
-    chain: Chain,
-    text: TokenSequence,
-    channel: int,
-    position: int,
-    layer: int,
-) -> tuple[ChannelShare, ...]:
-    """Each weight's share x w / y of what the module that writes most into the channel in a block writes there."""
-    names = [
-        name
-        for name, parameter in loaded.anatomy.parameters.items()
-        if parameter.layer == layer and _writes(parameter) and not parameter.is_vector
-    ]
-    only = loaded.with_parameters(names)
-    found: list[tuple[float, str, int, Tensor]] = []  # |y|, parameter, expert, what it read
-
-    def take(name: str, expert: int, inputs: Tensor, outputs: Tensor, rows: Rows | None) -> None:
-        if channel >= outputs.shape[-1] or rows is None or rows.tokens != len(text.ids):
-            return
-        at = torch.arange(len(inputs)) if rows.chosen is None else rows.chosen.cpu()
-        for place in (at == position).nonzero().flatten().tolist():
-            output = outputs[place, channel].double().cpu()
-            found.append((float(output), name, expert, inputs[place].double().cpu()))
-
-    if linear_parameters(only):
-        with linear_calls(only, take):
-            _stream(loaded, chain, text)
-    if not found:
-        return ()
-    output, name, expert, read = max(found, key=lambda entry: abs(entry[0]))
-    parameter = loaded.anatomy.parameters[name]
-    contributions = read * _row(loaded, parameter, expert, channel)
-    order = contributions.abs().argsort(descending=True, stable=True)[:SHARES].tolist()
-    own = parameter.place(weight.flat_index)
-    if parameter == weight.parameter and own.out_feature == channel and (own.expert or 0) == expert:
-        assert own.in_feature is not None
-        order += [own.in_feature] if own.in_feature not in order else []
-    return tuple(
-        ChannelShare(
-            target=target_name(parameter, "weight", parameter.flat_index(expert, channel, place)),
-            share=float(contributions[place]) / output if output else 0.0,
-            contribution=float(contributions[place]),
-        )
-        for place in order
-    )
 
 
 def _row(loaded: LoadedModel, parameter: Parameter, expert: int, out_feature: int) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.events import DamageMeasured, Progress
 from cwa_engine.damage.measured import Measured, figures
-from cwa_engine.damage.measurement import MeasurementContext, measure
+from cwa_engine.damage.measurement import MeasurementContext, TextPart, measure
 from cwa_engine.damage.treatments import Treatment
 from cwa_engine.methods.controls import Selection, count
 from cwa_engine.models.anatomy import Parameter
@@ -80,23 +80,31 @@ class Examination:
         finite = stored[stored.isfinite()]
         return max(abs(float(end)) for end in finite.aminmax()) if len(finite) else 0.0
 
-    def measuring(self, stage: str, measurements: int, context: MeasurementContext | None = None) -> Measuring:
-        """For so many changes of weights, on all evaluation texts or on those of another context."""
-        return Measuring(self.run, context or self.context, stage, measurements)
+    @property
+    def sample(self) -> list[TextPart]:
+        """The few evaluation texts that all but the weight's own damage is measured on, the same as draws of controls."""
+        return [self.context.sample]
+
+    def measuring(self, stage: str, measurements: int, parts: Sequence[TextPart]) -> Measuring:
+        """For so many changes of weights, on these parts of the evaluation texts."""
+        return Measuring(self.run, self.context, stage, measurements, parts)
 
 
 class Measuring:
     """Measures one change of weights after the other, and tells how far it is."""
 
-    def __init__(self, run: RunContext, context: MeasurementContext, stage: str, measurements: int) -> None:
-        self._run, self._context, self._stage = run, context, stage
-        self._done, self._total = 0, measurements * len(context.sequences)
+    def __init__(
+        self, run: RunContext, context: MeasurementContext, stage: str, measurements: int, parts: Sequence[TextPart]
+    ) -> None:
+        self._run, self._context, self._stage, self._parts = run, context, stage, parts
+        self._texts = sum(len(part.places) for part in parts)
+        self._done, self._total = 0, measurements * self._texts
         self._report(0)
 
     def measure(self, weights: Selection, treatment: Treatment) -> Measured:
         """The weights are as before after it."""
-        found = measure(self._context, weights, treatment, report=self._report)
-        self._done += len(self._context.sequences)
+        found = measure(self._context, weights, treatment, self._parts, self._report)
+        self._done += self._texts
         return found
 
     def _report(self, done: int) -> None:

@@ -26,13 +26,13 @@ NEIGHBOURS = 2  # the largest others of the row, the column and the tensor that 
 def zeroed_alone(examination: Examination) -> tuple[Measured, DamagePoint]:
     """The weight zeroed, on all evaluation texts: what `cwtool run --weights` measures."""
     alone = examination.weight.alone
-    measured = examination.measuring("alone", 1).measure(alone, ZERO)
+    measured = examination.measuring("alone", 1, examination.context.parts).measure(alone, ZERO)
     return measured, damage_point(examination, measured, alone, ZERO.label)
 
 
 def dose_response(examination: Examination, factors: Sequence[float]) -> tuple[DamagePoint, ...]:
-    """The weight times each factor, the smallest first."""
-    alone, measuring = examination.weight.alone, examination.measuring("doses", len(set(factors)))
+    """The weight times each factor, the smallest first, on the sample of the evaluation texts."""
+    alone, measuring = examination.weight.alone, examination.measuring("doses", len(set(factors)), examination.sample)
     found = []
     for factor in sorted(set(factors)):
         options = dataclasses.replace(examination.run.spec.perturbation_options, scale_factor=factor)
@@ -44,11 +44,12 @@ def dose_response(examination: Examination, factors: Sequence[float]) -> tuple[D
 def with_neighbours(examination: Examination, facts: WeightFacts, alone: Measured) -> tuple[NeighbourDamage, ...]:
     """The weight zeroed together with the largest others around it, beside the sum of what each does alone.
 
+    All on the sample of the evaluation texts, `alone` being the weight's own damage there and elsewhere.
     `excess` is joint less that sum: below zero the weights stand in for one another, above it they matter together.
     """
     groups = {name: targets for name, targets in _groups(examination, facts).items() if targets}
     others = list(dict.fromkeys(target for targets in groups.values() for target in targets))
-    measuring = examination.measuring("neighbours", len(others) + len(groups))
+    measuring = examination.measuring("neighbours", len(others) + len(groups), examination.sample)
     by_target = {facts.target: alone}
     for target in others:
         by_target[target] = measuring.measure(_selection(examination, [target]), ZERO)
@@ -70,8 +71,8 @@ def _neighbour_damage(
     point: DamagePoint,
     by_target: Mapping[str, Measured],
 ) -> NeighbourDamage:
-    intact = examination.context.intact
-    changes = [by_target[target].evaluation.nll_sums - intact.nll_sums for target in targets]  # [sequences] each
+    intact = examination.context.reference.on(joint.places)
+    changes = [by_target[target].on(joint.places).nll_sums - intact.nll_sums for target in targets]  # [sequences] each
     summed = intact.nll_sums + np.sum(changes, axis=0)
     excess, low, high = paired_delta(joint.evaluation.nll_sums, summed, intact.tokens)
     return NeighbourDamage(

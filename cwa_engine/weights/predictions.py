@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,14 +12,14 @@ from torch import Tensor
 
 from cwa_engine.damage.patch import patched
 from cwa_engine.data.token_text import token_text
-from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.evaluation.divergence import predictions
-from cwa_engine.evaluation.perplexity import padded
+from cwa_engine.evaluation.perplexity import PaddedBatch, padded
+from cwa_engine.evaluation.resume import CachedStates
 from cwa_engine.methods.perturbations import PERTURBATIONS
+from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.rows import DamagePoint
 from cwa_engine.weight_rows import StopwordMass, TokenShift
-from cwa_engine.weights.examined import ExaminedWeight, Unknown
+from cwa_engine.weights.examined import Examination, Unknown
 from cwa_engine.weights.stopwords import STOPWORDS, stopword_tokens
 
 SHIFTS = 10  # tokens that are shown on either side
@@ -41,39 +40,56 @@ class MeanPredictions:
         return dataclasses.replace(point, kl=kl, top1_agreement=self.top1_agreement)
 
 
-@torch.no_grad()
-def mean_predictions(
-    loaded: LoadedModel,
-    weight: ExaminedWeight,
-    sequences: Sequence[TokenSequence],
-    size: int,
-    report: Callable[[int], None],
-) -> MeanPredictions:
-    """One pass by the intact model and one with the weight zeroed. Raises Unknown where predictions are NaN."""
+def mean_predictions(examination: Examination, report: Callable[[int], None]) -> MeanPredictions:
+    """Over all evaluation texts, by the intact model and with the weight zeroed. Raises Unknown where these are NaN."""
+    return examination.context.batch_size.run(lambda size: _Sums(examination).over_all_texts(size, report))
 
-    def damaged() -> AbstractContextManager[object]:
-        return patched(loaded.model, weight.alone, PERTURBATIONS["zero"], offsets=loaded.anatomy.offsets)
 
-    sums: list[Tensor] = []
-    kl_sum, agreed, tokens, done = 0.0, 0, 0, 0
-    report(0)
-    for batch in loaded.batched(sequences, size):
-        texts = padded(loaded, batch)
-        scored = texts.scored[:, 1:].bool()
-        before = predictions(loaded, texts)[scored].log_softmax(-1)  # [tokens, vocabulary]
-        with damaged():
-            after = predictions(loaded, texts)[scored].log_softmax(-1)
+class _Sums:
+    """Adds up predictions, batch after batch. Each batch is predicted by both models in turn."""
+
+    def __init__(self, examination: Examination) -> None:
+        self._examination, self._loaded = examination, examination.loaded
+        self._intact: Tensor | float = 0.0  # [vocabulary]
+        self._damaged: Tensor | float = 0.0
+        self._kl, self._agreed, self._tokens = 0.0, 0, 0
+
+    @torch.no_grad()
+    def over_all_texts(self, size: int, report: Callable[[int], None]) -> MeanPredictions:
+        done = 0
+        report(0)
+        for part in self._examination.context.parts:
+            kept = part.kept if part.kept and len(part.kept.batches[0]) <= size else None
+            for number, batch in enumerate(kept.batches if kept else self._loaded.batched(part.sequences, size)):
+                self._add(padded(self._loaded, batch), kept, number)
+                done += len(batch)
+                report(done)
+        assert isinstance(self._intact, Tensor) and isinstance(self._damaged, Tensor)
+        tokens = self._tokens
+        return MeanPredictions(self._intact / tokens, self._damaged / tokens, self._kl / tokens, self._agreed / tokens)
+
+    def _add(self, texts: PaddedBatch, kept: CachedStates | None, number: int) -> None:
+        weight, model = self._examination.weight, self._loaded.model
+        first = kept.chain.first_block(self._loaded, [weight.parameter.name]) if kept else 0
+        before = self._predicted(texts, kept, number, len(kept.chain.blocks) if kept else 0)  # [tokens, vocabulary]
+        with patched(model, weight.alone, PERTURBATIONS["zero"], offsets=self._loaded.anatomy.offsets):
+            after = self._predicted(texts, kept, number, first)
         if after.isnan().any():
             raise Unknown("without the weight the model's predictions are no numbers")
-        kl_sum += float((before.exp() * (before - after)).sum(-1).double().sum())
-        agreed += int((before.argmax(-1) == after.argmax(-1)).sum())
-        tokens += int(scored.sum())
-        fresh = [of.exp_().sum(0, dtype=torch.float64).cpu() for of in (before, after)]
-        sums = [total + more for total, more in zip(sums, fresh, strict=True)] if sums else fresh
-        done += len(batch)
-        report(done)
-    intact, without = (total / tokens for total in sums)
-    return MeanPredictions(intact, without, kl_sum / tokens, agreed / tokens)
+        self._kl += float((before.exp() * (before - after)).sum(-1).double().sum())
+        self._agreed += int((before.argmax(-1) == after.argmax(-1)).sum())
+        self._tokens += len(before)
+        self._intact = self._intact + before.exp_().sum(0, dtype=torch.float64).cpu()
+        self._damaged = self._damaged + after.exp_().sum(0, dtype=torch.float64).cpu()
+
+    def _predicted(self, texts: PaddedBatch, kept: CachedStates | None, number: int, first: int) -> Tensor:
+        """Log probabilities at all scored tokens of a batch, where nothing is changed before block `first`."""
+        if kept:
+            logits = kept.chain.logits_from(kept.start(number, first), texts.ids, texts.attention_mask)
+        else:
+            logits = logits_of(self._loaded.model, texts.ids, texts.attention_mask)
+        scored = logits[:, :-1][texts.scored[:, 1:].bool()]
+        return scored.to(torch.promote_types(scored.dtype, torch.float32)).log_softmax(-1)
 
 
 def token_shifts(loaded: LoadedModel, means: MeanPredictions) -> tuple[tuple[TokenShift, ...], tuple[TokenShift, ...]]:

@@ -76,6 +76,11 @@ def study_ids(incomplete: str) -> list[Value]:
     return whole or [(short_id(name), name) for name in ids if short_id(name).startswith(incomplete)]
 
 
+def reported_ids(incomplete: str) -> list[Value]:
+    """Finished runs, and studies: what a page can be of."""
+    return finished_run_ids(incomplete) + study_ids(incomplete)
+
+
 def study_questions(incomplete: str) -> list[Value]:
     """What studies ask."""
     from cwa_engine.studies.registry import STUDY_QUESTIONS

@@ -80,7 +80,7 @@ def figures(
     from cwa_engine.figures.registry import figures_of
     from cwa_tui.cli.sources import opened_source
 
-    with opened_source(source, others or ()) as opened:
+    with opened_source([source, *(others or ())]) as opened:
         found = figures_of(opened.report, opened.of)
         if name is None:
             _list(found, opened.name, as_json)

@@ -13,7 +13,7 @@ from cwa_tui.cli import completion, listing, marks, query
 from cwa_tui.cli.connection import connect
 from cwa_tui.cli.groups import ListByDefault
 from cwa_tui.cli.output import say, show, show_exactly
-from cwa_tui.cli.parameters import FinishedRunId, Json, Limit
+from cwa_tui.cli.parameters import EXPORTED, FinishedRunId, Json, Limit
 from cwa_tui.cli.remembered import remember
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def show_run(
         raise InvalidInput("--config prints TOML, and --json JSON", hint="give one of them")
     with connect() as client:
         if config:
-            from cwa_tui.cli.config_file import config_text
+            from cwa_engine.command_line import config_text
             from cwa_tui.cli.rerun import repeated
 
             show(config_text(repeated(client.manifest(run_id))))
@@ -201,7 +201,9 @@ def export(
     form: Annotated[
         str,
         typer.Option(
-            "--format", help="csv, json or markdown.", autocompletion=completion.one_of("csv", "json", "markdown")
+            "--format",
+            help="csv, json, parquet, markdown, latex or safetensors, as in `cwtool export`.",
+            autocompletion=completion.one_of(*EXPORTED),
         ),
     ] = "csv",
     table: Annotated[
@@ -220,17 +222,11 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Print a table of a run, or write all of its tables, as CSV, JSON or Markdown with exact numbers."""
-    from cwa_tui.cli import exported
-    from cwa_tui.tables.export import checked_format
+    """Print a table of a run, or write all of its tables: `cwtool export` for runs alone."""
+    from cwa_engine.exchange.writing import EXPORTS, checked_export
+    from cwa_tui.cli.exported import exported
+    from cwa_tui.cli.sources import opened_run
 
-    chosen = checked_format(form)
-    if table and output:
-        raise InvalidInput("--table prints one table, --output writes all", hint="give one of them; `> FILE` keeps one")
-    with connect() as client, exported.opened(client, run_id) as report:
-        if table:
-            show_exactly(exported.text_of(report, table, chosen))
-            return
-        folder = user_path(output, "--output") if output else Path(f"{report.run_id}-tables").absolute()
-        for path in exported.write_all(report, folder, chosen):
-            show(str(path))
+    chosen = checked_export(form, EXPORTS)
+    with connect() as client, opened_run(client, run_id) as report:
+        exported(report, chosen, table, output)

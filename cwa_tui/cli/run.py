@@ -13,6 +13,7 @@ from cwa_tui.cli.output import show
 from cwa_tui.cli.parameters import Detach, Json
 from cwa_tui.cli.remembered import remember
 from cwa_tui.cli.run_options import Given, RunOptions, job_options_of, spec_of
+from cwa_tui.cli.tracking import Track, track_run, tracker_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,10 +32,11 @@ def run(
     context: typer.Context,
     detach: Detach = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Rank a model's most critical weights, damage them, and compare the damage with fair controls."""
-    _submit("run", context.obj, detach, cancel_on_interrupt, as_json)
+    _submit("run", context.obj, detach, cancel_on_interrupt, track, as_json)
 
 
 @app.command(cls=RunOptions)
@@ -42,11 +44,12 @@ def ablate(
     context: typer.Context,
     detach: Detach = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Zero candidate weights one at a time, rank them by the measured loss change, and search the smallest set that
     breaks the model."""
-    _submit("ablate", context.obj, detach, cancel_on_interrupt, as_json)
+    _submit("ablate", context.obj, detach, cancel_on_interrupt, track, as_json)
 
 
 @app.command(cls=RunOptions)
@@ -66,8 +69,11 @@ def plan(context: typer.Context, as_json: Json = False) -> None:
     show(to_plain(found) if as_json else plan_report(found))
 
 
-def _submit(command: str, given: Given, detach: bool, cancel_on_interrupt: bool, as_json: bool) -> None:
+def _submit(
+    command: str, given: Given, detach: bool, cancel_on_interrupt: bool, track: str | None, as_json: bool
+) -> None:
     """Submit a run; unless detached, follow it to its end and show its result."""
+    tracker = tracker_of(track, detach)
     spec, options = spec_of(command, given), job_options_of(command, given)
     with connect() as client:
         output = spec.output
@@ -84,6 +90,8 @@ def _submit(command: str, given: Given, detach: bool, cancel_on_interrupt: bool,
         follow(client, run_id, cancel_on_interrupt)
         if client.host and output:
             client.fetch(run_id, output, options.force)
+        if tracker:
+            track_run(client, run_id, tracker)
         show_result(client, run_id, as_json, output)
 
 

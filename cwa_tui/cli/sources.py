@@ -6,15 +6,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cwa_engine.base.errors import NotFound
+from cwa_engine.base.errors import InvalidInput, NotFound
+from cwa_engine.base.files import fetch_folder, user_path
 from cwa_engine.figures.figure import Source
+from cwa_tui.cli.connection import command_typed, connect
+
+if TYPE_CHECKING:
+    from cwa_daemon.client import Client
+    from cwa_engine.records.run_report import RunReport
+    from cwa_engine.studies.folder import StudyFolder
+    from cwa_engine.studies.report import StudyReport
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A RunReport, a StudyReport or a Comparison, as `of` says; `name` is what it is called in sentences."""
+    """A RunReport, a StudyReport or a Comparison, as `of` says; `name` is its id, or one made of the ends of the runs' ids."""
 
     report: Any
     of: Source
@@ -22,52 +30,110 @@ class Opened:
 
 
 @contextmanager
-def opened_source(named: str, others: Sequence[str] = ()) -> Iterator[Opened]:
-    """What an id or a folder names: a run or a study, or with `others` the comparison of these runs.
+def opened_run(client: Client, run_id: str) -> Iterator[RunReport]:
+    """The report of a finished run; the files of one on another machine are copied here for as long as it is open."""
+    from cwa_engine.records.run_report import open_run
 
-    "latest" is the latest finished run. A run's id counts where no study has it. No daemon is asked for a folder of a run. The
-    files of a run on another machine are copied here for as long as it is open. Raises NotFound, Altered, and what
-    `compare` raises.
-    """
-    from cwa_engine.records.comparison import compare
-
-    with ExitStack() as stack:
-        if others:
-            reports = [stack.enter_context(_run(run)) for run in (named, *others)]
-            yield Opened(compare(*reports), "comparison", "this comparison")
-        elif study := _study_id(named):
-            from cwa_engine.studies.report import study_report
-            from cwa_tui.cli.study import opened_study
-
-            folder, runner, _ = stack.enter_context(opened_study(study))
-            yield Opened(study_report(folder, runner), "study", folder.id)
-        else:
-            report = stack.enter_context(_run(named))
-            yield Opened(report, "run", report.run_id)
-
-
-def _study_id(named: str) -> str:
-    """The id of the study that is named, also by its folder; empty where none is."""
-    from cwa_engine.studies.folder import LATEST, STUDY, StudyFolder
-
-    if "/" in named:
-        folder = Path(named)
-        return folder.resolve().name if (folder / STUDY).exists() else ""
-    try:
-        return "" if named == LATEST else StudyFolder.open(named).id
-    except NotFound:
-        return ""
+    if not client.host:
+        files = client.check(run_id)
+        yield open_run(files.folder, files.fingerprint)
+        return
+    with fetch_folder() as scratch:
+        _, fingerprint = client.download(run_id, Path(scratch))
+        yield open_run(scratch, fingerprint)
 
 
 @contextmanager
-def _run(named: str) -> Iterator[Any]:
+def opened_report(named: str) -> Iterator[RunReport | StudyReport]:
+    """The report of a run or of a study, as `opened_source` finds it."""
+    with opened_source([named]) as opened:
+        yield opened.report
+
+
+@contextmanager
+def opened_source(named: Sequence[str]) -> Iterator[Opened]:
+    """What an id or a folder names: a run or a study, and of several runs their comparison. "latest" is a run.
+
+    An id may be cut to its end, or to its beginning where no run begins so. No daemon is asked for a folder with the files of
+    a run. Raises NotFound, Altered, InvalidInput for a study whose runs are elsewhere, and what `compare` raises.
+    """
+    with ExitStack() as stack:
+        try:
+            study = _study_folder(named[0]) if len(named) == 1 else None
+            reports = [] if study else [stack.enter_context(_run(name)) for name in named]
+        except NotFound as error:
+            study, reports = _study_that_begins(named, error), []
+        if study:
+            yield Opened(_study_report(study, stack), "study", study.id)
+        elif len(reports) == 1:
+            yield Opened(reports[0], "run", reports[0].run_id)
+        else:
+            from cwa_engine.records.comparison import compare
+
+            name = "-".join(["comparison", *(each.run_id.rpartition("-")[2] for each in reports)])
+            yield Opened(compare(*reports), "comparison", name)
+
+
+def check_place(folder: StudyFolder, host: str) -> None:
+    """Raises InvalidInput where the runs of a study are not in the daemon of `host`, which is "" for that of this machine."""
+    if folder.where == host:
+        return
+    if folder.where.startswith(("/", "the memory")):
+        hint = "the program that asked for it can go on with it"
+    elif folder.where:
+        hint = f"`cwtool --host {folder.where} study resume` goes on with it"
+    else:
+        hint = "`cwtool study resume` without --host goes on with it"
+    place = folder.where or "the daemon of this machine"
+    raise InvalidInput(f"the runs of {folder.id} are in {place}, not in {host or 'the daemon of this machine'}", hint)
+
+
+def _study_folder(named: str) -> StudyFolder | None:
+    """The study of that folder, or whose id is this or ends so; "latest" is a run."""
+    from cwa_engine.studies.folder import LATEST, STUDY, StudyFolder
+
+    if _is_folder(named):
+        path = user_path(named, "the folder")
+        return StudyFolder.at(path) if (path / STUDY).exists() else None
+    try:
+        found = None if named == LATEST else StudyFolder.open(named)
+    except (NotFound, InvalidInput):
+        return None
+    return found if found and (found.id == named or found.id.endswith(f"-{named}")) else None
+
+
+def _study_that_begins(named: Sequence[str], error: NotFound) -> StudyFolder:
+    """The study whose id begins like what is no run. Raises `error` where there is none."""
+    from cwa_engine.studies.folder import LATEST, StudyFolder
+
+    if len(named) > 1 or named[0] == LATEST or _is_folder(named[0]):
+        raise error
+    try:
+        return StudyFolder.open(named[0])
+    except NotFound:
+        hint = error.hint or "`cwtool results` lists finished runs, `cwtool study` studies"
+        raise NotFound(error.message, hint=hint) from error
+
+
+def _study_report(folder: StudyFolder, stack: ExitStack) -> StudyReport:
+    from cwa_daemon.client import DaemonRunner
+    from cwa_engine.studies.report import study_report
+
+    client = stack.enter_context(connect())
+    check_place(folder, client.host or "")
+    return study_report(folder, DaemonRunner(client, command_typed()))
+
+
+@contextmanager
+def _run(named: str) -> Iterator[RunReport]:
     from cwa_engine.records.run_report import open_run
 
-    if "/" in named or Path(named).is_dir():
+    if _is_folder(named):
         yield open_run(named)
         return
-    from cwa_tui.cli import exported
-    from cwa_tui.cli.connection import connect
+    with connect() as client, opened_run(client, named) as found:
+        yield found
 
-    with connect() as client, exported.opened(client, named) as report:
-        yield report
+
+def _is_folder(named: str) -> bool:
+    return "/" in named or Path(named).is_dir()

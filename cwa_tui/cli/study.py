@@ -11,17 +11,20 @@ from cwa_tui.cli import completion
 from cwa_tui.cli.connection import chosen_host, command_typed, connect
 from cwa_tui.cli.groups import ListByDefault
 from cwa_tui.cli.output import say, show, stderr
-from cwa_tui.cli.parameters import Json
+from cwa_tui.cli.parameters import EXPORTED, Json
 from cwa_tui.cli.remembered import remember
 from cwa_tui.cli.run_options import job_options_of
+from cwa_tui.cli.sources import check_place
 from cwa_tui.cli.study_options import StudyOptions, study_typed
 from cwa_tui.cli.study_register import register_study
+from cwa_tui.cli.tracking import Track, track_runs, tracker_of
 
 if TYPE_CHECKING:
     from cwa_daemon.client import Client, DaemonRunner
     from cwa_engine.studies.folder import StudyFolder
     from cwa_engine.studies.progress import CellProgress
     from cwa_engine.studies.report import StudyReport
+    from cwa_engine.tracking.tracker import Tracker
 
 app = typer.Typer()
 study = typer.Typer(
@@ -78,11 +81,13 @@ def run_study(
     name: Annotated[str | None, typer.Option("--name", help="What you call it.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would take, and run nothing.")] = False,
     detach: Detached = False,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Run a model, or many, in every combination of what the grid has, and answer the question.
 
     What is done already is not run again: the same command goes on where it stopped."""
+    tracker = tracker_of(track, detach)
     asked = study_typed(question, context.obj, models or (), revisions or (), seeds or (), grid or (), name)
     options = job_options_of("run", context.obj)
     if dry_run:
@@ -96,7 +101,7 @@ def run_study(
         folder, known = StudyFolder.of(asked, where=runner.where)
         if known:
             say(f"{folder.id} asks for the same: it goes on")
-        _go_on(folder, runner, client, retry=False, detach=detach, as_json=as_json)
+        _go_on(folder, runner, client, retry=False, detach=detach, as_json=as_json, tracker=tracker)
 
 
 @study.command("list")
@@ -163,26 +168,27 @@ def export_study(
     form: Annotated[
         str,
         typer.Option(
-            "--format", "-f", help="csv, json or markdown.", autocompletion=completion.one_of("csv", "json", "markdown")
+            "--format",
+            "-f",
+            help="csv, json, parquet, markdown or latex, as in `cwtool export`.",
+            autocompletion=completion.one_of(*EXPORTED[:-1]),
         ),
     ] = "csv",
     as_json: Json = False,
 ) -> None:
     """Write the answer, its tables and the list of its runs into a new folder."""
-    from cwa_engine.base.files import user_path
+    from cwa_engine.exchange.writing import checked_export
     from cwa_engine.studies.report import study_report
-    from cwa_tui.cli.study_list import export_all
-    from cwa_tui.tables.export import checked_format
+    from cwa_tui.cli.exported import exported
 
     if not output:
         raise InvalidInput("no folder is given", hint=f"`cwtool study export {study_id} --output FOLDER`")
-    checked = checked_format(form)
+    checked = checked_export(form)
     with opened_study(study_id) as (folder, runner, _):
         report = study_report(folder, runner)
-        paths = export_all(report, user_path(output, "--output"), checked)
-    if not report.complete:
-        say("not all cells have ended: this is the answer so far")
-    show({"files": [str(path) for path in paths]} if as_json else "\n".join(map(str, paths)))
+        if not report.complete:
+            say("not all cells have ended: this is the answer so far")
+        exported(report, checked, output=output, as_json=as_json)
 
 
 class opened_study:
@@ -199,7 +205,7 @@ class opened_study:
 
         client = self._connection.__enter__()
         try:
-            _check_place(self._folder, client.host or "")
+            check_place(self._folder, client.host or "")
         except InvalidInput:
             self._connection.__exit__(None, None, None)
             raise
@@ -209,20 +215,15 @@ class opened_study:
         self._connection.__exit__(*about)
 
 
-def _check_place(folder: StudyFolder, host: str) -> None:
-    if folder.where == host:
-        return
-    if folder.where.startswith(("/", "the memory")):
-        hint = "the program that asked for it can go on with it"
-    elif folder.where:
-        hint = f"`cwtool --host {folder.where} study resume` goes on with it"
-    else:
-        hint = "`cwtool study resume` without --host goes on with it"
-    place = folder.where or "the daemon of this machine"
-    raise InvalidInput(f"the runs of {folder.id} are in {place}, not in {host or 'the daemon of this machine'}", hint)
-
-
-def _go_on(folder: StudyFolder, runner: DaemonRunner, client: Client, retry: bool, detach: bool, as_json: bool) -> None:
+def _go_on(
+    folder: StudyFolder,
+    runner: DaemonRunner,
+    client: Client,
+    retry: bool,
+    detach: bool,
+    as_json: bool,
+    tracker: Tracker | None = None,
+) -> None:
     """Run what is not done; unless detached, to its end, and show the answer. Ctrl-C leaves it, and it goes on."""
     from cwa_engine.studies import running
     from cwa_tui.cli.study_show import live_grid
@@ -248,15 +249,17 @@ def _go_on(folder: StudyFolder, runner: DaemonRunner, client: Client, retry: boo
         raise type(error)(error.message, hint=hint) from error
     except KeyboardInterrupt:
         _leave(folder, client)
-    _show_report(folder, runner, as_json)
+    _show_report(folder, runner, as_json, tracker)
 
 
-def _show_report(folder: StudyFolder, runner: DaemonRunner, as_json: bool) -> None:
+def _show_report(folder: StudyFolder, runner: DaemonRunner, as_json: bool, tracker: Tracker | None = None) -> None:
     """Print the answer. Exit code 1 where cells have failed."""
     from cwa_engine.studies.report import study_report
     from cwa_tui.cli.study_show import study_page
 
     report = study_report(folder, runner)
+    if tracker:
+        track_runs([run.report for run in report.runs], tracker, folder.id)
     show(_plain(report) if as_json else study_page(report))
     if any(cell.state == "failed" for cell in report.progress):
         say(f"`cwtool study resume {folder.id}` runs once more what failed")

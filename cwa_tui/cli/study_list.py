@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
-from cwa_engine.base.errors import OutputError, OutputTaken
-from cwa_engine.base.files import write_folder
 from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.progress import CellProgress
-from cwa_engine.studies.report import ANSWER, StudyReport
 from cwa_tui.cli.lines import RUN_ID, Field, LineTable, Row
-from cwa_tui.tables.export import SUFFIXES, Format, export
 from cwa_tui.tables.study import counted
 from cwa_tui.text import format as fmt
 from cwa_tui.text.visible import words
@@ -83,21 +77,3 @@ def plan_table(plan: StudyPlan) -> RenderableType:
         words(f"Time: {plan.seconds_from}", "dim"),
         words(f"Memory: {plan.memory_from}", "dim"),
     )
-
-
-def export_all(report: StudyReport, folder: Path, form: Format) -> list[Path]:
-    """Write the files of a study into a new folder, whole or not at all. Raises OutputError for one that is there."""
-    if folder.exists():
-        raise OutputTaken(f"{folder} exists", hint="give --output a folder that does not exist yet")
-    files = {ANSWER: dict(report.files())[ANSWER]}
-    for rows in report.tables():
-        names = [entry.name for entry in dataclasses.fields(rows.table.row)]
-        cells = ([getattr(row, name) for name in names] for row in rows.rows)
-        name = f"{rows.table.name.removesuffix('.csv')}{SUFFIXES[form]}"
-        files[name] = export(names, cells, form).encode()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        write_folder(folder, files.items())
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}", hint="give another folder") from error
-    return [folder / name for name in files]

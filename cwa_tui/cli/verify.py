@@ -1,15 +1,13 @@
-"""`cwtool verify`: find the files of a run, verify them, and print what was found."""
+"""`cwtool verify`: find the files of a run or a bundle, verify them, and print what was found."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.files import fetch_folder, user_path
@@ -22,11 +20,9 @@ from cwa_tui.cli import completion
 from cwa_tui.cli.connection import connect
 from cwa_tui.cli.output import show
 from cwa_tui.cli.parameters import Json
-from cwa_tui.text.visible import words
+from cwa_tui.cli.verified import found_in_words
 
 app = typer.Typer()
-
-MOST_SHOWN = 30  # disagreements; --json has all
 
 
 @app.command()
@@ -34,29 +30,59 @@ def verify(
     run: Annotated[
         str,
         typer.Argument(
-            help="Run id, or its first or last characters, or a folder with the files of a run.",
+            help="Run id, or its first or last characters, a folder with the files of a run, or the file of a bundle.",
             autocompletion=completion.finished_run_ids,
+            metavar="RUN|FILE.zip",
         ),
     ] = "latest",
     fingerprint: Annotated[
-        str | None, typer.Option(help="The run's fingerprint as published; `cwtool results show` prints it.")
+        str | None,
+        typer.Option(
+            help="The run's fingerprint as published, which `cwtool results show` prints; of a bundle its SHA-256.",
+            metavar="SHA256",
+        ),
+    ] = None,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Of a bundle: also run it again, and compare the tables byte for byte.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="With --rerun: where the model is on this machine.", autocompletion=completion.models),
+    ] = None,
+    data_file: Annotated[
+        str | None, typer.Option(help="With --rerun: where the texts are on this machine.", metavar="FILE")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a run's files, and recompute its figures from its tables. Exit code 1 if anything does not agree."""
+    """Check the files of a run or a bundle, and recompute figures from tables. Exit code 1 if anything does not agree."""
+    path = user_path(run, "the run")
+    if run.endswith(".zip") or (path.is_file() and run != "latest"):
+        from cwa_tui.cli.bundle_verify import verify_file
+
+        verify_file(path, _sha256(fingerprint), rerun, model, data_file, as_json)
+        return
+    if rerun or model or data_file:
+        raise InvalidInput(
+            "--rerun, --model and --data-file are for bundles", hint=f"`cwtool rerun {run}` runs it again and compares"
+        )
     found = verified(run, fingerprint)
     show(as_plain(found) if as_json else found_in_words(found))
     if not found.agrees:
         raise typer.Exit(1)
 
 
-def verified(run: str, fingerprint: str | None) -> Verification:
-    """Verify a folder, or a run that the daemon knows. A run of another machine is copied here first. Raises NotFound."""
+def _sha256(fingerprint: str | None) -> str | None:
+    """In small letters. Raises InvalidInput for what is none."""
     if fingerprint is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", fingerprint):
         raise InvalidInput(
             "--fingerprint is no SHA-256", hint=f"64 hexadecimal digits, as `sha256sum {SUMS}` gives them"
         )
-    given = fingerprint and fingerprint.lower()
+    return fingerprint and fingerprint.lower()
+
+
+def verified(run: str, fingerprint: str | None) -> Verification:
+    """Verify a folder, or a run that the daemon knows. A run of another machine is copied here first. Raises NotFound."""
+    given = _sha256(fingerprint)
     folder = user_path(run, "the run")
     if "/" in run or (folder / MANIFEST).is_file():
         return verify_folder(folder, given)
@@ -72,32 +98,3 @@ def verified(run: str, fingerprint: str | None) -> Verification:
 def as_plain(found: Verification) -> JsonMap:
     """The verification as `--json` prints it."""
     return {"agrees": found.agrees, **to_plain(found)}
-
-
-def found_in_words(found: Verification) -> Text:
-    """What was verified, what does not agree, and what the files do not say."""
-    return words("\n".join(_lines(found)), overflow="fold")
-
-
-def _lines(found: Verification) -> Iterator[str]:
-    yield f"{found.run_id}, written by cwtool {found.version}"
-    check = found.check
-    yield f"{len(check.sound)} files are as the run wrote them"
-    for name, what in check.altered.items():
-        yield f"ALTERED: {name} is {what}"
-    if check.unchecked:
-        yield f"{', '.join(check.unchecked)} cannot be checked: an earlier version of cwtool wrote no hash of it"
-    if check.fingerprint:
-        outside = (
-            "as the job database or you have it" if check.known and SUMS not in check.altered else "of these files"
-        )
-        yield f"fingerprint {check.fingerprint}, {outside}"
-    yield f"{found.compared:,} figures were compared with what the tables give, {len(found.disagreements)} disagree"
-    for entry in found.disagreements[:MOST_SHOWN]:
-        yield f"DISAGREES: {entry.where}: it says {entry.said}, recomputed {entry.found}"
-    if len(found.disagreements) > MOST_SHOWN:
-        yield f"and {len(found.disagreements) - MOST_SHOWN} more; --json has all"
-    for reason in found.unreadable:
-        yield f"CANNOT BE READ: {reason}"
-    yield from (f"the files do not say: {what}" for what in found.unknown)
-    yield f"{found.run_id} is {'sound as far as its files tell' if found.agrees else 'NOT sound'}"

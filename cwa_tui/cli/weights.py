@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.errors import InvalidInput, did_you_mean
 from cwa_engine.base.plain import from_plain
+from cwa_engine.exchange.formats import export
 from cwa_engine.rows import TopWeight, to_plain
-from cwa_tui.tables.export import export
 from cwa_tui.tables.filters import Sorting
 from cwa_tui.tables.ranking import COLUMNS, RankingRows
 

@@ -14,13 +14,14 @@ from textual.screen import Screen
 
 from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import CwaError
+from cwa_engine.exchange.formats import FORMATS, SUFFIXES, Format, export
 from cwa_engine.records.run_id import short_id
 from cwa_tui.screens.choose import ChooseScreen
 from cwa_tui.screens.columns import ColumnsScreen
 from cwa_tui.screens.confirm import ConfirmScreen
 from cwa_tui.screens.marks import MarksChange, MarksScreen
 from cwa_tui.store.state import ConnectionState
-from cwa_tui.tables.export import FORMATS, SUFFIXES, Format, export, export_folder, write_export
+from cwa_tui.tables.export import export_folder, write_export
 from cwa_tui.widgets.row_table import RowTable
 
 if TYPE_CHECKING:

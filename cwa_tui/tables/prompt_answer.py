@@ -165,11 +165,14 @@ def headline(answer: PromptAnswer) -> str:
 
 def legend(signs: bool) -> Text:
     """What colours or signs mean."""
-    text = Text("KL in nats: ", "dim")
-    for level in LEVELS[1:]:
-        text.append(f"{level.least:g}+{' ' + level.sign if signs else ''}", level.style).append("  ")
     changed = "likeliest token changed"
-    return text.append(f"{changed}: {CHANGED}") if signs else text.append(changed, "underline")
+    if signs:
+        levels = "  ".join(f"{level.least:g}+ {level.sign}" for level in LEVELS[1:])
+        return Text(f"KL in nats: {levels}  {changed}: {CHANGED}")
+    text = Text("KL in nats: ")
+    for level in LEVELS[1:]:
+        text.append(f"{level.least:g}+", level.style).append("  ")
+    return text.append(changed, "underline")
 
 
 def sentences(answer: PromptAnswer) -> list[str]:
@@ -268,18 +271,11 @@ def _figure(value: float | None) -> str:
 
 def _signs(line: Text) -> str:
     """The signs under a line; empty where there are none."""
-    under = ""
-    for place, character in enumerate(line.plain):
-        sign = next(
-            (span.style.meta[_MARK] for span in line.spans if span.start <= place < span.end and _has_sign(span.style)),
-            " ",
-        )
-        under += sign * cell_len(character)
-    return under.rstrip()
-
-
-def _has_sign(style: object) -> bool:
-    return isinstance(style, Style) and _MARK in style.meta
+    under = [" "] * len(line.plain)
+    for span in line.spans:
+        if isinstance(span.style, Style) and _MARK in span.style.meta:
+            under[span.start : span.end] = span.style.meta[_MARK] * (min(span.end, len(under)) - span.start)
+    return "".join(sign * cell_len(character) for sign, character in zip(under, line.plain, strict=True)).rstrip()
 
 
 def _title(title: str, width: int) -> Text:

@@ -6,16 +6,15 @@ Names of files and models, the contents of a model's config, and messages of lib
 from __future__ import annotations
 
 import codecs
-import re
 import unicodedata
 from typing import TYPE_CHECKING
+
+from cwa_engine.base.visible import spelled_out
 
 if TYPE_CHECKING:
     from rich.console import OverflowMethod
     from rich.text import Text
 
-# C0 except tab and line feed, DEL, C1; marks of writing direction; line separators; lone surrogates.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # Our own symbols in ASCII. Other characters are spelled as in Python, so that no two names look the same.
 IN_ASCII = {
     "·": "-", "…": "...", "→": "->", "×": "x", "–": "-", "●": "*", "✓": "+", "✗": "x", "Δ": "delta", "√": "sqrt",
@@ -27,8 +26,7 @@ SPELLED_OUT = "cwtool.spelled_out"  # name of the error handler: `text.encode("l
 
 def visible(text: str, encoding: str = "utf-8") -> str:
     r"""The text with control characters as Python writes them (`\x1b`), and with nothing that `encoding` cannot hold."""
-    if not text.isprintable():
-        text = _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
+    text = spelled_out(text)
     return text if text.isascii() or encoding.startswith("utf") else text.encode(encoding, SPELLED_OUT).decode(encoding)
 
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.command_line import config_text
 from cwa_engine.spec import RunSpec
-from cwa_tui.cli.config_file import config_text, read_config
+from cwa_tui.cli.config_file import read_config
 from cwa_tui.cli.run_options import spec_of
 from tests.cli.test_options import specs
 from tests.conftest import SHORT, CommandLine

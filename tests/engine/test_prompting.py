@@ -84,10 +84,10 @@ def test_kl_and_likeliest_tokens_are_those_of_a_plain_computation(loaded: Any) -
     kl = (p * np.log(p / q)).sum(1)
     first, *others = answer.tokens
     assert (first.kl, first.intact, first.intact_top) == (None, None, "")
-    np.testing.assert_allclose([token.kl for token in others], kl, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(np.array([token.kl for token in others], dtype=float), kl, rtol=1e-4, atol=1e-7)
     following = (np.arange(len(others)), ids[0, 1:].numpy())
-    np.testing.assert_allclose([token.intact for token in others], p[following], rtol=1e-4)
-    np.testing.assert_allclose([token.damaged for token in others], q[following], rtol=1e-4)
+    np.testing.assert_allclose(np.array([token.intact for token in others], dtype=float), p[following], rtol=1e-4)
+    np.testing.assert_allclose(np.array([token.damaged for token in others], dtype=float), q[following], rtol=1e-4)
     assert [token.top1_changed for token in others] == (p.argmax(1) != q.argmax(1)).tolist()
     assert answer.mean_kl == pytest.approx(kl.mean(), rel=1e-4)
     assert answer.top1_changes == (p.argmax(1) != q.argmax(1)).sum()

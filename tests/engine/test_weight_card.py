@@ -131,7 +131,10 @@ def test_a_metric_that_does_not_rank_a_weight_says_which_it_ranks() -> None:
     card = examined("llama", "model.norm.weight[4]", metrics=CARD_METRICS)
     by_name = {row.metric: row for row in card.ranks}
     assert by_name["magnitude"].rank and by_name["obd"].rank
-    assert (by_name["super_weight"].rank, by_name["super_weight"].why) == (None, "it ranks weights of down projections alone")
+    assert (by_name["super_weight"].rank, by_name["super_weight"].why) == (
+        None,
+        "it ranks weights of down projections alone",
+    )
     assert by_name["wanda"].why == "it ranks weights of linear layers in the decoder blocks alone"
 
 
@@ -171,7 +174,9 @@ def test_neighbours_are_the_largest_others_and_their_joint_damage_is_that_of_zer
         order = sorted(others[row.group], key=lambda place: -abs(float(weight[place])))
         places = [(3, 5), *[place for place in order if place != (3, 5)][:2]]
         assert list(row.targets) == [f"{name}[{o},{i}]" for o, i in places]
-        alone = [np.array(plain_nll(changed(tiny_model("llama"), name, {place: 0.0}), texts)[0]) - intact for place in places]
+        alone = [
+            np.array(plain_nll(changed(tiny_model("llama"), name, {place: 0.0}), texts)[0]) - intact for place in places
+        ]
         joint = np.array(plain_nll(changed(tiny_model("llama"), name, dict.fromkeys(places, 0.0)), texts)[0]) - intact
         assert row.joint.delta_nll == pytest.approx(joint.sum() / sum(tokens), abs=1e-6)
         assert row.alone == pytest.approx([change.sum() / sum(tokens) for change in alone], abs=1e-6)
@@ -213,8 +218,7 @@ def test_a_cancel_at_any_stage_leaves_the_model_as_it_was() -> None:
 
     weight_card(wrap(model), spec_for(DOWN), listen, TEXTS)
     assert stages == [
-        "facts", "texts", "baseline", "score", "prepare", "alone", "neighbours", "doses", "bits", "activity", "tokens",
-        "channel", "check",
+        "facts", "texts", "baseline", "score", "prepare", "alone", "neighbours", "doses", "bits", "activity", "tokens", "check",
     ]  # fmt: skip
 
     for stage in stages[2:]:

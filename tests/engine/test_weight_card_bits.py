@@ -70,7 +70,10 @@ def by_bit(card: WeightCard) -> dict[tuple[str, int], BitFlip]:
 def test_every_bit_of_three_dtypes_has_a_row_with_its_part() -> None:
     rows = by_bit(examined("llama", DOWN))
     assert set(rows) == {(d, b) for d in ("bfloat16", "float16", "float32") for b in range(STORED_BITS[d])}
-    fractions = {d: sum(row.part == "fraction" for row in rows.values() if row.dtype == d) for d in ("bfloat16", "float16", "float32")}
+    fractions = {
+        d: sum(row.part == "fraction" for row in rows.values() if row.dtype == d)
+        for d in ("bfloat16", "float16", "float32")
+    }
     assert fractions == {"bfloat16": 7, "float16": 10, "float32": 23}
     assert [row.part for row in rows.values()].count("sign") == 3
 
@@ -81,12 +84,14 @@ def test_the_damage_of_a_flip_is_that_of_a_model_with_this_value(bit: tuple[str,
     intact, tokens = plain_nll(tiny_model("llama"), TEXTS[1::2])
     flipped, _ = plain_nll(changed(tiny_model("llama"), NAME, {(3, 5): row.flipped}), TEXTS[1::2])
     assert row.delta_nll == pytest.approx((sum(flipped) - sum(intact)) / sum(tokens), abs=1e-6)
-    assert row.delta_low is not None and row.delta_high is not None
+    assert row.delta_low is not None and row.delta_nll is not None and row.delta_high is not None
     assert row.delta_low <= row.delta_nll <= row.delta_high and row.sequences == 4
 
 
 @pytest.mark.parametrize(("value", "becomes"), [(1.0, "infinity"), (-1.0, "-infinity"), (1.5, "NaN")])
-def test_the_highest_bit_of_the_exponent_makes_infinity_or_nan_and_the_model_collapse(value: float, becomes: str) -> None:
+def test_the_highest_bit_of_the_exponent_makes_infinity_or_nan_and_the_model_collapse(
+    value: float, becomes: str
+) -> None:
     for bit in (("bfloat16", 14), ("float16", 14), ("float32", 30)):
         row = by_bit(card_with(value))[bit]
         assert (row.becomes, row.in_range, row.held) == (becomes, False, True)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from cwa_engine.base.errors import InvalidInput, OutputError
-from cwa_tui.tables.export import FORMATS, SUFFIXES, export, export_folder, write_export
+from cwa_engine.exchange.formats import FORMATS, SUFFIXES, export
+from cwa_tui.tables.export import export_folder, write_export
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 CELL = TEXT | st.integers() | st.floats() | st.booleans() | st.none()

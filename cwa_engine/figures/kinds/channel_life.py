@@ -42,8 +42,8 @@ def channel_life(card: WeightCard) -> Iterator[Figure]:
     yield Figure(
         name="channel_life",
         title=f"Channel {card.channel} of the residual stream, and {card.facts.target}",
-        caption=f"{card_model(card)}. The channel behind each decoder block (-1: what the first is given), at the token where "
-        f"it is largest in the intact model; {said}. What a block writes is added to what it is given.",
+        caption=f"{card_model(card)}. The channel behind each decoder block (-1: what the first is given), at the "
+        f"token where it is largest in the intact model; {said}. What a block writes is added to what it is given.",
         table=table_of("channel_life", ChannelValue, rows),
         x=Axis("layer", "layer"),
         y=Axis("value", "activation", "symlog", linear_within=1.0),

@@ -47,8 +47,8 @@ def compared_curves(found: Comparison) -> Iterator[Figure]:
         yield Figure(
             name=name,
             title=f"Change of the loss by {perturbation} of the top k by {ranking_of(metric)}",
-            caption=f"{compared(found)} Critical sets, and of each control the draw that changes the loss most, with 95 % intervals "
-            f"over texts. A triangle is a loss that is not finite.{warning}",
+            caption=f"{compared(found)} Critical sets, and of each control the draw that changes the loss most, with "
+            f"95 % intervals over texts. A triangle is a loss that is not finite.{warning}",
             table=table_of(name, CurvePoint, points),
             x=Axis("k", "weights changed, k", "log"),
             y=Axis("change", NATS, "symlog", linear_within=1e-3),
@@ -98,8 +98,8 @@ def _ranks(found: Comparison, first: RunReport, second: RunReport, metric: str, 
     return Figure(
         name=name,
         title=f"Places in the top {k:,} by {ranking_of(metric)}: {one} and {other}",
-        caption=f"{compared(found)} {both:,} weights are in the top k = {k:,} of both and have a point; the line is where places "
-        f"are equal.{thinned}",
+        caption=f"{compared(found)} {both:,} weights are in the top k = {k:,} of both and have a point; the line is "
+        f"where places are equal.{thinned}",
         table=table_of(name, RankedTwice, rows),
         x=Axis("first", f"place in {one}", "log"),
         y=Axis("second", f"place in {other}", "log"),

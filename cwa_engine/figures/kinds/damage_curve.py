@@ -52,8 +52,8 @@ def _curve(report: RunReport, metric: str, perturbation: str, levels: Sequence[D
         name=name,
         title=f"Change of the loss by {perturbation} of the top k by {ranking_of(metric)}",
         caption=(
-            f"{model_of(report)}. {measured_on(report)} Critical sets of k = {_listed(points)}, with 95 % intervals over "
-            f"texts. {_controls(levels)}"
+            f"{model_of(report)}. {measured_on(report)} Critical sets of k = {_listed(points)}, with 95 % intervals "
+            f"over texts. {_controls(levels)}"
         ).strip(),
         table=table_of(name, CurvePoint, points),
         x=Axis("k", "weights changed, k", "log"),

@@ -44,7 +44,8 @@ def run_doses(report: RunReport) -> Iterator[Figure]:
     for metric in dict.fromkeys(point.metric for point in doses):
         rows = list(_rows((point for point in doses if point.metric == metric), lambda point: f"top {point.k:,}"))
         name = figure_name("dose_response", metric)
-        caption = f"{model_of(report)}. {measured_on(report)} Critical sets by {ranking_of(metric)}, multiplied by a factor. {INTERVALS}"
+        what = f"Critical sets by {ranking_of(metric)}, multiplied by a factor."
+        caption = f"{model_of(report)}. {measured_on(report)} {what} {INTERVALS}"
         yield _figure(name, f"Dose response of the top k by {ranking_of(metric)}", caption, rows, linear_within(report))
 
 

@@ -51,12 +51,12 @@ def _matrix(name: str, of: str, pairs: Iterable[MetricAgreement]) -> Iterator[Fi
         yield Figure(
             name=name,
             title=f"What the top {rows[0].k:,} of two metrics have in common",
-            caption=f"{of} The share of the top k = {rows[0].k:,} that two rankings have in common. Rankings that were chosen from "
-            "other weights are not compared, and have no cell.",
+            caption=f"{of} The share of the top k = {rows[0].k:,} that two rankings have in common. Rankings that "
+            "were chosen from other weights are not compared, and have no cell.",
             table=table_of(name, SharedTop, rows),
             x=Axis("first", "", "category", names),
             y=Axis("second", "", "category", names),
-            colour=Axis("share", "share of the top k in common", "linear"),
+            colour=Axis("share", "share of the top k in common", ends=(0, 1)),
             layers=(Layer("cell"),),
         )
 
@@ -89,8 +89,8 @@ def study_fidelity(report: StudyReport) -> Iterator[Figure]:
         yield Figure(
             name="metric_fidelity",
             title="How well each metric predicts the change of the loss",
-            caption=f"{study_runs(report)} Spearman's correlation of scores with the measured size of the change by zeroing each "
-            "sampled weight alone, with 95 % intervals (jackknife over weights).",
+            caption=f"{study_runs(report)} Spearman's correlation of scores with the measured size of the change by "
+            "zeroing each sampled weight alone, with 95 % intervals (jackknife over weights).",
             table=table_of("metric_fidelity", PredictiveMetric, rows),
             x=Axis("spearman", "rank correlation of score and measured change"),
             y=Axis("metric", "metric", "category", distinct([row.metric for row in rows])),

@@ -38,12 +38,12 @@ def min_sizes(report: StudyReport) -> Iterator[Figure]:
         yield Figure(
             name=name,
             title=f"What two halves of the texts share of the top {k:,} by {ranking_of(metric)}, by size",
-            caption=f"{study_runs(report)} The share of the top k = {k:,} that rankings by two halves of the scoring texts have in "
-            f"common; the line is the {LEAST_SHARE:.0%} that a model needs. A model passes if it also is beyond chance and its "
-            "critical set is told from every control as harmful.",
+            caption=f"{study_runs(report)} The share of the top k = {k:,} that rankings by two halves of the scoring "
+            f"texts have in common; the line is the {LEAST_SHARE:.0%} that a model needs. A model passes if it also "
+            "is beyond chance and its critical set is told from every control as harmful.",
             table=table_of(name, SizedShare, sorted(points, key=lambda point: point.parameters)),
             x=Axis("parameters", "parameters", "log"),
-            y=Axis("share", "share of the top k in common"),
+            y=Axis("share", "share of the top k in common", ends=(0, 1)),
             colour=Axis("series", "", "category", (PASSES, FAILS, CHANCE)),
             layers=(Layer("rule", at=LEAST_SHARE, dashed=True), Layer("point")),
         )

@@ -49,8 +49,8 @@ def study_profiles(report: StudyReport) -> Iterator[Figure]:
         yield Figure(
             name=name,
             title=f"Where the top {k:,} by {ranking_of(metric)} lie, by {by}",
-            caption=f"{study_runs(report)} The share of each part in a model's top k = {k:,}; models of a family stand together "
-            f"({', '.join(dict.fromkeys(part.family for part in parts))}).",
+            caption=f"{study_runs(report)} The share of each part in a model's top k = {k:,}; models of a family "
+            f"stand together ({', '.join(dict.fromkeys(part.family for part in parts))}).",
             table=table_of(name, ModelPart, parts),
             x=Axis("part", by, "category", distinct([row.part for row in mine])),
             y=Axis("model", "model", "category", distinct([part.model for part in parts])),

@@ -60,8 +60,8 @@ def _repeats(report: RunReport) -> Figure:
     return _figure(
         "rank_stability",
         "How far rankings by other texts agree",
-        f"{model_of(report)}. {scored_on(report)} Rankings were repeated by texts drawn anew; each of {pairs:,} pairs of repeats "
-        "has a point, the Jaccard index of their top k, beside the mean and what random sets have.",
+        f"{model_of(report)}. {scored_on(report)} Rankings were repeated by texts drawn anew; each of {pairs:,} "
+        "pairs of repeats has a point, the Jaccard index of their top k, beside the mean and what random sets have.",
         rows,
         "Jaccard index of the top k",
     )
@@ -76,8 +76,8 @@ def _halves(report: RunReport) -> Figure:
     return _figure(
         "half_agreement",
         "What two halves of the scoring texts rank alike",
-        f"{model_of(report)}. {scored_on(report)} The share of the top k that the rankings by two disjoint halves of these "
-        "texts have in common, beside that of random sets.",
+        f"{model_of(report)}. {scored_on(report)} The share of the top k that the rankings by two disjoint halves of "
+        "these texts have in common, beside that of random sets.",
         rows,
         "share of the top k in common",
     )
@@ -92,7 +92,7 @@ def _figure(name: str, title: str, caption: str, rows: list[Agreed], across: str
         title=title,
         caption=caption,
         table=table_of(name, Agreed, labelled),
-        x=Axis("agreement", across),
+        x=Axis("agreement", across, ends=(0, 1)),
         y=Axis("metric", "ranking", "category", distinct([row.metric for row in labelled])),
         colour=Axis("series", "", "category", distinct([row.series for row in labelled])),
         layers=(Layer("point"),),
@@ -107,14 +107,15 @@ def study_stability(report: StudyReport) -> Iterator[Figure]:
     shared = [_shared(row, row.metric, row.common) for row in rows]
     by_chance = [_shared(row, CHANCE, expected) for row in rows if (expected := _expected(row)) is not None]
     axes = distinct([row.axis for row in shared])
+    sizes = ", ".join(f"{k:,}" for k in dict.fromkeys(row.k for row in rows))
     yield Figure(
         name="rank_stability",
         title="What the top k have in common when one thing differs",
-        caption=f"{study_runs(report)} Each point is a pair of runs of one model that differ in the value of one axis alone: the "
-        f"share of the top k that both have (k = {', '.join(f'{k:,}' for k in dict.fromkeys(row.k for row in rows))}). By chance: "
-        "random sets with as many weights of each parameter, or of all ranked weights where that is not known.",
+        caption=f"{study_runs(report)} Each point is a pair of runs of one model that differ in the value of one "
+        f"axis alone: the share of the top k that both have (k = {sizes}). By chance: random "
+        "sets with as many weights of each parameter, or of all ranked weights where that is not known.",
         table=table_of("rank_stability", SharedByPair, [*shared, *by_chance]),
-        x=Axis("share", "share of the top k in common"),
+        x=Axis("share", "share of the top k in common", ends=(0, 1)),
         y=Axis("axis", "what differs", "category", axes),
         colour=Axis("series", "", "category", distinct([*(row.metric for row in shared), CHANCE])),
         layers=(Layer("point"),),

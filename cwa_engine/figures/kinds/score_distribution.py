@@ -54,8 +54,8 @@ def _distribution(report: RunReport, metric: str, bins: Sequence[ScoreBin], coun
     return Figure(
         name=name,
         title=f"Scores of all weights by {ranking_of(metric)}",
-        caption=f"{model_of(report)}. {scored_on(report)} {_counted(bins)} The line: how many weights have at least such a "
-        "score. Points: how many are in each bin, at its lower edge; each doubling of the score has eight bins."
+        caption=f"{model_of(report)}. {scored_on(report)} {_counted(bins)} The line: how many weights have at least "
+        "such a score. Points: how many are in each bin, at its lower edge; each doubling of the score has eight bins."
         + (f" The upright line is the last place of the top k = {report.spec.largest_k:,}." if lowest else ""),
         table=table_of(name, ScoreCount, counts),
         x=Axis("score", "|score|", "log"),

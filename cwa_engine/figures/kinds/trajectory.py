@@ -63,11 +63,11 @@ def _overlap(report: StudyReport, steps: Sequence[RevisionStep]) -> Figure:
     return Figure(
         name=name,
         title=f"When the top {last.k:,} of {last.revision} by {ranking_of(last.metric)} became critical",
-        caption=f"{study_runs(report)} {_of(last)}. The share of the top k = {last.k:,} of revision {last.revision} that each "
-        "revision has in its own top k, that stays there from then on, and that random sets would have.",
+        caption=f"{study_runs(report)} {_of(last)}. The share of the top k = {last.k:,} of revision {last.revision} "
+        "that each revision has in its own top k, that stays there from then on, and that random sets would have.",
         table=table_of(name, RevisionShare, rows),
         x=Axis("revision", "revision", "category", distinct([step.revision for step in steps])),
-        y=Axis("share", f"share of the last top {last.k:,}"),
+        y=Axis("share", f"share of the last top {last.k:,}", ends=(0, 1)),
         colour=Axis("series", "", "category", distinct([row.series for row in rows])),
         layers=(Layer("line"), Layer("point")),
     )
@@ -84,8 +84,8 @@ def _damage(report: StudyReport, steps: Sequence[RevisionStep]) -> Figure:
     return Figure(
         name=name,
         title=f"What the top {last.k:,} of each revision do",
-        caption=f"{study_runs(report)} {_of(last)}. Each revision's own top k = {last.k:,}, {last.perturbation}, with 95 % "
-        "intervals over texts.",
+        caption=f"{study_runs(report)} {_of(last)}. Each revision's own top k = {last.k:,}, {last.perturbation}, "
+        "with 95 % intervals over texts.",
         table=table_of(name, RevisionDamage, rows),
         x=Axis("revision", "revision", "category", distinct([row.revision for row in rows])),
         y=Axis("change", NATS, "symlog", linear_within=1e-3),

@@ -68,12 +68,12 @@ def _matrix(report: StudyReport, metric: str, k: int) -> Iterator[Figure]:
         yield Figure(
             name=name,
             title=f"What the top {k:,} of two models by {ranking_of(metric)} have in common",
-            caption=f"{study_runs(report)} The share of the top k = {k:,} with the same coordinates in both models. Models whose "
-            "weights are not the same coordinates have no cell.",
+            caption=f"{study_runs(report)} The share of the top k = {k:,} with the same coordinates in both models. "
+            "Models whose weights are not the same coordinates have no cell.",
             table=table_of(name, SharedCoordinates, rows),
             x=Axis("first", "", "category", names),
             y=Axis("second", "", "category", names),
-            colour=Axis("share", "share of the top k in common"),
+            colour=Axis("share", "share of the top k in common", ends=(0, 1)),
             layers=(Layer("cell"), Layer("text")),
         )
 
@@ -120,7 +120,8 @@ def _damage(report: StudyReport, rows: Sequence[TransferRow]) -> Iterator[Figure
 
 FIGURES = (
     FigureKind(
-        "transfer_matrix", 10, "study", "the share of the top k that each two models have in common; the base's weights in variants",
+        "transfer_matrix", 10, "study", "the share of the top k that each two models have in common; the base's "
+        "weights in variants",
         transfers,
     ),
 )  # fmt: skip
