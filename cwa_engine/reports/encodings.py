@@ -15,7 +15,7 @@ from cwa_engine.base.table import csv_text
 from cwa_engine.figures.figure import Axis, Figure, Layer, along_of, can_be_drawn, drawn_rows, has_heat, is_in
 from cwa_engine.reports.looks import DASHES, DIVERGING, HEAT, SHAPES, Style
 
-MOST_TICKS = 7  # of a logarithmic axis; each decade has one where they are fewer
+MOST_TICKS = 7  # of an axis; of a logarithmic one each decade has one where they are fewer
 FEW_VALUES = 6  # so few values of a logarithmic axis are its ticks
 SYMBOL = 26.0  # what the symbol of a legend takes beside its text, at a font of 8
 LETTER = 0.55  # mean width of a letter, of the font's size
@@ -87,7 +87,7 @@ def _layer(figure: Figure, layer: Layer, style: Style) -> JsonMap:
         encoding["tooltip"] = [{"field": name, "title": name.replace("_", " "), "type": "nominal"} for name in fields]
     return {
         "data": _data(figure, fields, _rows(figure, layer)),
-        "mark": _mark(figure, layer, style) | _dash(figure, layer),
+        "mark": _mark(figure, layer, style) | _dash(figure, layer, style),
         "encoding": encoding,
     }
 
@@ -150,15 +150,16 @@ def _mark(figure: Figure, layer: Layer, style: Style) -> JsonMap:
     return {"type": "text"}
 
 
-def _dash(figure: Figure, layer: Layer) -> JsonMap:
+def _dash(figure: Figure, layer: Layer, style: Style) -> JsonMap:
     if layer.mark not in ("line", "step"):
         return {}
     if layer.dashed:
-        return {"strokeDash": [3, 2]}
+        return {"strokeDash": [3 * style.stroke, 2 * style.stroke]}
     series = dict(layer.where).get(figure.colour.field) if figure.colour else None
     if series is None or not figure.colour:
         return {}
-    return {"strokeDash": list(DASHES[_series(figure, figure.colour).index(series) % len(DASHES)])}
+    dash = DASHES[_series(figure, figure.colour).index(series) % len(DASHES)]
+    return {"strokeDash": [style.stroke * length for length in dash]}
 
 
 def _rule(layer: Layer, style: Style) -> JsonMap:
@@ -202,8 +203,10 @@ def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
                 "tickCount": len(ticks),
                 "labelOverlap": "greedy",
             }  # without the count some are left out
-    elif all(value == int(value) for value in values):
-        placed["tickMinStep"] = 1
+    else:
+        placed["tickCount"] = MOST_TICKS
+        if all(value == int(value) for value in values):
+            placed["tickMinStep"] = 1
     if axis.ends:
         scale |= {"domain": list(axis.ends), "nice": False}
     return {"field": axis.field, "type": "quantitative", "title": axis.title, "scale": scale, "axis": placed}
