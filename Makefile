@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install lock wheel demo test test-empty test-hostile lint format docs bench architectures clean
+.PHONY: site help install lock wheel demo test test-empty test-hostile lint format docs bench architectures clean
 
 help:
 	@echo "make demo     find and damage the critical weights of a real 135M model"
@@ -98,7 +98,10 @@ format: install
 	$(BIN)/ruff format .
 
 docs: install
-	$(BIN)/python docs/generate.py
+	$(BIN)/python -m docs.generate
+
+site: install
+	$(BIN)/zensical build --clean --strict
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -28,6 +28,7 @@ COMMANDS = (
     CommandEntry("report", RUNS, "Write a page about a run, a study or a comparison.", "cwa_tui.cli.report_page"),
     CommandEntry("compare", RUNS, "Compare finished runs: rankings, damage, components and depth.", "cwa_tui.cli.compare"),
     CommandEntry("export", RUNS, "Write a run or study as CSV, JSON, Parquet, Markdown, LaTeX or masks.", "cwa_tui.cli.export"),
+    CommandEntry("figures", RUNS, "Draw the figures of a run or study in the terminal, or write them.", "cwa_tui.cli.figures"),
     CommandEntry("study", RUNS, "Ask a question of many runs: plan, run, resume, and read the answer.", "cwa_tui.cli.study"),
     CommandEntry("reproduce", RUNS, "Check published claims: gate, claimed, measured, agreed or not.", "cwa_tui.cli.reproduce"),
     CommandEntry("plan", MODELS, "Show the memory a run needs, and the command line for it.", "cwa_tui.cli.run"),

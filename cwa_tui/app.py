@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from cwa_daemon.client import AsyncClient, Client, DaemonRunner, Settings
 from cwa_daemon.protocol import JobView
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.figures.figure import Source
 from cwa_engine.records.run_id import short_id
 from cwa_engine.runner import Runner
+from cwa_engine.spec import RunSpec
 from cwa_tui.form.draft import Draft
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.screens.form_doors import FormDoors
@@ -107,6 +109,11 @@ class CwtoolApp(TerminalApp):
     def open_weight(self, run_id: str, metric: str, place: int) -> None:
         self.push_screen(WeightScreen(self.session, self.preferences, run_id, metric, place))
 
+    def open_card(self, run_id: str, spec: RunSpec, target: str) -> None:
+        from cwa_tui.screens.weight_card import WeightCardScreen
+
+        self.push_screen(WeightCardScreen(self.session, self.preferences, run_id, spec, target))
+
     def open_prompt(self, run_id: str, metric: str | None, target: str | None = None) -> None:
         self.push_screen(PromptScreen(self.session, self.preferences, run_id, metric, target))
 
@@ -114,6 +121,11 @@ class CwtoolApp(TerminalApp):
         from cwa_tui.screens.compare import CompareScreen  # numpy comes with it: 0.1 s and 11 MB
 
         self.push_screen(CompareScreen(self.session, self.preferences, run_ids))
+
+    def open_figures(self, of: Source, ids: Sequence[str]) -> None:
+        from cwa_tui.screens.figures import FiguresScreen
+
+        self.push_screen(FiguresScreen(self.session, self.preferences, of, ids))
 
     def open_studies(self) -> None:
         self.push_screen(StudiesScreen(self.session, self.preferences))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cwa_daemon.protocol import JobOptions
@@ -12,6 +14,7 @@ from cwa_engine.methods.metrics import METRICS
 from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.options import GENERAL, OptionField, option_fields
 from cwa_engine.spec import RunSpec
+from docs.reference_pages import cli_page, errors_page, protocol_page, records_page
 
 DOCS = Path(__file__).parent
 
@@ -101,13 +104,6 @@ def guide_page() -> str:
         for topic in topics():
             if topic.kind == kind:
                 lines += _topic(topic)
-    lines += ["## Troubles", ""]
-    for trouble in troubles():
-        lines += [f"### {trouble.title}", ""]
-        for number, step in enumerate(trouble.steps, start=1):
-            commands = ", ".join(f"`{command}`" for command in step.commands)
-            lines.append(f"{number}. It may be that {step.because}. {step.do} {commands}")
-        lines.append("")
     lines += [
         "## All models",
         "",
@@ -117,6 +113,35 @@ def guide_page() -> str:
         "| model | alias | weights | tier | architecture | tokenizer | licence |",
         "|---|---|---|---|---|---|---|",
         *(_model_row(entry) for entry in catalog()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def troubleshooting_page() -> str:
+    """docs/troubleshooting.md: what to do by symptom, then every error with its exit code."""
+    lines = [
+        "# Troubleshooting",
+        "",
+        "Made from `cwa_engine/guide/troubles.toml` and the tree of errors by `make docs`; do not edit.",
+        "",
+        "Every error says what happened and, behind it, what to do next. `cwtool doctor` looks at the machine, the daemon, the",
+        "Hub and the disk; `cwtool models trouble SYMPTOM` has this page on the command line, and `cwtool daemon logs` what",
+        "the daemon and its workers wrote. Symptoms come first, the likeliest cause on top.",
+        "",
+    ]
+    for trouble in troubles():
+        lines += [f"## {trouble.title}", ""]
+        for number, step in enumerate(trouble.steps, start=1):
+            commands = ", ".join(f"`{command}`" for command in step.commands)
+            lines.append(f"{number}. It may be that {step.because}. {step.do} {commands}")
+        lines.append("")
+    lines += [
+        "## Errors and exit codes",
+        "",
+        "A script reads the exit code, or with `--json` the `code` of the error.",
+        "",
+        errors_page(),
         "",
     ]
     return "\n".join(lines)
@@ -163,7 +188,23 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+PAGES: Mapping[str, Callable[[], str]] = {
+    "metrics.md": metrics_page,
+    "options.md": options_page,
+    "guide.md": guide_page,
+    "troubleshooting.md": troubleshooting_page,
+    "reference/cli.md": cli_page,
+    "reference/records.md": records_page,
+    "reference/protocol.md": protocol_page,
+}
+
+
+def main(folder: Path = DOCS) -> None:
+    """Write every page into a folder."""
+    for name, page in PAGES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(page())
+
+
 if __name__ == "__main__":
-    (DOCS / "metrics.md").write_text(metrics_page())
-    (DOCS / "options.md").write_text(options_page())
-    (DOCS / "guide.md").write_text(guide_page())
+    main(*map(Path, sys.argv[1:]))

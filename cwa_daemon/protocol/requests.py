@@ -91,6 +91,8 @@ class JobOptions(Message):
 
 
 class Hello(Request):
+    """Who the client is and which version of the protocol it speaks; the first request of a connection."""
+
     op: Literal["hello"] = "hello"
     major: int = PROTOCOL_MAJOR
     minor: int = PROTOCOL_MINOR
@@ -134,6 +136,8 @@ class KeepTexts(Request):
 
 
 class Retry(Request):
+    """Queue an ended job again, with the same spec and options."""
+
     op: Literal["retry"] = "retry"
     run_id: str
     client_key: str = Field(min_length=8, max_length=64)
@@ -141,6 +145,8 @@ class Retry(Request):
 
 
 class Cancel(Request):
+    """Cancel a job that waits or runs, or the copying of a run's files."""
+
     op: Literal["cancel"] = "cancel"
     run_id: str
 
@@ -227,11 +233,15 @@ class Pause(Request):
 
 
 class Resume(Request):
+    """Let a paused job, or without a run id all of them, take its turn again."""
+
     op: Literal["resume"] = "resume"
     run_id: str | None = None
 
 
 class Prune(Request):
+    """Forget ended jobs, and with `with_results` remove finished runs."""
+
     op: Literal["prune"] = "prune"
     older_than_s: float = Field(ge=0)
     with_results: bool = False
@@ -239,6 +249,8 @@ class Prune(Request):
 
 
 class Subscribe(Request):
+    """Hear of a job's events later than `after_seq`, those that are stored first."""
+
     op: Literal["subscribe"] = "subscribe"
     run_id: str
     after_seq: int = Field(default=0, ge=0)
@@ -253,30 +265,42 @@ class Acknowledge(Request):
 
 
 class Unsubscribe(Request):
+    """Hear no more of a job."""
+
     op: Literal["unsubscribe"] = "unsubscribe"
     subscription: int
 
 
 class GetStatus(Request):
+    """The daemon, its devices, warm models and counts of jobs."""
+
     op: Literal["status"] = "status"
 
 
 class Unload(Request):
+    """Free the memory of a warm model."""
+
     op: Literal["unload"] = "unload"
     model: str
 
 
 class ListResults(Request):
+    """Finished runs in short, the latest first."""
+
     op: Literal["results"] = "results"
     limit: int = Field(default=50, ge=1, le=1000)
 
 
 class GetResult(Request):
+    """The summary of a finished run."""
+
     op: Literal["result"] = "result"
     run_id: str
 
 
 class GetTopK(Request):
+    """Places of a ranking of a finished run."""
+
     op: Literal["topk"] = "topk"
     run_id: str
     metric: str | None = None

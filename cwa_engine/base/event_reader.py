@@ -25,6 +25,7 @@ _KINDS: dict[str, type[events.Event]] = {
         events.Planned,
         events.Pulled,
         events.Inspected,
+        events.CardMade,
         events.Generated,
         events.PromptAnswered,
     )
@@ -60,7 +61,7 @@ def _types(name: str) -> dict[str, Any]:
     try:
         types = get_type_hints(kind)
     except NameError:  # it has rows; importing them takes 25 ms, and whoever waits for the first progress needs none
-        from cwa_engine import prompt_rows, rows
+        from cwa_engine import prompt_rows, rows, weight_rows
 
-        types = get_type_hints(kind, localns=vars(rows) | vars(prompt_rows))
+        types = get_type_hints(kind, localns=vars(rows) | vars(prompt_rows) | vars(weight_rows))
     return {field.name: types[field.name] for field in fields(kind)}

@@ -60,6 +60,17 @@ def card_page(card: WeightCard) -> str:
     return _html(card_parts, card)
 
 
+def page_of(report: RunReport | StudyReport | Comparison | WeightCard, of: str) -> str:
+    """The page of a report, `of` a "run", a "study", a "comparison" or a "weight". Raises as `run_page` does."""
+    pages: dict[str, Callable[[Any], str]] = {
+        "run": run_page,
+        "study": study_page,
+        "comparison": comparison_page,
+        "weight": card_page,
+    }
+    return pages[of](report)
+
+
 def page_subject(content: bytes) -> str | None:
     """What a page is about, from its first bytes: "run ID", "study ID"; None for a file that is no page of cwtool."""
     head = content[:4000].decode("utf-8", "replace")

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cwa_engine.base.errors import InvalidInput, NotFound, OutputError, OutputTaken
+from cwa_engine.base.errors import OutputError, OutputTaken
 from cwa_engine.base.files import user_path, write_whole
 from cwa_tui.cli import completion
-from cwa_tui.cli.connection import command_typed, connect
 from cwa_tui.cli.output import say, show
 from cwa_tui.cli.parameters import Json
+from cwa_tui.cli.sources import Opened, opened_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from cwa_engine.figures.figure import Source
-    from cwa_engine.records.run_report import RunReport
-    from cwa_engine.studies.folder import StudyFolder
-    from cwa_engine.studies.report import StudyReport
+    pass
 
 app = typer.Typer()
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What a page is about: a report and what makes a page of it."""
-
-    name: str  # of the file, unless another is given
-    source: Any
-    of: Source
-    page: Callable[[Any], str]
 
 
 @app.command()
@@ -80,15 +62,15 @@ def report(
 
     It is one file that loads nothing: it works without a network, on a phone and on paper.
     """
-    from cwa_engine.reports.page import page_subject
+    from cwa_engine.reports.page import page_of, page_subject
 
     folder = user_path(figures, "--figures") if figures is not None else None
     given = user_path(output, "--output") if output is not None else None
-    with _subject(runs or ["latest"]) as subject:
-        path = given or Path(f"{subject.name}.html").absolute()
-        page = subject.page(subject.source).encode("utf-8")
+    with opened_source(runs or ["latest"]) as opened:
+        path = given or Path(f"{opened.name}.html").absolute()
+        page = page_of(opened.report, opened.of).encode("utf-8")
         _check_free(path, page_subject(page), force)
-        drawn = _write_figures(subject, folder, form.split(","), width) if folder else []
+        drawn = _write_figures(opened, folder, form.split(","), width) if folder else []
     _write(path, page)
     if as_json:
         show({"page": str(path), "bytes": len(page), "figures": [str(each) for each in drawn]})
@@ -96,78 +78,6 @@ def report(
     show(str(path))
     if folder:
         say(f"{len(drawn)} files of figures in {folder}")
-
-
-@contextmanager
-def _subject(named: list[str]) -> Iterator[_Subject]:
-    """What is named. Files of runs on another machine are here for as long as it is open."""
-    from cwa_engine.reports import page
-
-    with ExitStack() as stack:
-        try:
-            study = _study_folder(named[0]) if len(named) == 1 else None
-            reports = [] if study else [stack.enter_context(_run(name)) for name in named]
-        except NotFound as error:
-            study, reports = _study_that_begins(named, error), []
-        if study:
-            yield _Subject(study.id, _study_report(study, stack), "study", page.study_page)
-        elif len(reports) == 1:
-            yield _Subject(reports[0].run_id, reports[0], "run", page.run_page)
-        else:
-            from cwa_engine.records.comparison import compare
-
-            name = "-".join(["comparison", *(each.run_id.rpartition("-")[2] for each in reports)])
-            yield _Subject(name, compare(*reports), "comparison", page.comparison_page)
-
-
-def _study_folder(named: str) -> StudyFolder | None:
-    """The study of that folder, or whose id is this or ends so; "latest" is a run."""
-    from cwa_engine.studies.folder import LATEST, STUDY, StudyFolder
-
-    if _is_folder(named):
-        path = user_path(named, "the folder")
-        return StudyFolder.at(path) if (path / STUDY).exists() else None
-    try:
-        found = None if named == LATEST else StudyFolder.open(named)
-    except (NotFound, InvalidInput):
-        return None
-    return found if found and (found.id == named or found.id.endswith(f"-{named}")) else None
-
-
-def _study_that_begins(named: list[str], error: NotFound) -> StudyFolder:
-    """The study whose id begins like what is no run. Raises `error` where there is none."""
-    from cwa_engine.studies.folder import LATEST, StudyFolder
-
-    if len(named) > 1 or named[0] == LATEST or _is_folder(named[0]):
-        raise error
-    try:
-        return StudyFolder.open(named[0])
-    except NotFound:
-        hint = error.hint or "`cwtool results` lists finished runs, `cwtool study` studies"
-        raise NotFound(error.message, hint=hint) from error
-
-
-def _study_report(folder: StudyFolder, stack: ExitStack) -> StudyReport:
-    from cwa_daemon.client import DaemonRunner
-    from cwa_engine.studies.report import study_report
-
-    return study_report(folder, DaemonRunner(stack.enter_context(connect()), command_typed()))
-
-
-@contextmanager
-def _run(named: str) -> Iterator[RunReport]:
-    from cwa_engine.records.run_report import open_run
-    from cwa_tui.cli.exported import opened
-
-    if _is_folder(named):
-        yield open_run(named)
-        return
-    with connect() as client, opened(client, named) as found:
-        yield found
-
-
-def _is_folder(named: str) -> bool:
-    return "/" in named or Path(named).is_dir()
 
 
 def _check_free(path: Path, subject: str | None, force: bool) -> None:
@@ -188,12 +98,12 @@ def _check_free(path: Path, subject: str | None, force: bool) -> None:
         raise OutputTaken(f"{path} is {what}", hint="give --output another file, or --force to replace it")
 
 
-def _write_figures(subject: _Subject, folder: Path, formats: list[str], width: str) -> list[Path]:
+def _write_figures(opened: Opened, folder: Path, formats: list[str], width: str) -> list[Path]:
     from cwa_engine.figures.registry import figures_of
     from cwa_engine.reports.drawing import write_figure
 
     written = []
-    for figure in figures_of(subject.source, subject.of):
+    for figure in figures_of(opened.report, opened.of):
         written += write_figure(figure, folder, [each.strip() for each in formats], width)  # type: ignore[arg-type]
     return written
 

@@ -1,20 +1,32 @@
-"""The report of a run or a study that is named on a command line, for as long as it is read."""
+"""What a command reads that takes runs and studies alike: a run, a study, or runs to compare."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.errors import InvalidInput, NotFound
-from cwa_engine.base.files import fetch_folder
-from cwa_tui.cli.connection import connect
+from cwa_engine.base.files import fetch_folder, user_path
+from cwa_engine.figures.figure import Source
+from cwa_tui.cli.connection import command_typed, connect
 
 if TYPE_CHECKING:
     from cwa_daemon.client import Client
     from cwa_engine.records.run_report import RunReport
+    from cwa_engine.studies.folder import StudyFolder
     from cwa_engine.studies.report import StudyReport
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A RunReport, a StudyReport or a Comparison, as `of` says; `name` is its id, or one made of the ends of the runs' ids."""
+
+    report: Any
+    of: Source
+    name: str
 
 
 @contextmanager
@@ -32,32 +44,96 @@ def opened_run(client: Client, run_id: str) -> Iterator[RunReport]:
 
 
 @contextmanager
-def opened_report(name: str) -> Iterator[RunReport | StudyReport]:
-    """A folder with the files of a run; else the run of an id, or the study of one. "latest" is the latest finished run.
+def opened_report(named: str) -> Iterator[RunReport | StudyReport]:
+    """The report of a run or of a study, as `opened_source` finds it."""
+    with opened_source([named]) as opened:
+        yield opened.report
 
-    The daemon is asked, unless a folder is given. Raises NotFound for what is neither.
+
+@contextmanager
+def opened_source(named: Sequence[str]) -> Iterator[Opened]:
+    """What an id or a folder names: a run or a study, and of several runs their comparison. "latest" is a run.
+
+    An id may be cut to its end, or to its beginning where no run begins so. No daemon is asked for a folder with the files of
+    a run. Raises NotFound, Altered, InvalidInput for a study whose runs are elsewhere, and what `compare` raises.
     """
-    from cwa_engine.records.run_report import open_run
-    from cwa_engine.studies.folder import StudyFolder
+    with ExitStack() as stack:
+        try:
+            study = _study_folder(named[0]) if len(named) == 1 else None
+            reports = [] if study else [stack.enter_context(_run(name)) for name in named]
+        except NotFound as error:
+            study, reports = _study_that_begins(named, error), []
+        if study:
+            yield Opened(_study_report(study, stack), "study", study.id)
+        elif len(reports) == 1:
+            yield Opened(reports[0], "run", reports[0].run_id)
+        else:
+            from cwa_engine.records.comparison import compare
 
-    if "/" in name or Path(name).is_dir():
-        yield open_run(name)
+            name = "-".join(["comparison", *(each.run_id.rpartition("-")[2] for each in reports)])
+            yield Opened(compare(*reports), "comparison", name)
+
+
+def check_place(folder: StudyFolder, host: str) -> None:
+    """Raises InvalidInput where the runs of a study are not in the daemon of `host`, which is "" for that of this machine."""
+    if folder.where == host:
         return
+    if folder.where.startswith(("/", "the memory")):
+        hint = "the program that asked for it can go on with it"
+    elif folder.where:
+        hint = f"`cwtool --host {folder.where} study resume` goes on with it"
+    else:
+        hint = "`cwtool study resume` without --host goes on with it"
+    place = folder.where or "the daemon of this machine"
+    raise InvalidInput(f"the runs of {folder.id} are in {place}, not in {host or 'the daemon of this machine'}", hint)
+
+
+def _study_folder(named: str) -> StudyFolder | None:
+    """The study of that folder, or whose id is this or ends so; "latest" is a run."""
+    from cwa_engine.studies.folder import LATEST, STUDY, StudyFolder
+
+    if _is_folder(named):
+        path = user_path(named, "the folder")
+        return StudyFolder.at(path) if (path / STUDY).exists() else None
     try:
-        folder = StudyFolder.open(name) if name != "latest" else None
+        found = None if named == LATEST else StudyFolder.open(named)
+    except (NotFound, InvalidInput):
+        return None
+    return found if found and (found.id == named or found.id.endswith(f"-{named}")) else None
+
+
+def _study_that_begins(named: Sequence[str], error: NotFound) -> StudyFolder:
+    """The study whose id begins like what is no run. Raises `error` where there is none."""
+    from cwa_engine.studies.folder import LATEST, StudyFolder
+
+    if len(named) > 1 or named[0] == LATEST or _is_folder(named[0]):
+        raise error
+    try:
+        return StudyFolder.open(named[0])
     except NotFound:
-        folder = None
-    if folder is None:
-        with connect() as client, opened_run(client, name) as report:
-            yield report
-        return
+        hint = error.hint or "`cwtool results` lists finished runs, `cwtool study` studies"
+        raise NotFound(error.message, hint=hint) from error
+
+
+def _study_report(folder: StudyFolder, stack: ExitStack) -> StudyReport:
     from cwa_daemon.client import DaemonRunner
     from cwa_engine.studies.report import study_report
 
-    with connect() as client:
-        if folder.where != (client.host or ""):
-            raise InvalidInput(
-                f"the runs of {folder.id} are in {folder.where or 'the daemon of this machine'}",
-                hint=f"`cwtool --host {folder.where} ...`" if folder.where else "leave out --host",
-            )
-        yield study_report(folder, DaemonRunner(client))
+    client = stack.enter_context(connect())
+    check_place(folder, client.host or "")
+    return study_report(folder, DaemonRunner(client, command_typed()))
+
+
+@contextmanager
+def _run(named: str) -> Iterator[RunReport]:
+    from cwa_engine.records.run_report import open_run
+
+    if _is_folder(named):
+        yield open_run(named)
+        return
+    with connect() as client, opened_run(client, named) as found:
+        yield found
+
+
+def _is_folder(named: str) -> bool:
+    return "/" in named or Path(named).is_dir()

@@ -14,6 +14,7 @@ from cwa_tui.cli.output import say, show, stderr
 from cwa_tui.cli.parameters import Json
 from cwa_tui.cli.remembered import remember
 from cwa_tui.cli.run_options import job_options_of
+from cwa_tui.cli.sources import check_place
 from cwa_tui.cli.study_options import StudyOptions, study_typed
 from cwa_tui.cli.study_register import register_study
 from cwa_tui.cli.tracking import Track, track_runs, tracker_of
@@ -132,14 +133,14 @@ def list_studies(
 @study.command("show")
 def show_study(study_id: StudyId = "latest", as_json: Json = False) -> None:
     """Show what a study answers, what would overturn it, its tables, and what went wrong."""
-    with _opened(study_id) as (folder, runner, _):
+    with opened_study(study_id) as (folder, runner, _):
         _show_report(folder, runner, as_json)
 
 
 @study.command("resume")
 def resume_study(study_id: StudyId = "latest", detach: Detached = False, as_json: Json = False) -> None:
     """Go on with a study: run what is not done, and once more what failed or was cancelled."""
-    with _opened(study_id) as (folder, runner, client):
+    with opened_study(study_id) as (folder, runner, client):
         _go_on(folder, runner, client, retry=True, detach=detach, as_json=as_json)
 
 
@@ -149,7 +150,7 @@ def cancel_study(study_id: StudyId = "latest", as_json: Json = False) -> None:
     from cwa_engine.studies import running
     from cwa_tui.tables.study import counted
 
-    with _opened(study_id) as (folder, runner, _):
+    with opened_study(study_id) as (folder, runner, _):
         progress = running.cancel_study(folder, runner)
     if as_json:
         show(_listed(folder, progress))
@@ -180,14 +181,14 @@ def export_study(
     if not output:
         raise InvalidInput("no folder is given", hint=f"`cwtool study export {study_id} --output FOLDER`")
     checked = checked_export(form)
-    with _opened(study_id) as (folder, runner, _):
+    with opened_study(study_id) as (folder, runner, _):
         report = study_report(folder, runner)
         if not report.complete:
             say("not all cells have ended: this is the answer so far")
         exported(report, checked, output=output, as_json=as_json)
 
 
-class _opened:
+class opened_study:
     """The study of an id, and its runner. Raises NotFound, and InvalidInput for one whose runs are elsewhere."""
 
     def __init__(self, study_id: str) -> None:
@@ -201,7 +202,7 @@ class _opened:
 
         client = self._connection.__enter__()
         try:
-            _check_place(self._folder, client.host or "")
+            check_place(self._folder, client.host or "")
         except InvalidInput:
             self._connection.__exit__(None, None, None)
             raise
@@ -209,19 +210,6 @@ class _opened:
 
     def __exit__(self, *about: Any) -> None:
         self._connection.__exit__(*about)
-
-
-def _check_place(folder: StudyFolder, host: str) -> None:
-    if folder.where == host:
-        return
-    if folder.where.startswith(("/", "the memory")):
-        hint = "the program that asked for it can go on with it"
-    elif folder.where:
-        hint = f"`cwtool --host {folder.where} study resume` goes on with it"
-    else:
-        hint = "`cwtool study resume` without --host goes on with it"
-    place = folder.where or "the daemon of this machine"
-    raise InvalidInput(f"the runs of {folder.id} are in {place}, not in {host or 'the daemon of this machine'}", hint)
 
 
 def _go_on(

@@ -73,9 +73,10 @@ class CompareScreen(StoreScreen):
         Binding("p", "next('perturbation')", "Change", show=False),
         Binding("o", "next('pair')", "Other pair"),
         Binding("f", "force", "Force"),
+        Binding("F", "figures", "Figures"),
         *(Binding(str(key), f"pane('{pane}')", show=False) for key, pane in enumerate(PANES, 1)),
     ]
-    changing_keys = (*StoreScreen.changing_keys, "next", "force")
+    changing_keys = (*StoreScreen.changing_keys, "next", "force", "figures")
 
     def __init__(self, session: Session, preferences: PreferenceFile, run_ids: Sequence[str]) -> None:
         super().__init__(session, preferences)
@@ -235,6 +236,9 @@ class CompareScreen(StoreScreen):
             self._chosen[what] = known[(known.index(self._choice(what)) + 1) % len(known)]
             self.redraw()
 
+    def action_figures(self) -> None:
+        self.navigation.open_figures("comparison", self.run_ids)
+
     def action_force(self) -> None:
         """Subtract damage that was not measured alike too, or leave it out again."""
         self._force = not self._force
@@ -246,6 +250,8 @@ class CompareScreen(StoreScreen):
                 pair.damage.reasons or pair.other_settings for pair in self._found.pairs
             )
             return bool(self._reports) and refused
+        if action == "figures":
+            return True if self._found else None
         if action == "next":
             return not parameters or len(self._choices(str(parameters[0]))) > 1
         return super().check_action(action, parameters)

@@ -84,10 +84,11 @@ class RunScreen(StoreScreen):
         Binding("escape", "app.pop_screen", "Back"),
         Binding("m", "next_metric", "Metric"),
         Binding("p", "next_perturbation", "Next perturbation", show=False),
+        Binding("F", "figures", "Figures"),
         Binding("A", "prompt", "Prompt, intact and damaged", show=False),
         *(Binding(str(key), f"pane('{pane}')", show=False) for key, pane in enumerate(PANES, 1)),
     ]
-    changing_keys = (*StoreScreen.changing_keys, "next_metric", "next_perturbation", "prompt")
+    changing_keys = (*StoreScreen.changing_keys, "next_metric", "next_perturbation", "figures", "prompt")
 
     def __init__(self, session: Session, preferences: PreferenceFile, run_id: str) -> None:
         super().__init__(session, preferences)
@@ -237,6 +238,9 @@ class RunScreen(StoreScreen):
         self._perturbation = _after(self._perturbation, list(dict.fromkeys(point.perturbation for point in points)))
         self.redraw()
 
+    def action_figures(self) -> None:
+        self.navigation.open_figures("run", [self.run_id])
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         match action:
             case "prompt":
@@ -246,6 +250,8 @@ class RunScreen(StoreScreen):
             case "next_perturbation":
                 asked = self.store.run(self.run_id).asked
                 return True if asked and len(asked.perturbations) > 1 else None
+            case "figures":
+                return True if self.store.report(self.run_id) else None
         return super().check_action(action, parameters)
 
 

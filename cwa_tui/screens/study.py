@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical, VerticalScroll
 from textual.widgets import Footer
 
+from cwa_engine.figures.kinds.study_answer import answer_figure
 from cwa_engine.records.run_id import short_id
 from cwa_engine.studies.answer import Answer
 from cwa_engine.studies.progress import CellProgress
@@ -20,14 +21,14 @@ from cwa_tui.store.state import ConnectionState
 from cwa_tui.store.studies import KnownStudy
 from cwa_tui.tables.rows import Rows
 from cwa_tui.tables.study import LEGEND, Stage, counted, failures, left_out, study_grid
-from cwa_tui.tables.study_answer import answer_table, figure_of
+from cwa_tui.tables.study_answer import answer_table
 from cwa_tui.text import format as fmt
 from cwa_tui.text.visible import words
 from cwa_tui.widgets.banner import Banner
+from cwa_tui.widgets.figure_chart import FigureChart
 from cwa_tui.widgets.pane_tabs import PaneTabs
 from cwa_tui.widgets.quiet_static import QuietStatic
 from cwa_tui.widgets.row_table import RowTable
-from cwa_tui.widgets.study_chart import StudyChart
 
 if TYPE_CHECKING:
     from cwa_tui.store.preferences import PreferenceFile
@@ -79,9 +80,10 @@ class StudyScreen(OfStudies):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("equals_sign", "compare", "Compare", key_display="=", tooltip="compare the runs of marked cells"),
         Binding("m", "next_table", "Next table", show=False),
+        Binding("F", "figures", "Figures"),
         *(Binding(str(key), f"pane('{pane}')", show=False) for key, pane in enumerate(PANES, 1)),
     ]
-    changing_keys = (*OfStudies.changing_keys, "compare", "next_table")
+    changing_keys = (*OfStudies.changing_keys, "compare", "next_table", "figures")
 
     def __init__(self, session: Session, preferences: PreferenceFile, study_id: str) -> None:
         super().__init__(session, preferences)
@@ -106,7 +108,7 @@ class StudyScreen(OfStudies):
                 yield RowTable("answer-table")
                 yield QuietStatic(id="table-note")
             with Vertical(id="figure"):
-                yield StudyChart("study-chart", left=10)
+                yield FigureChart("study-chart")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -174,9 +176,9 @@ class StudyScreen(OfStudies):
         answer = study.answer
         self.query_one("#answer-text", QuietStatic).say(_answer(study, answer))
         self._draw_table(answer)
-        figure = figure_of(answer.tables) if answer else None
+        figure = answer_figure(answer.tables) if answer else None
         why = "the answer has no figures with intervals" if answer else "the figure is drawn when there is an answer"
-        self.query_one(StudyChart).show_figure(figure, why)
+        self.query_one(FigureChart).show_figure(figure, why)
 
     def _draw_table(self, answer: Answer | None) -> None:
         table, note = self.query_one("#answer-table", RowTable), self.query_one("#table-note", QuietStatic)
@@ -235,6 +237,9 @@ class StudyScreen(OfStudies):
     def action_compare(self) -> None:
         self.navigation.open_comparison(self._marked_runs)
 
+    def action_figures(self) -> None:
+        self.navigation.open_figures("study", [self.study_id])
+
     def action_next_table(self) -> None:
         self._table += 1
         self._draw_table(self._answered)
@@ -259,6 +264,8 @@ class StudyScreen(OfStudies):
                 return True if len(self._marked_runs) > 1 else None
             case "next_table":
                 return True if self._answered and len(self._answered.tables) > 1 else None
+            case "figures":
+                return True if self.study_in_view and self.study_in_view.done_runs else None
         return super().check_action(action, parameters)
 
 

@@ -62,6 +62,7 @@ class WeightScreen(StoreScreen):
         Binding("left_square_bracket", "other(-1)", "Better rank", key_display="["),
         Binding("right_square_bracket", "other(1)", "Next rank", key_display="]"),
         Binding("i", "inspect", "Load and look"),
+        Binding("e", "examine", "Examine"),
         Binding("A", "prompt", "Prompt without it"),
         Binding("y", "copy_command", "Copy command"),
         Binding("Y", "copy_target", "Copy name", show=False),
@@ -235,12 +236,10 @@ class WeightScreen(StoreScreen):
     def action_inspect(self) -> None:
         """Have the worker look at the weight, loading the model where it is not warm."""
         selected, weight = self.store.run(self.run_id), self.weight
-        spec = self._spec(selected)
+        spec = self._spec_of_model(selected)
         if weight is None or spec is None or self._asked:
             return
         self._asked = True
-        if selected.report and selected.report.model.revision:
-            spec = spec.model_copy(update={"revision": selected.report.model.revision})
         place = self.place
 
         async def asked() -> None:
@@ -256,6 +255,19 @@ class WeightScreen(StoreScreen):
                 self.redraw()
 
         self.run_worker(asked(), group="look", exclusive=True)
+
+    def _spec_of_model(self, selected: SelectedRun) -> RunSpec | None:
+        """The run's spec with the revision that it was run with."""
+        spec = self._spec(selected)
+        if spec and selected.report and selected.report.model.revision:
+            return spec.model_copy(update={"revision": selected.report.model.revision})
+        return spec
+
+    def action_examine(self) -> None:
+        """Open the card of the weight, which takes as long as some damage does."""
+        weight, spec = self.weight, self._spec_of_model(self.store.run(self.run_id))
+        if weight is not None and spec is not None:
+            self.navigation.open_card(self.run_id, spec, weight.target)
 
     def _stop_looking(self) -> None:
         """Cancel a look that nobody waits for any more."""

@@ -9,6 +9,7 @@ from cwa_daemon.protocol import TERMINAL_STATES
 from cwa_engine.base.errors import CwaError
 from cwa_engine.base.events import (
     BaselineMeasured,
+    CardMade,
     DamageMeasured,
     Generated,
     Inspected,
@@ -20,6 +21,7 @@ from cwa_engine.base.events import (
 )
 from cwa_engine.prompt_rows import PromptAnswer
 from cwa_engine.rows import Baseline, DamagePoint, TopWeight, WeightFacts
+from cwa_engine.weight_rows import WeightCard
 from cwa_tui.store.events import JobEvent, OutputCopied, StateChanged
 from cwa_tui.store.stage_times import Stages, stages_after
 
@@ -81,6 +83,7 @@ class FollowedRun:
     log: LogTail = LogTail()
     stages: Stages = field(default_factory=dict)
     facts: WeightFacts | None = None  # of a job that looks at a weight
+    card: WeightCard | None = None  # of a job that examines one
     texts: Generated | None = None  # so far, of a job that answers a prompt
     answer: PromptAnswer | None = None
 
@@ -101,6 +104,7 @@ def run_after(run: FollowedRun, event: JobEvent) -> FollowedRun:
         log_after(run.log, event),
         stages_after(run.stages, event),
         event.what.facts if isinstance(event.what, Inspected) else run.facts,
+        event.what.card if isinstance(event.what, CardMade) else run.card,
         event.what if isinstance(event.what, Generated) else run.texts,
         event.what.answer if isinstance(event.what, PromptAnswered) else run.answer,
     )

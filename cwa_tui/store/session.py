@@ -42,6 +42,7 @@ class DaemonClient(Protocol):
     async def submit(self, spec: RunSpec, command: str = ..., options: JobOptions | None = ...) -> str: ...
     async def plan(self, spec: RunSpec, command: str = ...) -> str: ...
     async def inspect(self, spec: RunSpec, target: str) -> str: ...
+    async def weight(self, spec: RunSpec, target: str, command: str = ...) -> str: ...
     async def prompt(self, spec: PromptSpec, command: str = ...) -> str: ...
     async def retry(self, run_id: str) -> str: ...
     async def cancel(self, run_id: str) -> str: ...
@@ -89,6 +90,7 @@ class Session:
         self._watched: dict[object, frozenset[str]] = {}  # by who watches
         self._watched_changed = asyncio.Event()
         self.started: set[str] = set()  # run ids of what the user started here
+        self.examined: dict[tuple[str, str], str] = {}  # run and weight -> the job that examines the weight
         self._fetching: dict[tuple[str, str], asyncio.Task[None]] = {}  # run id and file
         self._complain: Callable[[Exception], None] = lambda error: None
         self._runner = runner
@@ -280,6 +282,17 @@ class Session:
     async def submit(self, spec: RunSpec, command: str, options: JobOptions) -> str:
         """Queue a run and select it. Raises what `AsyncClient.submit` raises."""
         return self._select_new(await self.client.submit(spec, command, options))
+
+    async def examine(self, run_id: str, spec: RunSpec, target: str, command: str) -> str:
+        """Have a weight of a run examined; gives the job's run id. Asked again, it is the job of before, if it did not fail."""
+        known = self.examined.get((run_id, target))
+        if known and (job := self.store.job(known)) and job.state not in ("failed", "cancelled"):
+            return known
+        job_id = await self.client.weight(spec, target, command)
+        self.examined[run_id, target] = job_id
+        self.started.add(job_id)
+        self._poll_now.set()
+        return job_id
 
     async def retry(self, run_id: str) -> str:
         """Queue an ended run again and select the new one."""

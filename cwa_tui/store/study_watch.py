@@ -24,7 +24,7 @@ from cwa_engine.studies.answer import Answer
 from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.progress import progress_of
 from cwa_engine.studies.registration import surely_first
-from cwa_engine.studies.report import study_report
+from cwa_engine.studies.report import StudyReport, study_report
 from cwa_engine.studies.running import cancel_study, run_study
 from cwa_engine.studies.study import Study
 from cwa_tui.store.state import TuiStore
@@ -252,6 +252,11 @@ class StudyWatch:
             submitting.stopped = True
         await asyncio.to_thread(cancel_study, folder, self._runner())
         self._look.set()
+
+    async def report(self, study_id: str) -> StudyReport:
+        """What a study has come to, with the reports of its runs. Raises NotFound and DataError."""
+        folder = await self._folder(study_id)
+        return await asyncio.to_thread(study_report, folder, self._runner())
 
     async def _folder(self, study_id: str) -> StudyFolder:
         known = self._folders.get(study_id)

@@ -33,13 +33,13 @@ def export_folder() -> Path:
     return folder
 
 
-def write_export(folder: Path, name: str, text: str) -> Path:
+def write_export(folder: Path, name: str, text: str | bytes) -> Path:
     """Write a new file and give its path: `topk.csv`, or `topk-2.csv` where that is taken. Nothing is overwritten.
 
     Characters that do not belong into a file's name become `_`. Raises OutputError where the folder cannot be written.
     """
     safe = Path(_UNSAFE.sub("_", name).lstrip(".") or "export")
-    content = text.encode("utf-8", "backslashreplace")
+    content = text if isinstance(text, bytes) else text.encode("utf-8", "backslashreplace")
     for number in itertools.count(1):
         path = folder / (safe.name if number == 1 else f"{safe.stem}-{number}{safe.suffix}")
         try:
