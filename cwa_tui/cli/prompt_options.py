@@ -99,10 +99,10 @@ def asked(given: Given, text: str | None, run: RunWeights | None) -> Asked:
 
 def with_run(client: Client, found: Asked) -> Asked:
     """The same with the model and the weights of the run, if one is named. Raises NotFound and InvalidInput."""
-    from cwa_tui.cli.rerun import repeated
-
     if found.run is None:
         return found
+    from cwa_tui.cli.rerun import repeated  # 0.1 s, which other prompts need not wait for
+
     run = found.run
     spec = repeated(client.manifest(run.run_id))
     weights = _first_weights(client, run)
