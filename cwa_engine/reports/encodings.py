@@ -13,7 +13,7 @@ from typing import Any
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import csv_text
 from cwa_engine.figures.figure import Axis, Figure, Layer, along_of, can_be_drawn, drawn_rows, has_heat, is_in
-from cwa_engine.reports.looks import DASHES, SHAPES, Style
+from cwa_engine.reports.looks import DASHES, DIVERGING, HEAT, SHAPES, Style
 
 MOST_TICKS = 7  # of a logarithmic axis; each decade has one where they are fewer
 FEW_VALUES = 6  # so few values of a logarithmic axis are its ticks
@@ -330,7 +330,7 @@ def _series(figure: Figure, colour: Axis) -> list[str]:
 
 def _heat(figure: Figure, axis: Axis, style: Style) -> JsonMap:
     is_diverging = axis.scale == "diverging"
-    scale: JsonMap = {"scheme": style.diverging, "domainMid": 0} if is_diverging else {"scheme": style.heat}
+    scale: JsonMap = {"scheme": DIVERGING, "domainMid": 0} if is_diverging else {"scheme": HEAT}
     if axis.scale in ("log", "symlog"):
         scale |= _logarithmic(axis)
     if axis.ends:

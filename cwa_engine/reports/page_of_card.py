@@ -106,7 +106,7 @@ def _carries(card: WeightCard) -> Iterator[Block]:
         (
             text("channel", "side"), text("module", "module"), Column("number", "channel"), Column("largest", "largest"),
             Column("typical", "typical"), text("token", "token"), Column("at", "position"), Column("text", "text"),
-            text("largest on", lambda row: ", ".join(f"{token} ({number(size)})" for token, size in row.top_tokens)),
+            text("largest on", lambda row: ", ".join(f"{top.token} ({number(top.value)})" for top in row.top_tokens)),
         ),
     )  # fmt: skip
 

@@ -63,6 +63,7 @@ class WeightCardScreen(StoreScreen):
         .card-pane FigureChart { height: 2fr; padding: 0 1; border-top: solid $surface-lighten-2; }
         .card-pane FigureChart:focus { border-top: heavy $accent; }
     }
+    WeightCardScreen.-short #card-head { max-height: 3; }
     WeightCardScreen.-wide {
         .card-pane.-active { layout: horizontal; }
         .card-text { width: 1fr; height: 100%; }

@@ -44,9 +44,9 @@ QUICK = Pace(poll_s=0.05, idle_poll_s=0.05, retry_s=0.05, patience_s=5.0, redraw
 
 
 class FakeDaemon:
-    """`submitted`, `planned`, `inspected`, `prompted`, `cancelled` and `unloaded` are what clients asked for; `started` counts
-    the daemons that they started. `refuse` is raised by the next submit. `files` are those of finished runs, by run id and
-    name."""
+    """`submitted`, `planned`, `inspected`, `examined`, `prompted`, `cancelled` and `unloaded` are what clients asked for;
+    `started` counts the daemons that they started. `refuse` is raised by the next submit. `files` are those of finished
+    runs, by run id and name."""
 
     def __init__(self) -> None:
         self.reachable = True
@@ -61,6 +61,7 @@ class FakeDaemon:
         self.version = 0
         self.planned: list[RunSpec] = []
         self.inspected: list[tuple[RunSpec, str]] = []
+        self.examined: list[tuple[RunSpec, str]] = []
         self.prompted: list[PromptSpec] = []
         self.submitted: list[tuple[RunSpec, str]] = []
         self.options: list[JobOptions] = []  # of these
@@ -224,6 +225,11 @@ class FakeClient:
         self._daemon.check()
         self._daemon.inspected.append((spec, target))
         return self._daemon.add(f"20261123-190700-look{len(self._daemon.inspected)}", spec, "inspect")
+
+    async def weight(self, spec: RunSpec, target: str, command: str = "") -> str:
+        self._daemon.check()
+        self._daemon.examined.append((spec, target))
+        return self._daemon.add(f"20261123-190800-card{len(self._daemon.examined)}", spec, "weight")
 
     async def prompt(self, spec: PromptSpec, command: str = "") -> str:
         self._daemon.check()
