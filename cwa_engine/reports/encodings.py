@@ -195,7 +195,9 @@ def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
     placed["labelExpr"] = NUMBER
     values = _values(figure, axis)
     has_bars = any(layer.mark == "bar" for layer in figure.layers)
-    scale: JsonMap = {"zero": True} if has_bars and side == along_of(figure) else {"zero": False, "padding": style.font_size}
+    scale: JsonMap = (
+        {"zero": True} if has_bars and side == along_of(figure) else {"zero": False, "padding": style.font_size}
+    )
     if axis.scale in ("log", "symlog"):
         scale = _logarithmic(axis) | {"nice": False, "padding": style.font_size}
         if ticks := _ticks(axis, values):
