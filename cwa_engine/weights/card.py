@@ -1,16 +1,17 @@
-"""The card of a weight: its place, what its loss does, and what it carries."""
+"""The card of a weight: its place, what damaging it does, and what it carries."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from cwa_engine.base.events import Emit, ignore
 from cwa_engine.base.version import __version__
-from cwa_engine.damage.measurement import check_restored, prepare_measurement, with_rounding
+from cwa_engine.damage.measurement import NUDGES, check_restored, prepare_measurement, with_rounding
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.perplexity import padded
 from cwa_engine.inspection import weight_facts
@@ -20,13 +21,13 @@ from cwa_engine.pipeline import measure_baseline, read_texts
 from cwa_engine.preconditions import given_ranking
 from cwa_engine.run import Stages
 from cwa_engine.spec import CARD_DOSES, RunSpec
-from cwa_engine.weight_rows import WeightCard
+from cwa_engine.weight_rows import ChannelActivity, StopwordMass, TokenShift, WeightCard
 from cwa_engine.weights.activity import channel_activity
 from cwa_engine.weights.bits import bit_map
-from cwa_engine.weights.channel import ChannelSearch
+from cwa_engine.weights.channel import ChannelLife, ChannelSearch
 from cwa_engine.weights.examined import Examination, Unknown, examined_weight
 from cwa_engine.weights.harm import dose_response, with_neighbours, zeroed_alone
-from cwa_engine.weights.predictions import mean_predictions, stopword_mass, token_shifts
+from cwa_engine.weights.predictions import MeanPredictions, mean_predictions, stopword_mass, token_shifts
 from cwa_engine.weights.ranks import metric_ranks
 
 T = TypeVar("T")
@@ -57,7 +58,8 @@ def weight_card(
     with stages("prepare"):
         report = run.reporter("prepare", len(used.evaluation))
         context = prepare_measurement(loaded, used.evaluation, intact, spec, run.batch_size, report)
-        context = with_rounding(context, given_ranking(loaded, spec)[0], NUDGED)
+        report = run.reporter("prepare", NUDGES * len(context.sample.places))
+        context = with_rounding(context, given_ranking(loaded, spec)[0], NUDGED, report)
     examination = Examination(run, weight, context)
     with stages("alone"):
         measured, alone = zeroed_alone(examination)
@@ -67,18 +69,7 @@ def weight_card(
         doses = dose_response(examination, spec.dose)
     with stages("bits"):
         bits = bit_map(examination)
-    sequences, unknown = context.sequences, Unknowns()
-    with stages("activity"):
-        report = run.reporter("activity", len(sequences))
-        search = unknown.tried("the life of its channel", lambda: ChannelSearch(loaded, weight, sequences))
-        read = search.read if search else partial(_run, loaded)
-        activity = unknown.tried("its channels", lambda: channel_activity(loaded, weight, sequences, read, report))
-        life = search.life() if search else None
-    with stages("tokens"):
-        report = run.reporter("tokens", len(sequences))
-        means = unknown.tried("its tokens", lambda: mean_predictions(examination, report))
-        raised, lowered = token_shifts(loaded, means) if means else ((), ())
-        stopwords = unknown.tried("stopwords", lambda: stopword_mass(loaded, means)) if means else None
+    carried = _carried(examination)
     with stages("check"):
         floor = check_restored(context, run.reporter("check", len(context.sample.places)))
     return WeightCard(
@@ -90,18 +81,18 @@ def weight_card(
         texts=used.use,
         baseline=baseline,
         ranks=ranks,
-        alone=means.told_in(alone) if means else alone,
+        alone=carried.means.told_in(alone) if carried.means else alone,
         neighbours=neighbours,
         doses=doses,
         bits=bits,
-        activity=(*(activity or ()), *([life.activity] if life else [])),
-        raised=raised,
-        lowered=lowered,
-        stopwords=stopwords,
-        channel=life.channel if life else None,
-        life=life.layers if life else (),
-        shares=life.shares if life else (),
-        unknown=(*unknown.reasons, *([life.unknown] if life and life.unknown else [])),
+        activity=carried.activity,
+        raised=carried.raised,
+        lowered=carried.lowered,
+        stopwords=carried.stopwords,
+        channel=carried.life.channel if carried.life else None,
+        life=carried.life.layers if carried.life else (),
+        shares=carried.life.shares if carried.life else (),
+        unknown=carried.unknown,
         floor=floor,
         device=str(loaded.device),
         version=__version__,
@@ -109,7 +100,52 @@ def weight_card(
     )
 
 
-class Unknowns:
+@dataclass(frozen=True)
+class _Carried:
+    """What a weight's channels carry, and what it does to predictions; None where that is not known."""
+
+    activity: tuple[ChannelActivity, ...]
+    life: ChannelLife | None
+    means: MeanPredictions | None
+    raised: tuple[TokenShift, ...]
+    lowered: tuple[TokenShift, ...]
+    stopwords: StopwordMass | None
+    unknown: tuple[str, ...]
+
+
+def _carried(examination: Examination) -> _Carried:
+    """In one pass over all evaluation texts for the channels, and another by both models for the predictions."""
+    loaded, weight, run = examination.loaded, examination.weight, examination.run
+    sequences, unknown = examination.context.sequences, _Unknowns()
+    with run.stages("activity"):
+        report = run.reporter("activity", len(sequences))
+        search = unknown.tried("the life of its channel", lambda: ChannelSearch(loaded, weight, sequences))
+        read = search.read if search else partial(_through, loaded)
+        activity = unknown.tried("its channels", lambda: channel_activity(loaded, weight, sequences, read, report))
+        life = search.life() if search else None
+    with run.stages("tokens"):
+        report = run.reporter("tokens", len(sequences))
+        means = unknown.tried("its tokens", lambda: mean_predictions(examination, report))
+        raised, lowered = token_shifts(loaded, means) if means else ((), ())
+        stopwords = unknown.tried("stopwords", lambda: stopword_mass(loaded, means)) if means else None
+    return _Carried(
+        activity=(*(activity or ()), *([life.activity] if life else [])),
+        life=life,
+        means=means,
+        raised=raised,
+        lowered=lowered,
+        stopwords=stopwords,
+        unknown=(*unknown.reasons, *([life.unknown] if life and life.unknown else [])),
+    )
+
+
+def _through(loaded: LoadedModel, sequence: TokenSequence) -> None:
+    """Send a text through the whole model."""
+    batch = padded(loaded, [sequence])
+    logits_of(loaded.model, batch.ids, batch.attention_mask)
+
+
+class _Unknowns:
     """What could not be found out, and why."""
 
     def __init__(self) -> None:
@@ -138,12 +174,6 @@ def _spec_of_card(spec: RunSpec) -> RunSpec:
             "dose": spec.dose or CARD_DOSES,
         }
     )
-
-
-def _run(loaded: LoadedModel, sequence: TokenSequence) -> None:
-    """Send a text through the whole model."""
-    batch = padded(loaded, [sequence])
-    logits_of(loaded.model, batch.ids, batch.attention_mask)
 
 
 def _fingerprint(loaded: LoadedModel) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from cwa_engine.base.cancellation import check_cancelled
 from cwa_engine.base.events import Progress
 from cwa_engine.data.corpus import split
 from cwa_engine.data.tokens import TokenSequence
@@ -99,12 +100,15 @@ class _RankCounts:
         self._everything[metric.name].add(counts)
         if parameter.name in self._matrices:
             self._in_matrices[metric.name].add(counts)
-        self._tell()
+        self._tell(statistics)
 
-    def _tell(self) -> None:
+    def _tell(self, statistics: Statistics) -> None:
+        """How many tensors are counted, where they come all at once: then no other progress is told meanwhile."""
+        check_cancelled()
         self._done += 1
-        total = len(self._everything) * len(self._run.loaded.anatomy.parameters)
-        self._run.emit(Progress(STAGE, self._done, max(total, self._done), "tensor"))
+        if len(statistics) == len(self._run.loaded.anatomy.parameters):
+            total = len(self._everything) * len(statistics)
+            self._run.emit(Progress(STAGE, min(self._done, total), total, "tensor"))
 
     def rank(self, metric: Metric) -> MetricRank:
         """What was counted for a metric."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cwa_engine.base.errors import InvalidInput, OutputError, RunFailed
+from cwa_engine.base.files import user_path, write_whole
 from cwa_tui.cli.connection import command_typed, connect
 from cwa_tui.cli.output import json_text, say, show
 from cwa_tui.cli.parameters import Json
@@ -44,7 +45,10 @@ def weight(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE.json", help="Also write the card here, as JSON.")
+        str | None, typer.Option("--output", "-o", metavar="FILE.json", help="Also write the card here, as JSON.")
+    ] = None,
+    page: Annotated[
+        str | None, typer.Option("--page", metavar="FILE.html", help="Also write a page of it here, with its figures.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -59,24 +63,38 @@ def weight(
         )
     given.pop(_TARGET, None)
     spec = spec_of("weight", given)
-    if output is not None and output.is_dir():
-        raise InvalidInput(f"{output} is a folder", hint="give --output a file, like card.json")
+    json_file, page_file = _file(output, "--output", "card.json"), _file(page, "--page", "card.html")
     with connect() as client:
         run_id = client.weight(spec, target, command_typed())
         remember(models=[spec.model])
         card = _card(client, run_id)
-    if output is not None:
-        _write(output, card)
-    if as_json:
-        show(card)
-        return
+    if json_file:
+        _write(json_file, json_text(card, indent=1) + "\n")
     from cwa_engine.base.plain import from_plain
     from cwa_engine.weight_rows import WeightCard
-    from cwa_tui.tables.weight_card import card_report
 
-    show(card_report(from_plain(WeightCard, card)))
-    if output is not None:
-        say(f"written to {output}")
+    found = from_plain(WeightCard, card)
+    if as_json:
+        show(card)
+    else:
+        from cwa_tui.tables.weight_card import card_report
+
+        show(card_report(found))
+    if page_file:  # last, for what draws its figures may not be installed
+        from cwa_engine.reports.page import card_page
+
+        _write(page_file, card_page(found))
+
+
+def _file(given: str | None, flag: str, example: str) -> Path | None:
+    """Where to write, known before anything is computed. Raises InvalidInput for what can be no file."""
+    if given is None:
+        return None
+    path = user_path(given, flag)
+    if path.is_dir() or not path.parent.is_dir():
+        wrong = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+        raise InvalidInput(f"{flag} {given} {wrong}", hint=f"give a file, like {example}")
+    return path
 
 
 def _card(client: Client, run_id: str) -> JsonMap:
@@ -90,10 +108,9 @@ def _card(client: Client, run_id: str) -> JsonMap:
     return dict(card)
 
 
-def _write(file: Path, card: JsonMap) -> None:
-    from cwa_engine.base.files import write_whole
-
+def _write(file: Path, content: str) -> None:
     try:
-        write_whole(file, (json_text(card, indent=1) + "\n").encode("ascii"))
+        write_whole(file, content.encode("utf-8"))
     except OSError as error:
         raise OutputError(f"{file} cannot be written: {error.strerror}", hint="give another file") from error
+    say(f"written to {file}")

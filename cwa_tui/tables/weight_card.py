@@ -185,8 +185,7 @@ def bits_table(card: WeightCard) -> RenderableType:
     table = _table(
         "one stored bit flipped; Δ in nats per token",
         "dtype",
-        "bit>",
-        "part",
+        "bit",
         "becomes>",
         "range",
         "Δ>",
@@ -197,8 +196,7 @@ def bits_table(card: WeightCard) -> RenderableType:
         for row in _telling(rows):
             table.add_row(
                 dtype,
-                str(row.bit),
-                row.part,
+                f"{row.bit:>2} {row.part}",
                 f"{row.flipped:.4g}" if row.becomes == "finite" else row.becomes,
                 "in" if row.in_range else "out",
                 _bit_damage(row),

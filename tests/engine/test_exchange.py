@@ -171,8 +171,8 @@ def test_pdflatex_takes_every_table_with_hostile_names(
         one_table(of, name, "latex").decode() for of in (planted, report) for name in printed_tables(of)
     ]
     document = "\n".join(
-        [r"\documentclass{article}", r"\usepackage[T1]{fontenc}", r"\usepackage{textcomp,booktabs,graphicx}", r"\begin{document}",
-         *texts, r"\end{document}"]
+        [r"\documentclass{article}", r"\usepackage[T1]{fontenc}", r"\usepackage{textcomp,booktabs,graphicx}",
+         r"\begin{document}", *texts, r"\end{document}"]
     )  # fmt: skip
     (tmp_path / "all.tex").write_text(document)
     done = subprocess.run(
