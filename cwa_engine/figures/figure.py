@@ -157,12 +157,14 @@ def drawn_rows(figure: Figure, layer: Layer) -> Iterator[Any]:
 
 
 def with_undrawn_counted(figure: Figure) -> Figure:
-    """The figure; where some of its rows have no place on its axes, its caption says how many."""
+    """The figure; where some of its rows have no place on its axes, and no mark at the edge, its caption says how many."""
     rows = figure.table.rows
+    at_edge = {id(row) for layer in figure.layers if layer.mark == "beyond" for row in drawn_rows(figure, layer)}
     missing = [
         axis
         for row in rows
-        if (axis := next((axis for axis in figure.axes if not can_be_drawn(axis, getattr(row, axis.field))), None))
+        if id(row) not in at_edge
+        and (axis := next((axis for axis in figure.axes if not can_be_drawn(axis, getattr(row, axis.field))), None))
     ]
     if not missing:
         return figure
