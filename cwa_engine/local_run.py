@@ -14,6 +14,7 @@ from cwa_engine.base.events import Emit, Event, Note, Progress, ignore, log_line
 from cwa_engine.models.in_memory import as_loaded, hashed
 from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.pipeline import analyze
+from cwa_engine.questions.registry import check_ready
 from cwa_engine.records.export import ModelRecord, RunRecord
 from cwa_engine.records.run_id import new_run_id
 from cwa_engine.records.run_report import RunReport, report_of
@@ -43,6 +44,7 @@ def run_here(
         emit(event)
 
     started, stages = time.time(), Stages(say)
+    check_ready(spec)
     with stages("load"):
         loaded = load(say)
     with as_loaded(loaded.model):

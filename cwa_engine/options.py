@@ -24,8 +24,8 @@ from cwa_engine.base.errors import InvalidInput
 
 M = TypeVar("M", bound=BaseModel)
 
-GENERAL, RANKING, TEXTS, DAMAGE, QUEUE = (
-    "Options", "What is ranked", "Texts", "Damage and controls", "Queue and memory"
+GENERAL, RANKING, TEXTS, DAMAGE, TASKS, QUEUE = (
+    "Options", "What is ranked", "Texts", "Damage and controls", "Downstream tasks", "Queue and memory"
 )  # fmt: skip
 RUN, ABLATE, PLAN, LOAD = "run", "ablate", "plan", "load"  # commands that take these options
 WEIGHT, PROMPT = "weight", "prompt"

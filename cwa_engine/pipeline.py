@@ -57,10 +57,12 @@ def analyze(
     emit: Emit = ignore,
     cache: ScoreCache | None = None,
     texts: Sequence[str] | None = None,
+    trust_code: bool = False,
 ) -> RunResult:
     """Rank the critical weights of `loaded`, damage them, measure what follows. What is in `cache` is not scored again.
 
-    The texts are `texts` where they are given, else those that the spec names.
+    The texts are `texts` where they are given, else those that the spec names. `trust_code`: code that comes with files may be
+    run.
 
     Raises DataError, InvalidInput, ModelBroken, OutOfMemory or RunFailed; whatever is raised, the weights are as before.
     """
@@ -68,6 +70,7 @@ def analyze(
         stages = Stages(emit)
         with stages("texts"):
             used, run = read_texts(loaded, spec, emit, stages, texts)
+            run = dataclasses.replace(run, trust_code=trust_code)
         with stages("baseline"):
             intact, baseline = measure_baseline(run, used.evaluation, used.use)
         findings = rank_weights(run, used, baseline, cache)

@@ -42,6 +42,7 @@ class RunContext:
     gradients: str  # "resident" or "sweep"
     loss_scale: LossScale
     halves: bool = False  # whether the scoring texts are also ranked by halves
+    trust_code: bool = False  # whether code that comes with files may be run
 
     def reporter(self, stage: str, total: int) -> Callable[[int], None]:
         """Tells how many of `total` sequences a stage is done with."""

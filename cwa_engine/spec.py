@@ -22,6 +22,7 @@ from cwa_engine.options import (
     PROMPT,
     RANKING,
     RUN,
+    TASKS,
     TEXTS,
     WEIGHT,
     Option,
@@ -51,6 +52,8 @@ Bos = Literal["auto", "always", "never"]
 CARD_METRICS = tuple(name for name, metric in METRICS.items() if metric.score and Needs.HESSIAN not in metric.needs)
 CARD_DOSES = (0.0, 0.5, 0.9, 1.1, 2.0, -1.0)
 
+# Options that specs of earlier versions do not have; see `RunSpec.sha256`. A new one is added here.
+_CAME_LATER = ("tasks", "task_limit", "task_path")
 _ONE_BLOCK = {"gradients": "sweep", "offload": "cpu"}  # options with which only one block has gradients at a time
 
 
@@ -335,8 +338,28 @@ class DamageOptions(_Options):
     ] = False
 
 
+class TaskOptions(_Options):
+    """Tasks that the damaged model is compared on."""
+
+    tasks: Annotated[
+        tuple[str, ...],
+        Option(
+            "Tasks, groups or tags of lm-evaluation-harness to measure intact and damaged; needs cwtool[eval].",
+            TASKS,
+            metavar="NAME",
+        ),
+    ] = ()
+    task_limit: Annotated[
+        int | None, Option("Use the first N documents of each task only.", TASKS, metavar="N", if_empty="all")
+    ] = None  # None: all
+    task_path: Annotated[
+        Path | None,
+        Option("A folder with your own task files, of the daemon's machine.", TASKS, metavar="DIR", if_empty="none"),
+    ] = None
+
+
 # pydantic orders fields from the last base to the first, and their order is part of a spec's hash.
-class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOptions):
+class RunSpec(TaskOptions, DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOptions):
     """One run: a model, texts, metrics, how many weights, and how they are damaged. Paths are absolute."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # completion needs its fields alone
@@ -464,6 +487,10 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
             )
         if self.offload == "cpu" and self.gradients == "resident":
             raise InvalidInput("with --offload cpu there is one block at a time", hint="leave out --gradients resident")
+        if self.tasks and not self.perturbations:
+            raise InvalidInput("--tasks measures damaged models", hint="add --perturb, or leave out --no-perturbation")
+        if not self.tasks and (self.task_limit is not None or self.task_path is not None):
+            raise InvalidInput("--task-limit and --task-path are for --tasks", hint="add --tasks NAME")
         if self.bit == "all" and "bit_flip" not in self.perturbations:
             raise InvalidInput("--bit all is for --perturb bit_flip", hint="add --perturb bit_flip")
         return self
@@ -509,8 +536,12 @@ class RunSpec(DamageOptions, SpeedOptions, TextOptions, RankingOptions, ModelOpt
         return self.topk[-1]
 
     def sha256(self) -> str:
-        """Hash of the spec as JSON, without the output folder and the name of a copied file, which do not change results."""
-        return hashlib.sha256(self.model_dump_json(exclude={"output", "data_name"}).encode()).hexdigest()
+        """Hash of the spec as JSON, without the output folder and the name of a copied file, which do not change results.
+
+        An option that came later is left out where it is not used: the hash of an earlier spec stays what it was.
+        """
+        unused = {name for name in _CAME_LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return hashlib.sha256(self.model_dump_json(exclude={"output", "data_name", *unused}).encode()).hexdigest()
 
 
 def parse_spec(fields: dict[str, object]) -> RunSpec:

@@ -20,6 +20,7 @@ from cwa_tui.screens.form_doors import FormDoors
 from cwa_tui.screens.help import HelpScreen
 from cwa_tui.screens.home import HomeScreen
 from cwa_tui.screens.new_run import NewRunScreen
+from cwa_tui.screens.prompt import PromptScreen
 from cwa_tui.screens.run import RunScreen
 from cwa_tui.screens.studies import StudiesScreen
 from cwa_tui.screens.weight import WeightScreen
@@ -112,6 +113,9 @@ class CwtoolApp(TerminalApp):
         from cwa_tui.screens.weight_card import WeightCardScreen
 
         self.push_screen(WeightCardScreen(self.session, self.preferences, run_id, spec, target))
+
+    def open_prompt(self, run_id: str, metric: str | None, target: str | None = None) -> None:
+        self.push_screen(PromptScreen(self.session, self.preferences, run_id, metric, target))
 
     def open_comparison(self, run_ids: Sequence[str]) -> None:
         from cwa_tui.screens.compare import CompareScreen  # numpy comes with it: 0.1 s and 11 MB

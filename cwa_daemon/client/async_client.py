@@ -138,13 +138,9 @@ class AsyncClient:
     async def weight(self, spec: RunSpec, target: str, command: str = "") -> str:
         """Queue the examination of one weight by a spec's model and texts, and give the job's run id.
 
-        The `WeightCard` is in its event of kind "card". Raises VersionMismatch for an older daemon.
+        The `WeightCard` is in its event of kind "card". Raises VersionMismatch for a daemon that makes none.
         """
-        if self._connection.minor < protocol.CARDS_SINCE:
-            raise VersionMismatch(
-                "the daemon is older than this client, and examines no weights",
-                hint="`cwtool daemon restart --when-idle`",
-            )
+        self._needs(protocol.EXAMINING_SINCE, "examines no weights")
         texts_there = await with_texts(self._connection, spec.model_copy(update={"weights": (target,)}))
         return await submit_job(self._connection, "weight", texts_there, command)
 
@@ -153,11 +149,7 @@ class AsyncClient:
 
         The `PromptAnswer` is in its event of kind "answered". Raises VersionMismatch for a daemon that answers none.
         """
-        if self._connection.minor < protocol.PROMPTS_SINCE:
-            raise VersionMismatch(
-                "the daemon is older than this client, and answers no prompts",
-                hint="`cwtool daemon restart --when-idle`",
-            )
+        self._needs(protocol.EXAMINING_SINCE, "answers no prompts")
         options = JobOptions(priority=HIGHEST_PRIORITY)
         return await submit_job(self._connection, "prompt", spec, command, options)
 
@@ -207,21 +199,21 @@ class AsyncClient:
 
         Raises InvalidInput for what cannot be a tag, and VersionMismatch for an older daemon.
         """
-        self._check_marks()
+        self._needs(protocol.MARKS_SINCE, "keeps no tags and no notes")
         protocol.check_tags([*add, *remove])
         protocol.check_note(note or "")
         return Marks(**(await self._request("mark", run_id=run_id, add=[*add], remove=[*remove], note=note))["marks"])
 
     async def marks(self) -> dict[str, Marks]:
         """The tags and notes of all runs that have any, by run id. Raises VersionMismatch for an older daemon."""
-        self._check_marks()
+        self._needs(protocol.MARKS_SINCE, "keeps no tags and no notes")
         return {run_id: Marks(**marks) for run_id, marks in (await self._request("marks"))["marks"].items()}
 
-    def _check_marks(self) -> None:
-        if self._connection.minor < protocol.MARKS_SINCE:
+    def _needs(self, minor: int, otherwise: str) -> None:
+        """Raises VersionMismatch for a daemon of an earlier minor version of the protocol, which does `otherwise`."""
+        if self._connection.minor < minor:
             raise VersionMismatch(
-                "the daemon is older than this client, and keeps no tags and no notes",
-                hint="`cwtool daemon restart --when-idle`",
+                f"the daemon is older than this client, and {otherwise}", hint="`cwtool daemon restart --when-idle`"
             )
 
     async def pause(self, run_id: str | None = None) -> list[str]:

@@ -10,8 +10,8 @@ from cwa_daemon.protocol.framing import decode, encode, parts, peek
 from cwa_daemon.protocol.job_query import KINDS, SORTS, STATES, JobKind, JobPage, JobQuery, JobSort
 from cwa_daemon.protocol.limits import (
     ACKNOWLEDGE_EVERY,
-    CARDS_SINCE,
     CREDIT,
+    EXAMINING_SINCE,
     HIGHEST_PRIORITY,
     LATER_SAMPLES_SINCE,
     MARKS_SINCE,
@@ -28,7 +28,6 @@ from cwa_daemon.protocol.limits import (
     PART_BYTES,
     PARTS_SINCE,
     PIECE_BYTES,
-    PROMPTS_SINCE,
     PROTOCOL_MAJOR,
     PROTOCOL_MINOR,
     SEVERAL_EVENTS_SINCE,
@@ -82,8 +81,8 @@ from cwa_daemon.protocol.views import (
 
 __all__ = [
     "ACKNOWLEDGE_EVERY",
-    "CARDS_SINCE",
     "CREDIT",
+    "EXAMINING_SINCE",
     "HIGHEST_PRIORITY",
     "KEEP",
     "KINDS",
@@ -105,7 +104,6 @@ __all__ = [
     "PARTS_SINCE",
     "PART_BYTES",
     "PIECE_BYTES",
-    "PROMPTS_SINCE",
     "PROTOCOL_MAJOR",
     "PROTOCOL_MINOR",
     "SEVERAL_EVENTS_SINCE",

@@ -32,6 +32,7 @@ from cwa_engine.models.memory import release
 from cwa_engine.pipeline import analyze
 from cwa_engine.prompt_spec import PromptSpec, spec_of_kind
 from cwa_engine.prompting.answering import answer_prompt
+from cwa_engine.questions.registry import check_ready
 from cwa_engine.records.export import RunRecord, write_run
 from cwa_engine.rows import ModelOnDisk
 from cwa_engine.run import Stages
@@ -133,6 +134,10 @@ class Executor:
         torch_device(self.device)  # raises where this machine lacks it
         started = time.time()
         stages = Stages(report)
+        if command.kind == "run":
+            assert isinstance(spec, RunSpec)
+            with hub_access(access):
+                check_ready(spec, limits.trust_remote_code)
         with stages("load"):
             resident = self._used = self.warm.get(spec, access, limits, report)
             resident.pinned |= command.options["pin"]
@@ -156,7 +161,8 @@ class Executor:
         resident.jobs_served += 1
         cache = ScoreCache(Path(limits.cache_folder), limits.cache_bytes, command.run_id)
         with hub_access(access):  # for the texts of a dataset
-            result = analyze(resident.model, spec, report, None if command.options["no_cache"] else cache)
+            kept = None if command.options["no_cache"] else cache
+            result = analyze(resident.model, spec, report, kept, trust_code=limits.trust_remote_code)
         result = dataclasses.replace(result, timings={**stages.timings, **result.timings})
         record = RunRecord(
             run_id=command.run_id,

@@ -1,7 +1,7 @@
 """What a bundle has beside the files of its runs: made of the reports alone, so whoever has them can make it again. torch-free.
 
-bundle.json · README.md · methods.md · limitations.md · claims.json · figures.md · figures/ID/*.csv, and of a study
-studies/ID/answer.json and the tables of its answer.
+bundle.json · README.md · methods.md · limitations.md · claims.json · figures.md · figures/ID/*.csv · tables/ID/*, and of a
+study studies/ID/answer.json and the tables of its answer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.version import __version__
 from cwa_engine.bundles.claims import claims_of_run, claims_of_study
+from cwa_engine.exchange.writing import LATEX, MARKDOWN, one_table, printed_tables
 from cwa_engine.figures.figure import Figure
 from cwa_engine.figures.registry import figures_of
 from cwa_engine.records.run_report import RunReport
@@ -23,7 +24,7 @@ from cwa_engine.studies.report import ANSWER, StudyReport
 FORMAT = 1
 ABOUT, README, METHODS, LIMITATIONS, CLAIMS = "bundle.json", "README.md", "methods.md", "limitations.md", "claims.json"
 CAPTIONS = "figures.md"
-RUNS, STUDIES, FIGURES = "runs", "studies", "figures"
+RUNS, STUDIES, FIGURES, TABLES = "runs", "studies", "figures", "tables"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,9 @@ def derived(contents: Contents) -> Iterator[tuple[str, bytes]]:
     limits = limitations(source, about.registered if contents.study else None)
     yield LIMITATIONS, ("# Limitations\n\n" + "".join(f"- {limit}\n" for limit in limits)).encode()
     yield README, _readme(about).encode()
+    for name in printed_tables(source):
+        yield f"{TABLES}/{about.id}/{name}.tex", one_table(source, name, LATEX)
+        yield f"{TABLES}/{about.id}/{name}.md", one_table(source, name, MARKDOWN)
     if contents.study:
         yield from _of_the_study(contents.study, about)
 
@@ -145,6 +149,7 @@ each run by `cwtool verify runs/ID/`.
 - `claims.json`: every statement, the figures that show it, and the files and rows that have its numbers
 - `figures/`: the table behind each figure as CSV, and pictures where they could be drawn
 - `figures.md`: what each figure shows, and how it was measured
+- `tables/`: tables as papers print them, in LaTeX with booktabs and in Markdown
 - `runs/`: the files of each run: spec and versions in `manifest.json`, the loss of each sequence in `evaluation.csv`
 - `bundle.json`: what was packed
 - `SHA256SUMS`: the hash of every other file

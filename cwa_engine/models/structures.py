@@ -140,7 +140,11 @@ def parameter_of(target: Target, parameters: Mapping[str, Parameter]) -> Paramet
         raise InvalidInput(
             f"'{target.text}' may be of {len(found)} parameters: {', '.join(found[:3])}", hint="write the whole name"
         )
-    near = did_you_mean(name, parameters)
+    parts = name.removesuffix(".weight").count(".") + 1
+    near = did_you_mean(name, parameters) or did_you_mean(
+        name.removesuffix(".weight"),
+        [".".join(known.removesuffix(".weight").split(".")[-parts:]) for known in parameters],
+    )
     raise InvalidInput(
         f"'{target.text}': the model has no parameter {name}",
         hint=f"{near} tied parameters go by their first name".strip(),

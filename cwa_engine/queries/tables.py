@@ -11,7 +11,9 @@ from cwa_engine.base.table import Table
 from cwa_engine.queries.columns import TEXT, columns_of
 from cwa_engine.queries.run_row import RUN_COLUMNS, run_row
 from cwa_engine.questions import ablation, interactions, spike_removal, stability
+from cwa_engine.questions import tasks as harness_tasks
 from cwa_engine.questions.fidelity import Fidelity
+from cwa_engine.questions.tasks import TaskComparison
 from cwa_engine.records import tables
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import HalfOverlap, Separation, Verdict, to_plain
@@ -86,6 +88,12 @@ SUMMARY_TABLES = (
         columns_of(HalfOverlap),
         lambda report: map(to_plain, report.summary.halves),
     ),
+    SummaryTable(
+        "task_comparisons",
+        "every case of every task beside the intact model, and critical sets beside their controls",
+        columns_of(TaskComparison),
+        _plain("task_comparisons"),
+    ),
 )
 FILE_TABLES = (
     FileTable("damage", "each critical set and each draw of a control, measured", tables.PERTURBATION),
@@ -96,6 +104,7 @@ FILE_TABLES = (
     FileTable("interactions", "each unit of a critical set alone, and the set without it", interactions.TABLE),
     FileTable("ablations", "the candidates of the exact ranking", ablation.TABLE),
     FileTable("spikes", "what each weight of a ranking by spikes makes of its spike", spike_removal.SPIKES),
+    FileTable("task_scores", "what every document of every task scores in every case", harness_tasks.TABLE),
     FileTable("evaluations", "the loss of every sequence in every case; large", tables.EVALUATION),
 )
 TABLES: Mapping[str, QueryTable] = {table.name: table for table in (*SUMMARY_TABLES, *FILE_TABLES)}

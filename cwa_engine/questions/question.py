@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
 
 from cwa_engine.base.plain import JsonMap
@@ -80,14 +80,22 @@ def _no_cases(loaded: LoadedModel, comparison: Comparison, spec: RunSpec) -> Seq
     return ()
 
 
+def _nothing_to_check(spec: RunSpec, trust_code: bool) -> None: ...
+
+
 @dataclass(frozen=True)
 class Question:
-    """One thing that a run may be asked."""
+    """One thing that a run may be asked.
+
+    `ready` is called before a model is loaded, and raises a CwaError where the question cannot be answered whatever the model;
+    it also hears whether code that comes with files may be run.
+    """
 
     name: str
     place: int  # among the questions: the order of tables and of the summary, and of what is asked at the same moment
     asks: str  # in words
     asked: Callable[[RunSpec], bool]
+    ready: Callable[[RunSpec, bool], None] = field(default=_nothing_to_check, kw_only=True)
 
 
 @dataclass(frozen=True)

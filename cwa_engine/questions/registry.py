@@ -29,6 +29,13 @@ STAGE_QUESTIONS = tuple(question for question in QUESTIONS if isinstance(questio
 DAMAGE_QUESTIONS = tuple(question for question in QUESTIONS if isinstance(question, DamageQuestion))
 
 
+def check_ready(spec: RunSpec, trust_code: bool = False) -> None:
+    """Raises a CwaError, before a model is loaded, where one of the questions that a spec asks cannot be answered."""
+    for question in QUESTIONS:
+        if question.asked(spec):
+            question.ready(spec, trust_code)
+
+
 def asked_at(moment: Moment, spec: RunSpec) -> list[StageQuestion]:
     """The questions that a spec asks and that can be answered then, in order."""
     return [question for question in STAGE_QUESTIONS if question.moment is moment and question.asked(spec)]

@@ -26,6 +26,7 @@ ALWAYS = (MANIFEST, "summary.json", "log.txt", SUMS)  # files that every run has
 _RUN_FILES = (
     *ALWAYS, "topk_*.csv", "scores.csv", "perturbation.csv", "evaluation.csv", "interactions.csv", "stability.csv",
     "fidelity.csv", "ablation.csv", "critical_set.csv", "controls.csv", "spikes.csv", "spike_removal.csv",
+    "tasks.csv",
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 summary.json · manifest.json · topk_<metric>.csv · scores.csv · perturbation.csv · evaluation.csv · controls.csv ·
 log.txt · SHA256SUMS, and where asked for interactions.csv · stability.csv · fidelity.csv · ablation.csv · critical_set.csv ·
-spikes.csv · spike_removal.csv
+spikes.csv · spike_removal.csv · tasks.csv
 """
 
 from __future__ import annotations

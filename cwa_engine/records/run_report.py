@@ -23,12 +23,14 @@ from cwa_engine.base.places import runs_folder
 from cwa_engine.base.plain import from_plain
 from cwa_engine.base.table import Row, Table
 from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability
+from cwa_engine.questions import tasks as harness_tasks
 from cwa_engine.questions.ablation import Ablation
 from cwa_engine.questions.critical_set import CriticalSet
 from cwa_engine.questions.fidelity import Fidelity, Prediction, fidelity_table
 from cwa_engine.questions.interactions import Interaction
 from cwa_engine.questions.spike_removal import SpikeRemoval
 from cwa_engine.questions.stability import Agreement
+from cwa_engine.questions.tasks import TaskComparison, TaskScore
 from cwa_engine.records import tables
 from cwa_engine.records.checksums import MANIFEST, SUMS, altered_error, check_run, read_checked
 from cwa_engine.records.export import ModelRecord, RunRecord, run_files
@@ -227,6 +229,16 @@ class RunReport(RichDisplay):
         found = self.summary.spike_removal
         return found and dataclasses.replace(found, steps=self._rows(spike_removal.TABLE))
 
+    @cached_property
+    def task_scores(self) -> tuple[TaskScore, ...]:
+        """What every document of every task scores in every case."""
+        return self._rows(harness_tasks.TABLE)
+
+    @property
+    def task_comparisons(self) -> tuple[TaskComparison, ...]:
+        """Every case of every task beside the intact model, and critical sets beside their controls."""
+        return self.summary.task_comparisons
+
     @property
     def log(self) -> tuple[str, ...]:
         """The lines of the run's log."""
@@ -350,4 +362,6 @@ _FRAMES: Mapping[str, type] = {
     "predictions": Prediction,
     "ablations": Ablation,
     "spikes": Spike,
+    "task_scores": TaskScore,
+    "task_comparisons": TaskComparison,
 }

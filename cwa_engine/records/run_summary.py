@@ -14,6 +14,7 @@ from cwa_engine.questions.fidelity import Fidelity
 from cwa_engine.questions.interactions import Interaction
 from cwa_engine.questions.spike_removal import SpikeRemoval
 from cwa_engine.questions.stability import StabilityMean
+from cwa_engine.questions.tasks import TaskComparison, TaskRecord
 from cwa_engine.records.export import ModelRecord
 from cwa_engine.rows import (
     Baseline,
@@ -89,6 +90,8 @@ class RunSummary:
     critical_set: CriticalSet | None = None
     spikes: tuple[Spike, ...] = ()
     spike_removal: SpikeRemoval | None = None
+    tasks: tuple[TaskRecord, ...] = ()
+    task_comparisons: tuple[TaskComparison, ...] = ()
     gradients: str = "resident"
     scores_from: dict[str, str] = field(default_factory=dict)  # metric -> run that scored it
     batch_size: int = 1

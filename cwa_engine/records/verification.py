@@ -22,7 +22,7 @@ from cwa_engine.base.version import __version__
 from cwa_engine.damage.separation import separations, verdicts
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.metrics import ABLATION
-from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability
+from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability, tasks
 from cwa_engine.questions.fidelity import fidelities, fidelity_table
 from cwa_engine.questions.interactions import role_of
 from cwa_engine.questions.stability import stability_means
@@ -408,7 +408,17 @@ def _spikes(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
         unknown.append("the outputs behind spikes: they take the model")
 
 
+def _tasks(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
+    """What tasks come to follows from the scores of their documents."""
+    said = run.summary.get("task_comparisons", [])
+    rows = run.rows_if_any(tasks.TABLE)
+    found = to_plain(list(tasks.comparisons(rows, run.spec.seed)))
+    ledger.same("summary.json: task_comparisons", said, found)
+    if rows:
+        unknown.append("the scores of documents in tasks.csv: they take the model and the data of the tasks")
+
+
 _PARTS: tuple[Callable[[_Run, Ledger, list[str]], None], ...] = (
     _manifest, _rankings, _scores, _halves, _damage, _controls, _interactions, _stability, _fidelity, _ablation,
-    _critical_set, _spikes,
+    _critical_set, _spikes, _tasks,
 )  # fmt: skip

@@ -15,8 +15,10 @@ Look = Literal["light", "dark", "one-column", "two-column"]
 # Okabe and Ito's colours, which people of any colour vision tell apart; series differ by marker and dash as well, for grey.
 LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DARK = ("#56B4E9", "#E69F00", "#2FC79C", "#E79BC6", "#F0E442", "#4C9BE0", "#FFFFFF")
+HEAT = "viridis"  # its lightness goes one way, so it reads in grey
+DIVERGING = "purpleorange"
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
-DASHES = ((1, 0), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 3), (8, 3))
+DASHES = ((1, 0), (4, 2), (1.2, 1.2), (5, 1.5, 1.2, 1.5), (2.5, 2.5), (7, 2.5))  # in widths of a line
 # The first is metric-compatible with Arial and comes with vl-convert, so that widths of texts are the same everywhere.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 POINTS_PER_INCH = 72
@@ -37,8 +39,6 @@ class Style:
     ink: str
     faint: str  # grid lines and rules
     colours: tuple[str, ...]
-    heat: str
-    diverging: str
     interactive: bool
 
     def height_of(self, figure: Figure) -> float:
@@ -81,15 +81,15 @@ class Style:
 def _paper(inches: float, height: float) -> Style:
     width = inches * POINTS_PER_INCH
     return Style(
-        width=width, assumed_width=width, height=height, step=12, most_height=560, font_size=8, stroke=1.2, point_size=22, ink="#000000",
-        faint="#DDDDDD", colours=LIGHT, heat="viridis", diverging="purpleorange", interactive=False,
+        width=width, assumed_width=width, height=height, step=12, most_height=560, font_size=8, stroke=1.2, point_size=22,
+        ink="#000000", faint="#DDDDDD", colours=LIGHT, interactive=False,
     )  # fmt: skip
 
 
 def _page(ink: str, faint: str, colours: tuple[str, ...]) -> Style:
     return Style(
         width=None, assumed_width=340, height=280, step=22, most_height=2400, font_size=12, stroke=2, point_size=55, ink=ink,
-        faint=faint, colours=colours, heat="viridis", diverging="purpleorange", interactive=True,
+        faint=faint, colours=colours, interactive=True,
     )  # fmt: skip
 
 

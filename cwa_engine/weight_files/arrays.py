@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cwa_engine.base.errors import DataError
+from cwa_engine.base.errors import DataError, InvalidInput
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.targets import parse_target
 from cwa_engine.weight_files.entries import target_of_entry
@@ -53,19 +55,19 @@ def targets_of_arrays(path: Path) -> list[str]:
     In .npz arrays of bool are masks, and arrays of whole numbers are places: [weights, axes], or [weights] in the flattened
     parameter. Raises DataError for others.
     """
+    found: list[str] = []
     try:
-        content: Any = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        with path.open("rb") as opened:
+            content: Any = np.load(opened, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return _some(_of_rows(content, path), path)
+            for name in content.files:
+                array = content[name]
+                found += _of_mask(name, array, path) if array.dtype == bool else _of_places(name, array, path, None)
+                _check_count(len(found), path)
+    except (ValueError, EOFError, KeyError, NotImplementedError, MemoryError, BadZipFile, zlib.error) as error:
         why = "it holds Python objects, which may run any program" if "pickle" in str(error) else str(error)
         raise DataError(f"weights file {path} is not read: {why}", hint="save arrays of numbers alone") from None
-    if isinstance(content, np.ndarray):
-        return _some(_of_rows(content, path), path)
-    found: list[str] = []
-    with content as file:
-        for name in file.files:
-            array = file[name]
-            found += _of_mask(name, array, path) if array.dtype == bool else _of_places(name, array, path, None)
-            _check_count(len(found), path)
     return _some(found, path)
 
 
@@ -127,8 +129,6 @@ def _of_rows(rows: Array, path: Path) -> list[str]:
 
 
 def _of_fields(rows: Array, path: Path) -> Iterator[str]:
-    from cwa_engine.base.errors import InvalidInput
-
     for number, row in enumerate(rows):
         entry = {name: value.decode() if isinstance(value, bytes) else value for name, value in _plain(row).items()}
         try:

@@ -16,7 +16,7 @@ _HEADINGS = {
     "outfeature", "infeature", "flatindex", "index", "out", "in", "tensor", "i", "j", "coords", "indices",
 }  # fmt: skip
 _Split = Callable[[str], list[str]]
-_RULE = re.compile(r"\|?\s*:?-{2,}:?\s*(\|\s*:?-{2,}:?\s*)*\|?")
+_RULE = re.compile(r"\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?")
 
 
 def targets_of_text(text: str, path: Path) -> list[str]:

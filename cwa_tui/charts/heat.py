@@ -14,8 +14,8 @@ from cwa_tui.charts.scale import AxisScale, categories, named, scale_of, short_n
 from cwa_tui.tables.columns import shorten
 from cwa_tui.text.visible import visible, words
 
-SHADES, BELOW = "░▒▓█", "-~=$"  # by size: of numbers above 0, and of those below where both are on the map
-NONE, NOT_FINITE, OTHER = "·", "×", "?"
+SHADES, BELOW = "░▒▓█", "~=&$"  # by size: of numbers above 0, and of those below where both are on the map
+ZERO, NOT_MEASURED, NOT_FINITE, NO_CELL = "·", "?", "×", " "
 _UP_STYLE, _DOWN_STYLE = "bold", "bold red"
 
 
@@ -30,13 +30,12 @@ class _Shading:
 
     def character(self, value: Any) -> str:
         if value is None:
-            return NONE
+            return NOT_MEASURED
         if not math.isfinite(value):
             return NOT_FINITE
-        if value == 0 and self.least == 0:
-            return NONE
-        if (place := self.scale.place(value)) is None:
-            return OTHER
+        place = self.scale.place(value)
+        if value == 0 or place is None:
+            return ZERO
         size = abs(place) if self.both else place
         share = (size - self.least) / ((self.most - self.least) or 1.0)
         shades = BELOW if self.both and place < 0 else SHADES
@@ -72,11 +71,10 @@ def shades(figure: Figure) -> list[Text]:
     for character in (*reversed(BELOW), *SHADES):
         if found := spans.get(character):
             said.append(Text(f"{character} {_span(min(found), max(found))}"))
-    if found := spans.get(NONE):
-        missing, zero = None in found, any(value is not None for value in found)
-        said.append(Text(f"{NONE} {' or '.join(['0'] * zero + ['not measured'] * missing)}"))
-    if OTHER in spans:
-        said.append(Text(f"{OTHER} not above 0"))
+    if found := spans.get(ZERO):
+        said.append(Text(f"{ZERO} {'0' if min(found) == 0 else '0 or less'}"))
+    if NOT_MEASURED in spans and len(spans[NOT_MEASURED]) > _marked(figure):
+        said.append(Text(f"{NOT_MEASURED} not measured"))
     if NOT_FINITE in spans or _over(figure):
         names = dict.fromkeys(_name_of(layer.where) for layer in _over(figure))
         said.append(words(f"{NOT_FINITE} {' or '.join(names) or 'not finite'}"))
@@ -92,6 +90,12 @@ def _cells(figure: Figure) -> list[Any]:
 def _over(figure: Figure) -> list[Layer]:
     """Layers that mark cells."""
     return [layer for layer in figure.layers if layer.mark in ("point", "beyond")]
+
+
+def _marked(figure: Figure) -> int:
+    """How many cells have a mark instead of a number."""
+    rows = [row for row in _cells(figure) if _value(row, figure) is None]
+    return sum(any(is_in(layer, row) for layer in _over(figure)) for row in rows)
 
 
 def _value(row: Any, figure: Figure) -> Any:
@@ -141,8 +145,11 @@ def _grid(
 ) -> list[Text] | None:
     """The map with `head` across; None where it is too wide. Without room for numbers it has shades alone."""
     names = [visible(name) for name in side]
-    lead = min(max(map(len, (*names, "")), default=0), max(8, width // 3))
+    whole = max(map(len, (*names, "")))
+    lead = min(whole, max(8, width // 3))
     room = (width - lead - 1) // max(1, len(head))
+    if room == (width - whole - 1) // max(1, len(head)):  # cells are no wider if names are cut
+        lead = whole
     if room < 1:
         return None
     said = {key: _number(value) for key, value in values.items()}
@@ -151,13 +158,14 @@ def _grid(
     with_numbers = cell >= longest
     cell = cell if with_numbers else min(room, 2)
     named_axes = [f"{title} {way}" for title, way in zip(titles[::-1], ("down", "across"), strict=True) if title]
-    lines = [Text(", ".join(named_axes), "dim"), *_head(head, lead, cell)]
+    lines = [*([Text(", ".join(named_axes), "dim")] if named_axes else []), *_head(head, lead, cell)]
     for name, shown in zip(side, names, strict=True):
         line = Text(shorten(shown, lead, "middle").rjust(lead) + " ", no_wrap=True)
         for column in head:
-            character = marks.get((column, name)) or shading.character(values.get((column, name)))
-            text = said.get((column, name), "") if with_numbers and character != NONE else ""
-            style = "dim" if character == NONE else _DOWN_STYLE if character in BELOW else _UP_STYLE
+            key = column, name
+            character = marks.get(key) or (shading.character(values[key]) if key in values else NO_CELL)
+            text = said.get(key, "") if with_numbers and character not in (ZERO, NO_CELL) else ""
+            style = "dim" if character == ZERO else _DOWN_STYLE if character in BELOW else _UP_STYLE
             line.append((character + text).rjust(cell) if with_numbers else character.rjust(cell), style)
         lines.append(line)
     return lines

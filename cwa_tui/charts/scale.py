@@ -30,7 +30,8 @@ class AxisScale:
     def place(self, value: Any) -> float | None:
         """Where a value stands; None where it has no place: it is missing, not finite, or not above 0 in a logarithm."""
         if self.is_named:
-            return None if value is None else float(self.names.index(named(value)))
+            name = None if value is None else named(value)
+            return float(self.names.index(name)) if name in self.names else None
         if isinstance(value, str) or value is None or not math.isfinite(value):
             return None
         match self.kind:
@@ -96,6 +97,8 @@ def named(value: Any) -> str:
 
 def short_number(value: float) -> str:
     """`1.4 B`, `70 M`, `42 k`, `512`, `0.25`, `1e-5`."""
+    if not math.isfinite(value):
+        return str(value)
     size = abs(value)
     for least, unit in ((1e13, ""), (1e9, " B"), (1e6, " M"), (1e4, " k")):
         if size >= least:

@@ -8,10 +8,9 @@ import typer
 
 from cwa_tui.cli import completion
 from cwa_tui.cli.output import say
-from cwa_tui.cli.parameters import Json
+from cwa_tui.cli.parameters import EXPORTED, Json
 
 app = typer.Typer()
-FORMATS = ("csv", "json", "parquet", "markdown", "latex", "safetensors")
 
 
 @app.command()
@@ -32,7 +31,7 @@ def export(
             "-f",
             help="csv, json or parquet: all tables, with exact numbers. markdown: the same, and a page as papers print "
             "them. latex: tables with booktabs and intervals. safetensors: the ranked weights as masks of the model.",
-            autocompletion=completion.one_of(*FORMATS),
+            autocompletion=completion.one_of(*EXPORTED),
             metavar="FORMAT",
         ),
     ] = "csv",

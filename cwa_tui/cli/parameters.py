@@ -8,6 +8,7 @@ import typer
 
 from cwa_tui.cli import completion
 
+EXPORTED = ("csv", "json", "parquet", "markdown", "latex", "safetensors")  # formats, as cwa_engine.exchange has them
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 RunId = Annotated[
     str,

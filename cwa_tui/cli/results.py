@@ -13,7 +13,7 @@ from cwa_tui.cli import completion, listing, marks, query
 from cwa_tui.cli.connection import connect
 from cwa_tui.cli.groups import ListByDefault
 from cwa_tui.cli.output import say, show, show_exactly
-from cwa_tui.cli.parameters import FinishedRunId, Json, Limit
+from cwa_tui.cli.parameters import EXPORTED, FinishedRunId, Json, Limit
 from cwa_tui.cli.remembered import remember
 
 if TYPE_CHECKING:
@@ -201,7 +201,9 @@ def export(
     form: Annotated[
         str,
         typer.Option(
-            "--format", help="csv, json or markdown.", autocompletion=completion.one_of("csv", "json", "markdown")
+            "--format",
+            help="csv, json, parquet, markdown, latex or safetensors, as in `cwtool export`.",
+            autocompletion=completion.one_of(*EXPORTED),
         ),
     ] = "csv",
     table: Annotated[
@@ -220,7 +222,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Print a table of a run, or write all of its tables, as CSV, JSON or Markdown with exact numbers."""
+    """Print a table of a run, or write all of its tables: `cwtool export` for runs alone."""
     from cwa_engine.exchange.writing import EXPORTS, checked_export
     from cwa_tui.cli.exported import exported
     from cwa_tui.cli.sources import opened_run

@@ -11,7 +11,7 @@ from cwa_tui.cli import completion
 from cwa_tui.cli.connection import chosen_host, command_typed, connect
 from cwa_tui.cli.groups import ListByDefault
 from cwa_tui.cli.output import say, show, stderr
-from cwa_tui.cli.parameters import Json
+from cwa_tui.cli.parameters import EXPORTED, Json
 from cwa_tui.cli.remembered import remember
 from cwa_tui.cli.run_options import job_options_of
 from cwa_tui.cli.sources import check_place
@@ -168,7 +168,10 @@ def export_study(
     form: Annotated[
         str,
         typer.Option(
-            "--format", "-f", help="csv, json or markdown.", autocompletion=completion.one_of("csv", "json", "markdown")
+            "--format",
+            "-f",
+            help="csv, json, parquet, markdown or latex, as in `cwtool export`.",
+            autocompletion=completion.one_of(*EXPORTED[:-1]),
         ),
     ] = "csv",
     as_json: Json = False,

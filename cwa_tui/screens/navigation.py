@@ -21,6 +21,9 @@ class Navigation(Protocol):
     def open_card(self, run_id: str, spec: RunSpec, target: str) -> None:
         """All that can be found out about one weight of a run."""
 
+    def open_prompt(self, run_id: str, metric: str | None, target: str | None = None) -> None:
+        """Prompts for the model of a run, intact and damaged: in the first weights of a ranking, or in one weight."""
+
     def open_comparison(self, run_ids: Sequence[str]) -> None: ...
 
     def open_figures(self, of: Source, ids: Sequence[str]) -> None:

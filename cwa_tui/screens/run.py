@@ -85,9 +85,10 @@ class RunScreen(StoreScreen):
         Binding("m", "next_metric", "Metric"),
         Binding("p", "next_perturbation", "Next perturbation", show=False),
         Binding("F", "figures", "Figures"),
+        Binding("A", "prompt", "Prompt, intact and damaged", show=False),
         *(Binding(str(key), f"pane('{pane}')", show=False) for key, pane in enumerate(PANES, 1)),
     ]
-    changing_keys = (*StoreScreen.changing_keys, "next_metric", "next_perturbation", "figures")
+    changing_keys = (*StoreScreen.changing_keys, "next_metric", "next_perturbation", "figures", "prompt")
 
     def __init__(self, session: Session, preferences: PreferenceFile, run_id: str) -> None:
         super().__init__(session, preferences)
@@ -229,6 +230,9 @@ class RunScreen(StoreScreen):
         self._metric = _after(self._metric, self.store.run(self.run_id).metrics)
         self.redraw()
 
+    def action_prompt(self) -> None:
+        self.navigation.open_prompt(self.run_id, self._metric)
+
     def action_next_perturbation(self) -> None:
         points = measured_points(self.store.run(self.run_id))
         self._perturbation = _after(self._perturbation, list(dict.fromkeys(point.perturbation for point in points)))
@@ -239,6 +243,8 @@ class RunScreen(StoreScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         match action:
+            case "prompt":
+                return True if self._metric and self.store.report(self.run_id) else None
             case "next_metric":
                 return len(self.store.run(self.run_id).metrics) > 1
             case "next_perturbation":

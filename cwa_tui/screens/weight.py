@@ -63,6 +63,7 @@ class WeightScreen(StoreScreen):
         Binding("right_square_bracket", "other(1)", "Next rank", key_display="]"),
         Binding("i", "inspect", "Load and look"),
         Binding("e", "examine", "Examine"),
+        Binding("A", "prompt", "Prompt without it"),
         Binding("y", "copy_command", "Copy command"),
         Binding("Y", "copy_target", "Copy name", show=False),
         Binding("down,j", "scroll(1)", show=False),
@@ -296,6 +297,11 @@ class WeightScreen(StoreScreen):
             self._found.clear()
             self.session.watch(self, [self.run_id])
             self.redraw()
+
+    def action_prompt(self) -> None:
+        """Prompts for the model with this weight and without it."""
+        if weight := self.weight:
+            self.navigation.open_prompt(self.run_id, self.metric, weight.target)
 
     def _command(self, selected: SelectedRun, weight: TopWeight) -> str:
         spec = self._spec(selected)

@@ -53,7 +53,7 @@ class WeightCardScreen(StoreScreen):
     WeightCardScreen {
         #card-head { height: auto; max-height: 6; padding: 0 1; }
         #card-stages { height: auto; padding: 0 1; }
-        #card-tabs { height: 1; }
+        #card-tabs { height: 1; link-style: none; link-color: $foreground; link-style-hover: bold; }
         #card-body, .card-pane { height: 1fr; }
         .card-pane { display: none; }
         .card-pane.-active { display: block; }
@@ -63,6 +63,7 @@ class WeightCardScreen(StoreScreen):
         .card-pane FigureChart { height: 2fr; padding: 0 1; border-top: solid $surface-lighten-2; }
         .card-pane FigureChart:focus { border-top: heavy $accent; }
     }
+    WeightCardScreen.-short #card-head { max-height: 3; }
     WeightCardScreen.-wide {
         .card-pane.-active { layout: horizontal; }
         .card-text { width: 1fr; height: 100%; }

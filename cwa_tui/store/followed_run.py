@@ -11,12 +11,15 @@ from cwa_engine.base.events import (
     BaselineMeasured,
     CardMade,
     DamageMeasured,
+    Generated,
     Inspected,
     Note,
     Progress,
+    PromptAnswered,
     StageStarted,
     TopK,
 )
+from cwa_engine.prompt_rows import PromptAnswer
 from cwa_engine.rows import Baseline, DamagePoint, TopWeight, WeightFacts
 from cwa_engine.weight_rows import WeightCard
 from cwa_tui.store.events import JobEvent, OutputCopied, StateChanged
@@ -81,6 +84,8 @@ class FollowedRun:
     stages: Stages = field(default_factory=dict)
     facts: WeightFacts | None = None  # of a job that looks at a weight
     card: WeightCard | None = None  # of a job that examines one
+    texts: Generated | None = None  # so far, of a job that answers a prompt
+    answer: PromptAnswer | None = None
 
 
 def run_after(run: FollowedRun, event: JobEvent) -> FollowedRun:
@@ -100,6 +105,8 @@ def run_after(run: FollowedRun, event: JobEvent) -> FollowedRun:
         stages_after(run.stages, event),
         event.what.facts if isinstance(event.what, Inspected) else run.facts,
         event.what.card if isinstance(event.what, CardMade) else run.card,
+        event.what if isinstance(event.what, Generated) else run.texts,
+        event.what.answer if isinstance(event.what, PromptAnswered) else run.answer,
     )
 
 

@@ -75,6 +75,8 @@ def test_a_table_is_exported_as_it_is_and_in_other_formats(ranked: CommandLine) 
 
 def test_all_tables_are_written_into_a_new_folder(ranked: CommandLine) -> None:
     written = [Path(line) for line in ranked("results", "export", "--format", "json", "-o", "tables").stdout.split()]
-    assert {path.name for path in written} == {"topk_grad_x_weight.json", "topk_grad_x_weight_matrices.json"}
+    assert {path.name for path in written} == {
+        "topk_grad_x_weight.json", "topk_grad_x_weight_matrices.json", "scores.json",
+    }  # fmt: skip
     assert len(json.loads((ranked.cwd / "tables/topk_grad_x_weight.json").read_text())) == MANY
     assert "exists" in ranked("results", "export", "-o", "tables", rc=2).stderr

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from cwa_engine.figures.figure import Source
 from cwa_engine.pipeline import analyze
 from cwa_engine.questions.critical_set import CriticalSet, CriticalSetStep
 from cwa_engine.questions.fidelity import Prediction, Predictions, fidelities
@@ -39,12 +41,12 @@ def _text_file() -> Path:
 def measured_run() -> RunReport:
     """A real run of a tiny model of which everything was asked that has a figure."""
     spec = RunSpec(
-        model="tiny", data_file=_text_file(), metrics=(METRIC, "magnitude", "taylor"), topk=(1, 10, 100), matrices=False,
+        model="tiny", data_file=_text_file(), metrics=(METRIC, "magnitude"), topk=(1, 100), matrices=False,
         perturbations=("zero", "bit_flip"), bit="all", dose=(0.0, 0.5, 2.0, 4.0), stability=3, fidelity=8,
         controls=("random",), control_seeds=3,
     )  # fmt: skip
-    result = analyze(wrap(tiny_model("llama")), spec)
-    model = ModelRecord("tiny", "/nowhere", "folder", None, {}, "float32", "cpu", "", result.parameters)
+    result = analyze(wrap(tiny_model("llama").bfloat16()), spec)  # whose weights have 16 bits
+    model = ModelRecord("tiny", "/nowhere", "folder", None, {}, "bfloat16", "cpu", "", result.parameters)
     return report_of(RunRecord("20260101-000000-tiny-abcd", spec, "cwtool run", model, result, 1.5, []))
 
 
@@ -183,3 +185,11 @@ def card() -> WeightCard:
     """The card of a weight of a down projection of a tiny model."""
     spec = RunSpec(model="tiny", data_file=_text_file(), weights=("model.layers.0.mlp.down_proj.weight[3,5]",))
     return weight_card(wrap(tiny_model("llama")), spec)
+
+
+SOURCES: dict[Source, Callable[[], list[Any]]] = {
+    "run": lambda: [measured_run(), damaged_run()],
+    "study": lambda: [make() for make in STUDIES.values()],
+    "comparison": lambda: [comparison()],
+    "weight": lambda: [card()],
+}

@@ -80,7 +80,12 @@ class Planted:
     seed: int = 0
 
 
-def planted_run(
+def planted_run(model: str = "tiny", **planted: Any) -> RunReport:
+    """The report of `planted_record`, which takes the same."""
+    return report_of(planted_record(model, **planted))
+
+
+def planted_record(
     model: str = "tiny",
     *,
     parameters: int = 1_000_000,
@@ -104,8 +109,8 @@ def planted_run(
     floor: float = 1e-7,
     run_id: str = "",
     **options: Any,  # of the spec
-) -> RunReport:
-    """A run that found this. Perplexities, intervals and losses of each text follow from `damage`."""
+) -> RunRecord:
+    """The record of a run that found this. Perplexities, intervals and losses of each text follow from `damage`."""
     ranked = ranked_parameters(layout, layers, width, tuple(tops or ()) or ("grad_x_weight",))
     rankings = tuple(_ranking(metric, targets, ranked) for metric, targets in (tops or {}).items())
     ks = sorted({case.k for case in damage}) or [max([len(t) for t in (tops or {}).values()], default=10)]
@@ -138,7 +143,7 @@ def planted_run(
     known = files if files is not None else {"model.safetensors": _sha256(f"{model}@{revision}")}
     record = ModelRecord(model, f"/models/{model}", "folder", revision, dict(known), dtype, "cpu", "", parameters)
     name = run_id or f"20260101-000000-{_sha256(f'{model}{revision}{spec.sha256()}{text_seed}')[:4]}"
-    return report_of(RunRecord(name, spec, "", record, result, 1.5, []))
+    return RunRecord(name, spec, "", record, result, 1.5, [])
 
 
 def study_runs(reports: Sequence[RunReport], *grid: str) -> list[StudyRun]:

@@ -21,7 +21,8 @@ from cwa_engine.models.structures import (
     unit_size,
     unit_weights,
 )
-from cwa_engine.targets import STRUCTURES, parse_target, read_targets
+from cwa_engine.targets import STRUCTURES, parse_target
+from cwa_engine.weight_files.reading import read_weights
 
 
 @st.composite
@@ -171,16 +172,16 @@ def test_targets_of_one_kind_are_compared_with_controls_of_that_kind(targets: li
 def test_a_file_of_targets_may_have_comments_or_be_the_table_of_a_run(tmp_path: Path) -> None:
     plain = tmp_path / "weights.txt"
     plain.write_text("# found last week\nnorm.weight[1]\n\no.weight[1,:]  # a row\n")
-    assert read_targets(plain) == ["norm.weight[1]", "o.weight[1,:]"]
+    assert read_weights(plain) == ["norm.weight[1]", "o.weight[1,:]"]
     table = tmp_path / "topk_obd.csv"
     table.write_text('rank,target,stable\n1,"o.weight[1,2]",\n2,norm.weight[3],\n')
-    assert read_targets(table) == ["o.weight[1,2]", "norm.weight[3]"]
+    assert read_weights(table) == ["o.weight[1,2]", "norm.weight[3]"]
 
 
 @pytest.mark.parametrize("content", [b"", b"# nothing\n", b"\xff\xfe\x00"])
 def test_a_file_without_targets_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "weights.txt").write_bytes(content)
     with pytest.raises(DataError, match=r"weights\.txt"):
-        read_targets(tmp_path / "weights.txt")
+        read_weights(tmp_path / "weights.txt")
     with pytest.raises(DataError, match=r"none\.txt cannot be read"):
-        read_targets(tmp_path / "none.txt")
+        read_weights(tmp_path / "none.txt")

@@ -18,6 +18,7 @@ import pytest
 from cwa_engine.base.errors import InvalidInput, TrackingFailed
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.tracking.tracker import TRACKERS, Tracker, track, tracker_typed
+from cwa_tui.cli.tracking import track_runs
 from tests.engine.study_runs import Planted, planted_run
 
 RUN = [Planted(k=1, delta=0.25), Planted(k=10, delta=0.5, worst=0.01), Planted(k=100, delta=math.inf)]
@@ -87,6 +88,17 @@ def test_a_tracker_that_fails_is_named(call: str, report: RunReport, monkeypatch
         TrackingFailed, match=f"wandb was not told of {report.run_id}: ConnectionError: the server is away"
     ):
         track(report, Tracker("wandb"))
+
+
+def test_a_command_goes_on_where_a_tracker_fails_and_says_which(
+    report: RunReport, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakeLibrary("wandb", failing="init")
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    track_runs([report, report], Tracker("wandb"))
+    said = capsys.readouterr()
+    assert said.err.count(f"warning: wandb was not told of {report.run_id}") == 2 and "saved all the same" in said.err
+    assert said.out == ""
 
 
 def test_a_tracker_is_typed_with_its_project_or_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from cwa_daemon.protocol import (
 )
 from cwa_engine.base.errors import CwaError, NoDaemon, NotFound, error_from_dict
 from cwa_engine.base.events import Event
+from cwa_engine.prompt_spec import PromptSpec
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.runner import RunState
 from cwa_engine.spec import RunSpec
@@ -43,8 +44,9 @@ QUICK = Pace(poll_s=0.05, idle_poll_s=0.05, retry_s=0.05, patience_s=5.0, redraw
 
 
 class FakeDaemon:
-    """`submitted`, `planned`, `inspected`, `cancelled` and `unloaded` are what clients asked for; `started` counts the daemons
-    that they started. `refuse` is raised by the next submit. `files` are those of finished runs, by run id and name."""
+    """`submitted`, `planned`, `inspected`, `examined`, `prompted`, `cancelled` and `unloaded` are what clients asked for;
+    `started` counts the daemons that they started. `refuse` is raised by the next submit. `files` are those of finished
+    runs, by run id and name."""
 
     def __init__(self) -> None:
         self.reachable = True
@@ -59,6 +61,8 @@ class FakeDaemon:
         self.version = 0
         self.planned: list[RunSpec] = []
         self.inspected: list[tuple[RunSpec, str]] = []
+        self.examined: list[tuple[RunSpec, str]] = []
+        self.prompted: list[PromptSpec] = []
         self.submitted: list[tuple[RunSpec, str]] = []
         self.options: list[JobOptions] = []  # of these
         self.cancelled: list[str] = []
@@ -221,6 +225,16 @@ class FakeClient:
         self._daemon.check()
         self._daemon.inspected.append((spec, target))
         return self._daemon.add(f"20261123-190700-look{len(self._daemon.inspected)}", spec, "inspect")
+
+    async def weight(self, spec: RunSpec, target: str, command: str = "") -> str:
+        self._daemon.check()
+        self._daemon.examined.append((spec, target))
+        return self._daemon.add(f"20261123-190800-card{len(self._daemon.examined)}", spec, "weight")
+
+    async def prompt(self, spec: PromptSpec, command: str = "") -> str:
+        self._daemon.check()
+        self._daemon.prompted.append(spec)
+        return self._daemon.add(f"20261123-190800-prompt{len(self._daemon.prompted)}", spec, "prompt")
 
     async def retry(self, run_id: str) -> str:
         self._daemon.check()

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from cwa_engine.base.table import Table
+from cwa_engine.figures.kinds.study_answer import answer_figure
 from cwa_engine.questions.question import TableRows
 from cwa_tui.cli.lines import as_lines
-from cwa_tui.tables.study_answer import answer_table, figure_of
+from cwa_tui.tables.study_answer import answer_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,9 @@ def test_the_figure_and_its_interval_are_shown_in_the_narrowest_table() -> None:
 
 
 def test_a_figure_has_the_sizes_across_on_a_logarithmic_axis() -> None:
-    figure = figure_of([ROWS])
-    assert figure is not None and (figure.across, figure.up, figure.log_x) == ("parameters", "damage", True)
-    (points,) = figure.series.values()
-    assert [(point.x, point.y, point.low, point.high) for point in points] == [
+    figure = answer_figure([ROWS])
+    assert figure is not None and (figure.x.title, figure.x.scale, figure.y.title) == ("parameters", "log", "damage")
+    assert [(point.across, point.value, point.low, point.high) for point in figure.table.rows] == [
         (70_000_000, 0.25, 0.2, 0.3),
         (1_400_000_000, 0.5, 0.4, 0.6),
     ]

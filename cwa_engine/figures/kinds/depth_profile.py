@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cwa_engine.figures.captions import LAYER_OUTSIDE, model_of, ranking_of, scored_on
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, figure_name, table_of
-from cwa_engine.records.places import places_of
+from cwa_engine.records.places import Places, places_of
 from cwa_engine.records.profiles import top
 from cwa_engine.records.run_report import RunReport
 
@@ -29,36 +29,38 @@ def depth_profiles(report: RunReport) -> Iterator[Figure]:
     """A figure for each ranking."""
     for metric in report.metrics:
         if weights := top(report, metric, report.spec.largest_k):
-            places = places_of(weights, report.layers)
-            ranked: Counter[int | None] = Counter()
-            for row in report.ranked:
-                if metric in row.metrics:
-                    ranked[row.layer] += row.units
-            has_outside = None in ranked and None not in places.layers
-            layers = [None, *places.layers] if has_outside else places.layers
-            name = figure_name("depth_profile", metric)
-            rows = [
-                LayerShare(_name(layer), series, of[layer], of[layer] / of.total())
-                for series, of in ((TOP, places.by_layer), (CHANCE, ranked))
-                for layer in layers
-                if of
-            ]
-            k = report.spec.largest_k
-            yield Figure(
-                name=name,
-                title=f"Depth of the top {k:,} by {ranking_of(metric)}",
-                caption=f"{model_of(report)}. {scored_on(report)} Bars: the share of each layer in the {places.total:,} weights "
-                f"of the top k = {k:,}. {_of_chance(bool(ranked))}",
-                table=table_of(name, LayerShare, rows),
-                x=Axis("layer", "layer", "category", tuple(_name(layer) for layer in layers)),
-                y=Axis("share", "share of weights"),
-                colour=Axis("series", "", "category", (TOP, CHANCE) if ranked else (TOP,)),
-                layers=(
-                    Layer("bar", where=(("series", TOP),)),
-                    Layer("line", where=(("series", CHANCE),)),
-                    Layer("point", where=(("series", CHANCE),)),
-                ),
-            )
+            yield _profile(report, metric, places_of(weights, report.layers))
+
+
+def _profile(report: RunReport, metric: str, places: Places) -> Figure:
+    ranked: Counter[int | None] = Counter()
+    for row in report.ranked:
+        if metric in row.metrics:
+            ranked[row.layer] += row.units
+    has_outside = None in ranked and None not in places.layers
+    layers = [None, *places.layers] if has_outside else places.layers
+    rows = [
+        LayerShare(_name(layer), series, of[layer], of[layer] / of.total())
+        for series, of in ((TOP, places.by_layer), (CHANCE, ranked))
+        for layer in layers
+        if of
+    ]
+    name, k = figure_name("depth_profile", metric), report.spec.largest_k
+    return Figure(
+        name=name,
+        title=f"Depth of the top {k:,} by {ranking_of(metric)}",
+        caption=f"{model_of(report)}. {scored_on(report)} Bars: the share of each layer in the {places.total:,} weights of "
+        f"the top k = {k:,}. {_of_chance(bool(ranked))}",
+        table=table_of(name, LayerShare, rows),
+        x=Axis("layer", "layer", "category", tuple(_name(layer) for layer in layers)),
+        y=Axis("share", "share of weights"),
+        colour=Axis("series", "", "category", (TOP, CHANCE) if ranked else (TOP,)),
+        layers=(
+            Layer("bar", where=(("series", TOP),)),
+            Layer("line", where=(("series", CHANCE),)),
+            Layer("point", where=(("series", CHANCE),)),
+        ),
+    )
 
 
 def _name(layer: int | None) -> str:

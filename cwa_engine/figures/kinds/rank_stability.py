@@ -107,12 +107,13 @@ def study_stability(report: StudyReport) -> Iterator[Figure]:
     shared = [_shared(row, row.metric, row.common) for row in rows]
     by_chance = [_shared(row, CHANCE, expected) for row in rows if (expected := _expected(row)) is not None]
     axes = distinct([row.axis for row in shared])
+    sizes = ", ".join(f"{k:,}" for k in dict.fromkeys(row.k for row in rows))
     yield Figure(
         name="rank_stability",
         title="What the top k have in common when one thing differs",
         caption=f"{study_runs(report)} Each point is a pair of runs of one model that differ in the value of one "
-        f"axis alone: the share of the top k that both have (k = {', '.join(f'{k:,}' for k in dict.fromkeys(row.k for row in rows))}). By chance: "
-        "random sets with as many weights of each parameter, or of all ranked weights where that is not known.",
+        f"axis alone: the share of the top k that both have (k = {sizes}). By chance: random "
+        "sets with as many weights of each parameter, or of all ranked weights where that is not known.",
         table=table_of("rank_stability", SharedByPair, [*shared, *by_chance]),
         x=Axis("share", "share of the top k in common", ends=(0, 1)),
         y=Axis("axis", "what differs", "category", axes),
