@@ -114,7 +114,9 @@ def _rank(rank: int | None, equal: int) -> str:
 
 def damage_table(card: WeightCard) -> RenderableType:
     """What zeroing the weight does, and its multiples."""
-    table = _table("the weight changed", "change", "perplexity>", "ratio>", "Δ nats per token>", "95 % interval>")
+    table = _table(
+        "the weight changed", "change", "texts>", "perplexity>", "ratio>", "Δ nats per token>", "95 % interval>"
+    )
     for point, name in ((card.alone, "zeroed"), *((dose, _dose(dose)) for dose in card.doses)):
         table.add_row(name, *_figures(point))
     notes = [f"{name}: the model collapses, first at {point.collapsed_at}" for point, name in _collapsed(card)]
@@ -136,8 +138,9 @@ def _dose(point: DamagePoint) -> str:
     return point.perturbation.replace("scale ", "x ")
 
 
-def _figures(point: DamagePoint) -> tuple[str, str, str, str]:
+def _figures(point: DamagePoint) -> tuple[str, ...]:
     return (
+        str(point.sequences),
         fmt.perplexity(point.perplexity),
         fmt.ratio(point.perplexity_ratio),
         delta(point.delta_nll),
@@ -160,6 +163,7 @@ def neighbours_table(rows: Sequence[NeighbourDamage]) -> RenderableType:
     table = _table(
         "zeroed together with the largest others",
         "others",
+        "texts>",
         "together>",
         "sum of each>",
         "difference>",
@@ -168,6 +172,7 @@ def neighbours_table(rows: Sequence[NeighbourDamage]) -> RenderableType:
     for row in rows:
         table.add_row(
             f"{len(row.targets) - 1} {GROUPS.get(row.group, row.group)}",
+            str(row.joint.sequences),
             delta(row.joint.delta_nll),
             delta(row.sum_alone),
             delta(row.excess),
