@@ -52,6 +52,8 @@ Bos = Literal["auto", "always", "never"]
 CARD_METRICS = tuple(name for name, metric in METRICS.items() if metric.score and Needs.HESSIAN not in metric.needs)
 CARD_DOSES = (0.0, 0.5, 0.9, 1.1, 2.0, -1.0)
 
+# Options that specs of earlier versions do not have; see `RunSpec.sha256`. A new one is added here.
+_CAME_LATER = ("tasks", "task_limit", "task_path")
 _ONE_BLOCK = {"gradients": "sweep", "offload": "cpu"}  # options with which only one block has gradients at a time
 
 
@@ -534,8 +536,12 @@ class RunSpec(TaskOptions, DamageOptions, SpeedOptions, TextOptions, RankingOpti
         return self.topk[-1]
 
     def sha256(self) -> str:
-        """Hash of the spec as JSON, without the output folder and the name of a copied file, which do not change results."""
-        return hashlib.sha256(self.model_dump_json(exclude={"output", "data_name"}).encode()).hexdigest()
+        """Hash of the spec as JSON, without the output folder and the name of a copied file, which do not change results.
+
+        An option that came later is left out where it is not used: the hash of an earlier spec stays what it was.
+        """
+        unused = {name for name in _CAME_LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return hashlib.sha256(self.model_dump_json(exclude={"output", "data_name", *unused}).encode()).hexdigest()
 
 
 def parse_spec(fields: dict[str, object]) -> RunSpec:

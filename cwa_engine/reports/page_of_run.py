@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cwa_engine.figures.registry import figures_of
 from cwa_engine.questions.ablation import cost_sentence
 from cwa_engine.questions.critical_set import critical_set_sentence
 from cwa_engine.questions.spike_removal import removal_sentence
@@ -12,10 +11,10 @@ from cwa_engine.questions.tasks import tasks_sentence
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.reports.methods import limitations
-from cwa_engine.reports.page_figures import figure_blocks
+from cwa_engine.reports.page_figures import figure_section
 from cwa_engine.reports.page_method import method_section, repeat_section
 from cwa_engine.reports.page_parts import Block, Headline, Page, Prose, Section, Statement, Statements, TableBlock
-from cwa_engine.reports.page_tables import Column, ends, interval, number, percent, signed, table, text
+from cwa_engine.reports.page_tables import Column, ends, interval, number, percent, ratio, signed, table, text
 from cwa_engine.rows import GIVEN, MATRICES, Separation, TopWeight, to_plain
 
 NATS = "Δ loss (nats/token)"
@@ -25,7 +24,6 @@ INTERVAL = "95 % interval"
 def run_parts(report: RunReport) -> Page:
     """All that the page of a run says."""
     model, texts = report.model, report.texts
-    figures = tuple(figure_blocks(figures_of(report, "run"), report.run_id))
     return Page(
         subject=f"run {report.run_id}",
         kicker=f"Run {report.run_id}",
@@ -34,7 +32,7 @@ def run_parts(report: RunReport) -> Page:
         answer=tuple(_answer(report)),
         headlines=tuple(_headlines(report)),
         sections=(
-            Section("figures", "Figures", figures),
+            figure_section(report, "run", report.run_id),
             Section("damage", "Damage", tuple(_damage(report))),
             Section("weights", "Weights", tuple(_rankings(report))),
             Section("more", "What else was asked", tuple(_questions(report))),
@@ -114,7 +112,7 @@ def _headlines(report: RunReport) -> Iterator[Headline]:
     else:
         inside = f"{interval(point.delta_low, point.delta_high)} nats per token, 95 % interval"
         yield Headline(f"Change of the loss, {_set_name(group)}", signed(point.delta_nll), inside)
-        yield Headline("Perplexity, over that of the intact model", f"× {number(point.perplexity_ratio)}")
+        yield Headline("Perplexity, over that of the intact model", f"× {ratio(point.perplexity_ratio)}")
     if worst := group.worst_control:
         inside = interval(worst.largest_low, worst.largest_high)
         below = f"{inside} nats per token; {worst.control}, {worst.draws:,} draws"
@@ -144,7 +142,7 @@ def _damage(report: RunReport) -> Iterator[Block]:
             *_KEY,
             Column(NATS, lambda g: g.critical.delta_nll, signed),
             Column(INTERVAL, lambda g: (g.critical.delta_low, g.critical.delta_high), lambda pair: interval(*pair)),
-            Column("perplexity ratio", lambda g: g.critical.perplexity_ratio),
+            Column("perplexity ratio", lambda g: g.critical.perplexity_ratio, ratio),
             Column("perplexity", lambda g: g.critical.perplexity),
             Column("KL (nats/token)", lambda g: g.critical.kl),
             Column("top-1 agreement", lambda g: g.critical.top1_agreement, percent),
@@ -270,8 +268,8 @@ _INTERACTIONS = (
     text("matters", "role"),
 )  # fmt: skip
 _CRITICAL_SET = (
-    Column("weights", "size"), text("with", "target"), Column("ratio, scoring texts", "scoring_ratio"),
-    Column("ratio, other texts", "perplexity_ratio"), Column(NATS, "delta_nll", signed),
+    Column("weights", "size"), text("with", "target"), Column("ratio, scoring texts", "scoring_ratio", ratio),
+    Column("ratio, other texts", "perplexity_ratio", ratio), Column(NATS, "delta_nll", signed),
     ends(INTERVAL, "delta_low", "delta_high"),
 )  # fmt: skip
 _SPIKES = (

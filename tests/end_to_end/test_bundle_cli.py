@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,7 +91,7 @@ def test_a_study_is_carried_with_its_runs_and_its_answer(module_cwtool: CommandL
 
 def test_a_bundle_is_uploaded_only_where_that_is_asked_for(module_cwtool: CommandLine, run_id: str) -> None:
     with upload_hub() as hub:
-        env = {
+        env: dict[str, Any] = {
             "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
             "HF_HUB_DISABLE_XET": "1",
         }  # fmt: skip

@@ -92,12 +92,13 @@ def test_parquet_reads_back_as_the_same_rows_with_the_types_of_their_fields(
         read = parquet.read_table(path).to_pydict()
         assert list(read) == list(table.table.columns)
         assert same_rows(list(zip(*read.values(), strict=True)), expected), name
-        assert same_rows(duckdb.sql(f"SELECT * FROM read_parquet('{path}')").fetchall(), expected), name
+        assert same_rows(duckdb.connect().execute(f"SELECT * FROM read_parquet('{path}')").fetchall(), expected), name
 
 
 def test_parquet_keeps_what_is_not_finite_and_what_is_not_there_apart(planted: cwa.RunReport, tmp_path: Path) -> None:
     [path] = cwa.export(planted, tmp_path / "p.parquet", "parquet", table="perturbation")
-    rows = duckdb.sql(f"SELECT k, delta_nll, seed FROM '{path}' WHERE selection = 'critical' ORDER BY k").fetchall()
+    query = f"SELECT k, delta_nll, seed FROM '{path}' WHERE selection = 'critical' ORDER BY k"
+    rows = duckdb.connect().execute(query).fetchall()
     assert [row[0] for row in rows] == [1, 10, 100]
     assert rows[1][1] == next(point.delta_nll for point in planted.damage if point.k == 10)
     assert not math.isfinite(rows[2][1]) and rows[2][2] is None
@@ -164,8 +165,8 @@ def test_pdflatex_takes_every_table_with_hostile_names(
         one_table(of, name, "latex").decode() for of in (planted, report) for name in printed_tables(of)
     ]
     document = "\n".join(
-        [r"\documentclass{article}", r"\usepackage[T1]{fontenc}", r"\usepackage{textcomp,booktabs,graphicx}", r"\begin{document}",
-         *texts, r"\end{document}"]
+        [r"\documentclass{article}", r"\usepackage[T1]{fontenc}", r"\usepackage{textcomp,booktabs,graphicx}",
+         r"\begin{document}", *texts, r"\end{document}"]
     )  # fmt: skip
     (tmp_path / "all.tex").write_text(document)
     done = subprocess.run(

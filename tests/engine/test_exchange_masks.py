@@ -174,13 +174,15 @@ def test_arrays_of_numpy_are_masks_or_places(tmp_path: Path) -> None:
     name, fused = "model.layers.2.mlp.down_proj.weight", "model.layers.2.mlp.c_fc.weight"
     mask = np.zeros((6, 8), dtype=bool)
     mask[3, 5] = True
-    np.savez(tmp_path / "a.npz", **{name: mask, fused: np.array([[7, 2], [0, 1]]), "model.norm": np.array([4])})
+    arrays: dict[str, Any] = {name: mask, fused: np.array([[7, 2], [0, 1]]), "model.norm": np.array([4])}
+    np.savez(tmp_path / "a.npz", **arrays)
     expected = {(name, 3 * 8 + 5), (fused, 7 * 6 + 2), (fused, 1), ("model.norm.weight", 4)}
     assert selected(read_weights(tmp_path / "a.npz")) == expected
     rows = np.array([(name, 3, 5), (fused, 7, 2)], dtype=[("parameter", "U60"), ("row", "i8"), ("col", "i8")])
     np.save(tmp_path / "a.npy", rows)
     assert selected(read_weights(tmp_path / "a.npy")) == {(name, 29), (fused, 44)}
-    np.savez(tmp_path / "flat.npz", **{fused: np.array([44, 1])})
+    arrays = {fused: np.array([44, 1])}
+    np.savez(tmp_path / "flat.npz", **arrays)
     assert selected(read_weights(tmp_path / "flat.npz")) == {(fused, 44), (fused, 1)}
 
 

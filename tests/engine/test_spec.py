@@ -135,3 +135,13 @@ def test_an_error_of_one_field_names_it(fields: dict[str, Any], named: str) -> N
     with pytest.raises(InvalidInput) as caught:
         parse_spec({"model": "gpt2", **fields})
     assert caught.value.field == named
+
+
+def test_an_option_that_comes_later_leaves_the_hashes_of_earlier_specs_as_they_were() -> None:
+    # as published with runs before --tasks came; a new option of a run goes into spec._CAME_LATER
+    assert RunSpec(model="gpt2").sha256() == "778c0c62e4c1bd2328e11e3169e39e379dac232c73a7341629c4aada74f78c7c"
+    earlier = RunSpec(
+        model="gpt2", topk=(1, 10), metrics=("obd", "wanda"), noise_scale=1e-7, data_file=Path("/x/é.txt")
+    )
+    assert earlier.sha256() == "0fe42649e369db12f15a530df7f3b366d1e92ba7068ca1cba337de5a25989a6d"
+    assert earlier.sha256() != earlier.model_copy(update={"tasks": ("arc_easy",)}).sha256()

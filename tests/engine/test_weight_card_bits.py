@@ -84,7 +84,7 @@ def test_the_damage_of_a_flip_is_that_of_a_model_with_this_value(bit: tuple[str,
     intact, tokens = plain_nll(tiny_model("llama"), TEXTS[1::2])
     flipped, _ = plain_nll(changed(tiny_model("llama"), NAME, {(3, 5): row.flipped}), TEXTS[1::2])
     assert row.delta_nll == pytest.approx((sum(flipped) - sum(intact)) / sum(tokens), abs=1e-6)
-    assert row.delta_low is not None and row.delta_high is not None
+    assert row.delta_low is not None and row.delta_nll is not None and row.delta_high is not None
     assert row.delta_low <= row.delta_nll <= row.delta_high and row.sequences == 4
 
 

@@ -45,8 +45,8 @@ QUICK = Pace(poll_s=0.05, idle_poll_s=0.05, retry_s=0.05, patience_s=5.0, redraw
 
 class FakeDaemon:
     """`submitted`, `planned`, `inspected`, `examined`, `prompted`, `cancelled` and `unloaded` are what clients asked for;
-    `started` counts the daemons that they started. `refuse` is raised by the next submit. `files` are those of finished runs, by run id and
-    name."""
+    `started` counts the daemons that they started. `refuse` is raised by the next submit. `files` are those of finished
+    runs, by run id and name."""
 
     def __init__(self) -> None:
         self.reachable = True
