@@ -15,6 +15,7 @@ from cwa_tui.cli.connection import command_typed, connect
 from cwa_tui.cli.output import say, show, show_error
 from cwa_tui.cli.parameters import Json
 from cwa_tui.cli.prompt_options import Asked, PromptOptions, RunWeights, asked, spec_with, text_of_pipe, with_run
+from cwa_tui.cli.remembered import remember
 
 if TYPE_CHECKING:
     from cwa_daemon.client import Client
@@ -83,7 +84,9 @@ def prompt(
 
 def _answered(client: Client, found: Asked, text: str, said: set[str]) -> PromptAnswer:
     """Queue a prompt and follow it to its answer. Ctrl-C cancels it."""
-    run_id = client.prompt(spec_with(found, text), command_typed())
+    spec = spec_with(found, text)
+    run_id = client.prompt(spec, command_typed())
+    remember([], [spec.model])
     from cwa_tui.cli.prompt_view import followed  # imported while the model answers
 
     try:
