@@ -6,6 +6,7 @@ every picture, so what is drawn can be drawn anew by others.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Scale = Literal["linear", "log", "symlog", "category", "diverging"]
 Mark = Literal["line", "step", "point", "bar", "interval", "cell", "text", "rule", "diagonal", "beyond"]
+LONGEST_NAME = 120  # characters of a name of files, without what follows
 Source = Literal["run", "study", "comparison", "weight"]
 
 
@@ -107,8 +109,14 @@ def table_of(name: str, row: type, rows: Iterable[Any]) -> TableRows[Any]:
 
 
 def figure_name(kind: str, *parts: str) -> str:
-    """A name of files that says what a figure is of: ("dose_response", "obd") is dose_response_obd."""
-    return "_".join(re.sub(r"[^A-Za-z0-9.]+", "_", part).strip("_.") for part in (kind, *parts) if part)
+    """A name of files that says what a figure is of: ("dose_response", "obd") is dose_response_obd.
+
+    One that would be too long for a file ends in a hash instead.
+    """
+    said = "_".join(re.sub(r"[^A-Za-z0-9.]+", "_", part).strip("_.") for part in (kind, *parts) if part)
+    return (
+        said if len(said) <= LONGEST_NAME else f"{said[:LONGEST_NAME]}_{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+    )
 
 
 def can_be_drawn(axis: Axis, value: Any) -> bool:
@@ -149,12 +157,14 @@ def drawn_rows(figure: Figure, layer: Layer) -> Iterator[Any]:
 
 
 def with_undrawn_counted(figure: Figure) -> Figure:
-    """The figure; where some of its rows have no place on its axes, its caption says how many."""
+    """The figure; where some of its rows have no place on its axes, and no mark at the edge, its caption says how many."""
     rows = figure.table.rows
+    at_edge = {id(row) for layer in figure.layers if layer.mark == "beyond" for row in drawn_rows(figure, layer)}
     missing = [
         axis
         for row in rows
-        if (axis := next((axis for axis in figure.axes if not can_be_drawn(axis, getattr(row, axis.field))), None))
+        if id(row) not in at_edge
+        and (axis := next((axis for axis in figure.axes if not can_be_drawn(axis, getattr(row, axis.field))), None))
     ]
     if not missing:
         return figure

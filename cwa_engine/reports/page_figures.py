@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cwa_engine.base.plain import JsonMap
-from cwa_engine.figures.figure import Figure
-from cwa_engine.reports.drawing import vega_lite
-from cwa_engine.reports.page_parts import FigureBlock
+from cwa_engine.figures.figure import Figure, Source
+from cwa_engine.figures.registry import figures_of
+from cwa_engine.reports.drawing import HOW_TO_LOOK, vega_lite
+from cwa_engine.reports.page_parts import FigureBlock, Section
 from cwa_engine.reports.page_tables import table_of
 
 MOST_ROWS = 40  # of a figure's data on the page
@@ -20,11 +21,13 @@ MOST_CSV = 16_000  # bytes of a figure's CSV in a link
 MOST_DRAWN = 450_000  # bytes of all specifications of a page
 
 
-def figure_blocks(figures: Sequence[Figure], subject: str) -> Iterator[FigureBlock]:
-    """Each figure with its data, and with its drawing as long as the page has room for it.
+def figure_section(source: Any, of: Source, subject: str) -> Section:
+    """All figures of a source; `subject` is how a command line names it."""
+    return Section("figures", "Figures", tuple(_blocks(figures_of(source, of), subject)), HOW_TO_LOOK)
 
-    `subject` is how a command line names what the figures are of.
-    """
+
+def _blocks(figures: Sequence[Figure], subject: str) -> Iterator[FigureBlock]:
+    """Each figure with its data, and with its drawing as long as the page has room for it."""
     room = MOST_DRAWN
     for figure in figures:
         light, dark = (_with_rows(vega_lite(figure, look)) for look in ("light", "dark"))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cwa_engine.figures.registry import figures_of
 from cwa_engine.records.compared import Comparison, RunPair
 from cwa_engine.records.comparison_words import limits
-from cwa_engine.reports.page_figures import figure_blocks
+from cwa_engine.reports.page_figures import figure_section
 from cwa_engine.reports.page_of_run import ranking_name
 from cwa_engine.reports.page_parts import Block, Code, Headline, Page, Prose, Section, Statement, Statements
 from cwa_engine.reports.page_tables import Column, ends, number, percent, signed, table, text
@@ -25,7 +24,6 @@ _NOTES = (
 def comparison_parts(found: Comparison) -> Page:
     """All that the page of a comparison says."""
     runs = [run.run for run in found.runs]
-    figures = tuple(figure_blocks(figures_of(found, "comparison"), " ".join(runs)))
     refused = tuple(limits(found))
     said = [sentence for sentence in found.sentences if sentence not in refused]
     return Page(
@@ -37,7 +35,7 @@ def comparison_parts(found: Comparison) -> Page:
         headlines=tuple(Headline(f"Perplexity, {run.label}", number(run.perplexity), run.model) for run in found.runs),
         sections=(
             Section("refused", "Not compared", (Statements(tuple(map(Statement, refused))),) if refused else ()),
-            Section("figures", "Figures", figures),
+            figure_section(found, "comparison", " ".join(runs)),
             Section("shared", "Shared weights", tuple(_overlaps(found))),
             Section("damage", "Damage", tuple(_damage(found))),
             Section("places", "Where the weights are", tuple(_places(found))),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cwa_engine.figures.registry import figures_of
 from cwa_engine.questions.ablation import cost_sentence
 from cwa_engine.questions.critical_set import critical_set_sentence
 from cwa_engine.questions.spike_removal import removal_sentence
+from cwa_engine.questions.tasks import tasks_sentence
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.reports.methods import limitations
-from cwa_engine.reports.page_figures import figure_blocks
+from cwa_engine.reports.page_figures import figure_section
 from cwa_engine.reports.page_method import method_section, repeat_section
 from cwa_engine.reports.page_parts import Block, Headline, Page, Prose, Section, Statement, Statements, TableBlock
-from cwa_engine.reports.page_tables import Column, ends, interval, number, percent, signed, table, text
+from cwa_engine.reports.page_tables import Column, ends, interval, number, percent, ratio, signed, table, text
 from cwa_engine.rows import GIVEN, MATRICES, Separation, TopWeight, to_plain
 
 NATS = "Δ loss (nats/token)"
@@ -24,7 +24,6 @@ INTERVAL = "95 % interval"
 def run_parts(report: RunReport) -> Page:
     """All that the page of a run says."""
     model, texts = report.model, report.texts
-    figures = tuple(figure_blocks(figures_of(report, "run"), report.run_id))
     return Page(
         subject=f"run {report.run_id}",
         kicker=f"Run {report.run_id}",
@@ -33,7 +32,7 @@ def run_parts(report: RunReport) -> Page:
         answer=tuple(_answer(report)),
         headlines=tuple(_headlines(report)),
         sections=(
-            Section("figures", "Figures", figures),
+            figure_section(report, "run", report.run_id),
             Section("damage", "Damage", tuple(_damage(report))),
             Section("weights", "Weights", tuple(_rankings(report))),
             Section("more", "What else was asked", tuple(_questions(report))),
@@ -113,7 +112,7 @@ def _headlines(report: RunReport) -> Iterator[Headline]:
     else:
         inside = f"{interval(point.delta_low, point.delta_high)} nats per token, 95 % interval"
         yield Headline(f"Change of the loss, {_set_name(group)}", signed(point.delta_nll), inside)
-        yield Headline("Perplexity, over that of the intact model", f"× {number(point.perplexity_ratio)}")
+        yield Headline("Perplexity, over that of the intact model", f"× {ratio(point.perplexity_ratio)}")
     if worst := group.worst_control:
         inside = interval(worst.largest_low, worst.largest_high)
         below = f"{inside} nats per token; {worst.control}, {worst.draws:,} draws"
@@ -143,7 +142,7 @@ def _damage(report: RunReport) -> Iterator[Block]:
             *_KEY,
             Column(NATS, lambda g: g.critical.delta_nll, signed),
             Column(INTERVAL, lambda g: (g.critical.delta_low, g.critical.delta_high), lambda pair: interval(*pair)),
-            Column("perplexity ratio", lambda g: g.critical.perplexity_ratio),
+            Column("perplexity ratio", lambda g: g.critical.perplexity_ratio, ratio),
             Column("perplexity", lambda g: g.critical.perplexity),
             Column("KL (nats/token)", lambda g: g.critical.kl),
             Column("top-1 agreement", lambda g: g.critical.top1_agreement, percent),
@@ -246,6 +245,9 @@ def _questions(report: RunReport) -> Iterator[Block]:
         note = _sentence(removal_sentence(to_plain(removal)))
         yield table("Weights behind the largest spike, zeroed one after the other", removal.steps, _REMOVAL,
                     "spike_removal.csv", note)  # fmt: skip
+    if summary.task_comparisons:
+        yield table("Tasks of lm-evaluation-harness", summary.task_comparisons, _TASKS, "tasks.csv and summary.json",
+                    tasks_sentence(summary.task_comparisons))  # fmt: skip
     if cost := summary.ablation:
         note = _sentence(cost_sentence(to_plain(cost)))
         yield table("Weights zeroed one by one", report.ablations, _ABLATION, "ablation.csv", note)
@@ -266,8 +268,8 @@ _INTERACTIONS = (
     text("matters", "role"),
 )  # fmt: skip
 _CRITICAL_SET = (
-    Column("weights", "size"), text("with", "target"), Column("ratio, scoring texts", "scoring_ratio"),
-    Column("ratio, other texts", "perplexity_ratio"), Column(NATS, "delta_nll", signed),
+    Column("weights", "size"), text("with", "target"), Column("ratio, scoring texts", "scoring_ratio", ratio),
+    Column("ratio, other texts", "perplexity_ratio", ratio), Column(NATS, "delta_nll", signed),
     ends(INTERVAL, "delta_low", "delta_high"),
 )  # fmt: skip
 _SPIKES = (
@@ -278,6 +280,12 @@ _REMOVAL = (
     Column("step", "step"), text("weight", "target"), Column("share", "share", percent),
     Column("times usual", "times_typical"), Column("then", "largest_after"), Column(NATS, "delta_nll", signed),
     text("token", "token"), Column("at", "position"), Column("text", "text"),
+)  # fmt: skip
+_TASKS = (
+    text("task", "task"), text("measure", "measure"), *_KEY, text("case", "selection"), Column("draw", "seed"),
+    text("beside", "against"), Column("documents", "documents"), Column("before", "before"), Column("after", "after"),
+    Column("difference", "difference", signed), ends(INTERVAL, "low", "high"), Column("p", "p_value"),
+    Column("collapsed on", "lost"),
 )  # fmt: skip
 _ABLATION = (
     Column("place", "place"), text("weight", "target"), Column(NATS, "delta_nll", signed),

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from cwa_engine.command_line import command_of
-from cwa_engine.figures.registry import figures_of
 from cwa_engine.reports.methods import limitations, methods_paragraph, protocol_line
-from cwa_engine.reports.page_figures import figure_blocks
+from cwa_engine.reports.page_figures import figure_section
 from cwa_engine.reports.page_parts import Block, Code, Facts, Headline, Page, Prose, Section, Statement, Statements
 from cwa_engine.reports.page_tables import Column, interval, signed, table, table_of, text
 from cwa_engine.studies.progress import CellProgress
@@ -24,7 +23,6 @@ def study_parts(report: StudyReport) -> Page:
     """All that the page of a study says."""
     folder, study = report.folder, report.folder.study
     question = STUDY_QUESTIONS.get(study.question)
-    figures = tuple(figure_blocks(figures_of(report, "study"), folder.id))
     return Page(
         subject=f"study {folder.id}",
         kicker=f"Study {folder.id}",
@@ -34,7 +32,7 @@ def study_parts(report: StudyReport) -> Page:
         headlines=tuple(_headlines(report)),
         sections=(
             Section("findings", "Findings", tuple(_findings(report))),
-            Section("figures", "Figures", figures),
+            figure_section(report, "study", folder.id),
             Section("tables", "Tables of the answer", tuple(_tables(report))),
             Section("runs", "Runs", tuple(_runs(report))),
             Section("method", "Method", tuple(_method(report))),

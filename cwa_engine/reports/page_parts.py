@@ -113,6 +113,7 @@ class Section:
     name: str  # of its anchor
     title: str
     blocks: tuple[Block, ...]
+    note: str = ""  # how to use it on a screen; paper is without
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,12 @@ def signed(value: float | None) -> str:
     return f"{value:+.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:+.2e}"
 
 
+def ratio(value: float | None) -> str:
+    """A perplexity over that of the intact model: `1.0001` beside one, else four significant digits."""
+    near = value is not None and math.isfinite(value) and abs(value - 1) < 0.1
+    return f"{value:.4f}" if near else number(value)
+
+
 def interval(low: float | None, high: float | None) -> str:
     """`[+1.3318, +1.7153]`."""
     known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)

@@ -23,7 +23,8 @@ class FigureChart(VerticalScroll, inherit_bindings=False, can_focus=True):
     """Draws any figure. A map takes the lines that it needs, and the arrows scroll it; another chart fills what there is."""
 
     DEFAULT_CSS = """
-    FigureChart { height: 1fr; min-height: 8; scrollbar-size-vertical: 1; }
+    FigureChart { height: 1fr; min-height: 8; overflow-y: hidden; scrollbar-size-vertical: 1; }
+    FigureChart.-map { overflow-y: auto; scrollbar-gutter: stable; }
     FigureChart > QuietStatic { height: auto; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -67,9 +68,11 @@ class FigureChart(VerticalScroll, inherit_bindings=False, can_focus=True):
         self._draw()
 
     def _draw(self) -> None:
-        width, height = self.scrollable_content_region.size
-        if not self.is_mounted or not width:
+        if not self.is_mounted or not self.content_size:
             return
+        is_map = self._laid is not None and self._laid.is_map
+        self.set_class(is_map, "-map")
+        width, height = self.content_size.width - is_map, self.content_size.height  # a map may have a scroll bar
         cells, below, note = self.query(QuietStatic)
         if self._laid is None:
             cells.say(words(self._why))

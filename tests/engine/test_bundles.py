@@ -145,6 +145,7 @@ def test_two_folders_of_one_name_stay_two_and_a_token_is_cut() -> None:
     names = {cut.text("/a/one/m"), cut.text("/a/two/m"), "m"}
     assert len(names) == 3 and not any("/" in name for name in names)
     assert cut.text("HF_TOKEN=hf_abcdefghijklmnopqrst") == "HF_TOKEN=hf_"
+    assert cut.text("cwtool --host box run /a/one/m2 --exclude x") == "cwtool --host HOST run m2 --exclude x"
     assert cut.text("a/b and 1/2 and https://x.org/a/b") == "a/b and 1/2 and https://x.org/a/b"
 
 

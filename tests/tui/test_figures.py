@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -203,7 +203,7 @@ LAYERS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ROW, max_size=12), LAYERS, SCALES, SCALES, st.booleans(), st.integers(20, 160))
 def test_any_figure_is_drawn_within_its_width_and_without_control_characters(
     rows: list[Row], layers: list[Layer], x: Any, y: Any, several: bool, width: int
