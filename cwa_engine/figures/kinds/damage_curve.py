@@ -11,6 +11,7 @@ from cwa_engine.questions.bits import BIT_FLIP
 from cwa_engine.records.curves import MEDIAN, DamageLevel, damage_levels
 from cwa_engine.records.remeasured import CRITICAL
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.studies.analysis.words import doing
 
 DOSE = "scale"  # doses are `scale 0.5` and so on
 
@@ -50,7 +51,7 @@ def _curve(report: RunReport, metric: str, perturbation: str, levels: Sequence[D
     series = distinct([CRITICAL, *(point.series for point in points)])
     return Figure(
         name=name,
-        title=f"Change of the loss by {perturbation} of the top k by {ranking_of(metric)}",
+        title=f"Change of the loss by {doing(perturbation)} the top k by {ranking_of(metric)}",
         caption=(
             f"{model_of(report)}. {measured_on(report)} Critical sets of k = {_listed(points)}, with 95 % intervals "
             f"over texts. {_controls(levels)}"
