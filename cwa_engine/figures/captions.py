@@ -91,6 +91,11 @@ def ranking_of(metric: str) -> str:
     return metric
 
 
+def units_of(report: RunReport, metric: str) -> str:
+    """What a metric ranked: "weights", "rows", "columns" or "heads"."""
+    return next((f"{head.structure}s" for head in report.summary.rankings if head.metric == metric), "weights")
+
+
 def linear_within(report: RunReport) -> float:
     """Up to where an axis of changes of the loss is linear: the numerical floor, or 0.001 where that is less."""
     return max(report.floor.largest if report.floor else 0.0, 1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cwa_engine.figures.captions import NATS, linear_within, measured_on, model_of, ranking_of
+from cwa_engine.figures.captions import NATS, linear_within, measured_on, model_of, ranking_of, units_of
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, distinct, figure_name, table_of
 from cwa_engine.questions.bits import BIT_FLIP
 from cwa_engine.records.curves import MEDIAN, DamageLevel, damage_levels
@@ -57,7 +57,7 @@ def _curve(report: RunReport, metric: str, perturbation: str, levels: Sequence[D
             f"over texts. {_controls(levels)}"
         ).strip(),
         table=table_of(name, CurvePoint, points),
-        x=Axis("k", "weights changed, k", "log"),
+        x=Axis("k", f"{units_of(report, metric)} changed, k", "log"),
         y=Axis("change", NATS, "symlog", linear_within=linear_within(report)),
         colour=Axis("series", "", "category", series),
         layers=CURVE_LAYERS,

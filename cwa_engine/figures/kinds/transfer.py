@@ -106,7 +106,8 @@ def _damage(report: StudyReport, rows: Sequence[TransferRow]) -> Iterator[Figure
         name=name,
         title=f"What the top {first.k:,} of {name_of(first.base)} do in its variants",
         caption=f"{study_runs(report)} Changes by {doing(first.perturbation)} the top k = {first.k:,} by "
-        f"{ranking_of(first.metric)}, of the base and of each variant; with 95 % intervals over texts where the base's weights were changed in a variant.",
+        f"{ranking_of(first.metric)}, of the base and of each variant; with 95 % "
+        "intervals over texts where the base's weights were changed in a variant.",
         table=table_of(name, CarriedDamage, points),
         x=Axis("change", f"change of the loss ({first.unit or 'nats per token'})", "symlog", linear_within=1e-3),
         y=Axis("variant", "model", "category", distinct([first.base, *(row.variant for row in known)])),
