@@ -37,7 +37,8 @@ def fidelity_scatters(report: RunReport) -> Iterator[Figure]:
             name=name,
             title=f"Scores by {ranking_of(fidelity.metric)} against measured changes of the loss",
             caption=f"{model_of(report)}. {measured_on(report)} Each of {len(units):,} sampled "
-            f"{units_of(report, fidelity.metric)}, of those that the metric ranks, was zeroed alone; bars are 95 % intervals over texts. Spearman's correlation of "
+            f"{units_of(report, fidelity.metric)}, of those that the metric ranks, was zeroed "
+            "alone; bars are 95 % intervals over texts. Spearman's correlation of "
             f"the score with the size of the change {correlation}.",
             table=table_of(name, PredictedUnit, units),
             x=Axis("score", "score (predicted)", "log" if is_positive else "linear"),
