@@ -219,8 +219,8 @@ def test_a_study_is_written_with_its_answer_and_every_table(study: cwa.StudyRepo
 
 
 def test_a_table_a_metric_and_a_format_that_are_not_there_are_named(report: cwa.RunReport, tmp_path: Path) -> None:
-    with pytest.raises(cwa.NotFound, match="no table 'pertubation'") as refused:
-        cwa.export(report, tmp_path / "x", "csv", table="pertubation")
+    with pytest.raises(cwa.NotFound, match="no table 'pertubation'") as refused:  # codespell:ignore pertubation
+        cwa.export(report, tmp_path / "x", "csv", table="pertubation")  # codespell:ignore pertubation
     assert "perturbation" in refused.value.hint
     with pytest.raises(cwa.NotFound, match="'perturbation' in LaTeX") as refused:
         cwa.export(report, tmp_path / "x", "latex", table="perturbation")
