@@ -14,6 +14,7 @@ from cwa_engine.methods.metrics import METRICS
 from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.options import GENERAL, OptionField, option_fields
 from cwa_engine.spec import RunSpec
+from docs.figures_page import figures_page
 from docs.reference_pages import cli_page, errors_page, protocol_page, records_page
 
 DOCS = Path(__file__).parent
@@ -192,6 +193,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "metrics.md": metrics_page,
     "options.md": options_page,
     "guide.md": guide_page,
+    "figures.md": figures_page,
     "troubleshooting.md": troubleshooting_page,
     "reference/cli.md": cli_page,
     "reference/records.md": records_page,

@@ -43,7 +43,7 @@ NOT_CHECKED: dict[str, str] = {}
 PREFACES: dict[str, str] = {}
 # These commands run until they ask for the daemon, so that what a spec refuses is found. The others are parsed alone.
 RUN_UNTIL_THE_DAEMON = {"run", "ablate", "plan", "load"}
-OPTIONS_OF_OTHER_PROGRAMS = {"--check", "--now", "--to", "--user"}  # sha256sum, systemctl, ssconvert
+OPTIONS_OF_OTHER_PROGRAMS = {"--check", "--no-deps", "--now", "--to", "--user"}  # sha256sum, pip, systemctl, ssconvert
 HELP = {"-h", "--help"}  # of every command
 NO_COMMANDS = {"cwtool X", "cwtool X --help", "cwtool X gpt2"}  # messages in which X stands for any command
 

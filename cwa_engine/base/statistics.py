@@ -198,7 +198,7 @@ def sign_flip_p(differences: Array, seed: int = 0) -> float:
     if np.ptp(sizes) <= 1e-12 * sizes[0]:
         above = int((differences > 0).sum())
         tail = sum(math.comb(n, k) for k in range(min(above, n - above) + 1))
-        return float(min(1.0, 2 * tail / 2**n))
+        return min(1.0, 2 * tail / (1 << n))
     slack = total * (1 - 1e-12)
     if n <= _EXACT_FLIPS:
         sums = np.zeros(1)

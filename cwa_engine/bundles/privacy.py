@@ -15,8 +15,11 @@ from typing import Any
 
 # An absolute path of two parts or more, where none of an address begins: /home/ann/texts.txt, ~/texts.txt.
 _PATH = re.compile(r"(?<![\w/:.~\-])(~?(?:/[^\s/'\"`,;:()\[\]{}<>|]+){2,}/?|~/[^\s'\"`,;:()\[\]{}<>|]+)")
+_END = r"(?![\w\-]|\.\w)"  # of a path: no longer name goes on
+_HOST = re.compile(r"(--host[ =])[^\s-]\S*")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
-_NAMED = ("model", "data_file", "data_name", "output", "location", "name", "source", "dataset")  # keys of whole paths
+# Keys whose value may be a path, and is one whole.
+_NAMED = ("model", "data_file", "data_name", "output", "location", "name", "source", "dataset", "task_path")
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,13 @@ class Redaction:
     cuts: bool = True  # False where everything stays as it is
 
     def text(self, given: str) -> str:
-        """The text without paths, and without what looks like a token of the Hub."""
+        """The text without paths, names of hosts, and what looks like a token of the Hub."""
         if not self.cuts:
             return given
         for path, name in self.names.items():
-            given = given.replace(path, name)
-        return _TOKEN.sub("hf_", _PATH.sub(lambda found: _last_parts(found[0], 1), given))
+            given = re.sub(re.escape(path) + _END, lambda _, name=name: name, given)  # type: ignore[misc]
+        given = _PATH.sub(lambda found: _last_parts(found[0], 1), given)
+        return _HOST.sub(r"\1HOST", _TOKEN.sub("hf_", given))
 
     def plain(self, value: Any) -> Any:
         """The same of all texts in what JSON holds, keys among them."""

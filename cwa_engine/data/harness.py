@@ -148,12 +148,9 @@ def _found(names: Sequence[str], folder: Path | None) -> dict[str, Any]:
     manager = _manager_for(names, folder)
     for name in names:
         if name not in manager.task_index:
-            known = manager.all_tasks
-            where = (
-                f" beside those of {PACKAGE} {harness_version()}" if folder else f" in {PACKAGE} {harness_version()}"
-            )
+            known, package = manager.all_tasks, f"{PACKAGE} {harness_version()}"
             raise InvalidInput(
-                f"there is no task '{name}'" + (f" in {folder}{where}" if folder else where),
+                f"there is no task '{name}' in {f'{folder} or in {package}' if folder else package}",
                 hint=did_you_mean(name, known)
                 or "`lm_eval ls tasks` lists those of the package; --task-path adds your own",
             )

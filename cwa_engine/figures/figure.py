@@ -6,6 +6,7 @@ every picture, so what is drawn can be drawn anew by others.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Scale = Literal["linear", "log", "symlog", "category", "diverging"]
 Mark = Literal["line", "step", "point", "bar", "interval", "cell", "text", "rule", "diagonal", "beyond"]
+LONGEST_NAME = 120  # characters of a name of files, without what follows
 Source = Literal["run", "study", "comparison", "weight"]
 
 
@@ -107,8 +109,14 @@ def table_of(name: str, row: type, rows: Iterable[Any]) -> TableRows[Any]:
 
 
 def figure_name(kind: str, *parts: str) -> str:
-    """A name of files that says what a figure is of: ("dose_response", "obd") is dose_response_obd."""
-    return "_".join(re.sub(r"[^A-Za-z0-9.]+", "_", part).strip("_.") for part in (kind, *parts) if part)
+    """A name of files that says what a figure is of: ("dose_response", "obd") is dose_response_obd.
+
+    One that would be too long for a file ends in a hash instead.
+    """
+    said = "_".join(re.sub(r"[^A-Za-z0-9.]+", "_", part).strip("_.") for part in (kind, *parts) if part)
+    return (
+        said if len(said) <= LONGEST_NAME else f"{said[:LONGEST_NAME]}_{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+    )
 
 
 def can_be_drawn(axis: Axis, value: Any) -> bool:
@@ -149,18 +157,30 @@ def drawn_rows(figure: Figure, layer: Layer) -> Iterator[Any]:
 
 
 def with_undrawn_counted(figure: Figure) -> Figure:
-    """The figure; where some of its rows have no place on its axes, its caption says how many."""
+    """The figure; where some of its rows have no place on its axes, its caption says how many, and which have a triangle."""
     rows = figure.table.rows
+    marked = {id(row) for layer in figure.layers if layer.mark == "beyond" for row in drawn_rows(figure, layer)}
     missing = [
         axis
         for row in rows
-        if (axis := next((axis for axis in figure.axes if not can_be_drawn(axis, getattr(row, axis.field))), None))
+        if id(row) not in marked
+        and (axis := next((axis for axis in figure.axes if not can_be_drawn(axis, getattr(row, axis.field))), None))
     ]
-    if not missing:
-        return figure
-    why = "no finite number above 0" if any(axis.scale == "log" for axis in missing) else "no finite number"
-    has = "has" if len(missing) == 1 else "have"
-    return replace(figure, caption=f"{figure.caption} {len(missing):,} of {len(rows):,} rows {has} {why} and no mark.")
+    number = "finite number above 0" if any(axis.scale == "log" for axis in missing) else "finite number"
+    said = [figure.caption]
+    if marked:
+        said.append(f"{_rows(len(marked), len(rows))} no finite number; a triangle stands for {_each(len(marked))}.")
+    if missing:
+        said.append(f"{_rows(len(missing), len(rows))} no {number} and no mark.")
+    return replace(figure, caption=" ".join(said))
+
+
+def _rows(count: int, of: int) -> str:
+    return f"{count:,} of {of:,} rows {'has' if count == 1 else 'have'}"
+
+
+def _each(count: int) -> str:
+    return "it" if count == 1 else "each"
 
 
 def distinct(values: Sequence[str]) -> tuple[str, ...]:

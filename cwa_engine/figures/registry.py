@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from dataclasses import replace
 from typing import Any
 
 from cwa_engine.figures import kinds
@@ -21,8 +23,21 @@ FIGURE_KINDS: tuple[FigureKind, ...] = tuple(sorted(_kinds(), key=lambda kind: (
 
 
 def figures_of(source: Any, of: Source) -> list[Figure]:
-    """Every figure that a source has measured the data of, in the order of their kinds.
+    """Every figure that a source has measured the data of, in the order of their kinds, each with a name of its own.
 
     `of` says what the source is: a RunReport, a StudyReport, a Comparison or a WeightCard.
     """
-    return [with_undrawn_counted(figure) for kind in FIGURE_KINDS if kind.of == of for figure in kind.make(source)]
+    found: dict[str, Figure] = {}
+    for kind in FIGURE_KINDS:
+        for figure in kind.make(source) if kind.of == of else ():
+            name = _free(figure.name, found)
+            table = replace(figure.table, table=replace(figure.table.table, name=f"{name}.csv"))
+            found[name] = with_undrawn_counted(replace(figure, name=name, table=table))
+    return list(found.values())
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """The name; with a number where names that differ in other characters alone came to the same."""
+    return next(
+        free for number in itertools.count(1) if (free := name if number == 1 else f"{name}_{number}") not in taken
+    )

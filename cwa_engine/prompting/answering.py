@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 STAGE = "prompt"
+MOST_TOKENS = 16_384  # of a prompt: what is said of each takes 250 bytes on the wire
 TEXT_INTERVAL_S = 0.1  # between two events with the texts so far
 
 
@@ -125,6 +126,8 @@ def _prompt_tokens(loaded: LoadedModel, spec: PromptSpec, prefix: Prefix) -> lis
             f"the tokenizer of {loaded.source.name} gives token {max(ids)}, but the model has only {known}",
             hint="the tokenizer belongs to another model; download or save the two together",
         )
+    if len(ids) > MOST_TOKENS:
+        raise InvalidInput(f"the prompt has {len(ids):,} tokens", hint=f"a prompt has at most {MOST_TOKENS:,} tokens")
     most = loaded.max_tokens
     if most is not None and len(ids) + min(1, spec.new_tokens) > most:
         raise InvalidInput(

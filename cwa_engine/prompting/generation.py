@@ -88,6 +88,8 @@ class Steps:
 
     def next_logits(self, ids: Sequence[int]) -> Tensor:
         """Logits [vocabulary] after these tokens, of which the last is new."""
+        if len(ids) - 1 == self._loaded.unbatched_above:  # from here on, longrope turns all positions by other factors
+            self._cache = None
         new = ids[-1:] if self._cache is not None else ids
         tokens = torch.tensor([new], device=self._loaded.device)  # [1, new]
         if not self._cached:

@@ -70,7 +70,7 @@ class TaskComparison:
     task: str
     measure: str
     metric: str
-    k: int
+    k: int | None
     perturbation: str
     selection: str
     seed: int | None
@@ -124,15 +124,10 @@ class _Case:
     seed: int | None
     weights: Selection | None = dataclasses.field(default=None, compare=False)
     treatment: Treatment | None = dataclasses.field(default=None, compare=False)
-    is_worst: bool = False  # of the draws of its control
 
     @property
     def columns(self) -> tuple[str, int | None, str, str, int | None]:
         return self.metric, self.k, self.perturbation, self.selection, self.seed
-
-    @property
-    def group(self) -> tuple[str, int | None, str]:
-        return self.metric, self.k, self.perturbation
 
 
 @dataclass(frozen=True)
@@ -203,9 +198,8 @@ def _cases(measured: Sequence[MeasuredComparison]) -> Iterator[_Case]:
             draws = comparison.of(control)
             worst = max(range(len(draws)), key=lambda place: (len(damaged[place].measured.places), damaged[place].size))
             others = [place for place in range(len(draws)) if place != worst][:OTHER_DRAWS]
-            for place in (worst, *others):
-                draw = draws[place]
-                yield _Case(*group, control, draw.seed, draw.weights, treatment, is_worst=place == worst)
+            for draw in (draws[place] for place in (worst, *others)):
+                yield _Case(*group, control, draw.seed, draw.weights, treatment)
 
 
 def _scored(
@@ -281,10 +275,7 @@ def _answers(
                 hint="take a task with acc, acc_norm or exact_match",
             )
         records.append(_record(run, each, measures, left_out[each.task.name]))
-    worst = {
-        (*case.group, case.selection): case.seed for by_case in found.values() for case in by_case if case.is_worst
-    }
-    return TaskAnswers(tuple(records), tuple(comparisons(scores, worst, run.spec.seed)), tuple(scores))
+    return TaskAnswers(tuple(records), tuple(comparisons(scores, run.spec.seed)), tuple(scores))
 
 
 def _record(run: RunContext, prepared: _Prepared, measures: tuple[str, ...], left_out: tuple[str, ...]) -> TaskRecord:
@@ -309,15 +300,15 @@ def _record(run: RunContext, prepared: _Prepared, measures: tuple[str, ...], lef
     )
 
 
-Worst = Mapping[tuple[str, int | None, str, str], int | None]  # metric, k, perturbation, control -> seed
+_Columns = tuple[str, int | None, str, str, int | None]  # metric, k, perturbation, selection and seed of a case
 
 
-def comparisons(scores: Sequence[TaskScore], worst: Worst, seed: int) -> Iterator[TaskComparison]:
-    """Every case beside the intact model, and every critical set beside the worst draw of each of its controls.
+def comparisons(scores: Sequence[TaskScore], seed: int) -> Iterator[TaskComparison]:
+    """Every case beside the intact model, and every critical set beside the first draw of each of its controls: the worst.
 
     By the rows of tasks.csv alone, so that they can be made again from it.
     """
-    by_case: dict[tuple[str, str], dict[tuple[Any, ...], list[float | None]]] = {}
+    by_case: dict[tuple[str, str], dict[_Columns, list[float | None]]] = {}
     for row in scores:
         case = row.metric, row.k, row.perturbation, row.selection, row.seed
         by_case.setdefault((row.task, row.measure), {}).setdefault(case, []).append(row.score)
@@ -326,16 +317,19 @@ def comparisons(scores: Sequence[TaskScore], worst: Worst, seed: int) -> Iterato
         known = [value for values in cases.values() for value in values if value is not None]
         scale = 1.0 if min(known) >= 0 and max(known) <= 1 else max(known) - min(known)
         for case, values in cases.items():
-            if case[3] == INTACT:
-                continue
-            yield _compared(task, measure, case, values, INTACT, intact, scale, seed)
-            for (*group, control), drawn in worst.items() if case[3] == CRITICAL else ():
-                if tuple(group) == case[:3]:
-                    yield _compared(task, measure, case, values, control, cases[(*group, control, drawn)], scale, seed)
+            if case[3] != INTACT:
+                yield _compared(task, measure, case, values, INTACT, intact, scale, seed)
+            if case[3] == CRITICAL:
+                drawn: dict[str, list[float | None]] = {}
+                for other, theirs in cases.items():
+                    if other[:3] == case[:3] and other != case:
+                        drawn.setdefault(other[3], theirs)
+                for control, theirs in drawn.items():
+                    yield _compared(task, measure, case, values, control, theirs, scale, seed)
 
 
 def _compared(
-    task: str, measure: str, case: tuple[Any, ...], values: Sequence[float | None], against: str,
+    task: str, measure: str, case: _Columns, values: Sequence[float | None], against: str,
     others: Sequence[float | None], scale: float, seed: int,
 ) -> TaskComparison:  # fmt: skip
     before, after = _mean(others), _mean(values)
@@ -345,7 +339,7 @@ def _compared(
         difference, low, high = paired_mean(pairs, scale)
         p_value = sign_flip_p(pairs, seed)
     lost = sum(value is None for value in values)
-    metric, k, perturbation, selection, drawn = case
+    metric, k, perturbation, selection, draw = case
     return TaskComparison(
         task=task,
         measure=measure,
@@ -353,7 +347,7 @@ def _compared(
         k=k,
         perturbation=perturbation,
         selection=selection,
-        seed=drawn,
+        seed=draw,
         against=against,
         documents=len(values),
         before=before,

@@ -412,12 +412,7 @@ def _tasks(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     """What tasks come to follows from the scores of their documents."""
     said = run.summary.get("task_comparisons", [])
     rows = run.rows_if_any(tasks.TABLE)
-    # Which draw changed the loss most is known from the order: it is the first of its control.
-    worst = {}
-    for row in reversed(rows):
-        if row.selection not in (tasks.INTACT, tasks.CRITICAL):
-            worst[row.metric, row.k, row.perturbation, row.selection] = row.seed
-    found = to_plain(list(tasks.comparisons(rows, worst, run.spec.seed)))
+    found = to_plain(list(tasks.comparisons(rows, run.spec.seed)))
     ledger.same("summary.json: task_comparisons", said, found)
     if rows:
         unknown.append("the scores of documents in tasks.csv: they take the model and the data of the tasks")

@@ -15,12 +15,12 @@ from cwa_engine.base.table import csv_text
 from cwa_engine.figures.figure import Axis, Figure, Layer, along_of, can_be_drawn, drawn_rows, has_heat, is_in
 from cwa_engine.reports.looks import DASHES, DIVERGING, HEAT, SHAPES, Style
 
-MOST_TICKS = 7  # of a logarithmic axis; each decade has one where they are fewer
+MOST_TICKS = 7  # of an axis; of a logarithmic one each decade has one where they are fewer
 FEW_VALUES = 6  # so few values of a logarithmic axis are its ticks
 SYMBOL = 26.0  # what the symbol of a legend takes beside its text, at a font of 8
 LETTER = 0.55  # mean width of a letter, of the font's size
-MOST_SLANTED = 16  # names along x that are written at a slant; of more, some are left out
-MANY_POINTS = 60  # of a figure; more are drawn smaller
+MOST_SLANTED = 16  # names along x that are written at a slant; more are written upright, and some left out
+MANY_POINTS = 60  # of a scatter; more are drawn smaller
 # 12,000, then 1.2M and 1.2B, and 1e-4: numbers are shown in full as long as they are short.
 NUMBER = (
     "abs(datum.value) >= 1e6 ? replace(format(datum.value, '.3~s'), 'G', 'B') : "
@@ -87,7 +87,7 @@ def _layer(figure: Figure, layer: Layer, style: Style) -> JsonMap:
         encoding["tooltip"] = [{"field": name, "title": name.replace("_", " "), "type": "nominal"} for name in fields]
     return {
         "data": _data(figure, fields, _rows(figure, layer)),
-        "mark": _mark(figure, layer, style) | _dash(figure, layer),
+        "mark": _mark(figure, layer, style) | _dash(figure, layer, style),
         "encoding": encoding,
     }
 
@@ -131,7 +131,8 @@ def _mark(figure: Figure, layer: Layer, style: Style) -> JsonMap:
         case "step":
             return {"type": "line", "interpolate": "step-after", "clip": True}
         case "point":
-            smaller = max(0.25, min(1.0, MANY_POINTS / max(1, len(figure.table.rows))))
+            is_scatter = "category" not in (figure.x.scale, figure.y.scale)
+            smaller = max(0.25, min(1.0, MANY_POINTS / max(1, len(figure.table.rows)))) if is_scatter else 1.0
             return {"type": "point", "clip": True, "opacity": 1, "size": smaller * style.point_size}
         case "bar":
             return {"type": "bar"}
@@ -150,15 +151,16 @@ def _mark(figure: Figure, layer: Layer, style: Style) -> JsonMap:
     return {"type": "text"}
 
 
-def _dash(figure: Figure, layer: Layer) -> JsonMap:
+def _dash(figure: Figure, layer: Layer, style: Style) -> JsonMap:
     if layer.mark not in ("line", "step"):
         return {}
     if layer.dashed:
-        return {"strokeDash": [3, 2]}
+        return {"strokeDash": [3 * style.stroke, 2 * style.stroke]}
     series = dict(layer.where).get(figure.colour.field) if figure.colour else None
     if series is None or not figure.colour:
         return {}
-    return {"strokeDash": list(DASHES[_series(figure, figure.colour).index(series) % len(DASHES)])}
+    dash = DASHES[_series(figure, figure.colour).index(series) % len(DASHES)]
+    return {"strokeDash": [style.stroke * length for length in dash]}
 
 
 def _rule(layer: Layer, style: Style) -> JsonMap:
@@ -184,7 +186,7 @@ def _diagonal(figure: Figure, style: Style) -> JsonMap:
 
 def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
     """x or y. The title of y lies over the axis and reads from left to right, so that it is never cut."""
-    placed: JsonMap = {"labelOverlap": True, "labelSeparation": 3, "labelLimit": 0.4 * style.assumed_width}
+    placed: JsonMap = {"labelOverlap": True, "labelSeparation": 3, "labelLimit": 0.56 * style.assumed_width}
     if side == "y":
         placed |= {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleBaseline": "bottom", "titleX": 0}
         placed |= {"titleY": -0.5 * style.font_size}
@@ -193,7 +195,9 @@ def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
     placed["labelExpr"] = NUMBER
     values = _values(figure, axis)
     has_bars = any(layer.mark == "bar" for layer in figure.layers)
-    scale: JsonMap = {"zero": True} if has_bars and side == "y" else {"zero": False, "padding": style.font_size}
+    scale: JsonMap = (
+        {"zero": True} if has_bars and side == along_of(figure) else {"zero": False, "padding": style.font_size}
+    )
     if axis.scale in ("log", "symlog"):
         scale = _logarithmic(axis) | {"nice": False, "padding": style.font_size}
         if ticks := _ticks(axis, values):
@@ -202,20 +206,27 @@ def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
                 "tickCount": len(ticks),
                 "labelOverlap": "greedy",
             }  # without the count some are left out
-    elif all(value == int(value) for value in values):
-        placed["tickMinStep"] = 1
+    else:
+        placed["tickCount"] = MOST_TICKS
+        if all(value == int(value) for value in values):
+            placed["tickMinStep"] = 1
     if axis.ends:
         scale |= {"domain": list(axis.ends), "nice": False}
     return {"field": axis.field, "type": "quantitative", "title": axis.title, "scale": scale, "axis": placed}
 
 
 def _categories(figure: Figure, axis: Axis, side: str, style: Style, placed: JsonMap) -> JsonMap:
-    """Names that have no room beside one another are written at a slant; numbers are left out one by one."""
+    """Names that have no room beside one another are written at a slant; of numbers some are left out."""
     names = [str(name) for name in axis.order or dict.fromkeys(getattr(row, axis.field) for row in figure.table.rows)]
-    width = (style.width or style.assumed_width) * 0.85
-    is_wide = sum(len(name) + 1 for name in names) * LETTER * style.font_size > width
-    angle = -35 if side == "x" and is_wide and max(map(len, names)) > 4 and len(names) <= MOST_SLANTED else 0
-    slanted = {"labelAlign": "right", "labelOverlap": False} if angle else {}
+    room = 0.8 * (style.width or style.assumed_width) / max(1, len(names))
+    is_wide = (max(map(len, names), default=0) + 1) * LETTER * style.font_size > room
+    are_numbers = 2 * sum(name.isdigit() for name in names) > len(names)
+    angle = 0
+    if side == "x" and is_wide and not are_numbers:
+        angle = -35 if len(names) <= MOST_SLANTED else -90
+    slanted: JsonMap = {"labelAlign": "right", "labelOverlap": angle == -90} if angle else {}
+    if angle == -90:
+        slanted["labelBaseline"] = "middle"
     has_cells = any(layer.mark == "cell" for layer in figure.layers)
     return {
         "field": axis.field,

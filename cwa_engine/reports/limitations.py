@@ -125,7 +125,7 @@ def _damage(report: RunReport) -> Iterator[Limit]:
             "rounding",
             f"{_of(lost, points)} change the loss by no more than rounding does ({floor.rounding:.2g} nats per token).",
         )
-    if not getattr(spec, "tasks", ()):
+    if not spec.tasks:
         yield Limit("perplexity", "Damage was measured as loss on texts alone, not on downstream tasks.")
 
 

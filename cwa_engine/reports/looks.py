@@ -18,7 +18,7 @@ DARK = ("#56B4E9", "#E69F00", "#2FC79C", "#E79BC6", "#F0E442", "#4C9BE0", "#FFFF
 HEAT = "viridis"  # its lightness goes one way, so it reads in grey
 DIVERGING = "purpleorange"
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
-DASHES = ((1, 0), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 3), (8, 3))
+DASHES = ((1, 0), (4, 2), (1.2, 1.2), (5, 1.5, 1.2, 1.5), (2.5, 2.5), (7, 2.5))  # in widths of a line
 # The first is metric-compatible with Arial and comes with vl-convert, so that widths of texts are the same everywhere.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 POINTS_PER_INCH = 72

@@ -177,8 +177,11 @@ def _damage(report: RunReport) -> Iterator[str]:
     if "bit_flip" in spec.perturbations:
         places: dict[int | str | None, str] = {"all": "each bit in turn", None: "a drawn bit of each weight"}
         yield f"Flipped was {places.get(spec.bit, f'bit {spec.bit}')}."
-    if report.floor:
-        yield f"Changes up to {report.floor.rounding:.2g} nats per token are no larger than those by rounding."
+
+
+def _floor(report: RunReport) -> Iterator[str]:
+    if report.floor and report.floor.rounding:
+        yield f"Rounding alone changes the loss by up to {report.floor.rounding:.2g} nats per token."
 
 
 def _controls(report: RunReport) -> Iterator[str]:
@@ -224,7 +227,7 @@ def _identity(report: RunReport) -> Iterator[str]:
 
 
 _SHARED: tuple[Callable[[RunReport], Iterator[str]], ...] = (
-    _model, _versions, _texts, _measure, _ranking, _damage, _controls, _questions, _seeds,
+    _model, _versions, _texts, _measure, _ranking, _damage, _floor, _controls, _questions, _seeds,
 )  # fmt: skip
 _PARTS = (*_SHARED, _identity)
 
@@ -236,7 +239,7 @@ def _of_the_study(report: StudyReport) -> Iterator[str]:
     grid = "; ".join(f"{name}: {', '.join(map(_shown, values))}" for name, values in study.grid.items())
     further = len(cells) - len(report.folder.grid)
     yield (
-        f"It has {len(cells)} run{'s' * (len(cells) != 1)}, of which {len(report.runs)} are done, over {grid}"
+        f"The study has {len(cells)} run{'s' * (len(cells) != 1)}, of which {len(report.runs)} are done, over {grid}"
         + (f"; {further} of them were chosen by the reports of the others." if further else ".")
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from cwa_engine.questions.ablation import cost_sentence
 from cwa_engine.questions.critical_set import critical_set_sentence
 from cwa_engine.questions.spike_removal import removal_sentence
+from cwa_engine.questions.tasks import tasks_sentence
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.reports.methods import limitations
@@ -244,6 +245,9 @@ def _questions(report: RunReport) -> Iterator[Block]:
         note = _sentence(removal_sentence(to_plain(removal)))
         yield table("Weights behind the largest spike, zeroed one after the other", removal.steps, _REMOVAL,
                     "spike_removal.csv", note)  # fmt: skip
+    if summary.task_comparisons:
+        yield table("Tasks of lm-evaluation-harness", summary.task_comparisons, _TASKS, "tasks.csv and summary.json",
+                    tasks_sentence(summary.task_comparisons))  # fmt: skip
     if cost := summary.ablation:
         note = _sentence(cost_sentence(to_plain(cost)))
         yield table("Weights zeroed one by one", report.ablations, _ABLATION, "ablation.csv", note)
@@ -276,6 +280,12 @@ _REMOVAL = (
     Column("step", "step"), text("weight", "target"), Column("share", "share", percent),
     Column("times usual", "times_typical"), Column("then", "largest_after"), Column(NATS, "delta_nll", signed),
     text("token", "token"), Column("at", "position"), Column("text", "text"),
+)  # fmt: skip
+_TASKS = (
+    text("task", "task"), text("measure", "measure"), *_KEY, text("case", "selection"), Column("draw", "seed"),
+    text("beside", "against"), Column("documents", "documents"), Column("before", "before"), Column("after", "after"),
+    Column("difference", "difference", signed), ends(INTERVAL, "low", "high"), Column("p", "p_value"),
+    Column("collapsed on", "lost"),
 )  # fmt: skip
 _ABLATION = (
     Column("place", "place"), text("weight", "target"), Column(NATS, "delta_nll", signed),

@@ -106,7 +106,13 @@ def _commit(repo: str, revision: str) -> str:
 
 
 def _texts(spec: RunSpec) -> str:
-    """Of a dataset of the Hub its name, which is in the spec."""
+    """Of a dataset of the Hub its name, which is in the spec; with tasks of one's own also what is in their folder."""
+    if spec.tasks and spec.task_path is not None:
+        try:
+            of_tasks = _hash_of_files(_below(spec.task_path))
+        except OSError:
+            of_tasks = ""
+        return f"{_texts(spec.model_copy(update={'tasks': ()}))} {of_tasks}"
     try:
         if spec.data_file is not None:
             return _hash_of_files([spec.data_file])

@@ -45,7 +45,7 @@ def in_lines(parts: Sequence[Text], width: int) -> Text:
         if lines and lines[-1].cell_len + 2 + part.cell_len <= width:
             lines[-1].append("  ").append_text(part)
         else:
-            lines.append(part.copy())
+            lines.append(Text().append_text(part))
     return Text("\n").join(lines)
 
 

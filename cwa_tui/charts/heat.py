@@ -145,8 +145,11 @@ def _grid(
 ) -> list[Text] | None:
     """The map with `head` across; None where it is too wide. Without room for numbers it has shades alone."""
     names = [visible(name) for name in side]
-    lead = min(max(map(len, (*names, "")), default=0), max(8, width // 3, width - 1 - 2 * len(head)))
+    whole = max(map(len, (*names, "")))
+    lead = min(whole, max(8, width // 3))
     room = (width - lead - 1) // max(1, len(head))
+    if room == (width - whole - 1) // max(1, len(head)):  # cells are no wider if names are cut
+        lead = whole
     if room < 1:
         return None
     said = {key: _number(value) for key, value in values.items()}

@@ -35,6 +35,8 @@ def verify_file(
         raise InvalidInput("--model and --data-file are for --rerun", hint="add --rerun")
     found = verify_bundle(path, sha256)
     again = _run_again(path, model, data_file) if rerun and found.agrees else []
+    if rerun and not found.agrees:
+        say("it is not run again: the bundle itself does not agree")
     if as_json:
         reruns = {"reruns": to_plain(again)} if rerun else {}
         show({"agrees": found.agrees and all(each.agree for each in again), **_plain(found), **reruns})
@@ -94,6 +96,11 @@ def _spec(report: RunReport, model: str | None, data_file: str | None) -> RunSpe
         raise InvalidInput(
             f"the texts of {report.run_id} were '{spec.data_file}', a file of another machine",
             hint=f"give --data-file with the file here; SHA-256 of its texts {report.texts.sha256}",
+        )
+    if spec.task_path is not None:
+        raise InvalidInput(
+            f"the tasks of {report.run_id} were in '{spec.task_path}', a folder of another machine",
+            hint="its tables are verified without --rerun; with the task files here, `cwtool run` measures them again",
         )
     here: JsonMap = {"revision": None if model else spec.revision, "model": model or spec.model}
     if data_file is not None and spec.data_file is not None:

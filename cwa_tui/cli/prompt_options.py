@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MODEL_ALONE = "model_alone"
 TOPK = 10  # weights of a run that are damaged, where --topk does not say it
 _OF_RUN = ("model", "revision", "dtype", "device", "offload", "bos")  # that a prompt about a run takes from it
-_MOST_TOPK = 10_000  # in one reply
+_PAGE = 10_000  # weights in one reply
 
 
 class PromptOptions(RunOptions):
@@ -99,26 +99,36 @@ def asked(given: Given, text: str | None, run: RunWeights | None) -> Asked:
 
 def with_run(client: Client, found: Asked) -> Asked:
     """The same with the model and the weights of the run, if one is named. Raises NotFound and InvalidInput."""
-    from cwa_tui.cli.rerun import repeated
-
     if found.run is None:
         return found
+    from cwa_tui.cli.rerun import repeated  # 0.1 s, which other prompts need not wait for
+
     run = found.run
     spec = repeated(client.manifest(run.run_id))
-    wanted = run.topk or TOPK
-    metric, rows = client.topk(run.run_id, run.metric, 0, min(wanted, _MOST_TOPK))
-    weights = tuple(row["target"] for row in rows)
-    if not weights:
-        raise NotFound(f"the ranking of {run.run_id} is empty", hint="`cwtool results topk` shows it")
-    if run.topk and len(weights) < run.topk:
-        raise InvalidInput(
-            f"--topk {run.topk:,} is more than the {len(weights):,} weights ranked by {metric}",
-            hint=f"give at most {len(weights):,}",
-        )
+    weights = _first_weights(client, run)
     from_run = {name: getattr(spec, name) for name in _OF_RUN}
-    if found.text == spec.model and "model" not in found.fields:  # `cwtool prompt MODEL --run RUN`
-        found = replace(found, text=None)
+    names = (spec.model, spec.model.rpartition("/")[2])
+    if found.text and "model" not in found.fields and found.text.lower() in map(str.lower, names):
+        found = replace(found, text=None)  # `cwtool prompt MODEL --run RUN`
     return replace(found, fields={**from_run, **found.fields, "weights": weights})
+
+
+def _first_weights(client: Client, run: RunWeights) -> tuple[str, ...]:
+    """The first weights of the run's ranking. Raises InvalidInput where it has fewer than were asked for."""
+    wanted, found = run.topk or TOPK, list[str]()
+    while len(found) < wanted:
+        metric, rows = client.topk(run.run_id, run.metric, len(found), min(_PAGE, wanted - len(found)))
+        found += [row["target"] for row in rows]
+        if not rows:
+            break
+    if not found:
+        raise NotFound(f"the ranking of {run.run_id} is empty", hint="`cwtool results topk` shows it")
+    if run.topk and len(found) < run.topk:
+        raise InvalidInput(
+            f"--topk {run.topk:,} is more than the {len(found):,} weights ranked by {metric}",
+            hint=f"give at most {len(found):,}",
+        )
+    return tuple(found)
 
 
 def spec_with(found: Asked, prompt: str) -> PromptSpec:
@@ -131,7 +141,10 @@ def spec_with(found: Asked, prompt: str) -> PromptSpec:
 
 
 def text_of_pipe() -> str:
-    """The prompt on standard input, without the line feed at its end. Raises DataError where it is not UTF-8."""
+    """The prompt on standard input, without the line feed at its end. Raises DataError where it is not UTF-8, InvalidInput
+    where there is none."""
+    if sys.stdin is None:
+        raise InvalidInput("there is no prompt, and standard input is closed", hint="write the prompt behind the model")
     content = sys.stdin.buffer.read()
     try:
         return content.decode("utf-8").removesuffix("\n").removesuffix("\r")

@@ -32,6 +32,7 @@ from cwa_tui.tables.answers import (
     spike_removal_table,
     spikes_table,
     stability_table,
+    tasks_table,
 )
 from cwa_tui.text import format as fmt
 from cwa_tui.text.visible import words
@@ -67,6 +68,8 @@ def run_report(summary: RunSummary, folder: str, fingerprint: str | None = None)
         parts += ["", critical_set_table(summary.critical_set)]
     if summary.ablation:
         parts += ["", Text(cost_sentence(to_plain(summary.ablation)), style="dim")]
+    if summary.task_comparisons:
+        parts += ["", tasks_table(summary.task_comparisons)]
     if summary.damage:
         parts += ["", *_notes(summary)]
     sentences = [

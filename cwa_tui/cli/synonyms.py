@@ -39,6 +39,8 @@ SYNONYMS: dict[str, str] = {
     "kl": "kl-divergence",
     "dose": "doses factors scale-factors",
     "stability": "resamples bootstrap n-boot",
+    "new-tokens": "max-tokens max-new-tokens num-predict n-predict num-tokens length",
+    "temperature": "temp t",
     "seed": "random-seed rng-seed manual-seed random-state",
     "output": "output-dir output-path output-folder out out-dir outdir save-dir save-path destination dest",
     "force": "overwrite overwrite-output-dir yes y",

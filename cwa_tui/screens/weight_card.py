@@ -53,7 +53,7 @@ class WeightCardScreen(StoreScreen):
     WeightCardScreen {
         #card-head { height: auto; max-height: 6; padding: 0 1; }
         #card-stages { height: auto; padding: 0 1; }
-        #card-tabs { height: 1; }
+        #card-tabs { height: 1; link-style: none; link-color: $foreground; link-style-hover: bold; }
         #card-body, .card-pane { height: 1fr; }
         .card-pane { display: none; }
         .card-pane.-active { display: block; }

@@ -15,8 +15,10 @@ from cwa_engine.questions.fidelity import Fidelity
 from cwa_engine.questions.interactions import Interaction
 from cwa_engine.questions.spike_removal import SpikeRemoval, SpikeRemovalStep, removal_sentence
 from cwa_engine.questions.stability import StabilityMean
+from cwa_engine.questions.tasks import TaskComparison
 from cwa_engine.rows import NumericalFloor, Spike, to_plain
 from cwa_tui.text import format as fmt
+from cwa_tui.text.visible import words
 
 TABLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold", "pad_edge": False}
 SHOWN_ROWS = 30  # of tables that may be long; the whole is in the run's files
@@ -79,6 +81,30 @@ def fidelity_table(rows: Sequence[Fidelity]) -> Table:
         spearman = "-" if row.spearman is None else f"{row.spearman:.3f}"
         table.add_row(row.metric, str(row.units), spearman, f"{row.overlap} of {row.top}")
     return table
+
+
+def tasks_table(rows: Sequence[TaskComparison]) -> Table:
+    """Scores of tasks in every case, beside the intact model's and those of the worst draw of a control."""
+    table = Table(title="tasks of lm-evaluation-harness, paired by document", **TABLE)
+    left = ("task", "change", "case", "beside", "95 % interval")
+    for name in ("task", "change", "case", "beside", "before", "after", "difference", "95 % interval", "p"):
+        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+    for row in rows[:SHOWN_ROWS]:
+        case = row.selection if row.seed is None else f"{row.selection} {row.seed}"
+        change = f"{row.metric} {row.k} {row.perturbation}"
+        if row.difference is None or row.low is None or row.high is None or row.p_value is None:
+            figures = [_share(row.before), "collapsed" if row.lost else _share(row.after), "-", "-", "-"]
+        else:
+            interval = f"{row.low:+.3f} to {row.high:+.3f}"
+            figures = [_share(row.before), _share(row.after), f"{row.difference:+.3f}", interval, f"{row.p_value:.2g}"]
+        table.add_row(*(words(text) for text in (f"{row.task} {row.measure}", change, case, row.against, *figures)))
+    if len(rows) > SHOWN_ROWS:
+        table.caption = f"{len(rows) - SHOWN_ROWS} more in summary.json"
+    return table
+
+
+def _share(mean: float | None) -> str:
+    return "collapsed" if mean is None else f"{mean:.3f}"
 
 
 def critical_set_table(found: CriticalSet) -> Table:

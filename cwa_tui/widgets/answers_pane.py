@@ -20,6 +20,7 @@ from cwa_tui.tables.answers import (
     spike_removal_table,
     spikes_table,
     stability_table,
+    tasks_table,
 )
 from cwa_tui.text.visible import words
 
@@ -64,6 +65,8 @@ def answers(report: RunReport) -> RenderableType:
         parts.append(spike_removal_table(report.spike_removal))
     if summary.ablation:
         parts.append(Text(cost_sentence(to_plain(summary.ablation))))
+    if summary.task_comparisons:
+        parts.append(tasks_table(summary.task_comparisons))
     if floor := report.floor:
         parts.append(Text(floor_sentence(floor)))
     parts += [words(note) for note in report.model.notes]

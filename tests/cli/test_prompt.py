@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from cwa_engine.base.errors import VersionMismatch
+from cwa_engine.prompt_rows import PromptAnswer, PromptToken
+from cwa_engine.prompt_spec import PromptSpec
+from cwa_engine.spec import RunSpec
+from cwa_tui.cli.terminal import Terminal
+from cwa_tui.tables import prompt_answer as view
 from tests.conftest import CWTOOL, CommandLine
 from tests.tmux import TmuxTerminal
 
@@ -112,6 +120,7 @@ def test_a_pipe_is_a_prompt_without_its_last_line_feed(cwtool: CommandLine) -> N
             assert "".join(token["text"] for token in found["tokens"] if token["in_prompt"]) == prompt
     shown = typed(cwtool, TRAINED, "--new-tokens", "2", stdin=b"\x1b[31m\x00").stdout
     assert b"\x1b" not in shown and b"\x00" not in shown and b"\\x1b[31m\\x00" in shown
+    assert json.loads(typed(cwtool, TRAINED, "--json", "--", "-5 degrees").stdout)["prompt"] == "-5 degrees"
     assert b"is not UTF-8: byte 4" in typed(cwtool, TRAINED, "-", stdin=b"caf\xe9", rc=2).stderr
 
 
@@ -138,6 +147,52 @@ def test_what_makes_no_sense_is_said_in_a_sentence(cwtool: CommandLine, args: li
     assert done.stdout == b""
 
 
+def test_an_older_daemon_is_named_as_one_that_answers_no_prompts(cwtool: CommandLine) -> None:
+    with cwtool.client() as client:
+        client._client._connection.minor = 6
+        with pytest.raises(VersionMismatch, match="older than this client, and answers no prompts"):
+            client.prompt(PromptSpec(model=TRAINED, prompt=TEXT))
+        with pytest.raises(VersionMismatch, match="examines no weights"):
+            client.weight(RunSpec(model=TRAINED), f"{DOWN}[0,0]")
+
+
+def answer_of(pieces: list[str], damaged: list[str], kl: list[float]) -> PromptAnswer:
+    """An answer with these texts of tokens; the first half is the prompt."""
+    tokens = tuple(
+        PromptToken(piece, piece, place, place < len(pieces) // 2, kl=nats, intact_top_id=0, damaged_top_id=place % 2)
+        for place, (piece, nats) in enumerate(zip(pieces, kl, strict=False))
+    )
+    ends: dict[str, Any] = {"intact_end": "length", "damaged_end": "length", "collapsed_at": None}
+    texts: dict[str, Any] = {"prompt": "", "bos": "", "intact": "", "damaged": "", "damaged_tokens": tuple(damaged)}
+    how: dict[str, Any] = {"perturbation": "zero", "temperature": 0.0, "seed": 0, "weights": 1, "unchanged": 0}
+    where: dict[str, Any] = {"model": "tiny", "revision": None, "dtype": "float32"}
+    return PromptAnswer(**where, **how, **texts, **ends, tokens=tokens, first_difference=0 if damaged else None)
+
+
+PIECES = st.lists(st.text(st.characters(codec="utf-8"), max_size=8), max_size=20)
+
+
+@given(PIECES, PIECES, st.lists(st.floats(0, 9), min_size=20, max_size=20), st.integers(10, 130))
+def test_no_line_is_wider_than_the_terminal_whatever_the_models_say(
+    pieces: list[str], damaged: list[str], kl: list[float], width: int
+) -> None:
+    answer = answer_of(pieces, damaged, kl)
+    for signs in (True, False):
+        for shown in (view.both_texts(answer, signs), view.Passage(view.prompt_text(answer), signs)):
+            console = Terminal(width=width)
+            with console.capture() as captured:
+                console.print(shown)
+            assert max(map(cell_len, captured.get().split("\n"))) <= width
+
+
+def test_signs_stand_under_the_cells_of_their_tokens() -> None:
+    answer = answer_of(["", "", "", "", "ab", "猫", " cd", "\x07"], [], [0, 0, 0, 0, 0.05, 0.5, 2, 7])
+    console = Terminal(width=80)
+    with console.capture() as captured:
+        console.print(view.Passage(view.intact_text(answer), signs=True))
+    assert captured.get().splitlines() == ["ab猫 cd\\x07", "..!!+++!###"]
+
+
 def test_a_terminal_asks_for_one_prompt_after_the_other(cwtool: CommandLine) -> None:
     command = f"{CWTOOL} prompt {TRAINED} --weights '{DOWN}[:,:]' --new-tokens 8"
     terminal = TmuxTerminal(command, {**os.environ, **cwtool.env}, cwtool.cwd, 100, 40)
@@ -159,6 +214,9 @@ def test_a_terminal_asks_for_one_prompt_after_the_other(cwtool: CommandLine) -> 
         terminal.type("Tin")
         terminal.keys("Enter")
         terminal.until("lies outside of model.norm.weight")
+        terminal.type(" /not a command")
+        terminal.keys("Enter")
+        terminal.until(r"(?s)lies outside of.*lies outside of model.norm.weight")
         terminal.type("/frobnicate")
         terminal.keys("Enter")
         terminal.until("/frobnicate is no command")

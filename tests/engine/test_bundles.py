@@ -145,6 +145,7 @@ def test_two_folders_of_one_name_stay_two_and_a_token_is_cut() -> None:
     names = {cut.text("/a/one/m"), cut.text("/a/two/m"), "m"}
     assert len(names) == 3 and not any("/" in name for name in names)
     assert cut.text("HF_TOKEN=hf_abcdefghijklmnopqrst") == "HF_TOKEN=hf_"
+    assert cut.text("cwtool --host box run /a/one/m2 --exclude x") == "cwtool --host HOST run m2 --exclude x"
     assert cut.text("a/b and 1/2 and https://x.org/a/b") == "a/b and 1/2 and https://x.org/a/b"
 
 
@@ -177,8 +178,44 @@ def test_a_figure_that_follows_from_nothing_is_found_though_every_hash_is_right(
         other = content[name].replace(b"e", b"3", 1)
         found = verify_bundle(packed_again({**content, name: other}, tmp_path / f"{name}.zip"))
         assert [entry.where.split(",")[0] for entry in found.disagreements] == [name]
-    found = verify_bundle(packed_again({**content, "extra.txt": b""}, tmp_path / "extra.zip"))
-    assert found.disagreements[0].where == "extra.txt"
+    for extra in ("extra.txt", f"runs/{run.run_id}/extra.txt", "runs/other/evaluation.csv", "methods.svg"):
+        found = verify_bundle(packed_again({**content, extra: b""}, tmp_path / "extra.zip"))
+        assert [entry.where for entry in found.disagreements] == [extra]
+        (tmp_path / "extra.zip").unlink()
+
+
+def test_of_another_version_the_statistics_are_recomputed_and_it_is_said_what_is_not(
+    packed: PackedBundle, tmp_path: Path
+) -> None:
+    content = content_of(packed.path)
+    about = {**json.loads(content["bundle.json"]), "cwtool": "0.0.1"}
+    other = {**content, "bundle.json": json.dumps(about).encode(), "methods.md": b"in other words"}
+    found = verify_bundle(packed_again(other, tmp_path / "other.zip"))
+    assert found.agrees and found.runs[0].compared > 100 and found.compared == 0
+    assert any("cwtool 0.0.1 made them" in what for what in found.unknown)
+
+
+def test_without_the_library_that_draws_a_bundle_has_the_tables_of_figures(
+    run: RunReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise InvalidInput("vl-convert is not installed")
+
+    monkeypatch.setattr("cwa_engine.reports.drawing.write_figure", refuse)
+    bundle = pack(run, tmp_path / "plain.zip").path
+    names = content_of(bundle).keys()
+    assert not [name for name in names if name.endswith(".svg")] and [
+        name for name in names if name.startswith("figures/")
+    ]
+    assert verify_bundle(bundle).agrees
+
+
+def test_an_archive_too_large_for_a_plain_zip_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 50)
+    write_archive(tmp_path / "large.zip", [Packed("a", b"more than fifty bytes " * 9), Packed("b", b"x")])
+    (tmp_path / "into").mkdir()
+    assert b"PK\x06\x06" in (tmp_path / "large.zip").read_bytes()
+    assert archive.unpack(tmp_path / "large.zip", tmp_path / "into").wrong == {}
 
 
 def test_a_loss_that_was_changed_is_found_though_every_hash_is_right(

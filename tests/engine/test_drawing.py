@@ -59,7 +59,7 @@ def every_figure() -> list[Figure]:
         for kind in FIGURE_KINDS
         for source in sources.SOURCES[kind.of]()
         for each in itertools.islice(kind.make(source), 2)
-        if not each.name.endswith(("magnitude", "taylor"))
+        if not each.name.endswith("magnitude")
     ]
 
 

@@ -25,9 +25,11 @@ from cwa_engine.exchange.parquet import parquet_bytes
 from cwa_engine.exchange.printed import Number, PrintedTable, Strong, number_texts
 from cwa_engine.exchange.tables import data_table, table_names
 from cwa_engine.exchange.writing import EXPORTS, one_table, printed_tables
+from cwa_engine.studies.folder import StudyFolder
+from cwa_engine.studies.registry import answered
 from cwa_tui.cli.parameters import EXPORTED
 from tests.engine.conftest import TEXTS
-from tests.engine.study_runs import Planted, planted_run
+from tests.engine.study_runs import Planted, planted_run, study_runs
 from tests.models import tiny_model, tiny_tokenizer
 
 HOSTILE = r"\input{/etc/passwd} $x$ 50% a_b & <script> ^^5c ~ # { -- ''q'' ``"
@@ -92,16 +94,20 @@ def test_parquet_reads_back_as_the_same_rows_with_the_types_of_their_fields(
         read = parquet.read_table(path).to_pydict()
         assert list(read) == list(table.table.columns)
         assert same_rows(list(zip(*read.values(), strict=True)), expected), name
-        assert same_rows(duckdb.connect().execute(f"SELECT * FROM read_parquet('{path}')").fetchall(), expected), name
+        assert same_rows(queried(f"SELECT * FROM read_parquet('{path}')"), expected), name
 
 
 def test_parquet_keeps_what_is_not_finite_and_what_is_not_there_apart(planted: cwa.RunReport, tmp_path: Path) -> None:
     [path] = cwa.export(planted, tmp_path / "p.parquet", "parquet", table="perturbation")
-    query = f"SELECT k, delta_nll, seed FROM '{path}' WHERE selection = 'critical' ORDER BY k"
-    rows = duckdb.connect().execute(query).fetchall()
+    rows = queried(f"SELECT k, delta_nll, seed FROM '{path}' WHERE selection = 'critical' ORDER BY k")
     assert [row[0] for row in rows] == [1, 10, 100]
     assert rows[1][1] == next(point.delta_nll for point in planted.damage if point.k == 10)
     assert not math.isfinite(rows[2][1]) and rows[2][2] is None
+
+
+def queried(sql: str) -> list[ROW]:
+    with duckdb.connect() as connection:
+        return connection.execute(sql).fetchall()
 
 
 def same_rows(ours: list[ROW], theirs: list[ROW]) -> bool:
@@ -185,9 +191,36 @@ def test_markdown_shows_the_numbers_and_the_names_as_they_are(planted: cwa.RunRe
     assert "<strong>2.3" in html and "<script>" not in html and "model.layers.1.mlp.down_proj.weight[3,5]" in html
 
 
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> cwa.StudyReport:
+    """A study of scaling with two models, whose damage is planted; its cells have not run."""
+    asked = cwa.Study(question="scaling", grid={"model": ["a", "b"]}, run={"topk": [10]})
+    folder, _ = StudyFolder.of(asked, tmp_path_factory.mktemp("studies"), "the memory of a test")
+    runs = study_runs([planted_run(f"tiny-{n}", parameters=n, damage=[Planted()]) for n in (10**5, 10**6)])
+    return cwa.StudyReport(folder, (), tuple(runs), answered("scaling", runs))
+
+
+def test_a_study_is_written_with_its_answer_and_every_table(study: cwa.StudyReport, tmp_path: Path) -> None:
+    assert study.answer is not None
+    names = {rows.table.name.removesuffix(".csv") for rows in study.tables()}
+    for form, ending in (("csv", "csv"), ("json", "json"), ("parquet", "parquet"), ("markdown", "md")):
+        written = {path.name for path in cwa.export(study, tmp_path / form, form)}
+        assert {f"{name}.{ending}" for name in names} | {"answer.json"} <= written
+    points = json.loads((tmp_path / "json" / "scaling.json").read_text())
+    assert [row["damage"] for row in points] == [row.damage for row in study.answer.tables[0].rows]
+    cwa.export(study, tmp_path / "latex", "latex")
+    text = (tmp_path / "latex" / "scaling.tex").read_text()
+    first = study.answer.tables[0].rows[0]
+    value, low, high = (f"{number:.3f}" for number in (first.damage, first.low, first.high))
+    assert f"${value.split('.')[0]}$ & $.{value.split('.')[1]}$ & [${low}$, ${high}$]" in text
+    assert "All rows have" in text and escape(study.folder.id) in text
+    with pytest.raises(cwa.InvalidInput, match="masks are of one run"):
+        cwa.export(study, tmp_path / "m.safetensors", "safetensors")
+
+
 def test_a_table_a_metric_and_a_format_that_are_not_there_are_named(report: cwa.RunReport, tmp_path: Path) -> None:
-    with pytest.raises(cwa.NotFound, match="no table 'pertubation'") as refused:
-        cwa.export(report, tmp_path / "x", "csv", table="pertubation")
+    with pytest.raises(cwa.NotFound, match="no table 'pertubation'") as refused:  # codespell:ignore pertubation
+        cwa.export(report, tmp_path / "x", "csv", table="pertubation")  # codespell:ignore pertubation
     assert "perturbation" in refused.value.hint
     with pytest.raises(cwa.NotFound, match="'perturbation' in LaTeX") as refused:
         cwa.export(report, tmp_path / "x", "latex", table="perturbation")

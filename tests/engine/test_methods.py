@@ -102,7 +102,9 @@ def test_a_study_says_once_what_its_runs_share_and_names_the_runs_that_differ(tm
     paragraph = methods_paragraph(report)
     assert paragraph.count("Perplexity is") == 1 and paragraph.count("The seed was 0.") == 1
     assert "Run 1: We analysed a " in paragraph and "Run 2: We analysed b " in paragraph
-    assert "It has 3 runs, of which 2 are done" in paragraph and f"{report.folder.id}, not registered." in paragraph
+    assert (
+        "The study has 3 runs, of which 2 are done" in paragraph and f"{report.folder.id}, not registered." in paragraph
+    )
     assert "2 protocols" in protocol_line(report)
     said = " ".join(limitations(report))
     assert "1 of the 3 runs of the study are not done" in said and "In 1 of 2 runs (2): The model computed" in said
@@ -112,5 +114,5 @@ def test_a_study_says_once_what_its_runs_share_and_names_the_runs_that_differ(tm
 def test_a_study_of_nothing_is_told_as_such(tmp_path: Path) -> None:
     report = study_of(tmp_path, [], ("a",))
     assert protocol_line(report) == "no run of the study is done"
-    assert "It has 1 run, of which 0 are done" in methods_paragraph(report)
+    assert "The study has 1 run, of which 0 are done" in methods_paragraph(report)
     assert any("1 of the 1 runs" in limit for limit in limitations(report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -15,12 +16,13 @@ from hypothesis import strategies as st
 from cwa_engine.base.errors import Cancelled, InvalidInput, RunFailed
 from cwa_engine.base.event_reader import event_from_plain
 from cwa_engine.base.events import Event, Generated, Note, Progress, PromptAnswered, ignore, to_dict
+from cwa_engine.models.causality import unbatched_above_of
 from cwa_engine.models.end_tokens import end_tokens, stored_end_tokens
 from cwa_engine.models.loading import load_model
 from cwa_engine.models.tokenizer import STORED
 from cwa_engine.prompt_rows import COLLAPSED, END_TOKEN, LENGTH, POSITIONS, PromptAnswer
 from cwa_engine.prompt_spec import PromptSpec, parse_prompt
-from cwa_engine.prompting import comparing
+from cwa_engine.prompting import answering, comparing
 from cwa_engine.prompting.answering import answer_prompt
 from cwa_engine.prompting.generation import Choice, cache_is_right
 from cwa_engine.prompting.text_pieces import text_pieces
@@ -210,6 +212,14 @@ def test_a_prompt_that_the_model_cannot_hold_is_refused_and_a_text_ends_where_it
     assert len(only_read.predicted) == 511 and only_read.intact == only_read.damaged == ""
 
 
+def test_a_prompt_of_more_tokens_than_an_answer_may_tell_of_is_refused(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "MOST_TOKENS", 5)
+    with pytest.raises(InvalidInput, match=r"the prompt has 19 tokens"):
+        answer_prompt(llama, asked(prompt=PROMPT), ignore)
+
+
 def test_a_collapsed_model_is_named_with_its_layer_and_gives_no_token(llama: Any) -> None:
     huge = asked(f"{NORM}[:]", perturbations=("scale",), scale_factor=3e38)
     answer = answer_prompt(llama, huge, ignore)
@@ -288,6 +298,36 @@ def test_models_of_other_caches_are_computed_whole_and_say_the_same(kind: str) -
     answer = answer_prompt(loaded, asked(prompt=text, new_tokens=20, bos="never"), ignore)
     assert ids_after(answer) == expected[len(prompt) : len(prompt) + len(ids_after(answer))]
     assert answer.intact_end == END_TOKEN or len(ids_after(answer)) == 20
+
+
+def test_positions_that_longrope_turns_by_other_factors_are_computed_anew() -> None:
+    model, _ = causal_tiny("phi3")
+    config = copy.deepcopy(model.config)
+    config.original_max_position_embeddings = 16
+    half = config.hidden_size // config.num_attention_heads // 2
+    config.rope_parameters = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * half,
+        "long_factor": [8.0] * half,
+        "original_max_position_embeddings": 16,
+        "partial_rotary_factor": 1.0,
+    }
+    torch.manual_seed(1)
+    longrope = type(model)(config).eval()
+    with torch.no_grad():
+        for parameter in longrope.parameters():
+            parameter.mul_(6 if parameter.dim() > 1 else 1)
+    loaded = dataclasses.replace(wrap(longrope), unbatched_above=unbatched_above_of(config))
+    assert loaded.unbatched_above == 16 and cache_is_right(loaded)
+    expected = prompt = tiny_tokenizer()("The boats lay")["input_ids"]
+    with torch.no_grad():
+        for _ in range(30):
+            ids = torch.tensor([expected])
+            expected = [*expected, int(longrope(ids, use_cache=False).logits[0, -1].argmax())]
+    answer = answer_prompt(loaded, asked(prompt="The boats lay", new_tokens=30, bos="never"), ignore)
+    assert len(prompt) < 16 and ids_after(answer) == expected[len(prompt) :][: len(ids_after(answer))]
+    assert len(set(ids_after(answer))) > 5
 
 
 @given(st.text(max_size=40))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
+import io
 import json
 import os
 import random
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import cwa_engine as cwa
 from cwa_engine.base.errors import CwaError, DataError, InvalidInput
@@ -23,7 +24,9 @@ from cwa_engine.base.statistics import paired_mean, sign_flip_p
 from cwa_engine.pipeline import analyze
 from cwa_engine.questions.tasks import check_tasks, comparisons
 from cwa_engine.records.verification import verify
+from cwa_engine.reports.page import run_page
 from cwa_engine.spec import RunSpec
+from cwa_tui.tables.answers import tasks_table
 from tests.engine.conftest import TEXTS, fingerprint
 from tests.models import tiny_model, tiny_tokenizer
 
@@ -287,7 +290,8 @@ def test_options_that_make_no_sense_are_refused(fields: dict[str, Any], words: s
 
 
 def test_altered_scores_are_found(folder: Path, tmp_path: Path) -> None:
-    place = analyzed(tiny_model("llama"), folder).save(tmp_path / "run")
+    controls = ["random", "random_matched"]
+    place = analyzed(tiny_model("llama"), folder, controls=controls, tasks=["both"]).save(tmp_path / "run")
     assert verify(place).agrees
     text = (place / "tasks.csv").read_text()
     assert ",12,0.0" in text
@@ -341,8 +345,16 @@ def test_the_interval_covers_a_real_change_and_never_shrinks_to_nothing() -> Non
 
 def test_comparisons_need_the_rows_of_the_table_alone(folder: Path) -> None:
     report = analyzed(tiny_model("llama"), folder)
-    worst: dict[tuple[str, int | None, str, str], int | None] = {("magnitude", 20, "zero", "random"): next(
-        row.seed for row in report.task_comparisons if row.selection == "random"
-    )}  # fmt: skip
-    assert tuple(comparisons(report.task_scores, worst, report.spec.seed)) == report.task_comparisons
-    assert dataclasses.is_dataclass(report.task_comparisons[0])
+    assert tuple(comparisons(report.task_scores, report.spec.seed)) == report.task_comparisons
+
+
+def test_the_printed_report_and_the_page_show_the_tasks(folder: Path) -> None:
+    report = analyzed(tiny_model("llama"), folder)
+    (first, *_) = report.task_comparisons
+    console = Console(width=160, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(tasks_table(report.task_comparisons))
+    printed = capture.get()
+    assert f"{first.before:.3f}" in printed and "colours acc" in printed and f"{first.difference:+.3f}" in printed
+    page = run_page(report)
+    assert "Tasks of lm-evaluation-harness" in page and "colours, acc" in page

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -151,6 +151,23 @@ def test_names_without_room_below_an_axis_become_numbers_that_are_explained() ->
     assert all(f"{number}: {name}" in said for number, name in enumerate(names, 1))
 
 
+@pytest.mark.parametrize("width", range(40, 120, 7))
+def test_every_name_along_x_can_be_read_in_full(width: int) -> None:
+    names = ["pythia-70m", "pythia-160m", "pythia-410m", "gpt2"]
+    rows = [Row(1, 1000.0 * at, name) for at, name in enumerate(names)]
+    lines = drawn(replace(figure(rows), x=Axis("series", "model", "category")), width)
+    axis = next(at for at, line in enumerate(lines) if "└" in line)
+    numbered = lines[axis + 1].split() == ["1", "2", "3", "4"]
+    assert numbered or lines[axis + 1].split() == names
+    assert all(any(f"{at}: {name}" in line for line in lines) for at, name in enumerate(names, 1)) == numbered
+
+
+def test_a_figure_of_one_series_with_a_collapse_has_no_legend_of_series() -> None:
+    rows = [Row(1, 1.0), Row(2, None, collapsed=True)]
+    lines = drawn(figure(rows, Layer("point"), Layer("beyond", where=(("collapsed", True),))))
+    assert "▲ not finite" in lines
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     layer: int
@@ -203,7 +220,7 @@ LAYERS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ROW, max_size=12), LAYERS, SCALES, SCALES, st.booleans(), st.integers(20, 160))
 def test_any_figure_is_drawn_within_its_width_and_without_control_characters(
     rows: list[Row], layers: list[Layer], x: Any, y: Any, several: bool, width: int

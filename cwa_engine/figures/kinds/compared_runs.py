@@ -48,7 +48,7 @@ def compared_curves(found: Comparison) -> Iterator[Figure]:
             name=name,
             title=f"Change of the loss by {perturbation} of the top k by {ranking_of(metric)}",
             caption=f"{compared(found)} Critical sets, and of each control the draw that changes the loss most, with "
-            f"95 % intervals over texts. A triangle is a loss that is not finite.{warning}",
+            f"95 % intervals over texts.{warning}",
             table=table_of(name, CurvePoint, points),
             x=Axis("k", "weights changed, k", "log"),
             y=Axis("change", NATS, "symlog", linear_within=1e-3),

@@ -89,7 +89,7 @@ def _controls(levels: Sequence[DamageLevel]) -> str:
     least = min(level.texts for level in medians)
     return (
         f"Beside each the draw of {names} that changes the loss most, with its interval, and the median of all draws "
-        f"on {least:,} of the texts. A triangle at the upper edge is a loss that is not finite."
+        f"on {least:,} of the texts."
     )
 
 

@@ -63,7 +63,7 @@ def _heat_map(report: RunReport, metric: str, places: Places) -> Figure:
         table=table_of(name, HeatMapCell, cells),
         x=Axis("layer", "layer", "category", tuple(LAYER_OUTSIDE if layer is None else str(layer) for layer in layers)),
         y=Axis("component", "component", "category", tuple(components)),
-        colour=Axis("count", f"of the top {places.total:,}", "linear"),
+        colour=Axis("count", f"of the top {places.total:,}", "symlog"),
         layers=(Layer("cell"),),
     )
 

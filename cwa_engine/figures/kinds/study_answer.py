@@ -1,24 +1,25 @@
-"""What a study's answer has in its first table with intervals, whatever its question. torch-free."""
+"""What a study's answer has in tables with intervals, whatever its question. torch-free."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
+from cwa_engine.figures.captions import study_runs
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, Scale, distinct, figure_name, table_of
 from cwa_engine.questions.question import TableRows
-
-if TYPE_CHECKING:
-    from cwa_engine.studies.report import StudyReport
+from cwa_engine.studies.questions import metrics, scaling, trajectory, transfer
+from cwa_engine.studies.report import StudyReport
 
 LOW, HIGH = "low", "high"  # fields with the ends of an interval, or ends of their names: `slope_low`
 ACROSS = ("parameters", "step", "tokens", "k", "sequences")  # fields that a figure has across, best first
 SERIES = ("family", "metric", "k", "perturbation", "selection", "others")  # fields that tell series apart
 _APART = 10.0  # a logarithmic axis is used where the largest is at least so many times the smallest
 KIND = "study_answer"
+DRAWN = (scaling.POINTS, trajectory.STEPS, transfer.TABLE, metrics.FIDELITY)  # tables that have a figure of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,12 @@ class AnswerPoint:
     high: float | None
 
 
-def study_answer(report: StudyReport) -> Iterator[Figure]:
-    """One figure, where a table of the answer has intervals."""
-    figure = answer_figure(report.answer.tables) if report.answer else None
-    if figure is not None:
-        yield figure
+def study_answers(report: StudyReport) -> Iterator[Figure]:
+    """A figure for each table with intervals that no figure of its own shows."""
+    for found in report.answer.tables if report.answer else ():
+        figure = _figure(found) if found.table not in DRAWN else None
+        if figure is not None:
+            yield replace(figure, caption=f"{study_runs(report)} {figure.caption}")
 
 
 def answer_figure(tables: Sequence[TableRows[Any]]) -> Figure | None:
@@ -70,7 +72,8 @@ def _figure(found: TableRows[Any]) -> Figure | None:
     rows = [{name: getattr(row, name) for name in names} for row in found.rows]
     across = next((name for name in ACROSS if name in names and _is_axis([row[name] for row in rows])), "")
     varying = [name for name in SERIES if name in names and name != across and len({row[name] for row in rows}) > 1]
-    named = [name for name in names if isinstance(rows[0][name], str)]
+    texts = [name for name in names if isinstance(rows[0][name], str)]
+    named = [name for name in texts if len({row[name] for row in rows}) > 1] or texts  # what tells rows apart
     points = [
         AnswerPoint(
             across=float(row[across]) if across else None,
@@ -92,7 +95,7 @@ def _figure(found: TableRows[Any]) -> Figure | None:
     return Figure(
         name=name,
         title=f"{title.capitalize()} of {table.replace('_', ' ')}, with intervals",
-        caption="The first table of the study's answer that has intervals of 95 %.",
+        caption=f"From {found.table.name} of the study's answer, with 95 % intervals.",
         table=table_of(name, AnswerPoint, points),
         x=Axis("across", across, _scale([point.across for point in points]))
         if across
@@ -122,4 +125,8 @@ def _scale(values: Sequence[float | None]) -> Scale:
     return "log" if is_wide else "linear"
 
 
-FIGURES = (FigureKind(KIND, 90, "study", "the first table of the answer that has intervals", study_answer),)
+FIGURES = (
+    FigureKind(
+        KIND, 90, "study", "tables of the answer with intervals that have no figure of their own", study_answers
+    ),
+)
