@@ -56,7 +56,7 @@ def run_bits(report: RunReport) -> Iterator[Figure]:
             name=name,
             title=f"Each bit of the top k by {ranking_of(metric)} flipped",
             caption=f"{model_of(report)}. {measured_on(report)} The same bit of all weights of a critical set was "
-            f"flipped; the highest is the sign, 0 the lowest of the fraction.",
+            "flipped; the highest is the sign, 0 the lowest of the fraction.",
             table=table_of(name, SetBit, rows),
             x=Axis("bit", "bit", "category", _descending([row.bit for row in rows])),
             y=Axis("top", "weights", "category", distinct([row.top for row in rows])),
