@@ -1,7 +1,7 @@
 """Tasks of lm-evaluation-harness: found by name, in the package or in a folder of task files, with their documents.
 
-Importing the package takes about two seconds of a processor, and indexing its 14,000 tasks two more, so both happen only where
-tasks are asked for. It sets environment variables, writes progress bars, warns much and draws from global random numbers:
+Importing the package takes a second of a processor, and indexing its 14,000 tasks six, so both happen only where tasks are
+asked for, and the index is made only for a task that is not in the folder. It sets environment variables, writes progress bars, warns much and draws from global random numbers:
 `quiet_harness` keeps all that from the run.
 
 A task file of a stranger is data, not a program. Python code in it (`!function`, a class, a metric that would be fetched from

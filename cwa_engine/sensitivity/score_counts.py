@@ -30,17 +30,20 @@ class ScoreCounts:
 
     def offer(self, scores: Tensor) -> None:
         """Count scores of any shape. Each counts as float32, as rankings have it."""
-        flat = scores.detach().reshape(-1).float() + 0.0  # which makes a zero of -0.0
-        counts = torch.bincount((flat.view(torch.int32) >> (32 - _KEPT_BITS)).bitwise_and_(_BINS - 1), minlength=_BINS)
-        zeros = (flat == 0).sum()
+        flat = scores.detach().reshape(-1).float()
+        counts = _counted(flat)
+        if counts[_NEGATIVE]:
+            counts = _counted(flat + 0.0)  # which makes a zero of -0.0
+        if counts[0]:  # few pieces have zeros, and a look at every score takes as long as half of the counting
+            zeros = (flat == 0).sum()
+            self._zeros = zeros if self._zeros is None else self._zeros.add_(zeros)
         self._counts = counts if self._counts is None else self._counts.add_(counts)
-        self._zeros = zeros if self._zeros is None else self._zeros.add_(zeros)
 
     def rows(self, metric: str) -> tuple[ScoreBin, ...]:
         """Every bin that has scores, the lowest score first and zeros among them; what is not finite last."""
-        if self._counts is None or self._zeros is None:
+        if self._counts is None:
             return ()
-        counts, zeros = self._counts.tolist(), int(self._zeros)
+        counts, zeros = self._counts.tolist(), 0 if self._zeros is None else int(self._zeros)
         counts[0] -= zeros
         above, below = counts[:_NEGATIVE], counts[_NEGATIVE:]
         not_finite = sum(above[_NOT_FINITE:]) + sum(below[_NOT_FINITE:])
@@ -50,6 +53,11 @@ class ScoreCounts:
             *(_row(metric, 1, place, above[place]) for place in range(_NOT_FINITE) if above[place]),
             ScoreBin(metric, None, None, None, not_finite),
         )
+
+
+def _counted(flat: Tensor) -> Tensor:
+    """How many of these float32 begin with which bits. [bins]"""
+    return torch.bincount((flat.view(torch.int32) >> (32 - _KEPT_BITS)).bitwise_and_(_BINS - 1), minlength=_BINS)
 
 
 def _row(metric: str, sign: int, place: int, count: int) -> ScoreBin:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import cwa_engine as cwa
 from cwa_engine.base.errors import CwaError, DataError, InvalidInput
@@ -22,7 +24,9 @@ from cwa_engine.base.statistics import paired_mean, sign_flip_p
 from cwa_engine.pipeline import analyze
 from cwa_engine.questions.tasks import check_tasks, comparisons
 from cwa_engine.records.verification import verify
+from cwa_engine.reports.page import run_page
 from cwa_engine.spec import RunSpec
+from cwa_tui.tables.answers import tasks_table
 from tests.engine.conftest import TEXTS, fingerprint
 from tests.models import tiny_model, tiny_tokenizer
 
@@ -342,3 +346,15 @@ def test_the_interval_covers_a_real_change_and_never_shrinks_to_nothing() -> Non
 def test_comparisons_need_the_rows_of_the_table_alone(folder: Path) -> None:
     report = analyzed(tiny_model("llama"), folder)
     assert tuple(comparisons(report.task_scores, report.spec.seed)) == report.task_comparisons
+
+
+def test_the_printed_report_and_the_page_show_the_tasks(folder: Path) -> None:
+    report = analyzed(tiny_model("llama"), folder)
+    (first, *_) = report.task_comparisons
+    console = Console(width=160, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(tasks_table(report.task_comparisons))
+    printed = capture.get()
+    assert f"{first.before:.3f}" in printed and "colours acc" in printed and f"{first.difference:+.3f}" in printed
+    page = run_page(report)
+    assert "Tasks of lm-evaluation-harness" in page and "colours, acc" in page
