@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from cwa_engine.base.errors import Altered, CwaError, InvalidInput
 from cwa_engine.base.plain import from_plain
 from cwa_engine.base.version import __version__
 from cwa_engine.bundles.archive import Unpacked, unpack
-from cwa_engine.bundles.contents import ABOUT, FORMAT, About, Contents, derived, run_folder, study_folder
+from cwa_engine.bundles.contents import ABOUT, FIGURES, FORMAT, About, Contents, derived, run_folder, study_folder
 from cwa_engine.records.checksums import SUMS
 from cwa_engine.records.ledger import Disagreement, Ledger
 from cwa_engine.records.run_report import RunReport, open_run
@@ -32,7 +32,6 @@ from cwa_engine.studies.registry import answered
 from cwa_engine.studies.report import CELLS, StudyReport
 
 _OF_A_STUDY = (STUDY, JOURNAL, REGISTRATION, FURTHER)
-_NOT_DERIVED = (SUMS, ABOUT)
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def _verified(bundle: Path, folder: Path, found: Unpacked, about: About, altered
         unknown.append(f"figures, answer, claims and texts: cwtool {about.cwtool} made them, and this is {__version__}")
     elif not altered and all(run.agrees for run in runs):
         try:
-            _compare(folder, found, _contents(folder, about), ledger)
+            _compare(folder, found, _contents(folder, about), runs, ledger)
         except (CwaError, ValueError, KeyError, TypeError) as error:
             altered[ABOUT] = f"not of these files: {error}"
     else:
@@ -152,7 +151,7 @@ def _study(folder: Path, reports: tuple[RunReport, ...]) -> StudyReport:
     return StudyReport(study, tuple(progress), tuple(runs), answered(question, runs) if question else None)
 
 
-def _compare(folder: Path, found: Unpacked, contents: Contents, ledger: Ledger) -> None:
+def _compare(folder: Path, found: Unpacked, contents: Contents, runs: Sequence[Verification], ledger: Ledger) -> None:
     """Every file that can be made of the reports beside that of the bundle; and no file that nobody knows."""
     about, made = contents.about, dict(derived(contents))
     for name, content in made.items():
@@ -162,12 +161,11 @@ def _compare(folder: Path, found: Unpacked, contents: Contents, ledger: Ledger) 
             ledger.compared += 1
         else:
             ledger.same(name, *(_read(name, each) for each in ((folder / name).read_bytes(), content)))
-    own = {f"{study_folder(about.id)}/{name}" for name in _OF_A_STUDY if contents.study}
-    drawn = {f"{name.removesuffix('.csv')}.svg" for name in made}
-    of_runs = tuple(f"{run_folder(run.run_id)}/" for run in about.runs)
-    for name in found.hashes.keys() - made.keys() - own - drawn - set(_NOT_DERIVED):
-        if not name.startswith(of_runs):
-            ledger.same(name, "a file", "nothing that a bundle has")
+    known = {*made, SUMS, ABOUT, *(f"{name.removesuffix('.csv')}.svg" for name in made if name.startswith(FIGURES))}
+    known |= {f"{study_folder(about.id)}/{name}" for name in _OF_A_STUDY if contents.study}
+    known |= {f"{run_folder(run.run_id)}/{name}" for run in runs for name in run.check.hashes}
+    for name in sorted(found.hashes.keys() - known):
+        ledger.same(name, "a file", "nothing that a bundle has")
 
 
 def _read(name: str, content: bytes) -> Any:

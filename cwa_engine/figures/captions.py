@@ -10,7 +10,7 @@ from cwa_engine.base.table import Row, Table
 from cwa_engine.data.token_text import visible
 from cwa_engine.records.compared import Comparison
 from cwa_engine.records.run_report import RunReport
-from cwa_engine.rows import MATRICES, Baseline, TextUse
+from cwa_engine.rows import GIVEN, MATRICES, Baseline, TextUse
 from cwa_engine.studies.report import StudyReport
 from cwa_engine.weight_rows import WeightCard
 
@@ -83,10 +83,17 @@ def rows_of(report: StudyReport, table: Table[Row]) -> Sequence[Row]:
 
 
 def ranking_of(metric: str) -> str:
-    """A ranking in words."""
+    """A ranking in words: what stands after "the top k by"."""
+    if metric == GIVEN:
+        return "the order in which weights were given"
     if metric.endswith(MATRICES):
         return f"{metric.removesuffix(MATRICES)} among the matrices of blocks"
     return metric
+
+
+def units_of(report: RunReport, metric: str) -> str:
+    """What a metric ranked: "weights", "rows", "columns" or "heads"."""
+    return next((f"{head.structure}s" for head in report.summary.rankings if head.metric == metric), "weights")
 
 
 def linear_within(report: RunReport) -> float:

@@ -157,20 +157,30 @@ def drawn_rows(figure: Figure, layer: Layer) -> Iterator[Any]:
 
 
 def with_undrawn_counted(figure: Figure) -> Figure:
-    """The figure; where some of its rows have no place on its axes, and no mark at the edge, its caption says how many."""
+    """The figure; where some of its rows have no place on its axes, its caption says how many, and which have a triangle."""
     rows = figure.table.rows
-    at_edge = {id(row) for layer in figure.layers if layer.mark == "beyond" for row in drawn_rows(figure, layer)}
+    marked = {id(row) for layer in figure.layers if layer.mark == "beyond" for row in drawn_rows(figure, layer)}
     missing = [
         axis
         for row in rows
-        if id(row) not in at_edge
+        if id(row) not in marked
         and (axis := next((axis for axis in figure.axes if not can_be_drawn(axis, getattr(row, axis.field))), None))
     ]
-    if not missing:
-        return figure
-    why = "no finite number above 0" if any(axis.scale == "log" for axis in missing) else "no finite number"
-    has = "has" if len(missing) == 1 else "have"
-    return replace(figure, caption=f"{figure.caption} {len(missing):,} of {len(rows):,} rows {has} {why} and no mark.")
+    number = "finite number above 0" if any(axis.scale == "log" for axis in missing) else "finite number"
+    said = [figure.caption]
+    if marked:
+        said.append(f"{_rows(len(marked), len(rows))} no finite number; a triangle stands for {_each(len(marked))}.")
+    if missing:
+        said.append(f"{_rows(len(missing), len(rows))} no {number} and no mark.")
+    return replace(figure, caption=" ".join(said))
+
+
+def _rows(count: int, of: int) -> str:
+    return f"{count:,} of {of:,} rows {'has' if count == 1 else 'have'}"
+
+
+def _each(count: int) -> str:
+    return "it" if count == 1 else "each"
 
 
 def distinct(values: Sequence[str]) -> tuple[str, ...]:

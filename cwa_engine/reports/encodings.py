@@ -186,7 +186,7 @@ def _diagonal(figure: Figure, style: Style) -> JsonMap:
 
 def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
     """x or y. The title of y lies over the axis and reads from left to right, so that it is never cut."""
-    placed: JsonMap = {"labelOverlap": True, "labelSeparation": 3, "labelLimit": 0.4 * style.assumed_width}
+    placed: JsonMap = {"labelOverlap": True, "labelSeparation": 3, "labelLimit": 0.56 * style.assumed_width}
     if side == "y":
         placed |= {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleBaseline": "bottom", "titleX": 0}
         placed |= {"titleY": -0.5 * style.font_size}
@@ -216,12 +216,13 @@ def _position(figure: Figure, axis: Axis, side: str, style: Style) -> JsonMap:
 
 
 def _categories(figure: Figure, axis: Axis, side: str, style: Style, placed: JsonMap) -> JsonMap:
-    """Names that have no room beside one another are written at a slant; numbers are left out one by one."""
+    """Names that have no room beside one another are written at a slant; of numbers some are left out."""
     names = [str(name) for name in axis.order or dict.fromkeys(getattr(row, axis.field) for row in figure.table.rows)]
-    width = (style.width or style.assumed_width) * 0.85
-    is_wide = sum(len(name) + 1 for name in names) * LETTER * style.font_size > width
+    room = 0.8 * (style.width or style.assumed_width) / max(1, len(names))
+    is_wide = (max(map(len, names), default=0) + 1) * LETTER * style.font_size > room
+    are_numbers = 2 * sum(name.isdigit() for name in names) > len(names)
     angle = 0
-    if side == "x" and is_wide and max(map(len, names)) > 4:
+    if side == "x" and is_wide and not are_numbers:
         angle = -35 if len(names) <= MOST_SLANTED else -90
     slanted: JsonMap = {"labelAlign": "right", "labelOverlap": angle == -90} if angle else {}
     if angle == -90:

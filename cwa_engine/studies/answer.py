@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cwa_engine.base.frames import frame_named
 from cwa_engine.questions.question import TableRows
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rich_display import RichDisplay
 from cwa_engine.spec import RunSpec
 from cwa_engine.studies.study import Cell, Study
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,15 @@ class Answer(RichDisplay):
     tables: tuple[TableRows[Any], ...] = ()
     refused: tuple[str, ...] = ()  # what was not concluded, and why
     rule: str = ""  # how the answer is computed, so that another may repeat it
+
+    def frame(self, name: str) -> pandas.DataFrame:
+        """One of the tables as a pandas frame: frame("scaling"). Raises InvalidInput, also where pandas is not installed."""
+        return frame_named(name, frames_of(self.tables), "the answer")
+
+
+def frames_of(tables: Sequence[TableRows[Any]]) -> dict[str, tuple[type, Sequence[Any]]]:
+    """Name of each table -> what its rows are, and the rows."""
+    return {rows.table.name.removesuffix(".csv"): (rows.table.row, rows.rows) for rows in tables}
 
 
 @dataclass(frozen=True)

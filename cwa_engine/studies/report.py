@@ -18,7 +18,7 @@ from cwa_engine.questions.question import TableRows
 from cwa_engine.rich_display import RichDisplay
 from cwa_engine.rows import to_plain
 from cwa_engine.runner import Runner
-from cwa_engine.studies.answer import Answer, StudyRun
+from cwa_engine.studies.answer import Answer, StudyRun, frames_of
 from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.progress import CellProgress, progress_of
 from cwa_engine.studies.registration import standing
@@ -93,8 +93,7 @@ class StudyReport(RichDisplay):
 
         Raises InvalidInput for another name and where pandas is not installed.
         """
-        tables = {rows.table.name.removesuffix(".csv"): (rows.table.row, rows.rows) for rows in self.tables()}
-        return frame_named(name, tables, "the study")
+        return frame_named(name, frames_of(self.tables()), "the study")
 
     def to_plain(self) -> JsonMap:
         """All of it but the tables, as JSON has it."""

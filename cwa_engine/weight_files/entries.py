@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.targets import parse_target
 
+Listed = tuple[str, str]  # (where it stands in its file, such as "line 3"; the target)
+
 # What columns and keys are called, without case and signs.
 _NAMES = ("target", "parameter", "param", "parametername", "tensor", "name", "path", "weightname", "key")
 _MODULES = (

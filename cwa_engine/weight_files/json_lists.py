@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cwa_engine.base.errors import DataError, InvalidInput
 from cwa_engine.weight_files.entries import (
+    Listed,
     key_of,
     stored,
     target_of_entry,
@@ -20,8 +21,8 @@ from cwa_engine.weight_files.entries import (
 _WRAPPERS = ("weights", "superweights", "targets", "entries", "items", "coordinates", "criticalweights", "topk", "top")
 
 
-def targets_of_json(text: str, path: Path) -> list[str]:
-    """The targets of a JSON document, or of one with a document in each line. Raises DataError, naming the entry."""
+def targets_of_json(text: str, path: Path) -> list[Listed]:
+    """The targets of a JSON document, or of one in each line, with where they stand. Raises DataError, naming the entry."""
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -37,7 +38,7 @@ def targets_of_json(text: str, path: Path) -> list[str]:
             ) from None
     except RecursionError:
         raise DataError(f"weights file {path} is nested too deeply to be read") from None
-    return [_target(entry, where, path) for where, entry in _entries(content, "")]
+    return [(f"entry {where}", _target(entry, where, path)) for where, entry in _entries(content, "")]
 
 
 def _entries(content: object, where: str) -> Iterator[tuple[str, object]]:

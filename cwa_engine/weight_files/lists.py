@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cwa_engine.base.errors import DataError, InvalidInput
-from cwa_engine.weight_files.entries import MODELS, key_of, target_of_entry, target_of_line
+from cwa_engine.weight_files.entries import MODELS, Listed, key_of, target_of_entry, target_of_line
 
 # A line with two of these among its cells is the heading of a table.
 _HEADINGS = {
@@ -19,8 +19,8 @@ _Split = Callable[[str], list[str]]
 _RULE = re.compile(r"\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?")
 
 
-def targets_of_text(text: str, path: Path) -> list[str]:
-    """The targets of a list or a table. Raises DataError, naming the line, for one that names no weight."""
+def targets_of_text(text: str, path: Path) -> list[Listed]:
+    """The targets of a list or a table, each with its line. Raises DataError, naming the line, for one that names no weight."""
     lines = text.splitlines()
     for place, line in enumerate(lines):
         if not line.strip():
@@ -33,14 +33,14 @@ def targets_of_text(text: str, path: Path) -> list[str]:
     return list(_of_lines(lines, path))
 
 
-def _of_lines(lines: Sequence[str], path: Path) -> Iterator[str]:
+def _of_lines(lines: Sequence[str], path: Path) -> Iterator[Listed]:
     for number, line in enumerate(lines, start=1):
         if said := line.split("#")[0].strip():
             with _at(path, f"line {number}"):
-                yield target_of_line(said)
+                yield f"line {number}", target_of_line(said)
 
 
-def _of_table(lines: Sequence[str], first: int, split: _Split, path: Path) -> Iterator[str]:
+def _of_table(lines: Sequence[str], first: int, split: _Split, path: Path) -> Iterator[Listed]:
     heading = split(lines[first])
     models: set[str] = set()
     for number, line in enumerate(lines[first + 1 :], start=first + 2):
@@ -56,7 +56,7 @@ def _of_table(lines: Sequence[str], first: int, split: _Split, path: Path) -> It
                 raise InvalidInput(
                     f"it is of another model: {', '.join(sorted(models))}", hint="keep the lines of one model"
                 )
-            yield target_of_entry(entry)
+            yield f"line {number}", target_of_entry(entry)
 
 
 class _at:

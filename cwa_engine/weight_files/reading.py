@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cwa_engine.base.errors import DataError
 from cwa_engine.weight_files.arrays import targets_of_arrays, targets_of_masks
+from cwa_engine.weight_files.entries import Listed
 from cwa_engine.weight_files.json_lists import targets_of_json
 from cwa_engine.weight_files.lists import targets_of_text
 
@@ -16,12 +17,21 @@ _PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")  
 
 def read_weights(path: Path) -> list[str]:
     """The targets of a file, in its order. Raises DataError, naming the line or the entry, for what names no weight."""
+    return [target for _, target in _listed(path)]
+
+
+def place_in(path: Path, message: str) -> str:
+    """Where in a file the target stands that an error's message begins with: "line 3"; empty where that is not told."""
+    return next((place for place, target in _listed(path) if message.startswith(f"'{target}'")), "")
+
+
+def _listed(path: Path) -> list[Listed]:
     kind = path.suffix.lower()
     try:
         if kind == ".safetensors":
-            return targets_of_masks(path)
+            return [("", target) for target in targets_of_masks(path)]
         if kind in (".npy", ".npz"):
-            return targets_of_arrays(path)
+            return [("", target) for target in targets_of_arrays(path)]
         content = _content(path)
     except OSError as error:
         raise DataError(

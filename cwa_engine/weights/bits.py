@@ -20,7 +20,7 @@ from cwa_engine.damage.measurement import MeasurementContext, prepare_measuremen
 from cwa_engine.damage.treatments import Treatment
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.perturbations import STORED_BITS, Options, overwrite_with
-from cwa_engine.rows import exp
+from cwa_engine.rows import ValueDistribution, exp
 from cwa_engine.weight_rows import BitFlip
 from cwa_engine.weights.examined import Examination, ExaminedWeight, Measuring
 
@@ -42,16 +42,19 @@ class Flip:
     held: bool  # whether `placed` is exactly the flipped value
 
 
-def bit_map(examination: Examination) -> tuple[BitFlip, ...]:
-    """Every bit of the weight in bfloat16, float16 and float32, the lowest bit first."""
+def bit_map(examination: Examination, values: ValueDistribution) -> tuple[BitFlip, ...]:
+    """Every bit of the weight in bfloat16, float16 and float32, the lowest bit first.
+
+    `values` are those of its tensor: a flip is in range if |flipped| is at most their largest |value|.
+    """
     weight = examination.weight
     stored = examination.loaded.model.get_parameter(weight.parameter.name).detach().reshape(-1)
     flips = flips_of(stored[weight.flat_index].reshape(1))
     context = _few_texts(examination)
-    values = {_bits(flip.placed): flip.placed for flip in flips if flip.held}
-    measuring = Measuring(examination.run, context, "bits", len(values), context.parts)
-    measured = {bits: measuring.measure(weight.alone, _placing(weight, placed)) for bits, placed in values.items()}
-    largest = examination.largest_value
+    placed = {_bits(flip.placed): flip.placed for flip in flips if flip.held}
+    measuring = Measuring(examination.run, context, "bits", len(placed), context.parts)
+    measured = {bits: measuring.measure(weight.alone, _placing(weight, value)) for bits, value in placed.items()}
+    largest = max((abs(end.value) for end in values.quantiles), default=0.0)
     return tuple(
         _row(context, flip, largest, measured.get(_bits(flip.placed)) if flip.held else None) for flip in flips
     )

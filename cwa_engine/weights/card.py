@@ -68,7 +68,7 @@ def weight_card(
     with stages("doses"):
         doses = dose_response(examination, spec.dose)
     with stages("bits"):
-        bits = bit_map(examination)
+        bits = bit_map(examination, facts.distribution)
     carried = _carried(examination)
     with stages("check"):
         floor = check_restored(context, run.reporter("check", len(context.sample.places)))

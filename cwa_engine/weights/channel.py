@@ -77,9 +77,12 @@ class ChannelSearch:
             raise Unknown(f"the residual stream cannot be followed: {reason}") from reason
         if not self._chain.batch_first:
             raise Unknown("the residual stream cannot be followed: its first axis is not that of texts")
+        parameter, outside = weight.parameter, self._chain.before | self._chain.after
+        if parameter.layer is None and parameter.name not in outside:
+            raise Unknown("texts do not pass through it")
         with torch.no_grad():
             width = self._chain.first_input(torch.tensor([[0, 1]], device=loaded.device), None).shape[-1]
-        self.channel = residual_channel(weight.parameter, weight.flat_index, width)
+        self.channel = residual_channel(parameter, weight.flat_index, width)
         self._loaded, self._weight, self._sequences = loaded, weight, sequences
         self._numbers = {id(sequence): number for number, sequence in enumerate(sequences, start=1)}
         self._records = [
@@ -165,7 +168,8 @@ class ChannelSearch:
         """What each matrix of a block that writes to the residual stream writes into the channel at one token."""
         parameters = self._loaded.anatomy.parameters
         names = [n for n, p in parameters.items() if p.layer == layer and _writes(p) and not p.is_vector]
-        only, found = self._loaded.with_parameters(names), list[_Written]()
+        only = self._loaded.with_parameters(names)
+        found: list[_Written] = []
 
         def take(name: str, expert: int, inputs: Tensor, outputs: Tensor, rows: Rows | None) -> None:
             if self.channel >= outputs.shape[-1] or rows is None or rows.tokens != len(text.ids):

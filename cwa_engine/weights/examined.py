@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -72,13 +71,6 @@ class Examination:
     @property
     def loaded(self) -> LoadedModel:
         return self.run.loaded
-
-    @cached_property
-    def largest_value(self) -> float:
-        """The largest |value| of the layer that has the weight, among those that are finite."""
-        stored = self.loaded.model.get_parameter(self.weight.parameter.name).detach().reshape(-1)
-        finite = stored[stored.isfinite()]
-        return max(abs(float(end)) for end in finite.aminmax()) if len(finite) else 0.0
 
     @property
     def sample(self) -> list[TextPart]:

@@ -105,7 +105,8 @@ def _largest_of(examination: Examination, parameter: Parameter) -> list[str]:
 
 
 def _selection(examination: Examination, targets: Sequence[str]) -> Selection:
-    parameters, found = examination.loaded.anatomy.parameters, dict[str, list[int]]()
+    parameters = examination.loaded.anatomy.parameters
+    found: dict[str, list[int]] = {}
     for target in map(parse_target, targets):
         found.setdefault(target.parameter, []).extend(find_weights(target, parameters).tolist())
     return {name: np.array(sorted(indices), dtype=np.int64) for name, indices in found.items()}

@@ -109,6 +109,9 @@ def _series_names(figure: Figure) -> list[str]:
 
 
 def _layer_name(layer: Layer) -> str:
+    """What a layer draws where colour does not tell series apart; rows at the edge are those of the others."""
+    if layer.mark == "beyond":
+        return ""
     return ", ".join(named(value) for _, value in layer.where)
 
 

@@ -19,6 +19,7 @@ LEAST_HEIGHT = 8
 _AROUND = 4  # lines beside the plot: the title of y, the axis, its ticks, the title of x
 _TICK_CELLS, _TICK_LINES = 12, 2  # room for a tick
 _UP, _ACROSS = " ▁▂▃▄▅▆▇█", " ▏▎▍▌▋▊▉█"
+_SPARE = 6  # cells that labels along y may take more than is known before all is drawn
 _MARKED = 6  # cells between two markers on a line that has no points of its own
 
 
@@ -55,7 +56,7 @@ def plot(layout: Layout, width: int, height: int, window: Window | None = None) 
     titles = layout.figure.y.title + _scale(layout.y), layout.figure.x.title + _scale(layout.x)
     lines = [Text(shorten(visible(titles[0]), width, "end"), "dim")]
     lines += _with_axis(canvas, frame, y_ticks, gutter)
-    lines += _below(layout.x, frame, gutter)
+    lines += _below(frame, gutter, _x_labels(layout, frame, width))
     return [*lines, Text(shorten(visible(titles[1]), width, "end").rjust(gutter + 1 + columns), "dim")]
 
 
@@ -66,10 +67,12 @@ def wanted_height(layout: Layout) -> int:
 
 def keys_of_names(layout: Layout, width: int) -> Mapping[str, str]:
     """Number -> name along x where names have no room below the axis; empty where they have."""
-    room = width // max(1, len(layout.x.names)) - 1 if layout.x.is_named else 0
-    if not layout.x.is_named or all(len(name) <= room for name in layout.x.names):
+    names = layout.x.names
+    if not names:
         return {}
-    return {str(place): name for place, name in enumerate(layout.x.names, 1)}
+    labels = _y_ticks(layout.y, layout.limits[1], LEAST_HEIGHT, width // 3).values()
+    room = (width - max(map(len, labels), default=0) - _SPARE) // len(names) - 1
+    return {} if all(len(name) <= room for name in names) else {str(at): name for at, name in enumerate(names, 1)}
 
 
 def _scale(scale: AxisScale) -> str:
@@ -102,11 +105,10 @@ def _with_axis(canvas: Canvas, frame: _Frame, ticks: Mapping[int, str], gutter: 
     return lines
 
 
-def _below(scale: AxisScale, frame: _Frame, gutter: int) -> list[Text]:
+def _below(frame: _Frame, gutter: int, ticks: Mapping[float, str]) -> list[Text]:
     """The axis with its ticks, and their labels, which never touch each other."""
-    (low, high), _ = frame.window
     axis, labels, free = ["─"] * frame.width, [" "] * (gutter + 1 + frame.width), 0
-    for place, label in _x_labels(scale, (low, high), frame.width).items():
+    for place, label in ticks.items():
         at = min(frame.width - 1, max(0, round(frame.x(place))))
         shown = visible(label)
         start = max(0, min(gutter + 1 + at - len(shown) // 2, len(labels) - len(shown)))
@@ -120,12 +122,10 @@ def _below(scale: AxisScale, frame: _Frame, gutter: int) -> list[Text]:
     ]
 
 
-def _x_labels(scale: AxisScale, limits: Limits, width: int) -> dict[float, str]:
-    found = scale.ticks(*limits, max(2, width // _TICK_CELLS))
-    room = width // max(1, len(found)) - 1
-    if scale.is_named and any(len(name) > room for name in scale.names):
-        return {place: str(int(place) + 1) for place in found}
-    return found
+def _x_labels(layout: Layout, frame: _Frame, width: int) -> Mapping[float, str]:
+    """The ticks along x; instead of names their numbers, where these are explained below."""
+    found = layout.x.ticks(*frame.window[0], max(2, frame.width // _TICK_CELLS))
+    return {place: str(int(place) + 1) for place in found} if keys_of_names(layout, width) else found
 
 
 # marks

@@ -109,7 +109,7 @@ def _list(found: Sequence[Figure], of: str, as_json: bool) -> None:
             Row({"figure": figure.name, "rows": f"{len(figure.table.rows):,}", "shows": figure.title})
             for figure in found
         ]
-        show(LineTable([Field("figure", 20, "middle"), Field("rows", right=True), Field("shows", 20)], rows))
+        show(LineTable([Field("figure"), Field("rows", right=True), Field("shows", 20)], rows))
         say(f"`cwtool figures {of} NAME` draws one" if " " not in of else "give the NAME of one to draw it")
     else:
         show(f"{of} has measured nothing that a figure shows")

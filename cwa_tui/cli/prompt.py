@@ -72,7 +72,7 @@ def prompt(
     found = asked(context.obj, text, RunWeights(run, metric, topk) if run else None)
     with connect() as client:
         found = with_run(client, found)
-        if found.text is None and sys.stdin.isatty():
+        if found.text is None and all(stream and stream.isatty() for stream in (sys.stdin, sys.stdout)):
             if as_json:
                 raise InvalidInput("--json needs the text of a prompt", hint="write it behind the model")
             _ask_again_and_again(client, found, tokens)
@@ -123,8 +123,11 @@ def _ask_again_and_again(client: Client, found: Asked, tokens: bool) -> None:
         except KeyboardInterrupt:
             say("")
             continue
+        except UnicodeDecodeError:
+            say("what was typed is not UTF-8")
+            continue
         try:
-            match line.split():
+            match line.split() if line.startswith("/") or not line.strip() else [line]:
                 case []:
                     continue
                 case ["/?" | "/help"]:
@@ -138,7 +141,7 @@ def _ask_again_and_again(client: Client, found: Asked, tokens: bool) -> None:
                 case ["/weights", *names]:
                     found = damaged = _with_weights(damaged, names)
                     say(_weights(found))
-                case [word, *_] if word.startswith("/") and "/" not in word[1:]:
+                case [word, *_] if line.startswith("/"):
                     say(f"{word} is no command; /? lists them. A prompt that begins with / takes a blank before it")
                 case _:
                     _show(_answered(client, found, line, said), tokens, as_json=False)

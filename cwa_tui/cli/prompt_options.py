@@ -107,8 +107,9 @@ def with_run(client: Client, found: Asked) -> Asked:
     spec = repeated(client.manifest(run.run_id))
     weights = _first_weights(client, run)
     from_run = {name: getattr(spec, name) for name in _OF_RUN}
-    if found.text == spec.model and "model" not in found.fields:  # `cwtool prompt MODEL --run RUN`
-        found = replace(found, text=None)
+    names = (spec.model, spec.model.rpartition("/")[2])
+    if found.text and "model" not in found.fields and found.text.lower() in map(str.lower, names):
+        found = replace(found, text=None)  # `cwtool prompt MODEL --run RUN`
     return replace(found, fields={**from_run, **found.fields, "weights": weights})
 
 
@@ -140,7 +141,10 @@ def spec_with(found: Asked, prompt: str) -> PromptSpec:
 
 
 def text_of_pipe() -> str:
-    """The prompt on standard input, without the line feed at its end. Raises DataError where it is not UTF-8."""
+    """The prompt on standard input, without the line feed at its end. Raises DataError where it is not UTF-8, InvalidInput
+    where there is none."""
+    if sys.stdin is None:
+        raise InvalidInput("there is no prompt, and standard input is closed", hint="write the prompt behind the model")
     content = sys.stdin.buffer.read()
     try:
         return content.decode("utf-8").removesuffix("\n").removesuffix("\r")

@@ -21,6 +21,7 @@ from cwa_tui.tables import prompt_answer as view
 from cwa_tui.text import format as fmt
 from cwa_tui.text.visible import words
 
+WIDEST_PIPE = 100  # cells of a line where there is no terminal, and COLUMNS says no less
 FOOT_LINES = 4  # of a terminal, that the growing texts leave free
 
 
@@ -28,13 +29,14 @@ def followed(events: Iterable[JsonMap], said: set[str]) -> PromptAnswer:
     """Show how a job gets on, and give its answer. `said` has the notes that were shown before. Raises the job's error."""
     answer: PromptAnswer | None = None
     event: JobEvent | None = None
-    with _growing() as show:
+    console = stderr()
+    with _growing(console) as show:
         for plain in events:
             event = read_job_event(plain)
             match event.what:
                 case Note(text, level) if text not in said:
                     said.add(text)
-                    stderr().print(text, style="yellow" if level == "warning" else "dim", highlight=False)
+                    console.print(text, style="yellow" if level == "warning" else "dim", highlight=False)
                 case PromptAnswered(found):
                     answer = found
             show(event)
@@ -47,9 +49,8 @@ def followed(events: Iterable[JsonMap], said: set[str]) -> PromptAnswer:
 
 
 @contextmanager
-def _growing() -> Iterator[Callable[[JobEvent], None]]:
+def _growing(console: Terminal) -> Iterator[Callable[[JobEvent], None]]:
     """Shows the texts so far on a terminal, and takes them away in the end; elsewhere nothing."""
-    console = stderr()
     if not console.is_terminal:
         yield lambda event: None
         return
@@ -72,16 +73,10 @@ def _growing() -> Iterator[Callable[[JobEvent], None]]:
 
 def show_answer(answer: PromptAnswer, with_tokens: bool) -> None:
     """Print an answer on standard output."""
-    on_terminal = sys.stdout.isatty()
-    console = Terminal(width=None if on_terminal else line_width_in_pipe(), line_width=line_width())
+    in_pipe = min(line_width() or 80, WIDEST_PIPE)
+    console = Terminal(width=None if sys.stdout.isatty() else in_pipe, line_width=line_width())
     signs = console.no_color or console.color_system is None
     console.print(_answer(answer, signs, with_tokens), crop=False)
-
-
-def line_width_in_pipe() -> int:
-    """Cells of a line where there is no terminal."""
-    width = line_width() or 80
-    return min(width, 100)
 
 
 def _answer(answer: PromptAnswer, signs: bool, with_tokens: bool) -> RenderableType:

@@ -12,7 +12,7 @@ from cwa_tui.cli.connection import command_typed, connect
 from cwa_tui.cli.output import show
 from cwa_tui.cli.parameters import Detach, Json
 from cwa_tui.cli.remembered import remember
-from cwa_tui.cli.run_options import Given, RunOptions, job_options_of, spec_of
+from cwa_tui.cli.run_options import Given, RunOptions, job_options_of, spec_of, with_its_line
 from cwa_tui.cli.tracking import Track, track_run, tracker_of
 
 if TYPE_CHECKING:
@@ -87,7 +87,10 @@ def _submit(
             return
         from cwa_tui.cli.following import follow, show_result  # imported while the run begins
 
-        follow(client, run_id, cancel_on_interrupt)
+        try:
+            follow(client, run_id, cancel_on_interrupt)
+        except InvalidInput as error:
+            raise with_its_line(error, given) from error
         if client.host and output:
             client.fetch(run_id, output, options.force)
         if tracker:

@@ -135,6 +135,20 @@ def fields_typed(given: Given, of: type[RunSpec] | None = None) -> dict[str, Any
     return fields
 
 
+def with_its_line(error: InvalidInput, given: Given) -> InvalidInput:
+    """The error with the place, in the files of --weights, of the weight that it is about; as it is where that is not told."""
+    from cwa_engine.base.files import user_path
+    from cwa_engine.typed import STANDARD_INPUT
+    from cwa_engine.weight_files.reading import place_in
+
+    for text in given.get("weights", ()):
+        if not text.endswith("]") and text != STANDARD_INPUT:
+            path = user_path(text, "--weights")
+            if place := place_in(path, error.message):
+                return type(error)(f"{path}, {place}: {error.message}", hint=error.hint)
+    return error
+
+
 def job_options_of(command: str, given: Given) -> JobOptions:
     """The options of the job that were typed. Raises InvalidInput."""
     from cwa_daemon.protocol import JobOptions

@@ -127,8 +127,8 @@ class FiguresScreen(StoreScreen):
     async def _load(self) -> None:
         try:
             self._figures = await read_figures(self.session, self.of, self.ids)
-        except CwaError as error:
-            self._trouble = f"the figures cannot be read: {error.message}"
+        except Exception as error:  # a table of another version, say: the screen tells it, whatever it is
+            self._trouble = f"the figures cannot be read: {error}"
             self.explain(error)
         else:
             names = [

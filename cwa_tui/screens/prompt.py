@@ -281,20 +281,14 @@ class PromptScreen(StoreScreen):
         """Copy the command line of what is asked here."""
         text = self._asked.prompt if self._asked else self.query_one(Input).value
         spec = self._spec_of_run
-        if self.target is not None and spec is not None:
-            named = [spec.model, text, *(["--weights", self.target] if self.damages else [])]
+        by_metric = ["--metric", self.metric] if self.metric else []
+        named, weights = [spec.model if spec else self.run_id], []
+        if self.damages and self.target is not None:
+            weights = ["--weights", self.target]
         elif self.damages:
-            named = [
-                "--run",
-                self.run_id,
-                *(["--metric", self.metric] if self.metric else []),
-                "-k",
-                str(self.count),
-                text,
-            ]
-        else:
-            named = [spec.model if spec else self.run_id, text]
-        self.navigation.copy_text(shlex.join(["cwtool", "prompt", *named]))
+            named = ["--run", self.run_id, *by_metric, "-k", str(self.count)]
+        said = [*named, *weights, "--", text] if text.startswith("-") else [*named, text, *weights]
+        self.navigation.copy_text(shlex.join(["cwtool", "prompt", *said]))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "size":

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -17,7 +18,7 @@ from cwa_tui.tables.answers import TABLE, floor_sentence
 from cwa_tui.text import format as fmt
 from cwa_tui.text.visible import words
 
-GROUPS = {"row": "of its row", "column": "of its column", "vector": "of its vector", "tensor": "of its tensor"}
+_PARTS = {"sign": "sign", "exponent": "exp.", "fraction": "frac."}
 
 
 def card_report(card: WeightCard) -> RenderableType:
@@ -89,32 +90,35 @@ def percentile(facts: WeightFacts) -> str:
 
 def ranks_table(rows: Sequence[MetricRank]) -> RenderableType:
     """Score and rank by each metric, of all weights that it ranks and of the matrices of decoder blocks."""
-    table = _table("rank among all weights", "metric", "score>", "rank>", "of>", "rank in matrices>", "of matrices>")
+    table = _table("rank among all weights", "metric", "score>", "rank>", "equal>", "of>", "in matrices>")
     for row in rows:
         table.add_row(
             row.metric,
-            fmt.number(row.score) if row.score is not None else "-",
-            _rank(row.rank, row.equal),
+            "-" if row.score is None else fmt.number(row.score),
+            "-" if row.rank is None else f"{row.rank:,}",
+            f"{row.equal:,}" if row.equal else "",
             f"{row.of:,}",
             "-" if row.rank_in_matrices is None else f"{row.rank_in_matrices:,}",
-            f"{row.of_matrices:,}",
         )
-    why: dict[str, list[str]] = {}
+    notes = []
+    if any(row.rank_in_matrices is not None for row in rows):
+        sizes = ", ".join(f"{of:,} ({' '.join(names)})" for of, names in _by(rows, "of_matrices").items())
+        notes.append(f"in matrices: its rank among the weights of the decoder blocks' matrices, {sizes}")
+    notes += [f"{', '.join(names)}: {why}" for why, names in _by(rows, "why").items() if why]
+    return Group(table, *(words(note, "dim") for note in notes))
+
+
+def _by(rows: Sequence[MetricRank], field: str) -> dict[Any, list[str]]:
+    """The metrics by what a field of their rows says."""
+    found: dict[Any, list[str]] = {}
     for row in rows:
-        if row.why:
-            why.setdefault(row.why, []).append(row.metric)
-    return Group(table, *(words(f"{', '.join(names)}: {reason}", "dim") for reason, names in why.items()))
-
-
-def _rank(rank: int | None, equal: int) -> str:
-    if rank is None:
-        return "-"
-    return f"{rank:,} (={equal:,})" if equal else f"{rank:,}"
+        found.setdefault(getattr(row, field), []).append(row.metric)
+    return found
 
 
 def damage_table(card: WeightCard) -> RenderableType:
     """What zeroing the weight does, and its multiples."""
-    table = _table("the weight changed", "change", "perplexity>", "ratio>", "Δ nats per token>", "95 % interval>")
+    table = _table("the weight changed", "change", "texts>", "perplexity>", "ratio>", "Δ nats/token>", "95 % interval>")
     for point, name in ((card.alone, "zeroed"), *((dose, _dose(dose)) for dose in card.doses)):
         table.add_row(name, *_figures(point))
     notes = [f"{name}: the model collapses, first at {point.collapsed_at}" for point, name in _collapsed(card)]
@@ -136,8 +140,11 @@ def _dose(point: DamagePoint) -> str:
     return point.perturbation.replace("scale ", "x ")
 
 
-def _figures(point: DamagePoint) -> tuple[str, str, str, str]:
+def _figures(point: DamagePoint) -> tuple[str, ...]:
+    if point.collapsed_at:
+        return str(point.sequences), "-", "-", "collapse", "-"
     return (
+        str(point.sequences),
         fmt.perplexity(point.perplexity),
         fmt.ratio(point.perplexity_ratio),
         delta(point.delta_nll),
@@ -151,23 +158,23 @@ def delta(value: float | None) -> str:
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """`[-0.0018, +0.00129]`."""
-    return f"[{low:+.3g}, {high:+.3g}]" if fmt.is_known(low) and fmt.is_known(high) else "-"
+    """`[-0.0018, +0.0013]`."""
+    return f"[{low:+.2g}, {high:+.2g}]" if fmt.is_known(low) and fmt.is_known(high) else "-"
 
 
 def neighbours_table(rows: Sequence[NeighbourDamage]) -> RenderableType:
     """The weight zeroed together with the largest others, beside the sum of what each does alone."""
     table = _table(
-        "zeroed together with the largest others",
+        "zeroed together with the largest others of its row, column or tensor",
         "others",
         "together>",
-        "sum of each>",
+        "summed>",
         "difference>",
         "95 % interval>",
     )
     for row in rows:
         table.add_row(
-            f"{len(row.targets) - 1} {GROUPS.get(row.group, row.group)}",
+            f"{len(row.targets) - 1} in {row.group}",
             delta(row.joint.delta_nll),
             delta(row.sum_alone),
             delta(row.excess),
@@ -177,7 +184,11 @@ def neighbours_table(rows: Sequence[NeighbourDamage]) -> RenderableType:
     for row in rows:
         alone = (f"{t} {delta(d)}" for t, d in zip(row.targets[1:], row.alone[1:], strict=False))
         lines += [f"  {other}" for other in alone]
-    return Group(table, words("each alone, in nats per token:", "dim"), words("\n".join(dict.fromkeys(lines)), "dim"))
+    return Group(
+        table,
+        words(f"nats per token on {rows[0].joint.sequences} texts; each alone:", "dim"),
+        words("\n".join(dict.fromkeys(lines)), "dim"),
+    )
 
 
 def bits_table(card: WeightCard) -> RenderableType:
@@ -196,7 +207,7 @@ def bits_table(card: WeightCard) -> RenderableType:
         for row in _telling(rows):
             table.add_row(
                 dtype,
-                f"{row.bit:>2} {row.part}",
+                f"{row.bit:>2} {_PARTS[row.part]}",
                 f"{row.flipped:.4g}" if row.becomes == "finite" else row.becomes,
                 "in" if row.in_range else "out",
                 _bit_damage(row),

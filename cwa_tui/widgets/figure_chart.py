@@ -12,6 +12,7 @@ from textual.containers import VerticalScroll
 from cwa_engine.figures.figure import Figure
 from cwa_tui.charts.drawing import chart, legend, notes
 from cwa_tui.charts.layout import Layout, Window, lay_out
+from cwa_tui.charts.plot import wanted_height
 from cwa_tui.charts.window import moved, zoomed
 from cwa_tui.text.visible import words
 from cwa_tui.widgets.quiet_static import QuietStatic
@@ -20,11 +21,11 @@ LEAST_HEIGHT = 8
 
 
 class FigureChart(VerticalScroll, inherit_bindings=False, can_focus=True):
-    """Draws any figure. A map takes the lines that it needs, and the arrows scroll it; another chart fills what there is."""
+    """Draws any figure. One that needs more lines than there are is scrolled by the arrows; another fills what there is."""
 
     DEFAULT_CSS = """
     FigureChart { height: 1fr; min-height: 8; overflow-y: hidden; scrollbar-size-vertical: 1; }
-    FigureChart.-map { overflow-y: auto; scrollbar-gutter: stable; }
+    FigureChart.-scrolled { overflow-y: auto; scrollbar-gutter: stable; }
     FigureChart > QuietStatic { height: auto; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -39,7 +40,7 @@ class FigureChart(VerticalScroll, inherit_bindings=False, can_focus=True):
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
-        self._layout_of: Figure | None = None
+        self._shown: Figure | None = None
         self._laid: Layout | None = None
         self._window: Window | None = None  # None for all
         self._why = ""
@@ -51,10 +52,10 @@ class FigureChart(VerticalScroll, inherit_bindings=False, can_focus=True):
 
     def show_figure(self, figure: Figure | None, why: str = "") -> None:
         """Draw a figure, or say `why` there is none. What is in sight stays while the same figure is shown."""
-        if figure is not None and figure == self._layout_of:
+        if figure is not None and figure == self._shown:
             return
-        same = figure is not None and self._layout_of is not None and figure.name == self._layout_of.name
-        self._layout_of, self._why = figure, why
+        same = figure is not None and self._shown is not None and figure.name == self._shown.name
+        self._shown, self._why = figure, why
         self._laid = lay_out(figure) if figure is not None else None
         self._window = self._window if same else None
         self._draw()
@@ -62,7 +63,7 @@ class FigureChart(VerticalScroll, inherit_bindings=False, can_focus=True):
     @property
     def figure(self) -> Figure | None:
         """What is drawn."""
-        return self._layout_of
+        return self._shown
 
     def on_resize(self) -> None:
         self._draw()
@@ -70,18 +71,19 @@ class FigureChart(VerticalScroll, inherit_bindings=False, can_focus=True):
     def _draw(self) -> None:
         if not self.is_mounted or not self.content_size:
             return
-        is_map = self._laid is not None and self._laid.is_map
-        self.set_class(is_map, "-map")
-        width, height = self.content_size.width - is_map, self.content_size.height  # a map may have a scroll bar
+        width, height = self.content_size
         cells, below, note = self.query(QuietStatic)
         if self._laid is None:
             cells.say(words(self._why))
             below.say(Text(""))
             note.say(Text(""))
             return
+        width -= 1  # for a scroll bar
         said, missing = legend(self._laid, width), notes(self._laid)
         taken = sum(len(part.wrap(self.app.console, width)) for part in (said, missing) if part)
-        cells.say(chart(self._laid, width, max(LEAST_HEIGHT, height - taken), self._window))
+        tall = max(LEAST_HEIGHT, height - taken, wanted_height(self._laid))
+        self.set_class(self._laid.is_map or tall + taken > height, "-scrolled")
+        cells.say(chart(self._laid, width, tall, self._window))
         below.say(said)
         note.say(missing)
         below.display, note.display = bool(said), bool(missing)
@@ -94,7 +96,7 @@ class FigureChart(VerticalScroll, inherit_bindings=False, can_focus=True):
             self._draw()
 
     def action_move(self, right: int, up: int) -> None:
-        if self._laid is not None and not self._laid.is_map:
+        if self._laid is not None and not self.has_class("-scrolled"):
             self._window = moved(self._window or self._laid.limits, right, up)
             self._draw()
         else:

@@ -120,6 +120,7 @@ def test_a_pipe_is_a_prompt_without_its_last_line_feed(cwtool: CommandLine) -> N
             assert "".join(token["text"] for token in found["tokens"] if token["in_prompt"]) == prompt
     shown = typed(cwtool, TRAINED, "--new-tokens", "2", stdin=b"\x1b[31m\x00").stdout
     assert b"\x1b" not in shown and b"\x00" not in shown and b"\\x1b[31m\\x00" in shown
+    assert json.loads(typed(cwtool, TRAINED, "--json", "--", "-5 degrees").stdout)["prompt"] == "-5 degrees"
     assert b"is not UTF-8: byte 4" in typed(cwtool, TRAINED, "-", stdin=b"caf\xe9", rc=2).stderr
 
 
@@ -213,6 +214,9 @@ def test_a_terminal_asks_for_one_prompt_after_the_other(cwtool: CommandLine) -> 
         terminal.type("Tin")
         terminal.keys("Enter")
         terminal.until("lies outside of model.norm.weight")
+        terminal.type(" /not a command")
+        terminal.keys("Enter")
+        terminal.until(r"(?s)lies outside of.*lies outside of model.norm.weight")
         terminal.type("/frobnicate")
         terminal.keys("Enter")
         terminal.until("/frobnicate is no command")

@@ -22,7 +22,7 @@ ABOUT = About("run", "20260101-000000-tiny-abcd", (BundledRun("20260101-000000-t
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[UploadHub]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # read at import, so no variable does it
     with upload_hub() as served:
         yield served
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cwa_engine import rows
+from cwa_engine import prompt_rows, rows, weight_rows
 from cwa_engine.base import events
 from cwa_engine.base.errors import VersionMismatch
 from cwa_engine.base.event_reader import event_from_plain
@@ -35,9 +35,11 @@ def values(type_: Any) -> st.SearchStrategy[Any]:
         return st.none() | values(get_args(type_)[0])
     if get_origin(type_) is tuple:
         return st.lists(values(get_args(type_)[0]), max_size=3).map(tuple)
+    if get_origin(type_) is dict:
+        return st.dictionaries(*(values(part) for part in get_args(type_)), max_size=3)
     if dataclasses.is_dataclass(type_):
         kind: Any = type_
-        types = get_type_hints(kind, localns=vars(rows))
+        types = get_type_hints(kind, localns=vars(rows) | vars(prompt_rows) | vars(weight_rows))
         return st.builds(kind, **{field.name: values(types[field.name]) for field in dataclasses.fields(kind)})
     return BASIC[type_]
 

@@ -6,9 +6,12 @@ import csv
 import io
 import json
 import math
+import pkgutil
 import re
 import shutil
 import subprocess
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +23,33 @@ from markdown_it import MarkdownIt
 from pyarrow import parquet
 
 import cwa_engine as cwa
+from cwa_engine import questions
+from cwa_engine.base.table import Table
 from cwa_engine.exchange.latex import escape, latex
 from cwa_engine.exchange.parquet import parquet_bytes
 from cwa_engine.exchange.printed import Number, PrintedTable, Strong, number_texts
 from cwa_engine.exchange.tables import data_table, table_names
 from cwa_engine.exchange.writing import EXPORTS, one_table, printed_tables
+from cwa_engine.questions.tasks import TaskComparison
+from cwa_engine.records import tables as run_tables
+from cwa_engine.records.run_report import FilesInMemory
+from cwa_engine.studies.folder import StudyFolder
+from cwa_engine.studies.registry import answered
 from cwa_tui.cli.parameters import EXPORTED
 from tests.engine.conftest import TEXTS
-from tests.engine.study_runs import Planted, planted_run
+from tests.engine.study_runs import Planted, planted_run, study_runs
 from tests.models import tiny_model, tiny_tokenizer
 
 HOSTILE = r"\input{/etc/passwd} $x$ 50% a_b & <script> ^^5c ~ # { -- ''q'' ``"
 ROW = tuple[Any, ...]
+
+
+class SimpleRun(cwa.RunReport):
+    """A report of which nothing but its tables is asked."""
+
+    def __init__(self, contents: dict[str, bytes]) -> None:
+        object.__setattr__(self, "hashes", dict.fromkeys(contents, ""))
+        object.__setattr__(self, "files", FilesInMemory(contents))
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +77,34 @@ def planted() -> cwa.RunReport:
 
 def test_the_command_offers_the_formats_that_there_are() -> None:
     assert EXPORTED == EXPORTS
+
+
+def test_every_table_that_a_run_may_have_is_known() -> None:
+    modules = [import_module(f"{questions.__name__}.{each.name}") for each in pkgutil.iter_modules(questions.__path__)]
+    tables = [each for module in (*modules, run_tables) for each in vars(module).values() if isinstance(each, Table)]
+    assert len(tables) > 10
+    for table in tables:
+        report = SimpleRun({table.name: table.to_bytes([])})
+        assert data_table(report, table.name).table == table
+
+
+def test_a_table_of_another_version_can_be_copied_and_is_otherwise_refused_by_name(planted: cwa.RunReport) -> None:
+    newer = replace(
+        planted, hashes={**planted.hashes, "news.csv": ""}, files=FilesInMemory({"news.csv": b"a,b\n1,2\n"})
+    )
+    assert one_table(newer, "news", "csv") == b"a,b\n1,2\n"
+    with pytest.raises(cwa.DataError, match="does not know the table 'news'"):
+        one_table(newer, "news", "json")
+
+
+def test_task_results_are_printed_with_their_intervals(planted: cwa.RunReport) -> None:
+    row = TaskComparison(
+        "arc", "acc", "obd", 10, "zero", "critical", None, "intact", 200, 0.5, 0.31, -0.19, -0.26, -0.12, 0.001, 0
+    )
+    collapsed = replace(row, k=100, after=None, difference=None, low=None, high=None, lost=3)
+    asked = replace(planted, summary=replace(planted.summary, task_comparisons=(row, collapsed)))
+    text = one_table(asked, "task_results", "markdown").decode()
+    assert "| -0.190 [-0.260, -0.120] |" in text and "| 0.5000 |  |  |" in text and "acc of arc" in text
 
 
 def test_csv_is_the_file_of_the_run_and_json_has_the_same_rows(report: cwa.RunReport, tmp_path: Path) -> None:
@@ -92,16 +138,20 @@ def test_parquet_reads_back_as_the_same_rows_with_the_types_of_their_fields(
         read = parquet.read_table(path).to_pydict()
         assert list(read) == list(table.table.columns)
         assert same_rows(list(zip(*read.values(), strict=True)), expected), name
-        assert same_rows(duckdb.connect().execute(f"SELECT * FROM read_parquet('{path}')").fetchall(), expected), name
+        assert same_rows(queried(f"SELECT * FROM read_parquet('{path}')"), expected), name
 
 
 def test_parquet_keeps_what_is_not_finite_and_what_is_not_there_apart(planted: cwa.RunReport, tmp_path: Path) -> None:
     [path] = cwa.export(planted, tmp_path / "p.parquet", "parquet", table="perturbation")
-    query = f"SELECT k, delta_nll, seed FROM '{path}' WHERE selection = 'critical' ORDER BY k"
-    rows = duckdb.connect().execute(query).fetchall()
+    rows = queried(f"SELECT k, delta_nll, seed FROM '{path}' WHERE selection = 'critical' ORDER BY k")
     assert [row[0] for row in rows] == [1, 10, 100]
     assert rows[1][1] == next(point.delta_nll for point in planted.damage if point.k == 10)
     assert not math.isfinite(rows[2][1]) and rows[2][2] is None
+
+
+def queried(sql: str) -> list[ROW]:
+    with duckdb.connect() as connection:
+        return connection.execute(sql).fetchall()
 
 
 def same_rows(ours: list[ROW], theirs: list[ROW]) -> bool:
@@ -185,9 +235,36 @@ def test_markdown_shows_the_numbers_and_the_names_as_they_are(planted: cwa.RunRe
     assert "<strong>2.3" in html and "<script>" not in html and "model.layers.1.mlp.down_proj.weight[3,5]" in html
 
 
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> cwa.StudyReport:
+    """A study of scaling with two models, whose damage is planted; its cells have not run."""
+    asked = cwa.Study(question="scaling", grid={"model": ["a", "b"]}, run={"topk": [10]})
+    folder, _ = StudyFolder.of(asked, tmp_path_factory.mktemp("studies"), "the memory of a test")
+    runs = study_runs([planted_run(f"tiny-{n}", parameters=n, damage=[Planted()]) for n in (10**5, 10**6)])
+    return cwa.StudyReport(folder, (), tuple(runs), answered("scaling", runs))
+
+
+def test_a_study_is_written_with_its_answer_and_every_table(study: cwa.StudyReport, tmp_path: Path) -> None:
+    assert study.answer is not None
+    names = {rows.table.name.removesuffix(".csv") for rows in study.tables()}
+    for form, ending in (("csv", "csv"), ("json", "json"), ("parquet", "parquet"), ("markdown", "md")):
+        written = {path.name for path in cwa.export(study, tmp_path / form, form)}
+        assert {f"{name}.{ending}" for name in names} | {"answer.json"} <= written
+    points = json.loads((tmp_path / "json" / "scaling.json").read_text())
+    assert [row["damage"] for row in points] == [row.damage for row in study.answer.tables[0].rows]
+    cwa.export(study, tmp_path / "latex", "latex")
+    text = (tmp_path / "latex" / "scaling.tex").read_text()
+    first = study.answer.tables[0].rows[0]
+    value, low, high = (f"{number:.3f}" for number in (first.damage, first.low, first.high))
+    assert f"${value.split('.')[0]}$ & $.{value.split('.')[1]}$ & [${low}$, ${high}$]" in text
+    assert "All rows have" in text and escape(study.folder.id) in text
+    with pytest.raises(cwa.InvalidInput, match="masks are of one run"):
+        cwa.export(study, tmp_path / "m.safetensors", "safetensors")
+
+
 def test_a_table_a_metric_and_a_format_that_are_not_there_are_named(report: cwa.RunReport, tmp_path: Path) -> None:
-    with pytest.raises(cwa.NotFound, match="no table 'pertubation'") as refused:
-        cwa.export(report, tmp_path / "x", "csv", table="pertubation")
+    with pytest.raises(cwa.NotFound, match="no table 'pertubation'") as refused:  # codespell:ignore pertubation
+        cwa.export(report, tmp_path / "x", "csv", table="pertubation")  # codespell:ignore pertubation
     assert "perturbation" in refused.value.hint
     with pytest.raises(cwa.NotFound, match="'perturbation' in LaTeX") as refused:
         cwa.export(report, tmp_path / "x", "latex", table="perturbation")

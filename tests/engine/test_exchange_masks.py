@@ -22,7 +22,7 @@ from cwa_engine.models.anatomy import Parameter
 from cwa_engine.models.structures import find_weights
 from cwa_engine.rows import StoredParameter
 from cwa_engine.targets import parse_target
-from cwa_engine.weight_files.reading import read_weights
+from cwa_engine.weight_files.reading import place_in, read_weights
 from tests.engine.conftest import TEXTS
 from tests.engine.study_runs import planted_run
 from tests.models import tiny_model, tiny_tokenizer
@@ -170,19 +170,21 @@ def selected(targets: list[str]) -> set[tuple[str, int]]:
     return found
 
 
+def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(path, **arrays)
+
+
 def test_arrays_of_numpy_are_masks_or_places(tmp_path: Path) -> None:
     name, fused = "model.layers.2.mlp.down_proj.weight", "model.layers.2.mlp.c_fc.weight"
     mask = np.zeros((6, 8), dtype=bool)
     mask[3, 5] = True
-    arrays: dict[str, Any] = {name: mask, fused: np.array([[7, 2], [0, 1]]), "model.norm": np.array([4])}
-    np.savez(tmp_path / "a.npz", **arrays)
+    save_arrays(tmp_path / "a.npz", {name: mask, fused: np.array([[7, 2], [0, 1]]), "model.norm": np.array([4])})
     expected = {(name, 3 * 8 + 5), (fused, 7 * 6 + 2), (fused, 1), ("model.norm.weight", 4)}
     assert selected(read_weights(tmp_path / "a.npz")) == expected
     rows = np.array([(name, 3, 5), (fused, 7, 2)], dtype=[("parameter", "U60"), ("row", "i8"), ("col", "i8")])
     np.save(tmp_path / "a.npy", rows)
     assert selected(read_weights(tmp_path / "a.npy")) == {(name, 29), (fused, 44)}
-    arrays = {fused: np.array([44, 1])}
-    np.savez(tmp_path / "flat.npz", **arrays)
+    save_arrays(tmp_path / "flat.npz", {fused: np.array([44, 1])})
     assert selected(read_weights(tmp_path / "flat.npz")) == {(fused, 44), (fused, 1)}
 
 
@@ -288,3 +290,13 @@ def test_any_bytes_are_read_or_refused_in_words(content: bytes) -> None:
                     parse_target(target)
             except DataError as refused:
                 assert refused.message
+
+
+def test_a_weight_that_the_model_lacks_is_found_again_in_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("layer,module,row,col\n2,mlp.down_proj,3,5\n\n2,mlp.down_proj,9,5\n")
+    [_, beyond] = read_weights(path)
+    with pytest.raises(InvalidInput) as refused:
+        find_weights(parse_target(beyond), PARAMETERS)
+    assert place_in(path, refused.value.message) == "line 4"
+    assert place_in(path, "another error") == ""

@@ -151,6 +151,23 @@ def test_names_without_room_below_an_axis_become_numbers_that_are_explained() ->
     assert all(f"{number}: {name}" in said for number, name in enumerate(names, 1))
 
 
+@pytest.mark.parametrize("width", range(40, 120, 7))
+def test_every_name_along_x_can_be_read_in_full(width: int) -> None:
+    names = ["pythia-70m", "pythia-160m", "pythia-410m", "gpt2"]
+    rows = [Row(1, 1000.0 * at, name) for at, name in enumerate(names)]
+    lines = drawn(replace(figure(rows), x=Axis("series", "model", "category")), width)
+    axis = next(at for at, line in enumerate(lines) if "└" in line)
+    numbered = lines[axis + 1].split() == ["1", "2", "3", "4"]
+    assert numbered or lines[axis + 1].split() == names
+    assert all(any(f"{at}: {name}" in line for line in lines) for at, name in enumerate(names, 1)) == numbered
+
+
+def test_a_figure_of_one_series_with_a_collapse_has_no_legend_of_series() -> None:
+    rows = [Row(1, 1.0), Row(2, None, collapsed=True)]
+    lines = drawn(figure(rows, Layer("point"), Layer("beyond", where=(("collapsed", True),))))
+    assert "▲ not finite" in lines
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     layer: int

@@ -14,7 +14,6 @@ from cwa_engine.weight_rows import BitFlip, WeightCard
 
 FLIP = f"{BIT_FLIP} "  # single bits are called `bit_flip 3`
 IN_RANGE, OUT_OF_RANGE = "in range", "out of range"
-NOT_FINITE = "A triangle is a loss that is not finite."
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def run_bits(report: RunReport) -> Iterator[Figure]:
             name=name,
             title=f"Each bit of the top k by {ranking_of(metric)} flipped",
             caption=f"{model_of(report)}. {measured_on(report)} The same bit of all weights of a critical set was "
-            f"flipped; the highest is the sign, 0 the lowest of the fraction. {NOT_FINITE}",
+            "flipped; the highest is the sign, 0 the lowest of the fraction.",
             table=table_of(name, SetBit, rows),
             x=Axis("bit", "bit", "category", _descending([row.bit for row in rows])),
             y=Axis("top", "weights", "category", distinct([row.top for row in rows])),
@@ -88,7 +87,7 @@ def card_bits(card: WeightCard) -> Iterator[Figure]:
         title=f"Each bit of {card.facts.target} flipped",
         caption=f"{card_model(card)}. The value {card.facts.value:.6g} was rounded to each dtype and one bit of it "
         "flipped; in range: no larger than the largest |value| of its layer. Measured on "
-        f"{texts:,} evaluation texts. {NOT_FINITE}"
+        f"{texts:,} evaluation texts."
         + (f" {not_held:,} flipped values cannot be held by {card.dtype} and were not measured." if not_held else ""),
         table=table_of("bit_map", WeightBit, rows),
         x=Axis("bit", "bit", "category", _descending([row.bit for row in rows])),

@@ -14,6 +14,7 @@ from cwa_engine.records.comparison import rank_pairs
 from cwa_engine.records.curves import MEDIAN
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import GIVEN
+from cwa_engine.studies.analysis.words import doing
 
 MOST_POINTS = 2000  # of a scatter: more say no more, and make a page slow
 BOTH = "in both"
@@ -46,9 +47,9 @@ def compared_curves(found: Comparison) -> Iterator[Figure]:
         name = figure_name("damage_curve", metric, perturbation)
         yield Figure(
             name=name,
-            title=f"Change of the loss by {perturbation} of the top k by {ranking_of(metric)}",
+            title=f"Change of the loss by {doing(perturbation)} the top k by {ranking_of(metric)}",
             caption=f"{compared(found)} Critical sets, and of each control the draw that changes the loss most, with "
-            f"95 % intervals over texts. A triangle is a loss that is not finite.{warning}",
+            f"95 % intervals over texts.{warning}",
             table=table_of(name, CurvePoint, points),
             x=Axis("k", "weights changed, k", "log"),
             y=Axis("change", NATS, "symlog", linear_within=1e-3),

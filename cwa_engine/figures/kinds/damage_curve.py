@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cwa_engine.figures.captions import NATS, linear_within, measured_on, model_of, ranking_of
+from cwa_engine.figures.captions import NATS, linear_within, measured_on, model_of, ranking_of, units_of
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, distinct, figure_name, table_of
 from cwa_engine.questions.bits import BIT_FLIP
 from cwa_engine.records.curves import MEDIAN, DamageLevel, damage_levels
 from cwa_engine.records.remeasured import CRITICAL
 from cwa_engine.records.run_report import RunReport
+from cwa_engine.studies.analysis.words import doing
 
 DOSE = "scale"  # doses are `scale 0.5` and so on
 
@@ -50,13 +51,13 @@ def _curve(report: RunReport, metric: str, perturbation: str, levels: Sequence[D
     series = distinct([CRITICAL, *(point.series for point in points)])
     return Figure(
         name=name,
-        title=f"Change of the loss by {perturbation} of the top k by {ranking_of(metric)}",
+        title=f"Change of the loss by {doing(perturbation)} the top k by {ranking_of(metric)}",
         caption=(
             f"{model_of(report)}. {measured_on(report)} Critical sets of k = {_listed(points)}, with 95 % intervals "
             f"over texts. {_controls(levels)}"
         ).strip(),
         table=table_of(name, CurvePoint, points),
-        x=Axis("k", "weights changed, k", "log"),
+        x=Axis("k", f"{units_of(report, metric)} changed, k", "log"),
         y=Axis("change", NATS, "symlog", linear_within=linear_within(report)),
         colour=Axis("series", "", "category", series),
         layers=CURVE_LAYERS,
@@ -89,7 +90,7 @@ def _controls(levels: Sequence[DamageLevel]) -> str:
     least = min(level.texts for level in medians)
     return (
         f"Beside each the draw of {names} that changes the loss most, with its interval, and the median of all draws "
-        f"on {least:,} of the texts. A triangle at the upper edge is a loss that is not finite."
+        f"on {least:,} of the texts."
     )
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cwa_engine.figures.captions import LAYER_OUTSIDE, model_of, ranking_of, scored_on
+from cwa_engine.figures.captions import LAYER_OUTSIDE, model_of, ranking_of, scored_on, units_of
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, figure_name, table_of
 from cwa_engine.records.places import Places, places_of
 from cwa_engine.records.profiles import top
@@ -49,11 +49,11 @@ def _profile(report: RunReport, metric: str, places: Places) -> Figure:
     return Figure(
         name=name,
         title=f"Depth of the top {k:,} by {ranking_of(metric)}",
-        caption=f"{model_of(report)}. {scored_on(report)} Bars: the share of each layer in the {places.total:,} weights of "
-        f"the top k = {k:,}. {_of_chance(bool(ranked))}",
+        caption=f"{model_of(report)}. {scored_on(report)} Bars: the share of each layer in the "
+        f"{places.total:,} {units_of(report, metric)} of the top k = {k:,}. {_of_chance(bool(ranked))}",
         table=table_of(name, LayerShare, rows),
         x=Axis("layer", "layer", "category", tuple(_name(layer) for layer in layers)),
-        y=Axis("share", "share of weights"),
+        y=Axis("share", f"share of {units_of(report, metric)}"),
         colour=Axis("series", "", "category", (TOP, CHANCE) if ranked else (TOP,)),
         layers=(
             Layer("bar", where=(("series", TOP),)),
@@ -70,7 +70,7 @@ def _name(layer: int | None) -> str:
 def _of_chance(is_known: bool) -> str:
     if not is_known:
         return "What was ranked in each layer is not known of this run."
-    return "Line: its share in all weights that were ranked, which a random choice would have on average."
+    return "Line: its share in all that was ranked, which a random choice would have on average."
 
 
 FIGURES = (

@@ -58,9 +58,7 @@ def card_doses(card: WeightCard) -> Iterator[Figure]:
         yield _figure("dose_response", f"Dose response of {card.facts.target}", caption, rows, max(floor, 1e-3))
 
 
-INTERVALS = (
-    "Bars are 95 % intervals over texts; a factor of 1 is the intact model, a triangle a loss that is not finite."
-)
+INTERVALS = "Bars are 95 % intervals over texts; a factor of 1 is the intact model."
 
 
 def _rows(points: Iterable[DamagePoint], series: Callable[[DamagePoint], str]) -> Iterator[Dose]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cwa_engine.figures.captions import NATS, linear_within, measured_on, model_of, ranking_of
+from cwa_engine.figures.captions import NATS, linear_within, measured_on, model_of, ranking_of, units_of
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, figure_name, table_of
 from cwa_engine.records.run_report import RunReport
 
@@ -36,8 +36,9 @@ def fidelity_scatters(report: RunReport) -> Iterator[Figure]:
         yield Figure(
             name=name,
             title=f"Scores by {ranking_of(fidelity.metric)} against measured changes of the loss",
-            caption=f"{model_of(report)}. {measured_on(report)} Each of {len(units):,} sampled weights, of those "
-            f"that the metric ranks, was zeroed alone; bars are 95 % intervals over texts. Spearman's correlation of "
+            caption=f"{model_of(report)}. {measured_on(report)} Each of {len(units):,} sampled "
+            f"{units_of(report, fidelity.metric)}, of those that the metric ranks, was zeroed "
+            "alone; bars are 95 % intervals over texts. Spearman's correlation of "
             f"the score with the size of the change {correlation}.",
             table=table_of(name, PredictedUnit, units),
             x=Axis("score", "score (predicted)", "log" if is_positive else "linear"),

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cwa_engine.figures.captions import LAYER_OUTSIDE, model_of, ranking_of, scored_on
+from cwa_engine.figures.captions import LAYER_OUTSIDE, model_of, ranking_of, scored_on, units_of
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, figure_name, table_of
 from cwa_engine.records.places import Places, places_of
 from cwa_engine.records.profiles import top
@@ -58,12 +58,13 @@ def _heat_map(report: RunReport, metric: str, places: Places) -> Figure:
     return Figure(
         name=name,
         title=f"Where the top {k:,} by {ranking_of(metric)} lie",
-        caption=f"{model_of(report)}. {scored_on(report)} How many of the {places.total:,} weights of the top k = {k:,} are in "
+        caption=f"{model_of(report)}. {scored_on(report)} How many of the {places.total:,} "
+        f"{units_of(report, metric)} of the top k = {k:,} are in "
         "each component of each layer; parts of the model that the metric does not rank have no cell.",
         table=table_of(name, HeatMapCell, cells),
         x=Axis("layer", "layer", "category", tuple(LAYER_OUTSIDE if layer is None else str(layer) for layer in layers)),
         y=Axis("component", "component", "category", tuple(components)),
-        colour=Axis("count", f"of the top {places.total:,}", "linear"),
+        colour=Axis("count", f"of the top {places.total:,}", "symlog"),
         layers=(Layer("cell"),),
     )
 

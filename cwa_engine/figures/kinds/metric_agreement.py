@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from cwa_engine.figures.captions import model_of, rows_of, scored_on, study_runs
+from cwa_engine.figures.captions import model_of, name_of, rows_of, scored_on, study_runs
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, distinct, figure_name, table_of
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.studies.analysis.side_by_side import AGREEMENTS, MetricAgreement, agreements_of
 from cwa_engine.studies.questions.metrics import FIDELITY
 from cwa_engine.studies.report import StudyReport
+
+MOST_COMPARED = 10_000  # places: comparing two lists of 100,000 takes 0.3 s, and a run may have a hundred pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,9 @@ class SharedTop:
 
 def run_agreement(report: RunReport) -> Iterator[Figure]:
     """One figure of all pairs of rankings of the same weights."""
-    yield from _matrix(
-        "metric_agreement", f"{model_of(report)}. {scored_on(report)}", agreements_of(report, model_of(report), 0)
-    )
+    k = min(report.spec.largest_k, MOST_COMPARED)
+    pairs = agreements_of(report, k, model_of(report), 0)
+    yield from _matrix("metric_agreement", f"{model_of(report)}. {scored_on(report)}", pairs)
 
 
 def study_agreement(report: StudyReport) -> Iterator[Figure]:
@@ -37,7 +39,7 @@ def study_agreement(report: StudyReport) -> Iterator[Figure]:
     rows = rows_of(report, AGREEMENTS)
     for cell, model in dict.fromkeys((row.cell, row.model) for row in rows):
         name = figure_name("metric_agreement", model if len({row.cell for row in rows}) > 1 else "")
-        yield from _matrix(name, f"{model}.", [row for row in rows if row.cell == cell])
+        yield from _matrix(name, f"{name_of(model)}.", [row for row in rows if row.cell == cell])
 
 
 def _matrix(name: str, of: str, pairs: Iterable[MetricAgreement]) -> Iterator[Figure]:

@@ -19,7 +19,7 @@ class Agreed:
     """How far two rankings by other texts agree."""
 
     metric: str
-    top: str  # "top 100"
+    top: str  # "k 100"
     series: str
     first: int | None  # the repeats that are compared, from 1; None for means
     second: int | None
@@ -52,9 +52,9 @@ def run_stability(report: RunReport) -> Iterator[Figure]:
 
 def _repeats(report: RunReport) -> Figure:
     rows = [
-        *(Agreed(p.metric, f"top {p.k:,}", PAIR, p.first, p.second, p.jaccard) for p in report.stability),
-        *(Agreed(m.metric, f"top {m.k:,}", MEAN, None, None, m.jaccard) for m in report.summary.stability),
-        *(Agreed(m.metric, f"top {m.k:,}", CHANCE, None, None, m.chance) for m in report.summary.stability),
+        *(Agreed(p.metric, f"k {p.k:,}", PAIR, p.first, p.second, p.jaccard) for p in report.stability),
+        *(Agreed(m.metric, f"k {m.k:,}", MEAN, None, None, m.jaccard) for m in report.summary.stability),
+        *(Agreed(m.metric, f"k {m.k:,}", CHANCE, None, None, m.chance) for m in report.summary.stability),
     ]
     pairs = max(mean.pairs for mean in report.summary.stability)
     return _figure(
@@ -70,8 +70,8 @@ def _repeats(report: RunReport) -> Figure:
 def _halves(report: RunReport) -> Figure:
     halves = [half for half in report.summary.halves if half.k]
     rows = [
-        *(Agreed(h.metric, f"top {h.k:,}", HALVES, 1, 2, h.common / h.k) for h in halves),
-        *(Agreed(h.metric, f"top {h.k:,}", CHANCE, None, None, h.chance / h.k) for h in halves),
+        *(Agreed(h.metric, f"k {h.k:,}", HALVES, 1, 2, h.common / h.k) for h in halves),
+        *(Agreed(h.metric, f"k {h.k:,}", CHANCE, None, None, h.chance / h.k) for h in halves),
     ]
     return _figure(
         "half_agreement",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cwa_engine.figures.captions import ranking_of, rows_of, study_runs
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, distinct, figure_name, table_of
 from cwa_engine.studies.analysis.laws import POWER
+from cwa_engine.studies.analysis.words import doing
 from cwa_engine.studies.questions.scaling import FITS, KILL_SETS, POINTS, ScalingFit, ScalingPoint
 from cwa_engine.studies.report import StudyReport
 
@@ -55,10 +56,9 @@ def _damage(report: StudyReport, points: Sequence[ScalingPoint], fits: Sequence[
     values = [row.damage for row in rows if row.damage is not None]
     return Figure(
         name=name,
-        title=f"Damage by size: {first.perturbation} of the top {first.k:,} by {ranking_of(first.metric)}",
+        title=f"Damage by size: {doing(first.perturbation)} the top {first.k:,} by {ranking_of(first.metric)}",
         caption=f"{study_runs(report)} {f'{first.others}. ' if first.others else ''}Critical sets of k = {first.k:,} "
-        f"with 95 % intervals over texts, beside the worst draw of each run's controls. {_law(fits)} A triangle is a "
-        "loss that is not finite.",
+        f"with 95 % intervals over texts, beside the worst draw of each run's controls. {_law(fits)}",
         table=table_of(name, SizedDamage, rows),
         x=Axis("parameters", "parameters", "log"),
         y=Axis(

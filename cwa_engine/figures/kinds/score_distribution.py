@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cwa_engine.figures.captions import model_of, ranking_of, scored_on
+from cwa_engine.figures.captions import model_of, ranking_of, scored_on, units_of
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, figure_name, table_of
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import ScoreBin
@@ -47,19 +47,19 @@ def _bins(bins: Sequence[ScoreBin]) -> Iterator[ScoreCount]:
 
 
 def _distribution(report: RunReport, metric: str, bins: Sequence[ScoreBin], counts: Sequence[ScoreCount]) -> Figure:
-    name = figure_name("score_distribution", metric)
+    name, units = figure_name("score_distribution", metric), units_of(report, metric)
     there = tuple(series for series in (AT_LEAST, IN_BIN, NEGATIVE) if any(row.series == series for row in counts))
     lowest = _lowest_of_top(report, metric)
     marked = (Layer("rule", at=lowest, upright=True, dashed=True),) if lowest else ()
     return Figure(
         name=name,
-        title=f"Scores of all weights by {ranking_of(metric)}",
-        caption=f"{model_of(report)}. {scored_on(report)} {_counted(bins)} The line: how many weights have at least "
+        title=f"Scores of all {units} by {ranking_of(metric)}",
+        caption=f"{model_of(report)}. {scored_on(report)} {_counted(bins, units)} The line: how many {units} have at least "
         "such a score. Points: how many are in each bin, at its lower edge; each doubling of the score has eight bins."
         + (f" The upright line is the last place of the top k = {report.spec.largest_k:,}." if lowest else ""),
         table=table_of(name, ScoreCount, counts),
         x=Axis("score", "|score|", "log"),
-        y=Axis("units", "weights", "log"),
+        y=Axis("units", units, "log"),
         colour=Axis("series", "", "category", there),
         layers=(
             *marked,
@@ -77,10 +77,10 @@ def _lowest_of_top(report: RunReport, metric: str) -> float | None:
     return min(scores) if scores and min(scores) > 0 else None
 
 
-def _counted(bins: Sequence[ScoreBin]) -> str:
+def _counted(bins: Sequence[ScoreBin], units: str) -> str:
     zeros = sum(row.count for row in bins if row.sign == 0)
     not_finite = sum(row.count for row in bins if row.sign is None)
-    said = f"All {sum(row.count for row in bins):,} weights that were ranked"
+    said = f"All {sum(row.count for row in bins):,} {units} that were ranked"
     left_out = [
         f"{count:,} {what}"
         for count, what in ((zeros, "with a score of 0"), (not_finite, "without a finite score"))

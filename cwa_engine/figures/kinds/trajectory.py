@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cwa_engine.figures.captions import NATS, ranking_of, rows_of, study_runs
+from cwa_engine.figures.captions import NATS, name_of, ranking_of, rows_of, study_runs
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, distinct, figure_name, table_of
+from cwa_engine.studies.analysis.words import doing
 from cwa_engine.studies.questions.trajectory import STEPS, RevisionStep
 from cwa_engine.studies.report import StudyReport
 
@@ -84,7 +85,7 @@ def _damage(report: StudyReport, steps: Sequence[RevisionStep]) -> Figure:
     return Figure(
         name=name,
         title=f"What the top {last.k:,} of each revision do",
-        caption=f"{study_runs(report)} {_of(last)}. Each revision's own top k = {last.k:,}, {last.perturbation}, "
+        caption=f"{study_runs(report)} {_of(last)}. Each revision's own top k = {last.k:,}, by {doing(last.perturbation)} it, "
         "with 95 % intervals over texts.",
         table=table_of(name, RevisionDamage, rows),
         x=Axis("revision", "revision", "category", distinct([row.revision for row in rows])),
@@ -104,7 +105,7 @@ def _expected(step: RevisionStep) -> float | None:
 
 
 def _of(step: RevisionStep) -> str:
-    return ", ".join(filter(None, (step.model, step.others)))
+    return ", ".join(filter(None, (name_of(step.model), step.others)))
 
 
 FIGURES = (

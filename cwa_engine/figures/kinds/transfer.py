@@ -6,12 +6,13 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cwa_engine.figures.captions import ranking_of, rows_of, study_runs
+from cwa_engine.figures.captions import name_of, ranking_of, rows_of, study_runs
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, distinct, figure_name, table_of
 from cwa_engine.records.comparison import ranking_overlap
 from cwa_engine.records.differences import other_rankings, other_weights
 from cwa_engine.rows import GIVEN
 from cwa_engine.studies.analysis.series import model_of
+from cwa_engine.studies.analysis.words import doing
 from cwa_engine.studies.answer import StudyRun
 from cwa_engine.studies.questions.transfer import TABLE, TransferRow
 from cwa_engine.studies.report import StudyReport
@@ -103,9 +104,10 @@ def _damage(report: StudyReport, rows: Sequence[TransferRow]) -> Iterator[Figure
     name = figure_name("transfer_damage", *_key(first)[:1], str(first.k), first.perturbation, first.others)
     yield Figure(
         name=name,
-        title=f"What the top {first.k:,} of {first.base} do in its variants",
-        caption=f"{study_runs(report)} {first.perturbation} of the top k = {first.k:,} by {ranking_of(first.metric)}, of the "
-        "base and of each variant; with 95 % intervals over texts where the base's weights were changed in a variant.",
+        title=f"What the top {first.k:,} of {name_of(first.base)} do in its variants",
+        caption=f"{study_runs(report)} Changes by {doing(first.perturbation)} the top k = {first.k:,} by "
+        f"{ranking_of(first.metric)}, of the base and of each variant; with 95 % "
+        "intervals over texts where the base's weights were changed in a variant.",
         table=table_of(name, CarriedDamage, points),
         x=Axis("change", f"change of the loss ({first.unit or 'nats per token'})", "symlog", linear_within=1e-3),
         y=Axis("variant", "model", "category", distinct([first.base, *(row.variant for row in known)])),

@@ -82,12 +82,11 @@ def groups(report: RunReport) -> list[list[str]]:
 
 def agreements(run: StudyRun) -> Iterator[MetricAgreement]:
     """Every pair of rankings of the same weights, at the largest k."""
-    return agreements_of(run.report, model_of(run), run.cell.number)
+    return agreements_of(run.report, run.report.spec.largest_k, model_of(run), run.cell.number)
 
 
-def agreements_of(report: RunReport, model: str, cell: int) -> Iterator[MetricAgreement]:
-    """The same of one run, which rows call `model` and number `cell`."""
-    k = report.spec.largest_k
+def agreements_of(report: RunReport, k: int, model: str, cell: int) -> Iterator[MetricAgreement]:
+    """The same of one run at any k, which rows call `model` and number `cell`."""
     for names in groups(report):
         for first, second in itertools.combinations(names, 2):
             row = ranking_overlap(report, report, first, k, second)
