@@ -301,7 +301,7 @@ async def test_page_keys_move_between_groups_and_buttons(form: Form) -> None:
     for _ in range(6):
         await form.move("pagedown")
     assert form.focused == "start"
-    for _ in range(6):
+    for _ in range(7):
         await form.move("pageup")
     assert form.focused == "model"
 
