@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from cwa_engine.command_line import command_of, config_text
@@ -35,7 +36,7 @@ def repeat_section(report: RunReport, source: str) -> Section:
     run = report.run_id
     commands = "\n".join((f"cwtool rerun {run}", f"cwtool verify {run}", f"cwtool bundle {run}"))
     hashes = tuple(report.hashes.items())
-    fingerprint = ((("fingerprint"), report.fingerprint),) if report.fingerprint else ()
+    fingerprint = (("fingerprint", report.fingerprint),) if report.fingerprint else ()
     return Section(
         "repeat",
         "How to repeat it",
@@ -53,13 +54,7 @@ def repeat_section(report: RunReport, source: str) -> Section:
 
 def _manifest(report: RunReport) -> dict[str, Any]:
     content = report.files.read(MANIFEST).decode("utf-8", "replace")
-    return parse_map(report.folder or _nowhere(), MANIFEST, content, MANIFEST_KEYS)
-
-
-def _nowhere() -> Any:
-    from pathlib import Path
-
-    return Path()
+    return parse_map(report.folder or Path(report.run_id), MANIFEST, content, MANIFEST_KEYS)
 
 
 def _model(report: RunReport) -> Iterator[tuple[str, str]]:

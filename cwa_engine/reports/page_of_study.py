@@ -16,7 +16,7 @@ from cwa_engine.studies.registration import standing
 from cwa_engine.studies.registry import STUDY_QUESTIONS
 from cwa_engine.studies.report import CELLS, StudyReport
 
-SIGNS = {"waiting": "·", "queued": "○", "running": "▶", "done": "✓", "failed": "✗", "cancelled": "⊘"}
+_SIGNS = {"waiting": "·", "queued": "○", "running": "▶", "done": "✓", "failed": "✗", "cancelled": "⊘"}
 
 
 def study_parts(report: StudyReport) -> Page:
@@ -98,7 +98,7 @@ def _runs(report: StudyReport) -> Iterator[Block]:
         (
             Column("cell", lambda each: each.cell.number),
             text("run", lambda each: each.cell.label),
-            text("state", lambda each: f"{SIGNS.get(each.state, '?')} {each.state}"),
+            text("state", lambda each: f"{_SIGNS.get(each.state, '?')} {each.state}"),
             text("run id", "run_id"),
             Column("tries", lambda each: each.attempt or None),
             Column("Δ loss (nats/token)", critical, lambda found: signed(found and found[0])),
@@ -137,12 +137,12 @@ def _method(report: StudyReport) -> Iterator[Block]:
               for run in report.runs[:1]),
         ),
     )  # fmt: skip
-    commands = "\n".join(command_of(each.cell.spec) for each in report.progress[:MOST_COMMANDS])
-    more = len(report.progress) - MOST_COMMANDS
-    yield Code(f"Each cell as a command line{f', the first {MOST_COMMANDS}' if more > 0 else ''}", commands)
+    commands = "\n".join(command_of(each.cell.spec) for each in report.progress[:_MOST_COMMANDS])
+    more = len(report.progress) - _MOST_COMMANDS
+    yield Code(f"Each cell as a command line{f', the first {_MOST_COMMANDS}' if more > 0 else ''}", commands)
 
 
-MOST_COMMANDS = 20
+_MOST_COMMANDS = 20
 
 
 def _repeat(report: StudyReport) -> Iterator[Block]:

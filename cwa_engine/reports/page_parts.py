@@ -65,7 +65,7 @@ class Prose:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A sentence, and below it what belongs to it. `sign` and `outcome` mark a verdict, by sign and word and colour."""
+    """A sentence, and below it what belongs to it. `outcome` marks a verdict, by sign, word and colour."""
 
     sentence: str
     below: str = ""
