@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cwa_engine.options import Kind, OptionField, option_fields
+from cwa_engine.options import WEIGHT, Kind, OptionField, option_fields, options_of
 from cwa_engine.spec import RunSpec
 
 _ALWAYS = ("model", "metrics", "topk")  # written even if they have their defaults
@@ -19,11 +19,9 @@ def command_of(spec: RunSpec, *more: BaseModel) -> str:
     """The command line of the same run, with every option of the spec, and of `more`, that differs from its default."""
     words = ["cwtool", "run"]
     for name, entry in option_fields(RunSpec).items():
-        value = getattr(spec, name)
+        value = _typed(spec, name)
         if name == "metrics" and not value:  # the run damages given weights
             continue
-        if name == "data_file" and spec.data_name:  # the file is a copy; the user named another file, or a pipe
-            value = spec.data_name if spec.data_name.startswith("/") else "-"
         if value != entry.default or name in _ALWAYS:
             words += _words(entry, value)
     for options in more:
@@ -31,6 +29,24 @@ def command_of(spec: RunSpec, *more: BaseModel) -> str:
             if (value := getattr(options, name)) != entry.default:
                 words += _words(entry, value)
     return shlex.join(words)
+
+
+def weight_command_of(spec: RunSpec, target: str) -> str:
+    """The command line of the card of a weight: with the options of `cwtool weight` that differ from its defaults."""
+    words = ["cwtool", "weight", spec.model, target]
+    for entry in options_of(WEIGHT, RunSpec):
+        value = _typed(spec, entry.field)
+        is_left_out = entry.several and not value
+        if entry.field != "model" and value != entry.default and not is_left_out:
+            words += _words(entry, value)
+    return shlex.join(words)
+
+
+def _typed(spec: RunSpec, name: str) -> Any:
+    """The value of an option as the user typed it."""
+    if name == "data_file" and spec.data_name:  # the file is a copy; the user named another file, or a pipe
+        return spec.data_name if spec.data_name.startswith("/") else "-"
+    return getattr(spec, name)
 
 
 def option_words(fields: Mapping[str, Any]) -> list[str]:

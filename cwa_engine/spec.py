@@ -153,7 +153,7 @@ class RankingOptions(_Options):
     weights: Annotated[
         tuple[str, ...],
         Option(
-            "Damage these weights: a file of targets, a topk_*.csv, or NAME[out,in]; : means all.",
+            "Damage these weights: a file (list, topk_*.csv, masks) or NAME[out,in]; : means all.",
             RANKING,
             commands=(RUN, PROMPT),
         ),

@@ -38,9 +38,18 @@ FENCED = re.compile(
 SHELLS = {"", "sh", "bash", "console"}
 DATA = {"text", "json", "toml", "yaml", "csv", "tex", "bibtex", "html"}  # nothing that is typed or run
 # "page: first line of a block" -> why the block is not checked, such as the need of a GPU. Each must exist.
-NOT_CHECKED: dict[str, str] = {}
+NOT_CHECKED: dict[str, str] = {
+    "docs/tasks.md: import cwa_engine as cwa": "its task is downloaded from the Hub",
+}
 # Page -> what its Python is run after: names that the page lets the reader choose.
-PREFACES: dict[str, str] = {}
+PREFACES: dict[str, str] = {
+    "docs/how-to/own-model.md": """
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model, tokenizer = AutoModelForCausalLM.from_pretrained("gpt2"), AutoTokenizer.from_pretrained("gpt2")
+texts = ["The first of some texts of one's own.", "Another one, as long as the first.", "And a third.", "The last one."]
+""",
+    "docs/reports.md": 'import cwa_engine as cwa; cwa.analyze("gpt2", topk=[3], eval_limit=8).save("results/gpt2")',
+}
 # These commands run until they ask for the daemon, so that what a spec refuses is found. The others are parsed alone.
 RUN_UNTIL_THE_DAEMON = {"run", "ablate", "plan", "load"}
 OPTIONS_OF_OTHER_PROGRAMS = {"--check", "--no-deps", "--now", "--to", "--user"}  # sha256sum, pip, systemctl, ssconvert

@@ -1,8 +1,8 @@
 """Tasks of lm-evaluation-harness: found by name, in the package or in a folder of task files, with their documents.
 
-Importing the package takes about two seconds of a processor, and indexing its 14,000 tasks two more, so both happen only where
-tasks are asked for. It sets environment variables, writes progress bars, warns much and draws from global random numbers:
-`quiet_harness` keeps all that from the run.
+Importing the package takes a second of a processor, and indexing its 14,000 tasks six, so both happen only where tasks are
+asked for, and the index is made only for a task that is not in the folder. The package sets environment variables, writes
+progress bars, warns much and draws from global random numbers: `quiet_harness` keeps all that from the run.
 
 A task file of a stranger is data, not a program. Python code in it (`!function`, a class, a metric that would be fetched from
 the Hub) is refused unless code of models is trusted too, and its templates are rendered in Jinja's sandbox.
@@ -16,9 +16,10 @@ import importlib.metadata
 import importlib.util
 import io
 import logging
+import math
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,12 @@ def _with_requests(name: str, task: Any, limit: int | None, seed: int) -> Harnes
         )
     if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
         raise InvalidInput(f"task {name} runs code or needs pictures", hint="take a task of texts")
+    measures = task.aggregation()
+    if not any(_is_mean(aggregation) for aggregation in measures.values()):
+        raise InvalidInput(
+            f"task {name} cannot be compared document by document: {', '.join(measures)} is no mean over documents",
+            hint="take a task with acc, acc_norm or exact_match",
+        )
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=seed)
@@ -232,6 +239,53 @@ def _with_requests(name: str, task: Any, limit: int | None, seed: int) -> Harnes
         available=available,
         requests=tuple(task.instances),
     )
+
+
+def _is_mean(aggregation: Any) -> bool:
+    """Whether a measure is the mean of its documents' scores, which is also what the package does without an aggregation."""
+    return aggregation is None or getattr(aggregation, "__name__", "") == "mean"
+
+
+def results_of(
+    task: HarnessTask, answers: Sequence[tuple[float, bool]], lost: Set[int]
+) -> tuple[list[dict[str, float | None] | None], tuple[str, ...]]:
+    """(measure -> score of each document, measures that are no mean over documents), by the answers to all requests.
+
+    A document that is `lost` has None in place of its scores, and so has a score that is no finite number. Raises DataError
+    where the task fails at an answer.
+    """
+    found: list[dict[str, float | None] | None] = []
+    others: set[str] = set()
+    with quiet_harness():
+        by_document: dict[int, list[Any]] = {}
+        for request, answer in zip(task.requests, answers, strict=True):
+            request.resps, request.filtered_resps = [answer], {}
+            by_document.setdefault(request.doc_id, []).append(request)
+        try:
+            task.task.apply_filters()
+            aggregations = task.task.aggregation()
+            filters = list(task.requests[0].filtered_resps)
+            for number, document in task.documents:
+                if number in lost:
+                    found.append(None)
+                    continue
+                scores: dict[str, float | None] = {}
+                for name in filters:
+                    answered = [request.filtered_resps[name] for request in by_document[number]]
+                    for measure, value in task.task.process_results(document, answered).items():
+                        label = measure if len(filters) == 1 else f"{measure},{name}"
+                        if _is_mean(aggregations.get(measure)) and isinstance(value, (int, float, np.number, np.bool_)):
+                            scores[label] = float(value) if math.isfinite(value) else None
+                        else:
+                            others.add(label)
+                found.append(scores)
+        except Exception as error:  # filters and code of tasks raise errors of any type
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(
+                f"task {task.name} fails at an answer: {reason}",
+                hint="look at its metrics and filters, or leave it out",
+            ) from error
+    return found, tuple(sorted(others))
 
 
 class _Program(Exception):

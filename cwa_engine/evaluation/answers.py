@@ -36,12 +36,11 @@ def asked_tokens(loaded: LoadedModel, prefix: Prefix, context: str, answer: str)
     The tokens of an answer are those that it adds to its context's. Spaces at the end of a context belong to the answer,
     because tokenizers join them with the next word. An empty context is the BOS token, or EOS where there is none.
     """
-    if context:
-        bare = context.rstrip()
+    if bare := context.rstrip():
         before = _tokens(loaded, prefix, bare)
         after = _tokens(loaded, prefix, context + answer)[len(before) :]
     else:
-        before, after = _first(loaded), _tokens(loaded, Prefix(), answer)
+        before, after = _first(loaded), _tokens(loaded, Prefix(), context + answer)
         if after[:1] == before:
             after = after[1:]
     most = loaded.max_tokens or len(before) + len(after)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from cwa_engine.base.table import Table
 from cwa_engine.exchange.any_printed import any_printed
 from cwa_engine.exchange.printed import Cell, Number, PrintedTable, Strong, columns_with_cells
-from cwa_engine.exchange.tables import data_table, table_names
+from cwa_engine.questions.tasks import TaskComparison
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.reports.methods import file_name, protocol_line
 from cwa_engine.rows import SHOWN, DamagePoint, TopWeight
 
-DAMAGE, WEIGHTS = "damage", "weights_"
-AS_THEY_ARE = ("tasks",)  # tables of a run that are printed with all their columns
+DAMAGE, WEIGHTS, TASKS = "damage", "weights_", "task_results"
 _DAMAGE_COLUMNS = (
     "Ranking", "Perturbation", "k", "Change of loss", "Perplexity ratio", "Worst control", "Its change of loss", "p", "Verdict",
 )  # fmt: skip
@@ -26,10 +26,7 @@ def printed_of_run(report: RunReport, metric: str | None = None, k: int | None =
     found = [
         *_damage(report, metric),
         *(_weights(report, name, k or SHOWN) for name in report.metrics if metric in (None, name)),
-        *(
-            any_printed(table.name, table.table, table.rows, f"{table.name} of {_model(report)}. {_protocol(report)}")
-            for table in (data_table(report, name) for name in table_names(report) if name in AS_THEY_ARE)
-        ),
+        *_tasks(report, metric),
     ]
     return {table.name: table for table in found}
 
@@ -99,6 +96,22 @@ def _weights(report: RunReport, metric: str, k: int) -> PrintedTable:
         tuple(_WEIGHT_COLUMNS[place] for place in kept),
         tuple(tuple(row[place] for place in kept) for row in rows),
     )
+
+
+def _tasks(report: RunReport, metric: str | None) -> Iterator[PrintedTable]:
+    """Scores of the intact model and of the damaged one, paired by document."""
+    rows = [row for row in report.task_comparisons if metric in (None, row.metric)]
+    if not rows:
+        return
+    several = len({row.task for row in rows}) > 1 or len({row.measure for row in rows}) > 1
+    what = "tasks" if several else f"{rows[0].measure} of {rows[0].task}"
+    caption = (
+        f"Downstream {what}, {_model(report)}: mean score before and after each change of weights, and their difference, "
+        "paired by document, with its 95 % interval; p is by random signs. `against` says what the change is compared with: "
+        "the intact model, or a control. Cells are empty where the model collapsed on a document, which counts as lost. "
+        f"{_protocol(report)}"
+    )
+    yield any_printed(TASKS, Table("task_results.csv", TaskComparison), rows, caption)
 
 
 def _weight_row(weight: TopWeight) -> tuple[Cell, ...]:

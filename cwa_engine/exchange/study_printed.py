@@ -22,7 +22,7 @@ def _caption(report: StudyReport, name: str) -> str:
     study, answer = report.folder.study, report.answer
     parts = [f"{name.replace('_', ' ').capitalize()} of the study {study.name or report.folder.id}."]
     if answer:
-        parts += [answer.sentence]
+        parts += [f"{answer.sentence[:1].upper()}{answer.sentence[1:].rstrip('.')}."]
     if not report.complete:
         parts += ["Not all runs have ended: this is the answer so far."]
     parts += [f"Intervals in brackets are 95 %. Texts and protocol: {protocol_line(report)}. Study {report.folder.id}."]

@@ -10,7 +10,7 @@ from cwa_engine.base.errors import DataError, NotFound, did_you_mean
 from cwa_engine.base.table import Table, scored_metrics
 from cwa_engine.base.version import __version__
 from cwa_engine.exchange.formats import Cell
-from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability
+from cwa_engine.questions import ablation, critical_set, interactions, spike_removal, stability, tasks
 from cwa_engine.questions.fidelity import fidelity_table
 from cwa_engine.records import tables
 from cwa_engine.records.run_report import RunReport
@@ -22,7 +22,7 @@ _TABLES: Mapping[str, Table[Any]] = {
     table.name: table
     for table in (
         tables.SCORES, tables.PERTURBATION, tables.EVALUATION, tables.CONTROLS, interactions.TABLE, stability.TABLE,
-        ablation.TABLE, critical_set.TABLE, spike_removal.SPIKES, spike_removal.TABLE,
+        ablation.TABLE, critical_set.TABLE, spike_removal.SPIKES, spike_removal.TABLE, tasks.TABLE,
     )
 }  # fmt: skip
 

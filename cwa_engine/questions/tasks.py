@@ -168,9 +168,10 @@ def measure_tasks(run: RunContext, findings: Findings) -> TaskAnswers:
             def report(answered: int, before: int = done) -> None:
                 run.emit(Progress(QUESTION.stage, before + answered, total, "answer"))
 
-            scores, others = _scored(run, each, case, report)
+            measures = [measure for task, measure in found if task == each.task.name]
+            scores, others = _scored(run, each, case, measures, report)
             done += len(each.asked)
-            left_out[each.task.name] = others
+            left_out.setdefault(each.task.name, others)
             for measure, by_document in scores.items():
                 found.setdefault((each.task.name, measure), {})[case] = by_document
     return _answers(run, prepared, found, left_out)
@@ -203,7 +204,7 @@ def _cases(measured: Sequence[MeasuredComparison]) -> Iterator[_Case]:
 
 
 def _scored(
-    run: RunContext, prepared: _Prepared, case: _Case, report: Callable[[int], None]
+    run: RunContext, prepared: _Prepared, case: _Case, measures: Sequence[str], report: Callable[[int], None]
 ) -> tuple[Scored, tuple[str, ...]]:
     """(scores by measure, measures that are left out) of a task in a case."""
     from contextlib import nullcontext
@@ -224,33 +225,26 @@ def _scored(
             f"the intact model gives {len(lost)} documents of {prepared.task.name} no finite likelihood",
             hint="float16 overflows easily; try --dtype float32 or bfloat16",
         )
-    return _measures(prepared.task, found, lost)
+    return _measures(prepared.task, found, lost, measures)
 
 
-def _measures(task: HarnessTask, found: Sequence[tuple[float, bool]], lost: set[int]) -> tuple[Scored, tuple[str, ...]]:
-    """What the task makes of the answers, for each document; None for those that are lost."""
-    from cwa_engine.data.harness import quiet_harness
+def _measures(
+    task: HarnessTask, found: Sequence[tuple[float, bool]], lost: set[int], measures: Sequence[str]
+) -> tuple[Scored, tuple[str, ...]]:
+    """What the task makes of the answers, for each document: None for those that are lost.
 
-    with quiet_harness():
-        by_document: dict[int, list[Any]] = {}
-        for request, answer in zip(task.requests, found, strict=True):
-            request.resps, request.filtered_resps = [answer], {}
-            by_document.setdefault(request.doc_id, []).append(request)
-        task.task.apply_filters()
-        aggregations = task.task.aggregation()
-        scores: Scored = {}
-        others: set[str] = set()
-        filters = list(task.requests[0].filtered_resps)
-        for (number, document), name in itertools.product(task.documents, filters):
-            requests = sorted(by_document[number], key=lambda request: int(request.idx))
-            values = task.task.process_results(document, [request.filtered_resps[name] for request in requests])
-            for measure, value in values.items():
-                label = measure if len(filters) == 1 else f"{measure},{name}"
-                if getattr(aggregations.get(measure), "__name__", "mean") != "mean" or not np.isscalar(value):
-                    others.add(label)
-                    continue
-                scores.setdefault(label, []).append(None if number in lost else float(value))  # type: ignore[arg-type]
-    return scores, tuple(sorted(others))
+    `measures` are those of the intact model; without them, for the intact model itself, all that every document has.
+    """
+    from cwa_engine.data.harness import results_of
+
+    by_document, others = results_of(task, found, lost)
+    wanted = measures or [
+        name for name in by_document[0] or () if all(results and name in results for results in by_document)
+    ]
+    if not wanted:
+        raise InvalidInput(f"task {task.name} gives no measure to every document", hint="take another task")
+    scores = {name: [None if results is None else results.get(name) for results in by_document] for name in wanted}
+    return scores, others
 
 
 def _answers(
@@ -268,12 +262,6 @@ def _answers(
     records = []
     for each in prepared:
         measures = tuple(measure for task, measure in found if task == each.task.name)
-        if not measures:
-            raise InvalidInput(
-                f"task {each.task.name} has no measure that is a mean over documents, only "
-                f"{', '.join(left_out[each.task.name])}",
-                hint="take a task with acc, acc_norm or exact_match",
-            )
         records.append(_record(run, each, measures, left_out[each.task.name]))
     return TaskAnswers(tuple(records), tuple(comparisons(scores, run.spec.seed)), tuple(scores))
 
@@ -315,7 +303,8 @@ def comparisons(scores: Sequence[TaskScore], seed: int) -> Iterator[TaskComparis
     for (task, measure), cases in by_case.items():
         intact = next(values for case, values in cases.items() if case[3] == INTACT)
         known = [value for values in cases.values() for value in values if value is not None]
-        scale = 1.0 if min(known) >= 0 and max(known) <= 1 else max(known) - min(known)
+        low, high = min(known, default=0.0), max(known, default=1.0)
+        scale = 1.0 if 0 <= low <= high <= 1 else high - low
         for case, values in cases.items():
             if case[3] != INTACT:
                 yield _compared(task, measure, case, values, INTACT, intact, scale, seed)

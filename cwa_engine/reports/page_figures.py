@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -43,7 +44,12 @@ def _block(figure: Figure, subject: str, specs: Mapping[str, Any] | None) -> Fig
     whole = f"{figure.name}.csv, which `cwtool report {subject} --figures FOLDER` writes"
     data = table_of(found, "data of this figure", whole, MOST_ROWS)
     link = "" if len(content) > MOST_CSV else f"data:text/csv;base64,{base64.b64encode(content).decode()}"
-    return FigureBlock(figure.name, figure.title, figure.caption, data, specs, link)
+    caption = _LONG_WORD.sub(lambda word: f"{word[0][:_LONGEST_WORD]}…", figure.caption)
+    return FigureBlock(figure.name, figure.title, caption, data, specs, link)
+
+
+_LONGEST_WORD = 120  # of a caption: a name may have thousands of characters, and each figure has it
+_LONG_WORD = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
 
 
 def _with_rows(spec: JsonMap) -> JsonMap:

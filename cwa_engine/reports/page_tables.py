@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -123,13 +122,13 @@ def table_of(found: TableRows[Any], title: str = "", whole: str = "", most: int 
     """Any table of records: a column for each of its own; what all rows have in common stands in the title."""
     columns = found.table.columns
     most = min(most, max(10, _CELLS // len(columns)))
-    values = [_values(found, row) for row in found.rows]
+    values = [_values(row, columns) for row in found.rows]
     common = {
         name: column[0]
         for name, column in zip(columns, zip(*values, strict=True), strict=False)
         if len(column) > 1 and not isinstance(column[0], float) and all(value == column[0] for value in column)
     }
-    kinds = _kinds(found)
+    kinds = _kinds(found, columns)
     places = [place for place, name in enumerate(columns) if name not in common]
     shown_columns = [Column(_label(columns[place]), _at(place), is_number=columns[place] in kinds) for place in places]
     same = ", ".join(f"{_label(name)} {shown(value)}" for name, value in common.items() if value not in (None, ""))
@@ -145,15 +144,15 @@ def _label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _kinds(found: TableRows[Any]) -> set[str]:
+def _kinds(found: TableRows[Any], columns: Sequence[str]) -> set[str]:
     """The columns of numbers."""
     hints = typing.get_type_hints(found.table.row)
     fixed = {name for name, hint in hints.items() if not {int, float}.isdisjoint({hint, *typing.get_args(hint)})}
-    return fixed | {name for name in found.table.columns if name not in hints}
+    return fixed | {name for name in columns if name not in hints}
 
 
-def _values(found: TableRows[Any], row: Any) -> list[Any]:
+def _values(row: Any, columns: Sequence[str]) -> list[Any]:
     """In the order of the table's columns, with the scores behind."""
-    names = [field.name for field in dataclasses.fields(row) if field.name in found.table.columns]
-    scores = getattr(row, "scores", ()) if found.table.metrics else ()
+    names = [name for name in columns if hasattr(row, name)]
+    scores = getattr(row, "scores", ()) if len(names) < len(columns) else ()
     return [*(getattr(row, name) for name in names), *scores]

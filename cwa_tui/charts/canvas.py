@@ -28,9 +28,6 @@ class Canvas:
         for place, character in enumerate(text):
             self.put(x + place, y, character, style)
 
-    def is_free(self, x: int, y: int) -> bool:
-        return not (0 <= x < self.width and 0 <= y < self.height) or self._characters[y][x] == " "
-
     def line(self, start: tuple[float, float], end: tuple[float, float], style: str = "", dashed: bool = False) -> None:
         """A straight line between two points, in cells with fractions; cells that have a character keep it."""
         clipped = _clipped(start, end, (-0.5, -0.5, self.width - 0.5, self.height - 0.5))

@@ -79,6 +79,13 @@ def _run_again(path: Path, model: str | None, data_file: str | None) -> list[Com
     from cwa_daemon.protocol import JobOptions
 
     with opened(path) as contents, connect() as client:
+        for given, option, field in ((model, "--model", "model"), (data_file, "--data-file", "data_file")):
+            named = {getattr(report.spec, field) for report in contents.reports}
+            if given is not None and len(named) > 1:
+                raise InvalidInput(
+                    f"{option} gives one place, and the runs of {path.name} have {len(named)}",
+                    hint="unpack it, and run each again by its own command line",
+                )
         specs = [_spec(report, model, data_file) for report in contents.reports]
         ids = [client.submit(spec, command_typed(), JobOptions(no_cache=True)) for spec in specs]
         return [_beside(client, report, run_id) for report, run_id in zip(contents.reports, ids, strict=True)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cwa_engine.base.errors import InvalidInput, NotFound, OutputError, OutputTaken, did_you_mean
+from cwa_engine.base.files import user_path
 from cwa_tui.cli import completion
 from cwa_tui.cli.lines import NO_LIMIT, line_width
 from cwa_tui.cli.output import say, show, show_exactly
@@ -36,7 +37,7 @@ def figures(
             metavar="RUN|STUDY",
             help="Id of a finished run or a study, or its first or last characters, or a folder with the files of a run; "
             "if left out, the latest finished run.",
-            autocompletion=completion.finished_run_ids,
+            autocompletion=completion.reported_ids,
         ),
     ] = "latest",
     name: Annotated[
@@ -67,7 +68,12 @@ def figures(
         ),
     ] = None,
     width: Annotated[
-        str, typer.Option("--width", help="How wide --output is: one-column or two-column of a paper.")
+        str,
+        typer.Option(
+            "--width",
+            help="How wide --output is: one-column or two-column of a paper.",
+            autocompletion=completion.one_of("one-column", "two-column"),
+        ),
     ] = "one-column",
     force: Annotated[bool, typer.Option("--force", help="Replace the files of --output.")] = False,
     as_json: Json = False,
@@ -90,7 +96,7 @@ def figures(
             figure = _only(chosen, name)
             show_exactly(figure.table.table.to_bytes(figure.table.rows).decode())
         elif output:
-            for path in _write(_only(chosen, name), Path(output).expanduser(), width, force):
+            for path in _write(_only(chosen, name), user_path(output, "--output"), width, force):
                 show(str(path))
         elif as_json:
             show({"figures": [_plain(figure) for figure in chosen]})

@@ -124,10 +124,9 @@ class WeightCardScreen(StoreScreen):
     @property
     def command(self) -> str:
         """The command that examines the weight."""
-        from cwa_engine.command_line import command_of
+        from cwa_engine.command_line import weight_command_of
 
-        of_run = command_of(self.spec.model_copy(update={"weights": (self.target,)}))
-        return of_run.replace("cwtool run", "cwtool weight", 1)
+        return weight_command_of(self.spec, self.target)
 
     @property
     def run_in_view(self) -> str | None:

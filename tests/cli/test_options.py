@@ -157,7 +157,7 @@ def test_the_help_of_a_command_names_each_of_its_options(command: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [
-        ("cwtool re", ["rerun", "results", "reproduce"]),
+        ("cwtool re", ["rerun", "results", "report", "reproduce"]),
         ("cwtool jobs pa", ["pause"]),
         ("cwtool daemon keys re", ["revoke"]),
         ("cwtool run --metric gr", ["grad_x_weight", "grad_squared"]),

@@ -80,3 +80,20 @@ def test_all_tables_are_written_into_a_new_folder(ranked: CommandLine) -> None:
     }  # fmt: skip
     assert len(json.loads((ranked.cwd / "tables/topk_grad_x_weight.json").read_text())) == MANY
     assert "exists" in ranked("results", "export", "-o", "tables", rc=2).stderr
+
+
+def test_a_run_is_exported_for_papers_and_its_masks_come_back_as_the_same_weights(ranked: CommandLine) -> None:
+    listed = ranked.json("results", "topk", "-n", "5")["weights"]
+    tables = ranked.json("export", "--format", "latex", "-o", "paper")["files"]
+    assert {Path(path).name for path in tables} == {
+        "weights_grad_x_weight.tex", "weights_grad_x_weight_matrices.tex",
+    }  # fmt: skip
+    assert r"\toprule" in ranked("export", "-f", "latex", "--table", "weights_grad_x_weight").stdout
+    [masks] = ranked.json("export", "-f", "safetensors", "-k", "5", "-o", "top.safetensors")["files"]
+    assert "exists" in ranked("export", "-f", "safetensors", "-o", "top.safetensors", rc=2).stderr
+    ranked("run", "gpt2", "--weights", masks, "--eval-limit", "2", "--no-perturbation", "--output", "given")
+    given = rows_of((ranked.cwd / "given/topk_given.csv").read_text())
+    assert {(row["target"], float(row["value"])) for row in given} == {(row["target"], row["value"]) for row in listed}
+    (ranked.cwd / "list.csv").write_text("layer,module,row,col\n1,mlp.c_proj,3,5\n1,mlp.c_porj,3,5\n")
+    refused = ranked("run", "gpt2", "--weights", "list.csv", "--eval-limit", "2", rc=2).stderr
+    assert "list.csv, line 3: " in refused and "1.mlp.c_proj" in refused

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 
 import pytest
 
 from cwa_engine.base.errors import VersionMismatch
 from cwa_engine.base.plain import from_plain
-from cwa_engine.spec import RunSpec
+from cwa_engine.command_line import weight_command_of
+from cwa_engine.spec import CARD_METRICS, RunSpec
 from cwa_engine.weight_rows import WeightCard
 from tests.conftest import CommandLine
 
@@ -32,6 +34,14 @@ def test_a_weight_is_examined_on_the_warm_model_and_its_damage_is_that_of_a_run(
     assert group["critical"]["delta_nll"] == card.alone.delta_nll
     again = cwtool.json("weight", "--model", "gpt2", TARGET, *FEW)  # behind --model the weight stands alone
     assert {**again, "timings": {}} == {**saved, "timings": {}}
+
+
+def test_the_command_that_a_card_is_made_by_can_be_typed(cwtool: CommandLine) -> None:
+    spec = RunSpec(model="gpt2", metrics=("magnitude",), topk=(7,), eval_limit=4, dtype="float32", matrices=False)
+    command = weight_command_of(spec, TARGET)
+    assert command == f"cwtool weight gpt2 '{TARGET}' --dtype float32 --metric magnitude --eval-limit 4"
+    assert [row["metric"] for row in cwtool.json(*shlex.split(command)[1:])["ranks"]] == ["magnitude"]
+    assert weight_command_of(RunSpec(model="gpt2", metrics=CARD_METRICS), TARGET) == f"cwtool weight gpt2 '{TARGET}'"
 
 
 def test_at_80_columns_no_line_is_longer_and_no_number_is_cut(cwtool: CommandLine) -> None:

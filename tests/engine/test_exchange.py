@@ -6,9 +6,12 @@ import csv
 import io
 import json
 import math
+import pkgutil
 import re
 import shutil
 import subprocess
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,16 @@ from markdown_it import MarkdownIt
 from pyarrow import parquet
 
 import cwa_engine as cwa
+from cwa_engine import questions
+from cwa_engine.base.table import Table
 from cwa_engine.exchange.latex import escape, latex
 from cwa_engine.exchange.parquet import parquet_bytes
 from cwa_engine.exchange.printed import Number, PrintedTable, Strong, number_texts
 from cwa_engine.exchange.tables import data_table, table_names
 from cwa_engine.exchange.writing import EXPORTS, one_table, printed_tables
+from cwa_engine.questions.tasks import TaskComparison
+from cwa_engine.records import tables as run_tables
+from cwa_engine.records.run_report import FilesInMemory
 from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.registry import answered
 from cwa_tui.cli.parameters import EXPORTED
@@ -34,6 +42,14 @@ from tests.models import tiny_model, tiny_tokenizer
 
 HOSTILE = r"\input{/etc/passwd} $x$ 50% a_b & <script> ^^5c ~ # { -- ''q'' ``"
 ROW = tuple[Any, ...]
+
+
+class SimpleRun(cwa.RunReport):
+    """A report of which nothing but its tables is asked."""
+
+    def __init__(self, contents: dict[str, bytes]) -> None:
+        object.__setattr__(self, "hashes", dict.fromkeys(contents, ""))
+        object.__setattr__(self, "files", FilesInMemory(contents))
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +77,34 @@ def planted() -> cwa.RunReport:
 
 def test_the_command_offers_the_formats_that_there_are() -> None:
     assert EXPORTED == EXPORTS
+
+
+def test_every_table_that_a_run_may_have_is_known() -> None:
+    modules = [import_module(f"{questions.__name__}.{each.name}") for each in pkgutil.iter_modules(questions.__path__)]
+    tables = [each for module in (*modules, run_tables) for each in vars(module).values() if isinstance(each, Table)]
+    assert len(tables) > 10
+    for table in tables:
+        report = SimpleRun({table.name: table.to_bytes([])})
+        assert data_table(report, table.name).table == table
+
+
+def test_a_table_of_another_version_can_be_copied_and_is_otherwise_refused_by_name(planted: cwa.RunReport) -> None:
+    newer = replace(
+        planted, hashes={**planted.hashes, "news.csv": ""}, files=FilesInMemory({"news.csv": b"a,b\n1,2\n"})
+    )
+    assert one_table(newer, "news", "csv") == b"a,b\n1,2\n"
+    with pytest.raises(cwa.DataError, match="does not know the table 'news'"):
+        one_table(newer, "news", "json")
+
+
+def test_task_results_are_printed_with_their_intervals(planted: cwa.RunReport) -> None:
+    row = TaskComparison(
+        "arc", "acc", "obd", 10, "zero", "critical", None, "intact", 200, 0.5, 0.31, -0.19, -0.26, -0.12, 0.001, 0
+    )
+    collapsed = replace(row, k=100, after=None, difference=None, low=None, high=None, lost=3)
+    asked = replace(planted, summary=replace(planted.summary, task_comparisons=(row, collapsed)))
+    text = one_table(asked, "task_results", "markdown").decode()
+    assert "| -0.190 [-0.260, -0.120] |" in text and "| 0.5000 |  |  |" in text and "acc of arc" in text
 
 
 def test_csv_is_the_file_of_the_run_and_json_has_the_same_rows(report: cwa.RunReport, tmp_path: Path) -> None:

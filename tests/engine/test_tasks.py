@@ -232,6 +232,7 @@ def test_a_model_that_collapses_has_no_score(folder: Path) -> None:
         ),
         ({"colours.yaml": CHOICE.replace("{{thing}}", "{{things}}")}, ["colours"], DataError, "'things' is undefined"),
         ({"colours.yaml": CHOICE.replace("multiple_choice", "generate_until")}, ["colours"], InvalidInput, "writes answers"),
+        ({"words.yaml": WORD.replace("  - metric: acc\n", "")}, ["words"], InvalidInput, "perplexity is no mean over doc"),
         ({"colours.yaml": CHOICE.replace("multiple_choice", "loglikelihood_rolling")}, ["colours"], InvalidInput, "perplex"),
     ],
 )  # fmt: skip

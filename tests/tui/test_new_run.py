@@ -298,10 +298,10 @@ async def test_tab_and_shift_tab_move_too(form: Form) -> None:
 async def test_page_keys_move_between_groups_and_buttons(form: Form) -> None:
     await form.move("pagedown")
     assert form.focused == "SectionTitle"
-    for _ in range(5):
+    for _ in range(6):
         await form.move("pagedown")
     assert form.focused == "start"
-    for _ in range(6):
+    for _ in range(7):
         await form.move("pageup")
     assert form.focused == "model"
 

@@ -147,7 +147,7 @@ async def test_the_panes_have_the_answer_its_tables_its_figure_and_what_failed()
         await pilot.press("m")
         await until(lambda: "2 of 2: models" in screen_text(app))
         await pilot.press("4")
-        await until(lambda: "across: parameters, logarithmic" in screen_text(app) and "●" in screen_text(app))
+        await until(lambda: "parameters, logarithmic" in screen_text(app) and "●" in screen_text(app))
         await pilot.press("5")
         await until(lambda: "4 tiny-d: the loss is not finite (try float32)" in screen_text(app))
 
@@ -305,3 +305,15 @@ async def test_models_are_picked_from_the_list_one_after_the_other() -> None:
         await pilot.press("escape")
         await until(lambda: app.screen is form)
         assert len(form.query_one("#edit-models", Input).value.split()) == 2
+
+
+async def test_capital_f_shows_the_figures_of_a_study() -> None:
+    daemon = FakeDaemon()
+    async with on_screen(daemon) as (app, pilot):
+        for run in await started(app, daemon, study()):
+            ends(daemon, run)
+        await opened(app, pilot)
+        await until(lambda: "4 of 4 done" in screen_text(app))
+        await pilot.press("F")
+        await until(lambda: "1 of" in screen_text(app) and "· study" in screen_text(app))
+        await until(lambda: "parameters, logarithmic" in screen_text(app) and "●" in screen_text(app))

@@ -1,0 +1,38 @@
+"""Draw the figures that explain metrics and statistics, of one run on the real SmolLM2-135M: `python -m docs.explained`.
+
+The run takes some minutes in this process. With the folder of a run as its argument, the figures are those of that run.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import cwa_engine as cwa
+from cwa_engine.figures.registry import figures_of
+from cwa_engine.reports.drawing import write_figure
+
+FOLDER = Path(__file__).parent / "pictures/figures"
+WANTED = (
+    "damage_curve_grad_x_weight_zero", "heat_map_grad_x_weight", "depth_profile_grad_x_weight", "score_distribution",
+    "fidelity", "half_agreement",
+)  # fmt: skip
+
+
+def main(folder: str | None = None) -> None:
+    report = (
+        cwa.open_run(folder)
+        if folder
+        else cwa.analyze(
+            "smollm2-135m", metrics=["grad_x_weight", "obd", "magnitude"], topk=[1, 3, 10, 100], eval_limit=16,
+            controls=["random_matched"], control_seeds=5, fidelity=60, matrices=False,
+        )
+    )  # fmt: skip
+    for figure in figures_of(report, "run"):
+        if figure.name.startswith(WANTED):
+            write_figure(figure, FOLDER, ("svg",), "two-column")
+            print(figure.name, figure.caption, sep="\n", end="\n\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
