@@ -19,7 +19,7 @@ ACROSS = ("parameters", "step", "tokens", "k", "sequences")  # fields that a fig
 SERIES = ("family", "metric", "k", "perturbation", "selection", "others")  # fields that tell series apart
 _APART = 10.0  # a logarithmic axis is used where the largest is at least so many times the smallest
 KIND = "study_answer"
-DRAWN = (scaling.POINTS, trajectory.STEPS, transfer.TABLE, metrics.FIDELITY)  # tables that have a figure of their own
+DRAWN = (scaling.POINTS, scaling.FITS, trajectory.STEPS, transfer.TABLE, metrics.FIDELITY)  # what other figures show
 
 
 @dataclass(frozen=True, slots=True)
