@@ -86,8 +86,12 @@ class Damaged:
 
 rows = [Damaged(1, 0.02, 0.01, 0.03), Damaged(10, 0.5, 0.4, 0.6), Damaged(100, 3.1, 2.7, 3.5)]
 figure = Figure(
-    "my_curve", "Damage by k", "gpt2, 64 texts, 95 % intervals.", table_of("my_curve", Damaged, rows),
-    x=Axis("k", "weights zeroed", "log"), y=Axis("change", "change of the loss (nats per token)"),
+    "my_curve",
+    "Damage by k",
+    "gpt2, 64 texts, 95 % intervals.",
+    table_of("my_curve", Damaged, rows),
+    x=Axis("k", "weights zeroed", "log"),
+    y=Axis("change", "change of the loss (nats per token)"),
     layers=(Layer("line"), Layer("interval", low="low", high="high"), Layer("point")),
 )
 write_figure(figure, Path("figures"), ("pdf",), "one-column")
