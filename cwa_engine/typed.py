@@ -10,7 +10,6 @@ from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.files import user_path
 from cwa_engine.hub.sources import absolute_name
 from cwa_engine.options import Kind, OptionField
-from cwa_engine.weight_files.reading import read_weights
 
 STANDARD_INPUT = "-"  # as typed on a command line
 STDIN = Path("/dev/stdin")
@@ -77,6 +76,8 @@ def _texts(entry: OptionField, given: str, base: Path | None) -> Path:
 
 def _weights(entry: OptionField, given: Sequence[str], base: Path | None) -> tuple[str, ...]:
     """Targets as typed, and those that files list. A comma is part of a target."""
+    from cwa_engine.weight_files.reading import read_weights  # numpy comes with it: 0.1 s
+
     found: list[str] = []
     for text in given:
         found += [text] if text.endswith("]") else read_weights(_texts(entry, text, base))
