@@ -373,6 +373,14 @@ async def until(condition: Callable[[], object], patience_s: float = 10.0) -> No
             await asyncio.sleep(0.005)
 
 
+async def sees(app: App[Any], *texts: str) -> None:
+    """Wait until these texts are on screen; where they do not come, the error has what is there."""
+    try:
+        await until(lambda: all(text in screen_text(app) for text in texts))
+    except TimeoutError:
+        raise AssertionError(f"{texts} are not all on screen:\n{screen_text(app)}") from None
+
+
 def weights(count: int, first: float = 1.0) -> list[dict[str, Any]]:
     """A ranking as it travels."""
     return [

@@ -21,7 +21,7 @@ from cwa_tui.screens.weight import WeightScreen
 from cwa_tui.screens.weight_card import WeightCardScreen
 from cwa_tui.widgets.figure_chart import FigureChart
 from tests.tui.a_card import card
-from tests.tui.fake_client import FakeDaemon, app_on, screen_lines, screen_text, steady, until
+from tests.tui.fake_client import FakeDaemon, app_on, screen_lines, sees, steady, until
 from tests.tui.finished_run import RUN_ID, finished
 
 OTHER = "20261123-180100-tiny-w2m7"
@@ -36,13 +36,6 @@ async def on_run(daemon: FakeDaemon, size: tuple[int, int] = (100, 30)) -> Async
         app.open_run(RUN_ID)
         await until(lambda: isinstance(app.screen, RunScreen) and app.session.store.report(RUN_ID))
         yield app, pilot
-
-
-async def sees(app: CwtoolApp, *texts: str) -> None:
-    try:
-        await until(lambda: all(text in screen_text(app) for text in texts))
-    except TimeoutError:
-        raise AssertionError(f"{texts} are not all on screen:\n{screen_text(app)}") from None
 
 
 async def test_capital_f_shows_the_figures_of_a_run_and_brackets_go_round_all_of_them() -> None:

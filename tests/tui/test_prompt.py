@@ -15,7 +15,7 @@ from cwa_engine.prompt_rows import PromptAnswer
 from cwa_engine.prompting.answering import answer_prompt
 from cwa_tui.screens.prompt import PromptScreen
 from cwa_tui.screens.run import RunScreen
-from tests.tui.fake_client import FakeDaemon, app_on, screen_lines, screen_text, until
+from tests.tui.fake_client import FakeDaemon, app_on, screen_lines, screen_text, sees, until
 from tests.tui.finished_run import RUN_ID, finished, tiny
 
 SMALL, LARGE = (80, 24), (160, 48)
@@ -33,13 +33,6 @@ async def prompt_open(
         assert isinstance(screen, PromptScreen)
         await until(lambda: screen.weights is not None)
         yield pilot, screen
-
-
-async def sees(pilot: Pilot[None], *texts: str) -> None:
-    try:
-        await until(lambda: all(text in screen_text(pilot.app) for text in texts))
-    except TimeoutError:
-        raise AssertionError(f"{texts} are not all on screen:\n{screen_text(pilot.app)}") from None
 
 
 async def ask(pilot: Pilot[None], daemon: FakeDaemon, text: str) -> str:
@@ -69,7 +62,7 @@ async def test_both_texts_stand_beside_each_other_with_figures_and_every_token(s
     daemon = FakeDaemon()
     report = finished(daemon)
     async with prompt_open(daemon, size) as (pilot, screen):
-        await sees(pilot, "tiny · zero the first 4 by grad_x_weight", "type a prompt, and enter")
+        await sees(pilot.app, "tiny · zero the first 4 by grad_x_weight", "type a prompt, and enter")
         run_id = await ask(pilot, daemon, "The harbour")
         spec = daemon.prompted[0]
         assert spec.weights == tuple(weight.target for weight in report.topk("grad_x_weight"))
@@ -79,9 +72,9 @@ async def test_both_texts_stand_beside_each_other_with_figures_and_every_token(s
             ("zero",),
             "float32",
         )
-        await sees(pilot, "waits for its turn")
+        await sees(pilot.app, "waits for its turn")
         made = answer(daemon, run_id)
-        await sees(pilot, "intact · 40 tokens", "damaged · 40 tokens", "KL in nats", "likeliest token changed for")
+        await sees(pilot.app, "intact · 40 tokens", "damaged · 40 tokens", "KL in nats", "likeliest token changed for")
         assert f"mean KL {made.mean_kl:.4g}" in screen_text(pilot.app)
         assert any("intact · 40" in line and "damaged · 40" in line for line in screen_lines(pilot.app))
         assert screen.query_one("#prompt-tokens").source.total == len(made.tokens)  # type: ignore[attr-defined]
@@ -94,9 +87,9 @@ async def test_the_texts_are_seen_while_they_grow_and_a_failure_says_why() -> No
         run_id = await ask(pilot, daemon, "The harbour")
         daemon.say(run_id, "state", state="running", error=None)
         daemon.say(run_id, **to_dict(Generated("was quiet and", "was was was")))
-        await sees(pilot, "was quiet and", "was was was")
+        await sees(pilot.app, "was quiet and", "was was was")
         daemon.end(run_id, "failed", ModelBroken("the files are gone", hint="download them again"))
-        await sees(pilot, "the files are gone", "download them again")
+        await sees(pilot.app, "the files are gone", "download them again")
 
 
 async def test_f2_turns_the_weights_off_and_f3_takes_more_of_them_and_both_ask_again() -> None:
@@ -104,12 +97,12 @@ async def test_f2_turns_the_weights_off_and_f3_takes_more_of_them_and_both_ask_a
     report = finished(daemon)
     async with prompt_open(daemon) as (pilot, _):
         answer(daemon, await ask(pilot, daemon, "The harbour"))
-        await sees(pilot, "damaged · 40 tokens")
+        await sees(pilot.app, "damaged · 40 tokens")
         await pilot.press("f2")
         await until(lambda: len(daemon.prompted) == 2)
         assert daemon.prompted[1].weights == () and daemon.prompted[1].prompt == "The harbour"
         answer(daemon, list(daemon.jobs)[-1])
-        await sees(pilot, "no weights are damaged", "intact · 40 tokens")
+        await sees(pilot.app, "no weights are damaged", "intact · 40 tokens")
         assert "damaged · 40" not in screen_text(pilot.app)
         await pilot.press("f2")
         await until(lambda: len(daemon.prompted) == 3)
@@ -132,7 +125,7 @@ async def test_a_weight_opens_it_for_itself_and_escape_cancels_what_nobody_waits
         await until(lambda: pilot.app.screen.query("#prompt-line") and pilot.app.session.store.report(RUN_ID))  # type: ignore[attr-defined]
         run_id = await ask(pilot, daemon, "Copper, tin")
         assert daemon.prompted[0].weights == (target,)
-        await sees(pilot, f"zero {target}")
+        await sees(pilot.app, f"zero {target}")
         await pilot.press("escape")
         await until(lambda: daemon.cancelled == [run_id])
 
@@ -162,7 +155,7 @@ async def test_without_colours_there_are_signs_and_ascii_terminals_get_ascii(mon
     async with prompt_open(daemon, target=target, ascii=True) as (pilot, _):
         made = answer(daemon, await ask(pilot, daemon, "The harbour"))
         assert made.top1_changes
-        await sees(pilot, "0.01+ .", "likeliest token changed: !", "intact - 40 tokens")
+        await sees(pilot.app, "0.01+ .", "likeliest token changed: !", "intact - 40 tokens")
         assert screen_text(pilot.app).isascii()
 
 
@@ -179,9 +172,11 @@ async def test_a_collapsed_model_is_said_to_be_one() -> None:
         daemon.say(run_id, **to_dict(PromptAnswered(made)))
         daemon.end(run_id)
         await sees(
-            pilot, "damaged · 0 tokens, then it collapsed", "the damaged model collapsed: model.norm is the first layer"
+            pilot.app,
+            "damaged · 0 tokens, then it collapsed",
+            "the damaged model collapsed: model.norm is the first layer",
         )
-        await sees(pilot, "mean KL: none", "collapsed")
+        await sees(pilot.app, "mean KL: none", "collapsed")
 
 
 async def test_an_empty_ranking_or_a_bad_prompt_is_explained_and_nothing_is_asked() -> None:
@@ -191,5 +186,5 @@ async def test_an_empty_ranking_or_a_bad_prompt_is_explained_and_nothing_is_aske
         pilot.app.screen.query_one(Input).value = "a" * 100_001
         pilot.app.screen.query_one(Input).focus()
         await pilot.press("enter")
-        await sees(pilot, "the prompt has 100,001 characters")
+        await sees(pilot.app, "the prompt has 100,001 characters")
         assert daemon.prompted == []

@@ -11,7 +11,7 @@ from cwa_engine.base.errors import ModelBroken
 from cwa_engine.command_line import command_of
 from cwa_engine.spec import RunSpec
 from cwa_tui.screens.weight import WeightScreen, alone_spec
-from tests.tui.fake_client import FakeDaemon, app_on, screen_text, until, warm
+from tests.tui.fake_client import FakeDaemon, app_on, sees, until, warm
 from tests.tui.finished_run import RUN_ID, finished, looked_at, tiny
 
 LARGE = (160, 48)
@@ -31,23 +31,16 @@ async def weight_open(
         yield pilot, screen
 
 
-async def sees(pilot: Pilot[None], *texts: str) -> None:
-    try:
-        await until(lambda: all(text in screen_text(pilot.app) for text in texts))
-    except TimeoutError:
-        raise AssertionError(f"{texts} are not all on screen:\n{screen_text(pilot.app)}") from None
-
-
 async def test_the_run_knows_where_a_weight_is_its_ranks_what_it_does_alone_and_its_command() -> None:
     daemon = FakeDaemon()
     report = finished(daemon)
     weight = report.topk()[0]
     alone = next(row for row in report.interactions if row.target == weight.target)
     async with weight_open(daemon) as (pilot, _):
-        await sees(pilot, weight.target, f"decoder block {weight.layer}", f"component {weight.component}")
-        await sees(pilot, f"1 of {len(report.topk())}", "grad_x_weight", "magnitude", "damaged alone")
-        await sees(pilot, f"{alone.alone:+.4f}", "--individually", "--weights", f"'{weight.target}'")
-        await sees(pilot, "the model is not warm: i loads it")
+        await sees(pilot.app, weight.target, f"decoder block {weight.layer}", f"component {weight.component}")
+        await sees(pilot.app, f"1 of {len(report.topk())}", "grad_x_weight", "magnitude", "damaged alone")
+        await sees(pilot.app, f"{alone.alone:+.4f}", "--individually", "--weights", f"'{weight.target}'")
+        await sees(pilot.app, "the model is not warm: i loads it")
     assert daemon.inspected == []  # nobody asked to load anything
 
 
@@ -58,12 +51,12 @@ async def test_a_warm_model_is_looked_at_by_itself() -> None:
     async with weight_open(daemon) as (pilot, screen):
         await until(lambda: daemon.inspected)
         assert daemon.inspected[0][1] == target
-        await sees(pilot, "waits for its turn")
+        await sees(pilot.app, "waits for its turn")
         look = next(run_id for run_id, job in daemon.jobs.items() if job.kind == "inspect")
         looked_at(daemon, look, target)
         name, index = target.rstrip("]").split("[")
         value = float(tiny().model.get_parameter(name).detach()[int(index)])
-        await sees(pilot, f"value {value:.6g}", "by |value|", "heights are logarithms", "▲", "median", "largest")
+        await sees(pilot.app, f"value {value:.6g}", "by |value|", "heights are logarithms", "▲", "median", "largest")
         assert screen.facts is not None
 
 
@@ -75,7 +68,7 @@ async def test_i_loads_a_model_that_is_not_warm_and_a_failure_says_why() -> None
         await until(lambda: daemon.inspected)
         look = next(run_id for run_id, job in daemon.jobs.items() if job.kind == "inspect")
         daemon.end(look, "failed", ModelBroken("the files are gone", hint="download them again"))
-        await sees(pilot, "the model cannot be looked at: the files are gone", "download them again")
+        await sees(pilot.app, "the model cannot be looked at: the files are gone", "download them again")
 
 
 async def test_a_value_that_is_not_what_the_run_found_is_pointed_out() -> None:
@@ -87,7 +80,7 @@ async def test_a_value_that_is_not_what_the_run_found_is_pointed_out() -> None:
         await until(lambda: daemon.inspected)
         look = next(run_id for run_id, job in daemon.jobs.items() if job.kind == "inspect")
         looked_at(daemon, look, other)
-        await sees(pilot, "the model's files have changed since")
+        await sees(pilot.app, "the model's files have changed since")
 
 
 async def test_a_look_that_nobody_waits_for_is_cancelled() -> None:
@@ -108,9 +101,9 @@ async def test_brackets_go_to_other_ranks_and_y_copies_the_command() -> None:
         copied: list[str] = []
         pilot.app.copy_text = copied.append  # type: ignore[attr-defined]
         await pilot.press("]")
-        await sees(pilot, report.topk()[1].target)
+        await sees(pilot.app, report.topk()[1].target)
         await pilot.press("[", "[")  # there is none before the first
-        await sees(pilot, report.topk()[0].target)
+        await sees(pilot.app, report.topk()[0].target)
         assert screen.place == 1
         await pilot.press("y", "Y")
         await until(lambda: len(copied) == 2)
