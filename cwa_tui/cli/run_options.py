@@ -115,9 +115,10 @@ def spec_of(command: str, given: Given) -> RunSpec:
         for entry in options_of(command, RunSpec)
         if entry.default != usual[entry.field].default
     }
-    fields |= fields_typed(given)
-    if STANDARD_INPUT in given.get("weights", ()) and fields.get("data_file") == STDIN:
+    texts = given.get("data_file") or ()
+    if STANDARD_INPUT in given.get("weights", ()) and {STANDARD_INPUT, str(STDIN)}.intersection(texts):
         raise InvalidInput("standard input is either --weights or --data-file", hint="give one of them as a file")
+    fields |= fields_typed(given)
     if command == ABLATE:  # the metrics name the candidates, and no further damage is measured
         proposers = (name for name in fields.get("metrics", ()) if name != ABLATION)
         fields |= {"metrics": (*proposers, ABLATION), "perturbations": (), "matrices": False}

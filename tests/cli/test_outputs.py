@@ -34,7 +34,7 @@ def test_an_output_folder_takes_the_same_run_again_and_no_other_unless_forced(cw
     names = {path.name for path in (cwtool.cwd / "out").iterdir()}
     assert names == {
         "summary.json", "manifest.json", "log.txt", "topk_grad_x_weight.csv", "topk_grad_x_weight_matrices.csv",
-        "SHA256SUMS",
+        "scores.csv", "SHA256SUMS",
     }  # fmt: skip
 
 

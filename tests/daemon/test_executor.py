@@ -136,7 +136,7 @@ def test_a_model_stays_as_long_after_a_run_that_failed_as_after_one_that_was_don
     run()
     now = time.time() + 1200
 
-    def long_run(*arguments: Any) -> None:
+    def long_run(*arguments: Any, **options: Any) -> None:
         monkeypatch.setattr(time, "time", lambda: now)  # it ends twenty minutes later
         raise Cancelled("cancelled")
 
@@ -189,7 +189,7 @@ def test_after_memory_ran_out_the_worker_goes_on_only_if_the_model_still_compute
     executor, _, outbox, run = worker
     run()
 
-    def exhausted(*args: object) -> None:
+    def exhausted(*args: object, **options: object) -> None:
         raise OutOfMemory("out of memory")
 
     def end(code: int) -> None:
@@ -212,7 +212,7 @@ def test_a_device_that_fails_takes_its_worker_with_it_after_the_client_has_heard
 ) -> None:
     _, _, outbox, run = worker
 
-    def failing(*args: object) -> None:
+    def failing(*args: object, **options: object) -> None:
         monkeypatch.setattr(
             "cwa_daemon.worker.executor.release", failing
         )  # nor does the device give back its memory any more
@@ -233,7 +233,7 @@ class Held:
 
 
 def _exhausted(held: list[weakref.ref[Held]]) -> Callable[..., None]:
-    def analyze(*args: object) -> None:
+    def analyze(*args: object, **options: object) -> None:
         gradients = Held()
         held.append(weakref.ref(gradients))
         try:
