@@ -44,6 +44,7 @@ def end_with_terminal(descriptor: int) -> None:
     look.register(descriptor, 0)
     look.poll()
     os.kill(os.getpid(), signal.SIGHUP)
+    os._exit(128 + signal.SIGHUP)  # where the signal is ignored, as under nohup
 
 
 class Visible(LineFilter):

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from cwa_engine.base.errors import RunFailed
 from cwa_engine.spec import RunSpec
 from tests.tui.fake_client import FakeDaemon, app_on, warm, weights
@@ -79,10 +81,20 @@ def test_under_the_c_locale_and_without_colours_only_ascii_is_sent_and_no_colour
     assert styles <= {b"", b"0", b"1", b"2", b"3", b"4", b"7", b"39", b"49"}
 
 
-def test_it_ends_when_its_terminal_is_closed_though_no_signal_says_so() -> None:
+AFTER_SIGNAL = """
+import runpy, signal
+signal.signal(signal.SIGHUP, {})
+runpy.run_module("tests.tui.test_terminal", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "ended"), [(signal.SIG_DFL, -signal.SIGHUP), (signal.SIG_IGN, 128 + signal.SIGHUP)], ids=["", "nohup"]
+)
+def test_it_ends_when_its_terminal_is_closed_though_no_signal_says_so(before: signal.Handlers, ended: int) -> None:
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.tui.test_terminal"],
+        [sys.executable, "-c", AFTER_SIGNAL.format(int(before))],
         cwd=Path(__file__).parents[2], env={**os.environ, "COLUMNS": "80", "LINES": "24"},
         stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
     )  # fmt: skip
@@ -91,7 +103,7 @@ def test_it_ends_when_its_terminal_is_closed_though_no_signal_says_so() -> None:
     while b"Unload" not in recorded:
         recorded += os.read(leader, 65536)
     os.close(leader)
-    assert process.wait(60) == -signal.SIGHUP
+    assert process.wait(60) == ended
 
 
 if __name__ == "__main__":
