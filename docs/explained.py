@@ -1,4 +1,4 @@
-"""Draw the figures that explain metrics and statistics, of one run on the real SmolLM2-135M: `python -m docs.explained`.
+"""Draw the figures of the tutorial and of docs/method.md, of the run of the tutorial: `python -m docs.explained`.
 
 The run takes some minutes in this process. With the folder of a run as its argument, the figures are those of that run.
 """
@@ -14,22 +14,14 @@ from cwa_engine.reports.drawing import write_figure
 
 FOLDER = Path(__file__).parent / "pictures/figures"
 WANTED = (
-    "damage_curve_grad_x_weight_zero", "heat_map_grad_x_weight", "depth_profile_grad_x_weight", "score_distribution",
-    "fidelity", "half_agreement",
+    "damage_curve_grad_x_weight_zero", "heat_map_grad_x_weight", "depth_profile_grad_x_weight", "half_agreement"
 )  # fmt: skip
 
 
 def main(folder: str | None = None) -> None:
-    report = (
-        cwa.open_run(folder)
-        if folder
-        else cwa.analyze(
-            "smollm2-135m", metrics=["grad_x_weight", "obd", "magnitude"], topk=[1, 3, 10, 100], eval_limit=16,
-            controls=["random_matched"], control_seeds=5, fidelity=60, matrices=False,
-        )
-    )  # fmt: skip
+    report = cwa.open_run(folder) if folder else cwa.analyze("smollm2-135m", topk=[1, 10], eval_limit=32)
     for figure in figures_of(report, "run"):
-        if figure.name.startswith(WANTED):
+        if figure.name in WANTED:
             write_figure(figure, FOLDER, ("svg",), "two-column")
             print(figure.name, figure.caption, sep="\n", end="\n\n")
 
