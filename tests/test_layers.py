@@ -64,6 +64,14 @@ def test_help_imports_no_command_and_nothing_that_takes_long() -> None:
     assert not imported & {entry.module for entry in cwtool.COMMANDS}
 
 
+def test_the_interface_starts_without_what_takes_long() -> None:
+    program = "import sys, cwa_tui.app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    imported = set(done.stdout.split())
+    assert "textual" in imported
+    assert not imported & {"torch", "transformers", "numpy", "altair", "vl_convert", "jinja2", "lm_eval", "duckdb"}
+
+
 def test_a_list_says_the_name_of_each_command_and_its_module_has_the_command() -> None:
     for entry in cwtool.COMMANDS:
         assert (entry.load().name, bool(entry.load().help)) == (entry.name, True)

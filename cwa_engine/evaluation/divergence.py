@@ -43,12 +43,17 @@ def divergence(
         with damaged():
             changed = _predictions(loaded, texts)
         before, after = intact[scored].log_softmax(-1), changed[scored].log_softmax(-1)  # [tokens, vocabulary]
-        kl_sum += float((before.exp() * (before - after)).sum(-1).double().sum())
+        kl_sum += float(kl_by_token(before, after).double().sum())
         agreed += int((before.argmax(-1) == after.argmax(-1)).sum())
         tokens += int(scored.sum())
         done += len(batch)
         after_batch(done)
     return Divergence(kl_sum / tokens, agreed / tokens)
+
+
+def kl_by_token(before: Tensor, after: Tensor) -> Tensor:
+    """KL(before ‖ after) in nats of log probabilities [tokens, vocabulary]. [tokens]"""
+    return (before.exp() * (before - after)).sum(-1)
 
 
 def _predictions(loaded: LoadedModel, texts: PaddedBatch) -> Tensor:

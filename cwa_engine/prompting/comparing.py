@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cwa_engine.evaluation.divergence import kl_by_token
 from cwa_engine.models.anatomy import config_number
 from cwa_engine.models.chain import NotAChain, ResumePoint, chain_of
 from cwa_engine.models.forward import logits_of
@@ -97,7 +98,7 @@ def _compared(before: Tensor, after: Tensor, ids: Sequence[int], start: int) -> 
         raise IntactNotFinite
     finite = after.isfinite().all(-1).tolist()
     before, after = before.log_softmax(-1), after.log_softmax(-1)
-    kl = (before.exp() * (before - after)).sum(-1).clamp(min=0.0)  # rounding may leave -1e-17
+    kl = kl_by_token(before, after).clamp(min=0.0)  # rounding may leave -1e-17
     following = torch.tensor(ids[start + 1 : start + 1 + len(before)], device=before.device)[:, None]
     shares = (logits.gather(1, following)[:, 0].exp().tolist() for logits in (before, after))
     tops = (logits.argmax(-1).tolist() for logits in (before, after))

@@ -18,12 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cwa_engine.base.errors import InvalidInput, RunFailed
 from cwa_engine.base.events import Note, Progress
 from cwa_engine.base.plain import JsonMap
-from cwa_engine.base.statistics import paired_mean, sign_flip_p
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
 from cwa_engine.rows import to_plain
@@ -324,6 +321,10 @@ def _compared(
     before, after = _mean(others), _mean(values)
     difference = low = high = p_value = None
     if before is not None and after is not None:
+        import numpy as np  # 0.1 s, which whoever only reads results need not wait
+
+        from cwa_engine.base.statistics import paired_mean, sign_flip_p
+
         pairs = np.array(values, dtype=np.float64) - np.array(others, dtype=np.float64)
         difference, low, high = paired_mean(pairs, scale)
         p_value = sign_flip_p(pairs, seed)
@@ -351,6 +352,8 @@ def _compared(
 
 def _mean(values: Sequence[float | None]) -> float | None:
     """None where the model has collapsed on a document: what is left would be a mean of other documents."""
+    import numpy as np
+
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cwa_engine.damage.patch import patched
 from cwa_engine.data.token_text import token_text
+from cwa_engine.evaluation.divergence import kl_by_token
 from cwa_engine.evaluation.perplexity import PaddedBatch, padded
 from cwa_engine.evaluation.resume import CachedStates
 from cwa_engine.methods.perturbations import PERTURBATIONS
@@ -76,7 +77,7 @@ class _Sums:
             after = self._predicted(texts, kept, number, first)
         if after.isnan().any():
             raise Unknown("without the weight the model's predictions are no numbers")
-        self._kl += float((before.exp() * (before - after)).sum(-1).double().sum())
+        self._kl += float(kl_by_token(before, after).double().sum())
         self._agreed += int((before.argmax(-1) == after.argmax(-1)).sum())
         self._tokens += len(before)
         self._intact = self._intact + before.exp_().sum(0, dtype=torch.float64).cpu()

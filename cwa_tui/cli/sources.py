@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cwa_engine.base.errors import InvalidInput, NotFound
 from cwa_engine.base.files import fetch_folder, user_path
 from cwa_engine.figures.figure import Source
+from cwa_engine.records.run_id import short_id
 from cwa_tui.cli.connection import command_typed, connect
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def opened_source(named: Sequence[str]) -> Iterator[Opened]:
         else:
             from cwa_engine.records.comparison import compare
 
-            name = "-".join(["comparison", *(each.run_id.rpartition("-")[2] for each in reports)])
+            name = "-".join(["comparison", *(short_id(each.run_id) for each in reports)])
             yield Opened(compare(*reports), "comparison", name)
 
 

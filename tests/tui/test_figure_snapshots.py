@@ -15,11 +15,9 @@ from cwa_engine.records.run_report import RunReport
 from cwa_engine.spec import RunSpec
 from cwa_tui.app import CwtoolApp
 from tests.tui.a_card import TARGET, card
-from tests.tui.fake_client import FakeDaemon, app_on, screen_text, until
+from tests.tui.fake_client import FakeDaemon, screen_text, until
 from tests.tui.finished_run import RUN_ID, finished
-
-SIZES = {"80x24": (80, 24), "160x48": (160, 48)}
-LOOKS = [("80x24", "colour"), ("80x24", "no-colour"), ("80x24", "ascii"), ("160x48", "colour")]
+from tests.tui.looks import LOOKS, app_in_look
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +76,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
 
 @pytest.fixture(params=LOOKS, ids="-".join)
 def app(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon) -> CwtoolApp:
-    if request.param[1] == "no-colour":
-        monkeypatch.setenv("NO_COLOR", "1")
-    return app_on(daemon, ascii=request.param[1] == "ascii")
-
-
-@pytest.fixture
-def size(request: pytest.FixtureRequest) -> tuple[int, int]:
-    return SIZES[request.node.callspec.params["app"][0]]
+    return app_in_look(request.param[1], daemon, monkeypatch)
 
 
 async def shown(app: CwtoolApp, pilot: Pilot[None], *texts: str) -> None:

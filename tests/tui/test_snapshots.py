@@ -18,7 +18,6 @@ from tests.tui.fake_client import (
     BASELINE,
     NOW,
     FakeDaemon,
-    app_on,
     point,
     screen_text,
     until,
@@ -26,12 +25,9 @@ from tests.tui.fake_client import (
     weights,
     whole_run,
 )
+from tests.tui.looks import LOOKS, app_in_look
 
 RUN = "20261123-190315-smollm2-135m-ecyg"
-SIZES = {"80x24": (80, 24), "160x48": (160, 48)}
-LOOKS = [
-    (size, look) for size in SIZES for look in ("colour", "no-colour", "ascii") if size == "80x24" or look == "colour"
-]
 
 
 @pytest.fixture(autouse=True)
@@ -47,15 +43,7 @@ def greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(params=LOOKS, ids="-".join)
 def app(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CwtoolApp:
     """The app at one size and in one look, with a run that is half measured and one in every other state."""
-    look = request.param[1]
-    if look == "no-colour":
-        monkeypatch.setenv("NO_COLOR", "1")
-    return app_on(half_measured(), ascii=look == "ascii")
-
-
-@pytest.fixture
-def size(request: pytest.FixtureRequest) -> tuple[int, int]:
-    return SIZES[request.node.callspec.params["app"][0]]
+    return app_in_look(request.param[1], half_measured(), monkeypatch)
 
 
 def half_measured() -> FakeDaemon:

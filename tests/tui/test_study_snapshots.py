@@ -17,12 +17,11 @@ from cwa_engine.studies.study import cells_of
 from cwa_tui.app import CwtoolApp
 from cwa_tui.screens.study import StudyScreen
 from tests.tui.a_study import QUESTION, ends, study
-from tests.tui.fake_client import NOW, FakeDaemon, app_on, screen_text, until
+from tests.tui.fake_client import NOW, FakeDaemon, screen_text, until
 from tests.tui.finished_run import finished
+from tests.tui.looks import LOOKS, app_in_look
 
 ID = "20261123-190000-four-sizes-w2m7"
-SIZES = {"80x24": (80, 24), "160x48": (160, 48)}
-LOOKS = [("80x24", "colour"), ("80x24", "no-colour"), ("80x24", "ascii"), ("160x48", "colour")]
 
 
 @pytest.fixture
@@ -40,14 +39,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
 
 @pytest.fixture(params=LOOKS, ids="-".join)
 def app(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon) -> CwtoolApp:
-    if request.param[1] == "no-colour":
-        monkeypatch.setenv("NO_COLOR", "1")
-    return app_on(daemon, ascii=request.param[1] == "ascii")
-
-
-@pytest.fixture
-def size(request: pytest.FixtureRequest) -> tuple[int, int]:
-    return SIZES[request.node.callspec.params["app"][0]]
+    return app_in_look(request.param[1], daemon, monkeypatch)
 
 
 def test_a_study_half_way(
