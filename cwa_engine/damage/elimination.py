@@ -3,7 +3,7 @@
 (The race in `race.py` is another thing: it seeks the most harmful of many candidates of `ablate`.)
 
 The elimination. A critical set and the draws of one control are entrants. All are measured on 2 of the evaluation texts;
-whoever changes the loss less than a tenth as much as the first is out, the others go on to 4 texts, and by the same rule to 8,
+whoever changes the loss less than a fifth as much as the first is out, the others go on to 4 texts, and by the same rule to 8,
 the sample. Four go on in any case. Who is out is behind all that go on; of those who leave together the larger change is
 ahead, and a draw that changes as much as the critical set is ahead of it. The place of the critical set gives
 p = place / entrants.
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 SAMPLE_TEXTS = 8  # of the last round, evenly spaced
 FIRST_TEXTS = 2  # of the first round; each has twice as many as the one before
-BEHIND = 10  # times smaller a change is than that of the first, where its entrant is out
+BEHIND = 5  # times smaller a change is than that of the first, where its entrant is out
 LEAST_KEPT = 4  # entrants that go on in any case
 LEAST_LOOK = 16  # texts of the first look
 LOOKS_HOLD = 0.99  # probability that the intervals of all looks hold

@@ -65,7 +65,7 @@ def _separation(
         largest_high=_finite(largest.point.delta_high),
         ratio=critical.size / size if finite else None,
         beyond=critical.size > largest.size,
-        largest_texts=len(largest.measured.places),
+        largest_texts=None if reference.rule == SAMPLE else len(largest.measured.places),
     )
 
 
@@ -74,7 +74,7 @@ def _by_elimination(
 ) -> tuple[int, Damaged, list[float]]:
     """(how many draws are ahead of the critical set, the first draw, the change by each on the texts it was measured on)"""
     found = compete(reference, control, critical.measured, len(draws), lambda draw, texts: draws[draw].measured)
-    return found.ahead, draws[found.first_draw], [draw.point.delta_nll for draw in draws]
+    return found.ahead, draws[found.first_draw], [comparable(draw.point.delta_nll) for draw in draws]
 
 
 def _by_sample(
@@ -147,7 +147,11 @@ def _outcome(
     rivals = [row for row in against if (row.p_value or 0) > LEVEL or not row.beyond]
     if rivals:
         return "indistinguishable", ", ".join(f"{_as_bad(row)}{_p(row)}" for row in rivals)
-    evidence = (f"the largest of {row.draws} draws of {row.control} {_change(row.largest)}{_p(row)}" for row in against)
+    everything = len(reference.intact.tokens)
+    evidence = (
+        f"the largest of {row.draws} draws of {row.control} {_change(row.largest)}{_on_texts(row, everything)}{_p(row)}"
+        for row in against
+    )
     return ("helpful" if critical.point.delta_nll < 0 else "harmful"), ", ".join(evidence)
 
 
@@ -158,6 +162,11 @@ def _as_bad(row: Separation) -> str:
 
 def _p(row: Separation) -> str:
     return "" if row.p_value is None else f", p = {row.p_value:.2g}"
+
+
+def _on_texts(row: Separation, everything: int) -> str:
+    """On how many texts the largest draw was measured, where these are not all."""
+    return f" on {row.largest_texts} texts" if row.largest_texts not in (None, everything) else ""
 
 
 def _change(delta: float | None) -> str:
