@@ -1,6 +1,6 @@
 """What the elimination of draws costs and how it errs, beside the rule before it (docs/evidence.md).
 
-`python -m benchmarks.evidence_elimination [agreement | errors | passes]` prints one table, or all.
+`python -m benchmarks.evidence_elimination [agreement | errors | looks | passes]` prints one table, or all.
 
 By the earlier rule all draws of a control were measured on the sample, and the one that did most there on all texts. Both
 rules judge the same draws here, and what is measured for one is taken by the other.
@@ -13,18 +13,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.evidence_verdicts import MODEL, SIZE, planted_set, ranked
+from benchmarks.evidence_verdicts import MODEL, SIZE, planted_set
 from benchmarks.tables import table
 from cwa_engine.damage.cases import comparisons
 from cwa_engine.damage.competition import compete, interval_of
 from cwa_engine.damage.curves import measure_damage
 from cwa_engine.damage.elimination import looks_of, texts_until_clear
-from cwa_engine.damage.measured import SAMPLE, Damaged, MeasuredComparison, Reference, figures
+from cwa_engine.damage.measured import SAMPLE, Damaged, Measured, MeasuredComparison, Reference, figures
 from cwa_engine.damage.measurement import MeasurementContext, TextPart, measure, prepare_measurement
 from cwa_engine.damage.separation import separations, verdicts
 from cwa_engine.damage.treatments import ZERO, Comparison
@@ -32,9 +33,10 @@ from cwa_engine.data.corpus import load_texts
 from cwa_engine.data.tokens import TokenSequence, tokenize
 from cwa_engine.evaluation.batch_size import BatchSize
 from cwa_engine.evaluation.perplexity import evaluate
-from cwa_engine.methods.controls import Selection
+from cwa_engine.methods.controls import Selection, by_parameter
 from cwa_engine.methods.metrics import Needs
 from cwa_engine.models.loading import LoadedModel, load_model
+from cwa_engine.models.structures import target_name
 from cwa_engine.preconditions import given_ranking
 from cwa_engine.rows import MATRICES, Baseline, DamagePoint, Ranking
 from cwa_engine.sensitivity.gradients import resident
@@ -42,9 +44,10 @@ from cwa_engine.sensitivity.ranking import rank
 from cwa_engine.sensitivity.views import matrices_in_blocks
 from cwa_engine.spec import RunSpec
 
-TOKENS = 16  # of a text
+TEXTS, TOKENS = 32, 12  # measured, and of a text
 DEPTH = 3000  # of the ranking from which sets are planted
-RANDOM_SETS, GROUP = 200, 20
+RANDOM_SETS, GROUP, FEW = 200, 20, 16  # sets, in groups of so many, on so many texts: the least that is tested
+LOOKED_AT = 60
 CONTROL = "random_matched"
 
 
@@ -75,7 +78,7 @@ def by_sample(context: MeasurementContext, entry: MeasuredComparison) -> Measure
         sizes = [context.reference.size(one.measured, len(context.sample_places)) for one in found]
         worst = int(np.argmax(sizes))
         whole = _extended(context, found[worst], draws[worst].weights, len(context.sequences))
-        found = [_on_first(context, one, len(context.sample_places)) for one in found]
+        found = [_on_first(context.reference, one, len(context.sample_places)) for one in found]
         drawn[control] = [*found[:worst], whole, *found[worst + 1 :]]
     return replace(entry, draws=drawn)
 
@@ -89,9 +92,9 @@ def _extended(context: MeasurementContext, known: Damaged, weights: Selection, t
     return Damaged(measured, replace(known.point, **figures(context.reference, measured)))
 
 
-def _on_first(context: MeasurementContext, known: Damaged, texts: int) -> Damaged:
-    measured = known.measured.part(context.reference.first(texts))
-    return Damaged(measured, replace(known.point, **figures(context.reference, measured)))
+def _on_first(reference: Reference, known: Damaged, texts: int) -> Damaged:
+    measured = known.measured.part(reference.first(texts))
+    return Damaged(measured, replace(known.point, **figures(reference, measured)))
 
 
 def judged(context: MeasurementContext, ranking: Ranking) -> Judged:
@@ -117,8 +120,8 @@ def texts_of(entry: MeasuredComparison) -> int:
 def agreement() -> Iterator[str]:
     """Verdicts of both rules on 40 critical sets, each with 19 draws of its own."""
     loaded = load_model(MODEL)
-    context = context_of(loaded, RunSpec(model=MODEL, controls=(CONTROL,), topk=(SIZE,), seq_len=TOKENS))
-    ranking = ranked(loaded, DEPTH)
+    context = context_of(loaded, RunSpec(model=MODEL, controls=(CONTROL,), topk=(SIZE,), seq_len=TOKENS), TEXTS)
+    ranking = ranking_of(loaded, DEPTH)
     kinds: dict[str, list[Judged]] = {}
     for kind, given in critical_sets(loaded, ranking):
         kinds.setdefault(kind, []).append(judged(context, given))
@@ -172,61 +175,113 @@ def errors() -> Iterator[str]:
     """Both rules on 200 random sets in groups of 20: each set in turn is the critical one, the others are its draws."""
     loaded = load_model(MODEL)
     spec = RunSpec(model=MODEL, metrics=(), topk=(SIZE,), seq_len=TOKENS)
-    context, ranking = context_of(loaded, spec, 32), ranked(loaded, SIZE)
-    reference, texts = context.reference, 32
-    told, first, measured, looks, wrong, clear = {"earlier": 0, "now": 0}, 0, 0, 0, 0, 0
-    for group in range(RANDOM_SETS // GROUP):
-        sets = []
-        for number in range(GROUP):
-            given = _given(loaded, planted_set(loaded, ranking, 0, 9000 + group * GROUP + number))
-            (entry,) = measure_damage(
-                replace(context, spec=spec.model_copy(update={"controls": ()})), [given], [ZERO], [], lambda event: None
-            )
-            sets.append(entry)
-        for entry in sets:
-            draws = [other.critical for other in sets if other is not entry and other.critical]
-            assert entry.critical
-            standing = compete(
-                reference, CONTROL, entry.critical.measured, len(draws), lambda draw, count, of=draws: of[draw].measured
-            )
-            now = [_on_first(context, one, count) for one, count in zip(draws, standing.texts[1:], strict=True)]
-            one = replace(entry, draws={CONTROL: now})
-            told["now"] += outcome(reference, one) in ("harmful", "helpful")
-            told["earlier"] += outcome(replace(reference, rule=SAMPLE), by_sample_of(context, entry, draws)) in (
-                "harmful", "helpful",
-            )  # fmt: skip
-            first += standing.ahead == 0
-            measured += sum(standing.texts[1:])
-            for draw in draws:
-                seen = until_clear(reference, entry.critical, draw, texts)
-                looks += 1
-                clear += seen < texts
-                size = entry.critical.size
-                wrong += (size > reference.size(draw.measured, seen)) != (size > draw.size)
-        print(group, told, first, measured, looks, clear, wrong, file=sys.stderr, flush=True)
+    context = replace(context_of(loaded, spec, FEW), spec=spec.model_copy(update={"controls": ()}))
+    sets = [random_set(context, number) for number in range(RANDOM_SETS)]
     yield table(
         ("random sets", "ahead of 19 draws", "distinguishable, earlier", "now", "texts of draws, earlier", "now"),
-        [(RANDOM_SETS, first, told["earlier"], told["now"], 19 * 8 + texts - 8, f"{measured / RANDOM_SETS:.0f}")],
+        [errors_of(context.reference, sets)],
     )
-    yield table(("pairs of sets", "clear before all texts", "and otherwise on all"), [(looks, clear, wrong)])
 
 
-def by_sample_of(
-    context: MeasurementContext, entry: MeasuredComparison, draws: Sequence[Damaged]
-) -> MeasuredComparison:
+def random_set(context: MeasurementContext, number: int) -> MeasuredComparison:
+    """100 random weights of the matrices in the blocks, on all texts."""
+    loaded = context.loaded
+    sizes = {name: loaded.anatomy.parameters[name].numel for name in matrices_in_blocks(loaded.anatomy)}
+    chosen = np.random.default_rng([number, 77]).choice(sum(sizes.values()), SIZE, replace=False)
+    targets = [
+        target_name(loaded.anatomy.parameters[name], "weight", int(unit))
+        for name, units in by_parameter(np.sort(chosen), sizes).items()
+        for unit in units
+    ]
+    given = _given(loaded, tuple(targets))
+    (entry,) = measure_damage(context, [given], [ZERO], [], lambda event: None)
+    print(number, file=sys.stderr, flush=True)
+    return entry
+
+
+def errors_of(reference: Reference, sets: Sequence[MeasuredComparison]) -> tuple[object, ...]:
+    """What both rules say of sets that are measured on all texts, each among the 19 others of its group."""
+    texts, sample = len(reference.intact.tokens), len(reference.sample)
+    first, measured, told = 0, 0, {"earlier": 0, "now": 0}
+    for entry, draws in in_turn(sets):
+        assert entry.critical
+        standing = compete(
+            reference, CONTROL, entry.critical.measured, len(draws), lambda n, count, of=draws: of[n].measured
+        )
+        now = [_on_first(reference, one, count) for one, count in zip(draws, standing.texts[1:], strict=True)]
+        judged = {
+            "earlier": outcome(replace(reference, rule=SAMPLE), by_sample_of(reference, entry, draws)),
+            "now": outcome(reference, replace(entry, draws={CONTROL: now})),
+        }
+        told = {rule: count + (judged[rule] in ("harmful", "helpful")) for rule, count in told.items()}
+        first += standing.ahead == 0
+        measured += sum(standing.texts[1:])
+    earlier = (GROUP - 1) * sample + texts - sample
+    return len(sets), first, told["earlier"], told["now"], earlier, f"{measured / len(sets):.0f}"
+
+
+def in_turn(sets: Sequence[MeasuredComparison]) -> Iterator[tuple[MeasuredComparison, list[Damaged]]]:
+    """Each set with the others of its group."""
+    for begin in range(0, len(sets), GROUP):
+        group = sets[begin : begin + GROUP]
+        for entry in group:
+            yield entry, [other.critical for other in group if other is not entry and other.critical]
+
+
+def looks() -> Iterator[str]:
+    """How often a draw that is measured until it is clear is told otherwise from another set than on all 66 texts."""
+    loaded = load_model(MODEL)
+    spec = RunSpec(model=MODEL, metrics=(), topk=(SIZE,), seq_len=16)
+    context = replace(context_of(loaded, spec), spec=spec.model_copy(update={"controls": ()}))
+    sets = [random_set(context, number) for number in range(LOOKED_AT)]
+    yield table(LOOKS, looks_of_sets(context.reference, sets))
+
+
+LOOKS = (
+    "the other set changes the loss",
+    "pairs",
+    "clear on 16 texts",
+    "on 33",
+    "texts, mean",
+    "otherwise on all texts",
+)
+
+
+def looks_of_sets(reference: Reference, sets: Sequence[MeasuredComparison]) -> list[tuple[object, ...]]:
+    """Each random set as the draw, every other one, made so many times as large, as the critical set."""
+    everything, rows = len(reference.intact.tokens), []
+    steps = looks_of(everything)
+    for times in (1, 3, 10):
+        seen, wrong = [], 0
+        for entry, draws in in_turn(sets):
+            assert entry.critical
+            size = times * entry.critical.size
+            for draw in draws:
+                interval = partial(interval_at, reference, draw.measured, len(steps))
+                seen.append(texts_until_clear(size, steps, interval))
+                wrong += (size > reference.size(draw.measured, seen[-1])) != (size > draw.size)
+        counts = [seen.count(step) for step in steps[:-1]]
+        rows.append((f"{times} times as much as it does", len(seen), *counts, f"{np.mean(seen):.0f}", wrong))
+    return rows
+
+
+def interval_at(reference: Reference, measured: Measured, looks: int, count: int) -> tuple[float, float]:
+    return interval_of(reference, measured, count, looks)
+
+
+def by_sample_of(reference: Reference, entry: MeasuredComparison, draws: Sequence[Damaged]) -> MeasuredComparison:
     """The earlier rule where every draw is measured on all texts already."""
-    sizes = [context.reference.size(draw.measured, len(context.sample_places)) for draw in draws]
-    found = [_on_first(context, draw, len(context.sample_places)) for draw in draws]
-    worst = int(np.argmax(sizes))
+    sample = len(reference.sample)
+    worst = int(np.argmax([reference.size(draw.measured, sample) for draw in draws]))
+    found = [_on_first(reference, draw, sample) for draw in draws]
     return replace(entry, draws={CONTROL: [*found[:worst], draws[worst], *found[worst + 1 :]]})
 
 
-def until_clear(reference: Reference, critical: Damaged, draw: Damaged, texts: int) -> int:
-    """On how many texts a draw is measured until it is clear whether the critical set does more."""
-    looks = looks_of(texts)
-    return texts_until_clear(
-        critical.size, looks, lambda count: interval_of(reference, draw.measured, count, len(looks))
-    )
+def ranking_of(loaded: LoadedModel, k: int) -> Ranking:
+    """The largest k by grad_x_weight of the matrices in the blocks, on texts that are not measured."""
+    scoring = tokenize(loaded.tokenizer, load_texts(None)[0::2], TOKENS)
+    matrices = loaded.with_parameters(matrices_in_blocks(loaded.anatomy))
+    return rank(matrices, resident(matrices, scoring, Needs.GRADIENT), "grad_x_weight", k)
 
 
 def passes() -> Iterator[str]:
@@ -239,7 +294,7 @@ def passes() -> Iterator[str]:
     del statistics
     context, rankings = (
         context_of(loaded, spec),
-        [whole, replace(ranked(loaded, SIZE), metric="grad_x_weight" + MATRICES)],
+        [whole, replace(ranking_of(loaded, SIZE), metric="grad_x_weight" + MATRICES)],
     )
     ways: dict[str, Callable[[], Sequence[MeasuredComparison]]] = {
         "earlier": lambda: [measured_by_sample(context, one) for one in comparisons(loaded, rankings, spec)],
@@ -300,7 +355,7 @@ def measured_by_sample(context: MeasurementContext, comparison: Comparison) -> M
     return by_sample(context, MeasuredComparison(comparison, ZERO, critical, draws))
 
 
-PARTS = {part.__name__: part for part in (agreement, errors, passes)}
+PARTS = {part.__name__: part for part in (agreement, errors, looks, passes)}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
