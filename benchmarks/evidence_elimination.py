@@ -1,6 +1,6 @@
 """What the elimination of draws costs and how it errs, beside the rule before it (docs/evidence.md).
 
-`python -m benchmarks.evidence_elimination [agreement | errors | looks | passes]` prints one table, or all.
+`python -m benchmarks.evidence_elimination [agreement | errors | passes]` prints one table, or all.
 
 By the earlier rule all draws of a control were measured on the sample, and the one that did most there on all texts. Both
 rules judge the same draws here, and what is measured for one is taken by the other.
@@ -46,8 +46,7 @@ from cwa_engine.spec import RunSpec
 
 TEXTS, TOKENS = 32, 12  # measured, and of a text
 DEPTH = 3000  # of the ranking from which sets are planted
-RANDOM_SETS, GROUP, FEW = 200, 20, 16  # sets, in groups of so many, on so many texts: the least that is tested
-LOOKED_AT = 60
+RANDOM_SETS, GROUP, DIVISIONS = 80, 20, 5  # sets, in groups of so many, divided in so many ways
 CONTROL = "random_matched"
 
 
@@ -172,15 +171,29 @@ def _given(loaded: LoadedModel, targets: tuple[str, ...]) -> Ranking:
 
 
 def errors() -> Iterator[str]:
-    """Both rules on 200 random sets in groups of 20: each set in turn is the critical one, the others are its draws."""
+    """Both rules on random sets in groups of 20: each set in turn is the critical one, the 19 others are its draws."""
     loaded = load_model(MODEL)
-    spec = RunSpec(model=MODEL, metrics=(), topk=(SIZE,), seq_len=TOKENS)
-    context = replace(context_of(loaded, spec, FEW), spec=spec.model_copy(update={"controls": ()}))
+    spec = RunSpec(model=MODEL, metrics=(), topk=(SIZE,), seq_len=16)
+    context = replace(context_of(loaded, spec), spec=spec.model_copy(update={"controls": ()}))
     sets = [random_set(context, number) for number in range(RANDOM_SETS)]
+    yield from error_tables(context.reference, sets)
+
+
+def error_tables(reference: Reference, sets: Sequence[MeasuredComparison]) -> Iterator[str]:
+    """Of sets that are measured on all texts."""
     yield table(
-        ("random sets", "ahead of 19 draws", "distinguishable, earlier", "now", "texts of draws, earlier", "now"),
-        [errors_of(context.reference, sets)],
+        (
+            "sets among 19 others",
+            "ahead of all",
+            "distinguishable, earlier",
+            "now",
+            "same verdict",
+            "texts of draws, earlier",
+            "now",
+        ),
+        [errors_of(reference, sets)],
     )
+    yield table(LOOKS, looks_of_sets(reference, sets))
 
 
 def random_set(context: MeasurementContext, number: int) -> MeasuredComparison:
@@ -202,7 +215,7 @@ def random_set(context: MeasurementContext, number: int) -> MeasuredComparison:
 def errors_of(reference: Reference, sets: Sequence[MeasuredComparison]) -> tuple[object, ...]:
     """What both rules say of sets that are measured on all texts, each among the 19 others of its group."""
     texts, sample = len(reference.intact.tokens), len(reference.sample)
-    first, measured, told = 0, 0, {"earlier": 0, "now": 0}
+    first, measured, same, told = 0, 0, 0, {"earlier": 0, "now": 0}
     for entry, draws in in_turn(sets):
         assert entry.critical
         standing = compete(
@@ -215,26 +228,21 @@ def errors_of(reference: Reference, sets: Sequence[MeasuredComparison]) -> tuple
         }
         told = {rule: count + (judged[rule] in ("harmful", "helpful")) for rule, count in told.items()}
         first += standing.ahead == 0
+        same += judged["earlier"] == judged["now"]
         measured += sum(standing.texts[1:])
     earlier = (GROUP - 1) * sample + texts - sample
-    return len(sets), first, told["earlier"], told["now"], earlier, f"{measured / len(sets):.0f}"
+    trials = DIVISIONS * len(sets)
+    return trials, first, told["earlier"], told["now"], same, earlier, f"{measured / trials:.0f}"
 
 
 def in_turn(sets: Sequence[MeasuredComparison]) -> Iterator[tuple[MeasuredComparison, list[Damaged]]]:
-    """Each set with the others of its group."""
-    for begin in range(0, len(sets), GROUP):
-        group = sets[begin : begin + GROUP]
-        for entry in group:
-            yield entry, [other.critical for other in group if other is not entry and other.critical]
-
-
-def looks() -> Iterator[str]:
-    """How often a draw that is measured until it is clear is told otherwise from another set than on all 66 texts."""
-    loaded = load_model(MODEL)
-    spec = RunSpec(model=MODEL, metrics=(), topk=(SIZE,), seq_len=16)
-    context = replace(context_of(loaded, spec), spec=spec.model_copy(update={"controls": ()}))
-    sets = [random_set(context, number) for number in range(LOOKED_AT)]
-    yield table(LOOKS, looks_of_sets(context.reference, sets))
+    """Each set with the others of its group, in several divisions of all sets into groups."""
+    for division in range(DIVISIONS):
+        order = np.random.default_rng(division).permutation(len(sets))
+        for begin in range(0, len(sets), GROUP):
+            group = [sets[place] for place in order[begin : begin + GROUP]]
+            for entry in group:
+                yield entry, [other.critical for other in group if other is not entry and other.critical]
 
 
 LOOKS = (
@@ -355,7 +363,7 @@ def measured_by_sample(context: MeasurementContext, comparison: Comparison) -> M
     return by_sample(context, MeasuredComparison(comparison, ZERO, critical, draws))
 
 
-PARTS = {part.__name__: part for part in (agreement, errors, looks, passes)}
+PARTS = {part.__name__: part for part in (agreement, errors, passes)}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
