@@ -141,7 +141,7 @@ def test_the_draw_ahead_is_measured_until_it_is_clear_and_the_sentence_says_on_h
 
 
 def test_a_look_errs_no_more_often_than_it_says() -> None:
-    """Whether the critical set does more is decided on 16, 33 or all of 66 texts as on all of them, but for one in a hundred."""
+    """Whether the critical set does more is decided on 16, 33 or all of 66 texts as on all, but for one in a hundred."""
     rng = np.random.default_rng(5)
     wrong = early = 0
     trials = 1500
