@@ -18,6 +18,8 @@ from cwa_engine.damage.elimination import Standing
 from cwa_engine.damage.measured import Measured, Reference, sample_places, text_order
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.pipeline import analyze
+from cwa_engine.records.export import ModelRecord, RunRecord, write_run
+from cwa_engine.records.verification import verify
 from tests.engine.conftest import wrap
 from tests.engine.eliminated_by_hand import by_hand, parts_of
 from tests.engine.test_verdicts import spec, taught
@@ -125,10 +127,11 @@ def test_damage_of_a_default_run_takes_at_most_six_tenths_of_the_texts_that_all_
     assert others + passed["perturb"] <= 0.6 * (others + earlier)
 
 
-def test_the_draw_ahead_is_measured_until_it_is_clear_and_the_sentence_says_on_how_many_texts(
-    planted: Any, texts: Path
+def test_the_draw_ahead_is_measured_until_it_is_clear_and_the_files_show_that_it_had_to_be(
+    planted: Any, texts: Path, tmp_path: Path
 ) -> None:
-    result = analyze(wrap(planted), spec(texts, topk=(1,), controls=("random",)))
+    asked = spec(texts, topk=(1,), controls=("random",))
+    result = analyze(wrap(planted), asked)
     (row,), (verdict,) = result.separations, result.verdicts
     assert (verdict.outcome, row.largest_texts) == ("harmful", 16)
     assert (
@@ -138,6 +141,10 @@ def test_the_draw_ahead_is_measured_until_it_is_clear_and_the_sentence_says_on_h
     for point in (point for point in result.damage if point.selection == "random"):
         by_texts[point.sequences] = by_texts.get(point.sequences, 0) + 1
     assert by_texts == {2: 16, 8: 2, 16: 1}  # four go on: the critical set and three draws
+    source = ModelRecord("tiny", "/nowhere", "folder", None, {"w": "0"}, "float32", "cpu", "a cpu", 1)
+    write_run(tmp_path / "run", RunRecord("run", asked, "cwtool run", source, result, 0.0, []))
+    found = verify(tmp_path / "run")
+    assert (found.agrees, found.disagreements) == (True, ())
 
 
 def test_a_look_errs_no_more_often_than_it_says() -> None:

@@ -376,7 +376,7 @@ def test_a_hash_in_the_manifest_is_compared_with_the_table(run: Path) -> None:
 def test_runs_of_every_rule_of_controls_are_verified_by_their_own(frozen: Path, tmp_path: Path) -> None:
     found = verify(frozen)
     assert (said(found), found.check.altered, found.agrees) == ("", {}, True)
-    assert found.compared > 1000
+    assert found.compared > 800
     folder = shutil.copytree(frozen, tmp_path / "run")
     for control, name, to in ((0, "as_extreme", 3), (1, "largest", 0.5)):
         field("summary.json", "damage", 0, "controls", control, name, to=to)(folder)
