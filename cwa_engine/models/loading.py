@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cwa_engine.base.cancellation import check_cancelled
+from cwa_engine.base.devices import devices_in
 from cwa_engine.base.errors import InvalidInput, ModelBroken, ModelNotFound
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.hub.access import current_access, hub_access
@@ -328,13 +329,15 @@ def model_on_disk(
 
 
 def torch_device(device: str) -> torch.device:
-    """The torch device of a name. Raises InvalidInput if this machine lacks it."""
+    """The torch device of a name, of several the first; CPU lanes are all "cpu". Raises InvalidInput if one is not here."""
     here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         here.append("mps")
-    if ("cuda:0" if device == "cuda" else device) not in here:
-        raise InvalidInput(f"this machine has no device '{device}'", hint=f"it has {', '.join(here)}")
-    return torch.device(device)
+    names = ["cpu" if one.startswith("cpu:") else one for one in devices_in(device)]
+    for name in names:
+        if ("cuda:0" if name == "cuda" else name) not in here:
+            raise InvalidInput(f"this machine has no device '{name}'", hint=f"it has {', '.join(here)}")
+    return torch.device(names[0])
 
 
 def _torch_dtype(dtype: str, device: torch.device, stored: Mapping[str, StoredTensor]) -> torch.dtype:
