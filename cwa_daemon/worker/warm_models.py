@@ -15,6 +15,7 @@ from cwa_daemon.pipe.place import WITHOUT_DEVICE
 from cwa_daemon.worker.reporter import RunReporter
 from cwa_daemon.worker.residency import ModelKey, Residency, Resident
 from cwa_engine.base import events
+from cwa_engine.base.devices import memory_of
 from cwa_engine.base.errors import CwaError, DoesNotFit, OutOfMemory
 from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind, fingerprint, resolve
 from cwa_engine.machine.memory import available_memory
@@ -113,7 +114,7 @@ class WarmModels:
 
         A device's driver reserves memory of this machine as well, nobody knows how much: there only what was set counts.
         """
-        if most_bytes is None and self.device != "cpu":
+        if most_bytes is None and memory_of(self.device) != ("cpu",):
             yield
             return
         try:

@@ -54,6 +54,11 @@ def devices_in(name: str) -> tuple[str, ...]:
     return tuple(name.split("+"))
 
 
+def memory_of(name: str) -> tuple[str, ...]:
+    """The devices whose memory a name takes: ("cpu",) of any CPU lane."""
+    return tuple("cpu" if device.startswith("cpu:") else device for device in devices_in(name))
+
+
 def name_of(devices: tuple[str, ...]) -> str:
     """The name of these devices together, as `devices_in` reads it."""
     return "+".join(devices)
