@@ -186,11 +186,11 @@ class Dispatcher:
         for lane in [lane for lane in self._lanes.values() if lane.device not in place.WITHOUT_DEVICE.values()]:
             try:
                 dropped += await lane.unload(model)
-            except InvalidInput as error:
-                busy.append((lane, error))
-        for lane, error in busy:
+            except InvalidInput as refusal:
+                busy.append((lane, refusal))
+        for lane, reason in busy:
             if not dropped or any(warm.name == model for warm in lane.warm_models()):
-                raise error
+                raise reason
         return dropped
 
     def warm_models(self) -> list[WarmModel]:

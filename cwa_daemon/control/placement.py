@@ -71,9 +71,9 @@ class Placement:
         return lane.device not in self._refusals.get(job.run_id, {}) and not lane.must_wait(job.run_id)
 
     def choose(self, lane: Place, due: Sequence[Job]) -> Choice | None:
-        """The job to begin on a free lane. One whose model is warm on another lane that rests is left to that."""
+        """The job to begin on a free lane. One whose model is warm only on another lane that rests is left to that."""
         others = self._others(lane)
-        mine = [job for job in due if not any(self._awaits(other, job) for other in others)]
+        mine = [job for job in due if lane.is_warm(job) or not any(self._awaits(other, job) for other in others)]
         job = queue.choose_next(mine, lane.is_warm, functools.partial(_is_held, others))
         if job is None:
             return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
 from cwa_daemon.pipe.messages import Limits, PlanMemory, WarmCopy
 from cwa_daemon.worker.residency import ModelKey, Residency, Resident
+from cwa_engine.base.devices import memory_of
 from cwa_engine.base.errors import CwaError, DoesNotFit, InvalidInput
 from cwa_engine.hub.sources import HubAccess, resolve
 from cwa_engine.models.loading import torch_device
@@ -21,7 +23,9 @@ def make_plan(spec: RunSpec, access: HubAccess, device: str, memory: PlanMemory,
     free = memory.free_bytes
     if free is None:
         free = _measured(device)
-    return plan(spec, access, device, limits.trust_remote_code, _room(spec, device, free, memory.warm, limits))
+    room = _room(spec, device, free, memory.warm, limits)
+    kind = "cpu" if memory_of(device) == ("cpu",) else device  # to the engine every CPU lane is the CPU
+    return dataclasses.replace(plan(spec, access, kind, limits.trust_remote_code, room), device=device)
 
 
 def _measured(device: str) -> int | None:

@@ -59,6 +59,11 @@ def memory_of(name: str) -> tuple[str, ...]:
     return tuple("cpu" if device.startswith("cpu:") else device for device in devices_in(name))
 
 
+def is_device(name: str) -> bool:
+    """Whether a lane of the daemon is one of devices; others make plans or download."""
+    return name.startswith(("cpu", "cuda", "mps"))
+
+
 def name_of(devices: tuple[str, ...]) -> str:
     """The name of these devices together, as `devices_in` reads it."""
     return "+".join(devices)
