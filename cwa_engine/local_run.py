@@ -84,7 +84,7 @@ def model_record(loaded: LoadedModel) -> ModelRecord:
         revision=loaded.revision,
         files=loaded.files,
         dtype=loaded.dtype,
-        device=str(loaded.device),
+        device=loaded.device_name,
         device_name=torch.cuda.get_device_name(loaded.device) if cuda else platform.processor() or platform.machine(),
         parameters=loaded.anatomy.numel,
         notes=loaded.notes,

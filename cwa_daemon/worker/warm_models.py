@@ -200,7 +200,7 @@ def _reported(resident: WarmModel) -> WarmModelReport:
         name=resident.name,
         revision=resident.model.revision,
         dtype=resident.model.dtype,
-        device=str(resident.model.device),
+        device=resident.model.device_name,
         parameters=resident.model.anatomy.numel,
         size_bytes=resident.size_bytes,
         loaded=resident.loaded,

@@ -43,6 +43,7 @@ from cwa_engine.models.gguf import open_gguf
 from cwa_engine.models.model_files import check_counts, check_files, read_json
 from cwa_engine.models.offload import Offload
 from cwa_engine.models.quantised import Settings, restore, scheme_of, take_settings
+from cwa_engine.models.shards import Shards, spread
 from cwa_engine.models.tokenizer import load_tokenizer, refuse_empty
 from cwa_engine.rows import ModelOnDisk
 
@@ -60,11 +61,12 @@ class LoadedModel:
     source: ModelSource
     revision: str | None  # commit of the Hub repository, None for local files
     files: dict[str, str]  # file name -> sha256
-    device: torch.device
+    device: torch.device  # of token ids, embedding and logits; where there are several devices, the first
     dtype: str  # "float32"
     notes: tuple[str, ...] = ()  # what a reader of results must know about the loading
     unbatched_above: int | None = None  # tokens; longer texts are computed alone; None: no limit
     offload: Offload | None = field(default=None, repr=False)  # set if the blocks stay in CPU memory
+    shards: Shards | None = field(default=None, repr=False)  # set if the blocks lie on several devices
     facts: Facts = field(default_factory=Facts, repr=False, compare=False)
 
     @property
@@ -80,6 +82,24 @@ class LoadedModel:
     def with_parameters(self, names: Iterable[str]) -> LoadedModel:
         """The same model with an anatomy of these parameters only, for ranking and controls."""
         return dataclasses.replace(self, anatomy=self.anatomy.subset(names))
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """The devices that it lies on, `device` first."""
+        return self.shards.devices if self.shards else (self.device,)
+
+    @property
+    def device_name(self) -> str:
+        """The devices as an option names them: "cuda:0", "cuda:0+cuda:1"."""
+        return self.shards.name if self.shards else str(self.device)
+
+    def device_of(self, name: str) -> torch.device:
+        """Where a parameter is used: its block's device."""
+        return self.model.get_parameter(name).device if self.shards else self.device
+
+    def room(self, free: Callable[[torch.device], int]) -> int:
+        """Bytes for work, given how many are `free` on a device; over several, for work spread as the weights are."""
+        return self.shards.room(free) if self.shards else free(self.device)
 
     @property
     def size_bytes(self) -> int:
@@ -111,7 +131,7 @@ def load_model(
 ) -> LoadedModel:
     """Load a model by alias, Hub id, local folder or GGUF file.
 
-    `dtype` "auto" keeps the stored dtype on an accelerator and uses float32 on a CPU. With `offload` the decoder blocks
+    `device` "cuda:0+cuda:1" spreads the decoder blocks over several devices. `dtype` "auto" keeps the stored dtype on an accelerator and uses float32 on a CPU. With `offload` the decoder blocks
     stay in CPU memory and come to the device one at a time.
 
     Callbacks: `say(text)` before a step that takes long; `make_room(bytes of the weights)` just before they are read;
@@ -123,6 +143,9 @@ def load_model(
     access = access.filled_in() if access else current_access()
     source, revision = _source(name, revision)
     target = torch_device(device)
+    devices = [torch_device(one) for one in devices_in(device)]
+    if offload and len(devices) > 1:
+        raise InvalidInput("blocks in CPU memory come to one device", hint=f"leave out --offload, or --device {target}")
     with hub_access(access), named_failures(source, revision, access):
         before = fingerprint(source)
         stored = _stored_model(source, revision, access, say, read, trust_remote_code)
@@ -134,7 +157,8 @@ def load_model(
             model.generation_config.eos_token_id = list(stored.end_tokens)
         unbatched_above, on_batches = batching(model, stored.tokenizer)
         anatomy = anatomy_of(model)
-        offloaded = _placed(model, anatomy, target, offload)
+        shards = spread(name, model, anatomy, devices) if len(devices) > 1 else None
+        offloaded = None if shards else _placed(model, anatomy, target, offload)
         files = file_hashes(stored.files)
         if fingerprint(source) != before:
             raise ModelBroken(
@@ -149,9 +173,10 @@ def load_model(
             files=files,
             device=target,
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-            notes=tuple(filter(None, (*stored.notes, *notes, on_batches, notes_on_norms(anatomy)))),
+            notes=tuple(filter(None, (*stored.notes, *notes, on_batches, notes_on_norms(anatomy), _where(shards)))),
             unbatched_above=unbatched_above,
             offload=offloaded,
+            shards=shards,
         )
 
 
@@ -238,6 +263,10 @@ def _placed(model: Any, anatomy: Anatomy, device: torch.device, offload: bool) -
         block.to(device)
     model.to(device)
     return None
+
+
+def _where(shards: Shards | None) -> str:
+    return shards.described if shards else ""
 
 
 def batching(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, str]:
