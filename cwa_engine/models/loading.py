@@ -43,7 +43,7 @@ from cwa_engine.models.gguf import open_gguf
 from cwa_engine.models.model_files import check_counts, check_files, read_json
 from cwa_engine.models.offload import Offload
 from cwa_engine.models.quantised import Settings, restore, scheme_of, take_settings
-from cwa_engine.models.shards import Shards, spread
+from cwa_engine.models.shards import Shards, split_evenly, spread
 from cwa_engine.models.tokenizer import load_tokenizer, refuse_empty
 from cwa_engine.rows import ModelOnDisk
 
@@ -97,9 +97,9 @@ class LoadedModel:
         """Where a parameter is used: its block's device."""
         return self.model.get_parameter(name).device if self.shards else self.device
 
-    def room(self, free: Callable[[torch.device], int]) -> int:
-        """Bytes for work, given how many are `free` on a device; over several, for work spread as the weights are."""
-        return self.shards.room(free) if self.shards else free(self.device)
+    def free_as_weights(self, free: Callable[[torch.device], int]) -> int:
+        """Bytes for work that is spread over the devices as the weights are, given how many are `free` on a device."""
+        return self.shards.free_as_weights(free) if self.shards else free(self.device)
 
     @property
     def size_bytes(self) -> int:
@@ -131,10 +131,12 @@ def load_model(
 ) -> LoadedModel:
     """Load a model by alias, Hub id, local folder or GGUF file.
 
-    `device` "cuda:0+cuda:1" spreads the decoder blocks over several devices. `dtype` "auto" keeps the stored dtype on an accelerator and uses float32 on a CPU. With `offload` the decoder blocks
-    stay in CPU memory and come to the device one at a time.
+    `device` "cuda:0+cuda:1" spreads the decoder blocks over several devices. `dtype` "auto" keeps the stored dtype on an
+    accelerator and uses float32 on a CPU. With `offload` the decoder blocks stay in CPU memory and come to the device one at
+    a time.
 
-    Callbacks: `say(text)` before a step that takes long; `make_room(bytes of the weights)` just before they are read;
+    Callbacks: `say(text)` before a step that takes long; `make_room(bytes of the weights)` just before they are read,
+    of several devices what they need together if all are as full as the fullest;
     `read(bytes done, bytes in all)` while weights are downloaded, and again while they are read.
 
     Raises ModelNotFound, ModelGated, ModelBroken or OutOfMemory. Missing weights are never initialised: a model whose
@@ -151,7 +153,7 @@ def load_model(
         stored = _stored_model(source, revision, access, say, read, trust_remote_code)
         empty = empty_model(stored.config, _torch_dtype(dtype, target, stored.tensors), trust_remote_code)
         _refuse_more_than_stored(name, empty, stored.tensors)
-        make_room(weights_bytes(empty))
+        make_room(_bytes_for(name, empty, devices))
         model, notes = _causal_model(name, empty, stored.tensors, stored.tokenizer, read)
         if stored.end_tokens and model.generation_config is not None:
             model.generation_config.eos_token_id = list(stored.end_tokens)
@@ -263,6 +265,13 @@ def _placed(model: Any, anatomy: Anatomy, device: torch.device, offload: bool) -
         block.to(device)
     model.to(device)
     return None
+
+
+def _bytes_for(name: str, empty: PreTrainedModel, devices: Sequence[torch.device]) -> int:
+    """Bytes that must be free for the weights; on several devices together, where all are as full as the fullest."""
+    if len(devices) == 1:
+        return weights_bytes(empty)
+    return len(devices) * max(split_evenly(name, empty, anatomy_of(empty), devices).weights)
 
 
 def _where(shards: Shards | None) -> str:

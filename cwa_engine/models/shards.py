@@ -16,8 +16,8 @@ device, so that what little changes there does not change the split.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -35,6 +35,7 @@ from cwa_engine.models.forward import logits_of
 from cwa_engine.models.memory import device_memory
 
 EIGHTHS = 8
+_PLENTY = Memory("no limit", 2**60, 2**60)
 
 # Logits over several devices may round otherwise than on a CPU; in units of their standard deviation. Weights or inputs that
 # are mixed up differ by 0.05 to 3, see `prompting.generation`.
@@ -48,6 +49,7 @@ class Shards:
     devices: tuple[torch.device, ...]  # the first has all that is outside the blocks
     of_block: tuple[torch.device, ...]
     weights: tuple[int, ...]  # bytes on each device
+    room: tuple[int, ...]  # bytes for weights and work on each device
 
     @property
     def name(self) -> str:
@@ -63,10 +65,42 @@ class Shards:
             ranges.append(f"{_range(blocks)} on {device}")
         return f"its blocks lie on {len(self.devices)} devices: {', '.join(ranges)}; all else on {self.devices[0]}"
 
-    def room(self, free: Callable[[torch.device], int]) -> int:
-        """Bytes for work that is spread over the devices as the weights are: as much as the tightest device leaves."""
+    def needed(self, work: Mapping[torch.device, int]) -> int:
+        """Bytes beside the weights that must be free on all devices together for this work on each to fit its device.
+
+        On devices with equal room it is what all would need if each were as full as the fullest.
+        """
+        each = zip(self.devices, self.weights, self.room, strict=True)
+        fullest = max((held + work.get(device, 0)) / max(1, room) for device, held, room in each)
+        return max(0, int(fullest * sum(self.room)) - sum(self.weights))
+
+    def needed_as_weights(self, size: int) -> int:
+        """As `needed`, for work of `size` bytes that is spread as the weights are."""
+        shares = zip(self.devices, self.weights, strict=True)
+        return self.needed({device: size * held // max(1, sum(self.weights)) for device, held in shares})
+
+    def share_of_fullest(self, size: int) -> int:
+        """`size` bytes that are spread as the weights are, as if each device had as much as the one with most."""
+        return size * max(self.weights) * len(self.weights) // max(1, sum(self.weights))
+
+    def needed_anywhere(self, size: int) -> int:
+        """As `needed`, for work of `size` bytes that is now on one device, now on another."""
+        return self.needed(dict.fromkeys(self.devices, size))
+
+    def free_as_weights(self, free: Callable[[torch.device], int]) -> int:
+        """The most bytes that fit if they are spread as the weights are, by what is free on each device."""
         held = zip(self.devices, self.weights, strict=True)
         return min(free(device) * sum(self.weights) // max(1, size) for device, size in held)
+
+    def seen_now(self, free: Callable[[torch.device], int]) -> Shards:
+        """The same, with the room that each device has now that the weights are there."""
+        room = (held + free(device) for device, held in zip(self.devices, self.weights, strict=True))
+        return replace(self, room=tuple(room))
+
+    def on(self, devices: Sequence[torch.device]) -> Shards:
+        """The same split on other devices."""
+        others = dict(zip(self.devices, devices, strict=True))
+        return replace(self, devices=tuple(devices), of_block=tuple(others[device] for device in self.of_block))
 
 
 def _range(blocks: Sequence[int]) -> str:
@@ -124,7 +158,7 @@ def plan_shards(
             held[place] += size
         if all(size <= each.free_bytes for size, each in zip(held, memory, strict=True)):
             at = tuple(devices[place] for place in places)
-            return Shards(tuple(devices), at, tuple(held))
+            return Shards(tuple(devices), at, tuple(held), tuple(each.free_bytes for each in memory))
     needs = ", ".join(
         f"{size / 1e9:.2f} GB of {each.free_bytes / 1e9:.2f} GB free on {device}"
         for device, size, each in zip(devices, held, memory, strict=True)
@@ -132,6 +166,11 @@ def plan_shards(
     raise DoesNotFit(
         f"{name} does not fit on these devices: it needs {needs}", hint="name more devices, or try --dtype bfloat16"
     )
+
+
+def split_evenly(name: str, model: nn.Module, anatomy: Anatomy, devices: Sequence[torch.device]) -> Shards:
+    """As `plan_shards`, on devices that have the same memory, and plenty of it."""
+    return plan_shards(name, model, anatomy, devices, [_PLENTY] * len(devices))
 
 
 def _bytes(module: nn.Module) -> int:
@@ -177,7 +216,9 @@ def _some_logits(model: nn.Module, device: torch.device) -> Tensor:
 def place(model: Any, anatomy: Anatomy, shards: Shards) -> None:
     """Move each block to its device and all else to the first, and let blocks be given what they read on their device."""
     blocks = list(model.get_submodule(anatomy.blocks_path).children())
-    of_module = {module: device for block, device in zip(blocks, shards.of_block, strict=True) for module in block.modules()}
+    of_module = {
+        module: device for block, device in zip(blocks, shards.of_block, strict=True) for module in block.modules()
+    }
     slots: dict[int, list[tuple[nn.Module, str]]] = {}  # where each parameter is used: a tied one stays one
     for module in model.modules():
         for leaf, parameter in module._parameters.items():
