@@ -249,8 +249,8 @@ def _out_of_memory_named(loaded: LoadedModel, spec: RunSpec) -> Iterator[None]:
 
 
 def peak_memory_bytes(loaded: LoadedModel) -> int:
-    """Largest memory so far: of the device on an accelerator, of this process on a CPU."""
+    """Largest memory so far: of the device on an accelerator, summed over several; of this process on a CPU."""
     if loaded.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(loaded.device))
+        return sum(int(torch.cuda.max_memory_allocated(device)) for device in loaded.devices)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
