@@ -201,7 +201,7 @@ def prepare(run: RunContext, findings: Findings, texts: Texts, intact: Evaluatio
         context = prepare_measurement(loaded, sequences, intact, spec, run.batch_size, report)
     if findings.result.rankings:
         with run.stages("rounding"):
-            report = run.reporter("rounding", NUDGES * len(context.sample.places))
+            report = run.reporter("rounding", NUDGES * len(context.sample_places))
             context = with_rounding(context, findings.result.rankings[0], spec.largest_k, report)
     return dataclasses.replace(findings, context=context)
 
@@ -229,7 +229,7 @@ def damage_critical_sets(run: RunContext, findings: Findings) -> Findings:
 def check_weights(run: RunContext, findings: Findings) -> Findings:
     """The findings with the numerical floor, once the intact model is measured again. Raises WeightsNotRestored."""
     context = findings.measurement
-    floor = check_restored(context, run.reporter("check", len(context.sample.places)))
+    floor = check_restored(context, run.reporter("check", len(context.sample_places)))
     return dataclasses.replace(findings, result=dataclasses.replace(findings.result, floor=floor))
 
 
