@@ -45,6 +45,7 @@ from cwa_engine.spec import RunSpec
 from cwa_tui.cli.report import run_report
 
 TEXTS, FEW, TOKENS, K = 8, 2, 128, 100
+VOCABULARY = 2000  # of models with random weights
 NO_TEXTS = TextUse("", "", 0, 0, 0, False, 0)
 NO_BASELINE = Baseline(1.0, 2.7, 1.0, 0, 0, "")
 MANY = 122  # tensors of scores: 108 million
@@ -75,7 +76,7 @@ def llama(**sizes: Any) -> Model:
 
     torch.manual_seed(0)
     make: Any = AutoModelForCausalLM.from_config  # untyped
-    model = make(LlamaConfig(vocab_size=2000, **sizes)).eval()
+    model = make(LlamaConfig(vocab_size=VOCABULARY, **sizes)).eval()
     loaded = LoadedModel(
         model=model,
         tokenizer=None,  # type: ignore[arg-type]  # its texts are random tokens
@@ -86,7 +87,7 @@ def llama(**sizes: Any) -> Model:
         device=torch.device("cpu"),
         dtype="float32",
     )
-    ids = torch.randint(2000, (FEW, TOKENS)).tolist()
+    ids = torch.randint(VOCABULARY, (FEW, TOKENS)).tolist()
     return loaded, [TokenSequence(tuple(row), TOKENS, False) for row in ids]
 
 
