@@ -17,11 +17,10 @@ def section_of(text: str, title: str) -> str:
     return text.partition(f"## {title}\n")[2].partition("\n## ")[0].strip()
 
 
-def known_rows(text: str, title: str) -> dict[str, tuple[str, ...]]:
-    """The rows of the table in a section, by their first cell."""
+def known_rows(text: str, title: str) -> list[tuple[str, ...]]:
+    """The rows of the table in a section."""
     lines = [line for line in section_of(text, title).splitlines() if line.startswith("|")][2:]
-    rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
-    return {row[0]: row for row in rows}
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
 
 
 def with_section(text: str, title: str, body: str) -> str:
