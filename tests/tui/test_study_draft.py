@@ -27,7 +27,7 @@ def test_models_are_the_grid_and_what_was_typed_is_shared_by_all_runs() -> None:
     assert not checked.problems
     assert checked.study
     assert checked.study.grid == {"model": ("gpt2", "distilgpt2")}
-    assert checked.study.run == {"topk": (5, 50), "seed": 3}
+    assert checked.study.shared == {"topk": (5, 50), "seed": 3}
     assert checked.study.name == "two sizes"
 
 
