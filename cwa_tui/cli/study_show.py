@@ -18,7 +18,7 @@ from cwa_engine.studies.registration import standing
 from cwa_engine.studies.registry import STUDY_QUESTIONS
 from cwa_engine.studies.report import StudyReport
 from cwa_tui.cli.lines import as_lines
-from cwa_tui.cli.study_stages import StageOf, StagesFollowed
+from cwa_tui.store.study_stages import StageOf, StagesFollowed
 from cwa_tui.tables.study import LEGEND, counted, failures, study_grid
 from cwa_tui.tables.study_answer import answer_table
 from cwa_tui.text import format as fmt
