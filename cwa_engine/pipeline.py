@@ -220,7 +220,7 @@ def damage_critical_sets(run: RunContext, findings: Findings) -> Findings:
         damage=tuple(damaged.point for entry in measured for damaged in entry.damaged),
         separations=tuple(rows),
         verdicts=tuple(sentences),
-        controls=tuple(control_rows(context, measured)),
+        controls=control_rows(context, measured),
         evaluations=tuple(sequence_rows(context, measured)),
     )
     return dataclasses.replace(findings, result=result, measured=tuple(measured))
@@ -249,8 +249,8 @@ def _out_of_memory_named(loaded: LoadedModel, spec: RunSpec) -> Iterator[None]:
 
 
 def peak_memory_bytes(loaded: LoadedModel) -> int:
-    """Largest memory so far: of the device on an accelerator, of this process on a CPU."""
+    """Largest memory so far: of the device on an accelerator, summed over several; of this process on a CPU."""
     if loaded.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(loaded.device))
+        return sum(int(torch.cuda.max_memory_allocated(device)) for device in loaded.devices)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cwa_engine.base.events import DamageMeasured, Emit, Note, Progress
+from cwa_engine.base.table import Alike, RowsAlike
 from cwa_engine.damage.cases import comparisons, critical_weights
 from cwa_engine.damage.competition import compete
 from cwa_engine.damage.elimination import most_measured
@@ -18,8 +20,9 @@ from cwa_engine.damage.treatments import Comparison, Draw, SideCase, Treatment, 
 from cwa_engine.evaluation.divergence import Divergence, divergence
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.controls import Selection, count
+from cwa_engine.models.anatomy import Parameter
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.models.structures import target_name, unit_weights
+from cwa_engine.models.structures import first_weights, target_form, target_numbers
 from cwa_engine.rows import ControlDraw, DamagePoint, Ranking, SequenceNll, TopWeight
 from cwa_engine.spec import RunSpec
 
@@ -207,16 +210,23 @@ def _rows(
     ]
 
 
-def control_rows(context: MeasurementContext, found: Iterable[MeasuredComparison]) -> list[ControlDraw]:
+def control_rows(context: MeasurementContext, found: Iterable[MeasuredComparison]) -> RowsAlike[ControlDraw]:
     """The weights of every draw, once for all treatments, by names that `--weights` takes."""
     parameters = context.loaded.anatomy.parameters
     by_set = {(entry.comparison.metric, entry.comparison.k): entry.comparison for entry in found if entry.draws}
-    rows = []
-    for comparison in by_set.values():
-        for draw in comparison.draws:
-            for name, units in draw.units.items():
-                for unit in units.tolist():
-                    first = int(unit_weights(parameters[name], comparison.structure, np.array([unit]))[0])
-                    target = target_name(parameters[name], comparison.structure, first)
-                    rows.append(ControlDraw(comparison.metric, comparison.k, draw.control, draw.seed, target))
-    return rows
+    return RowsAlike(
+        _drawn_units(comparison, draw, parameters[name], units)
+        for comparison in by_set.values()
+        for draw in comparison.draws
+        for name, units in draw.units.items()
+    )
+
+
+def _drawn_units(
+    comparison: Comparison, draw: Draw, parameter: Parameter, units: NDArray[np.int64]
+) -> Alike[ControlDraw]:
+    """Rows of the units that were drawn of one parameter."""
+    named = target_form(parameter, comparison.structure)
+    form = ControlDraw(comparison.metric, comparison.k, draw.control, draw.seed, named)
+    first = first_weights(parameter, comparison.structure, units)
+    return Alike(form, "target", target_numbers(parameter, comparison.structure, first).astype(np.int32))

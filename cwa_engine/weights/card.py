@@ -94,7 +94,7 @@ def weight_card(
         shares=carried.life.shares if carried.life else (),
         unknown=carried.unknown,
         floor=floor,
-        device=str(loaded.device),
+        device=loaded.device_name,
         version=__version__,
         timings=stages.timings,
     )
