@@ -14,7 +14,7 @@ from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import Client, stop_daemon
 
 MODELS, SEEDS = 3, 4  # twelve cells
-_RUN = ("--topk", "10", "--eval-limit", "12", "--control-seeds", "30", "--seq-len", "128", "--no-cache")
+_RUN = ("--topk", "10", "--eval-limit", "12", "--control-seeds", "8", "--seq-len", "128", "--no-cache")
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ def _studied(home: Path, models: list[str], lanes: int) -> Studied:
             raise SystemExit(f"the study failed:\n{done.stdout}\n{done.stderr}")
         with Client.connect(settings) as client:
             jobs = client.jobs(kind="run")
-            notes = [
-                event["text"] for job in jobs for event in client.follow(job.run_id) if event["kind"] == "note"
-            ]
+            notes = [event["text"] for job in jobs for event in client.follow(job.run_id) if event["kind"] == "note"]
     finally:
         stop_daemon(settings)
     assert len(jobs) == MODELS * SEEDS and all(job.state == "done" for job in jobs)
