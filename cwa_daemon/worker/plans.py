@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
@@ -10,7 +11,7 @@ import torch
 from cwa_daemon.pipe.messages import Limits, PlanMemory, WarmCopy
 from cwa_daemon.worker.residency import ModelKey, Residency, Resident
 from cwa_daemon.worker.warm_models import reserve_bytes
-from cwa_engine.base.devices import devices_in
+from cwa_engine.base.devices import devices_in, is_cpu
 from cwa_engine.base.errors import CwaError, DoesNotFit, InvalidInput
 from cwa_engine.hub.sources import HubAccess, resolve
 from cwa_engine.models.loading import torch_device
@@ -25,7 +26,9 @@ def make_plan(spec: RunSpec, access: HubAccess, device: str, memory: PlanMemory,
     free = memory.free_bytes
     if free is None:
         free = _measured(device)
-    return plan(spec, access, device, limits.trust_remote_code, _room(spec, device, free, memory.warm, limits))
+    room = _room(spec, device, free, memory.warm, limits)
+    kind = "cpu" if is_cpu(device) else device  # to the engine every CPU lane is the CPU
+    return dataclasses.replace(plan(spec, access, kind, limits.trust_remote_code, room), device=device)
 
 
 def _measured(device: str) -> int | None:

@@ -54,6 +54,16 @@ def devices_in(name: str) -> tuple[str, ...]:
     return tuple(name.split("+"))
 
 
+def memory_of(name: str) -> tuple[str, ...]:
+    """The devices whose memory a name takes: ("cpu",) of any CPU lane."""
+    return tuple("cpu" if device.startswith("cpu:") else device for device in devices_in(name))
+
+
+def is_device(name: str) -> bool:
+    """Whether a lane of the daemon is one of devices; others make plans or download."""
+    return name.startswith(("cpu", "cuda", "mps"))
+
+
 def name_of(devices: tuple[str, ...]) -> str:
     """The name of these devices together, as `devices_in` reads it."""
     return "+".join(devices)
