@@ -183,9 +183,8 @@ def damage_contexts() -> tuple[MeasurementContext, MeasurementContext]:
     loaded, sequences = smollm2()
     spec = RunSpec(model="smollm2-135m", topk=(1,))
     context = prepare_measurement(loaded, sequences, evaluate(loaded, sequences, 1), spec, BatchSize(1))
-    whole = dataclasses.replace(
-        context, sample=dataclasses.replace(context.sample, kept=None)
-    )  # the sample has all texts
+    parts = tuple(dataclasses.replace(part, kept=None) for part in context.sample)  # the sample has all texts
+    whole = dataclasses.replace(context, sample=parts)
     return context, whole
 
 
