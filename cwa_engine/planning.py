@@ -366,8 +366,11 @@ def _hidden_bytes(model: LoadedModel, sequences: Sequence[TokenSequence]) -> int
     return tokens * embedding.shape[1] * embedding.element_size() * model.anatomy.blocks
 
 
-def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) -> tuple[str | None, str]:
-    """The command line of the first tier that fits, and the reason. None if nothing fits."""
+def way_that_fits(spec: RunSpec, rows: Sequence[PlanRow], usual: str) -> tuple[RunSpec, PlanRow, str] | None:
+    """The first of the ways that fits, from the most that a run can tell to the least: its spec, its row, and why.
+
+    `usual` is the dtype that the run has where none is asked for. None if nothing fits.
+    """
     at = {(row.dtype, row.gradients): row for row in rows}
     usual = usual if (usual, "resident") in at else "bfloat16"  # float16 takes as much
     swept = {"gradients": "sweep", "fast_perturbation": True}
@@ -383,9 +386,18 @@ def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) 
     ]
     for key, fields, why in tiers:
         if key in at and at[key].fits:
-            needed = at[key].weights_bytes + at[key].working_bytes
-            return command_of(spec.model_copy(update=fields)), f"{why}: {_gb(needed)} of {_gb(free)}"
-    return None, f"nothing fits: {_gb(free)} are free; a shorter --seq-len or a device with more memory helps"
+            return spec.model_copy(update=fields), at[key], why
+    return None
+
+
+def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) -> tuple[str | None, str]:
+    """The command line of the way that fits, and the reason. None if nothing fits."""
+    found = way_that_fits(spec, rows, usual)
+    if found is None:
+        return None, f"nothing fits: {_gb(free)} are free; a shorter --seq-len or a device with more memory helps"
+    asked, row, why = found
+    waiting = f", and {_gb(row.cpu_bytes)} of CPU memory" if row.cpu_bytes else ""
+    return command_of(asked), f"{why}: {_gb(row.weights_bytes + row.working_bytes)} of {_gb(free)}{waiting}"
 
 
 def _gb(size_bytes: int) -> str:
