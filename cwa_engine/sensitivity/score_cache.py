@@ -21,6 +21,7 @@ from cwa_engine.base.files import write_whole
 from cwa_engine.base.source_code import code_sha256
 from cwa_engine.base.version import __version__
 from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.models.memory import device_name
 from cwa_engine.rows import Ranking, ScoreBin, Spike, TopWeight
 from cwa_engine.run import RunContext
 
@@ -91,7 +92,7 @@ def score_keys(run: RunContext, sequences: Sequence[TokenSequence], labels: Sequ
     loaded, spec = run.loaded, run.spec
     inputs: dict[str, Any] = {
         "model": [loaded.source.location, loaded.revision, sorted(loaded.files.items()), loaded.dtype],
-        "device": [loaded.device.type, run.gradients, run.halves, run.batch_size.size, torch.get_num_threads()],
+        "device": [device_name(loaded.device), loaded.device.type, run.gradients, run.halves, run.batch_size.size, torch.get_num_threads()],
         "texts": [hashlib.sha256(repr((text.unscored, text.ids)).encode()).hexdigest() for text in sequences],
         "chance": [spec.seed, spec.probes],
         "units": [spec.structure, spec.scope, spec.include, spec.exclude],
