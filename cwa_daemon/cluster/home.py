@@ -17,16 +17,16 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from cwa_daemon.base import ofd_lock
 from cwa_daemon.base.security import private_folder
 from cwa_engine.base.errors import NotFound, StateNotWritten, error_from_dict
-from cwa_engine.base.files import is_abandoned, scratch_path, write_whole
+from cwa_engine.base.files import scratch_path, write_whole
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.runner import RunState, RunStateName
 
@@ -83,6 +83,10 @@ class Home:
             raise _no_run(run_id)
         return record
 
+    def has(self, run_id: str) -> bool:
+        """Whether a run was ever asked for."""
+        return self._file("runs", run_id, ".json").exists()
+
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
         """One process looks a key up and writes it down at a time."""
@@ -106,12 +110,14 @@ class Home:
             with path.open("ab") as file:
                 file.write(b"".join(json.dumps(event).encode() + b"\n" for event in events))
 
-    def open_events(self, run_id: str) -> IO[bytes] | None:
-        """What a run has said so far, a line of JSON each; None for nothing."""
+    def events_from(self, run_id: str, position: int) -> bytes:
+        """What a run has said, lines of JSON, beyond so many bytes."""
         try:
-            return self._file("events", run_id, ".jsonl").open("rb")
+            with self._file("events", run_id, ".jsonl").open("rb") as file:
+                file.seek(position)
+                return file.read()
         except FileNotFoundError:
-            return None
+            return b""
 
     # cancelling from another process
 
@@ -133,7 +139,7 @@ class Home:
     # drivers
 
     def new_driver(self) -> Driver:
-        """Raises StateNotWritten."""
+        """Inside `one_at_a_time`. Raises StateNotWritten."""
         name = f"{os.getpid()}-{secrets.token_hex(8)}"
         path = self._file("drivers", name)
         with _written(path):
@@ -142,8 +148,8 @@ class Home:
             file = scratch.open("xb")
             ofd_lock.take(file)  # before it has its name, so that nobody sees it unlocked
             scratch.rename(path)
-        for other in path.parent.iterdir():
-            if is_abandoned(other) or not (other.name.startswith(".") or self.drives(other.name)):
+        for other in path.parent.iterdir():  # no other driver begins at the same time, see `one_at_a_time`
+            if not self.drives(other.name):
                 other.unlink(missing_ok=True)
         return Driver(name, path, file)
 
@@ -176,42 +182,50 @@ class Driver:
 
 
 class OwnRuns:
-    """The runs of this driver: what it writes of them is known to its threads at once."""
+    """The runs of this driver: what it says of them is known to its threads at once.
 
-    def __init__(self, home: Home, driver: Driver) -> None:
+    Where the disk does not take it, runs go on, and `say_so` hears of that once.
+    """
+
+    def __init__(self, home: Home, driver: Driver, say_so: Callable[[str], None]) -> None:
         self.home, self.driver = home, driver
         self.changed = threading.Condition()
-        self._records: dict[str, Record] = {}  # guarded by `changed`
+        self._say_so = say_so
+        self._records: dict[str, Record] = {}  # guarded, as all below, by `changed`
+        self._said = False
 
-    def begin(self, run_id: str) -> Record:
-        return self._keep(Record(run_id, self.driver.name, time.time()))
+    def begin(self, run_id: str) -> None:
+        """Write a run down, before anything is done. Raises StateNotWritten."""
+        record = Record(run_id, self.driver.name, time.time())
+        self.home.write(record)
+        with self.changed:
+            self._records[run_id] = record
 
     def get(self, run_id: str) -> Record | None:
         with self.changed:
             return self._records.get(run_id)
 
-    def move(self, run_id: str, state: RunStateName, **fields: object) -> None:
+    def move(self, run_id: str, state: RunStateName, **fields: Any) -> None:
         """A run is in another state now; one that has ended stays as it is."""
-        record = self.get(run_id)
-        assert record is not None
-        if not record.ended:
-            self._keep(replace(record, state=state, **fields))  # type: ignore[arg-type]
+        with self.changed:
+            if self._records[run_id].ended:
+                return
+            record = self._records[run_id] = replace(self._records[run_id], state=state, **fields)
+            self._try(lambda: self.home.write(record))
+            self.changed.notify_all()
 
     def say(self, run_id: str, *events: Mapping[str, object]) -> None:
-        self.home.append(run_id, *events)
         with self.changed:
+            self._try(lambda: self.home.append(run_id, *events))
             self.changed.notify_all()
 
-    def unfinished(self) -> list[Record]:
-        with self.changed:
-            return [record for record in self._records.values() if not record.ended]
-
-    def _keep(self, record: Record) -> Record:
-        self.home.write(record)
-        with self.changed:
-            self._records[record.run_id] = record
-            self.changed.notify_all()
-        return record
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except StateNotWritten as error:
+            if not self._said:
+                self._said = True
+                self._say_so(f"{error.message}: runs go on, and what they say is lost")
 
 
 def _no_run(run_id: str) -> NotFound:

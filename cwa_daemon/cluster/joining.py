@@ -7,20 +7,18 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cwa_daemon.cluster.slots import Node
+from cwa_daemon.cluster.temporary import own_temporary
 from cwa_engine.base.errors import ClusterUnreachable, InvalidInput
-from cwa_engine.base.files import process_lives
 from cwa_engine.machine.memory import allocator_settings
 from cwa_engine.machine.processors import granted_processors, thread_settings
 
-_TEMPORARY = "cwtool-ray-"  # prefix of the folder of a Ray of our own; the process id follows
-_LONGEST = 40  # characters of that folder: Ray puts sockets below it, whose paths may have 107
+_LONGEST = 40  # characters of the folder of a Ray of our own: it puts sockets below it, whose paths may have 107
 _OBJECTS_BYTES = 512 * 2**20  # for run folders on their way, of a Ray of our own
 _MISSING = "pip install 'cwtool[cluster]' installs it"
 
@@ -68,7 +66,7 @@ def join(address: str) -> Cluster:
             f"{address} is an address of Ray's client, which hands on no reports while a run computes",
             hint="run cwtool on a machine of the cluster, with --on ray:auto or --on ray:HOST:6379",
         )
-    folder = None if address and address != "local" else _own_folder()
+    folder = None if address and address != "local" else own_temporary("ray", _LONGEST)
     asked: dict[str, Any] = {"address": address} if folder is None else _own(folder)
     try:
         with _quiet():
@@ -76,7 +74,7 @@ def join(address: str) -> Cluster:
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
-        why = _first_line(error)
+        why = first_line(error)
         raise ClusterUnreachable(
             f"a Ray does not start on this machine: {why}" if folder else f"the Ray at {address} is not reached: {why}",
             hint="`ray status` looks at it; cwtool must run on a machine of the cluster, with the same token and Ray version",
@@ -114,18 +112,6 @@ def _own(folder: Path) -> dict[str, Any]:
     }
 
 
-def _own_folder() -> Path:
-    """A private folder for a Ray of our own; those of processes that have ended are removed."""
-    usual = Path(tempfile.gettempdir())
-    root = usual if len(str(usual)) + len(_TEMPORARY) + 16 <= _LONGEST else Path("/tmp")
-    for other in root.glob(f"{_TEMPORARY}*"):
-        pid = other.name.removeprefix(_TEMPORARY).partition("-")[0]
-        with contextlib.suppress(OSError):
-            if pid.isdigit() and not process_lives(int(pid)) and other.lstat().st_uid == os.getuid():
-                shutil.rmtree(other, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=root))
-
-
 def _own_node(ray: Any) -> str:
     return str(ray.get_runtime_context().get_node_id())
 
@@ -142,5 +128,6 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error of Ray's says first; the rest is often a page."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from cwa_daemon.base.settings import Settings
-from cwa_daemon.cluster import store as stores
-from cwa_daemon.cluster.home import LOOK_S, Home, OwnRuns, Record
-from cwa_daemon.cluster.scheduling import ModelName
-from cwa_engine.base.errors import InvalidInput, NotFound, error_from_dict
-from cwa_engine.base.event_reader import event_from_plain
-from cwa_engine.base.events import Event
+from cwa_daemon.cluster.home import Home, OwnRuns
+from cwa_daemon.cluster.runs import KnownRuns, RayRun
+from cwa_daemon.cluster.store import store_named
+from cwa_engine.base.errors import InvalidInput, NotFound
 from cwa_engine.base.places import state_folder
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.records.run_id import new_run_id
-from cwa_engine.run_folders import FinishedRun, RunFolders
+from cwa_engine.run_folders import RunFolders
 from cwa_engine.runner import RunHandle, RunState
 from cwa_engine.spec import RunSpec
 
 if TYPE_CHECKING:
+    from cwa_daemon.cluster.board import Queued
     from cwa_daemon.cluster.driving import Driving
     from cwa_daemon.cluster.joining import Cluster
-    from cwa_engine.records.run_report import RunReport
 
 
-def _ignore(what: object) -> None: ...
+def _ignore(said: str) -> None: ...
 
 
 class RayRunner:
@@ -39,7 +36,7 @@ class RayRunner:
     that one. `slots`: how many runs are under way at once; usually one for each `gpus` GPUs of the cluster, without GPUs one
     for each `cpus` CPUs, which are those of a node. `store`: a folder that all nodes share, or an address such as
     s3://bucket/runs, where the files stay. `home`: the folder of run folders, if not that of the state folder. `say` hears what
-    concerns no run alone.
+    concerns no run alone. `command` is written into the manifest of every run.
 
     Nothing is started before the first run that is not there already. Runs do not outlive this process: those that have not
     ended are gone with it, and a study that is resumed asks for them again.
@@ -60,54 +57,53 @@ class RayRunner:
         store: str = "",
         home: Path | None = None,
         say: Callable[[str], None] = _ignore,
+        command: str = "",
     ) -> None:
-        _check_counts(slots=slots, gpus=gpus, cpus=cpus)
-        self._address, self._slots, self._gpus, self._cpus, self._say = address, slots, gpus, cpus, say
-        self._store = stores.store_named(store)
+        _check_counts(slots, gpus, cpus)
+        self._address, self._slots, self._gpus, self._cpus = address, slots, gpus, cpus
+        self._say, self._command = say, command
+        self._store = store_named(store)
         state = state_folder()
-        self._home = Home(state / "ray")
-        self._folders = RunFolders(Path(home) if home else state / "runs", self._home.keys)
+        kept = Home(state / "ray")
+        self._known = KnownRuns(kept, RunFolders(Path(home) if home else state / "runs", kept.keys))
         self._cluster: Cluster | None = None
         self._driving: Driving | None = None
-        self._own: OwnRuns | None = None
-        self._closed = False
 
     @property
     def where(self) -> str:
-        """Not at which address: a cluster is started anew each time, and its runs are here."""
+        """Where its runs are kept, which is here: at which address they were computed says nothing of that."""
         return f"ray {self._store}" if self._store else "ray"
 
     def submit(self, spec: RunSpec, key: str | None = None) -> RunHandle:
         """Ask for a run. The first one joins or starts Ray, and waits until a slot can be used.
 
-        Raises InvalidInput, ClusterUnreachable, VersionMismatch where the nodes have other code, and DoesNotFit where no node
-        has what a slot needs.
+        Raises InvalidInput, ClusterUnreachable, VersionMismatch where the nodes have other code, DoesNotFit where no node has
+        what a slot needs, and StateNotWritten.
         """
-        if key is not None and (known := self._known(key)):
-            return known
-        driving = self._begun()
-        assert self._own
-        command = self._command(spec)
-        with self._home.one_at_a_time():
+        _check_spec(spec)
+        if key is not None and (there := self._run_of(key)):
+            return there
+        driving, own = self._begun()
+        _check_device(spec, driving.has_gpus)
+        run = self._queued(spec)
+        with self._known.home.one_at_a_time():
             if key is not None:
-                if known := self._known(key):  # another process asked for the same meanwhile
-                    return known
-                self._folders.keep_key(key, command.run_id)
-            self._own.begin(command.run_id)
-        from cwa_daemon.cluster.driving import Queued
-
-        driving.add(Queued(command, ModelName.of(spec)))
-        return _RayRun(self, command.run_id)
+                if there := self._run_of(key):  # another process asked for the same meanwhile
+                    return there
+                self._known.folders.keep_key(key, run.run_id)
+            own.begin(run.run_id)
+        driving.add(run)
+        return RayRun(self._known, run.run_id)
 
     def attach(self, run_id: str) -> RunHandle:
-        self._record(run_id)  # raises NotFound
-        return _RayRun(self, run_id)
+        self._known.record(run_id)  # raises NotFound
+        return RayRun(self._known, run_id)
 
     def states(self, run_ids: Sequence[str]) -> Mapping[str, RunState]:
         found = {}
         for run_id in run_ids:
             try:
-                found[run_id] = self._record(run_id).seen()
+                found[run_id] = self._known.record(run_id).seen()
             except NotFound:
                 continue
         return found
@@ -117,13 +113,13 @@ class RayRunner:
 
     def close(self) -> None:
         """End what has not ended, and leave Ray. Whoever waits for such a run hears that it is gone."""
-        self._closed = True
         if self._driving:
             self._driving.close()
-        if self._own:
-            self._own.driver.release()
-            with self._own.changed:
-                self._own.changed.notify_all()
+        own, self._known.own, self._known.cancel = self._known.own, None, None
+        if own:
+            own.driver.release()
+            with own.changed:
+                own.changed.notify_all()
         if self._cluster:
             self._cluster.leave()
         self._driving = self._cluster = None
@@ -136,147 +132,55 @@ class RayRunner:
     ) -> None:
         self.close()
 
-    # what there is
-
-    def _known(self, key: str) -> RunHandle | None:
+    def _run_of(self, key: str) -> RunHandle | None:
         """The run of a key; None for one that was never asked for, or is gone."""
-        run_id = self._folders.run_of_key(key)
+        run_id = self._known.folders.run_of_key(key)
         try:
             return self.attach(run_id) if run_id else None
         except NotFound:
             return None
 
-    def _record(self, run_id: str) -> Record:
-        """Raises NotFound for what is not there, or was lost with its driver."""
-        own = self._own.get(run_id) if self._own else None
-        record = own if own and (own.ended or not self._closed) else self._home.read(run_id)
-        if record.state == "done" and not record.place and not self._folders.folder(run_id):
-            raise NotFound(f"the files of {run_id} are gone", hint="resume the study")
-        return record
-
-    # Ray
-
-    def _begun(self) -> Driving:
-        """The cluster at work."""
-        if self._closed:
-            raise InvalidInput("this runner is closed", hint="make another one")
+    def _begun(self) -> tuple[Driving, OwnRuns]:
+        """The cluster at work, and what is written of its runs."""
         if self._driving is None:
             from cwa_daemon.cluster.driving import Driving
             from cwa_daemon.cluster.joining import join
             from cwa_daemon.cluster.slots import slot_shapes
 
-            self._cluster = join(self._address)
+            known = self._known
             try:
+                self._cluster = join(self._address)
                 shapes = slot_shapes(self._cluster.nodes(), self._slots, self._gpus, self._cpus)
-                self._own = OwnRuns(self._home, self._home.new_driver())
-                grace_s = Settings().cancel_grace_s
-                driving = Driving(self._cluster, shapes, self._own, self._folders.path, self._store, self._say, grace_s)
-                self._driving = driving
-                driving.begin()
+                with known.home.one_at_a_time():
+                    known.own = OwnRuns(known.home, known.home.new_driver(), self._say)
+                self._driving = Driving(
+                    self._cluster, shapes, known.own, known.folders.path, self._store, self._say
+                )  # fmt: skip
+                self._driving.begin()
+                known.cancel = self._driving.cancel
             except BaseException:
                 self.close()
-                self._closed = False
                 raise
-        return self._driving
+        assert self._known.own
+        return self._driving, self._known.own
 
-    def _command(self, spec: RunSpec):  # type: ignore[no-untyped-def]
+    def _queued(self, spec: RunSpec) -> Queued:
+        from cwa_daemon.cluster.board import Queued
         from cwa_daemon.pipe.messages import Limits, RunJob
         from cwa_daemon.protocol import JobOptions
 
-        return RunJob(
+        command = RunJob(
             kind="run",
             run_id=new_run_id(spec.model),
             spec=spec.model_dump(mode="json"),
-            command="",
+            command=self._command,
             options=JobOptions().model_dump(),
             access=asdict(HubAccess.from_environment()),
             folder="",
             limits=Limits(**Settings().limits()),
             device="",
         )
-
-
-class _RayRun:
-    """A run, by what is written of it at home."""
-
-    def __init__(self, runner: RayRunner, run_id: str) -> None:
-        self._runner, self._run_id = runner, run_id
-
-    @property
-    def run_id(self) -> str:
-        return self._run_id
-
-    def events(self) -> Iterator[Event]:
-        lines = b""
-        file = None
-        while True:
-            over = not self._is_under_way()  # before the last look
-            file = file or self._runner._home.open_events(self._run_id)
-            lines += file.read() if file else b""
-            *whole, lines = lines.split(b"\n")
-            for line in whole:
-                plain = json.loads(line)
-                if event := event_from_plain(plain):
-                    yield event
-            if over:
-                if file:
-                    file.close()
-                return
-            if not whole:
-                self._wait()
-
-    def state(self) -> RunState:
-        return self._runner._record(self._run_id).seen()
-
-    def report(self) -> RunReport:
-        while self._is_under_way():
-            self._wait()
-        record = self._runner._record(self._run_id)
-        if record.error:
-            raise error_from_dict(record.error)
-        return self._finished(record).report()
-
-    def altered(self) -> tuple[str, ...]:
-        return self._finished(self._runner._record(self._run_id)).altered()
-
-    def cancel(self) -> None:
-        if not self._is_under_way():
-            return
-        own = self._runner._own
-        if self._runner._driving and own and own.get(self._run_id):
-            self._runner._driving.cancel(self._run_id)
-        else:
-            self._runner._home.ask_to_cancel(self._run_id)
-
-    def _is_under_way(self) -> bool:
-        try:
-            return not self._runner._record(self._run_id).ended
-        except NotFound:  # it died with its driver
-            return False
-
-    def _wait(self) -> None:
-        """Until something may have changed: at once where this process drives, else after a moment."""
-        own = self._runner._own
-        if own and own.get(self._run_id):
-            with own.changed:
-                own.changed.wait(LOOK_S)
-        else:
-            import time
-
-            time.sleep(LOOK_S)
-
-    def _finished(self, record: Record) -> FinishedRun:
-        """The folder of a run that is done, fetched where it is elsewhere."""
-        folder = stores.folder_of(record.place) if record.place else self._runner._folders.path / self._run_id
-        if folder is None:
-            folder = self._runner._folders.path / self._run_id
-            if not folder.is_dir():
-                from cwa_daemon.cluster.actor import RunFiles
-                from cwa_daemon.cluster.driving import _write_folder
-
-                files = stores.fetch_files(record.place)
-                _write_folder(folder, RunFiles(self._run_id, files, record.fingerprint))
-        return FinishedRun(folder, record.fingerprint)
+        return Queued(command, spec)
 
 
 def ray_runner(address: str = "", **options: object) -> RayRunner:
@@ -284,7 +188,39 @@ def ray_runner(address: str = "", **options: object) -> RayRunner:
     return RayRunner(address, **options)  # type: ignore[arg-type]
 
 
-def _check_counts(**counts: float | None) -> None:
-    for name, count in counts.items():
-        if count is not None and (count < 0 or (name == "slots" and count < 1)):
-            raise InvalidInput(f"{name} is {count:g}", hint=f"give {name} a number above 0, or leave it out")
+def _check_counts(slots: int | None, gpus: int | None, cpus: float | None) -> None:
+    wrong = {"slots": slots is not None and slots < 1, "gpus": (gpus or 0) < 0, "cpus": cpus is not None and cpus <= 0}
+    for name, bad in wrong.items():
+        if bad:
+            raise InvalidInput(f"{name} must be above 0", hint=f"give {name} a larger number, or leave it out")
+
+
+def _check_spec(spec: RunSpec) -> None:
+    """Raises InvalidInput for what means one machine alone."""
+    if spec.output:
+        raise InvalidInput(
+            f"a run on Ray does not write to {spec.output}",
+            hint="leave out `output`: the files come home, see `cwtool results`",
+        )
+    path = spec.data_file
+    if path and (
+        path.is_fifo() or path.is_char_device() or path.is_relative_to("/dev") or path.is_relative_to("/proc")
+    ):
+        raise InvalidInput(
+            f"{path} is a pipe, and a run that is lost reads its texts again", hint="write them into a file"
+        )
+    if spec.device not in ("auto", "cpu", "cuda"):
+        raise InvalidInput(
+            f"device {spec.device} is one of a single machine",
+            hint="each slot has devices of its own: give auto, or cpu or cuda for slots of one kind, and --gpus for how many",
+        )
+
+
+def _check_device(spec: RunSpec, has_gpus: bool) -> None:
+    """Raises InvalidInput where no slot has the kind of device that was asked for."""
+    if spec.device == "cpu" and has_gpus:
+        raise InvalidInput("device cpu was asked for, and the slots have GPUs", hint="give --gpus 0 for slots without")
+    if spec.device == "cuda" and not has_gpus:
+        raise InvalidInput(
+            "device cuda was asked for, and the slots have no GPUs", hint="give --gpus 1 where nodes have some"
+        )
