@@ -14,6 +14,7 @@ import torch
 from huggingface_hub.errors import RevisionNotFoundError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from cwa_engine.base.devices import devices_in, is_cpu
 from cwa_engine.base.errors import InvalidInput, ModelGated, ModelNotFound
 from cwa_engine.base.events import ignore
 from cwa_engine.command_line import command_of
@@ -27,7 +28,8 @@ from cwa_engine.models.chain import NotAChain, chain_of
 from cwa_engine.models.fake_model import FakeModel, fake_model, goes_token_by_token, peak_bytes
 from cwa_engine.models.guide_config import byte_tokenizer, guide_config
 from cwa_engine.models.loading import LoadedModel, load_without_weights
-from cwa_engine.models.memory import free_bytes
+from cwa_engine.models.memory import free_bytes, free_together
+from cwa_engine.models.shards import split_evenly
 from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
@@ -56,7 +58,9 @@ def plan(
 
     `room` gives the free memory; without it the device is asked. Raises what loading the model or reading texts raises.
     """
-    room = room or (lambda dtype, weights: free_bytes(torch.device(device)))
+    room = room or (
+        lambda dtype, weights: free_together([torch.device(name) for name in devices_in(device)], free_bytes)
+    )
     with hub_access(access):
         return _plan(spec, access, device, room, trust_remote_code)
 
@@ -68,7 +72,8 @@ def _plan(spec: RunSpec, access: HubAccess, device: str, room: FreeBytes, trust_
     _, scoring, evaluation = use_texts(full, spec, ignore)
     rows: list[PlanRow] = []
     free, most = room("", 0), 0
-    for model in (full, fake_model(source, config, tokenizer, torch.bfloat16)):
+    for whole in (full, fake_model(source, config, tokenizer, torch.bfloat16)):
+        model = _over_devices(whole, device)
         found = room(model.dtype, model.size_bytes)
         task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, found or 0)
         rows += task.rows(model) if found is not None else [replace(row, fits=None) for row in task.rows(model)]
@@ -76,7 +81,7 @@ def _plan(spec: RunSpec, access: HubAccess, device: str, room: FreeBytes, trust_
     if free is None:
         command, why = None, f"there is no {device} here, and the free memory of another machine's is not known"
     else:
-        command, why = _recommended(spec, rows, "float32" if device == "cpu" else stored, most)
+        command, why = _recommended(spec, rows, "float32" if is_cpu(device) else stored, most)
     return Plan(
         model=spec.model,
         parameters=full.anatomy.numel,
@@ -91,6 +96,16 @@ def _plan(spec: RunSpec, access: HubAccess, device: str, room: FreeBytes, trust_
         why=why,
         note=note,
     )
+
+
+def _over_devices(model: FakeModel, device: str) -> FakeModel:
+    """The model over the devices of a name, all with the same room. Raises InvalidInput if it cannot be spread."""
+    names = devices_in(device)
+    if len(names) == 1:
+        return model
+    devices = [torch.device(name) for name in names]
+    shards = split_evenly(model.source.name, model.model, model.anatomy, devices)
+    return fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype, shards)
 
 
 def _described(
@@ -126,9 +141,9 @@ class _Task:
     free: int
 
     def rows(self, model: LoadedModel) -> list[PlanRow]:
-        """A row for every way of scoring a model in this dtype. On a CPU there is no offload."""
+        """A row for every way of scoring a model in this dtype. On a CPU and on several devices there is no offload."""
         found = [self.row(model, source) for source in SOURCES]
-        return found if self.device == "cpu" else [*found, self.offloaded(model)]
+        return found if is_cpu(self.device) or model.shards else [*found, self.offloaded(model)]
 
     def offloaded(self, model: LoadedModel) -> PlanRow:
         """The row of offload: all but the blocks on the device, and one block at a time."""
@@ -146,7 +161,7 @@ class _Task:
         size, working, simulated = batch_that_fits(model, self.scoring, self.needs, source, self.device, room)
         working += self._other_half(model, source)
         working = max(working, self._kept(model))
-        total = model.size_bytes + working + (IMPORTED_BYTES + KERNELS_BYTES if self.device == "cpu" else 0)
+        total = model.size_bytes + working + (IMPORTED_BYTES + KERNELS_BYTES if is_cpu(self.device) else 0)
         return PlanRow(model.dtype, source, model.size_bytes, working, total, size, working <= room, simulated)
 
     def _other_half(self, model: LoadedModel, source: str) -> int:
@@ -156,7 +171,8 @@ class _Task:
         everything = statistics_bytes(model, self.needs)
         if source == "resident":
             return everything
-        return everything * max(_weights_by_block(model).values()) // model.anatomy.numel
+        block = everything * max(_weights_by_block(model).values()) // model.anatomy.numel
+        return block * len(model.devices)  # any of them may have it
 
     def _kept(self, model: LoadedModel) -> int:
         """Bytes of hidden states that are cached while damage is measured."""
@@ -189,12 +205,17 @@ def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence
     needed = _needed_at_once(loaded, spec, needs, sequences) if needs.backward else 0
     apart = statistics_bytes(loaded, needs) if halves else 0  # of the other half
     source, why, level = _source(loaded, spec, needs, needed + apart, sequences)
-    halves = halves and (source == "sweep" or needed + apart <= SHARE * free_bytes(loaded.device))
+    halves = halves and (source == "sweep" or needed + apart <= SHARE * _free_of(loaded))
     if spec.batch_size or not needs.backward or loaded.device.type == "cpu":
         return ScoringPlan(source, spec.batch_size or loaded.default_batch_size, why, level, halves)
-    room = int(SHARE * free_bytes(loaded.device)) - (apart if halves and source == "resident" else 0)
+    room = int(SHARE * _free_of(loaded)) - (apart if halves and source == "resident" else 0)
     size, _, _ = batch_that_fits(loaded, sequences, needs, source, loaded.device.type, room)
     return ScoringPlan(source, size, why, level, halves)
+
+
+def _free_of(loaded: LoadedModel) -> int:
+    """Bytes free on the devices of a model; `working_bytes` says how many of them a piece of work needs."""
+    return sum(free_bytes(device) for device in loaded.devices)
 
 
 def can_be_halved(needs: Needs, sequences: Sequence[TokenSequence]) -> bool:
@@ -206,7 +227,7 @@ def _needed_at_once(loaded: LoadedModel, spec: RunSpec, needs: Needs, sequences:
     """Bytes that the gradients of all weights at once take: a rough estimate, or counted if that is not clearly enough."""
     size = spec.batch_size or 1
     needed = rough_bytes(loaded, needs, "resident", size * max(len(s.ids) for s in sequences))
-    if needed > ROUGH_SHARE * free_bytes(loaded.device):
+    if needed > ROUGH_SHARE * _free_of(loaded):
         needed, _ = working_bytes(loaded, sequences, needs, "resident", size)
     return needed
 
@@ -222,7 +243,7 @@ def _source(
     if spec.offload == "cpu":
         return _swept(loaded, "blocks stay in CPU memory and come to the device one at a time, as asked", spec)
     if spec.gradients == "auto":
-        free = free_bytes(loaded.device)
+        free = _free_of(loaded)
         if needed <= SHARE * free:
             return "resident", f"the gradients of all weights fit at once: {_gb(needed)} of {_gb(free)} free", "info"
         why = f"the gradients of one block after the other: all need {_gb(needed)}, {_gb(free)} are free"
@@ -252,7 +273,7 @@ def batch_that_fits(
 ) -> tuple[int, int, bool]:
     """The largest batch that fits `room` bytes: (sequences, bytes beside the weights, whether the bytes were counted)."""
     one, simulated = working_bytes(model, sequences, needs, source, 1)
-    if device == "cpu":  # one sequence at a time is fastest there
+    if is_cpu(device):  # one sequence at a time is fastest there
         return 1, one, simulated
     some = min(8, len(sequences))
     eight, _ = working_bytes(model, sequences, needs, source, some)
@@ -278,15 +299,21 @@ def working_bytes(
             del part
 
     if not isinstance(model, FakeModel):
-        model = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype)
+        shards = model.shards.seen_now(free_bytes) if model.shards else None
+        model = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype, shards)
     try:
         counted = None if goes_token_by_token(model) else peak_bytes(model, score)
     except RuntimeError:  # the model branches on values, as with experts
         counted = None
     if counted is None:
-        return rough_bytes(model, needs, source, size * len(longest[0].ids)), False
+        rough = rough_bytes(model, needs, source, size * len(longest[0].ids))
+        if model.shards:
+            needed = model.shards.needed_as_weights if source == "resident" else model.shards.needed_anywhere
+            rough = needed(rough)
+        return rough, False
     if source == "sweep":  # the sweep keeps the blocks' inputs of all batches; two batches were run
-        counted += _hidden_bytes(model, sequences) - _hidden_bytes(model, longest)
+        more = _hidden_bytes(model, sequences) - _hidden_bytes(model, longest)
+        counted += model.shards.share_of_fullest(more) if model.shards else more
     return int(OVERHEAD * counted), True
 
 

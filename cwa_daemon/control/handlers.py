@@ -50,11 +50,10 @@ async def submit(service: Service, caller: Caller, request: protocol.Submit) -> 
     spec = request.spec
     if caller.is_remote:
         _check_places(service, request)
-    device = telemetry.default_device() if spec.device == "auto" else "cuda:0" if spec.device == "cuda" else spec.device
     run_id = service.jobs.submit(
         request.kind,
         spec.model_dump(mode="json"),
-        device,
+        spec.device,
         request.client_key,
         request.command,
         request.access.model_dump(),

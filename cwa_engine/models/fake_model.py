@@ -18,15 +18,21 @@ from cwa_engine.base.cancellation import check_cancelled
 from cwa_engine.hub.sources import ModelSource
 from cwa_engine.models.anatomy import anatomy_of
 from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.shards import Shards, place
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of live tensors that were created inside this context; `peak` is the most at one time."""
+    """Counts the bytes of live tensors that were created inside this context; `peak` is the most at one time.
+
+    `peaks` is the most on each device, which need not be at the same time.
+    """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         """`known` are tensors from before; views of them are not counted."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
+        self.peaks: dict[torch.device, int] = {}
+        self._live: dict[torch.device, int] = {}
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
         self._sizes: dict[int, int] = {}
 
@@ -42,13 +48,18 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._known and key not in self._sizes:
-            self._sizes[key] = storage.nbytes()
-            self.live += storage.nbytes()
+            size, device = storage.nbytes(), tensor.device
+            self._sizes[key] = size
+            self.live += size
             self.peak = max(self.peak, self.live)
-            weakref.finalize(storage, self._gone, key)
+            self._live[device] = self._live.get(device, 0) + size
+            self.peaks[device] = max(self.peaks.get(device, 0), self._live[device])
+            weakref.finalize(storage, self._gone, key, device)
 
-    def _gone(self, key: int) -> None:
-        self.live -= self._sizes.pop(key, 0)
+    def _gone(self, key: int, device: torch.device) -> None:
+        size = self._sizes.pop(key, 0)
+        self.live -= size
+        self._live[device] -= size
 
 
 @dataclass(frozen=True)
@@ -59,22 +70,35 @@ class FakeModel(LoadedModel):
 
 
 def fake_model(
-    source: ModelSource, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+    source: ModelSource,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+    shards: Shards | None = None,
 ) -> FakeModel:
-    """The model of this config, without memory for its weights."""
+    """The model of this config, without memory for its weights; with `shards` over as many devices that are made up.
+
+    Steps that mix tensors of two of these raise as on real devices.
+    """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         make: Any = AutoModelForCausalLM.from_config
         model = make(config, dtype=dtype).eval()
+        anatomy = anatomy_of(model)
+        if shards:
+            # Tensors without values can be on "cpu:1" as well as on "cuda:1", for which PyTorch would have to know CUDA.
+            shards = shards.on([torch.device("cpu", number) for number in range(len(shards.devices))])
+            place(model, anatomy, shards)
     return FakeModel(
         model=model,
         tokenizer=tokenizer,
-        anatomy=anatomy_of(model),
+        anatomy=anatomy,
         source=source,
         revision=None,
         files={},
-        device=torch.device("cpu"),
+        device=shards.devices[0] if shards else torch.device("cpu"),
         dtype=str(dtype).removeprefix("torch."),
+        shards=shards,
         mode=mode,
     )
 
@@ -103,13 +127,13 @@ def goes_token_by_token(fake: FakeModel) -> bool:
 def _steps(fake: FakeModel, tokens: int) -> int:
     steps = _Steps()  # type: ignore[no-untyped-call]
     with fake.mode, torch.no_grad(), steps:
-        fake.model(torch.zeros((1, tokens), dtype=torch.long))
+        fake.model(torch.zeros((1, tokens), dtype=torch.long, device=fake.device))
     return steps.count
 
 
 def peak_bytes(fake: FakeModel, work: Callable[[], object]) -> int:
-    """The peak of the bytes of live tensors during `work`, without weights and buffers."""
+    """The peak of the bytes of live tensors during `work`, without weights and buffers; over several devices as `needed`."""
     own = [*fake.model.parameters(), *fake.model.buffers()]
     with fake.mode, LiveBytes(own) as counted:
         work()
-    return int(counted.peak)
+    return fake.shards.needed(counted.peaks) if fake.shards else int(counted.peak)

@@ -93,7 +93,7 @@ def _critical(report: RunReport, point: DamagePoint) -> DamageLevel:
 
 def _control(report: RunReport, control: Separation) -> Iterator[DamageLevel]:
     key = report.run_id, control.metric, control.perturbation, control.k, control.control
-    texts = report.texts.damage or report.texts.evaluation
+    texts = control.largest_texts or report.texts.damage or report.texts.evaluation
     low, high = _finite(control.largest_low), _finite(control.largest_high)
     largest, median = _finite(control.largest), _finite(control.median)
     yield DamageLevel(*key, WORST, largest, low, high, _in_bits(report, largest), texts, largest is None)
