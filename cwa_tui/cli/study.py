@@ -247,6 +247,8 @@ def _go_on(
         raise QueueFull(f"not all cells of {folder.id} are queued: {error.message}", hint=hint) from error
     except DaemonUnreachable as error:
         hint = f"nothing is lost: `{place.cwtool} study resume {folder.id}` goes on with it"
+        if place.named:  # what is to be mended first
+            hint = f"{error.hint}; {hint}" if error.hint else hint
         raise type(error)(error.message, hint=hint) from error
     except KeyboardInterrupt:
         _leave(folder, place)

@@ -105,7 +105,7 @@ def opened_place(asked: NamedRunner, options: JobOptions | None = None) -> Itera
         with connect() as client:
             yield _of_daemon(client, options)
         return
-    with closing(asked.open(say)) as runner:
+    with closing(asked.open(say, command_typed())) as runner:
         yield Place(runner, named=asked)
 
 
