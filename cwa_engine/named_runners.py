@@ -1,8 +1,8 @@
 """Runners by name: "ray", "ray:HOST:6379", "local", "local:FOLDER". torch-free.
 
 Other packages bring runners of their own: each is an entry point of the group `cwtool.runners`, a function
-`make(address, *, say, command, **options)` that gives a `Runner` with `close`, and starts nothing before a run is submitted. Its `where`
-is its name, or its name, a space and the place where run folders stay, so that the runs of a study are found again.
+`make(address, *, say, command, **options)` that gives a `Runner` with `close`, and starts nothing before a run is submitted.
+Its `where` is its name, or its name, a space and the place where run folders stay, so that runs of a study are found again.
 """
 
 from __future__ import annotations

@@ -109,6 +109,14 @@ def opened_place(asked: NamedRunner, options: JobOptions | None = None) -> Itera
         yield Place(runner, named=asked)
 
 
+def where_of(asked: NamedRunner) -> str:
+    """Where the runs of a new study will be, as in `Runner.where`; nothing is started."""
+    if not asked.name:
+        return chosen_host() or ""
+    with closing(asked.open()) as runner:
+        return runner.where
+
+
 @contextmanager
 def opened_study(
     study_id: str, asked: NamedRunner | None = None, detach: bool = False
