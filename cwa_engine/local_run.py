@@ -76,7 +76,7 @@ def load_for(spec: RunSpec, emit: Emit = ignore) -> LoadedModel:
 
 def model_record(loaded: LoadedModel) -> ModelRecord:
     """What a run's files say about the model."""
-    cuda = loaded.device.type == "cuda"
+    cards = [torch.cuda.get_device_name(device) for device in loaded.devices if device.type == "cuda"]
     return ModelRecord(
         name=loaded.source.name,
         location=loaded.source.location,
@@ -84,8 +84,8 @@ def model_record(loaded: LoadedModel) -> ModelRecord:
         revision=loaded.revision,
         files=loaded.files,
         dtype=loaded.dtype,
-        device=str(loaded.device),
-        device_name=torch.cuda.get_device_name(loaded.device) if cuda else platform.processor() or platform.machine(),
+        device=loaded.device_name,
+        device_name=" + ".join(cards) or platform.processor() or platform.machine(),
         parameters=loaded.anatomy.numel,
         notes=loaded.notes,
     )

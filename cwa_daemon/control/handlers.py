@@ -28,6 +28,11 @@ from cwa_engine.rows import to_plain
 Reply = JsonMap
 Handler = Callable[[Service, Caller, Any], Awaitable[Reply | None]]
 HANDLERS: dict[type[protocol.Request], Handler] = {}
+# What lists runs or names one, also a run that another program has made just now.
+NAMING_RUNS = (
+    protocol.GetJob, protocol.ListJobs, protocol.ListResults, protocol.GetResult, protocol.GetTopK, protocol.ListFiles,
+    protocol.GetFile, protocol.Mark, protocol.Subscribe, protocol.Retry,
+)  # fmt: skip
 
 
 def handles(request: type[protocol.Request]) -> Callable[[Handler], Handler]:

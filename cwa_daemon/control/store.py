@@ -49,6 +49,10 @@ class Store(Database):
 
     # jobs
 
+    def run_ids(self) -> set[str]:
+        """Of all jobs."""
+        return {row["run_id"] for row in self._read("SELECT run_id FROM jobs")}
+
     def columns(self) -> set[str]:
         """Of the table of jobs."""
         return {row["name"] for row in self._read("PRAGMA table_info(jobs)")}

@@ -14,6 +14,7 @@ from typing import TypeVar
 import psutil
 
 from cwa_daemon.protocol import DeviceMemory, Sample
+from cwa_engine.base.devices import devices_in
 from cwa_engine.machine.cgroups import PROCESSES
 from cwa_engine.machine.memory import available_memory
 
@@ -77,11 +78,19 @@ def _devices(pids: list[int]) -> list[DeviceMemory]:
 
 
 def free_bytes(device: str) -> int | None:
-    """Free memory of an NVIDIA device, "cuda:0"; None where there is no such device, or nobody tells."""
-    kind, _, number = device.partition(":")
-    found = _nvidia() if kind == "cuda" else []
-    place = int(number or 0)
-    return found[place].total - found[place].used if place < len(found) else None
+    """Free memory of an NVIDIA device, "cuda:0"; None where there is no such device, or nobody tells.
+
+    Of several, "cuda:0+cuda:1", for what is spread evenly: each counts as the one with least.
+    """
+    found, free = None, []
+    for name in devices_in(device):
+        kind, _, number = name.partition(":")
+        found = found or (_nvidia() if kind == "cuda" else [])
+        place = int(number or 0)
+        if place >= len(found):
+            return None
+        free.append(found[place].total - found[place].used)
+    return len(free) * min(free)
 
 
 def nvidia_devices() -> int:

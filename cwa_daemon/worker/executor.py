@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,8 +15,7 @@ import torch
 from cwa_daemon.pipe.exit_codes import DEVICE_LOST, NO_DEVICE
 from cwa_daemon.pipe.messages import Finished, Limits, Memory, RunJob, Unloaded, UnloadModel, Waiting
 from cwa_daemon.pipe.place import WITHOUT_DEVICE
-from cwa_daemon.worker.inbox import Inbox
-from cwa_daemon.worker.outbox import Outbox
+from cwa_daemon.worker.channels import Cancels, Reports
 from cwa_daemon.worker.plans import make_plan
 from cwa_daemon.worker.reporter import RunReporter
 from cwa_daemon.worker.warm_models import WarmModel, WarmModels, still_computes
@@ -45,14 +45,31 @@ SAVE_AGAIN_S = 2.0  # between two attempts to save what the disk did not take
 _MEMORY_HINT = "try --dtype bfloat16 or a shorter --seq-len, or `cwtool unload` other models"
 
 
-class Executor:
-    """Does the commands of one worker, one after the other, on its device and its warm models."""
+def _as_it_is(spec: RunSpec) -> RunSpec:
+    return spec
 
-    def __init__(self, device: str, inbox: Inbox, outbox: Outbox) -> None:
+
+class Executor:
+    """Does the commands of one worker, one after the other, on its device and its warm models.
+
+    `leave` ends the process, with an exit code, where it is of no use any more. `here` gives a run's spec with the paths that
+    its texts have on this machine; the run's files tell of those that it was asked with.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        inbox: Cancels,
+        outbox: Reports,
+        leave: Callable[[int], None] = os._exit,
+        here: Callable[[RunSpec], RunSpec] = _as_it_is,
+    ) -> None:
         self.device = device
         self.warm = WarmModels(device, outbox.send)
         self._inbox = inbox
         self._outbox = outbox
+        self._leave = leave
+        self._here = here
         self._used: WarmModel | None = None  # by the job that runs
 
     def memory(self) -> Memory | None:
@@ -93,7 +110,7 @@ class Executor:
         if device_lost:  # nothing computed on this device by this process can be trusted any more
             print("the device failed: this worker ends, and another takes its place", file=sys.stderr, flush=True)
         if ends:
-            os._exit(ends)
+            self._leave(ends)
         release()  # so that the next job finds it free
 
     def _tried(self, command: RunJob) -> tuple[CwaError | None, bool]:
@@ -164,7 +181,7 @@ class Executor:
         cache = ScoreCache(Path(limits.cache_folder), limits.cache_bytes, command.run_id)
         with hub_access(access):  # for the texts of a dataset
             kept = None if command.options["no_cache"] else cache
-            result = analyze(resident.model, spec, report, kept, trust_code=limits.trust_remote_code)
+            result = analyze(resident.model, self._here(spec), report, kept, trust_code=limits.trust_remote_code)
         result = dataclasses.replace(result, timings={**stages.timings, **result.timings})
         record = RunRecord(
             run_id=command.run_id,

@@ -67,3 +67,8 @@ def is_device(name: str) -> bool:
 def name_of(devices: tuple[str, ...]) -> str:
     """The name of these devices together, as `devices_in` reads it."""
     return "+".join(devices)
+
+
+def is_cpu(name: str) -> bool:
+    """Whether a device is the processors, or one lane of them."""
+    return name.partition(":")[0] == "cpu"

@@ -98,7 +98,13 @@ def score_keys(run: RunContext, sequences: Sequence[TokenSequence], labels: Sequ
     loaded, spec = run.loaded, run.spec
     inputs: dict[str, Any] = {
         "model": [loaded.source.location, loaded.revision, sorted(loaded.files.items()), loaded.dtype],
-        "device": [loaded.device.type, run.gradients, run.halves, run.batch_size.size, torch.get_num_threads()],
+        "device": [
+            loaded.device_name if loaded.shards else loaded.device.type,
+            run.gradients,
+            run.halves,
+            run.batch_size.size,
+            torch.get_num_threads(),
+        ],
         "texts": [hashlib.sha256(repr((text.unscored, text.ids)).encode()).hexdigest() for text in sequences],
         "chance": [spec.seed, spec.probes],
         "units": [spec.structure, spec.scope, spec.include, spec.exclude],

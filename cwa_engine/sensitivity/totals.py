@@ -80,7 +80,7 @@ class Totals:
             self._gradient[name][start : start + rows.shape[1]].view(-1).add_(fresh.sum(0))
         if name not in self._squares:
             self._squares[name] = _zeros(parameter)
-        shares = fresh.new_tensor([self._share(sequence) for sequence in batch])
+        shares = torch.tensor([self._share(sequence) for sequence in batch], dtype=fresh.dtype).to(fresh.device)
         self._squares[name][start : start + rows.shape[1]].view(-1).addmv_(fresh.square_().T, shares)
 
     def join(self, name: str, rows: Tensor, first: Tensor, second: Tensor, sequence: TokenSequence) -> None:

@@ -58,7 +58,7 @@ def weight_card(
     with stages("prepare"):
         report = run.reporter("prepare", len(used.evaluation))
         context = prepare_measurement(loaded, used.evaluation, intact, spec, run.batch_size, report)
-        report = run.reporter("prepare", NUDGES * len(context.sample.places))
+        report = run.reporter("prepare", NUDGES * len(context.sample_places))
         context = with_rounding(context, given_ranking(loaded, spec)[0], NUDGED, report)
     examination = Examination(run, weight, context)
     with stages("alone"):
@@ -71,7 +71,7 @@ def weight_card(
         bits = bit_map(examination, facts.distribution)
     carried = _carried(examination)
     with stages("check"):
-        floor = check_restored(context, run.reporter("check", len(context.sample.places)))
+        floor = check_restored(context, run.reporter("check", len(context.sample_places)))
     return WeightCard(
         model=loaded.source.name,
         revision=loaded.revision,
@@ -94,7 +94,7 @@ def weight_card(
         shares=carried.life.shares if carried.life else (),
         unknown=carried.unknown,
         floor=floor,
-        device=str(loaded.device),
+        device=loaded.device_name,
         version=__version__,
         timings=stages.timings,
     )

@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from cwa_daemon.protocol import DeviceMemory, WarmModel
-from cwa_engine.base.devices import memory_of
+from cwa_engine.base.devices import is_cpu, memory_of
 from cwa_engine.base.errors import CwaError, near_names
 from cwa_engine.guide.catalog import CatalogModel, catalog, catalog_model
 from cwa_engine.hub.sources import HubAccess, SourceKind, name_and_revision, resolve
@@ -88,7 +88,7 @@ class Room:
 
     @property
     def is_accelerator(self) -> bool:
-        return memory_of(self.device) != ("cpu",)
+        return not is_cpu(self.device)
 
     def fits(self, choice: ModelChoice) -> str:
         """`fits`, `tight` or `too large`; empty where it is not known. Roughly, by the size of the weights."""

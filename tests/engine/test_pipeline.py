@@ -291,8 +291,8 @@ def test_each_point_of_damage_is_told_as_soon_as_it_is_measured(llama: Any, data
     told = [event["point"] for event in said if event["kind"] == "damage"]
     last_said = {(p["metric"], p["k"], p["perturbation"], p["selection"], p["seed"]): p for p in told}
     assert list(last_said.values()) == to_plain(result.damage)
-    again = [point for point in told if point not in last_said.values()]  # on the sample, and later on all texts
-    assert all(point["selection"] != "critical" and point["sequences"] == 8 for point in again)
+    again = [point for point in told if point not in last_said.values()]  # on some texts, and later on more
+    assert all(point["selection"] != "critical" and point["sequences"] in (2, 4, 8) for point in again)
     json.dumps(said, allow_nan=False)
 
 
