@@ -7,16 +7,12 @@ stated speeds, and was measured nowhere.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.tables import table
 from cwa_engine.command_line import command_of
-from cwa_engine.data.corpus import BUILTIN
-from cwa_engine.guide.catalog import catalog_model
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.planning import LEAST_TO_HALVE, plan, way_that_fits
 from cwa_engine.rows import PlanRow
