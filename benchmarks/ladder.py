@@ -15,8 +15,6 @@ from pathlib import Path
 
 from benchmarks.tables import table
 from cwa_engine.command_line import command_of
-from cwa_engine.data.corpus import BUILTIN
-from cwa_engine.guide.catalog import catalog_model
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.planning import LEAST_TO_HALVE, plan, way_that_fits
 from cwa_engine.rows import PlanRow
@@ -135,3 +133,36 @@ def row_of(name: str, card: Card, speed: Speed) -> tuple[str, ...]:
 
 def _gb(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:.1f} GB"
+
+
+def written(page: str, lines: Sequence[tuple[str, ...]], speed: Speed) -> str:
+    """The page with the table and what it rests on between its marks."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{PAGE} lacks the line {BEGIN} or {END}")
+    cards = "; ".join(
+        f"{card.name}: {card.float32 / 1e12:g} in float32 without TF32, {card.bfloat16 / 1e12:g} in bfloat16"
+        for card in CARDS
+    )
+    rests_on = (
+        f"Assumed: {speed.share:.0%} of the peak of each card's data sheet (10¹² operations a second, {cards}) and copies from CPU\n"
+        f"memory at {speed.copies / 1e9:g} GB a second. No card was at hand: memory is counted, hours are arithmetic."
+    )
+    return f"{before}{begin}\n{table(COLUMNS, lines)}\n\n{rests_on}\n{end}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--share", type=float, default=SHARE, help="of a card's peak that is reached")
+    parser.add_argument("--copies", type=float, default=COPIES, help="bytes a second from CPU memory to the card")
+    asked = parser.parse_args()
+    speed, lines = Speed(asked.share, asked.copies), []
+    for row in rows(speed):
+        lines.append(row)
+        print(*row, sep=" · ", flush=True)
+    PAGE.write_text(written(PAGE.read_text(), lines, speed))
+
+
+if __name__ == "__main__":
+    main()
