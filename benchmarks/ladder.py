@@ -7,13 +7,11 @@ stated speeds, and was measured nowhere.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.tables import table
 from cwa_engine.command_line import command_of
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.planning import LEAST_TO_HALVE, plan, way_that_fits

@@ -175,9 +175,9 @@ class _Task:
         return found if is_cpu(self.device) or model.shards else [*found, self.offloaded(model)]
 
     def offloaded(self, model: LoadedModel) -> PlanRow:
-        """The row of offload: all but the blocks on the device, and one block at a time."""
+        """The row of offload: all but the blocks on the device, one block, and the next one on its way."""
         blocks = _weights_by_block(model)
-        weights = (blocks.pop(None, 0) + max(blocks.values(), default=0)) * model.model.dtype.itemsize
+        weights = (blocks.pop(None, 0) + sum(sorted(blocks.values())[-2:])) * model.model.dtype.itemsize
         working, simulated = working_bytes(model, self.scoring, self.needs, "sweep", 1)
         working += self._other_half(model, "sweep")
         hidden = _hidden_bytes(model, self.scoring)

@@ -144,7 +144,7 @@ class DamagePoint:
 
     `delta_nll` is paired per sequence with a 95 % interval: Student's t on a jackknife over the sequences. A loss that is
     not finite is named in `collapsed_at` (the first layer whose output is not finite) and never averaged away. Critical
-    sets are measured on all evaluation texts, draws of controls on a sample of them, except the one that does most.
+    sets are measured on all evaluation texts, draws of controls on as many as make the answer clear: `sequences`.
     """
 
     metric: str
