@@ -7,11 +7,13 @@ stated speeds, and was measured nowhere.
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.tables import table
 from cwa_engine.command_line import command_of
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.planning import LEAST_TO_HALVE, plan, way_that_fits
@@ -28,7 +30,7 @@ MODELS = (
     "meta-llama/Llama-2-70b-hf",
 )
 SHARE = 0.4  # of a card's peak that matrix products of such sizes reach
-COPIES = 10e9  # bytes a second from CPU memory to the card: PCIe 4.0 x16 has 32 at most
+COPIES = 20e9  # bytes a second from page-locked CPU memory to the card, of the 32 that PCIe 4.0 x16 has at most
 UNLIMITED = 1 << 60
 COLUMNS = ("model", "memory", "way that fits", "batch", "on the device", "CPU memory", "passes", "hours",
            "the whole run this way: passes", "hours")  # fmt: skip
@@ -90,13 +92,11 @@ def cost(spec: RunSpec, row: PlanRow, parameters: int, tokens: int, card: Card, 
     return Cost(passes, seconds / 3600)
 
 
-def rows(
-    models: Sequence[str] = MODELS, cards: Sequence[Card] = CARDS, speed: Speed | None = None
-) -> Iterator[tuple[str, ...]]:
+def rows(speed: Speed) -> Iterator[tuple[str, ...]]:
     """The table, model by model; what is counted for one card serves the next."""
-    for name in models:
-        for card in cards:
-            yield row_of(name, card, speed or Speed())
+    for name in MODELS:
+        for card in CARDS:
+            yield row_of(name, card, speed)
 
 
 def row_of(name: str, card: Card, speed: Speed) -> tuple[str, ...]:
@@ -139,13 +139,14 @@ def written(page: str, lines: Sequence[tuple[str, ...]], speed: Speed) -> str:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise SystemExit(f"{PAGE} lacks the line {BEGIN} or {END}")
-    cards = "; ".join(
+    peaks = "; ".join(
         f"{card.name}: {card.float32 / 1e12:g} in float32 without TF32, {card.bfloat16 / 1e12:g} in bfloat16"
         for card in CARDS
     )
     rests_on = (
-        f"Assumed: {speed.share:.0%} of the peak of each card's data sheet (10¹² operations a second, {cards}) and copies from CPU\n"
-        f"memory at {speed.copies / 1e9:g} GB a second. No card was at hand: memory is counted, hours are arithmetic."
+        f"Assumed: {speed.share:.0%} of the peak in each card's data sheet (10¹² operations a second, {peaks})\n"
+        f"and copies from CPU memory at {speed.copies / 1e9:g} GB a second, as if nothing were computed meanwhile. "
+        "No card was at hand:\nmemory is counted, hours are arithmetic."
     )
     return f"{before}{begin}\n{table(COLUMNS, lines)}\n\n{rests_on}\n{end}{after}"
 
