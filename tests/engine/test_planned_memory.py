@@ -15,6 +15,7 @@ from benchmarks.tables import known_rows, table, with_section
 from cwa_engine import planning
 from cwa_engine.base.events import Progress, ignore
 from cwa_engine.hub.sources import HubAccess
+from cwa_engine.models import memory
 from cwa_engine.models.empty import empty_model
 from cwa_engine.models.loading import load_model
 from cwa_engine.pipeline import read_texts
@@ -94,3 +95,25 @@ def test_a_row_that_is_measured_again_takes_its_place_and_leaves_other_sections_
     assert known_rows(changed, "One") == [("1", "y"), ("2", "z")]
     assert changed.endswith("\n\n## Two\n\nwords\n") and changed.startswith("# Results\n\n## One\n")
     assert known_rows(with_section(changed, "Three", table(("c",), [("3",)])), "Three") == [("3",)]
+
+
+def test_what_fits_into_less_memory_fits_into_more_and_only_the_device_in_view_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny("llama", tmp_path / "model")
+    spec = RunSpec(model=str(folder), topk=(3,), eval_limit=24)
+
+    def of_this_machine() -> Any:
+        raise AssertionError("a plan for another device asked for this machine's memory")
+
+    monkeypatch.setattr(memory, "available_memory", of_this_machine)
+    fits: dict[tuple[str, str], list[bool]] = {}
+    sizes: set[int] = set()  # of batches that fit
+    for free in (int(100_000 * 1.1**step) for step in range(90)):
+        for row in plan(spec, ACCESS, "cuda:0", room=lambda dtype, weights, free=free: free, cpu_bytes=1 << 40).rows:
+            fits.setdefault((row.dtype, row.gradients), []).append(bool(row.fits))
+            sizes |= {row.batch_size} if row.fits else set()
+    assert len(sizes) > 4, sizes
+    for way, found in fits.items():
+        assert found == sorted(found), way
+        assert not found[0] and found[-1], way
