@@ -39,6 +39,7 @@ from cwa_engine.text_use import use_texts
 SHARE = 0.8  # a plan may use this share of free memory
 ROUGH_SHARE = 0.5  # a rough estimate below this share of free memory is trusted without counting
 MOST_AT_ONCE = 64  # sequences in a batch
+ENOUGH_AT_ONCE = 8  # to keep a GPU busy: where a rough estimate has room for so many, none is counted
 LEAST_TO_HALVE = 4  # scoring texts: two for each half
 OVERHEAD = 1.15  # factor for what allocators take beside the tensors; measured, see benchmarks/RESULTS.md
 KERNELS_BYTES = 80_000_000  # what kernels keep for themselves; measured too
@@ -193,8 +194,20 @@ def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence
     if spec.batch_size or not needs.backward or loaded.device.type == "cpu":
         return ScoringPlan(source, spec.batch_size or loaded.default_batch_size, why, level, halves)
     room = int(SHARE * free_bytes(loaded.device)) - (apart if halves and source == "resident" else 0)
-    size, _, _ = batch_that_fits(loaded, sequences, needs, source, loaded.device.type, room)
+    size = _rough_batch(loaded, sequences, needs, source, int(room * ROUGH_SHARE / SHARE))
+    if size < min(ENOUGH_AT_ONCE, len(sequences)):
+        size, _, _ = batch_that_fits(loaded, sequences, needs, source, loaded.device.type, room)
     return ScoringPlan(source, size, why, level, halves)
+
+
+def _rough_batch(loaded: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, room: int) -> int:
+    """How many sequences fit `room` bytes by a rough estimate, which for most models is too few; 0 where not even one does."""
+    alone = rough_bytes(loaded, needs, source, 0)
+    if source == "sweep" and not loaded.offload:
+        alone += _hidden_bytes(loaded, sequences)
+    tokens = max(len(sequence.ids) for sequence in sequences)
+    each = rough_bytes(loaded, needs, source, tokens) - rough_bytes(loaded, needs, source, 0)
+    return max(0, min(MOST_AT_ONCE, len(sequences), (room - alone) // max(1, each)))
 
 
 def can_be_halved(needs: Needs, sequences: Sequence[TokenSequence]) -> bool:
@@ -277,12 +290,18 @@ def working_bytes(
         for part in sweep(model, longest, needs, size):
             del part
 
-    if not isinstance(model, FakeModel):
-        model = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype)
-    try:
-        counted = None if goes_token_by_token(model) else peak_bytes(model, score)
-    except RuntimeError:  # the model branches on values, as with experts
-        counted = None
+    def count() -> int | None:
+        nonlocal model
+        if not isinstance(model, FakeModel):
+            model = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype)
+        try:
+            return None if goes_token_by_token(model) else peak_bytes(model, score)
+        except RuntimeError:  # the model branches on values, as with experts
+            return None
+
+    # Ten seconds for the 30 blocks of SmolLM2 and eight texts: once for a model, not with every run of a warm one.
+    lengths = tuple(len(sequence.ids) for sequence in longest)
+    counted = model.facts.once(("bytes", source, needs, size, lengths, tuple(model.anatomy.parameters)), count)
     if counted is None:
         return rough_bytes(model, needs, source, size * len(longest[0].ids)), False
     if source == "sweep":  # the sweep keeps the blocks' inputs of all batches; two batches were run
