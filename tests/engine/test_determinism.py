@@ -31,6 +31,7 @@ SETTINGS: dict[str, Callable[[], object]] = {
     "TF32 of matrices": lambda: MATMUL.allow_tf32,
     "its new name": lambda: MATMUL.fp32_precision,
     "its third name": torch.get_float32_matmul_precision,
+    "of a CPU": lambda: torch.backends.mkldnn.matmul.fp32_precision,  # type: ignore[attr-defined]
     "of convolutions": lambda: CUDNN.conv.fp32_precision,  # type: ignore[attr-defined]
     "of both kinds": lambda: CUDNN.allow_tf32,
     "sums in bfloat16": lambda: MATMUL.allow_bf16_reduced_precision_reduction,
@@ -55,7 +56,8 @@ def settings() -> dict[str, object]:
 def torch_as_it_was() -> Iterator[None]:
     """The process's settings are put back, whatever a test sets."""
     with ExitStack() as before:
-        for place in (MATMUL, CUDNN.conv, CUDNN.rnn, torch.backends.mkldnn.matmul):  # type: ignore[attr-defined]
+        cpu = torch.backends.mkldnn
+        for place in (MATMUL, CUDNN.conv, CUDNN.rnn, cpu.matmul, cpu.conv, cpu.rnn):  # type: ignore[attr-defined]
             before.callback(setattr, place, "fp32_precision", place.fp32_precision)
         before.callback(setattr, CUDNN, "allow_tf32", CUDNN.allow_tf32)
         before.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
@@ -80,7 +82,9 @@ def test_a_gpu_computes_in_full_precision_and_repeatably_and_a_program_has_its_s
         as_set_by_a_program()
         before = settings()
         with exact_kernels(llama):
-            assert settings() == before  # a CPU needs nothing of this
+            assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"  # type: ignore[attr-defined]
+            assert settings()["repeatable kernels"] == before["repeatable kernels"]  # a CPU is, by itself
+        assert settings() == before
         with simulated_gpu():
             there = on("cuda:0", llama)
             with pytest.raises(KeyError), exact_kernels(there):
@@ -90,8 +94,8 @@ def test_a_gpu_computes_in_full_precision_and_repeatably_and_a_program_has_its_s
     finally:
         torch.use_deterministic_algorithms(False)
     assert inside.pop("repeatable kernels") is True
-    assert inside.pop("its new name") == inside.pop("of convolutions") == "ieee"
-    assert inside.pop("its third name") in ("highest", "Py")  # or an error, which nobody who computes asks for
+    assert inside.pop("its new name") == inside.pop("of convolutions") == inside.pop("of a CPU") == "ieee"
+    assert inside.pop("its third name") == "highest"
     assert not any(inside.values()), inside
 
 
