@@ -83,8 +83,8 @@ def model_record(loaded: LoadedModel) -> ModelRecord:
         revision=loaded.revision,
         files=loaded.files,
         dtype=loaded.dtype,
-        device=str(loaded.device),
-        device_name=device_name(loaded.device),
+        device=loaded.device_name,
+        device_name=" + ".join(map(device_name, loaded.devices)),
         parameters=loaded.anatomy.numel,
         notes=loaded.notes,
     )

@@ -32,7 +32,11 @@ _WAITS = {
     aten._unique2.default,
     aten.is_nonzero.default,
 }
-_INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default}  # by a mask they wait, by numbers they do not
+_INDEXED = {
+    aten.index.Tensor,
+    aten.index_put_.default,
+    aten.index_put.default,
+}  # by a mask they wait, by numbers they do not
 _NO_KERNEL = {aten.detach.default, aten.alias.default}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import platform
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -37,6 +38,11 @@ def device_name(device: torch.device) -> str:
 def free_bytes(device: torch.device) -> int:
     """Bytes that this process can still get on a device."""
     return device_memory(device).free_bytes
+
+
+def free_together(devices: Sequence[torch.device], free: Callable[[torch.device], int] = free_bytes) -> int:
+    """Bytes for what is spread evenly over these devices: each counts as the one with least."""
+    return len(devices) * min(free(device) for device in devices)
 
 
 def usual_reserve_bytes(device: torch.device) -> int:

@@ -44,12 +44,12 @@ class Activations:
             parameter = self._parameters[name]
             experts, ins = parameter.experts or 1, parameter.in_features
             if Needs.INPUTS in needs:
-                self._square_sum[name] = self._zeros(experts, ins)
+                self._square_sum[name] = self._zeros(name, experts, ins)
             if Needs.INPUT_GRAM in needs:
-                self._gram[name] = self._zeros(experts, ins, ins)
+                self._gram[name] = self._zeros(name, experts, ins, ins)
 
-    def _zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=self._precision, device=self._loaded.device)
+    def _zeros(self, name: str, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=self._precision, device=self._loaded.device_of(name))
 
     @property
     def _precision(self) -> torch.dtype:

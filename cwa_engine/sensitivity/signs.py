@@ -26,6 +26,10 @@ def weight_signs(parameters: Mapping[str, Tensor], sequence: TokenSequence, seed
     generator = torch.Generator().manual_seed(int(state))
     return {
         # A byte for each weight goes to the device, and is widened there.
-        name: torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8).to(p.device).mul_(2).sub_(1).to(p.dtype)
+        name: torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8)
+        .to(p.device)
+        .mul_(2)
+        .sub_(1)
+        .to(p.dtype)
         for name, p in parameters.items()
     }

@@ -33,7 +33,9 @@ class Totals:
         """With a `seed` the tokens' losses have random signs, and what is squared is the token-level Fisher's."""
         self.needs, self.loss = needs, MeanLoss(sequences, scale)
         self._sequences, self._seed = len(sequences), seed
-        self._shares_of: tuple[Sequence[TokenSequence], Tensor] | None = None  # the last batch, and its sequences' shares
+        self._shares_of: tuple[Sequence[TokenSequence], Tensor] | None = (
+            None  # the last batch, and its sequences' shares
+        )
         self._gradient: dict[str, Tensor] = {}
         self._squares: dict[str, Tensor] = {}
 

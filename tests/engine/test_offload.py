@@ -131,7 +131,9 @@ def test_the_result_is_that_of_a_model_that_fits_and_the_device_holds_less_than_
     assert fingerprint(model.model) == before
     block = sum(p.nbytes for p in deep.model.model.layers[0].parameters())
     counts = 8 * 2**12 * 3 * 2  # of scores: int64 in 4,096 bins, for three metrics and two rankings
-    assert device.resting + device.counted.peak - counts < 13 * block < deep.size_bytes  # of which two are those on the device
+    assert (
+        device.resting + device.counted.peak - counts < 13 * block < deep.size_bytes
+    )  # of which two are those on the device
     assert device.counted.live < block
 
 

@@ -27,7 +27,6 @@ from tests.models import tiny_model
 from tests.simulated_gpu import move, simulated_gpu
 
 
-
 def on(device: str, loaded: LoadedModel) -> LoadedModel:
     model = copy.deepcopy(loaded.model)
     move(model, device)

@@ -109,7 +109,7 @@ def test_a_file_names_paths_from_where_it_is(tmp_path: Path) -> None:
     )  # fmt: skip
     study = Study(**read_study(str(tmp_path / "study.toml")))
     assert study.grid == {"model": (absolute_name(str(tmp_path / "tiny")), "gpt2@main"), "topk": ((1,),)}
-    assert study.run == {"data_file": str(tmp_path / "texts.txt"), "metrics": ("magnitude",)}
+    assert study.shared == {"data_file": str(tmp_path / "texts.txt"), "metrics": ("magnitude",)}
     assert study.name == "mine"
 
 
