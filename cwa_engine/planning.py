@@ -23,6 +23,7 @@ from cwa_engine.evaluation.resume import allowed_bytes
 from cwa_engine.guide.catalog import catalog_model
 from cwa_engine.hub.access import hub_access
 from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind, name_and_revision
+from cwa_engine.machine.memory import available_memory
 from cwa_engine.methods.metrics import JOINABLE_NEEDS, Needs, needs_of
 from cwa_engine.models.chain import NotAChain, chain_of
 from cwa_engine.models.fake_model import FakeModel, fake_model, goes_token_by_token, peak_bytes
@@ -47,35 +48,46 @@ KERNELS_BYTES = 80_000_000  # what kernels keep for themselves; measured too
 IMPORTED_BYTES = int(psutil.Process().memory_info().rss)  # of this process with its libraries and without a model
 SOURCES = ("resident", "sweep")
 
+MODELS_KEPT = 4  # models without weights, whose counts serve the next plan: a form plans anew with every key
+
 # (dtype, bytes of the weights in it) -> bytes free for weights and work; None if the device is not known.
 FreeBytes = Callable[[str, int], int | None]
 
 
 def plan(
-    spec: RunSpec, access: HubAccess, device: str, trust_remote_code: bool = False, room: FreeBytes | None = None
+    spec: RunSpec,
+    access: HubAccess,
+    device: str,
+    trust_remote_code: bool = False,
+    room: FreeBytes | None = None,
+    cpu_bytes: int | None = None,
 ) -> Plan:
     """The memory that `spec` needs at each dtype and by each source of gradients, and which of these fits the device.
 
-    `room` gives the free memory; without it the device is asked. Raises what loading the model or reading texts raises.
+    `room` gives the device's free memory, `cpu_bytes` the CPU memory that is free for blocks that wait there; without
+    them the machine is asked. Raises what loading the model or reading texts raises.
     """
     room = room or (
         lambda dtype, weights: free_together([torch.device(name) for name in devices_in(device)], free_bytes)
     )
     with hub_access(access):
-        return _plan(spec, access, device, room, trust_remote_code)
+        free = available_memory().free_bytes if cpu_bytes is None else cpu_bytes
+        return _plan(spec, access, device, room, free, trust_remote_code)
 
 
-def _plan(spec: RunSpec, access: HubAccess, device: str, room: FreeBytes, trust_remote_code: bool) -> Plan:
+def _plan(
+    spec: RunSpec, access: HubAccess, device: str, room: FreeBytes, cpu_bytes: int, trust_remote_code: bool
+) -> Plan:
     source, config, tokenizer, note = _described(spec, access, trust_remote_code)
     stored = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
-    full = fake_model(source, config, tokenizer, torch.float32)
+    full = _without_weights(source, config, tokenizer, torch.float32)
     _, scoring, evaluation = use_texts(full, spec, ignore)
     rows: list[PlanRow] = []
     free, most = room("", 0), 0
-    for whole in (full, fake_model(source, config, tokenizer, torch.bfloat16)):
+    for whole in (full, _without_weights(source, config, tokenizer, torch.bfloat16)):
         model = _over_devices(whole, device)
         found = room(model.dtype, model.size_bytes)
-        task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, found or 0)
+        task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, found or 0, cpu_bytes)
         rows += task.rows(model) if found is not None else [replace(row, fits=None) for row in task.rows(model)]
         most = max(most, found or 0)
     if free is None:
@@ -96,6 +108,22 @@ def _plan(spec: RunSpec, access: HubAccess, device: str, room: FreeBytes, trust_
         why=why,
         note=note,
     )
+
+
+_models: dict[tuple[str, torch.dtype], FakeModel] = {}
+
+
+def _without_weights(
+    source: ModelSource, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+) -> FakeModel:
+    """The model of a config, that of an earlier plan with what was counted on it where it is the same."""
+    key = f"{type(config).__qualname__} {config.to_json_string(use_diff=False)}", dtype
+    if key not in _models:
+        made = fake_model(source, config, tokenizer, dtype)
+        while len(_models) >= MODELS_KEPT:
+            del _models[next(iter(_models))]
+        _models[key] = made
+    return replace(_models[key], source=source, tokenizer=tokenizer)
 
 
 def _over_devices(model: FakeModel, device: str) -> FakeModel:
@@ -132,13 +160,14 @@ def _described(
 
 @dataclass(frozen=True)
 class _Task:
-    """The scoring that is planned, and its device. `free` is in bytes."""
+    """The scoring that is planned, and its device. `free` is in bytes, `cpu_bytes` those of CPU memory."""
 
     scoring: Sequence[TokenSequence]
     evaluation: Sequence[TokenSequence]
     needs: Needs
     device: str
     free: int
+    cpu_bytes: int
 
     def rows(self, model: LoadedModel) -> list[PlanRow]:
         """A row for every way of scoring a model in this dtype. On a CPU and on several devices there is no offload."""
@@ -146,14 +175,18 @@ class _Task:
         return found if is_cpu(self.device) or model.shards else [*found, self.offloaded(model)]
 
     def offloaded(self, model: LoadedModel) -> PlanRow:
-        """The row of offload: all but the blocks on the device, and one block at a time."""
+        """The row of offload: all but the blocks on the device, one block, and the next one on its way."""
         blocks = _weights_by_block(model)
-        weights = (blocks.pop(None, 0) + max(blocks.values(), default=0)) * model.model.dtype.itemsize
+        weights = (blocks.pop(None, 0) + sum(sorted(blocks.values())[-2:])) * model.model.dtype.itemsize
         working, simulated = working_bytes(model, self.scoring, self.needs, "sweep", 1)
         working += self._other_half(model, "sweep")
-        working = max(0, working - _hidden_bytes(model, self.scoring))  # hidden states are in CPU memory
-        fits = weights + working <= SHARE * self.free
-        return PlanRow(model.dtype, "offload", weights, working, weights + working, 1, fits, simulated)
+        hidden = _hidden_bytes(model, self.scoring)
+        working = max(0, working - int(OVERHEAD * hidden))
+        in_cpu_memory = model.size_bytes - weights + hidden
+        fits = weights + working <= SHARE * self.free and in_cpu_memory <= SHARE * self.cpu_bytes
+        return PlanRow(
+            model.dtype, "offload", weights, working, weights + working, 1, fits, simulated, cpu_bytes=in_cpu_memory
+        )
 
     def row(self, model: LoadedModel, source: str) -> PlanRow:
         """The row of a source of gradients, with the largest batch that fits."""
@@ -286,6 +319,18 @@ def working_bytes(
     model: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, size: int
 ) -> tuple[int, bool]:
     """Bytes beside the weights at the peak of scoring, and whether they were counted on the model without weights."""
+    if not isinstance(model, FakeModel):
+        shards = model.shards.seen_now(free_bytes) if model.shards else None
+        model = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype, shards)
+    fake, lengths = model, tuple((len(sequence.ids), sequence.unscored) for sequence in sequences)
+    return fake.facts.once(
+        ("working bytes", needs, source, size, lengths), lambda: _counted(fake, sequences, needs, source, size)
+    )
+
+
+def _counted(
+    model: FakeModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, size: int
+) -> tuple[int, bool]:
     longest = [sequence for batch in model.batched(sequences, size)[:2] for sequence in batch]
 
     def score() -> None:
@@ -298,9 +343,6 @@ def working_bytes(
         for part in sweep(model, longest, needs, size):
             del part
 
-    if not isinstance(model, FakeModel):
-        shards = model.shards.seen_now(free_bytes) if model.shards else None
-        model = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype, shards)
     try:
         counted = None if goes_token_by_token(model) else peak_bytes(model, score)
     except RuntimeError:  # the model branches on values, as with experts
@@ -324,8 +366,11 @@ def _hidden_bytes(model: LoadedModel, sequences: Sequence[TokenSequence]) -> int
     return tokens * embedding.shape[1] * embedding.element_size() * model.anatomy.blocks
 
 
-def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) -> tuple[str | None, str]:
-    """The command line of the first tier that fits, and the reason. None if nothing fits."""
+def way_that_fits(spec: RunSpec, rows: Sequence[PlanRow], usual: str) -> tuple[RunSpec, PlanRow, str] | None:
+    """The first of the ways that fits, from the most that a run can tell to the least: its spec, its row, and why.
+
+    `usual` is the dtype that the run has where none is asked for. None if nothing fits.
+    """
     at = {(row.dtype, row.gradients): row for row in rows}
     usual = usual if (usual, "resident") in at else "bfloat16"  # float16 takes as much
     swept = {"gradients": "sweep", "fast_perturbation": True}
@@ -341,9 +386,18 @@ def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) 
     ]
     for key, fields, why in tiers:
         if key in at and at[key].fits:
-            needed = at[key].weights_bytes + at[key].working_bytes
-            return command_of(spec.model_copy(update=fields)), f"{why}: {_gb(needed)} of {_gb(free)}"
-    return None, f"nothing fits: {_gb(free)} are free; a shorter --seq-len or a device with more memory helps"
+            return spec.model_copy(update=fields), at[key], why
+    return None
+
+
+def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) -> tuple[str | None, str]:
+    """The command line of the way that fits, and the reason. None if nothing fits."""
+    found = way_that_fits(spec, rows, usual)
+    if found is None:
+        return None, f"nothing fits: {_gb(free)} are free; a shorter --seq-len or a device with more memory helps"
+    asked, row, why = found
+    waiting = f", and {_gb(row.cpu_bytes)} of CPU memory" if row.cpu_bytes else ""
+    return command_of(asked), f"{why}: {_gb(row.weights_bytes + row.working_bytes)} of {_gb(free)}{waiting}"
 
 
 def _gb(size_bytes: int) -> str:

@@ -144,7 +144,7 @@ class DamagePoint:
 
     `delta_nll` is paired per sequence with a 95 % interval: Student's t on a jackknife over the sequences. A loss that is
     not finite is named in `collapsed_at` (the first layer whose output is not finite) and never averaged away. Critical
-    sets are measured on all evaluation texts, draws of controls on a sample of them, except the one that does most.
+    sets are measured on all evaluation texts, draws of controls on as many as make the answer clear: `sequences`.
     """
 
     metric: str
@@ -373,6 +373,7 @@ class PlanRow:
     batch_size: int
     fits: bool | None  # None where it is not known what the device has
     simulated: bool  # False where the model cannot be run without weights, and the figures are rough
+    cpu_bytes: int = 0  # of CPU memory, for blocks and hidden states that wait there
 
 
 @dataclass(frozen=True, slots=True)

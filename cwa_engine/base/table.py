@@ -138,7 +138,7 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """CSV with a line feed behind each row; floats by repr, the shortest text that reads back as the same number."""
     lines = _Lines()
     csv.writer(lines).writerows(rows)  # with its own "\r\n", for it quotes what is part of its end of line
-    return "".join(lines.written)
+    return "".join([line[:-2] + "\n" for line in lines.written])
 
 
 def scored_metrics(content: bytes) -> tuple[str, ...]:
@@ -148,13 +148,11 @@ def scored_metrics(content: bytes) -> tuple[str, ...]:
 
 
 class _Lines:
-    """The file of a csv writer, whose lines end in a line feed alone."""
+    """The file of a csv writer, which writes a line at a time."""
 
     def __init__(self) -> None:
         self.written: list[str] = []
-
-    def write(self, line: str) -> None:
-        self.written.append(line.removesuffix("\r\n") + "\n")
+        self.write = self.written.append
 
 
 def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import numpy as np
-
 from cwa_engine.base.statistics import widened
 from cwa_engine.damage.elimination import (
     CRITICAL,
@@ -44,15 +42,21 @@ def compete(reference: Reference, control: str, critical: Measured, draws: int, 
         return standing
     first = standing.first_draw
 
-    def interval(count: int) -> tuple[float, float]:
-        figure = reference.delta(measured(first, count).part(reference.first(count)))
-        return widened(figure, round(len(looks) * 0.05 / (1 - LOOKS_HOLD)))[1:]
-
-    found = texts_until_clear(reference.size(critical, texts), looks, interval)
+    found = texts_until_clear(
+        reference.size(critical, texts),
+        looks,
+        lambda count: interval_of(reference, measured(first, count), count, len(looks)),
+    )
     measured(first, found)
     on_texts = list(standing.texts)
     on_texts[first + 1] = found
     return dataclasses.replace(standing, texts=tuple(on_texts))
+
+
+def interval_of(reference: Reference, measured: Measured, count: int, looks: int) -> tuple[float, float]:
+    """(low, high) of the change on the first so many texts; of so many looks together all hold with `LOOKS_HOLD`."""
+    figure = reference.delta(measured.part(reference.first(count)))
+    return widened(figure, round(looks * 0.05 / (1 - LOOKS_HOLD)))[1:]
 
 
 def settled(control: str, draws: int, ahead: int) -> bool:
@@ -68,8 +72,3 @@ def has_p(control: str, draws: int) -> bool:
 def p_value(draws: int, ahead: int) -> float:
     """The share of entrants that came out as far ahead as the critical set: it and the draws ahead of it."""
     return (1 + ahead) / (1 + draws)
-
-
-def is_on_first(reference: Reference, measured: Measured, count: int) -> bool:
-    """Whether it was measured on the first so many texts and on no others."""
-    return np.array_equal(measured.places, reference.first(count))

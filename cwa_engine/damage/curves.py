@@ -117,9 +117,7 @@ class _Measuring:
         def measured(place: int, texts: int) -> Measured:
             draw, before = draws[place], found[place].measured if place in found else None
             if parts := context.parts_between(len(before.places) if before else 0, texts):
-                found[place] = self._damage(
-                    comparison, treatment, draw.control, draw.seed, draw.weights, parts, before
-                )
+                found[place] = self._damage(comparison, treatment, draw.control, draw.seed, draw.weights, parts, before)
             return found[place].measured
 
         compete(context.reference, draws[0].control, critical.measured, len(draws), measured)

@@ -1,10 +1,11 @@
 """Whether a critical set is distinguishable from its controls: a rank test, a stated rule and one plain sentence.
 
 The rule. A critical set is distinguishable where, for every control, it comes out of an elimination ahead of its draws, of
-which there are at least 19 (p <= 0.05), where on all texts it changes the loss more than the first of the draws, by as many
-texts as make that clear (`elimination.py`), and where its change is larger than the numerical floor. Sets of several sizes are tested from the largest on, and no further once one fails: a
-fixed sequence keeps the error of the whole at that of one test (Maurer et al. 1995). Fewer draws, fewer than 16 texts, or a
-model that is no better than guessing mean that nothing was tested. The measured error rates are in docs/evidence.md.
+which there are at least 19 (p <= 0.05), and also changes the loss on all texts more than the first of the draws, by as many
+texts as make that clear (`elimination.py`), and where its change is larger than the numerical floor. Sets of several sizes are
+tested from the largest on, and no further once one fails: a fixed sequence keeps the error of the whole at that of one test
+(Maurer et al. 1995). Fewer draws, fewer than 16 texts, or a model that is no better than guessing mean that nothing was
+tested. The measured error rates are in docs/evidence.md.
 torch-free: `records.verification` judges what is in files by the same rule.
 """
 

@@ -23,6 +23,7 @@ from cwa_engine.base.files import write_whole
 from cwa_engine.base.source_code import code_sha256
 from cwa_engine.base.version import __version__
 from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.models.memory import device_name
 from cwa_engine.rows import Ranking, ScoreBin, Spike, TopWeight
 from cwa_engine.run import RunContext
 
@@ -100,6 +101,7 @@ def score_keys(run: RunContext, sequences: Sequence[TokenSequence], labels: Sequ
         "model": [loaded.source.location, loaded.revision, sorted(loaded.files.items()), loaded.dtype],
         "device": [
             loaded.device_name if loaded.shards else loaded.device.type,
+            *map(device_name, loaded.devices),
             run.gradients,
             run.halves,
             run.batch_size.size,

@@ -22,8 +22,8 @@ from cwa_engine.pipeline import analyze
 from cwa_engine.records.export import run_tables
 from cwa_engine.spec import RunSpec
 from tests.architectures import tiny_architecture
-from tests.engine.eliminated_by_hand import by_hand, parts_of
 from tests.engine.conftest import wrap
+from tests.engine.eliminated_by_hand import by_hand, parts_of
 from tests.models import tiny_model
 
 TEXTS = [f"Text {number}: {phrase}, and {number * 7 % 10} more of the like." for number in range(40) for phrase in
