@@ -262,7 +262,9 @@ def differences(case: Case) -> str:
     for name, kernels in (("repeatable kernels", exact_kernels(case.loaded)), ("the fastest kernels", nullcontext())):
         with kernels:
             losses = [evaluate(case.loaded, case.texts, BATCH).nll_sums for _ in range(2)]
-            first, second = (next(iter(sweep(case.loaded, case.texts[:BATCH], Needs.GRADIENT, BATCH))) for _ in range(2))
+            first, second = (
+                next(iter(sweep(case.loaded, case.texts[:BATCH], Needs.GRADIENT, BATCH))) for _ in range(2)
+            )
         changed = sum(int((stats.gradient != second[name].gradient).sum()) for name, stats in first.items())  # type: ignore[operator, union-attr]
         everything = sum(stats.gradient.numel() for stats in first.values() if stats.gradient is not None)
         worst = float(np.abs(losses[0] - losses[1]).max())
