@@ -219,8 +219,7 @@ def test_files_stay_in_the_store_and_texts_travel_to_other_nodes(
         assert away.where == f"ray {store}"
         handle = away.submit(spec(seed=5))
         state_folder = Path(os.environ["CWTOOL_HOME"])
-        while not handle.state().ended:
-            next(iter(handle.events()), None)
+        assert list(handle.events())  # until it has ended
         assert (tmp_path / "store" / handle.run_id / "manifest.json").is_file()
         assert not (state_folder / "runs" / handle.run_id).exists()
         assert content(handle.report()) == content(at_home)
