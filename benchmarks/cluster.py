@@ -1,8 +1,9 @@
 """What Ray costs beside the daemon: `python -m benchmarks.cluster [SECONDS]`.
 
 The same cells, of about so many seconds each (20, if not given), on two CPU lanes of a daemon and on two slots of a Ray of this
-machine's own, each with one thread, in turns. Two times are compared: from the first cell that begins to the last that ends, and
-from typing the command to its answer, which has the starts of both in it.
+machine's own, each with one thread, in turns. Two times are compared: from the first cell that begins to the last that ends,
+and from typing the command to its answer, which has the starts of both in it. Ray runs its actors at a lower priority than
+other programs; here they have the usual one, or what else runs on the machine would be measured.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def _studied(home: Path, models: Sequence[str], draws: int, on: Sequence[str]) -
         "XDG_RUNTIME_DIR": str(runtime),
         "CWTOOL_CPU_LANES": str(LANES),
         "OMP_NUM_THREADS": "1",
+        "RAY_worker_niceness": "0",
         "HF_HUB_OFFLINE": "1",
     }
     runtime.chmod(0o700)
@@ -88,9 +90,9 @@ def _studied(home: Path, models: Sequence[str], draws: int, on: Sequence[str]) -
         typed = time.perf_counter() - began
         if done.returncode:
             raise SystemExit(f"the study failed:\n{done.stdout}\n{done.stderr}")
-        if not on:
-            _stop(env)
     finally:
+        if not on:
+            subprocess.run([CWTOOL, "daemon", "stop"], env=env, capture_output=True, check=False)
         shutil.rmtree(runtime, ignore_errors=True)
     reports = [open_run(home / "runs" / cell["run_id"]) for cell in json.loads(done.stdout)["cells"]]
     assert len(reports) == CELLS
@@ -98,10 +100,6 @@ def _studied(home: Path, models: Sequence[str], draws: int, on: Sequence[str]) -
     starts = [report.summary.started for report in reports]
     ends = [start + seconds for start, seconds in zip(starts, took, strict=True)]
     return Studied(typed, max(ends) - min(starts), took)
-
-
-def _stop(env: dict[str, str]) -> None:
-    subprocess.run([CWTOOL, "daemon", "stop"], env=env, capture_output=True, check=True)
 
 
 def said(cell_s: float = 20.0) -> str:
