@@ -49,7 +49,7 @@ def test_a_study_on_a_named_runner_is_gone_on_with_there_and_its_runs_are_listed
     assert {row["run_id"] for row in cwtool.json("results")["results"]} == set(runs)
     assert cwtool.json("jobs", "show", runs[1])["state"] == "done"
     later = json.loads(cwtool("study", "run", *SMALL, "--seeds", "7", "--on", "farm", "--json", **env).stdout)
-    assert cwtool.json("results")["results"][0]["run_id"] == later["cells"][0]["run_id"]
+    assert cwtool.json("results")["results"][0]["run_id"] == later["cells"][-1]["run_id"]
     assert "found in the folder of runs" in cwtool("logs", "latest").stdout
 
     refused = cwtool("--host", "box", "study", "show", rc=3, **env).stderr
