@@ -145,6 +145,21 @@ def queried() -> str:
     return f"{queries.said(later)}; after one new run {new}; the first time, which takes them up, {taking_up}"
 
 
+def large_k() -> str:
+    spent: dict[int, list[float]] = {cases.K: [], cases.LARGE_K: []}
+    for number in range(ROUNDS + 1):
+        for k, times in spent.items():
+            began, computing = time.perf_counter(), time.process_time()
+            cases.selected_drawn_and_saved(k)
+            if number:
+                times.append(time.perf_counter() - began)
+                print(
+                    f"k={k}: {times[-1]:.2f} s, {time.process_time() - computing:.2f} s of them computing", flush=True
+                )
+    beyond = spread([much - few for few, much in zip(*spent.values(), strict=True)])
+    return f"{beyond} s beyond the same with {cases.K}"
+
+
 # (width, inner width, blocks) of models; the key is about their weights in millions
 SIZES = {10: (256, 704, 12), 30: (384, 1024, 16), 100: (640, 1728, 20), 300: (1024, 2752, 24), 1000: (2048, 5632, 19)}
 MANY_TEXTS = (1, 3, 9)
@@ -212,6 +227,12 @@ BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("(k)", "the full-screen interface at rest, of one core", "at most 1 %, below 100 MB", interface_at_rest),
     ("(k)", "its screen of a run that goes on, of one core", "at most 5 %", interface_during_a_run),
     ("(k)", f"opening a run of {terminal.MANY:,} weights in it", "at most 1 s", many_rows),
+    (
+        "(m)",
+        f"select, describe, draw and save {cases.LARGE_K:,} weights and 38 draws of as many",
+        "at most 3 s",
+        large_k,
+    ),
     ("(l)", f"cwtool results query of three tables, {queries.RUNS:,} runs", "at most 1 s", queried),
 )
 

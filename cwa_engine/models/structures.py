@@ -238,4 +238,3 @@ def _flat(parameter: Parameter, experts: Indices, outs: Indices, ins: Indices) -
 
     flat: Indices = parameter.flat_index(experts, outs, ins)  # type: ignore[arg-type, assignment]
     return np.asarray(flat, dtype=np.int64)
-
