@@ -43,6 +43,7 @@ from cwa_engine.text_use import use_texts
 SHARE = 0.8  # a plan may use this share of free memory
 ROUGH_SHARE = 0.5  # a rough estimate below this share of free memory is trusted without counting
 MOST_AT_ONCE = 64  # sequences in a batch
+ENOUGH_AT_ONCE = 8  # to keep a GPU busy: where a rough estimate has room for so many, none is counted
 LEAST_TO_HALVE = 4  # scoring texts: two for each half
 OVERHEAD = 1.15  # factor for what allocators take beside the tensors; measured, see benchmarks/RESULTS.md
 KERNELS_BYTES = 80_000_000  # what kernels keep for themselves; measured too
@@ -245,8 +246,25 @@ def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence
     if spec.batch_size or not needs.backward or loaded.device.type == "cpu":
         return ScoringPlan(source, spec.batch_size or loaded.default_batch_size, why, level, halves)
     room = int(SHARE * _free_of(loaded)) - (other_half_bytes(loaded, needs, source) if halves else 0)
-    size, _, _ = batch_that_fits(loaded, sequences, needs, source, loaded.device.type, room)
+    size = _rough_batch(loaded, sequences, needs, source, int(room * ROUGH_SHARE / SHARE))
+    if size < min(ENOUGH_AT_ONCE, len(sequences)):
+        size, _, _ = batch_that_fits(loaded, sequences, needs, source, loaded.device.type, room)
     return ScoringPlan(source, size, why, level, halves)
+
+
+def _rough_batch(loaded: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, room: int) -> int:
+    """How many sequences fit `room` bytes by a rough estimate, which for most models is too few; 0 where not even one does.
+
+    A model over several devices is not estimated so.
+    """
+    if loaded.shards:
+        return 0
+    alone = rough_bytes(loaded, needs, source, 0)
+    if source == "sweep" and not loaded.offload:
+        alone += _hidden_bytes(loaded, sequences)
+    tokens = max(len(sequence.ids) for sequence in sequences)
+    each = rough_bytes(loaded, needs, source, tokens) - rough_bytes(loaded, needs, source, 0)
+    return max(0, min(MOST_AT_ONCE, len(sequences), (room - alone) // max(1, each)))
 
 
 def _free_of(loaded: LoadedModel) -> int:
@@ -322,13 +340,19 @@ def working_bytes(
     model: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, size: int
 ) -> tuple[int, bool]:
     """Bytes beside the weights at the peak of scoring, and whether they were counted on the model without weights."""
-    if not isinstance(model, FakeModel):
+
+    def count() -> tuple[int, bool]:
+        if isinstance(model, FakeModel):
+            return _counted(model, sequences, needs, source, size)
         shards = model.shards.seen_now(free_bytes) if model.shards else None
-        model = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype, shards)
-    fake, lengths = model, tuple((len(sequence.ids), sequence.unscored) for sequence in sequences)
-    return fake.facts.once(
-        ("working bytes", needs, source, size, lengths), lambda: _counted(fake, sequences, needs, source, size)
-    )
+        fake = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype, shards)
+        return _counted(fake, sequences, needs, source, size)
+
+    if model.shards and not isinstance(model, FakeModel):  # their room changes
+        return count()
+    # Counting takes ten seconds for the 30 blocks of SmolLM2: once for a model, not with every run of a warm one.
+    lengths = tuple((len(sequence.ids), sequence.unscored) for sequence in sequences)
+    return model.facts.once(("working bytes", needs, source, size, lengths, tuple(model.anatomy.parameters)), count)
 
 
 def _counted(
