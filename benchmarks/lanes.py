@@ -30,11 +30,11 @@ class Studied:
 def one_and_two_lanes() -> tuple[Studied, Studied]:
     """The same study by a fresh daemon with one lane, and by another with two."""
     with tempfile.TemporaryDirectory() as folder:
-        models = [_model(Path(folder) / f"model{number}", number) for number in range(MODELS)]
+        models = [random_model(Path(folder) / f"model{number}", number) for number in range(MODELS)]
         return _studied(Path(folder) / "one", models, 1), _studied(Path(folder) / "two", models, 2)
 
 
-def _model(folder: Path, seed: int) -> str:
+def random_model(folder: Path, seed: int) -> str:
     """A LLaMA of 10M random weights, in a folder."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
