@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from benchmarks import cases, growth, lanes, queries, service, terminal
+from benchmarks import cases, growth, lanes, planned, queries, service, terminal
 from benchmarks.measure import RESULTS, in_a_process_of_its_own, ratio_in_turns, spread
 from cwa_engine.methods.metrics import Needs
 
@@ -185,7 +185,10 @@ BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
 
 
 def main() -> None:
-    """Measure everything, or only the given letters (`growth` for the curves); other rows keep their earlier figures."""
+    """Measure everything, or only the given letters, `growth` and `planned` for the tables below the first one.
+
+    Other rows keep their earlier figures.
+    """
     asked = sys.argv[1:]
     before = RESULTS.read_text() if RESULTS.is_file() else ""
     rows = []
@@ -211,6 +214,8 @@ def main() -> None:
     RESULTS.write_text("\n".join(lines) + heading + sections)
     if not asked or "growth" in asked:
         growth.write(RESULTS)
+    if not asked or "planned" in asked:
+        planned.write(RESULTS)
 
 
 if __name__ == "__main__":
