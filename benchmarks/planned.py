@@ -130,8 +130,8 @@ def main() -> None:
     if unknown := set(asked) - set(sizes):
         raise SystemExit(f"sizes are {', '.join(map(str, sizes))} million weights (0: {REAL}), not {min(unknown)}")
     for case in cases_of(asked or sizes):
-        before = RESULTS.read_text()
         row = row_of(case)
+        before = RESULTS.read_text()
         rows = {known[:3]: known for known in known_rows(before, TITLE)} | {row[:3]: row}
         order = {(one.label, str(one.texts), one.gradients): n for n, one in enumerate(cases_of(sizes))}
         RESULTS.write_text(

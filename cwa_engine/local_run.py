@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from cwa_engine.base.events import Emit, Event, Note, Progress, ignore, log_line, to_dict
 from cwa_engine.models.in_memory import as_loaded, hashed
 from cwa_engine.models.loading import LoadedModel, load_model
+from cwa_engine.models.memory import device_name
 from cwa_engine.pipeline import analyze
 from cwa_engine.questions.registry import check_ready
 from cwa_engine.records.export import ModelRecord, RunRecord
@@ -76,7 +76,6 @@ def load_for(spec: RunSpec, emit: Emit = ignore) -> LoadedModel:
 
 def model_record(loaded: LoadedModel) -> ModelRecord:
     """What a run's files say about the model."""
-    cards = [torch.cuda.get_device_name(device) for device in loaded.devices if device.type == "cuda"]
     return ModelRecord(
         name=loaded.source.name,
         location=loaded.source.location,
@@ -85,7 +84,7 @@ def model_record(loaded: LoadedModel) -> ModelRecord:
         files=loaded.files,
         dtype=loaded.dtype,
         device=loaded.device_name,
-        device_name=" + ".join(cards) or platform.processor() or platform.machine(),
+        device_name=" + ".join(map(device_name, loaded.devices)),
         parameters=loaded.anatomy.numel,
         notes=loaded.notes,
     )

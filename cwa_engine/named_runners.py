@@ -1,8 +1,8 @@
 """Runners by name: "ray", "ray:HOST:6379", "local", "local:FOLDER". torch-free.
 
 Other packages bring runners of their own: each is an entry point of the group `cwtool.runners`, a function
-`make(address, *, say, **options)` that gives a `Runner` with `close`, and starts nothing before a run is submitted. Its `where`
-is its name, or its name, a space and the place where run folders stay, so that the runs of a study are found again.
+`make(address, *, say, command, **options)` that gives a `Runner` with `close`, and starts nothing before a run is submitted.
+Its `where` is its name, or its name, a space and the place where run folders stay, so that runs of a study are found again.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class NamedRunner:
         """The name without its address."""
         return self.name.partition(":")[0]
 
-    def open(self, say: Say = _ignore) -> ClosableRunner:
-        """The runner. `say` hears what it has to tell.
+    def open(self, say: Say = _ignore, command: str = "") -> ClosableRunner:
+        """The runner. `say` hears what it has to tell; `command` is what was typed, for the manifests of its runs.
 
         "local" runs in this process, and its run folders are in the given folder, else where the daemon has its own. Raises
         InvalidInput for a name that there is not, an option that the runner does not know, and an extra that is not installed.
@@ -64,7 +64,7 @@ class NamedRunner:
             hint = f"`pip install 'cwtool[{extra}]'`" if extra else f"install what {found.value} needs"
             raise InvalidInput(f"'{self.kind}' cannot run anything here: {error}", hint=hint) from error
         try:
-            return make(self.name.partition(":")[2], say=say, **self.options)
+            return make(self.name.partition(":")[2], say=say, command=command, **self.options)
         except TypeError as error:
             if "keyword argument" not in str(error):
                 raise

@@ -33,6 +33,7 @@ from cwa_engine.evaluation.loss_scale import LossScale
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.evaluation.perplexity import baseline_of, evaluate
 from cwa_engine.models.anatomy import config_number
+from cwa_engine.models.determinism import exact_kernels
 from cwa_engine.models.failures import is_out_of_memory
 from cwa_engine.models.fan_out import trace_norms
 from cwa_engine.models.loading import LoadedModel
@@ -66,7 +67,7 @@ def analyze(
 
     Raises DataError, InvalidInput, ModelBroken, OutOfMemory or RunFailed; whatever is raised, the weights are as before.
     """
-    with _out_of_memory_named(loaded, spec):
+    with _out_of_memory_named(loaded, spec), exact_kernels(loaded, lambda text: emit(Note(text, "warning"))):
         stages = Stages(emit)
         with stages("texts"):
             used, run = read_texts(loaded, spec, emit, stages, texts)
@@ -229,7 +230,9 @@ def damage_critical_sets(run: RunContext, findings: Findings) -> Findings:
 def check_weights(run: RunContext, findings: Findings) -> Findings:
     """The findings with the numerical floor, once the intact model is measured again. Raises WeightsNotRestored."""
     context = findings.measurement
-    floor = check_restored(context, run.reporter("check", len(context.sample_places)))
+    floor = check_restored(
+        context, run.reporter("check", len(context.sample_places)), lambda text: run.emit(Note(text, "warning"))
+    )
     return dataclasses.replace(findings, result=dataclasses.replace(findings.result, floor=floor))
 
 

@@ -373,6 +373,7 @@ class PlanRow:
     batch_size: int
     fits: bool | None  # None where it is not known what the device has
     simulated: bool  # False where the model cannot be run without weights, and the figures are rough
+    cpu_bytes: int = 0  # of CPU memory, for blocks and hidden states that wait there
 
 
 @dataclass(frozen=True, slots=True)

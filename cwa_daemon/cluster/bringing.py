@@ -16,7 +16,7 @@ _AGAIN = "`cwtool study resume --retry` runs it again"
 
 
 def report_of_files(run_id: str, brought: RunFiles | None) -> RunReport:
-    """The report of a run whose files have come, or those that tell of it. Raises Altered where one is not as it was written."""
+    """The report of a run whose files have come, or those that tell of it. Raises Altered where one is not as written."""
     if brought is None or brought.run_id != run_id:
         raise Altered(f"the files of {run_id} did not come", hint=_AGAIN)
     if hashlib.sha256(brought.files.get(SUMS, b"")).hexdigest() != brought.fingerprint:

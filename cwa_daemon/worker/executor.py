@@ -235,7 +235,7 @@ def _named(error: BaseException, command: RunJob) -> CwaError:
 
 def is_device_error(error: BaseException) -> bool:
     """Whether an accelerator failed otherwise than by lack of memory: its context is of no use any more."""
-    return isinstance(error, torch.AcceleratorError)
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
 def _pulled(spec: RunSpec, access: HubAccess, limits: Limits, report: RunReporter) -> ModelOnDisk:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
@@ -64,9 +66,27 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class FakeModel(LoadedModel):
-    """A model whose tensors have a shape and no memory. It runs inside `mode` only."""
+    """A model whose tensors have a shape and no memory. It runs inside `mode` only, over several devices in `running`."""
 
     mode: FakeTensorMode = field(kw_only=True, repr=False)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Whatever runs the model goes inside."""
+        with self.mode, _MadeUpDevices() if self.shards else nullcontext():
+            yield
+
+
+class _MadeUpDevices(TorchFunctionMode):
+    """Puts tensors that are made from numbers where they are asked for: without values they would be on "cpu", not "cpu:1"."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = dict(kwargs or {})
+        made = function(*args, **given)
+        device = given.get("device")
+        if function is torch.tensor and isinstance(device, torch.device) and device.index is not None:
+            return torch.empty(made.shape, dtype=made.dtype, device=device)
+        return made
 
 
 def fake_model(
@@ -84,10 +104,11 @@ def fake_model(
     with mode:
         make: Any = AutoModelForCausalLM.from_config
         model = make(config, dtype=dtype).eval()
-        anatomy = anatomy_of(model)
-        if shards:
-            # Tensors without values can be on "cpu:1" as well as on "cuda:1", for which PyTorch would have to know CUDA.
-            shards = shards.on([torch.device("cpu", number) for number in range(len(shards.devices))])
+    anatomy = anatomy_of(model)
+    if shards:
+        # Tensors without values can be on "cpu:1" as well as on "cuda:1", for which PyTorch would have to know CUDA.
+        shards = shards.on([torch.device("cpu", number) for number in range(len(shards.devices))])
+        with mode:
             place(model, anatomy, shards)
     return FakeModel(
         model=model,
@@ -126,7 +147,7 @@ def goes_token_by_token(fake: FakeModel) -> bool:
 
 def _steps(fake: FakeModel, tokens: int) -> int:
     steps = _Steps()  # type: ignore[no-untyped-call]
-    with fake.mode, torch.no_grad(), steps:
+    with fake.running(), torch.no_grad(), steps:
         fake.model(torch.zeros((1, tokens), dtype=torch.long, device=fake.device))
     return steps.count
 
@@ -134,6 +155,6 @@ def _steps(fake: FakeModel, tokens: int) -> int:
 def peak_bytes(fake: FakeModel, work: Callable[[], object]) -> int:
     """The peak of the bytes of live tensors during `work`, without weights and buffers; over several devices as `needed`."""
     own = [*fake.model.parameters(), *fake.model.buffers()]
-    with fake.mode, LiveBytes(own) as counted:
+    with fake.running(), LiveBytes(own) as counted:
         work()
     return fake.shards.needed(counted.peaks) if fake.shards else int(counted.peak)

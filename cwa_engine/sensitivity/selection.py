@@ -30,6 +30,7 @@ class TopKSelection:
         self._orders = torch.empty(0, dtype=torch.long)
         self._indices = torch.empty(0, dtype=torch.long)
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # scores, orders and indices of what may enter
+        self._candidates = 0  # that wait
         self._threshold = float("-inf")
 
     @property
@@ -61,7 +62,8 @@ class TopKSelection:
         indices = chosen if indices is None else indices[chosen]
         indices = indices.cpu() + offset
         self._waiting.append((values[chosen].cpu(), torch.full_like(indices, parameter.order), indices))
-        if sum(len(scores) for scores, _, _ in self._waiting) >= self.k:
+        self._candidates += len(indices)
+        if self._candidates >= self.k:
             self._merge()
 
     def _merge(self) -> None:
@@ -70,7 +72,7 @@ class TopKSelection:
             return
         columns = [(self._scores, self._orders, self._indices), *self._waiting]
         scores, orders, indices = (torch.cat(column) for column in zip(*columns, strict=True))
-        self._waiting = []
+        self._waiting, self._candidates = [], 0
         if len(scores) > self.k:
             kth = scores.topk(self.k, sorted=False).values.min()
             above, level = (scores > kth).nonzero().squeeze(1), (scores == kth).nonzero().squeeze(1)

@@ -15,6 +15,7 @@ from cwa_engine.damage.measurement import NUDGES, check_restored, prepare_measur
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.perplexity import padded
 from cwa_engine.inspection import weight_facts
+from cwa_engine.models.determinism import with_exact_kernels
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.pipeline import measure_baseline, read_texts
@@ -35,6 +36,7 @@ T = TypeVar("T")
 NUDGED = 100  # random weights that are moved to the next value of their dtype, for the numerical floor, as in runs
 
 
+@with_exact_kernels
 def weight_card(
     loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, texts: Sequence[str] | None = None
 ) -> WeightCard:

@@ -247,6 +247,8 @@ def _go_on(
         raise QueueFull(f"not all cells of {folder.id} are queued: {error.message}", hint=hint) from error
     except DaemonUnreachable as error:
         hint = f"nothing is lost: `{place.cwtool} study resume {folder.id}` goes on with it"
+        if place.named:  # what is to be mended first
+            hint = f"{error.hint}; {hint}" if error.hint else hint
         raise type(error)(error.message, hint=hint) from error
     except KeyboardInterrupt:
         _leave(folder, place)
@@ -302,7 +304,12 @@ def _listed(folder: StudyFolder, progress: tuple[CellProgress, ...]) -> dict[str
 
 def _show_plan(asked: Study, runner: NamedRunner, as_json: bool) -> None:
     from cwa_engine.studies.plan import plan_study
-    from cwa_tui.cli.study_list import plan_table
+    from cwa_tui.cli.study_list import plan_table, slots_in_words
+    from cwa_tui.cli.study_place import where_of
 
-    plan = plan_study(asked, elsewhere=chosen_host() is not None)
-    show(plan.to_plain() if as_json else plan_table(plan))
+    plan = plan_study(asked, elsewhere=chosen_host() is not None, where=where_of(runner))
+    slots = runner.options.get("slots")
+    if as_json:
+        show({**plan.to_plain(), "slots": slots} if runner.name else plan.to_plain())
+    else:
+        show(plan_table(plan, slots_in_words(plan, runner.kind, slots) if runner.name else ""))

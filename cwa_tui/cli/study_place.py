@@ -105,8 +105,16 @@ def opened_place(asked: NamedRunner, options: JobOptions | None = None) -> Itera
         with connect() as client:
             yield _of_daemon(client, options)
         return
-    with closing(asked.open(say)) as runner:
+    with closing(asked.open(say, command_typed())) as runner:
         yield Place(runner, named=asked)
+
+
+def where_of(asked: NamedRunner) -> str:
+    """Where the runs of a new study will be, as in `Runner.where`; nothing is started."""
+    if not asked.name:
+        return chosen_host() or ""
+    with closing(asked.open()) as runner:
+        return runner.where
 
 
 @contextmanager

@@ -150,32 +150,34 @@ def test_a_model_that_fits_on_no_lane_is_tried_on_each_and_a_lanes_budget_is_its
 
 
 def test_a_plan_is_of_the_lane_with_most_room_and_a_look_at_a_weight_is_taken_where_the_model_is(
-    lanes: CommandLine,
+    lanes: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HF_HOME", lanes.env["HF_HOME"])
     lanes("load", "gpt2", "--pin", "--device", "cpu:0")
     planned = lanes.json("plan", "--model", "EleutherAI/pythia-70m", "--eval-limit", "4")
     assert planned["device"] in LANES and planned["free_bytes"] < psutil.virtual_memory().total / 2
+    assert {row["gradients"] for row in planned["rows"]} == {"resident", "sweep"}  # it is a CPU: no offload,
+    assert all(row["total_bytes"] > 200e6 for row in planned["rows"])  # and the libraries count
     with lanes.client() as client:
         run_id = client.inspect(RunSpec(model="gpt2"), "transformer.h.0.mlp.c_proj.weight[0,0]")
         assert list(client.follow(run_id))[-1]["state"] == "done", client.job(run_id).error
     assert "placed on cpu:0: its model is warm there" in notes_of(lanes, run_id)
-    lanes("unload", "gpt2")
 
 
 def test_a_pinned_model_that_dies_with_its_worker_comes_back_to_its_lane(lanes: CommandLine) -> None:
     lanes("load", "gpt2", "--pin", "--device", "cpu:1")
     other = workers(lanes)["cpu:0"]["pid"]
-    lanes.kill(workers(lanes)["cpu:1"]["pid"])
-
-    def pinned() -> list[Any]:
-        return [model for model in lanes.json("ps")["models"] if model["pinned"] and model["device"] == "cpu:1"]
-
     with lanes.client() as client:
-        loads = until("the model was not loaded again", lambda: client.jobs(kind="load", model="gpt2"))
-        list(client.follow(loads[0].run_id))
-    (model,) = until("it is not warm again", pinned)
-    assert model["name"] == "gpt2" and workers(lanes)["cpu:0"]["pid"] == other
-    lanes("unload", "gpt2")
+        (before,) = client.jobs(kind="load", limit=1)
+        lanes.kill(workers(lanes)["cpu:1"]["pid"])
+        (again,) = until(
+            "the model was not loaded again",
+            lambda: [job for job in client.jobs(kind="load", limit=1) if job.run_id != before.run_id],
+        )
+        list(client.follow(again.run_id))
+    (model,) = lanes.json("ps")["models"]
+    assert (model["name"], model["device"], model["pinned"]) == ("gpt2", "cpu:1", True)
+    assert workers(lanes)["cpu:0"]["pid"] == other
 
 
 def test_the_runs_of_a_killed_daemon_go_on_in_all_lanes_and_those_of_a_lane_that_is_no_more_come_to_their_end(
@@ -189,10 +191,15 @@ def test_the_runs_of_a_killed_daemon_go_on_in_all_lanes_and_those_of_a_lane_that
         cwtool.wait_for(run_id, "damage")
     before = {lane: workers(cwtool)[lane]["pid"] for lane in LANES}
     devices = {device_of(cwtool, run_id): run_id for run_id in runs}
+    third = detached(cwtool, "gpt2", *SLOW)
     _kill_daemon(cwtool)
     cwtool("daemon", "start")
     until("not both workers are reached", lambda: all(workers(cwtool)[lane]["run_id"] for lane in LANES))
     assert {lane: workers(cwtool)[lane]["pid"] for lane in LANES} == before
+    cwtool("jobs", "cancel", devices["cpu:0"])
+    cwtool.wait_for(third, "damage")  # the lane that is free goes on, while the other is still at its run of before
+    assert device_of(cwtool, third) == "cpu:0" and cwtool.json("jobs", "show", devices["cpu:1"])["state"] == "running"
+    devices["cpu:0"] = third
 
     _kill_daemon(cwtool)
     cwtool.env["CWTOOL_CPU_LANES"] = "1"
@@ -204,8 +211,8 @@ def test_the_runs_of_a_killed_daemon_go_on_in_all_lanes_and_those_of_a_lane_that
         assert cwtool.json("jobs", "show", devices[lane])["state"] == "running"
         cwtool("jobs", "cancel", devices[lane])
         assert cwtool.json("jobs", "show", devices[lane])["deaths"] == []
-    until("the workers of lanes that are gone go on", lambda: not set(workers(cwtool)) & set(LANES))
-    assert not [pid for pid in before.values() if psutil.pid_exists(pid)]
+    until("the workers of lanes that are gone go on", lambda: not any(map(psutil.pid_exists, before.values())))
+    assert not set(workers(cwtool)) & set(LANES)
 
 
 def _kill_daemon(cwtool: CommandLine) -> None:
