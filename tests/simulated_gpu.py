@@ -79,7 +79,7 @@ class DeviceTensor(Tensor):
         if device == self.device and (dtype or self.dtype) == self.dtype and not copy:
             return self
         if device != self.device and torch.is_grad_enabled() and self.requires_grad:
-            crossed: Tensor = _Crossed.apply(self, dtype, device)  # type: ignore[no-untyped-call]
+            crossed: Tensor = _Crossed.apply(self, dtype, device)
             return crossed
         moved: Tensor = torch.ops.aten._to_copy.default(self, dtype=dtype, device=device)
         return moved
