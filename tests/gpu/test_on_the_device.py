@@ -126,9 +126,7 @@ def test_the_same_run_twice_gives_the_same_files(device: str, folder: Path, data
     assert first.floor and first.floor == second.floor
 
 
-def test_a_model_with_its_blocks_in_cpu_memory_gives_the_same_files(
-    device: str, folder: Path, data_file: Path
-) -> None:
+def test_a_model_with_its_blocks_in_cpu_memory_gives_the_same_files(device: str, folder: Path, data_file: Path) -> None:
     whole, _ = analysed(loaded_on(device, folder), asked(folder, data_file))
     placed = loaded_on(device, folder, offload=True)
     before = checksum(placed.model)
