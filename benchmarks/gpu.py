@@ -130,7 +130,7 @@ def described(device: torch.device) -> str:
         "device": device_name(device),
         "memory": _gb(torch.cuda.get_device_properties(device).total_memory) if gpu else "that of the machine",
         "driver": _driver() if gpu else "none",
-        "CUDA": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if gpu else "none",
+        "CUDA": f"{torch.version.cuda}, cuDNN {_cudnn()}" if gpu else "none",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "Python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
@@ -142,6 +142,10 @@ def described(device: torch.device) -> str:
 
 def _gb(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:,.1f} GB"
+
+
+def _cudnn() -> object:
+    return torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
 
 
 def _driver() -> str:

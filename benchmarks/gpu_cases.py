@@ -178,8 +178,9 @@ def differences(case: Case) -> str:
             first, second = (
                 next(iter(sweep(case.loaded, case.texts[:BATCH], Needs.GRADIENT, BATCH))) for _ in range(2)
             )
-        changed = sum(int((stats.gradient != second[name].gradient).sum()) for name, stats in first.items())  # type: ignore[operator, union-attr]
-        everything = sum(stats.gradient.numel() for stats in first.values() if stats.gradient is not None)
+        pairs = [(stats.gradient, second[name].gradient) for name, stats in first.items()]
+        changed = sum(int(one.ne(two).sum()) for one, two in pairs if one is not None and two is not None)
+        everything = sum(one.numel() for one, _ in pairs if one is not None)
         worst = float(np.abs(losses[0] - losses[1]).max())
         found.append(f"{name}: loss {worst:.2g} nats, {100 * changed / everything:.2g} % of the last block's gradients")
     return "; ".join(found)
@@ -216,7 +217,7 @@ def _with_offload(case: Case, kind: type[Offload]) -> Case:
 
 def _back(case: Case) -> None:
     """The model on its device again, without the hooks of offload."""
-    model = case.loaded.model
+    model: nn.Module = case.loaded.model
     for module in [model, *model.get_submodule(case.loaded.anatomy.blocks_path).children()]:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key in [key for key, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), Offload)]:
