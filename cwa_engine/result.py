@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -43,7 +44,7 @@ class RunResult:
     damage: tuple[DamagePoint, ...] = ()
     separations: tuple[Separation, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
-    controls: tuple[ControlDraw, ...] = ()
+    controls: Sequence[ControlDraw] = ()  # there may be millions
     evaluations: tuple[SequenceNll, ...] = ()
     answers: tuple[object, ...] = ()  # one for each question of `questions` that was asked, each of a type of its own
     floor: NumericalFloor | None = None

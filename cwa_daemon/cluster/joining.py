@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from cwa_engine.machine.processors import granted_processors, thread_settings
 log = logging.getLogger(__name__)
 
 _LONGEST = 40  # characters of the folder of a Ray of our own: it puts sockets below it, whose paths may have 107
+KNOCK_S = 10.0
 _OBJECTS_BYTES = 512 * 2**20  # for run folders on their way, of a Ray of our own
 _MISSING = "pip install 'cwtool[cluster]' installs it"
 
@@ -68,6 +70,7 @@ def join(address: str) -> Cluster:
             f"{address} is an address of Ray's client, which hands on no reports while a run computes",
             hint="run cwtool on a machine of the cluster, with --on ray:auto or --on ray:HOST:6379",
         )
+    _knock(address)
     folder = None if address and address != "local" else own_temporary("ray", _LONGEST)
     asked: dict[str, Any] = {"address": address} if folder is None else _own(folder)
     try:
@@ -83,6 +86,20 @@ def join(address: str) -> Cluster:
         ) from error
     _keep_from_standard_output(ray)
     return Cluster(ray, _own_node(ray), ours=True, folder=folder)
+
+
+def _knock(address: str) -> None:
+    """Raise ClusterUnreachable where nothing listens at HOST:PORT: Ray itself tries for more than five minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterUnreachable(
+            f"nothing answers at {address}: {error}",
+            hint="`ray status` on the head node tells its address; --on ray:auto takes the Ray that runs on this machine",
+        ) from error
 
 
 def actor_environment(environment: Mapping[str, str]) -> dict[str, str]:

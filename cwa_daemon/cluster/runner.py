@@ -12,7 +12,7 @@ from cwa_daemon.base.settings import Settings
 from cwa_daemon.cluster.home import Home, OwnRuns
 from cwa_daemon.cluster.runs import KnownRuns, RayRun
 from cwa_daemon.cluster.store import store_named
-from cwa_engine.base.errors import InvalidInput, NotFound
+from cwa_engine.base.errors import ClusterUnreachable, DoesNotFit, InvalidInput, NotFound
 from cwa_engine.base.places import state_folder
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.records.run_id import new_run_id
@@ -77,8 +77,9 @@ class RayRunner:
     def submit(self, spec: RunSpec, key: str | None = None) -> RunHandle:
         """Ask for a run. The first one joins or starts Ray, and waits until a slot can be used.
 
-        Raises InvalidInput, ClusterUnreachable, VersionMismatch where the nodes have other code, DoesNotFit where no node has
-        what a slot needs, and StateNotWritten.
+        Raises InvalidInput for a spec that is of one machine, VersionMismatch where the nodes have other code, StateNotWritten,
+        and ClusterUnreachable for whatever else keeps all runs from beginning: Ray is not installed or not reached, or no node
+        has what a slot needs.
         """
         _check_spec(spec)
         if key is not None and (there := self._run_of(key)):
@@ -158,8 +159,10 @@ class RayRunner:
                 )  # fmt: skip
                 self._driving.begin()
                 known.cancel = self._driving.cancel
-            except BaseException:
+            except BaseException as error:
                 self.close()
+                if isinstance(error, (InvalidInput, DoesNotFit)):  # of no run: no other one would fare better
+                    raise ClusterUnreachable(error.message, hint=error.hint) from error
                 raise
         assert self._known.own
         return self._driving, self._known.own

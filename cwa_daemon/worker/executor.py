@@ -26,6 +26,7 @@ from cwa_engine.hub.access import hub_access
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.inspection import weight_facts
 from cwa_engine.local_run import model_record
+from cwa_engine.machine.memory import take_share
 from cwa_engine.models.failures import is_out_of_memory, is_panic
 from cwa_engine.models.loading import model_on_disk, torch_device
 from cwa_engine.models.memory import release
@@ -94,6 +95,7 @@ class Executor:
     def _run(self, command: RunJob) -> None:
         """Do a job and say how it ended; no error of a job ends the worker."""
         self._used = None
+        take_share(command.limits.share_bytes)
         error, device_lost = self._tried(command)
         if error and not device_lost:
             release()  # what the job took, for the checks need some
@@ -233,7 +235,7 @@ def _named(error: BaseException, command: RunJob) -> CwaError:
 
 def is_device_error(error: BaseException) -> bool:
     """Whether an accelerator failed otherwise than by lack of memory: its context is of no use any more."""
-    return isinstance(error, torch.AcceleratorError)
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
 def _pulled(spec: RunSpec, access: HubAccess, limits: Limits, report: RunReporter) -> ModelOnDisk:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import itertools
+import operator
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Row = TypeVar("Row")
 
@@ -40,22 +47,40 @@ class Table(Generic[Row]):
 
     def to_bytes(self, rows: Iterable[Row]) -> bytes:
         """The content of the file. The same rows give the same bytes."""
+        if isinstance(rows, RowsAlike):
+            return b"".join([csv_text([self.columns]).encode(), *map(self._block, rows.blocks)])
+        return csv_text(itertools.chain([self.columns], self._cells(rows))).encode()
+
+    def _cells(self, rows: Iterable[Row]) -> Iterable[Sequence[Any]]:
         fixed = list(self._readers())
+        values: Callable[[Row], Sequence[Any]] = operator.attrgetter(*fixed)
+        if len(fixed) == 1 or self.metrics:
+            return ([*(getattr(row, name) for name in fixed), *getattr(row, _SCORES, ())] for row in rows)
+        return map(values, rows)
 
-        def cells(row: Row) -> list[Any]:
-            scores = getattr(row, _SCORES) if self.metrics else ()
-            return [*(getattr(row, name) for name in fixed), *scores]
-
-        return csv_text(itertools.chain([self.columns], map(cells, rows))).encode()
+    def _block(self, block: Alike[Row]) -> bytes:
+        """The lines of rows that are alike: one line, as often as there are rows, filled in at once."""
+        (cells,) = self._cells([block.form])
+        plain = [
+            cell.replace("%", "%%") if isinstance(cell, str) and name != block.field else cell
+            for name, cell in zip(self.columns, cells, strict=True)
+        ]
+        lines = csv_text([plain]) * len(block.numbers)
+        return (lines % tuple(block.numbers.ravel().tolist())).encode()
 
     def from_bytes(self, content: bytes, offset: int = 0, limit: int | None = None) -> list[Row]:
         """Rows from number `offset` on, at most `limit`. Columns that an earlier version did not have get their defaults.
 
         Raises ValueError, which names the line, for what is not such a file.
         """
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8")))
+        return list(self.each(content, offset, limit))
+
+    def each(self, content: bytes, offset: int = 0, limit: int | None = None) -> Iterator[Row]:
+        """The same one by one, for tables of millions of rows. Raises ValueError at the row where it is."""
+        # Not StringIO, which takes four bytes for each character.
+        reader = csv.DictReader(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline="\n"))
         try:
-            return list(self._rows(reader, offset, None if limit is None else offset + limit))
+            yield from self._rows(reader, offset, None if limit is None else offset + limit)
         except (KeyError, ValueError, TypeError, csv.Error) as error:
             raise ValueError(f"line {reader.line_num}: {error}") from error
 
@@ -68,18 +93,61 @@ class Table(Generic[Row]):
                 fields[_SCORES] = tuple(score(line[_SCORE + metric]) for metric in self.metrics)
             yield self.row(**fields)
 
-    def _readers(self) -> dict[str, Callable[[str], Any]]:
-        """How the text of each column is read, by field; a column that may be None is so where it is empty."""
-        hints = typing.get_type_hints(self.row)
-        names = [field.name for field in dataclasses.fields(self.row)]  # type: ignore[arg-type]
-        return {name: _READERS[hints[name]] for name in names if name != _SCORES}
+    def _readers(self) -> Mapping[str, Callable[[str], Any]]:
+        return _readers_of(self.row)
+
+
+@functools.cache
+def _readers_of(row: type) -> Mapping[str, Callable[[str], Any]]:
+    """How the text of each column is read, by field; a column that may be None is so where it is empty."""
+    hints = typing.get_type_hints(row)
+    return {field.name: _READERS[hints[field.name]] for field in dataclasses.fields(row) if field.name != _SCORES}
+
+
+@dataclass(frozen=True)
+class Alike(Generic[Row]):
+    """Rows that differ in whole numbers within one of their texts: `form` has %d there, for each number of a row."""
+
+    form: Row
+    field: str  # the name of that text; of no other one a % means anything
+    numbers: NDArray[np.integer[Any]]  # [rows, numbers]
+
+    def row(self, place: int) -> Row:
+        """The row at a place of the block."""
+        text = getattr(self.form, self.field) % tuple(self.numbers[place].tolist())
+        return dataclasses.replace(self.form, **{self.field: text})  # type: ignore[type-var]
+
+
+class RowsAlike(Sequence[Row]):
+    """Millions of rows as blocks of rows that are alike. A row is made when it is asked for."""
+
+    def __init__(self, blocks: Iterable[Alike[Row]]) -> None:
+        self.blocks = tuple(blocks)
+        self._ends = list(itertools.accumulate(len(block.numbers) for block in self.blocks))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[Row]:
+        return (block.row(place) for block in self.blocks for place in range(len(block.numbers)))
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        number = range(len(self))[place]  # raises IndexError beyond the ends
+        block = bisect_right(self._ends, number)
+        return self.blocks[block].row(number - self._ends[block])  # counted from the end of the block
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """CSV with a line feed behind each row; floats by repr, the shortest text that reads back as the same number."""
     lines = _Lines()
     csv.writer(lines).writerows(rows)  # with its own "\r\n", for it quotes what is part of its end of line
-    return "".join(lines.written)
+    return "".join([line[:-2] + "\n" for line in lines.written])
 
 
 def scored_metrics(content: bytes) -> tuple[str, ...]:
@@ -89,13 +157,11 @@ def scored_metrics(content: bytes) -> tuple[str, ...]:
 
 
 class _Lines:
-    """The file of a csv writer, whose lines end in a line feed alone."""
+    """The file of a csv writer, which writes a line at a time."""
 
     def __init__(self) -> None:
         self.written: list[str] = []
-
-    def write(self, line: str) -> None:
-        self.written.append(line.removesuffix("\r\n") + "\n")
+        self.write = self.written.append
 
 
 def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cwa_engine.base.events import DamageMeasured, Emit, Note, Progress
+from cwa_engine.base.table import Alike, RowsAlike
 from cwa_engine.damage.cases import comparisons, critical_weights
+from cwa_engine.damage.competition import compete
+from cwa_engine.damage.elimination import most_measured
 from cwa_engine.damage.measured import Damaged, Measured, MeasuredComparison, Places, figures
 from cwa_engine.damage.measurement import MeasurementContext, TextPart, measure
 from cwa_engine.damage.patch import patched
@@ -16,8 +20,9 @@ from cwa_engine.damage.treatments import Comparison, Draw, SideCase, Treatment, 
 from cwa_engine.evaluation.divergence import Divergence, divergence
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.controls import Selection, count
+from cwa_engine.models.anatomy import Parameter
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.models.structures import target_name, unit_weights
+from cwa_engine.models.structures import first_weights, target_form, target_numbers
 from cwa_engine.rows import ControlDraw, DamagePoint, Ranking, SequenceNll, TopWeight
 from cwa_engine.spec import RunSpec
 
@@ -77,19 +82,20 @@ class _Measuring:
         context = self._context
         draws = sum(len(comparison.draws) for comparison, _ in self._todo)
         if draws:
-            texts, sample = len(context.sequences), len(context.sample.places)
+            texts, sample = len(context.sequences), len(context.sample_places)
             self._emit(
                 Note(
                     f"damage takes at most {self._total / texts:.1f} passes over the evaluation texts ({texts}), for "
-                    f"{draws} draws of controls on {sample} of them; --fast-perturbation or fewer --control-seeds take less"
+                    f"{draws} draws of controls on up to {sample} of them; draws that are far behind take less, and so do "
+                    "--fast-perturbation and fewer --control-seeds"
                 )
             )
 
     def _sequences_of(self, comparison: Comparison, beside: Sequence[Sequence[SideCase]]) -> int:
-        """How many sequences are run through the model for a comparison."""
-        spec, everything, sample = self._context.spec, len(self._context.sequences), len(self._context.sample.places)
+        """How many sequences are run through the model for a comparison, at most."""
+        spec, everything, sample = self._context.spec, len(self._context.sequences), len(self._context.sample_places)
         controls = controls_of(comparison.metric, spec)
-        compared = len(comparison.draws) * sample + len(controls) * (everything - sample)
+        compared = sum(most_measured(len(comparison.of(control)), everything) for control in controls)
         critical = everything * (1 + DIVERGENCE_PASSES * spec.kl)
         total = sum(critical + compared * treatment.has_controls for treatment in self._treatments)
         return total + sample * sum(len(cases) for cases in beside)
@@ -98,22 +104,30 @@ class _Measuring:
         critical = self._damage(comparison, treatment, "critical", None, comparison.weights)
         draws = {}
         for control in controls_of(comparison.metric, self._context.spec) if treatment.has_controls else ():
-            draws[control] = self._drawn(comparison, treatment, comparison.of(control))
+            draws[control] = self._drawn(comparison, treatment, critical, comparison.of(control))
         return MeasuredComparison(comparison, treatment, critical, draws)
 
-    def _drawn(self, comparison: Comparison, treatment: Treatment, draws: Sequence[Draw]) -> list[Damaged]:
-        """The draws on the sample, and the one that does most there on the other texts too."""
-        sample, rest = [self._context.sample], self._context.rest
-        found = [self._damage(comparison, treatment, d.control, d.seed, d.weights, sample) for d in draws]
-        if rest:
-            worst = max(range(len(found)), key=lambda place: found[place].size)
-            draw, before = draws[worst], found[worst].measured
-            found[worst] = self._damage(comparison, treatment, draw.control, draw.seed, draw.weights, [rest], before)
-        return found
+    def _drawn(
+        self, comparison: Comparison, treatment: Treatment, critical: Damaged, draws: Sequence[Draw]
+    ) -> list[Damaged]:
+        """The draws of a control, each on as many texts as the elimination asks for."""
+        context, found, end = self._context, dict[int, Damaged](), self._done
+        end += most_measured(len(draws), len(context.sequences))
+
+        def measured(place: int, texts: int) -> Measured:
+            draw, before = draws[place], found[place].measured if place in found else None
+            if parts := context.parts_between(len(before.places) if before else 0, texts):
+                found[place] = self._damage(comparison, treatment, draw.control, draw.seed, draw.weights, parts, before)
+            return found[place].measured
+
+        compete(context.reference, draws[0].control, critical.measured, len(draws), measured)
+        self._done = end  # what needed no measuring is done
+        self._report(0)
+        return [found[place] for place in range(len(draws))]
 
     def _beside(self, comparison: Comparison, cases: Sequence[SideCase]) -> MeasuredComparison:
         """Changes that go with a critical set, on the sample."""
-        sample = [self._context.sample]
+        sample = self._context.sample
         outcomes = [self._damage(comparison, c.treatment, c.selection, c.seed, c.weights, sample) for c in cases]
         return MeasuredComparison(comparison, cases[0].treatment, None, {}, tuple(outcomes))
 
@@ -196,16 +210,23 @@ def _rows(
     ]
 
 
-def control_rows(context: MeasurementContext, found: Iterable[MeasuredComparison]) -> list[ControlDraw]:
+def control_rows(context: MeasurementContext, found: Iterable[MeasuredComparison]) -> RowsAlike[ControlDraw]:
     """The weights of every draw, once for all treatments, by names that `--weights` takes."""
     parameters = context.loaded.anatomy.parameters
     by_set = {(entry.comparison.metric, entry.comparison.k): entry.comparison for entry in found if entry.draws}
-    rows = []
-    for comparison in by_set.values():
-        for draw in comparison.draws:
-            for name, units in draw.units.items():
-                for unit in units.tolist():
-                    first = int(unit_weights(parameters[name], comparison.structure, np.array([unit]))[0])
-                    target = target_name(parameters[name], comparison.structure, first)
-                    rows.append(ControlDraw(comparison.metric, comparison.k, draw.control, draw.seed, target))
-    return rows
+    return RowsAlike(
+        _drawn_units(comparison, draw, parameters[name], units)
+        for comparison in by_set.values()
+        for draw in comparison.draws
+        for name, units in draw.units.items()
+    )
+
+
+def _drawn_units(
+    comparison: Comparison, draw: Draw, parameter: Parameter, units: NDArray[np.int64]
+) -> Alike[ControlDraw]:
+    """Rows of the units that were drawn of one parameter."""
+    named = target_form(parameter, comparison.structure)
+    form = ControlDraw(comparison.metric, comparison.k, draw.control, draw.seed, named)
+    first = first_weights(parameter, comparison.structure, units)
+    return Alike(form, "target", target_numbers(parameter, comparison.structure, first).astype(np.int32))

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from cwa_engine.base.errors import InvalidInput, did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
 COMPONENTS = (
@@ -59,6 +61,15 @@ class WeightPosition:
     expert: int | None
     out_feature: int
     in_feature: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPositions:
+    """The indices of several weights; 0 for an axis that their parameter does not have. [weights] each"""
+
+    experts: NDArray[np.int64]
+    out_features: NDArray[np.int64]
+    in_features: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +138,17 @@ class Parameter:
         return WeightPosition(
             None if self.experts is None else expert, out_feature, None if self.is_vector else in_feature
         )
+
+    def places(self, flat_indices: NDArray[np.int64]) -> WeightPositions:
+        """`place` of each of these, all at once."""
+        import numpy as np
+
+        experts, rest = np.divmod(flat_indices, self.out_features * self.in_features)
+        if self.transposed:
+            in_features, out_features = np.divmod(rest, self.out_features)
+        else:
+            out_features, in_features = np.divmod(rest, self.in_features)
+        return WeightPositions(experts, out_features, in_features)
 
 
 @dataclass(frozen=True)

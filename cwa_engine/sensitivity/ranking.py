@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from cwa_engine.methods.metrics import METRICS, Metric, Needs, WeightStats
 from cwa_engine.models.anatomy import Parameter
 from cwa_engine.models.fan_out import fan_out
 from cwa_engine.models.loading import LoadedModel
-from cwa_engine.models.structures import target_name, unit_count, unit_weights
+from cwa_engine.models.structures import first_weights, target_names, unit_count, unit_weights
 from cwa_engine.rows import Ranking, TopWeight
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.score_counts import ScoreCounts
@@ -23,8 +24,10 @@ from cwa_engine.sensitivity.selection import TopKSelection
 from cwa_engine.sensitivity.spikes import Spikes, spike_of
 
 # Rows are scored in pieces of about this many weights: 4 MB of float32 stays in the processor's cache, and a
-# 500-million-weight embedding needs no second copy.
+# 500-million-weight embedding needs no second copy. A GPU has to be told of each kernel and waited
+# for a few times a piece, whatever its size: 64 MB, 20 microseconds of an H100's memory by its data sheet, make that small.
 _PIECE = 1 << 20
+_PIECE_ON_GPU = 1 << 24
 
 _GROUP_OF: dict[str, Callable[[Parameter], object]] = {
     "global": lambda parameter: None,
@@ -80,33 +83,64 @@ class Ranker:
     def _keep_errors(self, statistics: Statistics) -> None:
         """The standard errors of what is selected so far, before the statistics are gone."""
         for selection in (*self._largest.values(), *([self._smallest] if self._smallest else [])):
-            for order, unit, _ in selection.ranked():
-                name = self._loaded.anatomy.by_order[order].name
-                error = statistics[name].hessian_error if name in statistics else None
-                if error is not None:
-                    self._errors[order, unit] = float(error.reshape(-1)[unit])
+            orders, units, _ = selection.columns()
+            for name, stats in statistics.items():
+                if stats.hessian_error is not None:
+                    order = self._loaded.anatomy.parameters[name].order
+                    ours = units[orders == order]
+                    errors = stats.hessian_error.reshape(-1)[ours.to(stats.hessian_error.device)].tolist()
+                    self._errors.update(zip(((order, unit) for unit in ours.tolist()), errors, strict=True))
 
     def ranking(self) -> Ranking:
         """What is known so far."""
-        placed = [(place, row) for group in self._largest.values() for place, row in enumerate(group.ranked(), start=1)]
-        placed.sort(key=lambda entry: (entry[0], -entry[1][2], entry[1][0], entry[1][1]))
-        chosen = sum(len(group.ranked()) for group in self._largest.values())
-        least = [(order, unit, -score) for order, unit, score in (self._smallest.ranked() if self._smallest else [])]
-        weights = tuple(self._top_weight(place, row) for place, row in placed)
+        groups = [group.columns() for group in self._largest.values()]
+        places = torch.cat([torch.arange(1, len(scores) + 1) for _, _, scores in groups])
+        orders, units, scores = (torch.cat(column) for column in zip(*groups, strict=True))
+        turn = torch.from_numpy(np.lexsort((units, orders, -scores, places)))
+        weights = self._described(places[turn], orders[turn], units[turn], scores[turn])
+        lowest: tuple[TopWeight, ...] = ()
+        if self._smallest:
+            orders, units, scores = (column[: len(weights)] for column in self._smallest.columns())
+            lowest = self._described(torch.arange(1, len(scores) + 1), orders, units, -scores)
         return Ranking(
             metric=self.metric.name,
             weights=weights,
-            lowest=tuple(self._top_weight(place, row) for place, row in enumerate(least[:chosen], start=1)),
+            lowest=lowest,
             structure=self._structure,
             parameters=tuple(p.name for p in sorted(self._ranked, key=lambda parameter: parameter.order)),
             spikes=tuple(spike_of(self._loaded, self._spikes[w.parameter], w) for w in weights if self._spikes),
         )
 
-    def _top_weight(self, place: int, row: tuple[int, int, float]) -> TopWeight:
-        order, unit, score = row
-        parameter = self._loaded.anatomy.by_order[order]
-        weight = describe_unit(self._loaded, parameter, self._structure, unit, place, score)
-        return dataclasses.replace(weight, standard_error=self._errors.get((order, unit)))
+    def targets(self) -> tuple[str, ...]:
+        """What a ranking over the whole model names so far, best first."""
+        (selection,) = self._largest.values()
+        orders, units, _ = selection.columns()
+        named: list[str] = [""] * len(units)
+        for parameter, ours in self._by_parameter(orders):
+            first = first_weights(parameter, self._structure, units[ours].numpy())
+            for place, name in zip(ours.tolist(), target_names(parameter, self._structure, first), strict=True):
+                named[place] = name
+        return tuple(named)
+
+    def _described(self, places: Tensor, orders: Tensor, units: Tensor, scores: Tensor) -> tuple[TopWeight, ...]:
+        """Rows of a ranking, in this order."""
+        rows: list[TopWeight | None] = [None] * len(units)
+        for parameter, ours in self._by_parameter(orders):
+            numbers = units[ours].tolist()
+            errors = [self._errors.get((parameter.order, unit)) for unit in numbers] if self._errors else None
+            described = describe_units(
+                self._loaded, parameter, self._structure, numbers, places[ours].tolist(), scores[ours].tolist(), errors
+            )
+            for row, weight in zip(ours.tolist(), described, strict=True):
+                rows[row] = weight
+        return tuple(row for row in rows if row is not None)
+
+    def _by_parameter(self, orders: Tensor) -> Iterator[tuple[Parameter, Tensor]]:
+        """(a parameter, the rows that are of it, ascending), for each that has any."""
+        by_order = torch.argsort(orders, stable=True)
+        found, counts = torch.unique_consecutive(orders[by_order], return_counts=True)
+        for order, ours in zip(found.tolist(), by_order.split(counts.tolist()), strict=True):
+            yield self._loaded.anatomy.by_order[order], ours
 
 
 def rank(
@@ -185,7 +219,7 @@ def scores_at(
             pieces = []
             for offset, scores in unit_scores(loaded, parameter, statistics[parameter.name], metric, structure):
                 inside = wanted[(wanted >= offset) & (wanted < offset + scores.numel())] - offset
-                pieces.append(scores.reshape(-1)[inside.to(scores.device)].double().cpu())
+                pieces.append(scores.reshape(-1)[inside.to(scores.device)].cpu().double())
             found[parameter.name] = torch.cat(pieces).numpy()
     return found
 
@@ -198,7 +232,8 @@ def _scored_rows(
     if not parameter.shape:
         weight = weight.reshape(1)
     precision = torch.promote_types(weight.dtype, torch.float32)
-    step = max(1, _PIECE * len(weight) // max(1, parameter.numel))
+    piece = _PIECE if weight.device.type == "cpu" else _PIECE_ON_GPU
+    step = max(1, piece * len(weight) // max(1, parameter.numel))
     for start in range(0, len(weight), step):
         stop = min(start + step, len(weight))
         assert metric.score is not None
@@ -210,21 +245,48 @@ def describe_unit(
     loaded: LoadedModel, parameter: Parameter, structure: str, unit: int, place: int, score: float | None
 ) -> TopWeight:
     """A unit of a parameter as a row of a ranking; the value of a structure is its Euclidean norm."""
-    indices = unit_weights(parameter, structure, np.array([unit], dtype=np.int64))
-    values = loaded.model.get_parameter(parameter.name).detach().reshape(-1)[torch.from_numpy(indices)]
-    first = int(indices[0])
-    where = parameter.place(first)
-    return TopWeight(
-        rank=place,
-        parameter=parameter.name,
-        flat_index=first,
-        out_feature=None if structure in ("column", "head") else where.out_feature,
-        in_feature=None if structure in ("row", "head") else where.in_feature,
-        value=float(values[0]) if structure == "weight" else float(values.double().norm()),
-        score=score,
-        layer=parameter.layer,
-        component=parameter.component,
-        expert=where.expert,
-        target=target_name(parameter, structure, first),
-        fan_out=fan_out(loaded, parameter) if structure == "weight" else None,
+    return describe_units(loaded, parameter, structure, [unit], [place], [score])[0]
+
+
+def describe_units(
+    loaded: LoadedModel,
+    parameter: Parameter,
+    structure: str,
+    units: Sequence[int],
+    places: Sequence[int],
+    scores: Sequence[float | None],
+    errors: Sequence[float | None] | None = None,
+) -> list[TopWeight]:
+    """Units of a parameter as rows of a ranking, in their order."""
+    numbers = np.array(units, dtype=np.int64)
+    first = first_weights(parameter, structure, numbers)
+    where = parameter.places(first)
+    nothing = itertools.repeat(None)
+    return list(
+        map(
+            TopWeight,
+            places,
+            itertools.repeat(parameter.name),
+            first.tolist(),
+            nothing if structure in ("column", "head") else where.out_features.tolist(),
+            nothing if structure in ("row", "head") or parameter.is_vector else where.in_features.tolist(),
+            _values(loaded, parameter, structure, numbers),
+            scores,
+            itertools.repeat(parameter.layer),
+            itertools.repeat(parameter.component),
+            nothing if parameter.experts is None else where.experts.tolist(),
+            target_names(parameter, structure, first),
+            nothing,  # stable
+            itertools.repeat(fan_out(loaded, parameter) if structure == "weight" else None),
+            errors or nothing,
+        )
     )
+
+
+def _values(loaded: LoadedModel, parameter: Parameter, structure: str, units: NDArray[np.int64]) -> list[float]:
+    """The values of single weights, the Euclidean norms of structures."""
+    stored = loaded.model.get_parameter(parameter.name).detach().reshape(-1)
+    if structure == "weight":
+        return [float(value) for value in stored[torch.from_numpy(units).to(stored.device)].tolist()]
+    weights = (torch.from_numpy(unit_weights(parameter, structure, units[i : i + 1])) for i in range(len(units)))
+    return [float(stored[indices.to(stored.device)].cpu().double().norm()) for indices in weights]

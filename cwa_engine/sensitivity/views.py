@@ -89,9 +89,7 @@ class Rankers:
         return {view.label: self._ranking(view) for view in self._views}
 
     def _ranking(self, view: View) -> Ranking:
-        halves = tuple(
-            tuple(row.target for row in half.ranking().weights) for half in self._of_halves.get(view.label, ())
-        )
+        halves = tuple(half.targets() for half in self._of_halves.get(view.label, ()))
         bins = self._counts[view.label].rows(view.label) if self._counts else ()
         return dataclasses.replace(self._of_all[view.label].ranking(), metric=view.label, halves=halves, bins=bins)
 
