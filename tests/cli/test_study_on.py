@@ -29,9 +29,9 @@ def test_a_study_on_a_named_runner_is_gone_on_with_there_and_its_runs_are_listed
     assert manifest["command"].startswith("cwtool study run --models gpt2")
 
     # Nothing is said of where it runs, and it is found: with the address and the options that it had.
-    opened.unlink()
     listed = json.loads(cwtool("study", "list", "--json", **env).stdout)["studies"][0]
     assert (listed["where"], listed["cells"]) == ("farm", {"done": 2})
+    opened.unlink()
     assert json.loads(cwtool("study", "show", "--json", **env).stdout)["cells"] == first["cells"]
     assert json.loads(cwtool("study", "resume", "--json", **env).stdout)["cells"] == first["cells"]
     assert set(opened.read_text().splitlines()) == {"barn 2"}
