@@ -8,6 +8,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.service import CWTOOL
 from cwa_daemon.base.settings import Settings
@@ -45,7 +46,8 @@ def random_model(folder: Path, seed: int) -> str:
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=256, intermediate_size=704, num_hidden_layers=12, num_attention_heads=4
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    make: Any = AutoModelForCausalLM.from_config  # untyped
+    make(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
@@ -69,11 +71,11 @@ def _studied(home: Path, models: list[str], lanes: int) -> Studied:
             raise SystemExit(f"the study failed:\n{done.stdout}\n{done.stderr}")
         with Client.connect(settings) as client:
             jobs = client.jobs(kind="run")
-            notes = [event["text"] for job in jobs for event in client.follow(job.run_id) if event["kind"] == "note"]
+            said = [(job, event) for job in jobs for event in client.follow(job.run_id) if event["kind"] == "note"]
     finally:
         stop_daemon(settings)
     assert len(jobs) == MODELS * SEEDS and all(job.state == "done" for job in jobs)
-    warm = sum(note.endswith(" is warm") for note in notes)
+    warm = sum(event["text"] == f"{job.model} is warm" for job, event in said)
     cells: dict[str, int] = {}
     for job in jobs:
         cells[job.device] = cells.get(job.device, 0) + 1

@@ -19,7 +19,8 @@ from cwa_engine.base.errors import InvalidInput, ModelGated, ModelNotFound
 from cwa_engine.base.events import ignore
 from cwa_engine.command_line import command_of
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.evaluation.resume import allowed_bytes
+from cwa_engine.evaluation.resume import SHARE as CACHED_SHARE
+from cwa_engine.evaluation.resume import WEIGHTS_SHARE
 from cwa_engine.guide.catalog import catalog_model
 from cwa_engine.hub.access import hub_access
 from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind, name_and_revision
@@ -42,6 +43,7 @@ from cwa_engine.text_use import use_texts
 SHARE = 0.8  # a plan may use this share of free memory
 ROUGH_SHARE = 0.5  # a rough estimate below this share of free memory is trusted without counting
 MOST_AT_ONCE = 64  # sequences in a batch
+ENOUGH_AT_ONCE = 8  # to keep a GPU busy: where a rough estimate has room for so many, none is counted
 LEAST_TO_HALVE = 4  # scoring texts: two for each half
 OVERHEAD = 1.15  # factor for what allocators take beside the tensors; measured, see benchmarks/RESULTS.md
 KERNELS_BYTES = 80_000_000  # what kernels keep for themselves; measured too
@@ -190,26 +192,28 @@ class _Task:
 
     def row(self, model: LoadedModel, source: str) -> PlanRow:
         """The row of a source of gradients, with the largest batch that fits."""
-        room = int(SHARE * self.free) - model.size_bytes
-        size, working, simulated = batch_that_fits(model, self.scoring, self.needs, source, self.device, room)
-        working += self._other_half(model, source)
-        working = max(working, self._kept(model))
+        room, apart = int(SHARE * self.free) - model.size_bytes, self._other_half(model, source)
+        size, working, simulated = batch_that_fits(model, self.scoring, self.needs, source, self.device, room - apart)
+        working = max(working + apart, self._kept(model))
         total = model.size_bytes + working + (IMPORTED_BYTES + KERNELS_BYTES if is_cpu(self.device) else 0)
         return PlanRow(model.dtype, source, model.size_bytes, working, total, size, working <= room, simulated)
 
     def _other_half(self, model: LoadedModel, source: str) -> int:
-        """Bytes of the statistics of the other half of the texts: of all weights, or of the largest block."""
-        if not can_be_halved(self.needs, self.scoring):
-            return 0
-        everything = statistics_bytes(model, self.needs)
-        if source == "resident":
-            return everything
-        block = everything * max(_weights_by_block(model).values()) // model.anatomy.numel
-        return block * len(model.devices)  # any of them may have it
+        return other_half_bytes(model, self.needs, source) if can_be_halved(self.needs, self.scoring) else 0
 
     def _kept(self, model: LoadedModel) -> int:
-        """Bytes of hidden states that are cached while damage is measured."""
-        return min(allowed_bytes(model), _hidden_bytes(model, self.evaluation))
+        """Bytes of hidden states that are cached while damage is measured, beside the weights; see `resume`."""
+        allowed = min(CACHED_SHARE * max(0, self.free - model.size_bytes), WEIGHTS_SHARE * model.size_bytes)
+        return min(int(allowed), _hidden_bytes(model, self.evaluation))
+
+
+def other_half_bytes(model: LoadedModel, needs: Needs, source: str) -> int:
+    """Bytes of the statistics of the other half of the texts: of all weights, or of the largest block."""
+    everything = statistics_bytes(model, needs)
+    if source == "resident":
+        return everything
+    block = everything * max(_weights_by_block(model).values()) // model.anatomy.numel
+    return block * len(model.devices)  # any of them may have it
 
 
 def _weights_by_block(model: LoadedModel) -> dict[int | None, int]:
@@ -241,9 +245,26 @@ def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence
     halves = halves and (source == "sweep" or needed + apart <= SHARE * _free_of(loaded))
     if spec.batch_size or not needs.backward or loaded.device.type == "cpu":
         return ScoringPlan(source, spec.batch_size or loaded.default_batch_size, why, level, halves)
-    room = int(SHARE * _free_of(loaded)) - (apart if halves and source == "resident" else 0)
-    size, _, _ = batch_that_fits(loaded, sequences, needs, source, loaded.device.type, room)
+    room = int(SHARE * _free_of(loaded)) - (other_half_bytes(loaded, needs, source) if halves else 0)
+    size = _rough_batch(loaded, sequences, needs, source, int(room * ROUGH_SHARE / SHARE))
+    if size < min(ENOUGH_AT_ONCE, len(sequences)):
+        size, _, _ = batch_that_fits(loaded, sequences, needs, source, loaded.device.type, room)
     return ScoringPlan(source, size, why, level, halves)
+
+
+def _rough_batch(loaded: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, room: int) -> int:
+    """How many sequences fit `room` bytes by a rough estimate, which for most models is too few; 0 where not even one does.
+
+    A model over several devices is not estimated so.
+    """
+    if loaded.shards:
+        return 0
+    alone = rough_bytes(loaded, needs, source, 0)
+    if source == "sweep" and not loaded.offload:
+        alone += _hidden_bytes(loaded, sequences)
+    tokens = max(len(sequence.ids) for sequence in sequences)
+    each = rough_bytes(loaded, needs, source, tokens) - rough_bytes(loaded, needs, source, 0)
+    return max(0, min(MOST_AT_ONCE, len(sequences), (room - alone) // max(1, each)))
 
 
 def _free_of(loaded: LoadedModel) -> int:
@@ -319,13 +340,19 @@ def working_bytes(
     model: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, size: int
 ) -> tuple[int, bool]:
     """Bytes beside the weights at the peak of scoring, and whether they were counted on the model without weights."""
-    if not isinstance(model, FakeModel):
+
+    def count() -> tuple[int, bool]:
+        if isinstance(model, FakeModel):
+            return _counted(model, sequences, needs, source, size)
         shards = model.shards.seen_now(free_bytes) if model.shards else None
-        model = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype, shards)
-    fake, lengths = model, tuple((len(sequence.ids), sequence.unscored) for sequence in sequences)
-    return fake.facts.once(
-        ("working bytes", needs, source, size, lengths), lambda: _counted(fake, sequences, needs, source, size)
-    )
+        fake = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype, shards)
+        return _counted(fake, sequences, needs, source, size)
+
+    if model.shards and not isinstance(model, FakeModel):  # their room changes
+        return count()
+    # Counting takes ten seconds for the 30 blocks of SmolLM2: once for a model, not with every run of a warm one.
+    lengths = tuple((len(sequence.ids), sequence.unscored) for sequence in sequences)
+    return model.facts.once(("working bytes", needs, source, size, lengths, tuple(model.anatomy.parameters)), count)
 
 
 def _counted(

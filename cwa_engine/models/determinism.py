@@ -3,7 +3,8 @@
 By itself a GPU is free to do otherwise. Matrices in float32 are multiplied with ten bits of mantissa where TF32 is on, as it
 is by default in NVIDIA's containers (TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1); convolutions are by default everywhere; and sums
 in bfloat16 may be rounded on the way. Some kernels add in whatever order their threads end, the backward pass of attention
-for one, so that a run differs from its repetition. On a CPU nothing of this is set, and nothing needs to be.
+for one, so that a run differs from its repetition. A CPU is repeatable by itself; there, too, float32 is bfloat16 after
+`torch.set_float32_matmul_precision("medium")` where the processor has such products.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ def exact_kernels(loaded: LoadedModel, say: Callable[[str], None] = lambda text:
     `say` hears what a reader of results must know: which operation of the model this cannot be demanded of. Raises RunFailed
     where that turns out on the way, after which it is not demanded of the model again.
     """
-    if loaded.device.type == "cpu":
-        yield
-        return
     with ExitStack() as before:
         _set_precision(before)
+        if loaded.device.type == "cpu":  # which is repeatable by itself
+            yield
+            return
         refused = _refused(loaded)
         if refused:
             say(
@@ -81,15 +82,16 @@ def _set_precision(before: ExitStack) -> None:
     torch has two interfaces for this, and raises where they disagree: both are set, and both are put back.
     """
     matmul, cudnn, mkldnn = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mkldnn
-    named: list[Any] = [matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul]  # type: ignore[attr-defined]
+    named: list[Any] = [matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]  # type: ignore[attr-defined]
     for place in named:
         before.callback(setattr, place, "fp32_precision", place.fp32_precision)
     with suppress(RuntimeError):  # they disagree
         before.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
     with suppress(RuntimeError):
         before.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    for place in named[:3]:
+    torch.set_float32_matmul_precision("highest")
+    cudnn.allow_tf32 = False
+    for place in named:
         place.fp32_precision = "ieee"
     for name in (
         "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction", "allow_fp16_accumulation",

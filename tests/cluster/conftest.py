@@ -24,7 +24,7 @@ def ray() -> Iterator[Any]:
     module = pytest.importorskip("ray")
     module.init(
         address="local",
-        num_cpus=2,
+        num_cpus=3,  # two for the runner of a module, and some for others
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -46,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def runner(ray: Any, home: Path) -> Iterator[RayRunner]:
-    with RayRunner(slots=2) as runner:
+    with RayRunner(slots=2, cpus=1) as runner:
         yield runner
 
 

@@ -202,10 +202,10 @@ def test_nodes_with_other_code_are_refused_by_name(
     said: list[str] = []
     with (
         RayRunner(slots=1, cpus=0.1, say=said.append) as runner,
-        pytest.raises(VersionMismatch, match="cwtool is .* there and 0.0.1 here"),
+        pytest.raises(VersionMismatch, match=r"cwtool is .* there and 0.0.1 here"),
     ):
         runner.submit(spec())
-    assert "slot 1 of 1 is not used" in said[0]
+    assert "slot 1 of 1 is not used" in said[-1]
 
 
 @pytest.mark.parametrize("kind", ["folder", "address"])
@@ -219,8 +219,7 @@ def test_files_stay_in_the_store_and_texts_travel_to_other_nodes(
         assert away.where == f"ray {store}"
         handle = away.submit(spec(seed=5))
         state_folder = Path(os.environ["CWTOOL_HOME"])
-        while not handle.state().ended:
-            next(iter(handle.events()), None)
+        assert list(handle.events())  # until it has ended
         assert (tmp_path / "store" / handle.run_id / "manifest.json").is_file()
         assert not (state_folder / "runs" / handle.run_id).exists()
         assert content(handle.report()) == content(at_home)
