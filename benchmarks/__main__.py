@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from benchmarks import cases, growth, queries, service, terminal
+from benchmarks import cases, growth, lanes, queries, service, terminal
 from benchmarks.measure import RESULTS, in_a_process_of_its_own, ratio_in_turns, spread
 from cwa_engine.methods.metrics import Needs
 
@@ -159,6 +159,7 @@ BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("(k)", "its screen of a run that goes on, of one core", "at most 5 %", interface_during_a_run),
     ("(k)", f"opening a run of {terminal.MANY:,} weights in it", "at most 1 s", many_rows),
     ("(l)", f"cwtool results query of three tables, {queries.RUNS:,} runs", "at most 1 s", queried),
+    ("(m)", "a study of 12 cells over 3 models, two CPU lanes over one, a thread each", "at most 0.6", lanes.said),
 )
 
 

@@ -44,7 +44,7 @@ from cwa_engine.sensitivity.ranking import rank
 from cwa_engine.sensitivity.views import matrices_in_blocks
 from cwa_engine.spec import RunSpec
 
-TEXTS, TOKENS = 32, 12  # measured, and of a text
+TEXTS, TOKENS = 32, 8  # measured, and of a text
 DEPTH = 3000  # of the ranking from which sets are planted
 RANDOM_SETS, GROUP, DIVISIONS = 80, 20, 5  # sets, in groups of so many, divided in so many ways
 CONTROL = "random_matched"
@@ -96,14 +96,39 @@ def _on_first(reference: Reference, known: Damaged, texts: int) -> Damaged:
     return Damaged(measured, replace(known.point, **figures(reference, measured)))
 
 
-def judged(context: MeasurementContext, ranking: Ranking) -> Judged:
+def judged(context: MeasurementContext, given: Ranking) -> Judged:
     """One critical set beside its draws, by both rules."""
-    (entry,) = measure_damage(context, [ranking], [ZERO], [], lambda event: None)
-    earlier = by_sample(context, entry)
+    (comparison,) = comparisons(context.loaded, [given], context.spec)
+    earlier = measured_by_sample(context, comparison)
+    now = by_elimination(context, earlier)
     return Judged(
-        outcome(replace(context.reference, rule=SAMPLE), earlier), outcome(context.reference, entry),
-        texts_of(earlier), texts_of(entry),
+        outcome(replace(context.reference, rule=SAMPLE), earlier), outcome(context.reference, now),
+        texts_of(earlier), texts_of(now),
     )  # fmt: skip
+
+
+def by_elimination(context: MeasurementContext, entry: MeasuredComparison) -> MeasuredComparison:
+    """A comparison by the elimination, of one by the earlier rule."""
+    assert entry.critical
+    draws = entry.comparison.of(CONTROL)
+    known = list(entry.draws[CONTROL])
+
+    def measured(draw: int, texts: int) -> Measured:
+        if texts > len(known[draw].measured.places):
+            known[draw] = _extended(context, known[draw], draws[draw].weights, len(context.sequences))
+        return known[draw].measured
+
+    standing = compete(context.reference, CONTROL, entry.critical.measured, len(draws), measured)
+    found = [_on_first(context.reference, one, texts) for one, texts in zip(known, standing.texts[1:], strict=True)]
+    return replace(entry, draws={CONTROL: found})
+
+
+def in_two_parts(context: MeasurementContext) -> MeasurementContext:
+    """The sample as one part and the other texts as another, each for one pass: fewer, larger batches take less time."""
+    parts = []
+    for places in (context.sample_places, np.setdiff1d(context.all_places, context.sample_places)):
+        parts.append(TextPart(places, [context.sequences[place] for place in places], None))
+    return replace(context, sample=(parts[0],), rest=(parts[1],))
 
 
 def outcome(reference: Reference, entry: MeasuredComparison) -> str:
@@ -119,12 +144,11 @@ def texts_of(entry: MeasuredComparison) -> int:
 def agreement() -> Iterator[str]:
     """Verdicts of both rules on 40 critical sets, each with 19 draws of its own."""
     loaded = load_model(MODEL)
-    context = context_of(loaded, RunSpec(model=MODEL, controls=(CONTROL,), topk=(SIZE,), seq_len=TOKENS), TEXTS)
-    ranking = ranking_of(loaded, DEPTH)
+    spec = RunSpec(model=MODEL, controls=(CONTROL,), topk=(SIZE,), seq_len=TOKENS)
+    context = in_two_parts(context_of(loaded, spec, TEXTS))
     kinds: dict[str, list[Judged]] = {}
-    for kind, given in critical_sets(loaded, ranking):
+    for kind, given in critical_sets(loaded, ranking_of(loaded, DEPTH)):
         kinds.setdefault(kind, []).append(judged(context, given))
-        print(kind, kinds[kind][-1], file=sys.stderr, flush=True)
     rows = [_row(kind, found) for kind, found in kinds.items()]
     everything = [one for found in kinds.values() for one in found]
     yield table(
@@ -295,8 +319,8 @@ def ranking_of(loaded: LoadedModel, k: int) -> Ranking:
 def passes() -> Iterator[str]:
     """The damage phase of a run with default options and k = 100 by both rules: passes through the blocks, and time."""
     loaded = load_model(MODEL)
-    spec = RunSpec(model=MODEL, topk=(SIZE,), seq_len=24)
-    scoring = tokenize(loaded.tokenizer, load_texts(None)[0::2], 24)
+    spec = RunSpec(model=MODEL, topk=(SIZE,), seq_len=12)
+    scoring = tokenize(loaded.tokenizer, load_texts(None)[0::2], 12)
     statistics = resident(loaded, scoring, Needs.GRADIENT)
     whole = rank(loaded, statistics, "grad_x_weight", SIZE)
     del statistics

@@ -7,11 +7,13 @@ stated speeds, and was measured nowhere.
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.tables import table
 from cwa_engine.command_line import command_of
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.planning import LEAST_TO_HALVE, plan, way_that_fits
@@ -28,10 +30,10 @@ MODELS = (
     "meta-llama/Llama-2-70b-hf",
 )
 SHARE = 0.4  # of a card's peak that matrix products of such sizes reach
-COPIES = 10e9  # bytes a second from CPU memory to the card: PCIe 4.0 x16 has 32 at most
+COPIES = 20e9  # bytes a second from page-locked CPU memory to the card, of the 32 that PCIe 4.0 x16 has at most
 UNLIMITED = 1 << 60
-COLUMNS = ("model", "memory", "way that fits", "batch", "on the device", "CPU memory", "passes", "hours",
-           "the whole run this way: passes", "hours")  # fmt: skip
+COLUMNS = ("model", "memory", "way that fits", "batch", "on the device", "CPU memory", "passes", "time",
+           "the whole run this way: passes", "time")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a run: forward passes over one sequence, a backward pass counted as two, and hours."""
+    """Of a run: forward passes over one sequence, a backward pass counted as two, and the time they take."""
 
     passes: int
-    hours: float
+    seconds: float
 
 
 def cost(spec: RunSpec, row: PlanRow, parameters: int, tokens: int, card: Card, speed: Speed) -> Cost:
@@ -87,16 +89,14 @@ def cost(spec: RunSpec, row: PlanRow, parameters: int, tokens: int, card: Card, 
         forward = passes - 3 * sequences.scoring
         itemsize = {"float32": 4, "bfloat16": 2}[row.dtype]
         seconds += (math.ceil(forward / row.batch_size) + back) * parameters * itemsize / speed.copies
-    return Cost(passes, seconds / 3600)
+    return Cost(passes, seconds)
 
 
-def rows(
-    models: Sequence[str] = MODELS, cards: Sequence[Card] = CARDS, speed: Speed | None = None
-) -> Iterator[tuple[str, ...]]:
+def rows(speed: Speed) -> Iterator[tuple[str, ...]]:
     """The table, model by model; what is counted for one card serves the next."""
-    for name in models:
-        for card in cards:
-            yield row_of(name, card, speed or Speed())
+    for name in MODELS:
+        for card in CARDS:
+            yield row_of(name, card, speed)
 
 
 def row_of(name: str, card: Card, speed: Speed) -> tuple[str, ...]:
@@ -111,23 +111,64 @@ def row_of(name: str, card: Card, speed: Speed) -> tuple[str, ...]:
     if way is None:
         return (label, memory, "none", *7 * ("",))
     asked, row, _ = way
-    alone = " ".join(command_of(asked).removeprefix(command_of(spec)).split())
+    known = command_of(spec).split()
+    added = " ".join(word for word in command_of(asked).split() if word not in known)
     asked_cost = cost(asked, row, found.parameters, found.longest, card, speed)
     whole = spec.model_copy(update={"dtype": row.dtype, "gradients": "sweep" if row.gradients == "sweep" else "auto"})
     whole_cost = cost(whole, row, found.parameters, found.longest, card, speed)
     return (
         label,
         memory,
-        f"{row.dtype}, {row.gradients}: `{alone or 'as asked'}`",
+        f"{row.dtype}, {row.gradients}: `{added or 'nothing'}`",
         str(row.batch_size),
         _gb(row.total_bytes),
         _gb(row.cpu_bytes) if row.cpu_bytes else "",
         f"{asked_cost.passes:,}",
-        f"{asked_cost.hours:.2g}",
+        _time(asked_cost.seconds),
         f"{whole_cost.passes:,}",
-        f"{whole_cost.hours:.2g}",
+        _time(whole_cost.seconds),
     )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _gb(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:.1f} GB"
+
+
+def written(page: str, lines: Sequence[tuple[str, ...]], speed: Speed) -> str:
+    """The page with the table and what it rests on between its marks."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{PAGE} lacks the line {BEGIN} or {END}")
+    peaks = "; ".join(
+        f"{card.name}: {card.float32 / 1e12:g} in float32 without TF32, {card.bfloat16 / 1e12:g} in bfloat16"
+        for card in CARDS
+    )
+    rests_on = (
+        f"Assumed: {speed.share:.0%} of the peak in each card's data sheet (10¹² operations a second, {peaks})\n"
+        f"and copies from CPU memory at {speed.copies / 1e9:g} GB a second, as if nothing were computed meanwhile. "
+        "No card was at hand:\nmemory is counted, times are arithmetic."
+    )
+    return f"{before}{begin}\n{table(COLUMNS, lines)}\n\n{rests_on}\n{end}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--share", type=float, default=SHARE, help="of a card's peak that is reached")
+    parser.add_argument("--copies", type=float, default=COPIES, help="bytes a second from CPU memory to the card")
+    asked = parser.parse_args()
+    speed, lines = Speed(asked.share, asked.copies), []
+    for row in rows(speed):
+        lines.append(row)
+        print(*row, sep=" · ", flush=True)
+    PAGE.write_text(written(PAGE.read_text(), lines, speed))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.service import CWTOOL
 from cwa_daemon.base.settings import Settings
@@ -29,11 +30,11 @@ class Studied:
 def one_and_two_lanes() -> tuple[Studied, Studied]:
     """The same study by a fresh daemon with one lane, and by another with two."""
     with tempfile.TemporaryDirectory() as folder:
-        models = [_model(Path(folder) / f"model{number}", number) for number in range(MODELS)]
+        models = [random_model(Path(folder) / f"model{number}", number) for number in range(MODELS)]
         return _studied(Path(folder) / "one", models, 1), _studied(Path(folder) / "two", models, 2)
 
 
-def _model(folder: Path, seed: int) -> str:
+def random_model(folder: Path, seed: int) -> str:
     """A LLaMA of 10M random weights, in a folder."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -45,7 +46,8 @@ def _model(folder: Path, seed: int) -> str:
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=256, intermediate_size=704, num_hidden_layers=12, num_attention_heads=4
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    make: Any = AutoModelForCausalLM.from_config  # untyped
+    make(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
@@ -69,11 +71,11 @@ def _studied(home: Path, models: list[str], lanes: int) -> Studied:
             raise SystemExit(f"the study failed:\n{done.stdout}\n{done.stderr}")
         with Client.connect(settings) as client:
             jobs = client.jobs(kind="run")
-            notes = [event["text"] for job in jobs for event in client.follow(job.run_id) if event["kind"] == "note"]
+            said = [(job, event) for job in jobs for event in client.follow(job.run_id) if event["kind"] == "note"]
     finally:
         stop_daemon(settings)
     assert len(jobs) == MODELS * SEEDS and all(job.state == "done" for job in jobs)
-    warm = sum(note.endswith(" is warm") for note in notes)
+    warm = sum(event["text"] == f"{job.model} is warm" for job, event in said)
     cells: dict[str, int] = {}
     for job in jobs:
         cells[job.device] = cells.get(job.device, 0) + 1

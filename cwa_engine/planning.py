@@ -19,7 +19,8 @@ from cwa_engine.base.errors import InvalidInput, ModelGated, ModelNotFound
 from cwa_engine.base.events import ignore
 from cwa_engine.command_line import command_of
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.evaluation.resume import allowed_bytes
+from cwa_engine.evaluation.resume import SHARE as CACHED_SHARE
+from cwa_engine.evaluation.resume import WEIGHTS_SHARE
 from cwa_engine.guide.catalog import catalog_model
 from cwa_engine.hub.access import hub_access
 from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind, name_and_revision
@@ -191,26 +192,28 @@ class _Task:
 
     def row(self, model: LoadedModel, source: str) -> PlanRow:
         """The row of a source of gradients, with the largest batch that fits."""
-        room = int(SHARE * self.free) - model.size_bytes
-        size, working, simulated = batch_that_fits(model, self.scoring, self.needs, source, self.device, room)
-        working += self._other_half(model, source)
-        working = max(working, self._kept(model))
+        room, apart = int(SHARE * self.free) - model.size_bytes, self._other_half(model, source)
+        size, working, simulated = batch_that_fits(model, self.scoring, self.needs, source, self.device, room - apart)
+        working = max(working + apart, self._kept(model))
         total = model.size_bytes + working + (IMPORTED_BYTES + KERNELS_BYTES if is_cpu(self.device) else 0)
         return PlanRow(model.dtype, source, model.size_bytes, working, total, size, working <= room, simulated)
 
     def _other_half(self, model: LoadedModel, source: str) -> int:
-        """Bytes of the statistics of the other half of the texts: of all weights, or of the largest block."""
-        if not can_be_halved(self.needs, self.scoring):
-            return 0
-        everything = statistics_bytes(model, self.needs)
-        if source == "resident":
-            return everything
-        block = everything * max(_weights_by_block(model).values()) // model.anatomy.numel
-        return block * len(model.devices)  # any of them may have it
+        return other_half_bytes(model, self.needs, source) if can_be_halved(self.needs, self.scoring) else 0
 
     def _kept(self, model: LoadedModel) -> int:
-        """Bytes of hidden states that are cached while damage is measured."""
-        return min(allowed_bytes(model), _hidden_bytes(model, self.evaluation))
+        """Bytes of hidden states that are cached while damage is measured, beside the weights; see `resume`."""
+        allowed = min(CACHED_SHARE * max(0, self.free - model.size_bytes), WEIGHTS_SHARE * model.size_bytes)
+        return min(int(allowed), _hidden_bytes(model, self.evaluation))
+
+
+def other_half_bytes(model: LoadedModel, needs: Needs, source: str) -> int:
+    """Bytes of the statistics of the other half of the texts: of all weights, or of the largest block."""
+    everything = statistics_bytes(model, needs)
+    if source == "resident":
+        return everything
+    block = everything * max(_weights_by_block(model).values()) // model.anatomy.numel
+    return block * len(model.devices)  # any of them may have it
 
 
 def _weights_by_block(model: LoadedModel) -> dict[int | None, int]:
@@ -242,7 +245,7 @@ def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence
     halves = halves and (source == "sweep" or needed + apart <= SHARE * _free_of(loaded))
     if spec.batch_size or not needs.backward or loaded.device.type == "cpu":
         return ScoringPlan(source, spec.batch_size or loaded.default_batch_size, why, level, halves)
-    room = int(SHARE * _free_of(loaded)) - (apart if halves and source == "resident" else 0)
+    room = int(SHARE * _free_of(loaded)) - (other_half_bytes(loaded, needs, source) if halves else 0)
     size = _rough_batch(loaded, sequences, needs, source, int(room * ROUGH_SHARE / SHARE))
     if size < min(ENOUGH_AT_ONCE, len(sequences)):
         size, _, _ = batch_that_fits(loaded, sequences, needs, source, loaded.device.type, room)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator, model_validator
 
-from cwa_engine.base.devices import check_device
+from cwa_engine.base.devices import check_device, devices_in
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.hub.sources import name_and_revision
 from cwa_engine.methods.controls import CONTROLS
@@ -483,6 +483,10 @@ class RunSpec(TaskOptions, DamageOptions, SpeedOptions, TextOptions, RankingOpti
             raise InvalidInput(
                 "--fidelity and hutchinson_diag need the gradients of all weights at once",
                 hint=f"leave out --{one_block} {_ONE_BLOCK[one_block]}",
+            )
+        if self.offload == "cpu" and len(devices_in(self.device)) > 1:
+            raise InvalidInput(
+                "blocks in CPU memory come to one device", hint="leave out --offload, or name one device"
             )
         if self.offload == "cpu" and self.gradients == "resident":
             raise InvalidInput("with --offload cpu there is one block at a time", hint="leave out --gradients resident")

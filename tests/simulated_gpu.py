@@ -78,6 +78,9 @@ class DeviceTensor(Tensor):
         device = _numbered(device or self.device)
         if device == self.device and (dtype or self.dtype) == self.dtype and not copy:
             return self
+        if device != self.device and torch.is_grad_enabled() and self.requires_grad:
+            crossed: Tensor = _Crossed.apply(self, dtype, device)  # type: ignore[no-untyped-call]
+            return crossed
         moved: Tensor = torch.ops.aten._to_copy.default(self, dtype=dtype, device=device)
         return moved
 
@@ -93,6 +96,21 @@ class DeviceTensor(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise AssertionError(f"{func} is called outside of the simulation")
+
+
+class _Crossed(torch.autograd.Function):
+    """From one device to another, and the gradient back: C++ would find both on the CPU, and leave the gradient there."""
+
+    @staticmethod
+    def forward(context: Any, tensor: Tensor, dtype: torch.dtype | None, device: torch.device) -> Tensor:
+        context.back = tensor.dtype, tensor.device
+        moved: Tensor = torch.ops.aten._to_copy.default(tensor, dtype=dtype, device=device)
+        return moved
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        dtype, device = context.back
+        return torch.ops.aten._to_copy.default(gradients[0], dtype=dtype, device=device), None, None
 
 
 class SimulatedGpu(TorchDispatchMode):

@@ -19,6 +19,8 @@ from cwa_engine.base.errors import ClusterUnreachable, InvalidInput
 from cwa_engine.machine.memory import allocator_settings
 from cwa_engine.machine.processors import granted_processors, thread_settings
 
+log = logging.getLogger(__name__)
+
 _LONGEST = 40  # characters of the folder of a Ray of our own: it puts sockets below it, whose paths may have 107
 KNOCK_S = 10.0
 _OBJECTS_BYTES = 512 * 2**20  # for run folders on their way, of a Ray of our own
@@ -82,6 +84,7 @@ def join(address: str) -> Cluster:
             f"a Ray does not start on this machine: {why}" if folder else f"the Ray at {address} is not reached: {why}",
             hint="`ray status` looks at it; cwtool must run on a machine of the cluster, with the same token and Ray version",
         ) from error
+    _keep_from_standard_output(ray)
     return Cluster(ray, _own_node(ray), ours=True, folder=folder)
 
 
@@ -127,6 +130,14 @@ def _own(folder: Path) -> dict[str, Any]:
         "object_store_memory": _OBJECTS_BYTES,
         "_temp_dir": str(folder),
     }
+
+
+def _keep_from_standard_output(ray: Any) -> None:
+    """Ray prints what its nodes complain of, a killed actor for instance, to standard output, where data alone belongs. The
+    run hears of it; the rest goes to the logging of this module."""
+    worker = ray._private.worker
+    if hasattr(worker, "print_to_stdstream"):  # no public switch turns it off
+        worker.print_to_stdstream = lambda data, **_: log.debug("Ray: %s", "; ".join(data["lines"]))
 
 
 def _own_node(ray: Any) -> str:

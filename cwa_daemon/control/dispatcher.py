@@ -25,6 +25,8 @@ from cwa_daemon.protocol import JobState, WarmModel, WorkerView
 from cwa_engine.base.errors import DoesNotFit, InvalidInput, StateNotWritten
 from cwa_engine.base.plain import JsonMap
 
+STEADY_TICKS = 5  # that other devices must be seen before they count: a driver may not answer once
+
 LoadModelAgain = Callable[[str, LoadAgain, str], None]  # device, what to load, why it was lost
 
 
@@ -51,6 +53,7 @@ class Dispatcher:
         self._clock = AwakeClock()
         self._lanes: dict[str, Lane] = {}
         self._placement = Placement(self._names_now(), self._lanes, self._room_bytes)
+        self._ticks_otherwise = 0  # for which there have been other devices
         self._not_begun: set[str] = set()  # lanes that may have a worker of an earlier daemon, and have not looked yet
         # devices of jobs -> run ids of the jobs that are due, in their order,
         self._queues: dict[tuple[str, ...], list[str]] = {}
@@ -113,7 +116,9 @@ class Dispatcher:
     def tick(self) -> None:
         """Once a second: look after the workers, and whether there are other devices now."""
         self._clock.tick()
-        if (names := self._names_now()) != self.names:
+        names = self._names_now()
+        self._ticks_otherwise = self._ticks_otherwise + 1 if names != self.names else 0
+        if self._ticks_otherwise >= STEADY_TICKS:
             self._placement.rename(names)
             self.wake_all()
         for lane in list(self._lanes.values()):  # one may lose a pinned model, which begins another

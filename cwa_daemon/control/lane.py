@@ -234,6 +234,7 @@ class Lane:
                 self._current.cancel(run_id)
             elif self._ledger.state_of(run_id) is JobState.QUEUED:
                 self._ledger.move(run_id, JobState.CANCELLED, Cancelled("cancelled before it was begun again"))
+        self._orders.lane_begun(self)  # before its job ends, which may take hours
         if running:
             self._idle.clear()
             await self._see_it_end(running)

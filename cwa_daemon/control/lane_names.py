@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cwa_engine.base.devices import is_cpu
 from cwa_engine.base.errors import InvalidInput
 
 AUTO, CPU = "auto", "cpu"
@@ -49,7 +50,7 @@ class LaneNames:
 
     def is_gone(self, lane: str) -> bool:
         """Whether a name is that of a CPU lane which this daemon does not have, as after a start with fewer."""
-        return lane.partition(":")[0] == CPU and lane not in self.cpu
+        return is_cpu(lane) and lane not in self.cpu
 
     def sharers(self, lane: str) -> int:
         """How many lanes share the memory and the processors of this one."""

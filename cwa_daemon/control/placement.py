@@ -112,7 +112,7 @@ class Placement:
         return [
             other
             for other in self._lanes.values()
-            if other is not lane and not devices.isdisjoint(self.names.taken_by(other.device))
+            if other.device != lane.device and not devices.isdisjoint(self.names.taken_by(other.device))
         ]
 
     # a lane for a job

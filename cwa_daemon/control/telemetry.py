@@ -106,7 +106,9 @@ def cpu_share_bytes(lanes: int, pids: list[int]) -> int:
     `pids` are the daemon's own processes: what these hold is shared out as well.
     """
     memory = available_memory()
-    others = max(0, memory.used_bytes - sum(_private_memory(pid) for pid in pids)) if memory.is_shared else 0
+    if not memory.is_shared:  # of `ulimit`, which leaves each process as much
+        return memory.total_bytes
+    others = max(0, memory.used_bytes - sum(_private_memory(pid) for pid in pids))
     return (memory.total_bytes - others) // lanes
 
 

@@ -67,7 +67,7 @@ class JobView(View):
     state: str
     model: str
     spec: JsonMap
-    device: str
+    device: str  # its lane; while it waits for one of several, what was asked for
     created: float
     started: float | None = None
     finished: float | None = None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 import operator
 import typing
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -60,10 +61,9 @@ class Table(Generic[Row]):
     def _block(self, block: Alike[Row]) -> bytes:
         """The lines of rows that are alike: one line, as often as there are rows, filled in at once."""
         (cells,) = self._cells([block.form])
-        names = list(self._readers())
         plain = [
             cell.replace("%", "%%") if isinstance(cell, str) and name != block.field else cell
-            for name, cell in zip(names, cells, strict=True)
+            for name, cell in zip(self.columns, cells, strict=True)
         ]
         lines = csv_text([plain]) * len(block.numbers)
         return (lines % tuple(block.numbers.ravel().tolist())).encode()
@@ -73,9 +73,14 @@ class Table(Generic[Row]):
 
         Raises ValueError, which names the line, for what is not such a file.
         """
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8")))
+        return list(self.each(content, offset, limit))
+
+    def each(self, content: bytes, offset: int = 0, limit: int | None = None) -> Iterator[Row]:
+        """The same one by one, for tables of millions of rows. Raises ValueError at the row where it is."""
+        # Not StringIO, which takes four bytes for each character.
+        reader = csv.DictReader(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline="\n"))
         try:
-            return list(self._rows(reader, offset, None if limit is None else offset + limit))
+            yield from self._rows(reader, offset, None if limit is None else offset + limit)
         except (KeyError, ValueError, TypeError, csv.Error) as error:
             raise ValueError(f"line {reader.line_num}: {error}") from error
 
@@ -88,11 +93,15 @@ class Table(Generic[Row]):
                 fields[_SCORES] = tuple(score(line[_SCORE + metric]) for metric in self.metrics)
             yield self.row(**fields)
 
-    def _readers(self) -> dict[str, Callable[[str], Any]]:
-        """How the text of each column is read, by field; a column that may be None is so where it is empty."""
-        hints = typing.get_type_hints(self.row)
-        names = [field.name for field in dataclasses.fields(self.row)]  # type: ignore[arg-type]
-        return {name: _READERS[hints[name]] for name in names if name != _SCORES}
+    def _readers(self) -> Mapping[str, Callable[[str], Any]]:
+        return _readers_of(self.row)
+
+
+@functools.cache
+def _readers_of(row: type) -> Mapping[str, Callable[[str], Any]]:
+    """How the text of each column is read, by field; a column that may be None is so where it is empty."""
+    hints = typing.get_type_hints(row)
+    return {field.name: _READERS[hints[field.name]] for field in dataclasses.fields(row) if field.name != _SCORES}
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from cwa_engine.models.gguf import open_gguf
 from cwa_engine.models.model_files import check_counts, check_files, read_json
 from cwa_engine.models.offload import Offload
 from cwa_engine.models.quantised import Settings, restore, scheme_of, take_settings
-from cwa_engine.models.shards import Shards, split_evenly, spread
+from cwa_engine.models.shards import Shards, planned_now, split_evenly, spread
 from cwa_engine.models.tokenizer import load_tokenizer, refuse_empty
 from cwa_engine.rows import ModelOnDisk
 
@@ -154,6 +154,8 @@ def load_model(
         empty = empty_model(stored.config, _torch_dtype(dtype, target, stored.tensors), trust_remote_code)
         _refuse_more_than_stored(name, empty, stored.tensors)
         make_room(_bytes_for(name, empty, devices))
+        if len(devices) > 1:
+            planned_now(name, empty, anatomy_of(empty), devices)  # raises before the weights are read
         model, notes = _causal_model(name, empty, stored.tensors, stored.tokenizer, read)
         if stored.end_tokens and model.generation_config is not None:
             model.generation_config.eos_token_id = list(stored.end_tokens)

@@ -168,6 +168,11 @@ def plan_shards(
     )
 
 
+def planned_now(name: str, model: nn.Module, anatomy: Anatomy, devices: Sequence[torch.device]) -> Shards:
+    """As `plan_shards`, by the memory that the devices have free."""
+    return plan_shards(name, model, anatomy, devices, [device_memory(device) for device in devices])
+
+
 def split_evenly(name: str, model: nn.Module, anatomy: Anatomy, devices: Sequence[torch.device]) -> Shards:
     """As `plan_shards`, on devices that have the same memory, and plenty of it."""
     return plan_shards(name, model, anatomy, devices, [_PLENTY] * len(devices))
@@ -186,7 +191,7 @@ def spread(name: str, model: Any, anatomy: Anatomy, devices: Sequence[torch.devi
 
     Raises InvalidInput for a model that cannot be spread, DoesNotFit.
     """
-    shards = plan_shards(name, model, anatomy, devices, [device_memory(device) for device in devices])
+    shards = planned_now(name, model, anatomy, devices)
     before = _some_logits(model, torch.device("cpu"))
     place(model, anatomy, shards)
     try:

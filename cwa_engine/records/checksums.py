@@ -88,7 +88,7 @@ def written_hashes(run_id: str, sums: bytes | None, manifest: bytes, fingerprint
 
 
 def _compare(run: str, name: str, content: bytes, written: Mapping[str, str]) -> None:
-    if written.get(name, _sha256(content)) != _sha256(content):
+    if name in written and written[name] != _sha256(content):
         raise altered_error(run, {name: CHANGED})
 
 

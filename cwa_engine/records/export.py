@@ -77,22 +77,20 @@ def leftovers(runs: Path) -> list[Path]:
 
 def run_files(record: RunRecord) -> Iterable[tuple[str, bytes]]:
     """(file name, content) of every file of a run, the hashes of all others last."""
-    hashes = {}
-    for name, content in _files(record):
-        hashes[name] = hashlib.sha256(content).hexdigest()
-        yield name, content
-    yield SUMS, sums_text(hashes)
-
-
-def _files(record: RunRecord) -> Iterable[tuple[str, bytes]]:
-    """The same without the hashes; the summary last, so it can tell how long the others took."""
     began = time.perf_counter()
-    tables = dict(run_tables(record.result))
-    yield from tables.items()
-    yield "manifest.json", _json(manifest(record, tables))
-    yield "log.txt", "".join(f"{line}\n" for line in record.log).encode()
-    timings = {**record.result.timings, "save": time.perf_counter() - began}
-    yield "summary.json", _json(summary(record, timings))
+    tables: dict[str, str] = {}  # file name -> sha256
+    for name, content in run_tables(record.result):
+        tables[name] = hashlib.sha256(content).hexdigest()
+        yield name, content
+    others = {
+        "manifest.json": _json(manifest(record, tables)),
+        "log.txt": "".join(f"{line}\n" for line in record.log).encode(),
+    }
+    yield from others.items()
+    timings = {**record.result.timings, "save": time.perf_counter() - began}  # hence the summary comes after the others
+    others["summary.json"] = _json(summary(record, timings))
+    yield "summary.json", others["summary.json"]
+    yield SUMS, sums_text(tables | {name: hashlib.sha256(content).hexdigest() for name, content in others.items()})
 
 
 def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
@@ -112,8 +110,8 @@ def run_tables(result: RunResult) -> Iterable[tuple[str, bytes]]:
             yield found.table.name, found.table.to_bytes(found.rows)
 
 
-def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> JsonMap:
-    """All that is needed to run this again and to know whether it was the same."""
+def manifest(record: RunRecord, tables: Mapping[str, str]) -> JsonMap:
+    """All that is needed to run this again and to know whether it was the same. `tables`: file name -> sha256."""
     spec, texts = record.spec, record.result.texts
     scored, measured = numbers_of(texts)
     return {
@@ -144,7 +142,7 @@ def manifest(record: RunRecord, tables: Mapping[str, bytes]) -> JsonMap:
             **library_versions(),
         },
         "sums": SUMS,
-        "tables": {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()},
+        "tables": dict(tables),
         "machine": {"platform": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }
 

@@ -7,7 +7,7 @@ Whatever is read here raises NotFound where it is not there or cannot be read, a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cwa_engine.base.errors import NotFound
@@ -48,8 +48,15 @@ def parse_map(folder: Path, name: str, content: str, needed: Iterable[str]) -> J
 
 def parse_rows(folder: Path, table: Table[Row], content: bytes, offset: int = 0, limit: int | None = None) -> list[Row]:
     """Rows of a table of a run, from row `offset` on. Columns that an earlier version did not have get their defaults."""
+    return list(each_row(folder, table, content, offset, limit))
+
+
+def each_row(
+    folder: Path, table: Table[Row], content: bytes, offset: int = 0, limit: int | None = None
+) -> Iterator[Row]:
+    """The same one by one, for tables of millions of rows."""
     try:
-        return table.from_bytes(content, offset, limit)
+        yield from table.each(content, offset, limit)
     except ValueError as error:
         raise unreadable(folder, table.name, str(error)) from error
 

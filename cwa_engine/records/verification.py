@@ -8,9 +8,10 @@ evaluation.csv and the other tables by the rules of docs/method.md, and each fig
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,13 @@ from cwa_engine.questions.stability import stability_means
 from cwa_engine.records import remeasured, tables
 from cwa_engine.records.checksums import ALWAYS, MANIFEST, Check, check_run, is_of_a_run
 from cwa_engine.records.ledger import Disagreement, Ledger
-from cwa_engine.records.reading import MANIFEST_KEYS, SUMMARY_KEYS, parse_map, parse_rows
+from cwa_engine.records.reading import MANIFEST_KEYS, SUMMARY_KEYS, each_row, parse_map, parse_rows
 from cwa_engine.records.summary import damage_groups, halves_of, numbers_of
 from cwa_engine.rows import (
     GIVEN,
     SHOWN,
     Baseline,
+    ControlDraw,
     DamagePoint,
     Ranking,
     TextUse,
@@ -104,6 +106,11 @@ class _Run:
     def rows_if_any(self, table: Table[Row]) -> list[Row]:
         """Those of a table that not every run has."""
         return self.rows(table) if self.has(table.name) else []
+
+    def each_if_any(self, table: Table[Row]) -> Iterator[Row]:
+        """The same one by one."""
+        if self.has(table.name):
+            yield from each_row(self.folder, table, self.content(table.name))
 
     def _ranking(self, entry: JsonMap) -> Ranking:
         rows = self.rows(tables.topk_table(entry["metric"]))
@@ -318,19 +325,24 @@ def _controls(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
         for case in (case for draws in one.draws.values() for case in draws):
             top = run.top(one.comparison.metric, one.comparison.k)
             wanted[case.metric, one.comparison.k, case.selection, case.seed] = list(top)
-    drawn: dict[tuple[str, int, str, int | None], list[str]] = {}
-    for row in run.rows_if_any(tables.CONTROLS):
-        drawn.setdefault((row.metric, row.k, row.control, row.seed), []).append(row.target)
-    ledger.same("controls.csv: draws", [_draw_name(*key) for key in drawn], [_draw_name(*key) for key in wanted])
-    for key in wanted.keys() & drawn.keys():
-        name, critical = f"controls.csv: {_draw_name(*key)}", wanted[key]
-        ledger.same(f"{name}, weights", len(drawn[key]), len(critical))
-        ledger.same(f"{name}, different weights", len(set(drawn[key])), len(critical))
+    drawn: list[str] = []
+    for key, rows in itertools.groupby(run.each_if_any(tables.CONTROLS), _draw_of):  # there may be millions of rows
+        drawn.append(_draw_name(*key))
+        targets, critical, name = [row.target for row in rows], wanted.get(key), f"controls.csv: {drawn[-1]}"
+        if critical is None:
+            continue
+        ledger.same(f"{name}, weights", len(targets), len(critical))
+        ledger.same(f"{name}, different weights", len(set(targets)), len(critical))
         if key[2] in _SAME_PARAMETERS:
-            parameters = Counter(target.partition("[")[0] for target in drawn[key])
+            parameters = Counter(target.partition("[")[0] for target in targets)
             ledger.same(f"{name}, parameters", dict(parameters), dict(Counter(w.parameter for w in critical)))
+    ledger.same("controls.csv: draws", drawn, [_draw_name(*key) for key in wanted])
     if wanted:
         unknown.append("whether controls were drawn as the seeds have it: `cwtool rerun` draws and measures them again")
+
+
+def _draw_of(row: ControlDraw) -> tuple[str, int, str, int | None]:
+    return row.metric, row.k, row.control, row.seed
 
 
 def _draw_name(metric: str, k: int, control: str, seed: int | None) -> str:

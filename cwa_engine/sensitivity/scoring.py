@@ -101,16 +101,15 @@ def _statistics(
         return
     seed, scale = run.spec.seed, run.loss_scale.of(sequences)
 
-    def begin(size: int) -> tuple[Statistics, Iterator[Statistics]]:
+    def begin(size: int) -> tuple[list[Statistics], Iterator[Statistics]]:
         def of_blocks(done: int, total: int) -> None:
             report(done, total, "block")
 
         parts = sweep(run.loaded, sequences, needs, size, of_blocks, seed, scale)
-        return next(parts), parts
+        return [next(parts)], parts
 
     first, others = run.batch_size.run(begin)
-    yield first
-    del first
+    yield first.pop()  # not kept here, while the next block of another part of the texts is made
     yield from others
 
 

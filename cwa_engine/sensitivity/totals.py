@@ -65,7 +65,8 @@ class Totals:
         """
         known = self._shares_of
         if known is None or known[0] is not batch or known[1].device != like.device or known[1].dtype != like.dtype:
-            known = self._shares_of = batch, like.new_tensor([self._share(sequence) for sequence in batch])
+            shares = torch.tensor([self._share(sequence) for sequence in batch], dtype=like.dtype)
+            known = self._shares_of = batch, shares.to(like.device)
         return known[1]
 
     def add(self, name: str, gradient: Tensor, batch: Sequence[TokenSequence]) -> None:

@@ -16,7 +16,7 @@ from textual.widgets import Footer
 from cwa_engine.records.places import Places
 from cwa_tui.screens.base import StoreScreen
 from cwa_tui.store.state import SelectedRun
-from cwa_tui.tables.critical_places import drawn_layers, places_of
+from cwa_tui.tables.critical_places import MANY_DRAWN, drawn_layers, places_of
 from cwa_tui.tables.ranking import RankingRows
 from cwa_tui.widgets.answers_pane import AnswersPane
 from cwa_tui.widgets.banner import Banner
@@ -177,7 +177,8 @@ class RunScreen(StoreScreen):
             self._placed = (ranking, report)
             self._places, self._drawn_layers = places_of(ranking) if ranking is not None else None, {}
             if self._places and ranking is not None and report and self._metric and report.spec.scope == "global":
-                self._drawn_layers = drawn_layers(report.controls, self._metric, ranking)
+                if report.spec.largest_k <= MANY_DRAWN:
+                    self._drawn_layers = drawn_layers(report.controls, self._metric, ranking)
                 layers = [layer for layer in self._drawn_layers if layer is not None]
                 self._places = replace(self._places, depth=max(layers, default=-1) + 1)
         places = self._places

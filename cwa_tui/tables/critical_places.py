@@ -16,6 +16,9 @@ def places_of(ranking: RankingRows) -> Places:
     return Places(Counter((ranking.value(place, "layer"), ranking.value(place, "component")) for place in each))
 
 
+MANY_DRAWN = 2000  # weights of a draw: those of nineteen draws take two seconds to read, and a screen waits for it
+
+
 def drawn_layers(draws: Iterable[ControlDraw], metric: str, ranking: RankingRows) -> Mapping[int | None, int]:
     """Layers of the weights that `random` drew beside a metric's critical sets: spread as all weights in view are.
 

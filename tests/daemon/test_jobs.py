@@ -175,6 +175,9 @@ class QuietLane:
     def is_warm(self, job: Job) -> bool:
         return False
 
+    def obstacle(self, job: Job) -> str:
+        return ""
+
     def plan_memory(self) -> PlanMemory:
         return PlanMemory(free_bytes=2**30)
 

@@ -191,10 +191,15 @@ def test_the_runs_of_a_killed_daemon_go_on_in_all_lanes_and_those_of_a_lane_that
         cwtool.wait_for(run_id, "damage")
     before = {lane: workers(cwtool)[lane]["pid"] for lane in LANES}
     devices = {device_of(cwtool, run_id): run_id for run_id in runs}
+    third = detached(cwtool, "gpt2", *SLOW)
     _kill_daemon(cwtool)
     cwtool("daemon", "start")
     until("not both workers are reached", lambda: all(workers(cwtool)[lane]["run_id"] for lane in LANES))
     assert {lane: workers(cwtool)[lane]["pid"] for lane in LANES} == before
+    cwtool("jobs", "cancel", devices["cpu:0"])
+    cwtool.wait_for(third, "damage")  # the lane that is free goes on, while the other is still at its run of before
+    assert device_of(cwtool, third) == "cpu:0" and cwtool.json("jobs", "show", devices["cpu:1"])["state"] == "running"
+    devices["cpu:0"] = third
 
     _kill_daemon(cwtool)
     cwtool.env["CWTOOL_CPU_LANES"] = "1"

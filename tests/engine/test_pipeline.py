@@ -172,7 +172,7 @@ def in_stage(stage: str) -> Callable[[events.Event], bool]:
 
 
 def between_two_texts(event: events.Event) -> bool:
-    """Whether the event comes while some weights are damaged: each set is measured on twice two texts."""
+    """Whether the event comes while some weights are damaged: each set is measured on two texts, and then on two more."""
     return isinstance(event, events.Progress) and event.stage == "perturb" and event.done % 2 > 0
 
 
@@ -217,7 +217,7 @@ def test_weights_are_damaged_while_the_damage_is_measured(llama: Any, data_file:
             inside.append(fingerprint(llama.model) != before)
 
     analyze(llama, spec(data_file), listen)
-    assert len(inside) == 2 * 2 * (1 + 3 + 3)  # places between two texts, twice; two sizes; critical and two controls
+    assert len(inside) == 2 * 2 * (1 + 3 + 3)  # places between two texts; two sizes; critical and two controls
     assert all(inside)
     assert fingerprint(llama.model) == before
 

@@ -1,11 +1,13 @@
 """A model over several devices gives what it gives on one, and no step mixes what lies on two of them.
 
-There is no GPU here. Two devices are played by tensors without values on "cpu:0" and "cpu:1", which PyTorch keeps apart as it
-keeps "cuda:0" and "cuda:1" apart; values are compared with both devices being this CPU. tests/gpu has the real ones.
+There is no GPU here. Whole runs are on simulated ones, which have values and refuse what mixes two of them. What autograd does
+on each device is looked at with tensors without values on "cpu:0" and "cpu:1", which PyTorch itself keeps apart as it keeps
+"cuda:0" and "cuda:1" apart. tests/gpu has the real ones.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 from cwa_engine import planning
 from cwa_engine.base.errors import DoesNotFit, InvalidInput
+from cwa_engine.base.events import ignore
 from cwa_engine.evaluation.perplexity import nll_from, padded, sequence_nll
 from cwa_engine.evaluation.resume import cache_states
 from cwa_engine.hub.sources import HubAccess
@@ -26,19 +29,25 @@ from cwa_engine.machine.memory import Memory
 from cwa_engine.methods.metrics import Needs
 from cwa_engine.methods.perturbations import PERTURBATIONS, EditContext, Options
 from cwa_engine.models import shards as module
+from cwa_engine.models.checksum import checksum
 from cwa_engine.models.fake_model import FakeModel, fake_model
 from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.models.shards import plan_shards, split, split_evenly
 from cwa_engine.pipeline import analyze
+from cwa_engine.prompt_spec import PromptSpec
+from cwa_engine.prompting.answering import answer_prompt
 from cwa_engine.records.export import run_tables
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
+from cwa_engine.weights.card import weight_card
 from tests.architectures import tiny_architecture
-from tests.engine.conftest import fingerprint, wrap
+from tests.engine.conftest import TEXTS, fingerprint, wrap
 from tests.engine.test_evaluation import sequences_of
+from tests.engine.test_on_a_gpu import on
 from tests.models import save_tiny
+from tests.simulated_gpu import simulated_gpu
 
 TWO = (torch.device("cuda:0"), torch.device("cuda:1"))
 CHAINS = ("gpt2", "llama")
@@ -92,6 +101,51 @@ def test_the_files_of_a_run_say_where_the_model_lay(tmp_path: Path, two_are_this
     record = model_record(load_model(str(save_tiny("llama", tmp_path / "model")), device="cuda:0+cuda:1"))
     assert record.device == "cpu+cpu"
     assert record.notes[-1].startswith("its blocks lie on 2 devices: ")
+
+
+@pytest.mark.parametrize(
+    ("family", "gradients", "metrics"),
+    [("llama", "sweep", ("grad_x_weight", "obd", "super_weight")), ("gpt2", "resident", ("taylor", "wanda", "obs"))],
+)
+def test_a_run_over_two_simulated_devices_gives_the_files_of_a_run_on_one(
+    family: str,
+    gradients: str,
+    metrics: tuple[str, ...],
+    tmp_path: Path,
+    data_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ranking, damage, controls; then a card, a prompt and the checksum. A step over both devices raises."""
+    folder = save_tiny(family, tmp_path / "model")
+    if family == "llama":  # with a border between two blocks
+        deep().model.save_pretrained(folder)
+    asked = RunSpec(
+        model="tiny", data_file=data_file, topk=(3,), metrics=metrics, controls=("random",), control_seeds=1, seq_len=24,
+        gradients=gradients, batch_size=2, eval_limit=4,
+    )  # fmt: skip
+    plain = load_model(str(folder))
+    intact = checksum(plain.model)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with simulated_gpu("cuda"):
+        two = load_model(str(folder), device="cuda:0+cuda:1", dtype="float32")
+        one = on("cuda:0", plain)
+        assert {str(p.device) for p in two.model.parameters()} == {"cuda:0", "cuda:1"}
+        assert dict(run_tables(analyze(two, asked))) == dict(run_tables(analyze(one, asked)))
+        (name,) = (
+            n for n in two.anatomy.parameters if n.endswith(("layers.1.mlp.down_proj.weight", "h.1.mlp.c_proj.weight"))
+        )
+        assert str(two.model.get_parameter(name).device) == "cuda:1"
+        card = RunSpec(model="tiny", weights=(f"{name}[3,5]",), metrics=metrics, dose=(0.5,))
+        assert same_but_for_time(weight_card(two, card, texts=TEXTS[:4])) == same_but_for_time(
+            weight_card(one, card, texts=TEXTS[:4])
+        )
+        prompt = PromptSpec(model="tiny", prompt="Copper, tin,", weights=(f"{name}[3,5]",), new_tokens=4)
+        assert answer_prompt(two, prompt, ignore).damaged == answer_prompt(one, prompt, ignore).damaged
+        assert checksum(two.model) == intact
+
+
+def same_but_for_time(card: Any) -> Any:
+    return dataclasses.replace(card, timings={}, device="")
 
 
 @pytest.mark.parametrize("family", CHAINS)

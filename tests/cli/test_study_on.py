@@ -1,0 +1,80 @@
+"""`cwtool study run --on NAME`: a study by another runner than the daemon, and what is asked of it afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import farm
+from tests.conftest import CommandLine
+
+SMALL = ("--models", "gpt2", "--seeds", "0", "1", "--topk", "3", "--eval-limit", "4", "--no-perturbation")
+
+
+def test_a_study_on_a_named_runner_is_gone_on_with_there_and_its_runs_are_listed_by_the_daemon(
+    own_cwtool: CommandLine, tmp_path: Path
+) -> None:
+    cwtool, env = own_cwtool, farm.install(tmp_path / "site")
+    opened = cwtool.home / farm.OPENED
+    first, again = (
+        json.loads(cwtool("study", "run", *SMALL, "--on", "farm:barn", "--slots", "2", "--json", **env).stdout)
+        for _ in range(2)
+    )
+    runs = [cell["run_id"] for cell in first["cells"]]
+    assert [cell["state"] for cell in first["cells"]] == ["done", "done"] and again["cells"] == first["cells"]
+    assert not (cwtool.home / "daemon.json").exists()  # no daemon was asked for
+    manifest = json.loads((cwtool.home / "runs" / runs[0] / "manifest.json").read_text())
+    assert manifest["command"].startswith("cwtool study run --models gpt2")
+
+    # Nothing is said of where it runs, and it is found: with the address and the options that it had.
+    opened.unlink()
+    listed = json.loads(cwtool("study", "list", "--json", **env).stdout)["studies"][0]
+    assert (listed["where"], listed["cells"]) == ("farm", {"done": 2})
+    assert json.loads(cwtool("study", "show", "--json", **env).stdout)["cells"] == first["cells"]
+    assert json.loads(cwtool("study", "resume", "--json", **env).stdout)["cells"] == first["cells"]
+    assert set(opened.read_text().splitlines()) == {"barn 2"}
+    cwtool("study", "resume", "--on", "farm:field", **env)
+    opened.unlink()
+    cwtool("study", "export", "--output", "exported", **env)
+    assert opened.read_text() == "field 2\n" and (cwtool.cwd / "exported" / "cells.csv").exists()
+    planned = json.loads(
+        cwtool("study", "run", *SMALL, "--on", "farm", "--slots", "3", "--dry-run", "--json", **env).stdout
+    )
+    assert ([cell["done"] for cell in planned["cells"]], planned["slots"]) == ([True, True], 3)
+    assert not any(cell["done"] for cell in cwtool.json("study", "run", *SMALL, "--dry-run")["cells"])  # by the daemon
+
+    # The daemon begins only now, and knows the runs; those that come while it is there it knows at once.
+    assert {row["run_id"] for row in cwtool.json("results")["results"]} == set(runs)
+    assert cwtool.json("jobs", "show", runs[1])["state"] == "done"
+    later = json.loads(cwtool("study", "run", *SMALL, "--seeds", "7", "--on", "farm", "--json", **env).stdout)
+    assert cwtool.json("results")["results"][0]["run_id"] == later["cells"][-1]["run_id"]
+    assert "found in the folder of runs" in cwtool("logs", "latest").stdout
+
+    refused = cwtool("--host", "box", "study", "show", rc=3, **env).stderr
+    assert "box" in refused
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("--on", "rya"), "there is no runner 'rya'"),
+        (("--on", "ray", "--detach"), "cannot be detached"),
+        (("--on", "ray", "--priority", "3"), "--priority is of the daemon's queue"),
+        (("--on", "ray", "--slots", "0"), "slots"),
+        (("--on", "local"), "a command line runs nothing in its own process"),
+        (("--slots", "2"), "--slots is of --on ray"),
+    ],
+)
+def test_what_makes_no_sense_of_a_runner_is_refused_before_anything_begins(
+    own_cwtool: CommandLine, typed: tuple[str, ...], said: str
+) -> None:
+    assert said in own_cwtool("study", "run", *SMALL, *typed, rc=2).stderr
+    assert not (own_cwtool.home / "studies").exists()
+
+
+def test_an_address_at_which_no_ray_listens_ends_the_study_at_once_and_fails_no_cell(own_cwtool: CommandLine) -> None:
+    said = own_cwtool("study", "run", *SMALL, "--on", "ray:127.0.0.1:1", rc=3).stderr
+    assert "nothing answers at 127.0.0.1:1" in said and "study resume" in said
+    assert own_cwtool.json("study", "list")["studies"][0]["cells"] == {"waiting": 2}
