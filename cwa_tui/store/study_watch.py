@@ -133,7 +133,9 @@ class StudyWatch:
         """Have the store know how far each study is, and what the runs of those that are open found."""
         page = await client.list_jobs(ACTIVE)
         daemon = self._runner(page.jobs)
-        named = {folder.id: self._runner_of(folder) for folder in self._folders.values()}  # here, beside the running loop
+        named = {
+            folder.id: self._runner_of(folder) for folder in self._folders.values()
+        }  # here, beside the running loop
         known = {study.id: study for study in self.store.studies or ()}
 
         def read(folder: StudyFolder) -> KnownStudy:
