@@ -4,19 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: site help install lock wheel demo test test-empty test-hostile lint format docs bench architectures clean
+.PHONY: site help install lock wheel demo test test-empty test-hostile test-gpu lint format docs bench bench-gpu architectures clean
 
 help:
 	@echo "make demo     find and damage the critical weights of a real 135M model"
 	@echo "make test     run the tests"
 	@echo "make test-empty    the same in an environment that holds nothing"
 	@echo "make test-hostile  all but the engine's tests in an environment full of odd values"
+	@echo "make test-gpu  what holds on a GPU, where there is one"
 	@echo "make lint     ruff, codespell, mypy and the import contracts"
 	@echo "make install  make $(VENV) with everything for development"
 	@echo "make lock     write the hashes of requirements*.txt anew from constraints*.txt; needs uv"
 	@echo "make wheel    build dist/cwtool-*.whl and its bill of materials"
 	@echo "make docs     write the tables in docs/ anew from the registries"
 	@echo "make bench    measure speed and memory, and write benchmarks/RESULTS.md"
+	@echo "make bench-gpu  measure a GPU in ten minutes, and write benchmarks/RESULTS-gpu.md"
 	@echo "make architectures  write docs/architectures.md anew, by trying each"
 	@echo "make clean    remove $(VENV) and caches"
 
@@ -86,6 +88,10 @@ test-hostile: install
 	private=$$(mktemp -d /tmp/private-XXXXXX) && trap "rm -rf $$private" EXIT && umask 077 && \
 	env $(HOSTILE) XDG_RUNTIME_DIR=$$private $(PYTEST) --ignore tests/engine
 
+# One process: several would share the device's memory, which tests fill.
+test-gpu: install
+	$(BIN)/python -m pytest tests/gpu
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -105,6 +111,9 @@ site: install
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+bench-gpu: install
+	$(BIN)/python -m benchmarks.gpu
 
 architectures: install
 	$(BIN)/python -m docs.architectures

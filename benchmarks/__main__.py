@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from benchmarks import cases, queries, service, terminal
-from benchmarks.measure import in_a_process_of_its_own, ratio_in_turns, spread
-from cwa_engine.machine.memory import available_memory
+from benchmarks import cases, growth, lanes, planned, queries, service, terminal
+from benchmarks.measure import RESULTS, in_a_process_of_its_own, ratio_in_turns, spread
 from cwa_engine.methods.metrics import Needs
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
 ROUNDS = 3
 MB = 1e6
 
@@ -162,56 +158,6 @@ def _large_k_seconds(k: int) -> tuple[float, float]:
     return time.perf_counter() - began, time.process_time() - computing
 
 
-# (width, inner width, blocks) of models; the key is about their weights in millions
-SIZES = {10: (256, 704, 12), 30: (384, 1024, 16), 100: (640, 1728, 20), 300: (1024, 2752, 24), 1000: (2048, 5632, 19)}
-MANY_TEXTS = (1, 3, 9)
-
-
-BYTES_PER_WEIGHT = 28  # weights, g, F and its parts, and what concatenate-and-topk takes of 4 bytes each, and indices
-
-
-def growth() -> list[tuple[str, ...]]:
-    """(a) to (d) by size of the model."""
-    rows: list[tuple[str, ...]] = []
-    for millions, (width, inner, blocks) in SIZES.items():
-        if millions * 1e6 * BYTES_PER_WEIGHT > available_memory().free_bytes:
-            rows.append((f"{millions:,}M", *4 * ("more than this machine's memory",)))
-            continue
-        model = cases.llama(
-            hidden_size=width, intermediate_size=inner, num_hidden_layers=blocks, num_attention_heads=width // 64
-        )
-        ratios, weights = growing_ratios(model), model[0].anatomy.numel
-        del model
-        gc.collect()
-        tensors = max(1, weights // (1536 * 576))
-        chosen = ratio_in_turns(
-            partial(cases.selected_by_concatenation, tensors), partial(cases.selected_streaming, tensors), 1
-        )
-        cases.scores.cache_clear()
-        rows.append((f"{weights / 1e6:,.0f}M", *ratios, f"{chosen.median:.1f} times"))
-        print("growth", *rows[-1], sep=" · ", flush=True)
-    return rows
-
-
-def growth_with_texts() -> list[tuple[str, ...]]:
-    """(a) to (c) by the number of texts, on SmolLM2."""
-    rows = []
-    for texts in MANY_TEXTS:
-        rows.append((str(texts), *growing_ratios(cases.smollm2(texts))))
-        print("texts", *rows[-1], sep=" · ", flush=True)
-    return rows
-
-
-def growing_ratios(model: cases.Model) -> list[str]:
-    """(a), (b) and (c), each once after a round that does not count."""
-    pairs = [
-        (lambda: cases.ranked_at_once(model), lambda: cases.forward_and_backward(model)),
-        (lambda: cases.ranked_by_sweep(model), lambda: cases.ranked_at_once(model)),
-        (lambda: cases.fisher_of_batches(model, 2), lambda: cases.forward_and_backward(model, 2)),
-    ]
-    return [f"x{ratio_in_turns(ours, plain, 1).median:.2f}" for ours, plain in pairs]
-
-
 BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("(a)", "score, select, save and report over forward and backward alone, SmolLM2-135M", "at most 1.08", overhead),
     ("(b)", "sweep over resident, time", "at most 1.35", sweep_time),
@@ -230,8 +176,9 @@ BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("(k)", "its screen of a run that goes on, of one core", "at most 5 %", interface_during_a_run),
     ("(k)", f"opening a run of {terminal.MANY:,} weights in it", "at most 1 s", many_rows),
     ("(l)", f"cwtool results query of three tables, {queries.RUNS:,} runs", "at most 1 s", queried),
+    ("(m)", "a study of 12 cells over 3 models, two CPU lanes over one, a thread each", "at most 0.6", lanes.said),
     (
-        "(m)",
+        "(n)",
         f"select, describe, draw and save {cases.LARGE_K:,} weights and 38 draws of as many",
         "at most 3 s",
         large_k,
@@ -239,22 +186,11 @@ BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
 )
 
 
-GROWTH: tuple[tuple[str, Callable[[], list[tuple[str, ...]]], tuple[str, ...]], ...] = (
-    (
-        f"Growth with the model: LLaMAs with random weights, {cases.FEW} texts of {cases.TOKENS} tokens",
-        growth,
-        ("weights", "(a) score and select", "(b) sweep", "(c) F of batches of 2", "(d) selection"),
-    ),
-    (
-        f"Growth with the texts: SmolLM2-135M, {cases.TOKENS} tokens each",
-        growth_with_texts,
-        ("texts", "(a) score and select", "(b) sweep", "(c) F of batches of 2"),
-    ),
-)
-
-
 def main() -> None:
-    """Measure everything, or only the given letters (`growth` for the curves); other rows keep their earlier figures."""
+    """Measure everything, or only the given letters, `growth` and `planned` for the tables below the first one.
+
+    Other rows keep their earlier figures.
+    """
     asked = sys.argv[1:]
     before = RESULTS.read_text() if RESULTS.is_file() else ""
     rows = []
@@ -263,13 +199,7 @@ def main() -> None:
         known = next((line for line in before.splitlines() if line.startswith(lead)), None)
         rows.append(known if known and asked and letter.strip("()") not in asked else f"{lead}{benchmark()} |")
         print(rows[-1], flush=True)
-    curves = []
-    for title, measure, columns in GROWTH:
-        known = before.partition(f"## {title}\n")[2].partition("\n## ")[0].strip()
-        if not known or not asked or "growth" in asked:
-            table = [columns, ("---",) * len(columns), *measure()]
-            known = "\n".join(f"| {' | '.join(row)} |" for row in table)
-        curves += [f"## {title}", "", known, ""]
+    _, heading, sections = before.partition("\n## ")
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     lines = [
         "# Results of the benchmarks",
@@ -282,9 +212,12 @@ def main() -> None:
         "|---|---|---|---|",
         *rows,
         "",
-        *curves,
     ]
-    RESULTS.write_text("\n".join(lines))
+    RESULTS.write_text("\n".join(lines) + heading + sections)
+    if not asked or "growth" in asked:
+        growth.write(RESULTS)
+    if not asked or "planned" in asked:
+        planned.write(RESULTS)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import torch
 from rich.console import Console
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.measure import peak_above
 from cwa_engine.damage.cases import comparisons
@@ -47,6 +48,7 @@ from cwa_engine.spec import RunSpec
 from cwa_tui.cli.report import run_report
 
 TEXTS, FEW, TOKENS, K = 8, 2, 128, 100
+VOCABULARY = 2000  # of models with random weights
 LARGE_K, DRAWS = 100_000, 19
 NO_TEXTS = TextUse("", "", 0, 0, 0, False, 0)
 NO_BASELINE = Baseline(1.0, 2.7, 1.0, 0, 0, "")
@@ -70,16 +72,20 @@ def smollm2(texts: int = TEXTS, tokens: int = TOKENS) -> Model:
 @functools.cache
 def wide() -> Model:
     """A LLaMA of 12 blocks, 350M random weights and a vocabulary of 2,000."""
-    return llama(hidden_size=1536, intermediate_size=4096, num_hidden_layers=12, num_attention_heads=16)
+    sizes = llama_config(hidden_size=1536, intermediate_size=4096, num_hidden_layers=12, num_attention_heads=16)
+    return llama(sizes)
 
 
-def llama(**sizes: Any) -> Model:
-    """A LLaMA of these sizes with random weights and few tokens, and two random texts."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
+def llama_config(**sizes: Any) -> LlamaConfig:
+    """A LLaMA of these sizes and few tokens."""
+    return LlamaConfig(vocab_size=VOCABULARY, **sizes)
 
+
+def llama(config: LlamaConfig) -> Model:
+    """The model with random weights, and two random texts."""
     torch.manual_seed(0)
     make: Any = AutoModelForCausalLM.from_config  # untyped
-    model = make(LlamaConfig(vocab_size=2000, **sizes)).eval()
+    model = make(config).eval()
     loaded = LoadedModel(
         model=model,
         tokenizer=None,  # type: ignore[arg-type]  # its texts are random tokens
@@ -90,7 +96,7 @@ def llama(**sizes: Any) -> Model:
         device=torch.device("cpu"),
         dtype="float32",
     )
-    ids = torch.randint(2000, (FEW, TOKENS)).tolist()
+    ids = torch.randint(VOCABULARY, (FEW, TOKENS)).tolist()
     return loaded, [TokenSequence(tuple(row), TOKENS, False) for row in ids]
 
 
@@ -198,9 +204,8 @@ def damage_contexts() -> tuple[MeasurementContext, MeasurementContext]:
     loaded, sequences = smollm2()
     spec = RunSpec(model="smollm2-135m", topk=(1,))
     context = prepare_measurement(loaded, sequences, evaluate(loaded, sequences, 1), spec, BatchSize(1))
-    whole = dataclasses.replace(
-        context, sample=dataclasses.replace(context.sample, kept=None)
-    )  # the sample has all texts
+    parts = tuple(dataclasses.replace(part, kept=None) for part in context.sample)  # the sample has all texts
+    whole = dataclasses.replace(context, sample=parts)
     return context, whole
 
 
@@ -238,8 +243,12 @@ MEMORY: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
 
 
 def sequence_of(model: Callable[[], Model]) -> None:
-    """Load the weights and touch each one: weights of a mapped file take memory only after they are read."""
-    loaded, _ = model()
+    """Load the weights and touch each one."""
+    touch(model()[0])
+
+
+def touch(loaded: LoadedModel) -> None:
+    """Read every weight: those of a mapped file take memory only after that."""
     with torch.no_grad():
         for parameter in loaded.model.parameters():
             parameter.sum()

@@ -9,8 +9,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ In a notebook or script:
 
 `cwa.wrap` takes a model that is in memory, `cwa.open_run` reads what a run has written, `cwa.compare` puts runs beside each
 other, `cwa.weight_card` examines one weight, `cwa.query` asks SQL of all runs, `cwa.LocalRunner` runs many specs,
-`cwa.run_study` a `cwa.Study`.
+`cwa.Study(...).run(on="ray")` asks a question of many runs, on Ray, in this process, or wherever a `cwa.Runner` runs them.
 All errors are `cwa.CwaError`s, with a `hint` what to do next.
 
 Nothing is imported before it is used: importing this package costs neither torch nor numpy nor pydantic. It knows nothing
@@ -39,7 +39,7 @@ _MODULES = {
     "RunSpec": "spec",
     "RunState": "runner",
     "Runner": "runner",
-    "Study": "studies.study",
+    "Study": "studies.notebook",
     "StudyReport": "studies.report",
     "WeightCard": "weight_rows",
     "analyze": "notebook",

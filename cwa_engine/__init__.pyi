@@ -35,9 +35,9 @@ from cwa_engine.runner import RunHandle as RunHandle
 from cwa_engine.runner import Runner as Runner
 from cwa_engine.runner import RunState as RunState
 from cwa_engine.spec import RunSpec as RunSpec
+from cwa_engine.studies.notebook import Study as Study
 from cwa_engine.studies.notebook import run_study as run_study
 from cwa_engine.studies.report import StudyReport as StudyReport
-from cwa_engine.studies.study import Study as Study
 from cwa_engine.weight_rows import WeightCard as WeightCard
 
 __all__: list[str]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from cwa_engine.base.events import Emit, Event, Note, Progress, ignore, log_line, to_dict
 from cwa_engine.models.in_memory import as_loaded, hashed
 from cwa_engine.models.loading import LoadedModel, load_model
+from cwa_engine.models.memory import device_name
 from cwa_engine.pipeline import analyze
 from cwa_engine.questions.registry import check_ready
 from cwa_engine.records.export import ModelRecord, RunRecord
@@ -76,7 +76,6 @@ def load_for(spec: RunSpec, emit: Emit = ignore) -> LoadedModel:
 
 def model_record(loaded: LoadedModel) -> ModelRecord:
     """What a run's files say about the model."""
-    cuda = loaded.device.type == "cuda"
     return ModelRecord(
         name=loaded.source.name,
         location=loaded.source.location,
@@ -84,8 +83,8 @@ def model_record(loaded: LoadedModel) -> ModelRecord:
         revision=loaded.revision,
         files=loaded.files,
         dtype=loaded.dtype,
-        device=str(loaded.device),
-        device_name=torch.cuda.get_device_name(loaded.device) if cuda else platform.processor() or platform.machine(),
+        device=loaded.device_name,
+        device_name=" + ".join(map(device_name, loaded.devices)),
         parameters=loaded.anatomy.numel,
         notes=loaded.notes,
     )

@@ -13,17 +13,14 @@ from threading import Event as Flag
 from types import TracebackType
 
 from cwa_engine.base.cancellation import cancellable
-from cwa_engine.base.errors import Cancelled, CwaError, InvalidInput, NotFound, RunFailed
+from cwa_engine.base.errors import Cancelled, CwaError, NotFound, RunFailed
 from cwa_engine.base.events import Event
-from cwa_engine.base.files import write_whole
 from cwa_engine.local_run import load_for, run_here
-from cwa_engine.records.checksums import check_run
 from cwa_engine.records.run_id import new_run_id
 from cwa_engine.records.run_report import RunReport, open_run
+from cwa_engine.run_folders import FinishedRun, RunFolders
 from cwa_engine.runner import RunHandle, RunState
 from cwa_engine.spec import RunSpec
-
-KEYS = ".keys"  # folder of files that are named by a key and hold the id of the run that was begun under it
 
 
 class LocalRunner:
@@ -39,6 +36,7 @@ class LocalRunner:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self._folder = Path(folder) if folder is not None else None
+        self._folders = RunFolders(self._folder) if self._folder else None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cwtool run")
         self._handles: dict[str, _LocalRun] = {}  # by run id
         self._keys: dict[str, str] = {}  # key -> run id
@@ -50,7 +48,7 @@ class LocalRunner:
     def submit(self, spec: RunSpec, key: str | None = None) -> RunHandle:
         if key is not None and (known := self._known(key)):
             return known
-        handle = _LocalRun(spec, self._folder, key)
+        handle = _LocalRun(spec, self._folders, key)
         self._handles[handle.run_id] = handle
         if key is not None:
             self._keys[key] = handle.run_id
@@ -60,8 +58,8 @@ class LocalRunner:
     def attach(self, run_id: str) -> RunHandle:
         if run_id in self._handles:
             return self._handles[run_id]
-        if self._folder and run_id and "/" not in run_id and (self._folder / run_id).is_dir():
-            return _FinishedRun(self._folder / run_id)
+        if self._folders:
+            return self._folders.finished(run_id)
         raise NotFound(f"there is no run {run_id} here", hint="it was not finished, or its folder was removed")
 
     def states(self, run_ids: Sequence[str]) -> Mapping[str, RunState]:
@@ -80,11 +78,10 @@ class LocalRunner:
         """The run of a key; None for one that was never asked for, or whose process ended before its run did."""
         if key in self._keys:
             return self._handles[self._keys[key]]
-        if self._folder is None:
-            return None
+        run_id = self._folders.run_of_key(key) if self._folders else None
         try:
-            return self.attach(_key_file(self._folder, key).read_text("utf-8"))
-        except (OSError, ValueError, NotFound):
+            return self.attach(run_id) if run_id else None
+        except NotFound:
             return None
 
     def close(self) -> None:
@@ -105,10 +102,10 @@ class LocalRunner:
 class _LocalRun:
     """A run in this process: `work` is called in the thread, all else in those of whoever waits for it."""
 
-    def __init__(self, spec: RunSpec, folder: Path | None, key: str | None) -> None:
+    def __init__(self, spec: RunSpec, folders: RunFolders | None, key: str | None) -> None:
         self._run_id = new_run_id(spec.model)
         self._spec = spec
-        self._folder = folder
+        self._folders = folders
         self._key = key
         self._created = time.time()
         self._began = False
@@ -156,7 +153,7 @@ class _LocalRun:
             return RunState("running" if self._began else "queued", self._created)
 
     def altered(self) -> tuple[str, ...]:
-        return _altered(self._folder / self._run_id) if self._folder else ()
+        return FinishedRun(self._folders.path / self._run_id).altered() if self._folders else ()
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -176,20 +173,18 @@ class _LocalRun:
 
     def _run(self) -> RunReport:
         self._check_cancelled()
-        if self._key and self._folder:
-            _keep_key(
-                self._folder, self._key, self._run_id
-            )  # before the run: whoever is killed right after it has both
+        if self._key and self._folders:  # before the run: whoever is killed right after it has both
+            self._folders.keep_key(self._key, self._run_id)
         with cancellable(self._check_cancelled):
             report = run_here(
                 self._spec,
                 lambda emit: load_for(self._spec, emit),
                 self._emit,
                 run_id=self._run_id,
-                folder=self._folder,
+                folder=self._folders.path if self._folders else None,
             )
         # Of many runs not all are kept in memory where their files are on disk.
-        return open_run(self._folder / self._run_id) if self._folder else report
+        return open_run(self._folders.path / self._run_id) if self._folders else report
 
     def _emit(self, event: Event) -> None:
         self._check_cancelled()
@@ -202,51 +197,5 @@ class _LocalRun:
             raise Cancelled("the run was cancelled")
 
 
-class _FinishedRun:
-    """A run of an earlier process, by its folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder
-
-    @property
-    def run_id(self) -> str:
-        return self._path.name
-
-    def events(self) -> Iterator[Event]:
-        """None: what it said is in its log."""
-        return iter(())
-
-    def state(self) -> RunState:
-        return RunState("done", self._path.stat().st_mtime)
-
-    def report(self) -> RunReport:
-        return open_run(self._path)
-
-    def altered(self) -> tuple[str, ...]:
-        return _altered(self._path)
-
-    def cancel(self) -> None:
-        """It has ended."""
-
-
-def _altered(folder: Path) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise NotFound(f"there is no run {folder.name} here", hint="its folder was removed")
-    return tuple(check_run(folder).altered)
-
-
 def _as_cwa_error(error: BaseException) -> CwaError:
     return error if isinstance(error, CwaError) else RunFailed(f"{type(error).__name__}: {error}")
-
-
-def _key_file(folder: Path, key: str) -> Path:
-    if not key.isalnum():
-        raise InvalidInput(f"{key!r:.80} is no key of a run", hint="a key has letters and digits alone")
-    return folder / KEYS / key
-
-
-def _keep_key(folder: Path, key: str, run_id: str) -> None:
-    """Write down which run was begun under a key."""
-    path = _key_file(folder, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, run_id.encode())

@@ -123,4 +123,4 @@ def _refuse(options: Mapping[str, object], names: Sequence[str], why: str) -> No
 def _how_loaded(loaded: LoadedModel) -> dict[str, object]:
     """Options with which the model would be loaded as it is."""
     dtype = {"dtype": loaded.dtype} if loaded.dtype in _DTYPES else {}
-    return {"revision": loaded.revision, "device": str(loaded.device), **dtype}
+    return {"revision": loaded.revision, "device": loaded.device_name, **dtype}

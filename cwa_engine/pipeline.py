@@ -33,6 +33,7 @@ from cwa_engine.evaluation.loss_scale import LossScale
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.evaluation.perplexity import baseline_of, evaluate
 from cwa_engine.models.anatomy import config_number
+from cwa_engine.models.determinism import exact_kernels
 from cwa_engine.models.failures import is_out_of_memory
 from cwa_engine.models.fan_out import trace_norms
 from cwa_engine.models.loading import LoadedModel
@@ -66,7 +67,7 @@ def analyze(
 
     Raises DataError, InvalidInput, ModelBroken, OutOfMemory or RunFailed; whatever is raised, the weights are as before.
     """
-    with _out_of_memory_named(loaded, spec):
+    with _out_of_memory_named(loaded, spec), exact_kernels(loaded, lambda text: emit(Note(text, "warning"))):
         stages = Stages(emit)
         with stages("texts"):
             used, run = read_texts(loaded, spec, emit, stages, texts)
@@ -201,7 +202,7 @@ def prepare(run: RunContext, findings: Findings, texts: Texts, intact: Evaluatio
         context = prepare_measurement(loaded, sequences, intact, spec, run.batch_size, report)
     if findings.result.rankings:
         with run.stages("rounding"):
-            report = run.reporter("rounding", NUDGES * len(context.sample.places))
+            report = run.reporter("rounding", NUDGES * len(context.sample_places))
             context = with_rounding(context, findings.result.rankings[0], spec.largest_k, report)
     return dataclasses.replace(findings, context=context)
 
@@ -231,7 +232,9 @@ def damage_critical_sets(run: RunContext, findings: Findings) -> Findings:
 def check_weights(run: RunContext, findings: Findings) -> Findings:
     """The findings with the numerical floor, once the intact model is measured again. Raises WeightsNotRestored."""
     context = findings.measurement
-    floor = check_restored(context, run.reporter("check", len(context.sample.places)))
+    floor = check_restored(
+        context, run.reporter("check", len(context.sample_places)), lambda text: run.emit(Note(text, "warning"))
+    )
     return dataclasses.replace(findings, result=dataclasses.replace(findings.result, floor=floor))
 
 
@@ -251,8 +254,8 @@ def _out_of_memory_named(loaded: LoadedModel, spec: RunSpec) -> Iterator[None]:
 
 
 def peak_memory_bytes(loaded: LoadedModel) -> int:
-    """Largest memory so far: of the device on an accelerator, of this process on a CPU."""
+    """Largest memory so far: of the device on an accelerator, summed over several; of this process on a CPU."""
     if loaded.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(loaded.device))
+        return sum(int(torch.cuda.max_memory_allocated(device)) for device in loaded.devices)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

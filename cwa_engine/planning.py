@@ -14,20 +14,24 @@ import torch
 from huggingface_hub.errors import RevisionNotFoundError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from cwa_engine.base.devices import devices_in, is_cpu
 from cwa_engine.base.errors import InvalidInput, ModelGated, ModelNotFound
 from cwa_engine.base.events import ignore
 from cwa_engine.command_line import command_of
 from cwa_engine.data.tokens import TokenSequence
-from cwa_engine.evaluation.resume import allowed_bytes
+from cwa_engine.evaluation.resume import SHARE as CACHED_SHARE
+from cwa_engine.evaluation.resume import WEIGHTS_SHARE
 from cwa_engine.guide.catalog import catalog_model
 from cwa_engine.hub.access import hub_access
 from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind, name_and_revision
+from cwa_engine.machine.memory import available_memory
 from cwa_engine.methods.metrics import JOINABLE_NEEDS, Needs, needs_of
 from cwa_engine.models.chain import NotAChain, chain_of
 from cwa_engine.models.fake_model import FakeModel, fake_model, goes_token_by_token, peak_bytes
 from cwa_engine.models.guide_config import byte_tokenizer, guide_config
 from cwa_engine.models.loading import LoadedModel, load_without_weights
-from cwa_engine.models.memory import free_bytes
+from cwa_engine.models.memory import free_bytes, free_together
+from cwa_engine.models.shards import split_evenly
 from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
@@ -39,44 +43,59 @@ from cwa_engine.text_use import use_texts
 SHARE = 0.8  # a plan may use this share of free memory
 ROUGH_SHARE = 0.5  # a rough estimate below this share of free memory is trusted without counting
 MOST_AT_ONCE = 64  # sequences in a batch
+ENOUGH_AT_ONCE = 8  # to keep a GPU busy: where a rough estimate has room for so many, none is counted
 LEAST_TO_HALVE = 4  # scoring texts: two for each half
 OVERHEAD = 1.15  # factor for what allocators take beside the tensors; measured, see benchmarks/RESULTS.md
 KERNELS_BYTES = 80_000_000  # what kernels keep for themselves; measured too
 IMPORTED_BYTES = int(psutil.Process().memory_info().rss)  # of this process with its libraries and without a model
 SOURCES = ("resident", "sweep")
 
+MODELS_KEPT = 4  # models without weights, whose counts serve the next plan: a form plans anew with every key
+
 # (dtype, bytes of the weights in it) -> bytes free for weights and work; None if the device is not known.
 FreeBytes = Callable[[str, int], int | None]
 
 
 def plan(
-    spec: RunSpec, access: HubAccess, device: str, trust_remote_code: bool = False, room: FreeBytes | None = None
+    spec: RunSpec,
+    access: HubAccess,
+    device: str,
+    trust_remote_code: bool = False,
+    room: FreeBytes | None = None,
+    cpu_bytes: int | None = None,
 ) -> Plan:
     """The memory that `spec` needs at each dtype and by each source of gradients, and which of these fits the device.
 
-    `room` gives the free memory; without it the device is asked. Raises what loading the model or reading texts raises.
+    `room` gives the device's free memory, `cpu_bytes` the CPU memory that is free for blocks that wait there; without
+    them the machine is asked. Raises what loading the model or reading texts raises.
     """
-    room = room or (lambda dtype, weights: free_bytes(torch.device(device)))
+    room = room or (
+        lambda dtype, weights: free_together([torch.device(name) for name in devices_in(device)], free_bytes)
+    )
     with hub_access(access):
-        return _plan(spec, access, device, room, trust_remote_code)
+        free = available_memory().free_bytes if cpu_bytes is None else cpu_bytes
+        return _plan(spec, access, device, room, free, trust_remote_code)
 
 
-def _plan(spec: RunSpec, access: HubAccess, device: str, room: FreeBytes, trust_remote_code: bool) -> Plan:
+def _plan(
+    spec: RunSpec, access: HubAccess, device: str, room: FreeBytes, cpu_bytes: int, trust_remote_code: bool
+) -> Plan:
     source, config, tokenizer, note = _described(spec, access, trust_remote_code)
     stored = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
-    full = fake_model(source, config, tokenizer, torch.float32)
+    full = _without_weights(source, config, tokenizer, torch.float32)
     _, scoring, evaluation = use_texts(full, spec, ignore)
     rows: list[PlanRow] = []
     free, most = room("", 0), 0
-    for model in (full, fake_model(source, config, tokenizer, torch.bfloat16)):
+    for whole in (full, _without_weights(source, config, tokenizer, torch.bfloat16)):
+        model = _over_devices(whole, device)
         found = room(model.dtype, model.size_bytes)
-        task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, found or 0)
+        task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, found or 0, cpu_bytes)
         rows += task.rows(model) if found is not None else [replace(row, fits=None) for row in task.rows(model)]
         most = max(most, found or 0)
     if free is None:
         command, why = None, f"there is no {device} here, and the free memory of another machine's is not known"
     else:
-        command, why = _recommended(spec, rows, "float32" if device == "cpu" else stored, most)
+        command, why = _recommended(spec, rows, "float32" if is_cpu(device) else stored, most)
     return Plan(
         model=spec.model,
         parameters=full.anatomy.numel,
@@ -91,6 +110,32 @@ def _plan(spec: RunSpec, access: HubAccess, device: str, room: FreeBytes, trust_
         why=why,
         note=note,
     )
+
+
+_models: dict[tuple[str, torch.dtype], FakeModel] = {}
+
+
+def _without_weights(
+    source: ModelSource, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+) -> FakeModel:
+    """The model of a config, that of an earlier plan with what was counted on it where it is the same."""
+    key = f"{type(config).__qualname__} {config.to_json_string(use_diff=False)}", dtype
+    if key not in _models:
+        made = fake_model(source, config, tokenizer, dtype)
+        while len(_models) >= MODELS_KEPT:
+            del _models[next(iter(_models))]
+        _models[key] = made
+    return replace(_models[key], source=source, tokenizer=tokenizer)
+
+
+def _over_devices(model: FakeModel, device: str) -> FakeModel:
+    """The model over the devices of a name, all with the same room. Raises InvalidInput if it cannot be spread."""
+    names = devices_in(device)
+    if len(names) == 1:
+        return model
+    devices = [torch.device(name) for name in names]
+    shards = split_evenly(model.source.name, model.model, model.anatomy, devices)
+    return fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype, shards)
 
 
 def _described(
@@ -117,50 +162,58 @@ def _described(
 
 @dataclass(frozen=True)
 class _Task:
-    """The scoring that is planned, and its device. `free` is in bytes."""
+    """The scoring that is planned, and its device. `free` is in bytes, `cpu_bytes` those of CPU memory."""
 
     scoring: Sequence[TokenSequence]
     evaluation: Sequence[TokenSequence]
     needs: Needs
     device: str
     free: int
+    cpu_bytes: int
 
     def rows(self, model: LoadedModel) -> list[PlanRow]:
-        """A row for every way of scoring a model in this dtype. On a CPU there is no offload."""
+        """A row for every way of scoring a model in this dtype. On a CPU and on several devices there is no offload."""
         found = [self.row(model, source) for source in SOURCES]
-        return found if self.device == "cpu" else [*found, self.offloaded(model)]
+        return found if is_cpu(self.device) or model.shards else [*found, self.offloaded(model)]
 
     def offloaded(self, model: LoadedModel) -> PlanRow:
-        """The row of offload: all but the blocks on the device, and one block at a time."""
+        """The row of offload: all but the blocks on the device, one block, and the next one on its way."""
         blocks = _weights_by_block(model)
-        weights = (blocks.pop(None, 0) + max(blocks.values(), default=0)) * model.model.dtype.itemsize
+        weights = (blocks.pop(None, 0) + sum(sorted(blocks.values())[-2:])) * model.model.dtype.itemsize
         working, simulated = working_bytes(model, self.scoring, self.needs, "sweep", 1)
         working += self._other_half(model, "sweep")
-        working = max(0, working - _hidden_bytes(model, self.scoring))  # hidden states are in CPU memory
-        fits = weights + working <= SHARE * self.free
-        return PlanRow(model.dtype, "offload", weights, working, weights + working, 1, fits, simulated)
+        hidden = _hidden_bytes(model, self.scoring)
+        working = max(0, working - int(OVERHEAD * hidden))
+        in_cpu_memory = model.size_bytes - weights + hidden
+        fits = weights + working <= SHARE * self.free and in_cpu_memory <= SHARE * self.cpu_bytes
+        return PlanRow(
+            model.dtype, "offload", weights, working, weights + working, 1, fits, simulated, cpu_bytes=in_cpu_memory
+        )
 
     def row(self, model: LoadedModel, source: str) -> PlanRow:
         """The row of a source of gradients, with the largest batch that fits."""
-        room = int(SHARE * self.free) - model.size_bytes
-        size, working, simulated = batch_that_fits(model, self.scoring, self.needs, source, self.device, room)
-        working += self._other_half(model, source)
-        working = max(working, self._kept(model))
-        total = model.size_bytes + working + (IMPORTED_BYTES + KERNELS_BYTES if self.device == "cpu" else 0)
+        room, apart = int(SHARE * self.free) - model.size_bytes, self._other_half(model, source)
+        size, working, simulated = batch_that_fits(model, self.scoring, self.needs, source, self.device, room - apart)
+        working = max(working + apart, self._kept(model))
+        total = model.size_bytes + working + (IMPORTED_BYTES + KERNELS_BYTES if is_cpu(self.device) else 0)
         return PlanRow(model.dtype, source, model.size_bytes, working, total, size, working <= room, simulated)
 
     def _other_half(self, model: LoadedModel, source: str) -> int:
-        """Bytes of the statistics of the other half of the texts: of all weights, or of the largest block."""
-        if not can_be_halved(self.needs, self.scoring):
-            return 0
-        everything = statistics_bytes(model, self.needs)
-        if source == "resident":
-            return everything
-        return everything * max(_weights_by_block(model).values()) // model.anatomy.numel
+        return other_half_bytes(model, self.needs, source) if can_be_halved(self.needs, self.scoring) else 0
 
     def _kept(self, model: LoadedModel) -> int:
-        """Bytes of hidden states that are cached while damage is measured."""
-        return min(allowed_bytes(model), _hidden_bytes(model, self.evaluation))
+        """Bytes of hidden states that are cached while damage is measured, beside the weights; see `resume`."""
+        allowed = min(CACHED_SHARE * max(0, self.free - model.size_bytes), WEIGHTS_SHARE * model.size_bytes)
+        return min(int(allowed), _hidden_bytes(model, self.evaluation))
+
+
+def other_half_bytes(model: LoadedModel, needs: Needs, source: str) -> int:
+    """Bytes of the statistics of the other half of the texts: of all weights, or of the largest block."""
+    everything = statistics_bytes(model, needs)
+    if source == "resident":
+        return everything
+    block = everything * max(_weights_by_block(model).values()) // model.anatomy.numel
+    return block * len(model.devices)  # any of them may have it
 
 
 def _weights_by_block(model: LoadedModel) -> dict[int | None, int]:
@@ -189,12 +242,34 @@ def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence
     needed = _needed_at_once(loaded, spec, needs, sequences) if needs.backward else 0
     apart = statistics_bytes(loaded, needs) if halves else 0  # of the other half
     source, why, level = _source(loaded, spec, needs, needed + apart, sequences)
-    halves = halves and (source == "sweep" or needed + apart <= SHARE * free_bytes(loaded.device))
+    halves = halves and (source == "sweep" or needed + apart <= SHARE * _free_of(loaded))
     if spec.batch_size or not needs.backward or loaded.device.type == "cpu":
         return ScoringPlan(source, spec.batch_size or loaded.default_batch_size, why, level, halves)
-    room = int(SHARE * free_bytes(loaded.device)) - (apart if halves and source == "resident" else 0)
-    size, _, _ = batch_that_fits(loaded, sequences, needs, source, loaded.device.type, room)
+    room = int(SHARE * _free_of(loaded)) - (other_half_bytes(loaded, needs, source) if halves else 0)
+    size = _rough_batch(loaded, sequences, needs, source, int(room * ROUGH_SHARE / SHARE))
+    if size < min(ENOUGH_AT_ONCE, len(sequences)):
+        size, _, _ = batch_that_fits(loaded, sequences, needs, source, loaded.device.type, room)
     return ScoringPlan(source, size, why, level, halves)
+
+
+def _rough_batch(loaded: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, room: int) -> int:
+    """How many sequences fit `room` bytes by a rough estimate, which for most models is too few; 0 where not even one does.
+
+    A model over several devices is not estimated so.
+    """
+    if loaded.shards:
+        return 0
+    alone = rough_bytes(loaded, needs, source, 0)
+    if source == "sweep" and not loaded.offload:
+        alone += _hidden_bytes(loaded, sequences)
+    tokens = max(len(sequence.ids) for sequence in sequences)
+    each = rough_bytes(loaded, needs, source, tokens) - rough_bytes(loaded, needs, source, 0)
+    return max(0, min(MOST_AT_ONCE, len(sequences), (room - alone) // max(1, each)))
+
+
+def _free_of(loaded: LoadedModel) -> int:
+    """Bytes free on the devices of a model; `working_bytes` says how many of them a piece of work needs."""
+    return sum(free_bytes(device) for device in loaded.devices)
 
 
 def can_be_halved(needs: Needs, sequences: Sequence[TokenSequence]) -> bool:
@@ -206,7 +281,9 @@ def _needed_at_once(loaded: LoadedModel, spec: RunSpec, needs: Needs, sequences:
     """Bytes that the gradients of all weights at once take: a rough estimate, or counted if that is not clearly enough."""
     size = spec.batch_size or 1
     needed = rough_bytes(loaded, needs, "resident", size * max(len(s.ids) for s in sequences))
-    if needed > ROUGH_SHARE * free_bytes(loaded.device):
+    if loaded.shards:
+        needed = loaded.shards.seen_now(free_bytes).needed_as_weights(needed)
+    if needed > ROUGH_SHARE * _free_of(loaded):
         needed, _ = working_bytes(loaded, sequences, needs, "resident", size)
     return needed
 
@@ -222,7 +299,7 @@ def _source(
     if spec.offload == "cpu":
         return _swept(loaded, "blocks stay in CPU memory and come to the device one at a time, as asked", spec)
     if spec.gradients == "auto":
-        free = free_bytes(loaded.device)
+        free = _free_of(loaded)
         if needed <= SHARE * free:
             return "resident", f"the gradients of all weights fit at once: {_gb(needed)} of {_gb(free)} free", "info"
         why = f"the gradients of one block after the other: all need {_gb(needed)}, {_gb(free)} are free"
@@ -252,7 +329,7 @@ def batch_that_fits(
 ) -> tuple[int, int, bool]:
     """The largest batch that fits `room` bytes: (sequences, bytes beside the weights, whether the bytes were counted)."""
     one, simulated = working_bytes(model, sequences, needs, source, 1)
-    if device == "cpu":  # one sequence at a time is fastest there
+    if is_cpu(device):  # one sequence at a time is fastest there
         return 1, one, simulated
     some = min(8, len(sequences))
     eight, _ = working_bytes(model, sequences, needs, source, some)
@@ -265,6 +342,24 @@ def working_bytes(
     model: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, size: int
 ) -> tuple[int, bool]:
     """Bytes beside the weights at the peak of scoring, and whether they were counted on the model without weights."""
+
+    def count() -> tuple[int, bool]:
+        if isinstance(model, FakeModel):
+            return _counted(model, sequences, needs, source, size)
+        shards = model.shards.seen_now(free_bytes) if model.shards else None
+        fake = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype, shards)
+        return _counted(fake, sequences, needs, source, size)
+
+    if model.shards and not isinstance(model, FakeModel):  # their room changes
+        return count()
+    # Counting takes ten seconds for the 30 blocks of SmolLM2: once for a model, not with every run of a warm one.
+    lengths = tuple((len(sequence.ids), sequence.unscored) for sequence in sequences)
+    return model.facts.once(("working bytes", needs, source, size, lengths, tuple(model.anatomy.parameters)), count)
+
+
+def _counted(
+    model: FakeModel, sequences: Sequence[TokenSequence], needs: Needs, source: str, size: int
+) -> tuple[int, bool]:
     longest = [sequence for batch in model.batched(sequences, size)[:2] for sequence in batch]
 
     def score() -> None:
@@ -277,16 +372,19 @@ def working_bytes(
         for part in sweep(model, longest, needs, size):
             del part
 
-    if not isinstance(model, FakeModel):
-        model = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype)
     try:
         counted = None if goes_token_by_token(model) else peak_bytes(model, score)
     except RuntimeError:  # the model branches on values, as with experts
         counted = None
     if counted is None:
-        return rough_bytes(model, needs, source, size * len(longest[0].ids)), False
+        rough = rough_bytes(model, needs, source, size * len(longest[0].ids))
+        if model.shards:
+            needed = model.shards.needed_as_weights if source == "resident" else model.shards.needed_anywhere
+            rough = needed(rough)
+        return rough, False
     if source == "sweep":  # the sweep keeps the blocks' inputs of all batches; two batches were run
-        counted += _hidden_bytes(model, sequences) - _hidden_bytes(model, longest)
+        more = _hidden_bytes(model, sequences) - _hidden_bytes(model, longest)
+        counted += model.shards.share_of_fullest(more) if model.shards else more
     return int(OVERHEAD * counted), True
 
 
@@ -297,8 +395,11 @@ def _hidden_bytes(model: LoadedModel, sequences: Sequence[TokenSequence]) -> int
     return tokens * embedding.shape[1] * embedding.element_size() * model.anatomy.blocks
 
 
-def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) -> tuple[str | None, str]:
-    """The command line of the first tier that fits, and the reason. None if nothing fits."""
+def way_that_fits(spec: RunSpec, rows: Sequence[PlanRow], usual: str) -> tuple[RunSpec, PlanRow, str] | None:
+    """The first of the ways that fits, from the most that a run can tell to the least: its spec, its row, and why.
+
+    `usual` is the dtype that the run has where none is asked for. None if nothing fits.
+    """
     at = {(row.dtype, row.gradients): row for row in rows}
     usual = usual if (usual, "resident") in at else "bfloat16"  # float16 takes as much
     swept = {"gradients": "sweep", "fast_perturbation": True}
@@ -314,9 +415,18 @@ def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) 
     ]
     for key, fields, why in tiers:
         if key in at and at[key].fits:
-            needed = at[key].weights_bytes + at[key].working_bytes
-            return command_of(spec.model_copy(update=fields)), f"{why}: {_gb(needed)} of {_gb(free)}"
-    return None, f"nothing fits: {_gb(free)} are free; a shorter --seq-len or a device with more memory helps"
+            return spec.model_copy(update=fields), at[key], why
+    return None
+
+
+def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) -> tuple[str | None, str]:
+    """The command line of the way that fits, and the reason. None if nothing fits."""
+    found = way_that_fits(spec, rows, usual)
+    if found is None:
+        return None, f"nothing fits: {_gb(free)} are free; a shorter --seq-len or a device with more memory helps"
+    asked, row, why = found
+    waiting = f", and {_gb(row.cpu_bytes)} of CPU memory" if row.cpu_bytes else ""
+    return command_of(asked), f"{why}: {_gb(row.weights_bytes + row.working_bytes)} of {_gb(free)}{waiting}"
 
 
 def _gb(size_bytes: int) -> str:

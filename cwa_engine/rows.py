@@ -144,7 +144,7 @@ class DamagePoint:
 
     `delta_nll` is paired per sequence with a 95 % interval: Student's t on a jackknife over the sequences. A loss that is
     not finite is named in `collapsed_at` (the first layer whose output is not finite) and never averaged away. Critical
-    sets are measured on all evaluation texts, draws of controls on a sample of them, except the one that does most.
+    sets are measured on all evaluation texts, draws of controls on as many as make the answer clear: `sequences`.
     """
 
     metric: str
@@ -196,13 +196,17 @@ class ControlDraw:
 class Separation:
     """A critical set beside the draws of one control.
 
-    On the `texts` of the sample, the same for all: `critical`, `median` and `as_extreme`, the number of draws whose change
-    of the loss is at least as large, in either direction. `p_value` is (1 + as_extreme) / (1 + draws), an exact rank test;
-    None where there are too few draws for one.
+    They compete in an elimination on growing parts of the evaluation texts, of which the last round has `texts`. `as_extreme`
+    is the number of draws that came out ahead of the critical set, and `p_value` is (1 + as_extreme) / (1 + draws), an exact
+    rank test; None where there are too few draws for one. `critical` is the change of the loss by the critical set on these
+    texts, `median` that by the draws, each on the texts that it was measured on.
 
-    On all texts: `largest` is the change by the draw that changes the loss most, with its 95 % interval, and `ratio` is
-    |change by the critical set| over |largest|, the latter taken to be at least the numerical floor. Changes are in nats
-    per token; None where a loss is not finite.
+    `largest` is the change by the draw that came out ahead of all others, with its 95 % interval, on `largest_texts` texts,
+    and `ratio` is |change by the critical set on all texts| over |largest|, the latter taken to be at least the numerical
+    floor. Changes are in nats per token; None where a loss is not finite.
+
+    Runs of early versions have no `largest_texts`: they measured every draw on `texts` texts, on which `median` and
+    `as_extreme`, the number of draws with as large a change, are, and the largest on all.
     """
 
     metric: str
@@ -219,7 +223,8 @@ class Separation:
     largest_low: float | None
     largest_high: float | None
     ratio: float | None
-    beyond: bool  # whether the critical set changes the loss more than the draw that changes it most, on all texts
+    beyond: bool  # whether the critical set changes the loss more than the draw that came out ahead of all others
+    largest_texts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +373,7 @@ class PlanRow:
     batch_size: int
     fits: bool | None  # None where it is not known what the device has
     simulated: bool  # False where the model cannot be run without weights, and the figures are rough
+    cpu_bytes: int = 0  # of CPU memory, for blocks and hidden states that wait there
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator, model_validator
 
+from cwa_engine.base.devices import check_device, devices_in
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.hub.sources import name_and_revision
 from cwa_engine.methods.controls import CONTROLS
@@ -93,7 +93,8 @@ class ModelOptions(_Options):
     device: Annotated[
         str,
         Option(
-            "auto, cpu, cuda, cuda:N or mps.",
+            "auto, cpu, cuda, cuda:N or mps; cpu:N is the Nth CPU lane of a daemon that has several; cuda:0+cuda:1 puts one "
+            "model over several NVIDIA devices, its embedding on the first.",
             commands=(*ANY_RUN, LOAD, WEIGHT, PROMPT),
             choices=("auto", "cpu", "cuda", "mps"),
             basic=True,
@@ -453,9 +454,7 @@ class RunSpec(TaskOptions, DamageOptions, SpeedOptions, TextOptions, RankingOpti
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-            raise InvalidInput(f"unknown device '{device}'", hint="use auto, cpu, cuda, cuda:N or mps")
-        return device
+        return check_device(device)
 
     _name_the_field = field_validator("*", mode="wrap")(naming_field)  # the last validator encloses those above
 
@@ -484,6 +483,10 @@ class RunSpec(TaskOptions, DamageOptions, SpeedOptions, TextOptions, RankingOpti
             raise InvalidInput(
                 "--fidelity and hutchinson_diag need the gradients of all weights at once",
                 hint=f"leave out --{one_block} {_ONE_BLOCK[one_block]}",
+            )
+        if self.offload == "cpu" and len(devices_in(self.device)) > 1:
+            raise InvalidInput(
+                "blocks in CPU memory come to one device", hint="leave out --offload, or name one device"
             )
         if self.offload == "cpu" and self.gradients == "resident":
             raise InvalidInput("with --offload cpu there is one block at a time", hint="leave out --gradients resident")

@@ -163,6 +163,7 @@ class CwtoolApp(TerminalApp):
             copy=self.copy_text,
             warm=lambda: store.warm_models,
             devices=lambda: store.daemon.devices if store.daemon else (),
+            lanes=lambda: [lane.device for lane in store.daemon.lanes] if store.daemon else [],
             runs=lambda: [job.run_id for job in store.job_list.jobs],
             host=self._host,
         )

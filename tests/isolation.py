@@ -16,7 +16,7 @@ from pathlib import Path
 
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 _KEPT_KINDS = (
-    "CWTOOL_CHAOS", "CWTOOL_EXPLORE",  # what a tester asks for
+    "CWTOOL_CHAOS", "CWTOOL_EXPLORE", "CWTOOL_TEST_DEVICE",  # what a tester asks for
     "PYTHONPATH", "PYTHONHASHSEED", "PYTEST_", "TEXTUAL_SNAPSHOT_", "COV_", "OMP_", "GOMP_",
     "CUDA_", "NVIDIA_",
 )  # fmt: skip

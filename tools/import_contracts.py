@@ -13,7 +13,7 @@ from typing import Any
 from grimp import ImportGraph
 from importlinter import Contract, ContractCheck, fields, output
 
-GUARDED = frozenset({"torch", "transformers", "zmq", "msgpack", "typer", "textual", "rich"})
+GUARDED = frozenset({"torch", "transformers", "zmq", "msgpack", "typer", "textual", "rich", "ray"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,9 +144,16 @@ def _memory(settings: Settings) -> Iterator[Check]:
 
 
 def _processors(settings: Settings) -> Iterator[Check]:
-    given = {**os.environ, **thread_settings(os.environ)}
+    lanes = settings.cpu_lanes
+    given = {**os.environ, **thread_settings(os.environ, sharers=lanes)}
     threads = f", OMP_NUM_THREADS={given['OMP_NUM_THREADS']}" if "OMP_NUM_THREADS" in given else ""
-    yield Check("processors", OK, f"{granted_processors():.3g} of {os.cpu_count()} are granted{threads}")
+    each = f" in each of {lanes} CPU lanes" if lanes > 1 else ""
+    found = f"{granted_processors():.3g} of {os.cpu_count()} are granted{threads}{each}"
+    if lanes > granted_processors():
+        hint = "lower CWTOOL_CPU_LANES: lanes beyond the processors wait for one another, and take memory"
+        yield Check("processors", WARNING, f"{found}, more than there are processors", hint)
+    else:
+        yield Check("processors", OK, found)
 
 
 def _hub(settings: Settings) -> Iterator[Check]:

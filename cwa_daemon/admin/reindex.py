@@ -15,14 +15,12 @@ from cwa_daemon.base.folder_lock import hold_lock
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import leftovers
 from cwa_daemon.control.database import SCHEMA_VERSION
-from cwa_daemon.control.headlines import kept_headline
+from cwa_daemon.control.found_runs import list_run, row_of, unknown_folders
 from cwa_daemon.control.store import Store
 from cwa_daemon.protocol import JobState
 from cwa_engine.base.errors import CwaError, InvalidInput
-from cwa_engine.base.plain import JsonMap
 from cwa_engine.prompt_spec import spec_of_kind
 from cwa_engine.records.checksums import fingerprint_of
-from cwa_engine.records.reading import read_manifest, read_summary
 
 MOST_JOBS = 1_000_000  # of a damaged database that are looked for
 _NOT_DAMAGE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY")
@@ -127,37 +125,12 @@ def _whole_row(connection: sqlite3.Connection, number: int) -> dict[str, Any] | 
 def reindex(store: Store, runs: Path) -> tuple[int, list[str]]:
     """Add every finished run that the database does not list; gives how many, and the folders that are no whole runs."""
     unreadable, rows = [], []
-    for folder in sorted(runs.iterdir()) if runs.is_dir() else []:
-        if not folder.is_dir() or store.job(folder.name):
-            continue
+    for folder in unknown_folders(runs, store.run_ids()):
         try:
-            rows.append(_row(folder))
+            rows.append(row_of(folder))
         except (CwaError, KeyError, ValueError):
             unreadable.append(folder.name)
     first = store.first_number() - len(rows)  # a run found again is older than every one that is listed
     for number, row in enumerate(sorted(rows, key=lambda row: row["created"]), start=first):
-        store.add_job(number=number, **row)
-        fingerprint = fingerprint_of(runs / row["run_id"])
-        store.append_event(
-            row["run_id"], {"kind": "state", "state": JobState.DONE, "error": None, "fingerprint": fingerprint}
-        )
+        list_run(store, row, fingerprint_of(runs / row["run_id"]), number=number)
     return len(rows), unreadable
-
-
-def _row(folder: Path) -> JsonMap:
-    manifest, summary = read_manifest(folder), read_summary(folder)
-    started, worked_s = float(manifest["started"]), sum(summary["timings"].values())
-    return {
-        "run_id": folder.name,
-        "kind": "run",
-        "state": JobState.DONE,
-        "spec": manifest["spec"],
-        "command": manifest["command"],
-        "device": manifest["model"]["device"],
-        "client_key": f"reindexed-{folder.name}",
-        "created": started,
-        "started": started,
-        "finished": started + worked_s,
-        "worked_s": worked_s,
-        "headline": kept_headline(folder),
-    }

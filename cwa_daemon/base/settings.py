@@ -40,6 +40,7 @@ class Settings(BaseModel):
     stage_idle_s: Seconds = 120.0  # a stage may neither compute nor say anything, before it counts as stuck
     stage_step_s: Seconds = 21600.0  # a stage may compute without getting on, before it counts as stuck
     worker_idle_s: Seconds = 300.0  # a worker without warm models waits for another job
+    cpu_lanes: int = Field(default=1, ge=1, le=128)  # how many jobs compute on the CPU at once, each in its own worker
     keep_alive: str = "30m"  # how long a model stays warm after its last use: 30m, 0, forever
     memory_budget_gb: Gigabytes | None = None  # for the warm models of a device; None: what is free less the reserve
     memory_reserve_gb: Gigabytes | None = None  # left free on each device; None: 1, or a tenth of a small one

@@ -74,9 +74,10 @@ class CurrentJob:
         clock: AwakeClock,
         troubles: Troubles,
         load_again: Callable[[str, LoadAgain, str], None],
+        sharers: int = 1,
     ) -> None:
         self.device = device
-        self.worker = LaneWorker(device, settings, clock, troubles, self)
+        self.worker = LaneWorker(device, settings, clock, troubles, self, sharers)
         self.running: Running | None = None
         self._ledger = ledger
         self._outcomes = outcomes

@@ -14,12 +14,13 @@ MOST_EVENTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A job that goes to another state at a time, in seconds since the epoch, and why."""
+    """A job that goes to another state at a time, in seconds since the epoch, and why; and to another device, where it does."""
 
     run_id: str
     state: JobState
     error: CwaError | None
     time: float
+    device: str | None = None
 
 
 @dataclass

@@ -28,6 +28,11 @@ from cwa_engine.rows import to_plain
 Reply = JsonMap
 Handler = Callable[[Service, Caller, Any], Awaitable[Reply | None]]
 HANDLERS: dict[type[protocol.Request], Handler] = {}
+# What lists runs or names one, also a run that another program has made just now.
+NAMING_RUNS = (
+    protocol.GetJob, protocol.ListJobs, protocol.ListResults, protocol.GetResult, protocol.GetTopK, protocol.ListFiles,
+    protocol.GetFile, protocol.Mark, protocol.Subscribe, protocol.Retry,
+)  # fmt: skip
 
 
 def handles(request: type[protocol.Request]) -> Callable[[Handler], Handler]:
@@ -45,11 +50,10 @@ async def submit(service: Service, caller: Caller, request: protocol.Submit) -> 
     spec = request.spec
     if caller.is_remote:
         _check_places(service, request)
-    device = telemetry.default_device() if spec.device == "auto" else "cuda:0" if spec.device == "cuda" else spec.device
     run_id = service.jobs.submit(
         request.kind,
         spec.model_dump(mode="json"),
-        device,
+        spec.device,
         request.client_key,
         request.command,
         request.access.model_dump(),

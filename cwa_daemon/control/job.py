@@ -20,7 +20,7 @@ class Job:
     state: JobState
     spec: JsonMap  # of a RunSpec
     command: str
-    device: str
+    device: str  # its lane, or while it is queued and may run on several, what was asked for: see `LaneNames.kept_as`
     client_key: str
     retry_of: str | None
     created: float
@@ -43,6 +43,11 @@ class Job:
     def lane(self) -> str:
         """Where it runs, one job after the other: on its device, or where plans are made or models are downloaded."""
         return WITHOUT_DEVICE.get(self.kind, self.device)
+
+    @property
+    def asked(self) -> str:
+        """The device that was asked for, which may leave a choice: auto, cpu."""
+        return str(self.spec.get("device", self.device))
 
     @property
     def model(self) -> str:

@@ -16,12 +16,12 @@ from cwa_daemon.control.dispatcher import Dispatcher
 from cwa_daemon.control.finding import find_job, view_of
 from cwa_daemon.control.job import Job
 from cwa_daemon.control.lane import Lane
+from cwa_daemon.control.lane_names import CPU
 from cwa_daemon.control.ledger import Ledger, OnEvent
 from cwa_daemon.control.outcomes import Outcomes
 from cwa_daemon.control.store import Store
 from cwa_daemon.control.supervise import Troubles
 from cwa_daemon.pipe.messages import LoadAgain
-from cwa_daemon.pipe.place import WITHOUT_DEVICE
 from cwa_daemon.protocol import HIGHEST_PRIORITY, TERMINAL_STATES, JobOptions, JobState, JobView
 from cwa_engine.base.errors import (
     Cancelled,
@@ -55,7 +55,7 @@ class Jobs:
     ) -> None:
         self._store = store
         self._settings = settings
-        self.ledger = Ledger(store, settings.runs, on_event, self._moved)
+        self.ledger = Ledger(store, settings.runs, on_event, self._moved, self._queued_on)
         self.outcomes = Outcomes(store, self.ledger, settings.runs)
         self.dispatcher = Dispatcher(
             store, settings, self.ledger, self.outcomes, troubles or Troubles(), self.load_again, make_lane
@@ -102,9 +102,10 @@ class Jobs:
         retry_of: str | None = None,
         owner: str = "",
     ) -> str:
-        """Queue a job and give its run id; the same client key again gives the same run id."""
+        """Queue a job and give its run id; the same client key again gives the same run id. `device` is what was asked for."""
         if known := self._store.job_by_client_key(client_key):
             return known.run_id
+        self.dispatcher.names.check(device)
         waiting = self._store.count(JobState.QUEUED) + self._store.count(JobState.PAUSED)
         if waiting >= self._settings.max_queue:
             raise QueueFull(f"{self._settings.max_queue} jobs are queued already", hint="wait, or cancel some")
@@ -120,7 +121,7 @@ class Jobs:
             state=JobState.QUEUED,
             spec=spec,
             command=command,
-            device=device,
+            device=self.dispatcher.names.kept_as(device),
             client_key=client_key,
             retry_of=retry_of,
             created=time.time(),
@@ -132,14 +133,16 @@ class Jobs:
         if token:
             self.dispatcher.keep_token(run_id, token)
         self.ledger.record(run_id, {"kind": "state", "state": JobState.QUEUED, "error": None})
-        self.dispatcher.wake(WITHOUT_DEVICE.get(kind, device))
-        if waits_for := self.dispatcher.waits_for(self.find(run_id)):
+        job = self.find(run_id)
+        self.dispatcher.wake_for(job)
+        if waits_for := self.dispatcher.waits_for(job):
             self.ledger.note(run_id, f"waiting: {waits_for}")
         return run_id
 
     def load_again(self, device: str, model: LoadAgain, reason: str) -> None:
         """Queue the loading of a pinned model that was lost with its worker: first of all, for its runs count on it."""
-        spec = RunSpec(**model.spec)
+        device = CPU if self.dispatcher.is_gone(device) else device
+        spec = RunSpec(**{**model.spec, "device": device})
         options = JobOptions(pin=True, priority=HIGHEST_PRIORITY)
         command = f"cwtool load {spec.model} --pin"
         fields = spec.model_dump(mode="json")
@@ -171,8 +174,7 @@ class Jobs:
         kind, spec, options = job.kind, job.spec, job.run_options()
         if spec["output"]:
             claim_output(Path(spec["output"]), RunSpec.model_validate(spec), options.force)
-        device, command = job.device, job.command
-        return self.submit(kind, spec, device, client_key, command, access, options, job.run_id, owner)
+        return self.submit(kind, spec, job.asked, client_key, job.command, access, options, job.run_id, owner)
 
     # changed by users
 
@@ -211,6 +213,9 @@ class Jobs:
 
     # what follows a change
 
+    def _queued_on(self, job: Job) -> str:
+        return self.dispatcher.queued_on(job)
+
     def _moved(self, job: Job, state: JobState) -> None:
         """What follows when a job, here as it was before, has come to another state."""
         if job.state is JobState.RUNNING:
@@ -218,14 +223,14 @@ class Jobs:
         if state is JobState.DONE and job.output:
             self._copy(job)
         if state in TERMINAL_STATES:
-            self.dispatcher.forget_token(job.run_id)
+            self.dispatcher.forget(job.run_id)
             self._release(job.run_id, state)
 
     def _release(self, run_id: str, state: JobState) -> None:
         """Start the jobs that waited for this one, or cancel them if it was not done."""
         for job in self._store.waiting_for(run_id):
             if state is JobState.DONE:
-                self.dispatcher.wake(job.lane)
+                self.dispatcher.wake_for(job)
             else:
                 reason = f"cancelled: {run_id}, which it was to follow, is {state}"
                 self.ledger.move(

@@ -36,6 +36,18 @@ class Orders(Protocol):
     def command_for(self, job: Job) -> RunJob:
         """What a worker is told so that it can do the job."""
 
+    def lane_begun(self, lane: Lane) -> None:
+        """A lane has found its worker of before, or that it has none."""
+
+    def lane_changed(self, lane: Lane) -> None:
+        """A lane is at another job, or free: others may have something to do that was left to it."""
+
+    def does_not_fit(self, lane: Lane, job: Job, error: DoesNotFit) -> DoesNotFit | None:
+        """A job does not fit on a lane: None where another one is to try it, else why it fits nowhere."""
+
+    def is_gone(self, device: str) -> bool:
+        """Whether this daemon does not have such a lane any more."""
+
     def load_again(self, device: str, model: LoadAgain, reason: str) -> None:
         """Queue the loading of a pinned model that was lost with its worker."""
 
@@ -52,6 +64,7 @@ class Lane:
         outcomes: Outcomes,
         clock: AwakeClock,
         troubles: Troubles,
+        sharers: int = 1,
     ) -> None:
         self.device = device
         self._settings = settings
@@ -59,7 +72,7 @@ class Lane:
         self._ledger = ledger
         self._outcomes = outcomes
         self._clock = clock
-        self._current = CurrentJob(device, settings, ledger, outcomes, clock, troubles, orders.load_again)
+        self._current = CurrentJob(device, settings, ledger, outcomes, clock, troubles, orders.load_again, sharers)
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -68,6 +81,7 @@ class Lane:
         self._needs: dict[str, str] = {}  # run id -> what such a job waits for
         self._cancels_before_adoption: set[str] = set()  # run ids
         self._draining = False
+        self._resting = False  # it waits for a job
         self._task = supervise(f"the lane of {device}", self._run, troubles)
 
     # what is asked of it
@@ -84,6 +98,16 @@ class Lane:
         """Whether a job finds its model in memory, as far as names tell; only the worker knows for certain."""
         return any(model.name == job.model for model in self._current.worker.models)
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether it waits for a job, and would begin one at once."""
+        return self._resting and not self._draining
+
+    @property
+    def running_job(self) -> Job | None:
+        """The job that it is at."""
+        return self._current.running.job if self._current.running else None
+
     def must_wait(self, run_id: str) -> bool:
         """Whether a job has just been told that its model does not fit."""
         return time.monotonic() < self._not_before.get(run_id, 0.0)
@@ -93,13 +117,18 @@ class Lane:
         running = self._current.running
         if running and running.run_id == job.run_id:
             return "a worker that is starting" if self._current.worker.is_starting else ""
+        return self.obstacle(job, len(before)) or waits.for_queued(before)
+
+    def obstacle(self, job: Job, before: int = 0) -> str:
+        """Why a queued job is not begun here now; empty where nothing is in its way. So many are due `before` it."""
+        running = self._current.running
         if self._draining:
             return "the next daemon: this one ends when what runs has ended"
         if need := self._needs.get(job.run_id):
             return need
         if running:
-            return waits.for_running(running.job, self.device, self._ledger.progress.get(running.run_id), len(before))
-        return waits.for_queued(before)
+            return waits.for_running(running.job, self.device, self._ledger.progress.get(running.run_id), before)
+        return ""
 
     def warm_models(self) -> list[WarmModel]:
         worker, running = self._current.worker, self._current.running
@@ -146,7 +175,12 @@ class Lane:
         worker, settings, running = self._current.worker, self._settings, self._current.running
         if not worker.look_after():
             return
-        if running:
+        if not running and self._orders.is_gone(self.device):
+            for model in worker.end_for_good():
+                self._orders.load_again(
+                    self.device, model, f"this daemon does not have the lane {self.device} any more"
+                )
+        elif running:
             if running.deadline and (late := running.deadline.complaint(settings.cancel_grace_s)):
                 worker.kill(late)
             elif stuck := worker.stalls.complaint(settings.stage_idle_s, settings.stage_step_s):
@@ -176,11 +210,16 @@ class Lane:
             await self._see_it_end(self._current.running)
         elif not self._current.worker.is_there:
             await self._adopt()
+        self._orders.lane_begun(self)
         while True:
             job = None if self._draining else self._orders.next_due(self)
             if job is None:
                 self._work.clear()
-                await self._work.wait()
+                self._resting = True
+                try:
+                    await self._work.wait()
+                finally:
+                    self._resting = False
                 continue
             await self._run_job(job)
 
@@ -195,6 +234,7 @@ class Lane:
                 self._current.cancel(run_id)
             elif self._ledger.state_of(run_id) is JobState.QUEUED:
                 self._ledger.move(run_id, JobState.CANCELLED, Cancelled("cancelled before it was begun again"))
+        self._orders.lane_begun(self)  # before its job ends, which may take hours
         if running:
             self._idle.clear()
             await self._see_it_end(running)
@@ -204,11 +244,12 @@ class Lane:
         self._needs.pop(job.run_id, None)
         self._idle.clear()
         try:
-            self._ledger.move(job.run_id, JobState.RUNNING)
+            self._ledger.move(job.run_id, JobState.RUNNING, device=job.device)
         except BaseException:
             self._current.running = None  # the database fails, and the job is queued as before
             self._idle.set()
             raise
+        self._orders.lane_changed(self)
         try:
             await self._current.worker.ready(lambda text: self._ledger.note(job.run_id, text))
         except OSError as failure:  # no memory or no processes left
@@ -233,6 +274,7 @@ class Lane:
         self._idle_since = self._clock()
         self._current.worker.acknowledge()
         self._idle.set()
+        self._orders.lane_changed(self)
 
     def _outcome(self, running: Running, end: End) -> tuple[JobState, CwaError | None]:
         """The state that a job goes to, and why. Whatever came after a run was saved, it is done."""
@@ -249,6 +291,14 @@ class Lane:
             self._look_again_later(job.run_id, f"memory: {end.message}")
             self._ledger.note(job.run_id, f"waiting for memory: {end.message}")
             return JobState.QUEUED, None
+        if isinstance(end, DoesNotFit) and not running.cancel_asked:
+            nowhere = self._orders.does_not_fit(self, job, end)
+            if nowhere is None:
+                self._ledger.note(
+                    job.run_id, f"it does not fit on {self.device}, so another lane tries it: {end.message}"
+                )
+                return JobState.QUEUED, None
+            return JobState.FAILED, nowhere
         return JobState.FAILED, end
 
     def _look_again_later(self, run_id: str, need: str) -> None:

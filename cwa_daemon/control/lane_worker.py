@@ -59,7 +59,13 @@ class LaneWorker:
     """The worker process of a lane, which may be none, its warm models, and what it said last."""
 
     def __init__(
-        self, device: str, settings: Settings, clock: AwakeClock, troubles: Troubles, listener: Listener
+        self,
+        device: str,
+        settings: Settings,
+        clock: AwakeClock,
+        troubles: Troubles,
+        listener: Listener,
+        sharers: int = 1,
     ) -> None:
         self.device = device
         self.models: list[WarmModel] = []
@@ -70,6 +76,7 @@ class LaneWorker:
         self._clock = clock
         self._troubles = troubles
         self._listener = listener
+        self._sharers = sharers
         self._process: WorkerProcess | None = None
         self._memory: Memory | None = None
         self._load_again: tuple[LoadAgain, ...] = ()  # what brings pinned models back
@@ -130,9 +137,18 @@ class LaneWorker:
 
     def end_because_idle(self) -> None:
         """End the worker; a job that comes now has another one started."""
+        self._end(f"it has had nothing to do for {self._settings.worker_idle_s:g} s")
+
+    def end_for_good(self) -> tuple[LoadAgain, ...]:
+        """End the worker of a lane that is not to be any more; gives what brings its pinned models back elsewhere."""
+        pinned = self._load_again
+        self._end("this daemon does not have that lane")
+        self._forget_models()
+        return pinned
+
+    def _end(self, because: str) -> None:
         if self._process:
-            idle_s = self._settings.worker_idle_s
-            log.info("the worker of %s ends: it has had nothing to do for %g s", self.device, idle_s)
+            log.info("the worker of %s ends: %s", self.device, because)
             self._ending = asyncio.create_task(self._process.stop(grace_s=1.0))
             self._process = None
 
@@ -145,7 +161,7 @@ class LaneWorker:
 
     def _new_process(self) -> WorkerProcess:
         log_file = self._settings.logs / f"worker-{self.device.replace(':', '-')}.log"
-        return WorkerProcess(self._place, log_file, self._clock, self._heard, self._died)
+        return WorkerProcess(self._place, log_file, self._clock, self._heard, self._died, self._sharers)
 
     @property
     def _place(self) -> Place:
@@ -224,7 +240,8 @@ class LaneWorker:
                 self._memory = report.memory
                 self.acknowledge()
             case ModelsReport():
-                self.models = [WarmModel(**asdict(model)) for model in report.models]
+                # by the name of the lane: to its worker the device of "cpu:1" is "cpu"
+                self.models = [WarmModel(**{**asdict(model), "device": self.device}) for model in report.models]
                 self._memory, self._load_again = report.memory, report.again
             case Unloaded():
                 self._unloads.pop(report.request).set_result(list(report.names))

@@ -27,12 +27,15 @@ OnMove = Callable[[Job, JobState], None]  # a job as it was before, and the stat
 class Ledger:
     """The states and events of all jobs. What the disk does not take waits in memory, and `catch_up` writes it."""
 
-    def __init__(self, store: Store, runs: Path, on_event: OnEvent, on_move: OnMove) -> None:
+    def __init__(
+        self, store: Store, runs: Path, on_event: OnEvent, on_move: OnMove, queued_on: Callable[[Job], str]
+    ) -> None:
         self.progress: dict[str, StageProgress] = {}  # of each job that runs
         self._store = store
         self._runs = runs  # where run folders are
         self._on_event = on_event
         self._on_move = on_move
+        self._queued_on = queued_on  # the device of a job that is queued again
         self._unwritten = Unwritten()
 
     def state_of(self, run_id: str) -> JobState:
@@ -44,12 +47,20 @@ class Ledger:
         """The jobs whose state in the database is not the one they have."""
         return self._unwritten.jobs
 
-    def move(self, run_id: str, state: JobState, error: CwaError | None = None, at: float | None = None) -> None:
+    def move(
+        self,
+        run_id: str,
+        state: JobState,
+        error: CwaError | None = None,
+        at: float | None = None,
+        device: str | None = None,
+    ) -> None:
         """Bring a job into another state, once: the row and its event. A move that is not allowed is a defect.
 
         `at` is when that happened, seconds since the epoch, where it is heard of later: its worker has ended it then.
+        `device` is the lane that a job has got, where it had none before.
         """
-        move = Move(run_id, state, error, time.time() if at is None else at)
+        move = Move(run_id, state, error, time.time() if at is None else at, device)
         try:
             job, before = self._job(run_id), self.state_of(run_id)
         except StateDamaged as trouble:
@@ -74,6 +85,10 @@ class Ledger:
 
     def _columns(self, job: Job, move: Move) -> dict[str, Any]:
         columns: dict[str, Any] = {"state": move.state, "error": move.error.to_dict() if move.error else None}
+        if move.device:
+            columns["device"] = move.device
+        elif move.state is JobState.QUEUED:  # any lane that may run it is to take it
+            columns["device"] = self._queued_on(job)
         if move.state is JobState.RUNNING:
             columns["started"] = move.time
         elif job.state is JobState.RUNNING and job.started is not None:
@@ -138,7 +153,7 @@ class Ledger:
         for run_id, event in waiting.events:
             self.record(run_id, event)
         for move in waiting.moves:
-            self.move(move.run_id, move.state, move.error, move.time)
+            self.move(move.run_id, move.state, move.error, move.time, move.device)
         for run_id, error in waiting.copies.items():
             self.copied(run_id, error)
         return bool(waiting.moves)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 from cwa_daemon.control.deaths import START, Cause, Death, why_not_again
 from cwa_daemon.control.job import Job
+from cwa_daemon.control.lane_names import AUTO, CPU
 from cwa_daemon.control.ledger import Ledger
 from cwa_daemon.control.store import Store
 from cwa_daemon.protocol import JobState
@@ -45,11 +47,17 @@ class Outcomes:
     def taken_up(self, run_id: str, lane: str) -> Job | None:
         """The job that a worker of an earlier daemon is at; None where it is not to go on with it."""
         job = self._store.job(run_id)
-        if job is None or job.lane != lane:
+        if job is None:
             return None
-        if job.state is JobState.QUEUED:  # that it had begun did not fit on the full disk
-            self._ledger.move(run_id, JobState.RUNNING)
-        elif job.state is not JobState.RUNNING:
+        if job.state is JobState.QUEUED and job.lane in (
+            lane,
+            AUTO,
+            CPU,
+        ):  # that it had begun did not fit on the full disk
+            device = job.device if job.lane == lane else lane
+            self._ledger.move(run_id, JobState.RUNNING, device=device)
+            job = replace(job, device=device)
+        elif job.state is not JobState.RUNNING or job.lane != lane:
             return None
         self._ledger.note(run_id, "the daemon was started anew, and the worker has gone on meanwhile")
         return job

@@ -25,7 +25,7 @@ from cwa_daemon.base.security import state_folder
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import gates, leftovers
 from cwa_daemon.control.doors import Door, LocalDoor, RemoteDoor
-from cwa_daemon.control.handlers import HANDLERS, Reply
+from cwa_daemon.control.handlers import HANDLERS, NAMING_RUNS, Reply
 from cwa_daemon.control.headlines import read_missing
 from cwa_daemon.control.permissions import Caller, check_role
 from cwa_daemon.control.service import Service
@@ -74,10 +74,14 @@ class Server:
             for door in self.doors.values()
         ]
         ticker = supervise("the ticker", self._tick, self.service.troubles)
+        found_runs = supervise(
+            "the look at the folder of runs", lambda: self.service.found_runs.look_after(TICK_S), self.service.troubles
+        )
         headlines = supervise("the reader of headlines", self._read_headlines, self.service.troubles)
         await self.service.stopping.wait()
         ticker.cancel()
         headlines.cancel()
+        found_runs.cancel()
         await self.service.close()
         for receiver in receivers:
             receiver.cancel()
@@ -181,6 +185,8 @@ class Server:
             return self._greet(caller.identity, message)
         request = protocol.parse_request(message)
         check_role(caller, request)
+        if isinstance(request, NAMING_RUNS):
+            await self.service.found_runs.look_soon()
         reply = await HANDLERS[type(request)](self.service, caller, request)
         return None if reply is None else {"ok": True, **reply}
 

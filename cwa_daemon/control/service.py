@@ -9,6 +9,7 @@ from collections import deque
 
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import telemetry
+from cwa_daemon.control.found_runs import FoundRuns
 from cwa_daemon.control.jobs import Jobs
 from cwa_daemon.control.store import Store
 from cwa_daemon.control.subscriptions import Send, Subscriptions
@@ -30,6 +31,7 @@ class Service:
         self.troubles = Troubles()
         self.jobs = Jobs(self.store, settings, self.subscriptions.on_event, self.troubles)
         self.texts = KeptTexts(settings.texts, settings.texts_bytes, self.store.data_files)
+        self.found_runs = FoundRuns(self.store, settings.runs)
         self.samples: deque[Sample] = deque(maxlen=HISTORY)
         self.stopping = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None  # until what runs has ended

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _COLUMNS = ", ".join(field.name for field in dataclasses.fields(Job))
 _LANE = f"CASE kind WHEN 'plan' THEN '{PLANS}' WHEN 'pull' THEN '{PULLS}' ELSE device END"  # as `Job.lane`
 _DUE = (
-    f"WHERE state = 'queued' AND {_LANE} = ? AND NOT EXISTS"  # one that was done may have been pruned since
+    f"WHERE state = 'queued' AND {_LANE} IN (%s) AND NOT EXISTS"  # one that was done may have been pruned since
     " (SELECT 1 FROM jobs AS before WHERE before.run_id = jobs.after_run AND before.state != 'done')"
     " ORDER BY priority DESC, number"
 )
@@ -48,6 +48,10 @@ class Store(Database):
             raise self._damaged(f"a job in it is no whole row: {error}") from error
 
     # jobs
+
+    def run_ids(self) -> set[str]:
+        """Of all jobs."""
+        return {row["run_id"] for row in self._read("SELECT run_id FROM jobs")}
 
     def columns(self) -> set[str]:
         """Of the table of jobs."""
@@ -111,13 +115,13 @@ class Store(Database):
         found, values = listing.found(query)
         return int(self._read(f"SELECT count(*) FROM {found}", values)[0][0])
 
-    def runnable(self, lane: str, limit: int = 100) -> list[Job]:
-        """Queued jobs of a lane that wait for no other job, in the order they are due."""
-        return self._read_jobs(f"{_DUE} LIMIT ?", [lane, limit])
+    def runnable(self, *lanes: str, limit: int = 100) -> list[Job]:
+        """Queued jobs of these lanes, or of what they are asked for by, that wait for no other; in the order they are due."""
+        return self._read_jobs(f"{_due(lanes)} LIMIT ?", [*lanes, limit])
 
-    def due(self, lane: str) -> list[str]:
+    def due(self, *lanes: str) -> list[str]:
         """The run ids of all of them."""
-        return [row[0] for row in self._read(f"SELECT run_id FROM jobs {_DUE}", [lane])]
+        return [row[0] for row in self._read(f"SELECT run_id FROM jobs {_due(lanes)}", lanes)]
 
     def waiting_for(self, run_id: str) -> list[Job]:
         """Jobs that are to begin when this one is done."""
@@ -156,6 +160,7 @@ class Store(Database):
         return len(self._write(f"DELETE FROM events WHERE run_id = ?1 AND seq < {before} RETURNING 1", [run_id]))
 
     def lanes_with_queued_jobs(self) -> list[str]:
+        """Their lanes, or what they are asked for by."""
         return [row[0] for row in self._read(f"SELECT DISTINCT {_LANE} FROM jobs WHERE state = 'queued'")]
 
     def count(self, state: str) -> int:
@@ -224,6 +229,10 @@ class Store(Database):
 
     def last_seq(self, run_id: str) -> int:
         return int(self._read("SELECT coalesce(max(seq), 0) FROM events WHERE run_id = ?", [run_id])[0][0])
+
+
+def _due(lanes: Sequence[str]) -> str:
+    return _DUE % ", ".join("?" * len(lanes))
 
 
 def _event(body: str) -> JsonMap:

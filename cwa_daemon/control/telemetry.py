@@ -14,6 +14,7 @@ from typing import TypeVar
 import psutil
 
 from cwa_daemon.protocol import DeviceMemory, Sample
+from cwa_engine.base.devices import devices_in
 from cwa_engine.machine.cgroups import PROCESSES
 from cwa_engine.machine.memory import available_memory
 
@@ -77,17 +78,44 @@ def _devices(pids: list[int]) -> list[DeviceMemory]:
 
 
 def free_bytes(device: str) -> int | None:
-    """Free memory of an NVIDIA device, "cuda:0"; None where there is no such device, or nobody tells."""
-    kind, _, number = device.partition(":")
-    found = _nvidia() if kind == "cuda" else []
-    place = int(number or 0)
-    return found[place].total - found[place].used if place < len(found) else None
+    """Free memory of an NVIDIA device, "cuda:0"; None where there is no such device, or nobody tells.
+
+    Of several, "cuda:0+cuda:1", for what is spread evenly: each counts as the one with least.
+    """
+    found, free = None, []
+    for name in devices_in(device):
+        kind, _, number = name.partition(":")
+        found = found or (_nvidia() if kind == "cuda" else [])
+        place = int(number or 0)
+        if place >= len(found):
+            return None
+        free.append(found[place].total - found[place].used)
+    return len(free) * min(free)
 
 
-def default_device() -> str:
-    """Where a run with device "auto" goes: the NVIDIA device with most free memory, else the CPU."""
-    free = [gpu.total - gpu.used for gpu in _nvidia()]
-    return f"cuda:{free.index(max(free))}" if free else "cpu"
+def nvidia_devices() -> int:
+    """How many NVIDIA devices there are."""
+    import pynvml
+
+    return len(_visible(pynvml.nvmlDeviceGetMemoryInfo)) if _has_nvml() else 0
+
+
+def cpu_share_bytes(lanes: int, pids: list[int]) -> int:
+    """What each of so many CPU lanes may have of this machine's memory, beside what others use.
+
+    `pids` are the daemon's own processes: what these hold is shared out as well.
+    """
+    memory = available_memory()
+    if not memory.is_shared:  # of `ulimit`, which leaves each process as much
+        return memory.total_bytes
+    others = max(0, memory.used_bytes - sum(_private_memory(pid) for pid in pids))
+    return (memory.total_bytes - others) // lanes
+
+
+def free_of_share(share_bytes: int, pid: int | None) -> int:
+    """What a CPU lane can still get of its share, whose worker is `pid`."""
+    held = _private_memory(pid) if pid else 0
+    return max(0, min(available_memory().free_bytes, share_bytes - held))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +143,18 @@ def _has_nvml() -> bool:
 
 def _nvidia() -> list[_Nvidia]:
     """The devices that CUDA_VISIBLE_DEVICES shows, in CUDA's numbering; like CUDA, none from the first that is not there."""
-    if not _has_nvml():
-        return []
+    return _visible(_look_at) if _has_nvml() else []
+
+
+def _visible(look: Callable[[object], T]) -> list[T]:
+    """What `look` gives of each of these devices."""
     import pynvml
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     found = []
     for name in map(str, itertools.count()) if visible is None else visible.split(","):
         try:
-            found.append(_look_at(_handle(name.strip())))
+            found.append(look(_handle(name.strip())))
         except (pynvml.NVMLError, ValueError):  # no such device, or one that has fallen off the bus
             break
     return found

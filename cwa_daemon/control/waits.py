@@ -34,6 +34,16 @@ def _how_far(at: StageProgress) -> str:
     return f"{at.stage} {at.done}/{at.total}"
 
 
+def for_lanes(lanes: Sequence[str], before: int) -> str:
+    """What is in the way on each lane that may run a job; so many others are due before it."""
+    more = f"; {before} more {'is' if before == 1 else 'are'} due before it" if before else ""
+    return f"{'; '.join(dict.fromkeys(lanes))}{more}"
+
+
+def for_room(device: str) -> str:
+    return f"it does not fit on {device}"
+
+
 def for_queued(before: Sequence[str]) -> str:
     """Nothing runs, but these are due before."""
     return f"{short_id(before[0])}, which is due before it" if before else ""

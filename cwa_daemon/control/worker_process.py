@@ -65,7 +65,10 @@ class _AdoptedProcess:
 
 
 class WorkerProcess:
-    """A running worker process. `on_report` hears each of its reports, `on_death` why it ended, unless it was asked to."""
+    """A running worker process. `on_report` hears each of its reports, `on_death` why it ended, unless it was asked to.
+
+    `sharers` lanes, its own included, share the processors.
+    """
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class WorkerProcess:
         clock: AwakeClock,
         on_report: Callable[[Report], None],
         on_death: Callable[[Death], None],
+        sharers: int = 1,
     ) -> None:
         self.device = place.lane
         self.log_file = log_file
@@ -81,6 +85,7 @@ class WorkerProcess:
         self._clock = clock
         self._on_report = on_report
         self._on_death = on_death
+        self._sharers = sharers
         self._process: asyncio.subprocess.Process | _AdoptedProcess | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -115,7 +120,12 @@ class WorkerProcess:
                 stderr=log,
                 pass_fds=[lock.fileno()],
                 start_new_session=True,  # a Ctrl-C in the terminal that started the daemon is not for workers
-                env={**thread_settings(os.environ), **allocator_settings(os.environ), **os.environ, **_ENVIRONMENT},
+                env={
+                    **thread_settings(os.environ, sharers=self._sharers),
+                    **allocator_settings(os.environ),
+                    **os.environ,
+                    **_ENVIRONMENT,
+                },
             )
         await self._talk(ours)
 

@@ -32,6 +32,7 @@ class Limits:
     cache_folder: str
     cache_bytes: int
     trust_remote_code: bool
+    share_bytes: int | None = None  # of this machine's memory, where CPU lanes share it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

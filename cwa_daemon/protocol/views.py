@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from cwa_daemon.protocol.message import Message
 from cwa_daemon.protocol.states import TERMINAL_STATES, JobState
+from cwa_engine.base.devices import is_device
 from cwa_engine.base.plain import JsonMap
 
 
@@ -66,7 +67,7 @@ class JobView(View):
     state: str
     model: str
     spec: JsonMap
-    device: str
+    device: str  # its lane; while it waits for one of several, what was asked for
     created: float
     started: float | None = None
     finished: float | None = None
@@ -144,6 +145,8 @@ class WarmModel(Message):
 
 
 class WorkerView(Message):
+    """A lane and its worker, which may not have been started."""
+
     device: str
     pid: int | None
     state: str
@@ -189,3 +192,8 @@ class StatusView(View):
     devices: list[DeviceMemory]
     memory_bytes: int
     jobs_version: int = 0  # grows with every change of a job or of its progress; 0 by an older daemon
+
+    @property
+    def lanes(self) -> list[WorkerView]:
+        """Those on which jobs compute; not where plans are made or models are downloaded."""
+        return [worker for worker in self.workers if is_device(worker.device)]

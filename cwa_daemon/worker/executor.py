@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,8 +15,7 @@ import torch
 from cwa_daemon.pipe.exit_codes import DEVICE_LOST, NO_DEVICE
 from cwa_daemon.pipe.messages import Finished, Limits, Memory, RunJob, Unloaded, UnloadModel, Waiting
 from cwa_daemon.pipe.place import WITHOUT_DEVICE
-from cwa_daemon.worker.inbox import Inbox
-from cwa_daemon.worker.outbox import Outbox
+from cwa_daemon.worker.channels import Cancels, Reports
 from cwa_daemon.worker.plans import make_plan
 from cwa_daemon.worker.reporter import RunReporter
 from cwa_daemon.worker.warm_models import WarmModel, WarmModels, still_computes
@@ -26,6 +26,7 @@ from cwa_engine.hub.access import hub_access
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.inspection import weight_facts
 from cwa_engine.local_run import model_record
+from cwa_engine.machine.memory import take_share
 from cwa_engine.models.failures import is_out_of_memory, is_panic
 from cwa_engine.models.loading import model_on_disk, torch_device
 from cwa_engine.models.memory import release
@@ -44,14 +45,31 @@ SAVE_AGAIN_S = 2.0  # between two attempts to save what the disk did not take
 _MEMORY_HINT = "try --dtype bfloat16 or a shorter --seq-len, or `cwtool unload` other models"
 
 
-class Executor:
-    """Does the commands of one worker, one after the other, on its device and its warm models."""
+def _as_it_is(spec: RunSpec) -> RunSpec:
+    return spec
 
-    def __init__(self, device: str, inbox: Inbox, outbox: Outbox) -> None:
+
+class Executor:
+    """Does the commands of one worker, one after the other, on its device and its warm models.
+
+    `leave` ends the process, with an exit code, where it is of no use any more. `here` gives a run's spec with the paths that
+    its texts have on this machine; the run's files tell of those that it was asked with.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        inbox: Cancels,
+        outbox: Reports,
+        leave: Callable[[int], None] = os._exit,
+        here: Callable[[RunSpec], RunSpec] = _as_it_is,
+    ) -> None:
         self.device = device
         self.warm = WarmModels(device, outbox.send)
         self._inbox = inbox
         self._outbox = outbox
+        self._leave = leave
+        self._here = here
         self._used: WarmModel | None = None  # by the job that runs
 
     def memory(self) -> Memory | None:
@@ -77,6 +95,7 @@ class Executor:
     def _run(self, command: RunJob) -> None:
         """Do a job and say how it ended; no error of a job ends the worker."""
         self._used = None
+        take_share(command.limits.share_bytes)
         error, device_lost = self._tried(command)
         if error and not device_lost:
             release()  # what the job took, for the checks need some
@@ -91,7 +110,7 @@ class Executor:
         if device_lost:  # nothing computed on this device by this process can be trusted any more
             print("the device failed: this worker ends, and another takes its place", file=sys.stderr, flush=True)
         if ends:
-            os._exit(ends)
+            self._leave(ends)
         release()  # so that the next job finds it free
 
     def _tried(self, command: RunJob) -> tuple[CwaError | None, bool]:
@@ -162,7 +181,7 @@ class Executor:
         cache = ScoreCache(Path(limits.cache_folder), limits.cache_bytes, command.run_id)
         with hub_access(access):  # for the texts of a dataset
             kept = None if command.options["no_cache"] else cache
-            result = analyze(resident.model, spec, report, kept, trust_code=limits.trust_remote_code)
+            result = analyze(resident.model, self._here(spec), report, kept, trust_code=limits.trust_remote_code)
         result = dataclasses.replace(result, timings={**stages.timings, **result.timings})
         record = RunRecord(
             run_id=command.run_id,
@@ -216,7 +235,7 @@ def _named(error: BaseException, command: RunJob) -> CwaError:
 
 def is_device_error(error: BaseException) -> bool:
     """Whether an accelerator failed otherwise than by lack of memory: its context is of no use any more."""
-    return isinstance(error, torch.AcceleratorError)
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
 def _pulled(spec: RunSpec, access: HubAccess, limits: Limits, report: RunReporter) -> ModelOnDisk:

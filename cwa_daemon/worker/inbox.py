@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 
 from cwa_daemon.pipe.messages import CancelJob, Command, EndWorker, RunJob, UnloadModel, Written, command_reader
 from cwa_daemon.pipe.place import Place, check_peer
@@ -29,7 +30,8 @@ class Inbox:
         self._outbox = outbox
         self._place = place
         self._listener = _listener(place)
-        self._job: str | None = None  # its run id
+        # Run ids. The next one comes as soon as the daemon has heard how a job ended, before that is put away here.
+        self._jobs: deque[str] = deque()
         threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def next(self, timeout_s: float | None = None) -> RunJob | UnloadModel | None:
@@ -40,8 +42,13 @@ class Inbox:
             return None
 
     def job_done(self) -> None:
-        """The job that this process had is done."""
-        self._job = None
+        """The first of the jobs that this process has is done."""
+        self._jobs.popleft()
+
+    @property
+    def _job(self) -> str | None:
+        """The run id of the job to go on with, once the daemon is gone."""
+        return self._jobs[-1] if self._jobs else None
 
     def is_cancelled(self, run_id: str) -> bool:
         return run_id in self._cancelled
@@ -78,7 +85,7 @@ class Inbox:
             case EndWorker():
                 os._exit(0)
             case RunJob():
-                self._job = command.run_id
+                self._jobs.append(command.run_id)
                 self._commands.put(command)
             case UnloadModel():
                 self._commands.put(command)

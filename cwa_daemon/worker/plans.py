@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
+import torch
+
 from cwa_daemon.pipe.messages import Limits, PlanMemory, WarmCopy
 from cwa_daemon.worker.residency import ModelKey, Residency, Resident
+from cwa_daemon.worker.warm_models import reserve_bytes
+from cwa_engine.base.devices import devices_in, is_cpu
 from cwa_engine.base.errors import CwaError, DoesNotFit, InvalidInput
 from cwa_engine.hub.sources import HubAccess, resolve
 from cwa_engine.models.loading import torch_device
-from cwa_engine.models.memory import free_bytes, usual_reserve_bytes
+from cwa_engine.models.memory import free_together
 from cwa_engine.planning import plan
 from cwa_engine.rows import Plan
 from cwa_engine.spec import RunSpec
@@ -21,13 +26,15 @@ def make_plan(spec: RunSpec, access: HubAccess, device: str, memory: PlanMemory,
     free = memory.free_bytes
     if free is None:
         free = _measured(device)
-    return plan(spec, access, device, limits.trust_remote_code, _room(spec, device, free, memory.warm, limits))
+    room = _room(spec, device, free, memory.warm, limits)
+    kind = "cpu" if is_cpu(device) else device  # to the engine every CPU lane is the CPU
+    return dataclasses.replace(plan(spec, access, kind, limits.trust_remote_code, room), device=device)
 
 
 def _measured(device: str) -> int | None:
     """Free memory of a device on which no worker runs; None where this machine has no such device."""
     try:
-        return free_bytes(torch_device(device))
+        return free_together(_devices(device))
     except InvalidInput:
         return None
 
@@ -37,12 +44,12 @@ def _room(
 ) -> Callable[[str, int], int | None]:
     """Of a dtype and the bytes of the weights in it: what is free for these and the work, when others have made room."""
 
-    asked = limits.reserve_bytes
+    budget = len(devices_in(device)) * limits.budget_bytes if limits.budget_bytes else math.inf
 
     def room(dtype: str, weights: int) -> int | None:
         if free is None:
             return None
-        reserve = usual_reserve_bytes(torch_device(device)) if asked is None else int(asked)
+        reserve = reserve_bytes(_devices(device), limits)
         there = [copy.size_bytes for copy in warm if copy.dtype == dtype and _same(copy.name, spec.model)]
         if there:
             return free + int(there[0])
@@ -56,12 +63,17 @@ def _room(
             return free + before - residency.size_bytes
 
         try:
-            residency.make_room(spec.model, weights, limits.budget_bytes or math.inf, lambda: left() - reserve)
+            residency.make_room(spec.model, weights, budget, lambda: left() - reserve)
         except DoesNotFit:
             return free + sum(resident.size_bytes for resident in residency if not resident.pinned)
         return left()
 
     return room
+
+
+def _devices(name: str) -> list[torch.device]:
+    """Raises InvalidInput where this machine lacks one of them."""
+    return [torch_device(one) for one in devices_in(name)]
 
 
 def _same(warm: str, asked: str) -> bool:

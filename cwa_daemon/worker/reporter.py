@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 from cwa_daemon.pipe.messages import EventReport
-from cwa_daemon.worker.inbox import Inbox
-from cwa_daemon.worker.outbox import Outbox
+from cwa_daemon.worker.channels import Cancels, Reports
 from cwa_engine.base import events
 from cwa_engine.base.errors import Cancelled
 
@@ -16,7 +15,7 @@ PROGRESS_INTERVAL_S = 0.2  # no follower hears of it more often
 class RunReporter:
     """The `emit` of one run: sends events on, keeps the log's lines, and ends the run where it was cancelled."""
 
-    def __init__(self, run_id: str, inbox: Inbox, outbox: Outbox) -> None:
+    def __init__(self, run_id: str, inbox: Cancels, outbox: Reports) -> None:
         self.run_id = run_id
         self.log: list[str] = []
         self._inbox = inbox

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import psutil
 import torch
@@ -15,14 +15,15 @@ from cwa_daemon.pipe.place import WITHOUT_DEVICE
 from cwa_daemon.worker.reporter import RunReporter
 from cwa_daemon.worker.residency import ModelKey, Residency, Resident
 from cwa_engine.base import events
+from cwa_engine.base.devices import devices_in, is_cpu
 from cwa_engine.base.errors import CwaError, DoesNotFit, OutOfMemory
 from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind, fingerprint, resolve
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.machine.memory_limit import memory_limit
 from cwa_engine.models.checksum import checksum
 from cwa_engine.models.failures import is_out_of_memory
-from cwa_engine.models.loading import LoadedModel, load_model
-from cwa_engine.models.memory import free_bytes, release, usual_reserve_bytes
+from cwa_engine.models.loading import LoadedModel, load_model, torch_device
+from cwa_engine.models.memory import free_bytes, free_together, release, usual_reserve_bytes
 from cwa_engine.planning import IMPORTED_BYTES
 from cwa_engine.spec import RunSpec
 
@@ -113,7 +114,7 @@ class WarmModels:
 
         A device's driver reserves memory of this machine as well, nobody knows how much: there only what was set counts.
         """
-        if most_bytes is None and self.device != "cpu":
+        if most_bytes is None and not is_cpu(self.device):
             yield
             return
         try:
@@ -128,16 +129,21 @@ class WarmModels:
         """Drop least recently used models until the new one fits. Raises DoesNotFit where that is not enough."""
         if limits.load_bytes is not None and size_bytes > limits.load_bytes:
             raise _beyond_limit(f"{name} takes {size_bytes / 1e9:,.2f} GB", limits.load_bytes)
-        device = torch.device(self.device)
-        reserve = usual_reserve_bytes(device) if limits.reserve_bytes is None else limits.reserve_bytes
+        devices = self._devices()
+        reserve = reserve_bytes(devices, limits)
+        budget = len(devices) * limits.budget_bytes if limits.budget_bytes else math.inf
 
         def free() -> int:
             release()
-            return max(0, free_bytes(device) - reserve)
+            return max(0, sum(map(free_bytes, devices)) - reserve)
 
-        for dropped in self._residency.make_room(name, size_bytes, limits.budget_bytes or math.inf, free):
+        for dropped in self._residency.make_room(name, size_bytes, budget, free):
             used = f"last used {time.time() - dropped.last_used:.0f} s ago"
             report.note(f"unloaded {dropped.name} ({used}) to make room for {name}")
+
+    def _devices(self) -> list[torch.device]:
+        """The device, or the several ones that its models lie on."""
+        return [torch_device(name) for name in devices_in(self.device)]
 
     # unloaded
 
@@ -173,12 +179,12 @@ class WarmModels:
             if self.device.startswith("cuda"):
                 if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                     return None
-                held = torch.cuda.memory_reserved(self.device)
+                held = sum(torch.cuda.memory_reserved(device) for device in self._devices())
             elif self.device in WITHOUT_DEVICE.values():
                 return None
             else:
                 held = max(0, psutil.Process().memory_info().rss - IMPORTED_BYTES)
-            return Memory(free=free_bytes(torch.device(self.device)), held=held)
+            return Memory(free=free_together(self._devices()), held=held)
         except (RuntimeError, OSError, MemoryError, psutil.Error):  # the job says so, and the heartbeat goes on
             return None
 
@@ -195,12 +201,19 @@ class WarmModels:
         return LoadAgain(spec={"model": resident.name, **spec}, access=resident.access)
 
 
+def reserve_bytes(devices: Sequence[torch.device], limits: Limits) -> int:
+    """Bytes to leave free on these devices together."""
+    if limits.reserve_bytes is not None:
+        return len(devices) * int(limits.reserve_bytes)
+    return sum(usual_reserve_bytes(device) for device in devices)
+
+
 def _reported(resident: WarmModel) -> WarmModelReport:
     return WarmModelReport(
         name=resident.name,
         revision=resident.model.revision,
         dtype=resident.model.dtype,
-        device=str(resident.model.device),
+        device=resident.model.device_name,
         parameters=resident.model.anatomy.numel,
         size_bytes=resident.size_bytes,
         loaded=resident.loaded,

@@ -33,9 +33,14 @@ def cancellable(check: Callable[[], None]) -> Iterator[None]:
         _check.reset(before)
 
 
+def current_check() -> Callable[[], None]:
+    """The check that `cancellable` set, for what another thread calls on behalf of this one."""
+    return _check.get()
+
+
 def check_cancelled() -> None:
     """Run the check that `cancellable` set. Raises what the check raises if the work was cancelled."""
-    _check.get()()
+    current_check()()
 
 
 def cancellable_steps(items: Iterable[T]) -> Iterator[T]:

@@ -20,7 +20,8 @@ CwaError                      exit 1
 ├── Cancelled                 9
 ├── DaemonUnreachable         3
 │   ├── NoDaemon              3    no daemon runs
-│   └── DaemonNotStartable    3
+│   ├── DaemonNotStartable    3
+│   └── ClusterUnreachable    3    no Ray is reached, or none of its actors can be used
 ├── StateNotWritten           1    the disk of the state folder is full or broken
 │   └── StateDamaged          1    the job database cannot be read any more
 ├── UploadFailed              1    the Hub did not take a bundle; the file is written
@@ -133,6 +134,10 @@ class NoDaemon(DaemonUnreachable):
 
 class DaemonNotStartable(DaemonUnreachable):
     code, retryable = "daemon_not_startable", False
+
+
+class ClusterUnreachable(DaemonUnreachable):
+    code, retryable = "cluster_unreachable", False
 
 
 class StateNotWritten(CwaError):

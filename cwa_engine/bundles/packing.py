@@ -171,7 +171,7 @@ def _without_paths(report: RunReport, redaction: Redaction) -> Iterator[tuple[st
 
 def _asked(folder: StudyFolder) -> list[JsonMap]:
     """What a study asks, as JSON has it, and its further runs."""
-    study = folder.study.model_dump(mode="json")
+    study = folder.study.to_plain()
     return [study["run"], study["grid"], *(spec.model_dump(mode="json") for spec in folder.further)]
 
 
@@ -208,7 +208,7 @@ def _study_file(content: bytes, redaction: Redaction) -> bytes:
     study = Study.model_validate(redaction.plain(about["study"]))
     if redaction.plain(about) == about and not (redaction.cuts and about["where"]):
         return content
-    return _json({**about, "where": "", "sha256": study.sha256(), "study": study.model_dump(mode="json")})
+    return _json({**about, "where": "", "sha256": study.sha256(), "study": study.to_plain()})
 
 
 def _json_file(content: bytes, redaction: Redaction) -> bytes:

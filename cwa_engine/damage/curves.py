@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from cwa_engine.base.events import DamageMeasured, Emit, Note, Progress
 from cwa_engine.base.table import Alike, RowsAlike
 from cwa_engine.damage.cases import comparisons, critical_weights
+from cwa_engine.damage.competition import compete
+from cwa_engine.damage.elimination import most_measured
 from cwa_engine.damage.measured import Damaged, Measured, MeasuredComparison, Places, figures
 from cwa_engine.damage.measurement import MeasurementContext, TextPart, measure
 from cwa_engine.damage.patch import patched
@@ -80,19 +82,20 @@ class _Measuring:
         context = self._context
         draws = sum(len(comparison.draws) for comparison, _ in self._todo)
         if draws:
-            texts, sample = len(context.sequences), len(context.sample.places)
+            texts, sample = len(context.sequences), len(context.sample_places)
             self._emit(
                 Note(
                     f"damage takes at most {self._total / texts:.1f} passes over the evaluation texts ({texts}), for "
-                    f"{draws} draws of controls on {sample} of them; --fast-perturbation or fewer --control-seeds take less"
+                    f"{draws} draws of controls on up to {sample} of them; draws that are far behind take less, and so do "
+                    "--fast-perturbation and fewer --control-seeds"
                 )
             )
 
     def _sequences_of(self, comparison: Comparison, beside: Sequence[Sequence[SideCase]]) -> int:
-        """How many sequences are run through the model for a comparison."""
-        spec, everything, sample = self._context.spec, len(self._context.sequences), len(self._context.sample.places)
+        """How many sequences are run through the model for a comparison, at most."""
+        spec, everything, sample = self._context.spec, len(self._context.sequences), len(self._context.sample_places)
         controls = controls_of(comparison.metric, spec)
-        compared = len(comparison.draws) * sample + len(controls) * (everything - sample)
+        compared = sum(most_measured(len(comparison.of(control)), everything) for control in controls)
         critical = everything * (1 + DIVERGENCE_PASSES * spec.kl)
         total = sum(critical + compared * treatment.has_controls for treatment in self._treatments)
         return total + sample * sum(len(cases) for cases in beside)
@@ -101,22 +104,30 @@ class _Measuring:
         critical = self._damage(comparison, treatment, "critical", None, comparison.weights)
         draws = {}
         for control in controls_of(comparison.metric, self._context.spec) if treatment.has_controls else ():
-            draws[control] = self._drawn(comparison, treatment, comparison.of(control))
+            draws[control] = self._drawn(comparison, treatment, critical, comparison.of(control))
         return MeasuredComparison(comparison, treatment, critical, draws)
 
-    def _drawn(self, comparison: Comparison, treatment: Treatment, draws: Sequence[Draw]) -> list[Damaged]:
-        """The draws on the sample, and the one that does most there on the other texts too."""
-        sample, rest = [self._context.sample], self._context.rest
-        found = [self._damage(comparison, treatment, d.control, d.seed, d.weights, sample) for d in draws]
-        if rest:
-            worst = max(range(len(found)), key=lambda place: found[place].size)
-            draw, before = draws[worst], found[worst].measured
-            found[worst] = self._damage(comparison, treatment, draw.control, draw.seed, draw.weights, [rest], before)
-        return found
+    def _drawn(
+        self, comparison: Comparison, treatment: Treatment, critical: Damaged, draws: Sequence[Draw]
+    ) -> list[Damaged]:
+        """The draws of a control, each on as many texts as the elimination asks for."""
+        context, found, end = self._context, dict[int, Damaged](), self._done
+        end += most_measured(len(draws), len(context.sequences))
+
+        def measured(place: int, texts: int) -> Measured:
+            draw, before = draws[place], found[place].measured if place in found else None
+            if parts := context.parts_between(len(before.places) if before else 0, texts):
+                found[place] = self._damage(comparison, treatment, draw.control, draw.seed, draw.weights, parts, before)
+            return found[place].measured
+
+        compete(context.reference, draws[0].control, critical.measured, len(draws), measured)
+        self._done = end  # what needed no measuring is done
+        self._report(0)
+        return [found[place] for place in range(len(draws))]
 
     def _beside(self, comparison: Comparison, cases: Sequence[SideCase]) -> MeasuredComparison:
         """Changes that go with a critical set, on the sample."""
-        sample = [self._context.sample]
+        sample = self._context.sample
         outcomes = [self._damage(comparison, c.treatment, c.selection, c.seed, c.weights, sample) for c in cases]
         return MeasuredComparison(comparison, cases[0].treatment, None, {}, tuple(outcomes))
 

@@ -5,7 +5,9 @@ torch-free: a run makes these from a model, `records.verification` from the file
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwa_engine.base.statistics import paired_delta
+from cwa_engine.damage.elimination import SAMPLE_TEXTS, looks_of, rounds_of
 from cwa_engine.damage.treatments import Comparison, Treatment
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.rows import DamagePoint, exp
@@ -20,14 +23,32 @@ from cwa_engine.rows import DamagePoint, exp
 if TYPE_CHECKING:  # it comes with torch
     from cwa_engine.damage.patch import Receipt
 
-SAMPLE_TEXTS = 8  # evenly spaced, on which the draws of controls are ranked
+ELIMINATION = "elimination"  # how draws of controls are measured, as manifests call it;
+SAMPLE = "sample"  # runs of early versions measured all on the sample, and the worst draw there on all texts
 
 Places = NDArray[np.int64]
 
 
 def sample_places(texts: int) -> Places:
-    """Which of so many evaluation texts the draws of controls are ranked on. [at most SAMPLE_TEXTS], ascending"""
+    """Which of so many evaluation texts are the sample. [at most SAMPLE_TEXTS], ascending"""
     return np.unique(np.linspace(0, texts - 1, min(SAMPLE_TEXTS, texts)).round().astype(np.int64))
+
+
+@functools.cache
+def text_order(texts: int) -> tuple[int, ...]:
+    """So many evaluation texts in the order by which measurements grow: the first 2, 4, 8 ... are spread over all of them."""
+    sample = sample_places(texts).tolist()
+    order = _spread(sample, rounds_of(texts))
+    return (*order, *_spread(sorted({*range(texts)} - {*order}), [look - len(order) for look in looks_of(texts)]))
+
+
+def _spread(places: Sequence[int], counts: Sequence[int]) -> list[int]:
+    """These places in an order whose first so many are evenly spaced, for each of these ascending counts."""
+    parts = [list(places)]
+    for count in reversed(counts[:-1]):
+        whole = parts[0]
+        parts.insert(0, [whole[(2 * number + 1) * len(whole) // (2 * count)] for number in range(count)])
+    return list(dict.fromkeys(place for part in parts for place in part))
 
 
 @dataclass(frozen=True)
@@ -43,6 +64,10 @@ class Measured:
         """The part of it that is of these texts."""
         where = np.searchsorted(self.places, places)
         return Evaluation(self.evaluation.nll_sums[where], self.evaluation.tokens[where])
+
+    def part(self, places: Places) -> Measured:
+        """What was measured on these texts."""
+        return Measured(places, self.on(places), self.collapsed_at, self.receipts)
 
     def with_others(self, other: Measured) -> Measured:
         """Together with what was measured on other texts under the same change."""
@@ -63,8 +88,13 @@ class Reference:
     """What a changed model is compared with: the intact one's loss on every evaluation text."""
 
     intact: Evaluation
-    sample: Places  # the texts on which draws of controls are ranked
+    sample: Places  # the texts of an elimination's last round
     rounding: float = 0.0  # nats per token: what an edit that should change nothing changes
+    rule: str = ELIMINATION  # by which draws of controls were measured
+
+    def first(self, texts: int) -> Places:
+        """The first so many texts by the order in which measurements grow. Ascending"""
+        return np.array(sorted(text_order(len(self.intact.tokens))[:texts]), dtype=np.int64)
 
     def on(self, places: Places) -> Evaluation:
         """The intact model's loss on these texts."""
@@ -74,6 +104,12 @@ class Reference:
         """Paired change of NLL on the texts that were measured, with its 95 % interval."""
         intact = self.on(measured.places)
         return paired_delta(measured.evaluation.nll_sums, intact.nll_sums, intact.tokens)
+
+    def size(self, measured: Measured, texts: int) -> float:
+        """How far the loss moved on the first so many texts, in nats per token; NaN or infinite where the model collapsed."""
+        places = self.first(texts)
+        intact = self.on(places)
+        return abs(float((measured.on(places).nll_sums - intact.nll_sums).sum() / intact.tokens.sum()))
 
 
 class Figures(TypedDict):
@@ -117,7 +153,7 @@ class Damaged:
 
 @dataclass(frozen=True)
 class MeasuredComparison:
-    """A critical set on all texts, the draws of its controls on the sample, of each control the one that did most on all."""
+    """A critical set on all texts, and the draws of its controls on as many as an elimination asks for."""
 
     comparison: Comparison
     treatment: Treatment

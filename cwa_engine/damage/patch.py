@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cwa_engine.base.errors import WeightsNotRestored
 from cwa_engine.methods.controls import Selection
 from cwa_engine.methods.perturbations import EditContext, Options, Perturbation
+from cwa_engine.models.precision import doubled
 
 DEFAULTS = Options()
 NO_OFFSETS: Mapping[str, float] = MappingProxyType({})
@@ -55,34 +56,23 @@ def patched(
         edit = EditContext(name, model.get_parameter(name).detach(), options, generator)
         receipts.append(_receipt(name, indices, perturbation, edit, offsets.get(name, 0.0)))
     try:
-        for receipt in receipts:
-            _write(model, receipt, receipt.new)
+        _write(model, [(receipt, receipt.new) for receipt in receipts])
         yield receipts
     finally:
-        failures = [failure for receipt in receipts if (failure := _failure_to_restore(model, receipt))]
-        if failures:
-            raise failures[0]
+        _write(model, [(receipt, receipt.old) for receipt in receipts])
 
 
 def _receipt(name: str, indices: object, perturbation: Perturbation, edit: EditContext, offset: float) -> Receipt:
-    where = torch.as_tensor(indices, device=edit.weight.device)
-    if len(where) and not 0 <= int(where.min()) <= int(where.max()) < edit.weight.numel():
+    given = torch.as_tensor(indices)
+    if len(given) and not 0 <= int(given.min()) <= int(given.max()) < edit.weight.numel():
         raise IndexError(f"{name} has {edit.weight.numel()} weights; an index of the selection lies outside")
+    where = given.to(edit.weight.device)
     old = _flat(edit.weight)[where].clone()
     if offset and perturbation.on_norm_factor:
-        new = perturbation.rewrite(old.double() + offset, edit) - offset
+        new = perturbation.rewrite(doubled(old) + offset, edit) - offset
     else:
         new = perturbation.rewrite(old, edit)
-    return Receipt(name, where, old, new.to(old.dtype))
-
-
-def _failure_to_restore(model: nn.Module, receipt: Receipt) -> WeightsNotRestored | None:
-    """Put the old values back; a failure is returned, so that the other parameters are restored all the same."""
-    try:
-        _write(model, receipt, receipt.old)
-    except WeightsNotRestored as failure:
-        return failure
-    return None
+    return Receipt(name, where, old, new.to(old))
 
 
 def _flat(weight: Tensor) -> Tensor:
@@ -90,14 +80,30 @@ def _flat(weight: Tensor) -> Tensor:
     return weight.detach().view(-1)
 
 
-def _write(model: nn.Module, receipt: Receipt, values: Tensor) -> None:
-    flat = _flat(model.get_parameter(receipt.parameter))
-    flat[receipt.indices] = values
-    if not torch.equal(_bits(flat[receipt.indices]), _bits(values)):
-        raise WeightsNotRestored(
-            f"{receipt.parameter} does not hold the values written to it",
-            hint="`cwtool unload` the model; it is loaded afresh by the next run",
-        )
+def _write(model: nn.Module, values: Sequence[tuple[Receipt, Tensor]]) -> None:
+    """Write values to the places of receipts, and read all of them back. Raises WeightsNotRestored, after all are written.
+
+    A device is waited for once, not once for each parameter: a draw of a control has weights in most of them.
+    """
+    differ = []
+    for receipt, written in values:
+        flat = _flat(model.get_parameter(receipt.parameter))
+        flat[receipt.indices] = written
+        differ.append(_bits(flat[receipt.indices]).ne(_bits(written)).any())
+    for (receipt, _), lost in zip(values, _told(differ), strict=True):
+        if lost:
+            raise WeightsNotRestored(
+                f"{receipt.parameter} does not hold the values written to it",
+                hint="`cwtool unload` the model; it is loaded afresh by the next run",
+            )
+
+
+def _told(flags: Sequence[Tensor]) -> list[bool]:
+    """Flags of any devices, brought to the CPU together."""
+    if not flags:
+        return []
+    told: list[bool] = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()
+    return told
 
 
 def _bits(values: Tensor) -> Tensor:

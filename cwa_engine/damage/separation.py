@@ -1,10 +1,11 @@
 """Whether a critical set is distinguishable from its controls: a rank test, a stated rule and one plain sentence.
 
-The rule. A critical set is distinguishable where, for every control, its change of the loss is larger in size than that of
-each of at least 19 draws on the same texts (p <= 0.05) and larger than that of the worst draw on all texts, and where it is
-larger than the numerical floor. Sets of several sizes are tested from the largest on, and no further once one fails: a
-fixed sequence keeps the error of the whole at that of one test (Maurer et al. 1995). Fewer draws, fewer than 16 texts, or a
-model that is no better than guessing mean that nothing was tested. The measured error rates are in docs/evidence.md.
+The rule. A critical set is distinguishable where, for every control, it comes out of an elimination ahead of its draws, of
+which there are at least 19 (p <= 0.05), and also changes the loss on all texts more than the first of the draws, by as many
+texts as make that clear (`elimination.py`), and where its change is larger than the numerical floor. Sets of several sizes are
+tested from the largest on, and no further once one fails: a fixed sequence keeps the error of the whole at that of one test
+(Maurer et al. 1995). Fewer draws, fewer than 16 texts, or a model that is no better than guessing mean that nothing was
+tested. The measured error rates are in docs/evidence.md.
 torch-free: `records.verification` judges what is in files by the same rule.
 """
 
@@ -15,14 +16,14 @@ import statistics
 from collections.abc import Sequence
 
 from cwa_engine.base.statistics import as_extreme
-from cwa_engine.damage.measured import Damaged, MeasuredComparison, Reference
+from cwa_engine.damage.competition import compete, has_p, p_value
+from cwa_engine.damage.elimination import LEAST_DRAWS, LEVEL, comparable
+from cwa_engine.damage.measured import SAMPLE, Damaged, MeasuredComparison, Reference
 from cwa_engine.damage.treatments import Comparison
 from cwa_engine.methods.controls import CONTROLS
 from cwa_engine.rows import GIVEN, MATRICES, SMALL, Baseline, Separation, Verdict
 
-LEAST_DRAWS = 19  # with which p can be 0.05
 LEAST_TEXTS = 16
-LEVEL = 0.05
 
 
 def separations(reference: Reference, measured: Sequence[MeasuredComparison]) -> list[Separation]:
@@ -42,12 +43,10 @@ def _separation(
     control: str,
     draws: Sequence[Damaged],
 ) -> Separation:
-    places = reference.sample
-    intact = reference.on(places).nll
-    ours, *theirs = (damaged.measured.on(places).nll - intact for damaged in (critical, *draws))
-    largest = max(draws, key=lambda damaged: (len(damaged.measured.places), damaged.size))
-    count = as_extreme(ours, theirs)
-    has_p = CONTROLS[control].is_random and len(draws) >= LEAST_DRAWS
+    ours = _on_sample(reference, critical)
+    ahead, largest, theirs = (_by_sample if reference.rule == SAMPLE else _by_elimination)(
+        reference, critical, control, draws
+    )
     size = max(largest.size, reference.rounding)
     finite = math.isfinite(critical.size) and math.isfinite(size) and size > 0
     metric, k, perturbation = entry.group
@@ -57,17 +56,39 @@ def _separation(
         perturbation=perturbation,
         control=control,
         draws=len(draws),
-        texts=len(places),
+        texts=len(reference.sample),
         critical=_finite(ours),
         median=_finite(statistics.median(theirs)),
-        as_extreme=count,
-        p_value=(1 + count) / (1 + len(draws)) if has_p else None,
+        as_extreme=ahead,
+        p_value=p_value(len(draws), ahead) if has_p(control, len(draws)) else None,
         largest=_finite(largest.point.delta_nll),
         largest_low=_finite(largest.point.delta_low),
         largest_high=_finite(largest.point.delta_high),
         ratio=critical.size / size if finite else None,
         beyond=critical.size > largest.size,
+        largest_texts=None if reference.rule == SAMPLE else len(largest.measured.places),
     )
+
+
+def _by_elimination(
+    reference: Reference, critical: Damaged, control: str, draws: Sequence[Damaged]
+) -> tuple[int, Damaged, list[float]]:
+    """(how many draws are ahead of the critical set, the first draw, the change by each on the texts it was measured on)"""
+    found = compete(reference, control, critical.measured, len(draws), lambda draw, texts: draws[draw].measured)
+    return found.ahead, draws[found.first_draw], [comparable(draw.point.delta_nll) for draw in draws]
+
+
+def _by_sample(
+    reference: Reference, critical: Damaged, control: str, draws: Sequence[Damaged]
+) -> tuple[int, Damaged, list[float]]:
+    """The same by the earlier rule: every draw is measured on the sample, and the worst one there on all texts."""
+    ours, *theirs = (_on_sample(reference, damaged) for damaged in (critical, *draws))
+    largest = max(draws, key=lambda damaged: (len(damaged.measured.places), damaged.size))
+    return as_extreme(ours, theirs), largest, theirs
+
+
+def _on_sample(reference: Reference, damaged: Damaged) -> float:
+    return damaged.measured.on(reference.sample).nll - reference.on(reference.sample).nll
 
 
 def _finite(value: float) -> float | None:
@@ -127,7 +148,11 @@ def _outcome(
     rivals = [row for row in against if (row.p_value or 0) > LEVEL or not row.beyond]
     if rivals:
         return "indistinguishable", ", ".join(f"{_as_bad(row)}{_p(row)}" for row in rivals)
-    evidence = (f"the largest of {row.draws} draws of {row.control} {_change(row.largest)}{_p(row)}" for row in against)
+    everything = len(reference.intact.tokens)
+    evidence = (
+        f"the largest of {row.draws} draws of {row.control} {_change(row.largest)}{_on_texts(row, everything)}{_p(row)}"
+        for row in against
+    )
     return ("helpful" if critical.point.delta_nll < 0 else "harmful"), ", ".join(evidence)
 
 
@@ -138,6 +163,11 @@ def _as_bad(row: Separation) -> str:
 
 def _p(row: Separation) -> str:
     return "" if row.p_value is None else f", p = {row.p_value:.2g}"
+
+
+def _on_texts(row: Separation, everything: int) -> str:
+    """On how many texts the largest draw was measured, where these are not all."""
+    return f" on {row.largest_texts} texts" if row.largest_texts not in (None, everything) else ""
 
 
 def _change(delta: float | None) -> str:

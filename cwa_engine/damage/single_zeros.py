@@ -117,11 +117,11 @@ class SingleZeros:
         text = self.texts[number]
         self.spent += copies * self._shares[start.index if start else 0] * len(text.ids) / self._all_tokens
         if not self._kept:
-            return measured_nll(self._loaded, [text]).double().cpu().numpy()
+            return measured_nll(self._loaded, [text]).cpu().double().numpy()
         texts = self._kept.texts[number].copies(copies)
         if start:
             start = replace(start, hidden=start.hidden.expand(copies, *start.hidden.shape[1:]))
-        return nll_from(self._loaded, self._kept.chain, start, texts).double().cpu().numpy()
+        return nll_from(self._loaded, self._kept.chain, start, texts).cpu().double().numpy()
 
 
 def _shares(loaded: LoadedModel, chain: Chain) -> list[float]:

@@ -13,6 +13,7 @@ from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.perplexity import PaddedBatch, padded
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.precision import doubled
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def divergence(
         with damaged():
             changed = _predictions(loaded, texts)
         before, after = intact[scored].log_softmax(-1), changed[scored].log_softmax(-1)  # [tokens, vocabulary]
-        kl_sum += float(kl_by_token(before, after).double().sum())
+        kl_sum += float(doubled(kl_by_token(before, after)).sum())
         agreed += int((before.argmax(-1) == after.argmax(-1)).sum())
         tokens += int(scored.sum())
         done += len(batch)

@@ -145,7 +145,7 @@ def collect(
     """The evaluation of all batches. `nll_sums(number)` gives the NLL sums of one batch. [batch]"""
     measured: dict[int, float] = {}
     for number, batch in enumerate(batches):
-        sums = nll_sums(number).double().tolist()
+        sums = nll_sums(number).cpu().double().tolist()
         measured.update(zip(map(id, batch), sums, strict=True))
         after_batch(len(measured))
     return Evaluation(

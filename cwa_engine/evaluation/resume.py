@@ -88,4 +88,4 @@ def _affordable(loaded: LoadedModel, chain: Chain, largest: PaddedBatch, batches
 
 def allowed_bytes(loaded: LoadedModel) -> int:
     """Memory that cached hidden states may take."""
-    return int(min(SHARE * free_bytes(loaded.device), WEIGHTS_SHARE * loaded.size_bytes))
+    return int(min(SHARE * loaded.free_as_weights(free_bytes), WEIGHTS_SHARE * loaded.size_bytes))

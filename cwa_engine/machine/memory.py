@@ -11,7 +11,7 @@ import psutil
 
 from cwa_engine.machine.cgroups import THIS_PROCESS, Group, groups
 
-MACHINE, GROUP = "this machine", "the control group"
+MACHINE, GROUP, SHARE = "this machine", "the control group", "its share among the CPU lanes"
 PLENTY_BYTES = 4e9
 
 
@@ -33,10 +33,32 @@ class Memory:
         return self.limit in (MACHINE, GROUP)
 
 
+@dataclass
+class _Share:
+    """Of this process, among several that hold models of their own at the same time; None for all that there is."""
+
+    size_bytes: int | None = None
+
+
+_share = _Share()
+
+
+def take_share(size_bytes: int | None) -> None:
+    """From now on this process counts as granted so much memory at most; None for all that there is.
+
+    Without that, two processes that look at the same moment would both take what is free once.
+    """
+    _share.size_bytes = size_bytes
+
+
 def available_memory(process: Path = THIS_PROCESS) -> Memory:
     """The limit that leaves the process the least memory. `process` is its folder in /proc."""
     machine = psutil.virtual_memory()
     limits = [Memory(MACHINE, machine.total, machine.available), *_of_groups(process), *_of_shell(process)]
+    if _share.size_bytes is not None and process == THIS_PROCESS:
+        used = psutil.Process().memory_info()
+        own = used.rss - getattr(used, "shared", 0)  # pages of files are shared, and reclaimed on demand
+        limits.append(Memory(SHARE, _share.size_bytes, max(0, _share.size_bytes - own)))
     return min(limits, key=lambda memory: memory.free_bytes)
 
 

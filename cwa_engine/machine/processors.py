@@ -17,16 +17,17 @@ def granted_processors(process: Path = THIS_PROCESS) -> float:
     return min([float(_allowed()), *_quotas(process)])
 
 
-def thread_settings(environment: Mapping[str, str], process: Path = THIS_PROCESS) -> dict[str, str]:
+def thread_settings(environment: Mapping[str, str], process: Path = THIS_PROCESS, sharers: int = 1) -> dict[str, str]:
     """Variables of OpenMP, without those that `environment` sets itself. Set them before torch is imported.
 
     OpenMP counts the processors of the affinity, not the quota of a control group. With more threads than the quota, each
-    thread waits for those that the system has stopped.
+    thread waits for those that the system has stopped. `sharers` processes that compute at once have a share each.
     """
     settings = {}
     granted = math.ceil(granted_processors(process))
-    if granted < _allowed():
-        settings["OMP_NUM_THREADS"] = str(min(granted, psutil.cpu_count(logical=False) or granted))
+    if granted < _allowed() or sharers > 1:
+        threads = min(granted, psutil.cpu_count(logical=False) or granted)
+        settings["OMP_NUM_THREADS"] = str(max(1, threads // sharers))
     if "OMP_WAIT_POLICY" not in environment:
         settings["GOMP_SPINCOUNT"] = SPIN
     return {name: value for name, value in settings.items() if name not in environment}

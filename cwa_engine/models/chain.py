@@ -322,10 +322,14 @@ def _input_replaced(first: nn.Module, hidden: Tensor) -> Iterator[None]:
 @contextmanager
 def _forwards_replaced(blocks: Sequence[nn.Module], forward_for: Callable[[int], Callable[..., Any]]) -> Iterator[None]:
     """Replace the forward of each block by `forward_for(index)` until the end of the context."""
+    own = [block.__dict__.get("forward") for block in blocks]  # of blocks on several devices
     try:
         for index, block in enumerate(blocks):
             block.forward = forward_for(index)
         yield
     finally:
-        for block in blocks:
-            block.__dict__.pop("forward", None)
+        for block, forward in zip(blocks, own, strict=True):
+            if forward is None:
+                block.__dict__.pop("forward", None)
+            else:
+                block.forward = forward

@@ -19,3 +19,7 @@ class Facts:
         if key not in self._values:
             self._values[key] = find()
         return cast(T, self._values[key])
+
+    def set(self, key: Hashable, value: object) -> None:
+        """What has turned out since to be the value of `key`."""
+        self._values[key] = value

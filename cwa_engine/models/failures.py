@@ -26,6 +26,8 @@ from cwa_engine.guide.catalog import catalog_model
 from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind, near_models
 
 _NO_MEMORY = ("can't allocate memory", os.strerror(errno.ENOMEM), "can't start new thread", "std::bad_alloc")
+# What CUDA and its libraries say of a full device where torch has not asked for the memory itself.
+_NO_DEVICE_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 _NO_CONNECTION = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
 
 
@@ -106,7 +108,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out. On a CPU torch raises a plain RuntimeError for this, and reading a file an OSError."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return getattr(error, "errno", None) == errno.ENOMEM or any(phrase in str(error) for phrase in _NO_MEMORY)
+    return getattr(error, "errno", None) == errno.ENOMEM or any(
+        phrase in str(error) for phrase in (*_NO_MEMORY, *_NO_DEVICE_MEMORY)
+    )
 
 
 def _gated(name: str, repo: str, why: str) -> ModelGated:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from cwa_engine.base.cancellation import check_cancelled
+from cwa_engine.base.cancellation import current_check
 
 
 def logits_of(model: nn.Module, ids: Tensor, mask: Tensor | None) -> Tensor:
@@ -26,11 +26,8 @@ def cancel_between_blocks(model: nn.Module) -> list[RemovableHandle]:
 
 
 def _before_block(block: nn.Module, inputs: tuple[Any, ...]) -> None:
-    check_cancelled()
+    check = current_check()  # backward on a GPU is in a thread of autograd's, which has no check of its own
+    check()
     for value in inputs[:1]:
         if isinstance(value, Tensor) and value.requires_grad:
-            value.register_hook(_after_backward)  # type: ignore[no-untyped-call]
-
-
-def _after_backward(gradient: Tensor) -> None:
-    check_cancelled()
+            value.register_hook(lambda gradient: check())  # type: ignore[no-untyped-call]

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cwa_engine.base.cancellation import check_cancelled
+from cwa_engine.base.devices import devices_in
 from cwa_engine.base.errors import InvalidInput, ModelBroken, ModelNotFound
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.hub.access import current_access, hub_access
@@ -42,6 +43,7 @@ from cwa_engine.models.gguf import open_gguf
 from cwa_engine.models.model_files import check_counts, check_files, read_json
 from cwa_engine.models.offload import Offload
 from cwa_engine.models.quantised import Settings, restore, scheme_of, take_settings
+from cwa_engine.models.shards import Shards, planned_now, split_evenly, spread
 from cwa_engine.models.tokenizer import load_tokenizer, refuse_empty
 from cwa_engine.rows import ModelOnDisk
 
@@ -59,11 +61,12 @@ class LoadedModel:
     source: ModelSource
     revision: str | None  # commit of the Hub repository, None for local files
     files: dict[str, str]  # file name -> sha256
-    device: torch.device
+    device: torch.device  # of token ids, embedding and logits; where there are several devices, the first
     dtype: str  # "float32"
     notes: tuple[str, ...] = ()  # what a reader of results must know about the loading
     unbatched_above: int | None = None  # tokens; longer texts are computed alone; None: no limit
     offload: Offload | None = field(default=None, repr=False)  # set if the blocks stay in CPU memory
+    shards: Shards | None = field(default=None, repr=False)  # set if the blocks lie on several devices
     facts: Facts = field(default_factory=Facts, repr=False, compare=False)
 
     @property
@@ -79,6 +82,24 @@ class LoadedModel:
     def with_parameters(self, names: Iterable[str]) -> LoadedModel:
         """The same model with an anatomy of these parameters only, for ranking and controls."""
         return dataclasses.replace(self, anatomy=self.anatomy.subset(names))
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """The devices that it lies on, `device` first."""
+        return self.shards.devices if self.shards else (self.device,)
+
+    @property
+    def device_name(self) -> str:
+        """The devices as an option names them: "cuda:0", "cuda:0+cuda:1"."""
+        return self.shards.name if self.shards else str(self.device)
+
+    def device_of(self, name: str) -> torch.device:
+        """Where a parameter is used: its block's device."""
+        return self.model.get_parameter(name).device if self.shards else self.device
+
+    def free_as_weights(self, free: Callable[[torch.device], int]) -> int:
+        """Bytes for work that is spread over the devices as the weights are, given how many are `free` on a device."""
+        return self.shards.free_as_weights(free) if self.shards else free(self.device)
 
     @property
     def size_bytes(self) -> int:
@@ -110,10 +131,12 @@ def load_model(
 ) -> LoadedModel:
     """Load a model by alias, Hub id, local folder or GGUF file.
 
-    `dtype` "auto" keeps the stored dtype on an accelerator and uses float32 on a CPU. With `offload` the decoder blocks
-    stay in CPU memory and come to the device one at a time.
+    `device` "cuda:0+cuda:1" spreads the decoder blocks over several devices. `dtype` "auto" keeps the stored dtype on an
+    accelerator and uses float32 on a CPU. With `offload` the decoder blocks stay in CPU memory and come to the device one at
+    a time.
 
-    Callbacks: `say(text)` before a step that takes long; `make_room(bytes of the weights)` just before they are read;
+    Callbacks: `say(text)` before a step that takes long; `make_room(bytes of the weights)` just before they are read,
+    of several devices what they need together if all are as full as the fullest;
     `read(bytes done, bytes in all)` while weights are downloaded, and again while they are read.
 
     Raises ModelNotFound, ModelGated, ModelBroken or OutOfMemory. Missing weights are never initialised: a model whose
@@ -122,18 +145,24 @@ def load_model(
     access = access.filled_in() if access else current_access()
     source, revision = _source(name, revision)
     target = torch_device(device)
+    devices = [torch_device(one) for one in devices_in(device)]
+    if offload and len(devices) > 1:
+        raise InvalidInput("blocks in CPU memory come to one device", hint=f"leave out --offload, or --device {target}")
     with hub_access(access), named_failures(source, revision, access):
         before = fingerprint(source)
         stored = _stored_model(source, revision, access, say, read, trust_remote_code)
         empty = empty_model(stored.config, _torch_dtype(dtype, target, stored.tensors), trust_remote_code)
         _refuse_more_than_stored(name, empty, stored.tensors)
-        make_room(weights_bytes(empty))
+        make_room(_bytes_for(name, empty, devices))
+        if len(devices) > 1:
+            planned_now(name, empty, anatomy_of(empty), devices)  # raises before the weights are read
         model, notes = _causal_model(name, empty, stored.tensors, stored.tokenizer, read)
         if stored.end_tokens and model.generation_config is not None:
             model.generation_config.eos_token_id = list(stored.end_tokens)
         unbatched_above, on_batches = batching(model, stored.tokenizer)
         anatomy = anatomy_of(model)
-        offloaded = _placed(model, anatomy, target, offload)
+        shards = spread(name, model, anatomy, devices) if len(devices) > 1 else None
+        offloaded = None if shards else _placed(model, anatomy, target, offload)
         files = file_hashes(stored.files)
         if fingerprint(source) != before:
             raise ModelBroken(
@@ -148,9 +177,10 @@ def load_model(
             files=files,
             device=target,
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-            notes=tuple(filter(None, (*stored.notes, *notes, on_batches, notes_on_norms(anatomy)))),
+            notes=tuple(filter(None, (*stored.notes, *notes, on_batches, notes_on_norms(anatomy), _where(shards)))),
             unbatched_above=unbatched_above,
             offload=offloaded,
+            shards=shards,
         )
 
 
@@ -237,6 +267,17 @@ def _placed(model: Any, anatomy: Anatomy, device: torch.device, offload: bool) -
         block.to(device)
     model.to(device)
     return None
+
+
+def _bytes_for(name: str, empty: PreTrainedModel, devices: Sequence[torch.device]) -> int:
+    """Bytes that must be free for the weights; on several devices together, where all are as full as the fullest."""
+    if len(devices) == 1:
+        return weights_bytes(empty)
+    return len(devices) * max(split_evenly(name, empty, anatomy_of(empty), devices).weights)
+
+
+def _where(shards: Shards | None) -> str:
+    return shards.described if shards else ""
 
 
 def batching(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, str]:
@@ -328,13 +369,15 @@ def model_on_disk(
 
 
 def torch_device(device: str) -> torch.device:
-    """The torch device of a name. Raises InvalidInput if this machine lacks it."""
+    """The torch device of a name, of several the first; CPU lanes are all "cpu". Raises InvalidInput if one is not here."""
     here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         here.append("mps")
-    if ("cuda:0" if device == "cuda" else device) not in here:
-        raise InvalidInput(f"this machine has no device '{device}'", hint=f"it has {', '.join(here)}")
-    return torch.device(device)
+    names = ["cpu" if one.startswith("cpu:") else one for one in devices_in(device)]
+    for name in names:
+        if ("cuda:0" if name == "cuda" else name) not in here:
+            raise InvalidInput(f"this machine has no device '{name}'", hint=f"it has {', '.join(here)}")
+    return torch.device(names[0])
 
 
 def _torch_dtype(dtype: str, device: torch.device, stored: Mapping[str, StoredTensor]) -> torch.dtype:

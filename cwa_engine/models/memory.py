@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import platform
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -20,13 +22,27 @@ def device_memory(device: torch.device) -> Memory:
     """The memory of a device, and how much of it this process can still get."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return Memory(str(device), int(total), int(free))
+        # What torch holds without using it is free for this process, though not for others.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return Memory(str(device), int(total), int(free + unused))
     return available_memory()
+
+
+def device_name(device: torch.device) -> str:
+    """What its maker calls a device, "NVIDIA H100 80GB HBM3"; of a CPU what the system tells."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
 
 
 def free_bytes(device: torch.device) -> int:
     """Bytes that this process can still get on a device."""
     return device_memory(device).free_bytes
+
+
+def free_together(devices: Sequence[torch.device], free: Callable[[torch.device], int] = free_bytes) -> int:
+    """Bytes for what is spread evenly over these devices: each counts as the one with least."""
+    return len(devices) * min(free(device) for device in devices)
 
 
 def usual_reserve_bytes(device: torch.device) -> int:

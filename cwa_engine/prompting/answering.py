@@ -20,6 +20,7 @@ from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.collapse import first_non_finite_layer
 from cwa_engine.methods.controls import Selection
 from cwa_engine.methods.perturbations import PERTURBATIONS
+from cwa_engine.models.determinism import with_exact_kernels
 from cwa_engine.models.end_tokens import end_tokens
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.structures import find_weights
@@ -49,6 +50,7 @@ class _Damage:
     collapsed_at: str | None
 
 
+@with_exact_kernels
 def answer_prompt(loaded: LoadedModel, spec: PromptSpec, emit: Emit) -> PromptAnswer:
     """Generate by both models and compare their predictions. The model is bit for bit the same afterwards.
 

@@ -14,6 +14,7 @@ from cwa_engine.models.anatomy import config_number
 from cwa_engine.models.chain import NotAChain, ResumePoint, chain_of
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.precision import doubled
 from cwa_engine.prompting.generation import Steps
 
 LOGITS = 2**22  # at once: 32 MiB in float64, and a few copies
@@ -57,7 +58,7 @@ def _step_by_step(loaded: LoadedModel, ids: Sequence[int], damaged: Damaged) -> 
         before = intact.next_logits(ids[: place + 1])
         with damaged():
             after = other.next_logits(ids[: place + 1])
-        yield from _compared(before[None].double(), after[None].double(), ids, place)
+        yield from _compared(doubled(before[None]), doubled(after[None]), ids, place)
 
 
 class _Logits:
@@ -80,11 +81,11 @@ class _Logits:
     def at(self, piece: slice) -> Tensor:
         """In float64, which holds the logits of every dtype exactly. [piece, vocabulary]"""
         if self._whole is not None:
-            return self._whole[piece].double()
+            return doubled(self._whole[piece])
         assert self._tail
         part = replace(self._tail, hidden=self._tail.hidden[:, piece])
         with self._within():
-            return chain_of(self._loaded).logits_from(part, self._ids[:, piece], None)[0].double()
+            return doubled(chain_of(self._loaded).logits_from(part, self._ids[:, piece], None)[0])
 
 
 def _pieces(loaded: LoadedModel, tokens: int) -> list[slice]:

@@ -14,6 +14,7 @@ from cwa_engine.models.anatomy import config_number
 from cwa_engine.models.failures import is_out_of_memory
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.precision import doubled
 from cwa_engine.prompt_rows import COLLAPSED, END_TOKEN, LENGTH, POSITIONS
 
 # A cached step may round otherwise than a whole pass. In units of the logits' standard deviation; a cache that is wrong
@@ -43,7 +44,7 @@ class Choice:
             return int(logits.float().argmax())
         uniform = torch.rand(len(logits), generator=self._generator, dtype=torch.float64)
         gumbel = -(-uniform.log()).log()
-        return int((logits.double().cpu() / self._temperature + gumbel).argmax())
+        return int((logits.cpu().double() / self._temperature + gumbel).argmax())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def _tried(loaded: LoadedModel) -> bool:
     count = min(8, config_number(loaded.model, "vocab_size") or 2)
     ids = torch.arange(count, device=loaded.device)[None]  # [1, count]
     with torch.inference_mode():
-        whole = logits_of(loaded.model, ids, None)[0, -3:].double()
+        whole = doubled(logits_of(loaded.model, ids, None)[0, -3:])
         cache: Any = None
         stepped = []
         for start, stop in ((0, count - 2), (count - 2, count - 1), (count - 1, count)):
@@ -119,7 +120,7 @@ def _tried(loaded: LoadedModel) -> bool:
                 return False
             if cache is None:
                 return False
-            stepped.append(logits[0, -1].double())
+            stepped.append(doubled(logits[0, -1]))
     difference = float((torch.stack(stepped) - whole).abs().max() / whole.std())
     return difference < _ROUNDING[loaded.model.dtype]  # False for NaN
 

@@ -25,8 +25,8 @@ Interval = tuple[float, float, float]  # the figure, and the ends of its 95 % in
 class DamageLevel:
     """A point of a damage curve: the natural logarithm of the perplexity ratio, with its 95 % interval.
 
-    `selection` is "critical" or the name of a control; of a control `figure` tells whether it is the draw that changes the
-    loss most, on all texts, or the median of all draws, on a sample of the texts and without an interval. `bits_per_byte` is
+    `selection` is "critical" or the name of a control; of a control `figure` tells whether it is the draw that came out ahead
+    of the others, on `texts` texts, or the median of all draws, on at most so many and without an interval. `bits_per_byte` is
     the same change for models whose tokens differ. None for what is not known or not finite.
     """
 
@@ -93,7 +93,7 @@ def _critical(report: RunReport, point: DamagePoint) -> DamageLevel:
 
 def _control(report: RunReport, control: Separation) -> Iterator[DamageLevel]:
     key = report.run_id, control.metric, control.perturbation, control.k, control.control
-    texts = report.texts.damage or report.texts.evaluation
+    texts = control.largest_texts or report.texts.damage or report.texts.evaluation
     low, high = _finite(control.largest_low), _finite(control.largest_high)
     largest, median = _finite(control.largest), _finite(control.median)
     yield DamageLevel(*key, WORST, largest, low, high, _in_bits(report, largest), texts, largest is None)

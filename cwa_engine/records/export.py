@@ -21,6 +21,7 @@ from pathlib import Path
 from cwa_engine.base.files import is_abandoned, write_folder
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.version import __version__
+from cwa_engine.damage.measured import ELIMINATION
 from cwa_engine.questions.registry import STAGE_QUESTIONS
 from cwa_engine.records.checksums import SUMS, sums_text
 from cwa_engine.records.summary import answers_in_summary, damage_groups, numbers_of
@@ -133,6 +134,7 @@ def manifest(record: RunRecord, tables: Mapping[str, str]) -> JsonMap:
         "layers": record.result.layers,
         "ranked": to_plain(record.result.ranked),
         "stored": to_plain(record.result.stored),
+        "control_rule": ELIMINATION,
         "seeds": {"seed": spec.seed, "controls": [spec.seed + i for i in range(spec.control_seeds)]},
         "versions": {
             "cwtool": __version__,

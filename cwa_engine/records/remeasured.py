@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cwa_engine.damage.measured import Damaged, Measured, MeasuredComparison, Reference, figures, sample_places
+from cwa_engine.damage.competition import compete
+from cwa_engine.damage.measured import (
+    SAMPLE,
+    Damaged,
+    Measured,
+    MeasuredComparison,
+    Reference,
+    figures,
+    sample_places,
+)
 from cwa_engine.damage.treatments import Comparison, Treatment, controls_of, seeds_of, sizes
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.perturbations import PERTURBATIONS, Options
@@ -104,32 +113,73 @@ def losses(rows: Sequence[SequenceNll]) -> tuple[Evaluation, dict[Case, Measured
     return intact, cases
 
 
-def reference_of(intact: Evaluation, rounding: float) -> Reference:
-    """What changes are judged by; `rounding` is the numerical floor, which no table has."""
-    return Reference(intact, sample_places(len(intact.tokens)), rounding)
+def reference_of(intact: Evaluation, rounding: float, rule: str) -> Reference:
+    """What changes are judged by; `rounding` is the numerical floor, which no table has, `rule` that of the manifest."""
+    return Reference(intact, sample_places(len(intact.tokens)), rounding, rule)
 
 
 def misplaced(reference: Reference, asked: Asked, cases: Mapping[Case, Measured]) -> Iterator[tuple[Case, str]]:
-    """(case, what is wrong) for each that was not measured on all texts, the critical set, or on the sample, a draw."""
+    """(case, what is wrong) for each that was not measured on the texts that the rule of the run asks for."""
     everything = len(reference.intact.tokens)
     if asked.critical and len(cases[asked.critical].places) < everything:
         yield asked.critical, f"measured on {len(cases[asked.critical].places)} of {everything} texts"
-    for case in [*itertools.chain(*asked.draws.values()), *asked.elsewhere]:
-        places = cases[case].places
-        if len(places) < everything and not np.array_equal(places, reference.sample):
-            yield case, "measured on other texts than the sample of all draws"
+        return
+    for case in asked.elsewhere:
+        if not np.array_equal(cases[case].places, reference.sample):
+            yield case, "measured on other texts than the sample"
+    for control, draws in asked.draws.items():
+        assert asked.critical
+        if reference.rule == SAMPLE:
+            yield from _misplaced_by_sample(reference, draws, cases)
+        else:
+            yield from _misplaced(reference, control, cases[asked.critical], draws, cases)
 
 
-def not_the_worst(reference: Reference, asked: Asked, cases: Mapping[Case, Measured]) -> Iterator[tuple[Case, str]]:
-    """(a draw, what is wrong) for each control of which another draw was measured on all texts than the one that does most."""
+class _NotMeasured(Exception):
+    """(draw, texts): it was not measured on the first so many."""
+
+
+def _misplaced(
+    reference: Reference, control: str, critical: Measured, draws: Sequence[Case], cases: Mapping[Case, Measured]
+) -> Iterator[tuple[Case, str]]:
+    """The draws of a control that were measured on other texts than the elimination asks for."""
+
+    def measured(draw: int, texts: int) -> Measured:
+        found = cases[draws[draw]]
+        if not np.isin(reference.first(texts), found.places).all():
+            raise _NotMeasured(draw, texts)
+        return found
+
+    try:
+        standing = compete(reference, control, critical, len(draws), measured)
+    except _NotMeasured as missing:
+        draw, texts = missing.args
+        yield draws[draw], f"measured on {len(cases[draws[draw]].places)} texts, not on the first {texts}"
+        return
+    for case, texts in zip(draws, standing.texts[1:], strict=True):
+        if not np.array_equal(cases[case].places, reference.first(texts)):
+            yield case, f"measured on {len(cases[case].places)} texts, not on the first {texts} alone"
+
+
+def _misplaced_by_sample(
+    reference: Reference, draws: Sequence[Case], cases: Mapping[Case, Measured]
+) -> Iterator[tuple[Case, str]]:
+    """By the earlier rule every draw was measured on the sample, and the one that does most there on all texts."""
     everything = len(reference.intact.tokens)
-    for draws in asked.draws.values() if len(reference.sample) < everything else ():
-        whole = [case for case in draws if len(cases[case].places) == everything]
-        changes = {case: _size_on_sample(reference, cases[case]) for case in draws}
-        if len(whole) != 1:
-            yield draws[0], f"of the draws {len(whole)} were measured on all texts, not the one that does most"
-        elif not changes[whole[0]] >= max(changes.values()) * (1 - 1e-9):
-            yield whole[0], "measured on all texts, but another draw does more on the sample"
+    elsewhere = [
+        case
+        for case in draws
+        if len(cases[case].places) < everything and not np.array_equal(cases[case].places, reference.sample)
+    ]
+    yield from ((case, "measured on other texts than the sample of all draws") for case in elsewhere)
+    if elsewhere or len(reference.sample) == everything:
+        return
+    whole = [case for case in draws if len(cases[case].places) == everything]
+    changes = {case: _size_on_sample(reference, cases[case]) for case in draws}
+    if len(whole) != 1:
+        yield draws[0], f"of the draws {len(whole)} were measured on all texts, not the one that does most"
+    elif not changes[whole[0]] >= max(changes.values()) * (1 - 1e-9):
+        yield whole[0], "measured on all texts, but another draw does more on the sample"
 
 
 def _size_on_sample(reference: Reference, measured: Measured) -> float:

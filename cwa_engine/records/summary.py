@@ -61,4 +61,7 @@ def damage_groups(
 
 
 def _without_key(row: Separation) -> JsonMap:
-    return {name: value for name, value in to_plain(row).items() if name not in ("metric", "k", "perturbation")}
+    hidden = ["metric", "k", "perturbation"]
+    if row.largest_texts is None:  # as in the files of early versions
+        hidden.append("largest_texts")
+    return {name: value for name, value in to_plain(row).items() if name not in hidden}

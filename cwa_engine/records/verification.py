@@ -20,6 +20,7 @@ from cwa_engine.base.errors import CwaError, NotFound
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Row, Table, scored_metrics
 from cwa_engine.base.version import __version__
+from cwa_engine.damage.measured import ELIMINATION, SAMPLE
 from cwa_engine.damage.separation import separations, verdicts
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.metrics import ABLATION
@@ -254,7 +255,7 @@ def _damage(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
     ledger.same("perturbation.csv: cases", [str(remeasured.case_of(point)) for point in published], names)
     baseline = _baseline(run, ledger, intact)
     floor = summary["numerical_floor"] or {"rounding": 0.0}
-    reference = remeasured.reference_of(intact, float(floor["rounding"]))
+    reference = remeasured.reference_of(intact, float(floor["rounding"]), _rule_of_controls(run))
     found = []
     for one in asked:
         if not all(case in cases and case in points for case in one.cases):
@@ -262,7 +263,6 @@ def _damage(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
         wrong = list(remeasured.misplaced(reference, one, cases))
         if not wrong:
             found.append(remeasured.compared(reference, one, cases, points))
-            wrong = list(remeasured.not_the_worst(reference, one, cases))
         for case, why in wrong:
             ledger.same(f"evaluation.csv: {case}", why, "as docs/method.md has it")
     made = [damaged.point for entry in found for damaged in entry.damaged]
@@ -288,6 +288,14 @@ def _damage(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
         f"the numerical floor ({floor['rounding']:.3g} nats per token), bits per byte, the vocabulary, KL divergence and the "
         "layers of a collapse: they are in no table"
     )
+
+
+def _rule_of_controls(run: _Run) -> str:
+    """By which rule the run measured draws of controls; the first runs did not say so."""
+    rule = run.manifest.get("control_rule", SAMPLE)
+    if rule not in (SAMPLE, ELIMINATION):
+        raise NotFound(f"the rule of controls in {MANIFEST} is '{rule}'", hint="a later cwtool may know it")
+    return str(rule)
 
 
 def _baseline(run: _Run, ledger: Ledger, intact: Evaluation) -> Baseline:

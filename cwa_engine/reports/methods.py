@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 
 from cwa_engine.base.errors import InvalidInput
-from cwa_engine.damage.separation import LEAST_DRAWS, LEAST_TEXTS, LEVEL
+from cwa_engine.damage.elimination import BEHIND, LEAST_DRAWS, LEAST_KEPT, LEVEL
+from cwa_engine.damage.separation import LEAST_TEXTS
 from cwa_engine.methods.controls import CONTROLS
 from cwa_engine.methods.metrics import METRICS
 from cwa_engine.methods.perturbations import PERTURBATIONS
@@ -193,15 +194,25 @@ def _controls(report: RunReport) -> Iterator[str]:
         f"{name} ({draws[name]} draw{'s' * (draws[name] != 1)}: {_lower(CONTROLS[name].summary)})" for name in draws
     )
     sample = max(row.texts for row in rows)
+    if any(row.largest_texts is None for row in rows):  # a run of an early version
+        yield (
+            f"Controls were {described}. All draws were measured on the same {sample:,} {_sequences(report)}, and the draw of "
+            f"each control that changes the loss most on all of them."
+        )
+        order = f"changes the loss more than each draw on the same texts (exact rank test, p <= {LEVEL:g}"
+    else:
+        yield (
+            f"Controls were {described}. The draws of a control and the critical set were compared on growing parts of "
+            f"{sample:,} {_sequences(report)}; those that changed the loss less than 1/{BEHIND} as much as the "
+            f"first were left out, but for {LEAST_KEPT}. The draw ahead of the others was measured on more texts, up to all, "
+            "until it was clear whether the critical set changes the loss more."
+        )
+        order = f"comes out ahead of all draws (exact rank test, p <= {LEVEL:g}"
     yield (
-        f"Controls were {described}. All draws were measured on the same {sample:,} {_sequences(report)}, and the draw of "
-        f"each control that changes the loss most on all of them."
-    )
-    yield (
-        "A critical set counts as distinguishable from its controls if it changes the loss more than each draw on the same "
-        f"texts (exact rank test, p <= {LEVEL:g}, which {LEAST_DRAWS} draws can show), more than the worst draw on all "
-        "texts, and more than rounding does. Sets of several sizes were tested from the largest on, and no further once one "
-        f"failed; with fewer draws, with fewer than {LEAST_TEXTS} texts or with a model that guesses, nothing is tested."
+        f"A critical set counts as distinguishable from its controls if it {order}, which {LEAST_DRAWS} draws can show), "
+        "changes the loss more than the worst draw on all texts, and more than rounding does. Sets of several sizes were "
+        "tested from the largest on, and no further once one failed; with fewer draws, with fewer than "
+        f"{LEAST_TEXTS} texts or with a model that guesses, nothing is tested."
     )
 
 

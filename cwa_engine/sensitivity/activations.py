@@ -19,6 +19,7 @@ from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.methods.metrics import Needs
 from cwa_engine.models.anatomy import Parameter
 from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.precision import doubled
 from cwa_engine.sensitivity.spikes import Rows, SpikeRecorder
 
 DAMPING = 0.01  # of the mean diagonal of X X^T, as in SparseGPT
@@ -43,12 +44,12 @@ class Activations:
             parameter = self._parameters[name]
             experts, ins = parameter.experts or 1, parameter.in_features
             if Needs.INPUTS in needs:
-                self._square_sum[name] = self._zeros(experts, ins)
+                self._square_sum[name] = self._zeros(name, experts, ins)
             if Needs.INPUT_GRAM in needs:
-                self._gram[name] = self._zeros(experts, ins, ins)
+                self._gram[name] = self._zeros(name, experts, ins, ins)
 
-    def _zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=self._precision, device=self._loaded.device)
+    def _zeros(self, name: str, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=self._precision, device=self._loaded.device_of(name))
 
     @property
     def _precision(self) -> torch.dtype:
@@ -99,12 +100,12 @@ def obs_factor(gram: Tensor, sequences: int) -> Tensor:
     the mean that damping is a share of. Its d is infinite, so that the scores of its weights are zero.
     """
     dead = gram.diagonal() == 0
-    damped = gram.to(torch.double, copy=True)
-    damped.diagonal().masked_fill_(dead, sequences / 2)
+    damped = doubled(gram, copy=True)
+    damped.diagonal().masked_fill_(dead.to(damped.device), sequences / 2)
     damped.diagonal().add_(DAMPING * damped.diagonal().mean())
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True).diagonal()
-    return factor.to(gram.dtype).masked_fill(dead, torch.inf)
+    return factor.to(gram.dtype).to(gram.device).masked_fill(dead, torch.inf)
 
 
 def linear_parameters(loaded: LoadedModel) -> dict[str, nn.Module]:

@@ -18,7 +18,9 @@ from cwa_engine.models.chain import Chain, ResumePoint, chain_of
 from cwa_engine.models.loading import LoadedModel
 
 CACHED = 2**20  # numbers made at once: 4 MiB of float32 are in a CPU's cache still, and enough for a fast product
-LARGE = 2**26  # the same on a GPU, which wants few and large pieces
+LARGE = (
+    2**24
+)  # the same on a GPU, which wants few and large pieces; small beside the share of memory that a plan leaves
 
 # (parameter, first row of its stored first axis, gradients of the rows from there on by sequence [B, rows, ...])
 TakeRows = Callable[[str, int, Tensor], None]

@@ -24,8 +24,10 @@ from cwa_engine.sensitivity.selection import TopKSelection
 from cwa_engine.sensitivity.spikes import Spikes, spike_of
 
 # Rows are scored in pieces of about this many weights: 4 MB of float32 stays in the processor's cache, and a
-# 500-million-weight embedding needs no second copy.
+# 500-million-weight embedding needs no second copy. A GPU has to be told of each kernel and waited
+# for a few times a piece, whatever its size: 64 MB, 20 microseconds of an H100's memory by its data sheet, make that small.
 _PIECE = 1 << 20
+_PIECE_ON_GPU = 1 << 24
 
 _GROUP_OF: dict[str, Callable[[Parameter], object]] = {
     "global": lambda parameter: None,
@@ -217,7 +219,7 @@ def scores_at(
             pieces = []
             for offset, scores in unit_scores(loaded, parameter, statistics[parameter.name], metric, structure):
                 inside = wanted[(wanted >= offset) & (wanted < offset + scores.numel())] - offset
-                pieces.append(scores.reshape(-1)[inside.to(scores.device)].double().cpu())
+                pieces.append(scores.reshape(-1)[inside.to(scores.device)].cpu().double())
             found[parameter.name] = torch.cat(pieces).numpy()
     return found
 
@@ -230,7 +232,8 @@ def _scored_rows(
     if not parameter.shape:
         weight = weight.reshape(1)
     precision = torch.promote_types(weight.dtype, torch.float32)
-    step = max(1, _PIECE * len(weight) // max(1, parameter.numel))
+    piece = _PIECE if weight.device.type == "cpu" else _PIECE_ON_GPU
+    step = max(1, piece * len(weight) // max(1, parameter.numel))
     for start in range(0, len(weight), step):
         stop = min(start + step, len(weight))
         assert metric.score is not None
@@ -286,4 +289,4 @@ def _values(loaded: LoadedModel, parameter: Parameter, structure: str, units: ND
     if structure == "weight":
         return [float(value) for value in stored[torch.from_numpy(units).to(stored.device)].tolist()]
     weights = (torch.from_numpy(unit_weights(parameter, structure, units[i : i + 1])) for i in range(len(units)))
-    return [float(stored[indices.to(stored.device)].double().norm()) for indices in weights]
+    return [float(stored[indices.to(stored.device)].cpu().double().norm()) for indices in weights]

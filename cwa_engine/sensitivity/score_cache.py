@@ -6,10 +6,12 @@ absent, and a folder that cannot be written only makes the next run slower.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from cwa_engine.base.files import write_whole
 from cwa_engine.base.source_code import code_sha256
 from cwa_engine.base.version import __version__
 from cwa_engine.data.tokens import TokenSequence
+from cwa_engine.models.memory import device_name
 from cwa_engine.rows import Ranking, ScoreBin, Spike, TopWeight
 from cwa_engine.run import RunContext
 
@@ -58,7 +61,8 @@ class ScoreCache:
             return None
         if kept.depth < depth or (with_lowest and not kept.ranking.lowest):
             return None
-        path.touch()
+        with contextlib.suppress(FileNotFoundError):  # another worker has made room meanwhile
+            os.utime(path)
         return kept
 
     def put(self, key: str, ranking: Ranking, depth: int) -> None:
@@ -71,13 +75,17 @@ class ScoreCache:
         self._evict()
 
     def _evict(self) -> None:
-        entries = sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-        total = sum(path.stat().st_size for path in entries)
-        for path in entries:
+        entries = []
+        for path in self.folder.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):  # another worker makes room as well
+                found = path.stat()
+                entries.append((found.st_mtime_ns, found.st_size, path))
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
             if total <= self.limit_bytes:
                 return
-            total -= path.stat().st_size
-            path.unlink()
+            total -= size
+            path.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
@@ -100,7 +108,14 @@ def score_keys(run: RunContext, sequences: Sequence[TokenSequence], labels: Sequ
     loaded, spec = run.loaded, run.spec
     inputs: dict[str, Any] = {
         "model": [loaded.source.location, loaded.revision, sorted(loaded.files.items()), loaded.dtype],
-        "device": [loaded.device.type, run.gradients, run.halves, run.batch_size.size, torch.get_num_threads()],
+        "device": [
+            loaded.device_name if loaded.shards else loaded.device.type,
+            *map(device_name, loaded.devices),
+            run.gradients,
+            run.halves,
+            run.batch_size.size,
+            torch.get_num_threads(),
+        ],
         "texts": [hashlib.sha256(repr((text.unscored, text.ids)).encode()).hexdigest() for text in sequences],
         "chance": [spec.seed, spec.probes],
         "units": [spec.structure, spec.scope, spec.include, spec.exclude],

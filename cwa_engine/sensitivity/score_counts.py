@@ -36,8 +36,8 @@ class ScoreCounts:
             counts = _counted(flat + 0.0)  # which makes a zero of -0.0
         if counts[0]:  # few pieces have zeros, and a look at every score takes as long as half of the counting
             zeros = (flat == 0).sum()
-            self._zeros = zeros if self._zeros is None else self._zeros.add_(zeros)
-        self._counts = counts if self._counts is None else self._counts.add_(counts)
+            self._zeros = zeros if self._zeros is None else self._zeros.add_(zeros.to(self._zeros.device))
+        self._counts = counts if self._counts is None else self._counts.add_(counts.to(self._counts.device))
 
     def rows(self, metric: str) -> tuple[ScoreBin, ...]:
         """Every bin that has scores, the lowest score first and zeros among them; what is not finite last."""

@@ -50,11 +50,12 @@ def score(
     def work() -> T:
         consumer, progress = make(), _Progress(run, stage, len(parts))
         streams = [_statistics(run, part, progress.of(n), previews and n == 0) for n, part in enumerate(parts)]
-        for by_part in zip(*streams, strict=True):
+        while by_part := _next_of_each(streams):
             together = by_part[0]
             if len(by_part) > 1:
-                for number, statistics in enumerate(by_part):
-                    consumer.offer(statistics, number)
+                for number, of_part in enumerate(by_part):
+                    consumer.offer(of_part, number)
+                    del of_part
                 together = joined(by_part, shares)
             del by_part
             consumer.offer(together)
@@ -62,6 +63,16 @@ def score(
         return consumer
 
     return run.loss_scale.run(work)
+
+
+def _next_of_each(streams: Sequence[Iterator[Statistics]]) -> list[Statistics]:
+    """What each part gives next; nothing at their end, which they reach together.
+
+    Not by zip, which keeps what it gave last, here the statistics of a block, while the next is made.
+    """
+    found = [part for stream in streams if (part := next(stream, None)) is not None]
+    assert len(found) in (0, len(streams))
+    return found
 
 
 class _Progress:
@@ -90,16 +101,15 @@ def _statistics(
         return
     seed, scale = run.spec.seed, run.loss_scale.of(sequences)
 
-    def begin(size: int) -> tuple[Statistics, Iterator[Statistics]]:
+    def begin(size: int) -> tuple[list[Statistics], Iterator[Statistics]]:
         def of_blocks(done: int, total: int) -> None:
             report(done, total, "block")
 
         parts = sweep(run.loaded, sequences, needs, size, of_blocks, seed, scale)
-        return next(parts), parts
+        return [next(parts)], parts
 
     first, others = run.batch_size.run(begin)
-    yield first
-    del first
+    yield first.pop()  # not kept here, while the next block of another part of the texts is made
     yield from others
 
 

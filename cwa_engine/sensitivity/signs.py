@@ -25,6 +25,11 @@ def weight_signs(parameters: Mapping[str, Tensor], sequence: TokenSequence, seed
     (state,) = np.random.SeedSequence([seed, probe, *sequence.ids]).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(state))
     return {
-        name: (torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8) * 2 - 1).to(p.device, p.dtype)
+        # A byte for each weight goes to the device, and is widened there.
+        name: torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8)
+        .to(p.device)
+        .mul_(2)
+        .sub_(1)
+        .to(p.dtype)
         for name, p in parameters.items()
     }

@@ -38,7 +38,7 @@ def record_spikes(
     with activations.recorded():
         for done, batch in enumerate(loaded.batched(sequences, 1), start=1):
             activations.reading(batch[0])
-            nll_sum += float(measured_nll(loaded, batch).double().sum())
+            nll_sum += float(measured_nll(loaded, batch).cpu().double().sum())
             tick(done)
     found = {name: activations.fields(name, len(sequences), False)["spikes"] for name in loaded.anatomy.parameters}
     spikes: dict[str, Spikes] = {name: recorded for name, recorded in found.items() if recorded}

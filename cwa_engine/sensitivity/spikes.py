@@ -162,7 +162,8 @@ class SpikeRecorder:
             return
         precise = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         known = self._found.get((name, expert)) or _nothing(inputs, precise)
-        self._found[name, expert] = known.merged(inputs, precise, self._where(len(inputs), rows))
+        where = self._where(len(inputs), rows).to(outputs.device)
+        self._found[name, expert] = known.merged(inputs, precise, where)
         self._sizes.setdefault(name, []).append(precise.square().mean(1).sqrt())
 
     def _where(self, tokens: int, rows: Rows | None) -> Tensor:
@@ -171,7 +172,7 @@ class SpikeRecorder:
             nowhere = self._text[:1].clone()
             nowhere[:, 1:] = UNKNOWN
             return nowhere.expand(tokens, 3)
-        return self._text if rows.chosen is None else self._text[rows.chosen]
+        return self._text if rows.chosen is None else self._text.to(rows.chosen.device)[rows.chosen]
 
     def of(self, name: str) -> Spikes | None:
         """What is known of a parameter; None for what is no down projection, or has read nothing."""

@@ -33,6 +33,9 @@ class Totals:
         """With a `seed` the tokens' losses have random signs, and what is squared is the token-level Fisher's."""
         self.needs, self.loss = needs, MeanLoss(sequences, scale)
         self._sequences, self._seed = len(sequences), seed
+        self._shares_of: tuple[Sequence[TokenSequence], Tensor] | None = (
+            None  # the last batch, and its sequences' shares
+        )
         self._gradient: dict[str, Tensor] = {}
         self._squares: dict[str, Tensor] = {}
 
@@ -54,6 +57,17 @@ class Totals:
         if self._seed is not None:
             return self.loss.tokens
         return (self.loss.tokens / sequence.scored_tokens) ** 2 / self._sequences
+
+    def _shares(self, batch: Sequence[TokenSequence], like: Tensor) -> Tensor:
+        """The shares of a batch's sequences, in the dtype and on the device of `like`. [B]
+
+        They are brought to the device once for a batch: each copy would make the program wait for the device.
+        """
+        known = self._shares_of
+        if known is None or known[0] is not batch or known[1].device != like.device or known[1].dtype != like.dtype:
+            shares = torch.tensor([self._share(sequence) for sequence in batch], dtype=like.dtype)
+            known = self._shares_of = batch, shares.to(like.device)
+        return known[1]
 
     def add(self, name: str, gradient: Tensor, batch: Sequence[TokenSequence]) -> None:
         """Take a parameter's gradient of a batch, which for squares is one sequence. The tensor is ours to keep."""
@@ -80,7 +94,7 @@ class Totals:
             self._gradient[name][start : start + rows.shape[1]].view(-1).add_(fresh.sum(0))
         if name not in self._squares:
             self._squares[name] = _zeros(parameter)
-        shares = fresh.new_tensor([self._share(sequence) for sequence in batch])
+        shares = self._shares(batch, fresh)
         self._squares[name][start : start + rows.shape[1]].view(-1).addmv_(fresh.square_().T, shares)
 
     def join(self, name: str, rows: Tensor, first: Tensor, second: Tensor, sequence: TokenSequence) -> None:

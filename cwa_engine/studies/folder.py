@@ -13,6 +13,7 @@ from cwa_engine.base.errors import DataError, InvalidInput, NotFound, OutputErro
 from cwa_engine.base.files import write_folder, write_whole
 from cwa_engine.base.places import state_folder
 from cwa_engine.base.plain import JsonMap
+from cwa_engine.named_runners import NamedRunner, named_at
 from cwa_engine.options import parsed
 from cwa_engine.records.run_id import new_run_id
 from cwa_engine.spec import RunSpec, parse_spec
@@ -22,6 +23,7 @@ from cwa_engine.studies.registry import study_question, with_needs
 from cwa_engine.studies.study import Cell, Study, cells_of
 
 STUDY, JOURNAL, REGISTRATION, FURTHER = "study.json", "journal.jsonl", "registration.json", "further.json"
+RUNNER = "runner.json"  # which runner with a name ran it last; of no other machine's concern, so no bundle has it
 LATEST = "latest"
 
 
@@ -51,7 +53,7 @@ class StudyFolder:
         root = root or studies_folder()
         path = root / new_run_id(study.name or study.question or "grid")
         created = time.time()
-        fields = study.model_dump(mode="json")
+        fields = study.to_plain()
         about = {"created": created, "where": where, "sha256": study.sha256(), "study": fields}
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -156,6 +158,34 @@ class StudyFolder:
         content = json.dumps([spec.model_dump(mode="json") for spec in specs], indent=2)
         try:
             write_whole(self.path / FURTHER, content.encode())
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}", hint="make room there") from error
+
+    @property
+    def runner(self) -> NamedRunner | None:
+        """The runner that ran it last, with its address and options, where its runs are with one that has a name; else None.
+
+        Raises DataError where that cannot be read.
+        """
+        if (known := named_at(self.where)) is None:
+            return None
+        try:
+            kept = json.loads((self.path / RUNNER).read_text("utf-8"))
+            last = NamedRunner(str(kept["name"]), dict(kept["options"]))
+        except FileNotFoundError:
+            return known
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(
+                f"{self.path / RUNNER} cannot be read: {error}", hint="remove it, and give --on again"
+            ) from error
+        return NamedRunner(last.name, {**last.options, **known.options}) if last.kind == known.kind else known
+
+    def keep_runner(self, runner: NamedRunner) -> None:
+        """Write down who runs it, so that it goes on there. Raises OutputError."""
+        options = {name: value for name, value in runner.options.items() if value is not None}
+        content = json.dumps({"name": runner.name, "options": options}, indent=2, default=str)
+        try:
+            write_whole(self.path / RUNNER, content.encode())
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error.strerror}", hint="make room there") from error
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cwa_engine.damage.elimination import SAMPLE_TEXTS, most_measured
 from cwa_engine.damage.treatments import controls_of, seeds_of, sizes, treatments
 from cwa_engine.data.corpus import distinct, load_texts, split
 from cwa_engine.methods.metrics import ABLATION, METRICS, Needs, needs_of
@@ -18,7 +19,6 @@ from cwa_engine.rows import GIVEN, MATRICES
 from cwa_engine.spec import RunSpec
 
 FORWARD, BACKWARD = 1, 2
-SAMPLE = 8  # evaluation texts that draws of controls are ranked on, as `damage.measured.SAMPLE_TEXTS`
 FAST_SHARE, FAST_LEAST = 4, 4  # of --fast-perturbation, as in `text_use`
 NUDGES = 3  # of rounding, as in `damage.measurement`
 KL = 2  # more passes over the texts for --kl
@@ -47,11 +47,11 @@ def passes_of(spec: RunSpec, sequences: Sequences) -> int:
     """Forward passes over one sequence, of baseline, scoring and damage with its controls."""
     total = sequences.evaluation + scoring_passes(spec) * sequences.scoring
     if spec.damages:
-        sample = min(SAMPLE, sequences.evaluation)
+        sample = min(SAMPLE_TEXTS, sequences.evaluation)
         total += (
             sequences.evaluation + (NUDGES + 1) * sample
         )  # states of the intact model, rounding, and the last check
-        total += sum(_damage_passes(label, spec, sequences.evaluation, sample) for label in _labels(spec))
+        total += sum(_damage_passes(label, spec, sequences.evaluation) for label in _labels(spec))
     return total
 
 
@@ -65,10 +65,9 @@ def scoring_passes(spec: RunSpec) -> int:
     return total
 
 
-def _damage_passes(label: str, spec: RunSpec, evaluation: int, sample: int) -> int:
-    """Of one ranking: its critical sets on all evaluation texts, draws of controls on the sample, the worst of each on all."""
-    controls = controls_of(label, spec)
-    drawn = sum(len(seeds_of(control, spec)) for control in controls) * sample + len(controls) * (evaluation - sample)
+def _damage_passes(label: str, spec: RunSpec, evaluation: int) -> int:
+    """Of one ranking: its critical sets on all evaluation texts, and of each control as much as its draws take at most."""
+    drawn = sum(most_measured(len(seeds_of(control, spec)), evaluation) for control in controls_of(label, spec))
     critical = evaluation * (1 + KL * spec.kl)
     return len(sizes(label, spec.largest_k, spec)) * len(treatments(spec)) * (critical + drawn)
 

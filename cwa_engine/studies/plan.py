@@ -9,6 +9,7 @@ from pathlib import Path
 from cwa_engine.base.places import runs_folder
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.guide.catalog import catalog_model
+from cwa_engine.named_runners import named_at
 from cwa_engine.records.checksums import MANIFEST
 from cwa_engine.records.run_id import short_id
 from cwa_engine.spec import RunSpec
@@ -71,17 +72,20 @@ class StudyPlan:
         return {"cells": cells, "passes": self.passes, "seconds": self.seconds, **sources}
 
 
-def plan_study(study: Study, root: Path | None = None, runs: Path | None = None, elsewhere: bool = False) -> StudyPlan:
+def plan_study(
+    study: Study, root: Path | None = None, runs: Path | None = None, elsewhere: bool = False, where: str = ""
+) -> StudyPlan:
     """What each cell costs, and which are done already.
 
     `root` is the folder of studies, and `runs` that of the runs that tell of time and memory, if not those of the state
-    folder. `elsewhere`: it will run on another machine, of which these tell nothing. Raises InvalidInput for a study that
+    folder. `elsewhere`: it will run on another machine, of which these tell nothing. `where` its runs will be, as in
+    `Runner.where`: a run that was made elsewhere is made again. Raises InvalidInput for a study that
     cannot answer its question, and DataError for texts that cannot be read.
     """
     cells = cells_of(with_needs(study))
     found = [] if elsewhere else past_runs(runs or runs_folder())
     pace = Pace(found)
-    done = _Done.read(root, runs or runs_folder())
+    done = _Done.read(root, runs or runs_folder(), where)
     counted = _Counted({})
     planned, used = [], dict[str, PastRun]()
     for cell in cells:
@@ -117,12 +121,17 @@ class _Done:
     found: Mapping[Identity, str]  # -> hash of the study
 
     @classmethod
-    def read(cls, root: Path | None, runs: Path) -> _Done:
+    def read(cls, root: Path | None, runs: Path, where: str) -> _Done:
         found = {}
+        place = Path(where) if where.startswith("/") else runs
+        named = named_at(where)
+        stays = named is not None and bool(named.options)  # its folders, in a store
         for folder in StudyFolder.all(root):
+            if folder.where != where:
+                continue
             for submission in folder.journal.read()[0].values():
-                place = runs if not folder.where else Path(folder.where)
-                if submission.run_id and (place / submission.run_id / MANIFEST).is_file():
+                is_here = submission.run_id and (place / submission.run_id / MANIFEST).is_file()
+                if is_here or (stays and submission.ended == "done"):
                     found[submission.identity] = folder.study.sha256()
         return cls(found)
 

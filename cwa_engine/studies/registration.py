@@ -153,7 +153,7 @@ def _content(folder: StudyFolder, unread_is_none: bool = False) -> JsonMap:
     return {
         "format": FORMAT,
         "cwtool": __version__,
-        "study": folder.study.model_dump(mode="json"),
+        "study": folder.study.to_plain(),
         "study_sha256": folder.study.sha256(),
         "specs": {str(cell.number): cell.spec.sha256() for cell in folder.cells},
         "question": _question(folder.study.question),

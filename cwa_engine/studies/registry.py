@@ -47,6 +47,6 @@ def with_needs(study: Study) -> Study:
         return study
     question = study_question(study.question)
     needed = {name: value for name, value in question.run.items() if name not in study.grid}
-    whole = Study(question=study.question, name=study.name, run={**needed, **study.run}, grid=study.grid)
+    whole = Study(question=study.question, name=study.name, run={**needed, **study.shared}, grid=study.grid)
     question.check(whole)
     return whole

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.plain import JsonMap
 from cwa_engine.option_file import by_name, named
 from cwa_engine.options import OptionField, option_fields
 from cwa_engine.spec import RunSpec, parse_spec
@@ -41,10 +42,11 @@ class Study(BaseModel):
 
     question: str = ""  # a name of `STUDY_QUESTIONS`; empty for a grid without a question
     name: str = Field(default="", max_length=MOST_NAME)  # in the user's words
-    run: dict[str, Any] = Field(default_factory=dict)
+    # Everywhere but in this class it is called "run": in files, hashes and as a keyword. That name is a method of `cwa.Study`.
+    shared: dict[str, Any] = Field(default_factory=dict, alias="run")
     grid: Mapping[str, Sequence[Any]]  # kept as tuples
 
-    @field_validator("run", mode="before")
+    @field_validator("shared", mode="before")
     @classmethod
     def _run_by_field(cls, given: Any) -> Any:
         return _by_field(given, "run") if isinstance(given, Mapping) else given
@@ -56,9 +58,9 @@ class Study(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
-        if twice := sorted(self.run.keys() & self.grid.keys()):
+        if twice := sorted(self.shared.keys() & self.grid.keys()):
             raise InvalidInput(f"'{twice[0]}' is in the grid and in what all runs share", hint="give it once")
-        if "model" not in self.run and "model" not in self.grid:
+        if "model" not in self.shared and "model" not in self.grid:
             raise InvalidInput("no model is given", hint="a study needs models: --models, or model in [grid]")
         cells = math.prod(len(values) for values in self.grid.values())
         if cells > MOST_CELLS:
@@ -70,7 +72,11 @@ class Study(BaseModel):
 
     def sha256(self) -> str:
         """Hash of what is asked for; the name is no part of it."""
-        return hashlib.sha256(self.model_dump_json(exclude={"name"}).encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude={"name"}, by_alias=True).encode()).hexdigest()
+
+    def to_plain(self) -> JsonMap:
+        """As JSON has it, under the names that `Study` takes."""
+        return self.model_dump(mode="json", by_alias=True)
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,9 @@ def cells_of(study: Study) -> tuple[Cell, ...]:
     for number, combination in enumerate(itertools.product(*(study.grid[name] for name in names)), start=1):
         values = dict(zip(names, combination, strict=True))
         shown = {name: _shown(value) for name, value in values.items() if len(study.grid[name]) > 1 or name == "model"}
-        shown = shown or {"model": _shown(study.run["model"])}
+        shown = shown or {"model": _shown(study.shared["model"])}
         try:
-            spec = parse_spec({**study.run, **values})
+            spec = parse_spec({**study.shared, **values})
         except InvalidInput as error:
             raise InvalidInput(f"{Cell(number, shown, _NO_SPEC).label}: {error.message}", hint=error.hint) from error
         same = numbers.setdefault(spec.sha256(), number)

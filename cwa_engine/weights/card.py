@@ -15,6 +15,7 @@ from cwa_engine.damage.measurement import NUDGES, check_restored, prepare_measur
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.perplexity import padded
 from cwa_engine.inspection import weight_facts
+from cwa_engine.models.determinism import with_exact_kernels
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.pipeline import measure_baseline, read_texts
@@ -35,6 +36,7 @@ T = TypeVar("T")
 NUDGED = 100  # random weights that are moved to the next value of their dtype, for the numerical floor, as in runs
 
 
+@with_exact_kernels
 def weight_card(
     loaded: LoadedModel, spec: RunSpec, emit: Emit = ignore, texts: Sequence[str] | None = None
 ) -> WeightCard:
@@ -58,7 +60,7 @@ def weight_card(
     with stages("prepare"):
         report = run.reporter("prepare", len(used.evaluation))
         context = prepare_measurement(loaded, used.evaluation, intact, spec, run.batch_size, report)
-        report = run.reporter("prepare", NUDGES * len(context.sample.places))
+        report = run.reporter("prepare", NUDGES * len(context.sample_places))
         context = with_rounding(context, given_ranking(loaded, spec)[0], NUDGED, report)
     examination = Examination(run, weight, context)
     with stages("alone"):
@@ -71,7 +73,7 @@ def weight_card(
         bits = bit_map(examination, facts.distribution)
     carried = _carried(examination)
     with stages("check"):
-        floor = check_restored(context, run.reporter("check", len(context.sample.places)))
+        floor = check_restored(context, run.reporter("check", len(context.sample_places)))
     return WeightCard(
         model=loaded.source.name,
         revision=loaded.revision,
@@ -94,7 +96,7 @@ def weight_card(
         shares=carried.life.shares if carried.life else (),
         unknown=carried.unknown,
         floor=floor,
-        device=str(loaded.device),
+        device=loaded.device_name,
         version=__version__,
         timings=stages.timings,
     )

@@ -176,7 +176,7 @@ class ChannelSearch:
                 return
             at = torch.arange(len(inputs)) if rows.chosen is None else rows.chosen.cpu()
             for place in (at == position).nonzero().flatten().tolist():
-                output, read = outputs[place, self.channel].double(), inputs[place].double().cpu()
+                output, read = outputs[place, self.channel].cpu().double(), inputs[place].cpu().double()
                 found.append(_Written(parameters[name], expert, float(output), read))
 
         if linear_parameters(only):
@@ -209,4 +209,4 @@ def _row(loaded: LoadedModel, parameter: Parameter, expert: int, out_feature: in
     """The weights of one out_feature, float64. [in]"""
     stored = loaded.model.get_parameter(parameter.name).detach()
     matrix = stored[expert] if parameter.experts else stored
-    return (matrix.T if parameter.transposed else matrix)[out_feature].double().cpu()
+    return (matrix.T if parameter.transposed else matrix)[out_feature].cpu().double()

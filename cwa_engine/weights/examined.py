@@ -73,9 +73,9 @@ class Examination:
         return self.run.loaded
 
     @property
-    def sample(self) -> list[TextPart]:
+    def sample(self) -> Sequence[TextPart]:
         """The few evaluation texts that all but the weight's own damage is measured on, the same as draws of controls."""
-        return [self.context.sample]
+        return self.context.sample
 
     def measuring(self, stage: str, measurements: int, parts: Sequence[TextPart]) -> Measuring:
         """For so many changes of weights, on these parts of the evaluation texts."""

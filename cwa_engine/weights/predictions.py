@@ -18,6 +18,7 @@ from cwa_engine.evaluation.resume import CachedStates
 from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import LoadedModel
+from cwa_engine.models.precision import doubled
 from cwa_engine.rows import DamagePoint
 from cwa_engine.weight_rows import StopwordMass, TokenShift
 from cwa_engine.weights.examined import Examination, Unknown
@@ -77,11 +78,11 @@ class _Sums:
             after = self._predicted(texts, kept, number, first)
         if after.isnan().any():
             raise Unknown("without the weight the model's predictions are no numbers")
-        self._kl += float(kl_by_token(before, after).double().sum())
+        self._kl += float(doubled(kl_by_token(before, after)).sum())
         self._agreed += int((before.argmax(-1) == after.argmax(-1)).sum())
         self._tokens += len(before)
-        self._intact = self._intact + before.exp_().sum(0, dtype=torch.float64).cpu()
-        self._damaged = self._damaged + after.exp_().sum(0, dtype=torch.float64).cpu()
+        self._intact = self._intact + doubled(before.exp_()).sum(0).cpu()
+        self._damaged = self._damaged + doubled(after.exp_()).sum(0).cpu()
 
     def _predicted(self, texts: PaddedBatch, kept: CachedStates | None, number: int, first: int) -> Tensor:
         """Log probabilities at all scored tokens of a batch, where nothing is changed before block `first`."""

@@ -40,7 +40,8 @@ def plan_report(plan: Plan) -> RenderableType:
     for row in plan.rows:
         dtype = "bfloat16, float16" if row.dtype == "bfloat16" else row.dtype
         sizes = (fmt.size(size) for size in (row.weights_bytes, row.working_bytes, row.total_bytes))
-        table.add_row(dtype, _GRADIENTS[row.gradients], *sizes, str(row.batch_size), _FITS[row.fits])
+        waiting = f" ({fmt.size(row.cpu_bytes)})" if row.cpu_bytes else ""
+        table.add_row(dtype, _GRADIENTS[row.gradients] + waiting, *sizes, str(row.batch_size), _FITS[row.fits])
     if not all(row.simulated for row in plan.rows):
         table.caption = "roughly: to count more closely is not possible without the weights, or takes too long"
     command = words(plan.command, "bold", overflow="fold") if plan.command else Text("no command", "bold red")

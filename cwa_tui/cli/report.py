@@ -232,9 +232,7 @@ def _notes(summary: RunSummary) -> list[Text]:
     lines = []
     if any(group.controls for group in summary.damage):
         lines += [
-            "ratio: perplexity over the baseline's. Of a control the draw that changes the loss most is shown, on all texts; "
-            f"median, count and p = (1 + draws whose change is as large) / (1 + draws) are of {_sample(summary)} texts, on "
-            "which every draw was measured",
+            f"ratio: perplexity over the baseline's. {_controls_by(summary)}",
         ]
     if floor := summary.numerical_floor:
         lines.append(floor_sentence(floor))
@@ -254,9 +252,20 @@ def _notes(summary: RunSummary) -> list[Text]:
     return [words(line, "dim") for line in lines]
 
 
-def _sample(summary: RunSummary) -> int:
-    """How many texts the draws of controls were measured on."""
-    return next(control.texts for group in summary.damage for control in group.controls)
+def _controls_by(summary: RunSummary) -> str:
+    """How draws of controls were measured."""
+    rows = [control for group in summary.damage for control in group.controls]
+    known = sorted({row.largest_texts for row in rows if row.largest_texts is not None})
+    if not known:  # a run of an early version
+        return (
+            "Of a control the draw that changes the loss most is shown, on all texts; median, count and p = (1 + draws whose "
+            f"change is as large) / (1 + draws) are of {rows[0].texts} texts, on which every draw was measured"
+        )
+    return (
+        f"Draws compete with the critical set on growing parts of {rows[0].texts} texts, and whoever is far behind is out; p = "
+        "(1 + draws ahead of it) / (1 + draws). Of a control the draw ahead of the others is shown, on "
+        f"{' or '.join(map(str, known))} texts; the median is of all draws, each on the texts it was measured on"
+    )
 
 
 def _losses(summary: RunSummary) -> Iterator[float]:

@@ -12,7 +12,8 @@ from cwa_engine.base.errors import InvalidInput, NotFound
 from cwa_engine.base.files import fetch_folder, user_path
 from cwa_engine.figures.figure import Source
 from cwa_engine.records.run_id import short_id
-from cwa_tui.cli.connection import command_typed, connect
+from cwa_tui.cli.connection import connect
+from cwa_tui.cli.study_place import place_of
 
 if TYPE_CHECKING:
     from cwa_daemon.client import Client
@@ -75,20 +76,6 @@ def opened_source(named: Sequence[str]) -> Iterator[Opened]:
             yield Opened(compare(*reports), "comparison", name)
 
 
-def check_place(folder: StudyFolder, host: str) -> None:
-    """Raises InvalidInput where the runs of a study are not in the daemon of `host`, which is "" for that of this machine."""
-    if folder.where == host:
-        return
-    if folder.where.startswith(("/", "the memory")):
-        hint = "the program that asked for it can go on with it"
-    elif folder.where:
-        hint = f"`cwtool --host {folder.where} study resume` goes on with it"
-    else:
-        hint = "`cwtool study resume` without --host goes on with it"
-    place = folder.where or "the daemon of this machine"
-    raise InvalidInput(f"the runs of {folder.id} are in {place}, not in {host or 'the daemon of this machine'}", hint)
-
-
 def _study_folder(named: str) -> StudyFolder | None:
     """The study of that folder, or whose id is this or ends so; "latest" is a run."""
     from cwa_engine.studies.folder import LATEST, STUDY, StudyFolder
@@ -117,12 +104,9 @@ def _study_that_begins(named: Sequence[str], error: NotFound) -> StudyFolder:
 
 
 def _study_report(folder: StudyFolder, stack: ExitStack) -> StudyReport:
-    from cwa_daemon.client import DaemonRunner
     from cwa_engine.studies.report import study_report
 
-    client = stack.enter_context(connect())
-    check_place(folder, client.host or "")
-    return study_report(folder, DaemonRunner(client, command_typed()))
+    return study_report(folder, stack.enter_context(place_of(folder)).runner)
 
 
 @contextmanager

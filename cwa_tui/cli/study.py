@@ -8,22 +8,35 @@ import typer
 
 from cwa_engine.base.errors import DaemonUnreachable, InvalidInput, QueueFull
 from cwa_tui.cli import completion
-from cwa_tui.cli.connection import chosen_host, command_typed, connect
+from cwa_tui.cli.connection import chosen_host
 from cwa_tui.cli.groups import ListByDefault
 from cwa_tui.cli.output import say, show, stderr
 from cwa_tui.cli.parameters import EXPORTED, Json
 from cwa_tui.cli.remembered import remember
 from cwa_tui.cli.run_options import job_options_of
-from cwa_tui.cli.sources import check_place
 from cwa_tui.cli.study_options import StudyOptions, study_typed
+from cwa_tui.cli.study_place import (
+    Gpus,
+    On,
+    Place,
+    Runners,
+    Slots,
+    Store,
+    asked_runner,
+    opened_place,
+    opened_study,
+    refuse_queue_options,
+)
 from cwa_tui.cli.study_register import register_study
 from cwa_tui.cli.tracking import Track, track_runs, tracker_of
 
 if TYPE_CHECKING:
-    from cwa_daemon.client import Client, DaemonRunner
+    from cwa_engine.named_runners import NamedRunner
+    from cwa_engine.runner import Runner
     from cwa_engine.studies.folder import StudyFolder
     from cwa_engine.studies.progress import CellProgress
     from cwa_engine.studies.report import StudyReport
+    from cwa_engine.studies.study import Study
     from cwa_engine.tracking.tracker import Tracker
 
 app = typer.Typer()
@@ -81,6 +94,10 @@ def run_study(
     name: Annotated[str | None, typer.Option("--name", help="What you call it.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would take, and run nothing.")] = False,
     detach: Detached = False,
+    on: On = None,
+    slots: Slots = None,
+    gpus: Gpus = None,
+    store: Store = None,
     track: Track = None,
     as_json: Json = False,
 ) -> None:
@@ -90,18 +107,18 @@ def run_study(
     tracker = tracker_of(track, detach)
     asked = study_typed(question, context.obj, models or (), revisions or (), seeds or (), grid or (), name)
     options = job_options_of("run", context.obj)
+    runner = asked_runner(on, detach, slots=slots, gpus=gpus, store=store)
+    refuse_queue_options(runner, context.obj)
     if dry_run:
-        _show_plan(asked, as_json)
+        _show_plan(asked, runner, as_json)
         return
-    from cwa_daemon.client import DaemonRunner
     from cwa_engine.studies.folder import StudyFolder
 
-    with connect() as client:
-        runner = DaemonRunner(client, command_typed(), options)
-        folder, known = StudyFolder.of(asked, where=runner.where)
+    with opened_place(runner, options) as place:
+        folder, known = StudyFolder.of(asked, where=place.runner.where)
         if known:
             say(f"{folder.id} asks for the same: it goes on")
-        _go_on(folder, runner, client, retry=False, detach=detach, as_json=as_json, tracker=tracker)
+        _go_on(folder, place, retry=False, detach=detach, as_json=as_json, tracker=tracker)
 
 
 @study.command("list")
@@ -109,17 +126,13 @@ def list_studies(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many to list.")] = 20, as_json: Json = False
 ) -> None:
     """List studies and how far they are, the latest first."""
-    from cwa_daemon.client import DaemonRunner
     from cwa_engine.studies.folder import StudyFolder
     from cwa_engine.studies.progress import progress_of
     from cwa_tui.cli.study_list import studies_table
 
     found, damaged = StudyFolder.all_and_damaged()
-    rows: list[tuple[StudyFolder, tuple[CellProgress, ...]]] = []
-    if found:
-        with connect() as client:
-            runner = DaemonRunner(client)
-            rows = [(folder, progress_of(folder, runner)) for folder in found[:limit]]
+    with Runners() as runners:
+        rows = [(folder, progress_of(folder, runners.of(folder))) for folder in found[:limit]]
     if as_json:
         show({"studies": [_listed(*row) for row in rows], "total": len(found)})
     elif rows:
@@ -133,15 +146,25 @@ def list_studies(
 @study.command("show")
 def show_study(study_id: StudyId = "latest", as_json: Json = False) -> None:
     """Show what a study answers, what would overturn it, its tables, and what went wrong."""
-    with opened_study(study_id) as (folder, runner, _):
-        _show_report(folder, runner, as_json)
+    with opened_study(study_id) as (folder, place):
+        _show_report(folder, place.runner, as_json)
 
 
 @study.command("resume")
-def resume_study(study_id: StudyId = "latest", detach: Detached = False, as_json: Json = False) -> None:
-    """Go on with a study: run what is not done, and once more what failed or was cancelled."""
-    with opened_study(study_id) as (folder, runner, client):
-        _go_on(folder, runner, client, retry=True, detach=detach, as_json=as_json)
+def resume_study(
+    study_id: StudyId = "latest",
+    detach: Detached = False,
+    on: On = None,
+    slots: Slots = None,
+    gpus: Gpus = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a study: run what is not done, and once more what failed or was cancelled.
+
+    One that runs on Ray goes on where it ran last, unless --on gives another address."""
+    asked = asked_runner(on, detach, needs_on=False, slots=slots, gpus=gpus)
+    with opened_study(study_id, asked, detach) as (folder, place):
+        _go_on(folder, place, retry=True, detach=detach, as_json=as_json)
 
 
 @study.command("cancel")
@@ -150,8 +173,8 @@ def cancel_study(study_id: StudyId = "latest", as_json: Json = False) -> None:
     from cwa_engine.studies import running
     from cwa_tui.tables.study import counted
 
-    with opened_study(study_id) as (folder, runner, _):
-        progress = running.cancel_study(folder, runner)
+    with opened_study(study_id) as (folder, place):
+        progress = running.cancel_study(folder, place.runner)
     if as_json:
         show(_listed(folder, progress))
     else:
@@ -184,75 +207,55 @@ def export_study(
     if not output:
         raise InvalidInput("no folder is given", hint=f"`cwtool study export {study_id} --output FOLDER`")
     checked = checked_export(form)
-    with opened_study(study_id) as (folder, runner, _):
-        report = study_report(folder, runner)
+    with opened_study(study_id) as (folder, place):
+        report = study_report(folder, place.runner)
         if not report.complete:
             say("not all cells have ended: this is the answer so far")
         exported(report, checked, output=output, as_json=as_json)
 
 
-class opened_study:
-    """The study of an id, and its runner. Raises NotFound, and InvalidInput for one whose runs are elsewhere."""
-
-    def __init__(self, study_id: str) -> None:
-        from cwa_engine.studies.folder import StudyFolder
-
-        self._folder = StudyFolder.open(study_id)
-        self._connection = connect()
-
-    def __enter__(self) -> tuple[StudyFolder, DaemonRunner, Client]:
-        from cwa_daemon.client import DaemonRunner
-
-        client = self._connection.__enter__()
-        try:
-            check_place(self._folder, client.host or "")
-        except InvalidInput:
-            self._connection.__exit__(None, None, None)
-            raise
-        return self._folder, DaemonRunner(client, command_typed()), client
-
-    def __exit__(self, *about: Any) -> None:
-        self._connection.__exit__(*about)
-
-
 def _go_on(
     folder: StudyFolder,
-    runner: DaemonRunner,
-    client: Client,
+    place: Place,
     retry: bool,
     detach: bool,
     as_json: bool,
     tracker: Tracker | None = None,
 ) -> None:
-    """Run what is not done; unless detached, to its end, and show the answer. Ctrl-C leaves it, and it goes on."""
+    """Run what is not done; unless detached, to its end, and show the answer. After Ctrl-C a study of the daemon goes on."""
     from cwa_engine.studies import running
     from cwa_tui.cli.study_show import live_grid
 
+    runner = place.runner
     remember([], [cell.spec.model for cell in folder.cells])
+    if place.named and runner.where == folder.where:
+        folder.keep_runner(place.named)
     try:
         if detach:
             running.run_study(folder, runner, say, retry=retry, wait=False)
             show({"study": folder.id} if as_json else folder.id)
             if folder.awaits_further:
                 say(
-                    f"its question asks for further runs when these are done: `{_cwtool(client)} study resume {folder.id}`"
+                    f"its question asks for further runs when these are done: `{place.cwtool} study resume {folder.id}`"
                 )
             return
         say(f"study {folder.id}, {len(folder.cells)} cells")
-        with live_grid(stderr(), client) as seen:
+        with live_grid(stderr(), place) as seen:
             running.run_study(folder, runner, say, retry=retry, show=seen)
     except QueueFull as error:
         hint = f"`cwtool study resume {folder.id}` queues the others when there is room"
         raise QueueFull(f"not all cells of {folder.id} are queued: {error.message}", hint=hint) from error
     except DaemonUnreachable as error:
-        hint = f"nothing is lost: `{_cwtool(client)} study resume {folder.id}` goes on with it"
+        hint = f"nothing is lost: `{place.cwtool} study resume {folder.id}` goes on with it"
+        if place.named:  # what is to be mended first
+            hint = f"{error.hint}; {hint}" if error.hint else hint
         raise type(error)(error.message, hint=hint) from error
     except KeyboardInterrupt:
-        _leave(folder, client)
+        _leave(folder, place)
     _show_report(folder, runner, as_json, tracker)
 
 
-def _show_report(folder: StudyFolder, runner: DaemonRunner, as_json: bool, tracker: Tracker | None = None) -> None:
+def _show_report(folder: StudyFolder, runner: Runner, as_json: bool, tracker: Tracker | None = None) -> None:
     """Print the answer. Exit code 1 where cells have failed."""
     from cwa_engine.studies.report import study_report
     from cwa_tui.cli.study_show import study_page
@@ -273,17 +276,17 @@ def _plain(report: StudyReport) -> dict[str, Any]:
     return {**report.to_plain(), "tables": tables, "folder": str(report.folder.path)}
 
 
-def _leave(folder: StudyFolder, client: Client) -> NoReturn:
-    cwtool = _cwtool(client)
-    say(f"\n{folder.id} goes on with what is queued.")
-    say(f"  to come back:  {cwtool} study resume {folder.id}")
+def _leave(folder: StudyFolder, place: Place) -> NoReturn:
+    cwtool = place.cwtool
+    if place.named:
+        say(f"\n{folder.id} stops; what is done stays, and what runs is run again.")
+    else:
+        say(f"\n{folder.id} goes on with what is queued.")
+    say(f"  to {'go on with it' if place.named else 'come back'}:  {cwtool} study resume {folder.id}")
     say(f"  to look at it: {cwtool} study show {folder.id}")
-    say(f"  to cancel it:  {cwtool} study cancel {folder.id}")
+    if not place.named:
+        say(f"  to cancel it:  {cwtool} study cancel {folder.id}")
     raise typer.Exit(130)
-
-
-def _cwtool(client: Client) -> str:
-    return f"cwtool --host {client.host}" if client.host else "cwtool"
 
 
 def _listed(folder: StudyFolder, progress: tuple[CellProgress, ...]) -> dict[str, Any]:
@@ -299,9 +302,14 @@ def _listed(folder: StudyFolder, progress: tuple[CellProgress, ...]) -> dict[str
     }
 
 
-def _show_plan(asked: Any, as_json: bool) -> None:
+def _show_plan(asked: Study, runner: NamedRunner, as_json: bool) -> None:
     from cwa_engine.studies.plan import plan_study
-    from cwa_tui.cli.study_list import plan_table
+    from cwa_tui.cli.study_list import plan_table, slots_in_words
+    from cwa_tui.cli.study_place import where_of
 
-    plan = plan_study(asked, elsewhere=chosen_host() is not None)
-    show(plan.to_plain() if as_json else plan_table(plan))
+    plan = plan_study(asked, elsewhere=chosen_host() is not None, where=where_of(runner))
+    slots = runner.options.get("slots")
+    if as_json:
+        show({**plan.to_plain(), "slots": slots} if runner.name else plan.to_plain())
+    else:
+        show(plan_table(plan, slots_in_words(plan, runner.kind, slots) if runner.name else ""))

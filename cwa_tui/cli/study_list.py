@@ -42,8 +42,20 @@ def studies_table(rows: Sequence[tuple[StudyFolder, tuple[CellProgress, ...]]]) 
     return LineTable(fields, lines)
 
 
-def plan_table(plan: StudyPlan) -> RenderableType:
-    """What each cell takes, and all of them."""
+def slots_in_words(plan: StudyPlan, kind: str, slots: int | None) -> str:
+    """How many cells run at once on a runner with slots, and what that makes of the time at best."""
+    if slots is None:
+        return f"one for each GPU that {kind} has, else one for each node; how many that is, it says when it is joined"
+    left = [entry.seconds for entry in plan.cells if not entry.done]
+    known = [seconds for seconds in left if seconds is not None]
+    if len(known) < len(left) or not left:
+        return f"{slots}, by --slots"
+    least = max(sum(known) / slots, *known)
+    return f"{slots}, by --slots; at best {fmt.duration(least)}, were each as fast as one run alone is here"
+
+
+def plan_table(plan: StudyPlan, slots: str = "") -> RenderableType:
+    """What each cell takes, and all of them. `slots` are how many run at once, in words."""
     fields = [
         Field("#", right=True),
         Field("cell", 12, cut="middle"),
@@ -76,4 +88,5 @@ def plan_table(plan: StudyPlan) -> RenderableType:
         words(f"Passes: {plan.passes_from}", "dim"),
         words(f"Time: {plan.seconds_from}", "dim"),
         words(f"Memory: {plan.memory_from}", "dim"),
+        *([words(f"Slots: {slots}", "dim")] if slots else []),
     )

@@ -18,6 +18,7 @@ from cwa_engine.studies.registration import standing
 from cwa_engine.studies.registry import STUDY_QUESTIONS
 from cwa_engine.studies.report import StudyReport
 from cwa_tui.cli.lines import as_lines
+from cwa_tui.store.study_stages import StageOf, StagesFollowed
 from cwa_tui.tables.study import LEGEND, counted, failures, study_grid
 from cwa_tui.tables.study_answer import answer_table
 from cwa_tui.text import format as fmt
@@ -25,7 +26,8 @@ from cwa_tui.text.visible import words
 
 if TYPE_CHECKING:
     from cwa_daemon.client import Client
-    from cwa_daemon.protocol import StageProgress
+    from cwa_engine.runner import Runner
+    from cwa_tui.cli.study_place import Place
 
 _OTHER_LINES = 6  # of a terminal, beside the rows of the grid
 MOST_ROWS = 30  # of a table below an answer; a trajectory has thousands of weights
@@ -38,7 +40,7 @@ class Show(Protocol):
 
 
 @contextmanager
-def live_grid(console: Console, client: Client) -> Iterator[Show]:
+def live_grid(console: Console, place: Place) -> Iterator[Show]:
     """Show how far a study is: as a grid on a terminal, else a line for each cell that has come to another state."""
     if not console.is_terminal:
         yield _Lines(console)
@@ -46,7 +48,8 @@ def live_grid(console: Console, client: Client) -> Iterator[Show]:
     from rich.live import Live  # plain lines need none of it
 
     with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
-        yield _Grid(client, console, lambda shown: live.update(shown, refresh=True))
+        stage_of = _stage_of_job(place.client) if place.client else StagesFollowed(place.runner)
+        yield _Grid(place.runner, stage_of, console, lambda shown: live.update(shown, refresh=True))
 
 
 class _Lines:
@@ -69,14 +72,14 @@ class _Lines:
 class _Grid:
     """The grid with what each run has found, as far as it has room."""
 
-    def __init__(self, client: Client, console: Console, update: Any) -> None:
-        self._client, self._console, self._update = client, console, update
+    def __init__(self, runner: Runner, stage_of: StageOf, console: Console, update: Any) -> None:
+        self._runner, self._stage_of, self._console, self._update = runner, stage_of, console, update
         self._summaries: dict[str, RunSummary] = {}
         self._unread: set[str] = set()
 
     def __call__(self, progress: tuple[CellProgress, ...]) -> None:
         self._read_new(progress)
-        stages = {entry.run_id: self._stage(entry.run_id) for entry in progress if entry.state == "running"}
+        stages = {entry.run_id: self._stage_of(entry.run_id) for entry in progress if entry.state == "running"}
         shown = _around(progress, max(1, self._console.height - _OTHER_LINES))
         table = as_lines(study_grid(shown, self._summaries, stages))
         self._update(Group(table, words(counted(progress), "dim")))
@@ -85,14 +88,16 @@ class _Grid:
         for entry in progress:
             if entry.state == "done" and entry.run_id not in self._summaries.keys() | self._unread:
                 try:
-                    self._summaries[entry.run_id] = self._client.report(entry.run_id).summary
+                    self._summaries[entry.run_id] = self._runner.attach(entry.run_id).report().summary
                 except DaemonUnreachable:
                     raise
                 except CwaError:  # the answer says what is wrong with it
                     self._unread.add(entry.run_id)
 
-    def _stage(self, run_id: str) -> StageProgress | None:
-        return self._client.job(run_id).progress
+
+def _stage_of_job(client: Client) -> StageOf:
+    """The daemon knows how far each job is."""
+    return lambda run_id: client.job(run_id).progress
 
 
 def _around(progress: tuple[CellProgress, ...], room: int) -> tuple[CellProgress, ...]:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cwa_daemon.protocol import DeviceMemory, Headline, JobView, StatusView, WarmModel
+from cwa_daemon.protocol import DeviceMemory, Headline, JobView, StatusView, WarmModel, WorkerView
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.rows import MATRICES
 from cwa_tui.cli.lines import RUN_ID, Field, LineTable, Row
@@ -113,7 +113,7 @@ def job_details(job: JobView) -> RenderableType:
 
 
 def warm_models(status: StatusView) -> RenderableType:
-    """The warm models, one line each, and how full the memory of each device is."""
+    """The warm models, one line each, how full the memory of each device is, and of several lanes what each does."""
     fields = [
         Field("model", least=30, cut="start"),
         Field("size", right=True),
@@ -126,7 +126,9 @@ def warm_models(status: StatusView) -> RenderableType:
     ]
     rows = [Row(_warm_cells(model)) for model in status.models]
     shown: RenderableType = LineTable(fields, rows) if rows else Text("no model is warm")
-    return Group(shown, *(words(_memory(device), "dim") for device in status.devices))
+    lanes = status.lanes if len(status.lanes) > 1 else []
+    below = [*map(_memory, status.devices), *map(_lane, lanes)]
+    return Group(shown, *(words(line, "dim") for line in below))
 
 
 def _warm_cells(model: WarmModel) -> dict[str, str]:
@@ -151,6 +153,13 @@ def _expiry(model: WarmModel) -> str:
 def _memory(device: DeviceMemory) -> str:
     others = "" if device.others_bytes is None else f", {fmt.size(device.others_bytes)} of it by others"
     return f"{device.device}: {fmt.size(device.used_bytes)} of {fmt.size(device.total_bytes)} used{others}"
+
+
+def _lane(lane: WorkerView) -> str:
+    """`lane cpu:1: busy with 20261126-...`, or `idle`, or that it has no worker yet."""
+    if lane.pid is None:
+        return f"lane {lane.device}: its worker starts with its next job"
+    return f"lane {lane.device}: {lane.state}{f' with {lane.run_id}' if lane.run_id else ''}, {fmt.size(lane.memory_bytes)}"
 
 
 def daemon_status(status: StatusView, reached: str) -> RenderableType:

@@ -16,7 +16,7 @@ app = typer.Typer()
 
 @app.command()
 def ps(as_json: Json = False) -> None:
-    """Show the models that are warm, and how full the memory of each device is."""
+    """Show the models that are warm, how full the memory of each device is, and what each of several lanes does."""
     from cwa_tui.cli.tables import warm_models
 
     try:
@@ -24,11 +24,11 @@ def ps(as_json: Json = False) -> None:
             status = client.status()
     except NoDaemon as error:
         if as_json:
-            show({"models": [], "devices": []})
+            show({"models": [], "devices": [], "workers": []})
         else:
             say(f"no model is warm: {error.message}")
         return
-    show(status.model_dump(include={"models", "devices"}) if as_json else warm_models(status))
+    show(status.model_dump(include={"models", "devices", "workers"}) if as_json else warm_models(status))
 
 
 @app.command(cls=RunOptions)

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from cwa_daemon.protocol import DeviceMemory, WarmModel
+from cwa_engine.base.devices import is_cpu, memory_of
 from cwa_engine.base.errors import CwaError, near_names
 from cwa_engine.guide.catalog import CatalogModel, catalog, catalog_model
 from cwa_engine.hub.sources import HubAccess, SourceKind, name_and_revision, resolve
@@ -77,15 +78,21 @@ class Room:
         wanted = {"cuda": "cuda:0", "auto": (accelerators or [*devices])[0].device if devices else ""}.get(
             device, device
         )
-        found = next((entry for entry in devices if entry.device == wanted), None)
-        if found is None:
+        parts = memory_of(wanted)
+        found = [entry for entry in devices if entry.device in parts]
+        if len(found) < len(parts):
             return cls(wanted or device, dtype)
-        idle = sum(model.size_bytes for model in warm if model.device == wanted and not model.in_use)
-        return cls(wanted, dtype, max(0, found.total_bytes - found.used_bytes) + idle)
+        idle = sum(model.size_bytes for model in warm if memory_of(model.device) == parts and not model.in_use)
+        free = sum(max(0, entry.total_bytes - entry.used_bytes) for entry in found)
+        return cls(wanted, dtype, free + idle)
+
+    @property
+    def is_accelerator(self) -> bool:
+        return not is_cpu(self.device)
 
     def fits(self, choice: ModelChoice) -> str:
         """`fits`, `tight` or `too large`; empty where it is not known. Roughly, by the size of the weights."""
-        needed = choice.weights_bytes(self.dtype, self.device != "cpu")
+        needed = choice.weights_bytes(self.dtype, self.is_accelerator)
         if needed is None or self.free_bytes is None:
             return ""
         if needed * _ROOMY <= self.free_bytes:
@@ -96,7 +103,7 @@ class Room:
         """The same in a sentence."""
         if not (verdict := self.fits(choice)):
             return ""
-        needed = fmt.size(choice.weights_bytes(self.dtype, self.device != "cpu"))
+        needed = fmt.size(choice.weights_bytes(self.dtype, self.is_accelerator))
         return f"{verdict}: about {needed} of weights, {fmt.size(self.free_bytes)} free on {self.device}"
 
 

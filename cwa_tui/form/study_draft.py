@@ -123,4 +123,4 @@ class StudyDraft:
 def _command(study: Study, models: list[str]) -> str:
     words = ["cwtool", "study", "run", *([study.question] if study.question else []), "--models", *models]
     words += ["--name", study.name] if study.name else []
-    return shlex.join([*words, *option_words(study.run)])
+    return shlex.join([*words, *option_words(study.shared)])

@@ -31,6 +31,7 @@ class FormDoors:
     copy: Callable[[str], None] = lambda command: None
     warm: Callable[[], Sequence[WarmModel]] = tuple
     devices: Callable[[], Sequence[DeviceMemory]] = tuple
+    lanes: Callable[[], Sequence[str]] = tuple  # names of devices that a run may go to, of one or of several together
     runs: Callable[[], Sequence[str]] = tuple  # run ids, the latest first
     on_disk: Callable[[HubAccess], Mapping[str, int]] = models_on_disk
     access: HubAccess = field(default_factory=HubAccess.from_environment)

@@ -96,8 +96,8 @@ class FormScreen(ModalScreen[str | None]):
         """Show what may be picked for what is typed into a field."""
         entry = row.entry
         if isinstance(row.control, Input):
-            devices = [*entry.choices, *(device.device for device in self._doors.devices())]
-            known = {"after": self._doors.runs(), "device": devices}
+            devices = [*entry.choices, *(device.device for device in self._doors.devices()), *self._doors.lanes()]
+            known = {"after": self._doors.runs(), "device": list(dict.fromkeys(devices))}
             row.suggest(for_text(entry, str(row.value), known.get(entry.field, entry.choices)))
 
     # what the keys do

@@ -110,7 +110,8 @@ class StudiesScreen(OfStudies):
         if study:
             answer = study.answer.sentence if study.answer else study.why_no_answer or "no answer yet"
             models = ", ".join(dict.fromkeys(entry.cell.spec.model for entry in study.progress))
-            said = f"{study.id} · {cells_in_short(study)} · {models}\n{answer}"
+            on = f" · on {study.on}" if study.on else ""
+            said = f"{study.id}{on} · {cells_in_short(study)} · {models}\n{answer}"
         self.query_one("#study-preview", QuietStatic).say(words(said))
 
     @on(RowTable.Highlighted, "#studies")

@@ -144,7 +144,7 @@ class StudyScreen(OfStudies):
             self.query_one("#study-head", QuietStatic).say(words(said, "bold"))
             return
         running = [entry.run_id for entry in study.progress if entry.state == "running"]
-        self.session.watch(self, running[:MOST_FOLLOWED])
+        self.session.watch(self, [] if study.on else running[:MOST_FOLLOWED])
         self.query_one("#study-head", QuietStatic).say(_head(study, store.now()))
         self._draw_grid(study)
         self._draw_failures(study)
@@ -153,7 +153,8 @@ class StudyScreen(OfStudies):
             self._draw_answer(study)
 
     def _draw_grid(self, study: KnownStudy) -> None:
-        stages = {entry.run_id: self._stage(entry.run_id) for entry in study.progress if entry.state == "running"}
+        running = [entry.run_id for entry in study.progress if entry.state == "running"]
+        stages = study.stages if study.on else {run_id: self._stage(run_id) for run_id in running}
         grid = self.query_one(StudyGrid)
         if (study, stages, grid.room) == self._gridded:
             return
@@ -213,7 +214,10 @@ class StudyScreen(OfStudies):
 
     @on(RowTable.Opened, "#study-grid")
     def _open_run(self, message: RowTable.Opened) -> None:
-        if run_id := self._run_of(message.key):
+        study, run_id = self.study_in_view, self._run_of(message.key)
+        if run_id and study and study.on and run_id not in study.done_runs:
+            self.tell(f"it is on {study.on}: the daemon lists it when it is done")
+        elif run_id:
             self.navigation.open_run(run_id)
         else:
             self.tell("this cell has no run yet")
@@ -277,7 +281,8 @@ def _head(study: KnownStudy, now: float) -> Text:
         words(f"  {study.study.question or 'a grid'}{f' · {study.study.name}' if study.study.name else ''}", "bold")
     )
     registered = " · registered before its first run" if study.is_registered else ""
-    said.append(f" · {counted(study.progress)} · asked {fmt.age(study.created, now - now % 10)} ago{registered}")
+    on = f" · on {study.on}" if study.on else ""
+    said.append(f"{on} · {counted(study.progress)} · asked {fmt.age(study.created, now - now % 10)} ago{registered}")
     if study.answer:
         part = "" if study.is_final else f"so far, of {_counted_runs(study)}: "
         return said.append("\n").append_text(words(f"{part}{study.answer.sentence}", "bold"))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cwa_engine.studies.answer import Answer
     from cwa_engine.studies.progress import CellProgress
     from cwa_engine.studies.study import Study
+    from cwa_tui.tables.study import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class KnownStudy:
     answered_runs: frozenset[str] = frozenset()
     why_no_answer: str = ""
     is_registered: bool = False  # before its first run
+    on: str = ""  # the runner that runs it, as "ray"; empty for the daemon
+    stages: Mapping[str, Stage | None] = field(default_factory=dict)  # of runs on such a runner, by run id
 
     @property
     def complete(self) -> bool:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Protocol
 
 from cwa_daemon.protocol import JobPage, JobQuery, JobView
-from cwa_engine.base.errors import CwaError, DaemonUnreachable, DataError, QueueFull
+from cwa_engine.base.errors import CwaError, DaemonUnreachable, DataError, InvalidInput, QueueFull
 from cwa_engine.base.places import state_folder
+from cwa_engine.named_runners import named_at
 from cwa_engine.records.run_summary import RunSummary
 from cwa_engine.runner import Runner, RunState
 from cwa_engine.studies.answer import Answer
 from cwa_engine.studies.folder import StudyFolder
-from cwa_engine.studies.progress import progress_of
+from cwa_engine.studies.progress import CellProgress, progress_of
 from cwa_engine.studies.registration import surely_first
 from cwa_engine.studies.report import StudyReport, study_report
 from cwa_engine.studies.running import cancel_study, run_study
@@ -30,8 +31,11 @@ from cwa_engine.studies.study import Study
 from cwa_tui.store.state import TuiStore
 from cwa_tui.store.studies import KnownStudy
 from cwa_tui.store.study_runner import RunnerOfStudies
+from cwa_tui.store.study_stages import StagesFollowed
+from cwa_tui.tables.study import Stage
 
 ACTIVE = JobQuery(limit=1000, states=("queued", "paused", "running"), kinds=("run",), descending=False)
+NAMED_S = 2.0  # between two looks at studies that another process runs, on Ray: no list of jobs tells of their runs
 SHARE = 0.03  # of the time, which the answers of a study that goes on may take to compute
 
 
@@ -75,6 +79,8 @@ class StudyWatch:
     _damaged: list[DataError] = field(default_factory=list)
     _complaint: str = ""
     _submitting: dict[str, RunnerOfStudies] = field(default_factory=dict)
+    _named: dict[str, RunnerOfStudies] = field(default_factory=dict)  # by where runs are: those of runners with a name
+    _followed: dict[str, StagesFollowed] = field(default_factory=dict)  # the same
     _begun: dict[str, int] = field(default_factory=dict)  # studies that go on from here -> cells when all had ended
 
     def watch(self, who: object, study_id: str = "") -> None:
@@ -92,7 +98,7 @@ class StudyWatch:
             if self._watched:
                 try:
                     await asyncio.to_thread(self._find_folders)
-                    now = (dict(self._journals), self.store.listings, frozenset(self._watched.values()))
+                    now = (dict(self._journals), self.store.listings, frozenset(self._watched.values()), self._moment())
                     if now != seen:
                         await self._read(client)
                         seen = now
@@ -126,25 +132,30 @@ class StudyWatch:
     async def _read(self, client: Lists) -> None:
         """Have the store know how far each study is, and what the runs of those that are open found."""
         page = await client.list_jobs(ACTIVE)
-        runner = self._runner(page.jobs)
+        daemon = self._runner(page.jobs)
+        named = {
+            folder.id: self._runner_of(folder) for folder in self._folders.values()
+        }  # here, beside the running loop
         known = {study.id: study for study in self.store.studies or ()}
 
         def read(folder: StudyFolder) -> KnownStudy:
             before = known.get(folder.id)
             if before and before.complete and before.journal == self._journals[folder.id]:
                 return before
-            progress = progress_of(folder, runner)
+            runner = named[folder.id]
+            progress = progress_of(folder, runner or daemon)
             return KnownStudy(
                 folder.id, folder.study, folder.created, self._journals[folder.id], progress,
-                is_registered=surely_first(folder),
+                is_registered=surely_first(folder), on=_on(folder),
+                stages=self._stages(folder.where, progress) if runner else {},
             )  # fmt: skip
 
-        folders = [folder for folder in self._folders.values() if folder.where == runner.where]
+        folders = [folder for folder in self._folders.values() if folder.where == daemon.where or named[folder.id]]
         studies = await asyncio.to_thread(lambda: [read(folder) for folder in folders])
         self.store.know_studies([self._with_findings(study) for study in studies])
         for study in studies:
             if study.id in self._watched.values():
-                await self._read_runs(runner, study)
+                await self._read_runs(named[study.id] or daemon, study)
         self.store.know_studies([self._with_findings(study) for study in studies])
 
     async def _read_runs(self, runner: RunnerOfStudies, study: KnownStudy) -> None:
@@ -204,8 +215,9 @@ class StudyWatch:
         began = time.monotonic()
         answer, why_not = None, ""
         try:
-            runner = self._runner()
-            report = await asyncio.to_thread(study_report, self._folders[study.id], runner)
+            folder = self._folders[study.id]
+            runner = self._runner_of(folder) or self._runner()
+            report = await asyncio.to_thread(study_report, folder, runner)
             answer = report.answer
         except DaemonUnreachable:
             return  # computed when there is a daemon
@@ -241,8 +253,14 @@ class StudyWatch:
 
     async def resume(self, study_id: str) -> None:
         """Queue the cells that are not queued yet, and again those that failed or were cancelled."""
+        folder = await self._folder(study_id)
+        if on := _on(folder):
+            raise InvalidInput(
+                f"on {on} a study runs as long as the command that runs it",
+                hint=f"in a terminal: cwtool study resume {study_id}",
+            )
         self._begun[study_id] = 0
-        self._submit(await self._folder(study_id), retry=True)
+        self._submit(folder, retry=True)
 
     async def cancel(self, study_id: str) -> None:
         """Cancel the runs of a study that have not ended."""
@@ -250,13 +268,13 @@ class StudyWatch:
         self._begun.pop(study_id, None)
         if submitting := self._submitting.get(study_id):
             submitting.stopped = True
-        await asyncio.to_thread(cancel_study, folder, self._runner())
+        await asyncio.to_thread(cancel_study, folder, self._runner_of(folder) or self._runner())
         self._look.set()
 
     async def report(self, study_id: str) -> StudyReport:
         """What a study has come to, with the reports of its runs. Raises NotFound and DataError."""
         folder = await self._folder(study_id)
-        return await asyncio.to_thread(study_report, folder, self._runner())
+        return await asyncio.to_thread(study_report, folder, self._runner_of(folder) or self._runner())
 
     async def _folder(self, study_id: str) -> StudyFolder:
         known = self._folders.get(study_id)
@@ -285,9 +303,34 @@ class StudyWatch:
             self.complain(error)
         self._look.set()
 
+    def _runner_of(self, folder: StudyFolder) -> RunnerOfStudies | None:
+        """Who knows the runs of a study that another process of this machine runs; None for one of the daemon."""
+        asked = named_at(folder.where)
+        if asked is None or self.runner().elsewhere:
+            return None
+        if folder.where not in self._named:
+            self._named[folder.where] = RunnerOfStudies(asked.open(), {}, self._ended)
+        return self._named[folder.where]
+
+    def _stages(self, where: str, progress: tuple[CellProgress, ...]) -> dict[str, Stage | None]:
+        """How far the runs are that a named runner does now."""
+        followed = self._followed.setdefault(where, StagesFollowed(self._named[where]))
+        return {entry.run_id: followed(entry.run_id) for entry in progress if entry.state == "running"}
+
+    def _moment(self) -> int:
+        """Another one every few seconds while such a study goes on."""
+        goes_on = any(study.on and not study.complete for study in self.store.studies or ())
+        return int(time.monotonic() / NAMED_S) if goes_on else 0
+
     def _runner(self, jobs: Sequence[JobView] = ()) -> RunnerOfStudies:
         """`jobs` are those that wait or run."""
         return RunnerOfStudies(self.runner(), {job.run_id: job for job in jobs}, self._ended)
+
+
+def _on(folder: StudyFolder) -> str:
+    """The kind of a runner with a name, "ray"; empty for the daemon."""
+    named = named_at(folder.where)
+    return named.kind if named else ""
 
 
 def _submit_all(folder: StudyFolder, runner: RunnerOfStudies, retry: bool) -> None:

@@ -136,7 +136,7 @@ def _in_short(points: Sequence[DamagePoint], known: Sequence[Separation]) -> Ite
 
 
 def _median_row(draws: Sequence[DamagePoint], known: Separation | None) -> TableRow:
-    """The median of all draws on the texts that all were measured on; until that is known, of those so far."""
+    """The median of all draws, as the run's files have it; until that is known, of those so far."""
     changes = [draw.delta_nll if math.isfinite(draw.delta_nll) else math.inf for draw in draws]
     median = statistics.median(changes)
     if known:

@@ -9,6 +9,7 @@ from rich.text import Text
 from textual import work
 from textual.timer import Timer
 
+from cwa_engine.base.devices import is_cpu
 from cwa_engine.options import PLAN, option_fields
 from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.spec import RunSpec
@@ -113,7 +114,7 @@ def _row_of(plan: Plan, spec: RunSpec) -> PlanRow | None:
 
     None where its dtype is not known: on an accelerator `auto` is what is stored.
     """
-    if spec.dtype == "auto" and plan.device != "cpu":
+    if spec.dtype == "auto" and not is_cpu(plan.device):
         return None
     dtype = {"auto": "float32", "float16": "bfloat16"}.get(spec.dtype, spec.dtype)  # both halves need the same
     open_ways = ("offload",) if spec.offload == "cpu" else ("resident", "sweep")

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from cwa_daemon.protocol import DeviceMemory, StatusView, WarmModel
+from cwa_daemon.protocol import DeviceMemory, StatusView, WarmModel, WorkerView
+from cwa_engine.base.devices import memory_of
+from cwa_engine.records.run_id import short_id
 from cwa_tui.text.visible import visible
 from cwa_tui.widgets.quiet_lines import QuietLines
 
@@ -35,23 +37,44 @@ _NOTHING_WARM = "no model is warm: the first run of a model loads it, and it sta
 
 
 class MemoryBars(QuietLines):
-    """A bar for each device that holds a model; where there is little room none. Where no model is warm it says so."""
+    """A bar for each device that holds a model; where there is little room none. Where no model is warm it says so.
+
+    Of several lanes it says what each does.
+    """
 
     def show_memory(self, daemon: StatusView | None, has_little_room: bool, last_known: bool = False) -> None:
         if daemon is None or (has_little_room and daemon.models):
             self.say([])
             return
+        lanes = lanes_line(daemon.lanes)
         if not daemon.models:
-            self.say([Text(_NOTHING_WARM, "dim")])
+            self.say([Text(_NOTHING_WARM, "dim"), *lanes])
             return
-        by_device = {device.device: device for device in daemon.devices}
-        warm = {model.device for model in daemon.models}
-        bars = [
-            memory_bar(device, [m for m in daemon.models if m.device == name], self.content_size.width)
-            for name, device in by_device.items()
-            if name in warm
-        ]
-        self.say(bars, last_known)
+        held = {device.device: _parts_on(device.device, daemon.models) for device in daemon.devices}
+        width = self.content_size.width
+        bars = [memory_bar(device, models, width) for device in daemon.devices if (models := held[device.device])]
+        self.say([*bars, *lanes], last_known)
+
+
+def _parts_on(device: str, models: Sequence[WarmModel]) -> list[WarmModel]:
+    """The models of a device; one that lies over several is shared out evenly."""
+    found = [(model, memory_of(model.device)) for model in models]
+    return [
+        model.model_copy(update={"size_bytes": model.size_bytes // len(parts)})
+        for model, parts in found
+        if device in parts
+    ]
+
+
+def lanes_line(lanes: Sequence[WorkerView]) -> list[Text]:
+    """`lanes cpu:0 k7q2 · cpu:1 idle`; nothing where there is one lane alone."""
+    if len(lanes) < 2:
+        return []
+    line = Text("lanes ", "dim")
+    for place, lane in enumerate(lanes):
+        line.append(" · " if place else "", "dim").append(f"{lane.device} ")
+        line.append(short_id(lane.run_id) if lane.run_id else "idle" if lane.pid else "no worker", "dim")
+    return [line]
 
 
 def memory_bar(device: DeviceMemory, models: Sequence[WarmModel], width: int) -> Text:

@@ -15,6 +15,7 @@ COLUMNS = (
     Column("id", "id", 4),
     Column("question", "question", 12, most=14),
     Column("name", "name", 12, most=30, optional=2),
+    Column("on", "on", 4, most=10, optional=3),
     Column("state", "state", 10),
     Column("cells", "cells", 10, most=16),
     Column("age", "age", 6, right=True),
@@ -30,7 +31,8 @@ class StudiesTable(RowTable):
 
     def show_studies(self, studies: Sequence[KnownStudy], now: float, nothing: str) -> None:
         coarse = now - now % 10  # so that nothing is drawn for ages alone
-        self.show(Rows(COLUMNS, [_row(study, coarse) for study in studies]), nothing=nothing)
+        columns = [column for column in COLUMNS if column.key != "on" or any(study.on for study in studies)]
+        self.show(Rows(columns, [_row(study, coarse) for study in studies]), nothing=nothing)
 
 
 def cells_in_short(study: KnownStudy) -> str:
@@ -54,6 +56,7 @@ def _row(study: KnownStudy, now: float) -> TableRow:
         "id": short_id(study.id),
         "question": study.study.question or "a grid",
         "name": study.study.name,
+        "on": study.on or "daemon",
         "state": fmt.signed(study.state),
         "cells": cells_in_short(study),
         "age": fmt.age(study.created, now),

@@ -417,7 +417,7 @@ def test_an_unknown_run_is_not_found(cwtool: CommandLine) -> None:
 
 def test_without_a_daemon_status_says_so_and_starts_none(own_cwtool: CommandLine) -> None:
     assert "no daemon is running" in own_cwtool("daemon", "status", rc=3).stderr
-    assert own_cwtool.json("ps") == {"models": [], "devices": []}
+    assert own_cwtool.json("ps") == {"models": [], "devices": [], "workers": []}
     assert not own_cwtool.home.exists()
 
 

@@ -33,6 +33,9 @@ def test_on_a_sound_machine_nothing_is_a_problem(own_cwtool: CommandLine) -> Non
     assert "version 0.1.0" in found["daemon"]["found"]
     assert "torch 2" in found["torch"]["found"]
     assert "✓" in own_cwtool("doctor").stdout
+    assert found["processors"]["state"] == "ok"
+    own_cwtool.env["CWTOOL_CPU_LANES"] = str(4 * (os.cpu_count() or 1))
+    assert states(own_cwtool)["processors"] == "warning"
 
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated"])

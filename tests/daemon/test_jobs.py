@@ -27,6 +27,7 @@ from cwa_daemon.control.jobs import Jobs
 from cwa_daemon.control.pruning import prune
 from cwa_daemon.control.states import MOVES
 from cwa_daemon.control.store import Store
+from cwa_daemon.pipe.messages import PlanMemory
 from cwa_daemon.protocol import JobOptions, JobQuery, JobState
 from cwa_daemon.worker.residency import ModelKey, Residency, Resident
 from cwa_engine.base.errors import (
@@ -173,6 +174,12 @@ class QuietLane:
 
     def is_warm(self, job: Job) -> bool:
         return False
+
+    def obstacle(self, job: Job) -> str:
+        return ""
+
+    def plan_memory(self) -> PlanMemory:
+        return PlanMemory(free_bytes=2**30)
 
     def waits_for(self, job: Job, before: Sequence[str]) -> str:
         return waits.for_queued(before)

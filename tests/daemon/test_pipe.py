@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import get_args
 
 import msgpack
@@ -10,7 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_daemon.pipe.messages import Command, Heartbeat, Report, Unloaded, command_reader, encode, report_reader
+from cwa_daemon.pipe.messages import (
+    Command,
+    Heartbeat,
+    Hello,
+    Limits,
+    Report,
+    RunJob,
+    Unloaded,
+    command_reader,
+    encode,
+    report_reader,
+)
+from cwa_daemon.pipe.place import Place
 
 numbers = st.integers(-(2**63), 2**63 - 1)
 floats = st.floats(allow_nan=False)
@@ -38,6 +54,42 @@ def test_commands_arrive_as_they_were_sent_however_the_bytes_are_cut(sent: list[
 @given(st.lists(REPORTS, max_size=4))
 def test_reports_arrive_as_they_were_sent(sent: list[Report]) -> None:
     assert list(report_reader().feed(b"".join(map(encode, sent)))) == sent
+
+
+def test_a_worker_whose_next_job_came_before_the_last_was_put_away_tells_another_daemon_of_the_next(
+    tmp_path: Path,
+) -> None:
+    program = """
+import socket, sys, threading
+from pathlib import Path
+from cwa_daemon.pipe.place import Place
+from cwa_daemon.worker.inbox import Inbox
+from cwa_daemon.worker.outbox import Outbox
+connection = socket.socket(fileno=int(sys.argv[1]))
+outbox = Outbox(connection)
+inbox = Inbox(connection, outbox, Place(Path(sys.argv[2]), "cpu"))
+inbox.next(), inbox.next()
+inbox.job_done()
+print("ready", flush=True)
+threading.Event().wait()
+"""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", program, str(theirs.fileno()), str(tmp_path)]
+    with subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, text=True) as worker:
+        theirs.close()
+        limits = Limits(keep_alive="0", cache_folder="", cache_bytes=0, trust_remote_code=False)
+        for run_id in ("first", "second"):
+            job = RunJob(
+                kind="run", run_id=run_id, spec={}, command="", options={}, access={}, folder="", limits=limits, device="cpu"
+            )  # fmt: skip
+            ours.sendall(encode(job))
+        assert worker.stdout and worker.stdout.readline() == "ready\n"
+        ours.close()
+        with Place(tmp_path, "cpu").connect() as another:
+            another.setblocking(True)
+            hello = next(report_reader().feed(another.recv(2**16)))
+        worker.kill()
+    assert hello == Hello(run_id="second", stage="start")
 
 
 def test_a_message_that_is_none_is_logged_and_the_next_ones_are_read(caplog: pytest.LogCaptureFixture) -> None:

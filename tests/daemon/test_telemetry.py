@@ -12,9 +12,16 @@ import psutil
 import pynvml
 import pytest
 
+from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import AsyncClient
 from cwa_daemon.control import telemetry
+from cwa_daemon.control.jobs import Jobs
+from cwa_daemon.control.store import Store
+from cwa_daemon.pipe.messages import PlanMemory
+from cwa_daemon.protocol import JobOptions
+from cwa_engine.spec import RunSpec
 from tests.conftest import CommandLine
+from tests.daemon.test_jobs import QuietLane
 
 GB = 10**9
 
@@ -102,10 +109,34 @@ def test_what_others_use_of_a_device_is_told_apart_and_unknown_where_nvml_may_no
     assert {(device.utilisation, device.temperature_c) for device in devices} == {(0.37, 61.0)}
 
 
-def test_a_run_without_a_device_goes_where_most_memory_is_free(cards: list[Card]) -> None:
-    assert telemetry.default_device() == "cuda:1"
-    del cards[:]
-    assert telemetry.default_device() == "cpu"
+def test_a_run_without_a_device_may_go_to_each_nvidia_device_and_is_begun_where_most_memory_is_free(
+    cards: list[Card], tmp_path: Path
+) -> None:
+    woken: list[str] = []
+
+    class Lane(QuietLane):
+        def wake(self) -> None:
+            woken.append(self.device)
+
+        def plan_memory(self) -> PlanMemory:
+            return PlanMemory(free_bytes=telemetry.free_bytes(self.device))
+
+    store = Store(tmp_path / "jobs.sqlite")
+    jobs = Jobs(store, Settings(home=tmp_path), lambda run_id, event: None, make_lane=Lane)  # type: ignore[arg-type]
+    spec = RunSpec(model="gpt2").model_dump(mode="json")
+    jobs.submit("run", spec, "auto", "key", "", {}, JobOptions())
+    assert woken == ["cuda:1", "cuda:0", "cuda:2"]  # 71, 30 and 10 GB are free
+    (job,) = store.jobs()
+    assert job.device == "auto"
+    woken.clear()
+    del cards[:]  # since when there is only the CPU
+    jobs.tick()
+    assert woken == []  # the driver may not have answered once
+    for _ in range(5):
+        jobs.tick()
+    assert woken == ["cpu"]
+    placed = jobs.dispatcher.next_due(Lane("cpu"))  # type: ignore[arg-type]
+    assert placed and (placed.run_id, placed.device) == (job.run_id, "cpu")
 
 
 def test_a_device_that_is_lost_while_the_daemon_runs_does_not_stop_it(cards: list[Card]) -> None:

@@ -189,6 +189,34 @@ def test_no_more_threads_than_the_quota_grants(
 
 
 @pytest.mark.usefixtures("four_processors")
+@pytest.mark.parametrize(
+    ("quota_us", "lanes", "threads"), [(None, 2, "2"), (None, 3, "1"), (None, 9, "1"), (200_000, 2, "1")]
+)
+def test_cpu_lanes_share_the_processors(
+    tmp_path: Path, version: int, quota_us: int | None, lanes: int, threads: str
+) -> None:
+    box = machine(tmp_path, version)
+    box.put("pod/box", **quota(version, quota_us))
+    assert thread_settings({}, box.proc, sharers=lanes)["OMP_NUM_THREADS"] == threads
+    assert "OMP_NUM_THREADS" not in thread_settings({"OMP_NUM_THREADS": "3"}, box.proc, sharers=lanes)
+
+
+def test_a_lane_has_its_share_of_the_memory_less_what_it_holds() -> None:
+    """In a process of its own, whose tensor of 200 MB counts."""
+    script = (
+        "import torch; from cwa_engine.machine.memory import available_memory, take_share\n"
+        "take_share(10**9); before = available_memory().free_bytes\n"
+        "held = torch.ones(50_000_000); after = available_memory().free_bytes\n"
+        "take_share(10**7); none = available_memory().free_bytes\n"
+        "take_share(None); print(before, after, none, available_memory().free_bytes)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    before, after, none, machine_free = map(int, done.stdout.split())
+    assert 0 < before < 10**9 and abs(before - after - 200e6) < 20e6
+    assert none == 0 and machine_free > before
+
+
+@pytest.mark.usefixtures("four_processors")
 def test_what_the_user_has_set_for_openmp_stays(tmp_path: Path, version: int) -> None:
     box = machine(tmp_path, version)
     box.put("pod/box", **quota(version, 50_000))

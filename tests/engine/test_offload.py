@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.damage.patch import patched
+from cwa_engine.methods.perturbations import PERTURBATIONS
 from cwa_engine.models.facts import Facts
 from cwa_engine.models.fake_model import LiveBytes
+from cwa_engine.models.forward import logits_of
 from cwa_engine.models.loading import load_model
 from cwa_engine.models.offload import Offload
 from cwa_engine.pipeline import analyze
@@ -49,6 +53,41 @@ class SmallDevice(Offload):
         return copied
 
 
+class LateCopies:
+    """Copies that a device makes as late as it may, when they are needed; they read CPU memory until `finish`."""
+
+    def __init__(self, device: WatchedDevice, tensors: Sequence[torch.Tensor]) -> None:
+        self._device, self._tensors = device, tensors
+        self._of = device.block_of(tensors)
+        device.log.append(f"send {self._of}")
+
+    def ready(self) -> Sequence[torch.Tensor]:
+        self._device.log.append(f"ready {self._of}")
+        return [tensor.clone() for tensor in self._tensors]
+
+    def finish(self) -> None:
+        away = self._device.blocks[self._of].parameters()
+        assert all(one.data_ptr() != two.data_ptr() for one, two in zip(away, self._tensors, strict=False))
+        self._device.log.append(f"finish {self._of}")
+
+
+class WatchedDevice(Offload):
+    """A device whose copies are late, and which remembers what happened in which order."""
+
+    def __init__(self, model: Any, blocks: list[Any]) -> None:
+        self.blocks, self.log = blocks, list[str]()
+        self._first = {next(block.parameters()).data_ptr(): place for place, block in enumerate(blocks)}
+        for place, block in enumerate(blocks):
+            block.register_forward_hook(lambda *_, place=place: self.log.append(f"computed {place}"))
+        super().__init__(model, blocks, torch.device("cpu"))
+
+    def block_of(self, tensors: Sequence[torch.Tensor]) -> int:
+        return self._first[tensors[0].data_ptr()]
+
+    def send(self, tensors: Sequence[torch.Tensor]) -> LateCopies:
+        return LateCopies(self, tensors)
+
+
 @pytest.fixture
 def deep() -> Any:
     """A LLaMA of sixteen blocks, which have nearly all of its weights."""
@@ -64,6 +103,12 @@ def deep() -> Any:
 def offloaded(loaded: Any) -> tuple[Any, SmallDevice]:
     model = copy.deepcopy(loaded.model)
     device = SmallDevice(model, list(model.get_submodule(loaded.anatomy.blocks_path).children()))
+    return dataclasses.replace(loaded, model=model, offload=device, facts=Facts()), device
+
+
+def watched(loaded: Any) -> tuple[Any, WatchedDevice]:
+    model = copy.deepcopy(loaded.model)
+    device = WatchedDevice(model, list(model.get_submodule(loaded.anatomy.blocks_path).children()))
     return dataclasses.replace(loaded, model=model, offload=device, facts=Facts()), device
 
 
@@ -86,7 +131,9 @@ def test_the_result_is_that_of_a_model_that_fits_and_the_device_holds_less_than_
     assert fingerprint(model.model) == before
     block = sum(p.nbytes for p in deep.model.model.layers[0].parameters())
     counts = 8 * 2**12 * 3 * 2  # of scores: int64 in 4,096 bins, for three metrics and two rankings
-    assert device.resting + device.counted.peak - counts < 12 * block < deep.size_bytes
+    assert (
+        device.resting + device.counted.peak - counts < 13 * block < deep.size_bytes
+    )  # of which two are those on the device
     assert device.counted.live < block
 
 
@@ -119,6 +166,53 @@ def test_an_interrupted_run_leaves_every_block_at_home(deep: Any, data_file: Pat
     with pytest.raises(KeyboardInterrupt):
         analyze(model, everything(data_file, offload="cpu"), interrupt)  # type: ignore[arg-type]
     assert {name: parameter.data_ptr() for name, parameter in model.model.named_parameters()} == home
+
+
+def test_while_a_block_computes_the_next_one_is_on_its_way_forward_and_back(llama: Any) -> None:
+    model, device = watched(llama)
+    logits_of(model.model, torch.tensor([[5, 6, 7]]), None)
+    assert device.log == [
+        "send 0", "ready 0", "send 1", "computed 0", "finish 0", "ready 1", "computed 1", "finish 1",
+    ]  # fmt: skip
+    device.log.clear()
+    for block in reversed(device.blocks):
+        with device.on_device(block):
+            pass
+    assert device.log == ["send 1", "ready 1", "send 0", "finish 1", "ready 0", "finish 0"]
+
+
+def test_however_late_copies_are_made_the_result_is_the_same(llama: Any, data_file: Path) -> None:
+    whole = dict(run_tables(analyze(llama, everything(data_file, gradients="sweep"))))
+    model, device = watched(llama)
+    assert dict(run_tables(analyze(model, everything(data_file, offload="cpu")))) == whole
+    assert {entry.split()[0] for entry in device.log} == {"send", "ready", "computed", "finish"}
+    assert device.log.count("ready 0") == device.log.count("finish 0")  # what was used was waited for
+
+
+def test_a_block_that_set_out_before_one_of_its_weights_was_edited_is_sent_again(llama: Any) -> None:
+    model, device = offloaded(llama)
+    ids, name = torch.tensor([[5, 6, 7]]), "model.layers.0.mlp.down_proj.weight"
+    with device.on_device(device._blocks[1]):
+        pass  # and block 0 has set out
+    chosen = {name: np.arange(50)}
+    with patched(llama.model, chosen, PERTURBATIONS["zero"]), patched(model.model, chosen, PERTURBATIONS["zero"]):
+        expected = logits_of(llama.model, ids, None)
+        assert torch.equal(logits_of(model.model, ids, None), expected)
+    assert not torch.equal(logits_of(model.model, ids, None), expected)
+
+
+def test_without_room_for_two_blocks_there_is_one_at_a_time(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, device = offloaded(llama)
+    send = device.send
+
+    def full(tensors: Sequence[torch.Tensor]) -> Any:
+        if device._away:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return send(tensors)
+
+    monkeypatch.setattr(device, "send", full)
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(logits_of(model.model, ids, None), logits_of(llama.model, ids, None))
 
 
 def test_a_model_loaded_with_offload_is_analysed_from_its_files(tmp_path: Path, data_file: Path) -> None:

@@ -172,8 +172,8 @@ def in_stage(stage: str) -> Callable[[events.Event], bool]:
 
 
 def between_two_texts(event: events.Event) -> bool:
-    """Whether the event comes while some weights are damaged: each set is measured on four texts."""
-    return isinstance(event, events.Progress) and event.stage == "perturb" and event.done % 4 > 0
+    """Whether the event comes while some weights are damaged: each set is measured on two texts, and then on two more."""
+    return isinstance(event, events.Progress) and event.stage == "perturb" and event.done % 2 > 0
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_weights_are_damaged_while_the_damage_is_measured(llama: Any, data_file:
             inside.append(fingerprint(llama.model) != before)
 
     analyze(llama, spec(data_file), listen)
-    assert len(inside) == 3 * 2 * (1 + 3 + 3)  # places between four texts; two sizes; critical and two controls
+    assert len(inside) == 2 * 2 * (1 + 3 + 3)  # places between two texts; two sizes; critical and two controls
     assert all(inside)
     assert fingerprint(llama.model) == before
 
@@ -291,8 +291,8 @@ def test_each_point_of_damage_is_told_as_soon_as_it_is_measured(llama: Any, data
     told = [event["point"] for event in said if event["kind"] == "damage"]
     last_said = {(p["metric"], p["k"], p["perturbation"], p["selection"], p["seed"]): p for p in told}
     assert list(last_said.values()) == to_plain(result.damage)
-    again = [point for point in told if point not in last_said.values()]  # on the sample, and later on all texts
-    assert all(point["selection"] != "critical" and point["sequences"] == 8 for point in again)
+    again = [point for point in told if point not in last_said.values()]  # on some texts, and later on more
+    assert all(point["selection"] != "critical" and point["sequences"] in (2, 4, 8) for point in again)
     json.dumps(said, allow_nan=False)
 
 

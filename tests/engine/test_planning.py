@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ from cwa_engine.base import events
 from cwa_engine.base.errors import ModelNotFound
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.methods.metrics import Needs
-from cwa_engine.models.fake_model import LiveBytes, fake_model
+from cwa_engine.models.fake_model import LiveBytes, fake_model, peak_bytes
 from cwa_engine.models.loading import load_model, load_without_weights
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import choose, plan, working_bytes
 from cwa_engine.rows import PlanRow
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
+from cwa_engine.sensitivity.memory import statistics_bytes
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
 from tests.architectures import tiny_architecture
@@ -124,6 +127,8 @@ def test_a_model_that_is_larger_than_the_accelerator_is_planned_with_its_blocks_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = save_tiny("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 8}))  # a plan reads no weights
     whole = plan(RunSpec(model=str(folder), topk=(3,), eval_limit=4), ACCESS, "cpu").rows[0]
     monkeypatch.setattr(planning, "free_bytes", lambda device: 1 << 40)
     rows = {row.gradients: row for row in plan(RunSpec(model=str(folder), eval_limit=4), ACCESS, "cuda:0").rows[:3]}
@@ -131,6 +136,25 @@ def test_a_model_that_is_larger_than_the_accelerator_is_planned_with_its_blocks_
     assert rows["offload"].weights_bytes < whole.weights_bytes
     assert rows["offload"].total_bytes < rows["sweep"].total_bytes
     assert rows["resident"].batch_size > 1
+
+
+def test_a_model_on_an_accelerator_is_counted_once_and_not_at_all_where_there_is_plenty_of_room(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[object] = []
+    count = peak_bytes
+    monkeypatch.setattr(planning, "peak_bytes", lambda fake, work: counted.append(fake) or count(fake, work))
+    there, sequences = dataclasses.replace(llama, device=torch.device("cuda:0")), sequences_of(llama)
+    asked = RunSpec(model="tiny", topk=(3,))
+    monkeypatch.setattr(planning, "free_bytes", lambda device: 1 << 40)
+    assert choose(there, asked, sequences).batch_size == len(sequences) and not counted
+    one, _ = working_bytes(there, sequences, Needs.GRADIENT, "resident", 1)
+    statistics = statistics_bytes(there, Needs.GRADIENT)
+    monkeypatch.setattr(planning, "free_bytes", lambda device: int(1.6 * (one + statistics)))
+    tight = choose(there, asked, sequences)
+    assert tight.gradients == "resident" and 1 <= tight.batch_size < len(sequences) and counted
+    before = len(counted)
+    assert choose(there, asked, sequences) == tight and len(counted) == before
 
 
 @pytest.mark.parametrize(

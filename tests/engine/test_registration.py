@@ -114,9 +114,9 @@ def test_other_code_and_an_edited_study_are_told(folder: StudyFolder, monkeypatc
     monkeypatch.setattr(registration, "code_sha256", lambda: "0" * 64)
     assert "the code that runs compute with" in standing(folder).sentence
     monkeypatch.undo()
-    edited = folder.study.model_copy(update={"run": {**folder.study.run, "topk": [3]}})
+    edited = folder.study.model_copy(update={"shared": {**folder.study.shared, "topk": [3]}})
     about = json.loads((folder.path / "study.json").read_text())
-    fields = {**about, "study": edited.model_dump(mode="json"), "sha256": edited.sha256()}
+    fields = {**about, "study": edited.to_plain(), "sha256": edited.sha256()}
     (folder.path / "study.json").write_text(json.dumps(fields))
     said = standing(StudyFolder.at(folder.path)).sentence
     assert "what is asked" in said and "the specs of its runs" in said

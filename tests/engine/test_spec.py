@@ -38,6 +38,13 @@ from cwa_engine.spec import RunSpec, parse_spec
         ({"seed": 2**64}, "--seed 18446744073709551616 is too large"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"device": "cuda:x"}, "unknown device 'cuda:x'"),
+        ({"device": "cuda:128"}, "unknown device 'cuda:128'"),
+        ({"device": "cpu:01"}, "unknown device 'cpu:01'"),
+        ({"device": "cuda:0+cpu"}, "several NVIDIA devices only"),
+        ({"device": "cuda+cuda:1"}, "several NVIDIA devices only"),
+        ({"device": "cuda:0+"}, "several NVIDIA devices only"),
+        ({"device": "cuda:1+cuda:1"}, "names a device twice"),
+        ({"device": "+".join(f"cuda:{n}" for n in range(17))}, "names 17 devices"),
         ({"dtype": "int8"}, "dtype"),
         ({"bos": "yes"}, "unknown bos 'yes'"),
         ({"model": ""}, "model"),
@@ -72,8 +79,8 @@ def test_a_name_like_no_other_is_answered_with_all_that_are_known() -> None:
     assert raised.value.hint == "known: " + ", ".join(METRICS)
 
 
-@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3", "mps"])
-def test_devices_are_named_as_torch_names_them(device: str) -> None:
+@pytest.mark.parametrize("device", ["auto", "cpu", "cpu:1", "cuda", "cuda:3", "mps", "cuda:0+cuda:1"])
+def test_devices_have_the_names_of_torch_and_several_are_joined_by_plus(device: str) -> None:
     assert parse_spec({"model": "gpt2", "device": device}).device == device
 
 

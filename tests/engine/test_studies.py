@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import cwa_engine as cwa
 from cwa_engine.base.errors import DaemonUnreachable, DataError, InvalidInput, NotFound, QueueFull
 from cwa_engine.base.files import scratch_path
 from cwa_engine.base.table import Table
@@ -29,6 +30,7 @@ from cwa_engine.studies.running import cancel_study, progress_of, run_study
 from cwa_engine.studies.study import MOST_CELLS, Study, cells_of
 from cwa_engine.studies.study_file import read_study
 from tests.engine.fake_runner import FakeRunner
+from tests.models import save_tiny
 
 RUN = {"topk": 3, "controls": ["random"]}
 Say = list[str]
@@ -109,7 +111,7 @@ def test_a_file_names_paths_from_where_it_is(tmp_path: Path) -> None:
     )  # fmt: skip
     study = Study(**read_study(str(tmp_path / "study.toml")))
     assert study.grid == {"model": (absolute_name(str(tmp_path / "tiny")), "gpt2@main"), "topk": ((1,),)}
-    assert study.run == {"data_file": str(tmp_path / "texts.txt"), "metrics": ("magnitude",)}
+    assert study.shared == {"data_file": str(tmp_path / "texts.txt"), "metrics": ("magnitude",)}
     assert study.name == "mine"
 
 
@@ -447,3 +449,30 @@ def test_a_daemon_that_is_gone_is_no_reason_to_call_a_run_failed(
 def test_texts_that_can_be_read_once_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="is a pipe"):
         StudyFolder.create(Study(grid={"model": ["a"]}, run={"data_file": "/dev/stdin"}), tmp_path)
+
+
+def test_the_hash_and_the_file_of_a_study_are_those_of_earlier_versions() -> None:
+    asked = Study(question="scaling", name="x", grid={"model": ("a", "b"), "seed": (0, 1)}, run={"topk": [100]})
+    assert asked.sha256() == "1f2e5de81fdf548f99aaf2c9eebc04fc7c10c921485326952c674a68b948d57f"
+    fields = {"topk": [100]}
+    grid = {"model": ["a", "b"], "seed": [0, 1]}
+    assert asked.to_plain() == {"question": "scaling", "name": "x", "run": fields, "grid": grid}
+    assert Study.model_validate(asked.to_plain()) == asked and cwa.Study(**asked.to_plain()).sha256() == asked.sha256()
+
+
+def test_a_study_runs_on_a_runner_by_its_name_and_goes_on_there(tmp_path: Path) -> None:
+    asked = cwa.Study(
+        grid={"model": [str(save_tiny("gpt2", tmp_path / "model"))]}, run={"topk": 3, "perturbations": ()}
+    )
+    first, again = (
+        asked.run(on=f"local:{tmp_path / 'runs'}", folder=tmp_path / "studies", say=print) for _ in range(2)
+    )
+    assert [cell.state for cell in first.cells] == ["done"] and first.cells == again.cells
+    assert (tmp_path / "runs" / first.cells[0].run_id / "manifest.json").exists()
+    with pytest.raises(InvalidInput, match="there is no runner 'rya'") as raised:
+        asked.run(on="rya")
+    assert "ray" in raised.value.hint
+    with pytest.raises(InvalidInput, match="slots"):
+        asked.run(on="local", slots=2)
+    with pytest.raises(InvalidInput, match="slots"):
+        asked.run(on=FakeRunner(), slots=2)

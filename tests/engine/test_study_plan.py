@@ -9,7 +9,7 @@ import pytest
 
 import cwa_engine as cwa
 from cwa_engine.base.events import Note
-from cwa_engine.damage.measured import SAMPLE_TEXTS
+from cwa_engine.damage.elimination import SAMPLE_TEXTS
 from cwa_engine.damage.measurement import NUDGES
 from cwa_engine.spec import RunSpec
 from cwa_engine.studies import passes
@@ -37,8 +37,8 @@ def texts(tmp_path: Path) -> Path:
 
 def test_the_constants_are_those_of_a_run() -> None:
     """They are written twice because a client must not import what computes."""
-    of_run = (SAMPLE_TEXTS, NUDGES, FAST_SHARE, FAST_LEAST)
-    assert of_run == (passes.SAMPLE, passes.NUDGES, passes.FAST_SHARE, passes.FAST_LEAST)
+    of_run = (NUDGES, FAST_SHARE, FAST_LEAST)
+    assert of_run == (passes.NUDGES, passes.FAST_SHARE, passes.FAST_LEAST)
 
 
 def test_passes_are_counted_by_hand_for_a_small_run() -> None:
@@ -83,11 +83,12 @@ def test_time_and_memory_are_those_of_past_runs_and_unknown_without_any(
     assert [(cell.seconds, cell.memory_bytes, cell.done) for cell in plan.cells] == [(None, None, False)] * 2
     assert (plan.seconds, plan.seconds_from[:7]) == (None, "unknown") and plan.passes
 
-    one = Study(grid={"model": [str(model)]}, run={**study.run, "seed": 0})
+    one = Study(grid={"model": [str(model)]}, run={**study.shared, "seed": 0})
     with cwa.LocalRunner(runs) as runner:
         report = cwa.run_study(one, on=runner, folder=root)
     (run,) = report.runs
-    plan = plan_study(study, root, runs)
+    assert not any(cell.done for cell in plan_study(study, root, runs).cells)  # the daemon would run it anew
+    plan = plan_study(study, root, runs, where=str(runs))
     first, second = plan.cells
     assert (first.done, second.done) == (True, False)
     took = sum(seconds for stage, seconds in run.report.summary.timings.items() if stage not in ("load", "save"))
@@ -96,7 +97,7 @@ def test_time_and_memory_are_those_of_past_runs_and_unknown_without_any(
     assert run.report.run_id[-4:] in plan.seconds_from
     assert plan.seconds == second.seconds and plan.passes == second.passes
 
-    bigger = plan_study(Study(grid={"model": ["gpt2"]}, run=study.run), root, runs).cells[0]
+    bigger = plan_study(Study(grid={"model": ["gpt2"]}, run=study.shared), root, runs).cells[0]
     assert bigger.seconds is None  # a run of a model so small tells nothing of it
     assert bigger.memory_bytes == pytest.approx(124e6 * 4, rel=0.02)
 

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from cwa_engine.records.export import ModelRecord, RunRecord, write_run
 from cwa_engine.records.verification import Verification, verify
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import wrap
+from tests.engine.eliminated_by_hand import by_hand, parts_of
 from tests.engine.test_verdicts import TEXTS, taught
 from tests.models import tiny_model
 
+RUNS = Path(__file__).parent / "runs"  # by the rule that their manifests name
 MANY = {
     "topk": (1, 4), "metrics": ("grad_x_weight", "magnitude"), "matrices": False, "individually": True, "stability": 3,
     "fidelity": 24, "dose": (0.0, 2.0), "position_test": True, "kl": True, "perturbations": ("zero", "resample"),
@@ -138,14 +140,12 @@ class Losses:
             case = tuple(row[name] for name in ("metric", "k", "perturbation", "selection", "seed"))
             self.cases.setdefault(case, {})[int(row["sequence"])] = float(row["nll_sum"]), int(row["tokens"])
         self.intact = self.cases.pop(("", "", "", "intact", ""))
-        fewest = min(map(len, self.cases.values()))
-        self.sample = sorted(next(case for case in self.cases.values() if len(case) == fewest))
 
     def nll(self, of: dict[int, tuple[float, int]], where: list[int]) -> float:
         return math.fsum(of[n][0] for n in where) / sum(of[n][1] for n in where)
 
-    def change(self, case: tuple[str, ...], where: list[int] | None = None) -> float:
-        places = where or sorted(self.cases[case])
+    def change(self, case: Any, where: Sequence[int] | None = None) -> float:
+        places = list(where or sorted(self.cases[case]))
         return self.nll(self.cases[case], places) - self.nll(self.intact, places)
 
     def interval(self, case: tuple[str, ...]) -> tuple[float, float]:
@@ -168,7 +168,8 @@ def found_of_blanks(run: Path) -> dict[str, Any]:
     for group in summary["damage"]:
         group["outcome"] = group["verdict"] = "?"
         for control in group["controls"]:
-            numbers = ("critical", "median", "as_extreme", "p_value", "largest", "largest_low", "largest_high", "ratio")
+            numbers = ("critical", "median", "as_extreme", "p_value", "largest", "largest_low", "largest_high", "ratio",
+                       "largest_texts")  # fmt: skip
             control.update(dict.fromkeys(numbers, -1))
     (run / "summary.json").write_text(json.dumps(summary))
     seal(run)
@@ -180,7 +181,7 @@ def test_the_figures_are_those_of_the_method_by_code_that_shares_nothing_with_ou
     everything = sorted(losses.intact)
     assert found["summary.json: baseline, nll"] == pytest.approx(losses.nll(losses.intact, everything), rel=1e-9)
     assert found["summary.json: baseline, perplexity"] == pytest.approx(math.exp(losses.nll(losses.intact, everything)))
-    assert len(losses.sample) == 8 and len(everything) == 20
+    assert len(everything) == 20
     for case, measured in losses.cases.items():
         metric, k, perturbation, selection, seed = case
         name = f"perturbation.csv: {metric} k={k} {perturbation} {selection}" + (f" seed {seed}" if seed else "")
@@ -205,13 +206,14 @@ def test_p_values_and_verdicts_are_those_of_the_method_by_code_that_shares_nothi
         ours, passed = (*key, "critical", ""), True
         for control in group["controls"]:
             drawn = [case for case in losses.cases if case[:4] == (*key, control["control"])]
-            changes = [losses.change(case, losses.sample) for case in drawn]
-            as_extreme = sum(abs(change) >= abs(losses.change(ours, losses.sample)) for change in changes)
-            largest = max(drawn, key=lambda case: len(losses.cases[case]))
-            assert abs(losses.change(largest, losses.sample)) == max(map(abs, changes))
+            changes = [losses.change(case) for case in drawn]
+            order, _ = by_hand(losses.change, ours, drawn, parts_of(20))
+            as_extreme = order.index(ours)
+            largest: Any = next(case for case in order if case != ours)
             line = f"{where}, controls, {control['control']}"
             assert found[f"{line}, as_extreme"] == as_extreme
             assert found[f"{line}, median"] == pytest.approx(float(np.median(changes)), rel=1e-6, abs=1e-12)
+            assert found[f"{line}, largest_texts"] == len(losses.cases[largest])
             assert found[f"{line}, largest"] == pytest.approx(losses.change(largest), rel=1e-6, abs=1e-12)
             size = max(abs(losses.change(largest)), floor)
             assert found[f"{line}, ratio"] == pytest.approx(abs(losses.change(ours)) / size, rel=1e-6)
@@ -306,7 +308,12 @@ ALTERATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a number of tokens": (cells("evaluation.csv", is_critical, tokens="3"), "other tokens"),
     "a text that was left out": (without("evaluation.csv", lambda row: row["sequence"] == "20"), "perturbation.csv"),
     "a draw that was left out": (one_draw_fewer, "random seed 5"),
-    "the worst draw made to look better": (another_whole_draw, "not the one that does most"),
+    "the first draw on fewer texts": (another_whole_draw, "measured on 8 texts, not on the first 20"),
+    "a draw that was out on fewer texts": (
+        without("evaluation.csv", lambda row: row["selection"] == "random" and row["sequence"] == "20"),
+        "not on the first 2"),
+    "the rule of controls": (field("manifest.json", "control_rule", to="sample"), "sample of all draws"),
+    "a rule that nobody knows": (field("manifest.json", "control_rule", to="lottery"), "lottery"),
     "a change of the loss": (cells("perturbation.csv", is_critical, delta_nll="0.5"), "delta_nll"),
     "an interval": (cells("perturbation.csv", is_critical, delta_low="0.01"), "delta_low"),
     "a case": (cells("perturbation.csv", is_critical, seed="3"), "cases"),
@@ -363,6 +370,18 @@ def test_a_hash_in_the_manifest_is_compared_with_the_table(run: Path) -> None:
     found = verify(run)
     assert found.check.altered == {}
     assert [entry.where for entry in found.disagreements] == ["manifest.json: tables, evaluation.csv"]
+
+
+@pytest.mark.parametrize("frozen", sorted(RUNS.iterdir()), ids=lambda folder: folder.name)
+def test_runs_of_every_rule_of_controls_are_verified_by_their_own(frozen: Path, tmp_path: Path) -> None:
+    found = verify(frozen)
+    assert (said(found), found.check.altered, found.agrees) == ("", {}, True)
+    assert found.compared > 800
+    folder = shutil.copytree(frozen, tmp_path / "run")
+    for control, name, to in ((0, "as_extreme", 3), (1, "largest", 0.5)):
+        field("summary.json", "damage", 0, "controls", control, name, to=to)(folder)
+    seal(folder)
+    assert re.findall(r"(as_extreme|largest)\b", said(verify(folder))) == ["as_extreme", "largest"]
 
 
 # Of these the files tell nothing more: each is named by `verify` among what is not known.

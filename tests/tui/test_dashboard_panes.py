@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwa_daemon.protocol import DeviceMemory, Headline, JobView, StageProgress
+from cwa_daemon.protocol import DeviceMemory, Headline, JobView, StageProgress, WorkerView
 from cwa_engine.spec import RunSpec
 from cwa_tui.store.events import read_job_event
 from cwa_tui.store.followed_run import FollowedRun, run_after
@@ -16,7 +16,7 @@ from cwa_tui.store.job_facts import all_asked, asked_for, newest, ratios, result
 from cwa_tui.store.stage_pace import pace_after
 from cwa_tui.widgets.active_jobs import active_lines
 from cwa_tui.widgets.job_preview import preview_lines
-from cwa_tui.widgets.memory_bars import memory_bar
+from cwa_tui.widgets.memory_bars import lanes_line, memory_bar
 from cwa_tui.widgets.models_table import stays
 from tests.tui.fake_client import BASELINE, NOW, FakeDaemon, point, warm, whole_run
 
@@ -209,6 +209,17 @@ def test_each_part_of_a_memory_bar_is_as_wide_as_its_share() -> None:
     parts = [len(part) + 1 for part in bar.plain.removeprefix("cpu ").strip("▏").split("▏")]
     assert parts == [50, 25, 25]
     assert "large 50.00" in bar.plain and "others 25.00" in bar.plain and "free 25.00" in bar.plain
+
+
+def test_a_line_says_what_each_of_several_lanes_does_and_one_alone_needs_none() -> None:
+    lanes = [
+        WorkerView(device="cpu:0", pid=7, state="busy", run_id="20261123-190000-gpt2-k7q2"),
+        WorkerView(device="cpu:1", pid=8, state="idle"),
+        WorkerView(device="cpu:2", pid=None, state="stopped"),
+    ]
+    (line,) = lanes_line(lanes)
+    assert line.plain == "lanes cpu:0 k7q2 · cpu:1 idle · cpu:2 no worker"
+    assert lanes_line(lanes[:1]) == []
 
 
 # beside the list

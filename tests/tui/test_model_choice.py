@@ -123,6 +123,17 @@ def test_auto_takes_the_accelerator_in_two_bytes_and_counts_idle_models_as_free(
     assert Room.on("cuda", "auto", devices, [busy]).fits(SEVEN_B) == "too large"
 
 
+def test_a_cpu_lane_has_the_memory_of_the_cpu_and_devices_together_that_of_all() -> None:
+    devices = [device("cpu", 40, 0), device("cuda:0", 20, 8), device("cuda:1", 20, 8)]
+    assert (
+        Room.on("cpu:1", "auto", devices, []).fits(SEVEN_B)
+        == Room.on("cpu", "auto", devices, []).fits(SEVEN_B)
+        == "tight"
+    )
+    assert Room.on("cuda:0", "auto", devices, []).fits(SEVEN_B) == "too large"
+    assert Room.on("cuda:0+cuda:1", "auto", devices, []).fits(SEVEN_B) == "tight"
+
+
 def test_what_is_not_known_is_not_judged() -> None:
     assert Room.on("cuda:3", "auto", [device("cpu", 10, 0)], []).fits(SEVEN_B) == ""
     assert Room.on("cpu", "auto", [device("cpu", 10, 0)], []).fits(ModelChoice("x", Place.WARM)) == ""

@@ -317,3 +317,14 @@ async def test_capital_f_shows_the_figures_of_a_study() -> None:
         await pilot.press("F")
         await until(lambda: "1 of" in screen_text(app) and "· study" in screen_text(app))
         await until(lambda: "parameters, logarithmic" in screen_text(app) and "●" in screen_text(app))
+
+
+async def test_a_study_that_another_process_runs_on_ray_is_listed_and_shown_and_said_to_be_there(home: Path) -> None:
+    StudyFolder.create(study(), where="ray")
+    async with on_screen(FakeDaemon(), (160, 48)) as (app, pilot):
+        await until(lambda: "0/4" in screen_text(app))
+        assert " ray " in screen_text(app)
+        await opened(app, pilot)
+        assert "on ray" in screen_text(app)
+        await pilot.press("r")
+        await until(lambda: "cwtool study resume" in " ".join(screen_text(app).split()))

@@ -27,7 +27,7 @@ def test_models_are_the_grid_and_what_was_typed_is_shared_by_all_runs() -> None:
     assert not checked.problems
     assert checked.study
     assert checked.study.grid == {"model": ("gpt2", "distilgpt2")}
-    assert checked.study.run == {"topk": (5, 50), "seed": 3}
+    assert checked.study.shared == {"topk": (5, 50), "seed": 3}
     assert checked.study.name == "two sizes"
 
 
@@ -38,7 +38,7 @@ def test_the_command_line_asks_for_the_same_study(monkeypatch: pytest.MonkeyPatc
 
     checked = StudyDraft(NO_QUESTION, "gpt2 distilgpt2", "two sizes", draft(topk="5 50", seed="3")).checked()
     asked: list[Any] = []
-    monkeypatch.setattr(command, "_show_plan", lambda study, as_json: asked.append(study))
+    monkeypatch.setattr(command, "_show_plan", lambda study, runner, as_json: asked.append(study))
     words = shlex.split(checked.command)
     assert words[:3] == ["cwtool", "study", "run"]
     done = CliRunner().invoke(command.study, [*words[2:], "--dry-run"])

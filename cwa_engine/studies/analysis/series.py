@@ -100,7 +100,7 @@ def first_of(series: Sequence[Series]) -> Series:
 
 def values_of(study: Study, name: str, default: object = None) -> tuple[object, ...]:
     """The values that a field of the spec has in the runs of a study."""
-    return tuple(study.grid[name]) if name in study.grid else (study.run.get(name, default),)
+    return tuple(study.grid[name]) if name in study.grid else (study.shared.get(name, default),)
 
 
 def require_models(study: Study, least: int, why: str) -> None:

@@ -364,7 +364,7 @@ def _confounded(found: Profiles) -> Iterator[str]:
 def check(study: Study) -> None:
     """Raises InvalidInput for a study of one model, or of given weights."""
     require_models(study, 2, "architectures are compared by models of different families")
-    if any(value for value in (*study.grid.get("weights", ()), study.run.get("weights", ()))):
+    if any(value for value in (*study.grid.get("weights", ()), study.shared.get("weights", ()))):
         raise InvalidInput(
             "given weights lie where you chose them", hint="leave out weights, and give metrics and topk"
         )

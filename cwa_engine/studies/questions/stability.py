@@ -392,7 +392,7 @@ def check(study: Study) -> None:
             hint="give two or more values of seed, dtype, seq_len, data_file, dataset or eval_limit in [grid]",
         )
 
-    metrics = study.run.get("metrics", ())
+    metrics = study.shared.get("metrics", ())
     if axes == ["seed"] and metrics and all(draws_nothing(name) for name in metrics):
         raise InvalidInput(
             f"{listed(list(metrics))} draws nothing by the seed, so every seed gives the same ranking",

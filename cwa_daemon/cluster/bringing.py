@@ -1,0 +1,47 @@
+"""Run folders come home: written under a temporary name, compared with their hashes, and renamed. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from cwa_daemon.cluster.messages import RunFiles
+from cwa_engine.base.errors import Altered, OutputError
+from cwa_engine.base.files import scratch_path, sync_folder, write_synced
+from cwa_engine.records.checksums import SUMS, check_run, is_of_a_run, written_hashes
+from cwa_engine.records.run_report import FilesInMemory, RunReport, report_from
+
+_AGAIN = "`cwtool study resume --retry` runs it again"
+
+
+def report_of_files(run_id: str, brought: RunFiles | None) -> RunReport:
+    """The report of a run whose files have come, or those that tell of it. Raises Altered where one is not as written."""
+    if brought is None or brought.run_id != run_id:
+        raise Altered(f"the files of {run_id} did not come", hint=_AGAIN)
+    if hashlib.sha256(brought.files.get(SUMS, b"")).hexdigest() != brought.fingerprint:
+        raise Altered(f"the list of hashes of {run_id} did not come as it was written", hint=_AGAIN)
+    written = written_hashes(run_id, brought.files[SUMS], b"", brought.fingerprint)
+    for name, content in brought.files.items():
+        if not is_of_a_run(name) or (name != SUMS and name not in written.hashes):
+            raise Altered(f"{name!r} came with {run_id} and is no file of it", hint="look at the node that it ran on")
+        written.compare(name, content)
+    return report_from(FilesInMemory(dict(brought.files)), brought.fingerprint)
+
+
+def write_home(runs: Path, brought: RunFiles) -> None:
+    """Write the folder of a run: it is there whole, or not at all. Raises Altered, and OutputError where the disk refuses."""
+    folder = runs / brought.run_id
+    scratch = scratch_path(folder)
+    try:
+        scratch.mkdir(parents=True)
+        for name, content in brought.files.items():
+            write_synced(scratch / name, content)
+        if altered := check_run(scratch, brought.fingerprint).altered:
+            raise Altered(f"the files of {folder.name} are not what was written: {altered}", hint=_AGAIN)
+        scratch.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}", hint="make room there") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,89 @@
+"""Run folders in a store: a folder that the nodes share, or what fsspec opens (s3://bucket/runs).
+
+A folder is there whole or not at all. In a shared folder it is renamed; elsewhere SHA256SUMS, without which it counts as
+nothing, is written last.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cwa_engine.base.errors import InvalidInput, NotFound, OutputError
+from cwa_engine.base.files import scratch_path, sync_folder, user_path, write_synced
+from cwa_engine.records.checksums import SUMS, check_run, is_of_a_run
+
+
+def store_named(given: str) -> str:
+    """A store as users write it: an absolute path, or an address. Raises InvalidInput."""
+    if not given:
+        return ""
+    if "://" not in given:
+        return str(user_path(given, "the store"))
+    if given.startswith("file://"):
+        return str(user_path(given.removeprefix("file://"), "the store"))
+    _opened(given)  # raises where what opens it is missing
+    return given.rstrip("/")
+
+
+def put_folder(folder: Path, store: str) -> str:
+    """Copy a run folder into a store, and give where it is. Raises OSError and OutputError."""
+    place = f"{store}/{folder.name}"
+    if "://" not in store:
+        _copy_whole(folder, Path(place))
+        return place
+    files, path = _opened(place)
+    names = sorted((file.name for file in folder.iterdir()), key=lambda name: name == SUMS)  # that one last
+    try:
+        files.makedirs(path, exist_ok=True)
+        for name in names:
+            files.pipe_file(f"{path}/{name}", (folder / name).read_bytes())
+    except Exception as error:  # each kind of store has errors of its own
+        raise OutputError(f"{place} cannot be written: {error}", hint="see that every node may write there") from error
+    return place
+
+
+def folder_of(place: str) -> Path | None:
+    """The folder of a run in a shared folder; None for one that must be fetched."""
+    return None if "://" in place else Path(place)
+
+
+def fetch_files(place: str) -> dict[str, bytes]:
+    """All files of a run in a store, file name -> content. Raises NotFound."""
+    files, path = _opened(place)
+    try:
+        names = [str(found).rpartition("/")[2] for found in files.ls(path, detail=False)]
+        return {name: files.cat_file(f"{path}/{name}") for name in names if is_of_a_run(name)}
+    except Exception as error:
+        raise NotFound(f"the run of {place} cannot be fetched: {error}", hint="see that you may read there") from error
+
+
+def _copy_whole(folder: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = scratch_path(target)
+    try:
+        scratch.mkdir()
+        for file in folder.iterdir():
+            write_synced(scratch / file.name, file.read_bytes())
+        if altered := check_run(scratch).altered:
+            raise OutputError(f"{scratch} is not what was written: {altered}", hint="look at that disk")
+        if target.is_dir() and not check_run(target).altered:  # an actor that was believed dead has brought it already
+            return
+        scratch.rename(target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _opened(address: str) -> tuple[Any, str]:
+    """(file system, path in it). Raises InvalidInput where what opens it is not installed."""
+    try:
+        import fsspec
+
+        files, path = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise InvalidInput(
+            f"the store {address} cannot be opened: {error}", hint="install what it names, here and on every node"
+        ) from error
+    return files, path
