@@ -142,18 +142,20 @@ def queried() -> str:
 
 
 def large_k() -> str:
-    spent: dict[int, list[float]] = {cases.K: [], cases.LARGE_K: []}
-    for number in range(ROUNDS + 1):
-        for k, times in spent.items():
-            began, computing = time.perf_counter(), time.process_time()
-            cases.selected_drawn_and_saved(k)
-            if number:
-                times.append(time.perf_counter() - began)
-                print(
-                    f"k={k}: {times[-1]:.2f} s, {time.process_time() - computing:.2f} s of them computing", flush=True
-                )
-    beyond = spread([much - few for few, much in zip(*spent.values(), strict=True)])
-    return f"{beyond} s beyond the same with {cases.K}"
+    def beyond() -> tuple[float, float]:
+        (few, few_computing), (much, much_computing) = map(_large_k_seconds, (cases.K, cases.LARGE_K))
+        return much - few, much_computing - few_computing
+
+    beyond()  # does not count
+    walls, computing = zip(*(beyond() for _ in range(ROUNDS)), strict=True)
+    return f"{spread(list(walls))} s beyond the same with {cases.K}, {spread(list(computing)).median:.2g} s of them computing"
+
+
+def _large_k_seconds(k: int) -> tuple[float, float]:
+    """(time, processor time) that it takes."""
+    began, computing = time.perf_counter(), time.process_time()
+    cases.selected_drawn_and_saved(k)
+    return time.perf_counter() - began, time.process_time() - computing
 
 
 BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (

@@ -94,7 +94,7 @@ class Table(Generic[Row]):
             yield self.row(**fields)
 
     def _readers(self) -> Mapping[str, Callable[[str], Any]]:
-        return _readers_of(self.row)
+        return _readers_of(typing.cast(Any, self.row))
 
 
 @functools.cache

@@ -139,7 +139,8 @@ class Ranker:
         """(a parameter, the rows that are of it, ascending), for each that has any."""
         by_order = torch.argsort(orders, stable=True)
         found, counts = torch.unique_consecutive(orders[by_order], return_counts=True)
-        for order, ours in zip(found.tolist(), by_order.split(counts.tolist()), strict=True):
+        rows = by_order.split(counts.tolist())  # type: ignore[no-untyped-call]
+        for order, ours in zip(found.tolist(), rows, strict=True):
             yield self._loaded.anatomy.by_order[order], ours
 
 
