@@ -126,7 +126,7 @@ def _in_a_new_process(what: str, case: Case) -> Bytes:
 
 def write(path: Path, sizes: Sequence[int] = (0, *growth.SIZES)) -> None:
     """Measure and put the rows into the file of results; rows of other sizes stay."""
-    order = [(one.label, str(one.texts), one.gradients) for one in cases_of((0, *growth.SIZES))]
+    order = [(one.label, str(one.texts), str(one.gradients)) for one in cases_of((0, *growth.SIZES))]
     for case in cases_of(sizes):
         row = row_of(case)
         before = path.read_text()
