@@ -191,7 +191,8 @@ def write(path: Path, sizes: Sequence[int] = tuple(SIZES), texts: bool = True) -
         for title, columns, measured_row in ((TIME, TIME_COLUMNS, row), (MEMORY, MEMORY_COLUMNS, peaks)):
             before = path.read_text() if path.is_file() else ""
             rows = {known[0]: known for known in known_rows(before, title)} | {measured_row[0]: measured_row}
-            path.write_text(with_section(before, title, table(columns, sorted(rows.values(), key=_weights))))
+            ordered = sorted(rows.values(), key=_weights)
+            path.write_text(with_section(before, title, table(columns, ordered)))
     if texts:
         path.write_text(with_section(path.read_text(), TEXTS, table(TEXTS_COLUMNS, growth_with_texts())))
 

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -32,6 +33,8 @@ TITLE = "The planner against measured memory: scoring by `grad_x_weight` on a CP
 COLUMNS = ("model", "texts scored", "gradients", "beside the weights: planned", "measured", "planned / measured",
            "whole process: planned", "measured", "planned / measured")  # fmt: skip
 REAL = "smollm2-135m"
+Gradients = Literal["resident", "sweep"]
+WAYS: tuple[Gradients, ...] = ("resident", "sweep")
 TEXTS = (2, 4)  # that are scored: from four on, those of two halves are kept apart
 TOKENS, REAL_TOKENS = 128, 512
 
@@ -42,7 +45,7 @@ class Case:
 
     millions: int  # 0 for SmolLM2-135M
     texts: int
-    gradients: str
+    gradients: Gradients
 
     @property
     def label(self) -> str:
@@ -71,7 +74,7 @@ class Bytes:
 def cases_of(sizes: Sequence[int]) -> Iterator[Case]:
     for millions in sizes:
         for texts in TEXTS:
-            for gradients in ("resident", "sweep"):
+            for gradients in WAYS:
                 yield Case(millions, texts, gradients)
 
 
@@ -123,14 +126,13 @@ def _in_a_new_process(what: str, case: Case) -> Bytes:
 
 def write(path: Path, sizes: Sequence[int] = (0, *growth.SIZES)) -> None:
     """Measure and put the rows into the file of results; rows of other sizes stay."""
-    order = [(one.label, str(one.texts), one.gradients) for one in cases_of((0, *growth.SIZES))]
+    order = [(one.label, str(one.texts), str(one.gradients)) for one in cases_of((0, *growth.SIZES))]
     for case in cases_of(sizes):
         row = row_of(case)
         before = path.read_text()
         rows = {known[:3]: known for known in known_rows(before, TITLE)} | {row[:3]: row}
-        path.write_text(
-            with_section(before, TITLE, table(COLUMNS, sorted(rows.values(), key=lambda r: order.index(r[:3]))))
-        )
+        ordered = sorted(rows.values(), key=lambda known: order.index((known[0], known[1], known[2])))
+        path.write_text(with_section(before, TITLE, table(COLUMNS, ordered)))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,10 @@ def test_a_row_that_is_measured_again_takes_its_place_and_leaves_other_sections_
     assert known_rows(with_section(changed, "Three", table(("c",), [("3",)])), "Three") == [("3",)]
 
 
+def room_of(free: int, dtype: str, weights: int) -> int:
+    return free
+
+
 def test_what_fits_into_less_memory_fits_into_more_and_only_the_device_in_view_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,8 +116,9 @@ def test_what_fits_into_less_memory_fits_into_more_and_only_the_device_in_view_i
     monkeypatch.setattr(memory, "available_memory", of_this_machine)
     fits: dict[tuple[str, str], list[bool]] = {}
     sizes: set[int] = set()  # of batches that fit
-    for free in (int(100_000 * 1.1**step) for step in range(90)):
-        for row in plan(spec, ACCESS, "cuda:0", room=lambda dtype, weights, free=free: free, cpu_bytes=1 << 40).rows:
+    for step in range(90):
+        free = int(100_000 * 1.1**step)
+        for row in plan(spec, ACCESS, "cuda:0", room=partial(room_of, free), cpu_bytes=1 << 40).rows:
             fits.setdefault((row.dtype, row.gradients), []).append(bool(row.fits))
             sizes |= {row.batch_size} if row.fits else set()
     assert len(sizes) > 4, sizes
