@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.cluster.carried import CarriedTexts, check_paths, read_from, unpacked
 from cwa_daemon.cluster.messages import About, Errand, Place, RunFiles, code_here
@@ -64,7 +66,8 @@ class _Slot:
     """The executor and the thread that it runs in."""
 
     def __init__(self, place: Place) -> None:
-        os.environ["OMP_NUM_THREADS"] = str(place.threads)  # before torch is imported
+        cores = psutil.cpu_count(logical=False) or place.cpus
+        os.environ["OMP_NUM_THREADS"] = str(place.threads or min(place.cpus, cores))  # before torch is imported
         self.cancels = _Cancels()
         self._settings = Settings()  # of this node
         self._share = place.share

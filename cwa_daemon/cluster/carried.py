@@ -89,7 +89,7 @@ class SameModels:
 
     def __init__(self) -> None:
         self._one_at_a_time = threading.Lock()
-        self._hashes: dict[str, Mapping[str, str]] = {}  # path -> file name -> sha256, as they are here
+        self._hashes: dict[tuple[Path, int, int], str] = {}  # path, size and time of a file here -> its sha256
         self._commits: dict[tuple[str, str | None], str] = {}
 
     def compare(self, report: RunReport, host: str, away: bool) -> None:
@@ -103,16 +103,20 @@ class SameModels:
 
     def _compare_files(self, path: Path, files: Mapping[str, str], host: str) -> None:
         folder = path if path.is_dir() else path.parent
-        here = [folder / name for name in files if (folder / name).is_file()]
         with self._one_at_a_time:
-            known = self._hashes.setdefault(str(path), {})
-            if lacking := [each for each in here if each.name not in known]:
-                self._hashes[str(path)] = known = {**known, **file_hashes(lacking)}
-        if other := sorted(name for name, digest in files.items() if known.get(name, digest) != digest):
+            here = {name: self._hash(folder / name) for name in files if (folder / name).is_file()}
+        if other := sorted(name for name, digest in files.items() if here.get(name, digest) != digest):
             raise ModelBroken(
                 f"{', '.join(other)} of {path} is another file on {host} than on this machine",
                 hint=f"{_SHARED}, or copy the model there anew",
             )
+
+    def _hash(self, path: Path) -> str:
+        found = path.stat()
+        stamp = (path, found.st_size, found.st_mtime_ns)
+        if stamp not in self._hashes:
+            self._hashes[stamp] = file_hashes([path])[path.name]
+        return self._hashes[stamp]
 
     def _compare_commit(self, repo: str, revision: str | None, commit: str, host: str) -> None:
         with self._one_at_a_time:

@@ -154,8 +154,8 @@ class Driving:
         return None
 
     def _place(self, slot: Slot) -> Place:
-        threads = asked_threads(os.environ) or slot.shape.threads
-        return Place(slot.number, slot.shape.gpus, slot.shape.share, threads)
+        shape = slot.shape
+        return Place(slot.number, shape.gpus, shape.share, shape.threads, asked_threads(os.environ))
 
     def _refuse(self, slot: Slot, error: CwaError) -> None:
         """Go on without a slot. What waits ends with the reason where no other is left."""

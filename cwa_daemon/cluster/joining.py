@@ -129,6 +129,8 @@ def _own(folder: Path) -> dict[str, Any]:
         "include_dashboard": False,
         "object_store_memory": _OBJECTS_BYTES,
         "_temp_dir": str(folder),
+        # Usually Ray's workers are nicer than all others, so that a busy machine would starve them; the daemon's are not.
+        "_system_config": {"worker_niceness": 0},
     }
 
 

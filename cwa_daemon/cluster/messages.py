@@ -17,7 +17,8 @@ class Place:
     number: int
     gpus: int
     share: float  # the part of its node's memory budget that is this slot's
-    threads: int
+    cpus: int
+    threads: int  # that the user has set; 0 for as many as its CPUs have cores
 
 
 @dataclass(frozen=True, slots=True)

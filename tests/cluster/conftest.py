@@ -29,6 +29,7 @@ def ray() -> Iterator[Any]:
         log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=200 * 2**20,
+        _system_config={"worker_niceness": 0},  # else it starves beside other tests
         _temp_dir=str(isolation.FOLDER / "ray"),
     )
     yield module

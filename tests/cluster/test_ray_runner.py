@@ -23,7 +23,7 @@ from cwa_engine import Cancelled, InvalidInput, NotFound, Runner, RunReport, Run
 from cwa_engine.base.errors import VersionMismatch, WorkerDied
 from cwa_engine.base.events import Event, Note
 from cwa_engine.studies.folder import StudyFolder
-from cwa_engine.studies.progress import CellProgress
+from cwa_engine.studies.progress import CellProgress, progress_of
 from cwa_engine.studies.running import run_study
 from cwa_engine.studies.study import Study
 from tests.cluster.conftest import LONG
@@ -45,7 +45,7 @@ def ran(study: Study, runner: Runner, root: Path) -> tuple[CellProgress, ...]:
 def content(report: RunReport) -> dict[str, Any]:
     """All that a run's files say, but for what names it, times it and says how much memory it took."""
     assert report.folder
-    said = {path.name: path.read_bytes() for path in report.folder.iterdir()}
+    said: dict[str, Any] = {path.name: path.read_bytes() for path in report.folder.iterdir()}
     for name in ("manifest.json", "summary.json"):
         plain = json.loads(said[name])
         said[name] = {key: value for key, value in plain.items() if key not in _DEPENDS}
@@ -157,11 +157,11 @@ def test_a_study_whose_driver_was_killed_goes_on_with_what_is_not_done(
         stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
     try:
-        cells = _until(lambda: _progress(folder, runner), lambda cells: any(c.state == "done" for c in cells))
+        cells = _until(lambda: progress_of(folder, runner), lambda cells: any(c.state == "done" for c in cells))
         waiting = next(cell for cell in reversed(cells) if cell.state == "queued")
         runner.attach(waiting.run_id).cancel()  # of another process
         _until(lambda: runner.attach(waiting.run_id).state(), lambda state: state.name == "cancelled")
-        cells = _progress(folder, runner)
+        cells = progress_of(folder, runner)
         its_ray = psutil.Process(driver.pid).children(recursive=True)
     finally:
         driver.kill()
@@ -179,12 +179,6 @@ def test_a_study_whose_driver_was_killed_goes_on_with_what_is_not_done(
     assert all(cell.state == "done" for cell in run_study(folder, runner, retry=True))
     _, alive = psutil.wait_procs(its_ray, timeout=SOON_S)
     assert not alive, "the Ray of a killed driver lives on"
-
-
-def _progress(folder: StudyFolder, runner: Runner) -> tuple[CellProgress, ...]:
-    from cwa_engine.studies.progress import progress_of
-
-    return progress_of(folder, runner)
 
 
 def _until(look: Callable[[], Any], good: Callable[[Any], bool]) -> Any:

@@ -52,7 +52,8 @@ def test_a_slot_shares_the_model_that_has_most_runs_left_for_each_slot() -> None
 def test_every_run_begins_once_no_slot_is_idle_and_few_loads_are_made(
     models: list[str], seconds: list[float], slots: int
 ) -> None:
-    left, warm, begun, loads = waiting(*models), {slot: [] for slot in range(slots)}, [], 0
+    warm: dict[int, list[ModelName]] = {slot: [] for slot in range(slots)}
+    left, begun, loads = waiting(*models), list[str](), 0
     free = [(0.0, slot) for slot in range(slots)]
     while left:
         now, slot = heapq.heappop(free)

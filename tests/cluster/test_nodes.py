@@ -1,0 +1,92 @@
+"""What keeps one study from being computed with two models, and what is sent to a node that lacks it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cwa_daemon.cluster.bringing import report_of_files, write_home
+from cwa_daemon.cluster.carried import SameModels, check_paths, read_from, texts_of, unpacked
+from cwa_daemon.cluster.messages import RunFiles
+from cwa_engine import RunSpec
+from cwa_engine.base.errors import Altered, DataError, InvalidInput, ModelBroken, ModelNotFound, OutputError
+from cwa_engine.records.checksums import SUMS
+
+
+def report(location: Path | str, kind: str, **model: Any) -> Any:
+    """As much of a report as is looked at."""
+    about = SimpleNamespace(kind=kind, location=str(location), revision=None, files={})
+    return SimpleNamespace(model=SimpleNamespace(**{**vars(about), **model}), spec=SimpleNamespace(revision=None))
+
+
+def test_a_node_with_other_files_of_a_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    same, other = (hashlib.sha256(content).hexdigest() for content in (b"weights", b"others"))
+    compared = SameModels()
+    compared.compare(report(tmp_path, "folder", files={"model.safetensors": same}), "node7", away=True)
+    with pytest.raises(ModelBroken, match=r"model\.safetensors of .* is another file on node7"):
+        compared.compare(report(tmp_path, "folder", files={"model.safetensors": other}), "node7", away=True)
+    (tmp_path / "model.safetensors").write_bytes(b"others")  # copied anew
+    compared.compare(report(tmp_path, "folder", files={"model.safetensors": other}), "node7", away=True)
+
+
+def test_two_nodes_with_two_commits_of_a_model_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    one, other = "1" * 40, "2" * 40
+    compared = SameModels()
+    compared.compare(report("some/model", "hub", revision=one), "node1", away=True)
+    with pytest.raises(ModelBroken, match="node2 has commit 222222222222 of some/model, and other runs"):
+        compared.compare(report("some/model", "hub", revision=other), "node2", away=True)
+    refs = tmp_path / "hub" / "models--some--model" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text(other)
+    with pytest.raises(ModelBroken, match="node1 has commit 111111111111"):  # this machine has the other one
+        SameModels().compare(report("some/model", "hub", revision=one), "node1", away=True)
+
+
+def test_a_node_that_lacks_a_folder_is_named(tmp_path: Path) -> None:
+    spec = RunSpec(model=str(tmp_path / "model"))
+    with pytest.raises(ModelNotFound, match=r"node7 has no .*/model"):
+        check_paths(spec, str(tmp_path / "model"), "node7")
+    (tmp_path / "model").mkdir()
+    check_paths(spec, str(tmp_path / "model"), "node7")
+    with pytest.raises(InvalidInput, match=r"node7 has no .*/tasks"):
+        check_paths(spec.model_copy(update={"task_path": tmp_path / "tasks"}), "", "node7")
+
+
+def test_texts_arrive_as_they_were_sent_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "some.txt"
+    path.write_text("One text.\n\nAnother text.\n")
+    spec = RunSpec(model="gpt2", data_file=path)
+    assert texts_of(RunSpec(model="gpt2"), 10**6) is None  # the built-in passages are everywhere
+    texts = texts_of(spec, 10**6)
+    assert texts
+    there = unpacked(texts, tmp_path / "node")
+    assert there.read_bytes() == path.read_bytes()
+    read = read_from(spec, texts, there)
+    assert (read.data_file, read.data_name) == (there, str(path))
+    broken = type(texts)(b"other", texts.sha256, "broken.txt", texts.shown, None)
+    with pytest.raises(DataError, match="did not come as they were sent"):
+        unpacked(broken, tmp_path / "node")
+
+
+def test_a_run_folder_that_did_not_come_whole_is_not_written(tmp_path: Path) -> None:
+    files = {"manifest.json": b"{}", "log.txt": b"said"}
+    sums = "".join(f"{hashlib.sha256(each).hexdigest()}  {name}\n" for name, each in sorted(files.items())).encode()
+    fingerprint = hashlib.sha256(sums).hexdigest()
+    for wrong in ({**files, SUMS: sums, "log.txt": b"sald"}, {**files, SUMS: sums + b" "}, files,
+                  {**files, SUMS: sums, "../log.txt": b"said"}):  # fmt: skip
+        with pytest.raises(Altered):
+            report_of_files("run-abcd", RunFiles("run-abcd", wrong, fingerprint))
+    with pytest.raises(Altered):  # one file is missing
+        write_home(tmp_path / "runs", RunFiles("run-abcd", {"manifest.json": b"{}", SUMS: sums}, fingerprint))
+    assert list((tmp_path / "runs").iterdir()) == []
+    write_home(tmp_path / "runs", RunFiles("run-abcd", {**files, SUMS: sums}, fingerprint))
+    assert {path.name for path in (tmp_path / "runs" / "run-abcd").iterdir()} == {*files, SUMS}
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        write_home(tmp_path / "file", RunFiles("run-abcd", {**files, SUMS: sums}, fingerprint))
