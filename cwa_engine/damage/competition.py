@@ -33,10 +33,13 @@ def compete(reference: Reference, control: str, critical: Measured, draws: int, 
     """
     texts = len(reference.intact.tokens)
 
-    def size(entrant: int, count: int) -> float:
-        return reference.size(critical if entrant == CRITICAL else measured(entrant - 1, count), count)
+    rounds = rounds_of(texts)
 
-    standing = eliminate(draws, rounds_of(texts), size)
+    def size(entrant: int, count: int) -> float:
+        losses = critical if entrant == CRITICAL else measured(entrant - 1, count)
+        return reference.size(losses, count) if count == rounds[-1] else reference.spread(losses, count)
+
+    standing = eliminate(draws, rounds, size)
     looks = looks_of(texts)
     if not looks or settled(control, draws, standing.ahead):
         return standing

@@ -2,11 +2,12 @@
 
 (The race in `race.py` is another thing: it seeks the most harmful of many candidates of `ablate`.)
 
-The elimination. A critical set and the draws of one control are entrants. All are measured on 2 of the evaluation texts;
-whoever changes the loss less than a fifth as much as the first is out, the others go on to 4 texts, and by the same rule to 8,
-the sample. Four go on in any case. Who is out is behind all that go on; of those who leave together the larger change is
-ahead, and a draw that changes as much as the critical set is ahead of it. The place of the critical set gives
-p = place / entrants.
+The elimination. A critical set and the draws of one control are entrants. All are measured on 2 of the evaluation texts.
+Whoever changes the losses of these by less than a tenth of what the first does is out; by how much is the root mean square over
+the texts, for on few texts changes of either sign cancel. The others go on to 4 texts, and by the same rule to 8, the sample,
+where the change of the mean loss has the last word. Four go on in any case. Who is out is behind all that go on; of those who
+leave together the larger is ahead, and a draw that does as much as the critical set is ahead of it. The place of the critical
+set gives p = place / entrants.
 
 Why this p is exact: places are a function of the losses that treats all entrants alike, but for ties, which go against the
 critical set. If that is exchangeable with its draws, each place is equally likely, so p <= a has at most the probability a,
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 
 SAMPLE_TEXTS = 8  # of the last round, evenly spaced
 FIRST_TEXTS = 2  # of the first round; each has twice as many as the one before
-BEHIND = 5  # times smaller a change is than that of the first, where its entrant is out
+BEHIND = 10  # times smaller a change is than that of the first, where its entrant is out
 LEAST_KEPT = 4  # entrants that go on in any case
 LEAST_LOOK = 16  # texts of the first look
 LOOKS_HOLD = 0.99  # probability that the intervals of all looks hold
@@ -38,7 +39,7 @@ LEAST_DRAWS = 19  # with which p can be 0.05
 
 CRITICAL = 0  # the entrant that is the critical set; draws are 1, 2, ...
 
-Size = Callable[[int, int], float]  # (entrant, texts) -> its |change| on the first so many texts
+Size = Callable[[int, int], float]  # (entrant, texts) -> how much it does on the first so many texts
 Interval = Callable[[int], tuple[float, float]]  # texts -> (low, high) of a draw's change on the first so many
 
 

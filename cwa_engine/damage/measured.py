@@ -111,6 +111,13 @@ class Reference:
         intact = self.on(places)
         return abs(float((measured.on(places).nll_sums - intact.nll_sums).sum() / intact.tokens.sum()))
 
+    def spread(self, measured: Measured, texts: int) -> float:
+        """The root mean square of the changes of the first so many texts, each in nats per token."""
+        places = self.first(texts)
+        intact = self.on(places)
+        changes = (measured.on(places).nll_sums - intact.nll_sums) / intact.tokens
+        return float(np.sqrt(np.mean(changes**2)))
+
 
 class Figures(TypedDict):
     """The fields of a `DamagePoint` that follow from losses."""

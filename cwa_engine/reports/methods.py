@@ -203,7 +203,7 @@ def _controls(report: RunReport) -> Iterator[str]:
     else:
         yield (
             f"Controls were {described}. The draws of a control and the critical set were compared on growing parts of "
-            f"{sample:,} {_sequences(report)}; those that changed the loss less than 1/{BEHIND} as much as the "
+            f"{sample:,} {_sequences(report)}; those that changed losses less than 1/{BEHIND} as much as the "
             f"first were left out, but for {LEAST_KEPT}. The draw ahead of the others was measured on more texts, up to all, "
             "until it was clear whether the critical set changes the loss more."
         )

@@ -22,13 +22,19 @@ def by_hand(
 ) -> tuple[list[Hashable], dict[Hashable, int]]:
     """(the entrants in the order in which they come out, on how many texts each was measured)"""
     where = rounds[0]
-    moved = {entrant: abs(change(entrant, where)) for entrant in (critical, *draws)}
+    if len(rounds) == 1:
+        moved = {entrant: abs(change(entrant, where)) for entrant in (critical, *draws)}
+    else:  # few texts: those of single texts, whatever their sign
+        moved = {
+            entrant: math.sqrt(sum(change(entrant, [text]) ** 2 for text in where) / len(where))
+            for entrant in (critical, *draws)
+        }
     moved = {entrant: size if math.isfinite(size) else math.inf for entrant, size in moved.items()}
     ranked = sorted((*draws, critical), key=lambda entrant: moved[entrant], reverse=True)  # stable: ties favour draws
     texts = dict.fromkeys(ranked, len(where))
     if len(rounds) == 1:
         return ranked, texts
-    stay = [e for place, e in enumerate(ranked) if place < 4 or 5 * moved[e] >= moved[ranked[0]]]
+    stay = [e for place, e in enumerate(ranked) if place < 4 or 10 * moved[e] >= moved[ranked[0]]]
     going = [draw for draw in draws if draw in stay]
     if critical in stay:
         ahead, later = by_hand(change, critical, going, rounds[1:])
