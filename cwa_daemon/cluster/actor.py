@@ -61,6 +61,11 @@ class SlotActor:
         if self._slot:
             self._slot.cancels.add(run_id)
 
+    def leave(self) -> None:
+        """Remove what this process has on the disk of its node: it is about to be ended."""
+        if self._slot:
+            self._slot.clear()
+
 
 class _Slot:
     """The executor and the thread that it runs in."""
@@ -91,6 +96,9 @@ class _Slot:
             yield from self._said(command.run_id, folder, errand.store)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def clear(self) -> None:
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _said(self, run_id: str, folder: Path, store: str) -> Iterator[bytes | RunFiles]:
         """What a run reports, several at once where they come fast; its files before its end."""

@@ -39,6 +39,7 @@ from cwa_engine.base.events import Note, to_dict
 
 MOST_DEATHS = 3  # of actors under one run
 PATIENCE_S = 10.0  # before it is said that no slot has a place in the cluster yet
+LEAVE_S = 2.0  # for actors to remove what they have on their disks, when all is over
 WRITE_AGAIN_S = 2.0  # between two attempts to write what the disk at home did not take
 _DAEMON_LOG = "the worker's log (`cwtool daemon logs`)"  # as the executor calls it
 
@@ -101,6 +102,16 @@ class Driving:
     def close(self) -> None:
         """End all actors; what has not ended is gone."""
         self._board.close()
+        ray = self._cluster.ray
+        with contextlib.suppress(ray.exceptions.RayError):  # of actors that are gone
+            idle = self._board.usable
+            left = [
+                slot.actor.leave.options(concurrency_group="control").remote()
+                for slot in self._slots
+                if slot.number in idle
+            ]
+            if left:
+                ray.wait(left, num_returns=len(left), timeout=LEAVE_S)
         for slot in self._slots:
             self._kill(slot, for_good=True)
         for thread in self._threads:
@@ -185,7 +196,7 @@ class Driving:
             if isinstance(error, ray.exceptions.RayTaskError):  # it lives, in a state that nobody knows
                 self._kill(slot, for_good=False)
             if not self._board.closed:
-                self._died(run, f"the actor on {about.host} died: {first_line(error)}", about)
+                self._died(run, f"the actor on {about.host} died: {_how_it_died(ray, error)}", about)
         return False
 
     def _done(self, slot: Slot, about: About, run: Queued) -> bool:
@@ -288,6 +299,15 @@ class Driving:
                     self.cancel(run_id)
                     self._own.home.forget_cancel(run_id)
             self._board.pause(LOOK_S)
+
+
+def _how_it_died(ray: Any, error: BaseException) -> str:
+    """In words, as far as Ray knows."""
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "its node ran out of memory"
+    if isinstance(error, ray.exceptions.RayActorError):  # which says at length that it does not know
+        return "its process was ended, or its node was lost"
+    return first_line(error)
 
 
 def _of_the_actor(error: CwaError, about: About) -> CwaError:
