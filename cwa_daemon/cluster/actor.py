@@ -28,6 +28,7 @@ from cwa_daemon.cluster.store import put_folder
 from cwa_daemon.cluster.temporary import own_temporary
 from cwa_daemon.pipe.messages import EventReport, Finished, Heartbeat, Report, RunJob, command_reader, encode
 from cwa_engine.base.errors import CwaError, OutputError, RunFailed
+from cwa_engine.machine.memory import available_memory
 from cwa_engine.records.checksums import MANIFEST, SUMS, fingerprint_of
 from cwa_engine.spec import RunSpec, parse_spec
 
@@ -157,6 +158,7 @@ class _Slot:
         limits = dataclasses.replace(
             command.limits,
             budget_bytes=None if budget is None else int(budget * self._share),
+            share_bytes=None if self._share == 1 else int(available_memory().total_bytes * self._share),
             **{name: own[name] for name in ("reserve_bytes", "load_bytes", "cache_folder", "cache_bytes")},
         )
         return dataclasses.replace(command, folder=str(folder), device=self.about.device, limits=limits)
