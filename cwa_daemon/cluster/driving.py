@@ -38,7 +38,7 @@ from cwa_engine.base.errors import (
 from cwa_engine.base.events import Note, to_dict
 
 MOST_DEATHS = 3  # of actors under one run
-PATIENCE_S = 10.0  # before it is said that no slot has a place in the cluster yet
+PATIENCE_S = 10.0  # before it is said that no actor is there yet
 LEAVE_S = 2.0  # for actors to remove what they have on their disks, when all is over
 WRITE_AGAIN_S = 2.0  # between two attempts to write what the disk at home did not take
 _DAEMON_LOG = "the worker's log (`cwtool daemon logs`)"  # as the executor calls it
@@ -86,7 +86,9 @@ class Driving:
         with board.changed:
             ready = lambda: board.any_usable or board.no_slot_left or board.closed  # noqa: E731
             if not board.changed.wait_for(ready, PATIENCE_S):
-                self._say("waiting for a place in the cluster: its CPUs or GPUs are taken, or a node is still to come")
+                self._say(
+                    "waiting for the first actor: it is starting, or CPUs and GPUs are taken, or a node is still to come"
+                )
                 board.changed.wait_for(ready)
             if not board.any_usable and board.refusals:
                 raise board.refusals[0]
