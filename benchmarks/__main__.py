@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from benchmarks import cases, growth, lanes, queries, service, terminal
+from benchmarks import cases, growth, lanes, planned, queries, service, terminal
 from benchmarks.measure import RESULTS, in_a_process_of_its_own, ratio_in_turns, spread
 from cwa_engine.methods.metrics import Needs
 
@@ -141,6 +141,21 @@ def queried() -> str:
     return f"{queries.said(later)}; after one new run {new}; the first time, which takes them up, {taking_up}"
 
 
+def large_k() -> str:
+    spent: dict[int, list[float]] = {cases.K: [], cases.LARGE_K: []}
+    for number in range(ROUNDS + 1):
+        for k, times in spent.items():
+            began, computing = time.perf_counter(), time.process_time()
+            cases.selected_drawn_and_saved(k)
+            if number:
+                times.append(time.perf_counter() - began)
+                print(
+                    f"k={k}: {times[-1]:.2f} s, {time.process_time() - computing:.2f} s of them computing", flush=True
+                )
+    beyond = spread([much - few for few, much in zip(*spent.values(), strict=True)])
+    return f"{beyond} s beyond the same with {cases.K}"
+
+
 BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("(a)", "score, select, save and report over forward and backward alone, SmolLM2-135M", "at most 1.08", overhead),
     ("(b)", "sweep over resident, time", "at most 1.35", sweep_time),
@@ -160,11 +175,20 @@ BENCHMARKS: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("(k)", f"opening a run of {terminal.MANY:,} weights in it", "at most 1 s", many_rows),
     ("(l)", f"cwtool results query of three tables, {queries.RUNS:,} runs", "at most 1 s", queried),
     ("(m)", "a study of 12 cells over 3 models, two CPU lanes over one, a thread each", "at most 0.6", lanes.said),
+    (
+        "(n)",
+        f"select, describe, draw and save {cases.LARGE_K:,} weights and 38 draws of as many",
+        "at most 3 s",
+        large_k,
+    ),
 )
 
 
 def main() -> None:
-    """Measure everything, or only the given letters (`growth` for the curves); other rows keep their earlier figures."""
+    """Measure everything, or only the given letters, `growth` and `planned` for the tables below the first one.
+
+    Other rows keep their earlier figures.
+    """
     asked = sys.argv[1:]
     before = RESULTS.read_text() if RESULTS.is_file() else ""
     rows = []
@@ -190,6 +214,8 @@ def main() -> None:
     RESULTS.write_text("\n".join(lines) + heading + sections)
     if not asked or "growth" in asked:
         growth.write(RESULTS)
+    if not asked or "planned" in asked:
+        planned.write(RESULTS)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.measure import peak_above
+from cwa_engine.damage.cases import comparisons
 from cwa_engine.damage.copies import Zeroed
+from cwa_engine.damage.curves import control_rows
 from cwa_engine.damage.measurement import MeasurementContext, measure, prepare_measurement
 from cwa_engine.damage.single_zeros import SingleZeros
 from cwa_engine.damage.treatments import ZERO
@@ -38,7 +40,7 @@ from cwa_engine.records.run_report import open_run
 from cwa_engine.result import RunResult
 from cwa_engine.rows import Baseline, TextUse
 from cwa_engine.sensitivity.candidates import propose
-from cwa_engine.sensitivity.gradients import resident
+from cwa_engine.sensitivity.gradients import Statistics, resident
 from cwa_engine.sensitivity.ranking import Ranker, rank
 from cwa_engine.sensitivity.selection import TopKSelection
 from cwa_engine.sensitivity.sweep import sweep
@@ -47,8 +49,10 @@ from cwa_tui.cli.report import run_report
 
 TEXTS, FEW, TOKENS, K = 8, 2, 128, 100
 VOCABULARY = 2000  # of models with random weights
+LARGE_K, DRAWS = 100_000, 19
 NO_TEXTS = TextUse("", "", 0, 0, 0, False, 0)
 NO_BASELINE = Baseline(1.0, 2.7, 1.0, 0, 0, "")
+NO_MODEL = ModelRecord("smollm2-135m", "", "gguf", None, {}, "float32", "cpu", "", 0)
 MANY = 122  # tensors of scores: 108 million
 
 Model = tuple[LoadedModel, Sequence[TokenSequence]]
@@ -143,6 +147,23 @@ def ranked_and_written(model: Model, needs: Needs, metric: str) -> None:
         folder = Path(home) / "run"
         write_run(folder, RunRecord("run", spec, "", source, result, time.time(), ()))
         Console(file=io.StringIO()).print(run_report(open_run(folder).summary, str(folder)))
+
+
+@functools.cache
+def gradients() -> Statistics:
+    """The gradients of SmolLM2's weights, for selections that are compared with each other."""
+    return resident(*smollm2(FEW), Needs.GRADIENT)
+
+
+def selected_drawn_and_saved(k: int) -> None:
+    """Select and describe k weights, draw two default controls of them, and save; nothing is scored anew or damaged."""
+    loaded, _ = smollm2(FEW)
+    spec = RunSpec(model="smollm2-135m", topk=(k,), control_seeds=DRAWS, perturbations=())
+    ranking = rank(loaded, gradients(), "grad_x_weight", k)
+    rows = control_rows(loaded.anatomy.parameters, comparisons(loaded, [ranking], spec))
+    result = RunResult(loaded.anatomy.numel, 0, NO_TEXTS, NO_BASELINE, (ranking,), controls=rows)
+    with tempfile.TemporaryDirectory() as home:
+        write_run(Path(home) / "run", RunRecord("run", spec, "", NO_MODEL, result, time.time(), ()))
 
 
 def ranked_by_sweep(model: Model) -> None:

@@ -242,9 +242,7 @@ def errors_of(reference: Reference, sets: Sequence[MeasuredComparison]) -> tuple
     first, measured, same, told = 0, 0, 0, {"earlier": 0, "now": 0}
     for entry, draws in in_turn(sets):
         assert entry.critical
-        standing = compete(
-            reference, CONTROL, entry.critical.measured, len(draws), lambda n, count, of=draws: of[n].measured
-        )
+        standing = compete(reference, CONTROL, entry.critical.measured, len(draws), partial(_known, draws))
         now = [_on_first(reference, one, count) for one, count in zip(draws, standing.texts[1:], strict=True)]
         judged = {
             "earlier": outcome(replace(reference, rule=SAMPLE), by_sample_of(reference, entry, draws)),
@@ -257,6 +255,10 @@ def errors_of(reference: Reference, sets: Sequence[MeasuredComparison]) -> tuple
     earlier = (GROUP - 1) * sample + texts - sample
     trials = DIVISIONS * len(sets)
     return trials, first, told["earlier"], told["now"], same, earlier, f"{measured / trials:.0f}"
+
+
+def _known(draws: Sequence[Damaged], draw: int, texts: int) -> Measured:
+    return draws[draw].measured
 
 
 def in_turn(sets: Sequence[MeasuredComparison]) -> Iterator[tuple[MeasuredComparison, list[Damaged]]]:
@@ -332,7 +334,8 @@ def passes() -> Iterator[str]:
         "earlier": lambda: [measured_by_sample(context, one) for one in comparisons(loaded, rankings, spec)],
         "now": lambda: measure_damage(context, rankings, [ZERO], [], lambda event: None),
     }
-    rows = []
+    rows: list[tuple[object, ...]] = []
+    measured: list[tuple[float, float, int]] = []
     for name, way in ways.items():
         with passed(loaded, context.sequences) as count:
             before = time.process_time()
@@ -340,9 +343,9 @@ def passes() -> Iterator[str]:
             seconds = time.process_time() - before
         reference = replace(context.reference, rule=SAMPLE) if name == "earlier" else context.reference
         said = ", ".join(outcome(reference, entry) for entry in found)
-        rows.append((name, f"{count[0]:.2f}", f"{seconds:.1f}", sum(map(texts_of, found)), said))
-    (_, *first), (_, *second) = rows
-    shares = [f"{float(now) / float(before):.2f}" for before, now in zip(first[:3], second[:3], strict=True)]
+        measured.append((count[0], seconds, sum(map(texts_of, found))))
+        rows.append((name, f"{count[0]:.2f}", f"{seconds:.1f}", measured[-1][2], said))
+    shares = [f"{now / before:.2f}" for before, now in zip(*measured, strict=True)]
     yield table(
         ("rule", "passes over the texts", "processor seconds", "texts of draws", "verdicts"),
         [*rows, ("share", *shares, "")],

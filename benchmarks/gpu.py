@@ -13,62 +13,24 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import transformers
-from torch import nn
 
-from benchmarks.measure import Spread, spread
+from benchmarks import gpu_cases as cases
+from benchmarks.gpu_cases import BATCH, ROUNDS, Case
 from cwa_engine.base.version import __version__
-from cwa_engine.damage.patch import patched
-from cwa_engine.data.tokens import TokenSequence, batched
-from cwa_engine.evaluation.perplexity import evaluate, sequence_nll
-from cwa_engine.hub.sources import ModelSource, SourceKind
 from cwa_engine.machine.memory import available_memory
-from cwa_engine.methods.metrics import Needs
-from cwa_engine.methods.perturbations import PERTURBATIONS
-from cwa_engine.models.anatomy import anatomy_of
-from cwa_engine.models.checksum import checksum
-from cwa_engine.models.determinism import exact_kernels
-from cwa_engine.models.fake_model import LiveBytes
-from cwa_engine.models.loading import LoadedModel, torch_device
+from cwa_engine.models.loading import torch_device
 from cwa_engine.models.memory import device_name, free_bytes, release
-from cwa_engine.models.offload import Offload
-from cwa_engine.planning import working_bytes
-from cwa_engine.sensitivity import ranking
-from cwa_engine.sensitivity.gradients import resident
-from cwa_engine.sensitivity.ranking import Ranker
-from cwa_engine.sensitivity.sweep import sweep
 
 RESULTS = Path(__file__).with_name("RESULTS-gpu.md")
 MINUTES = 10.0
-ROUNDS = 3
-TEXTS, TOKENS, BATCH, K = 16, 512, 8, 1000
+TEXTS, TOKENS = 16, 512
+WHOLE = 66  # texts of the whole run
 
-# Shapes of SmolLM2-135M, Llama-3.2-1B and Llama-3.1-8B.
-SHAPES: dict[str, dict[str, Any]] = {
-    "135M": {
-        "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-        "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
-    },
-    "1B": {
-        "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True,
-    },
-    "8B": {
-        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False,
-    },
-    "2M": {
-        "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 8, "num_attention_heads": 4,
-        "num_key_value_heads": 4, "vocab_size": 2000, "tie_word_embeddings": True,
-    },
-}  # fmt: skip
 ON_A_GPU, ON_A_CPU = ("135M", "1B", "8B"), ("2M",)
 STATISTICS = 4  # bytes of a gradient in float32
 ROOM = 1.4  # times what weights and gradients take, to measure a model with all gradients at once
@@ -83,48 +45,36 @@ class Row:
     found: str
 
 
-@dataclass(frozen=True)
-class Case:
-    """A model on a device with its texts."""
-
-    name: str
-    loaded: LoadedModel
-    texts: Sequence[TokenSequence]
-
-    @property
-    def tokens(self) -> int:
-        return sum(len(text.ids) for text in self.texts)
-
-
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="begin nothing more after so many")
     parser.add_argument("--texts", type=int, default=TEXTS)
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of each text")
+    parser.add_argument("--whole", type=int, default=WHOLE, help="texts of the whole run at the end")
     parser.add_argument("--output", type=Path, help=f"default: {RESULTS.name} beside this file; on a CPU none")
     chosen = parser.parse_args(arguments)
     device = torch_device(chosen.device)
     output = chosen.output or (None if device.type == "cpu" else RESULTS)
     about = described(device)
     print(about)
-    rows = list(measured(device, chosen.texts, chosen.tokens, time.monotonic() + 60 * chosen.minutes))
+    rows = list(measured(device, chosen.texts, chosen.tokens, chosen.whole, time.monotonic() + 60 * chosen.minutes))
     if output:
         output.write_text(written(about, rows))
         print(f"written to {output}")
     return rows
 
 
-def measured(device: torch.device, texts: int, tokens: int, end: float) -> Iterator[Row]:
+def measured(device: torch.device, texts: int, tokens: int, whole: int, end: float) -> Iterator[Row]:
     """Every row, as soon as it is there; none is begun after `end`."""
-    products = rate_of_products(device)
-    yield _told(Row("products of bfloat16 matrices", "4096 x 4096", f"{products / 1e12:,.1f} TFLOP/s"))
+    products = cases.rate_of_products(device)
+    yield _told(Row("products of bfloat16 matrices", "", f"{products / 1e12:,.2f} TFLOP/s"))
     for name in ON_A_CPU if device.type == "cpu" else ON_A_GPU:
-        needed = 2 * _weights(name)
+        needed = 2 * cases.weights_of(name)
         if needed > 0.8 * free_bytes(device):
             yield _told(Row("left out", name, f"{needed / 1e9:.1f} GB of weights do not fit"))
             continue
-        case = made(name, device, texts, tokens)
+        case = cases.made(name, device, texts, tokens)
         for what, measure in pieces(case, products):
             if time.monotonic() > end:
                 yield _told(Row(what, name, "not begun: the time was over"))
@@ -138,276 +88,30 @@ def measured(device: torch.device, texts: int, tokens: int, end: float) -> Itera
         del case, what, measure
         gc.collect()
         release()
+    if time.monotonic() < end:
+        yield _told(Row(f"a whole run on {whole} texts", "SmolLM2-135M", cases.whole_run(device, whole)))
 
 
 def pieces(case: Case, products: float) -> Iterator[tuple[str, Callable[[], str]]]:
     """What is measured of a model."""
     numel = case.loaded.anatomy.numel
     if (case.loaded.size_bytes + STATISTICS * numel) * ROOM < free_bytes(case.loaded.device) + case.loaded.size_bytes:
-        yield "gradients: ranking over forward and backward alone", lambda: overhead(case)
-        yield "gradients: share of the rate of products", lambda: utilisation(case, products)
-        yield "sweep over all gradients at once, time", lambda: sweep_time(case)
-        yield "all gradients at once: peak beside the weights, planned and measured", lambda: memory(case, "resident")
-    yield "sweep: peak beside the weights, planned and measured", lambda: memory(case, "sweep")
-    yield "squared gradients of sequences over gradients", lambda: squares(case)
-    yield "ranking a block: pieces for a CPU over pieces for a GPU", lambda: piece_sizes(case)
-    yield "damage: evaluating the texts", lambda: evaluating(case)
-    yield "damage: writing and undoing 1,000 weights", lambda: edits(case)
-    yield "checksum of all weights", lambda: checksums(case)
-    yield "repeatable kernels over the fastest ones, time", lambda: repeatable(case)
-    yield "the same loss and gradients again", lambda: differences(case)
-    yield "offload over the sweep without it, time", lambda: offloaded(case)
-
-
-# what is measured
-
-
-def rate_of_products(device: torch.device) -> float:
-    """Floating-point operations a second of a product of matrices."""
-    size = 512 if device.type == "cpu" else 4096
-    one = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-
-    def work() -> None:
-        for _ in range(10):
-            one @ one
-
-    return 10 * 2 * size**3 / seconds(device, work).median
-
-
-def overhead(case: Case) -> str:
-    def ranked() -> None:
-        ranker = Ranker(case.loaded, "grad_x_weight", K)
-        ranker.offer(resident(case.loaded, case.texts, Needs.GRADIENT, BATCH))
-        ranker.ranking()
-
-    return f"x{ratio(case, ranked, lambda: forward_and_backward(case))}"
-
-
-def utilisation(case: Case, products: float) -> str:
-    took = seconds(case.loaded.device, lambda: resident(case.loaded, case.texts, Needs.GRADIENT, BATCH))
-    operations = 6 * case.loaded.anatomy.numel * case.tokens
-    rate = case.tokens / took.median
-    return f"{rate:,.0f} tokens/s, {100 * operations / took.median / products:.0f} % (6 operations a weight and token)"
-
-
-def sweep_time(case: Case) -> str:
-    return f"x{ratio(case, lambda: swept(case), lambda: resident(case.loaded, case.texts, Needs.GRADIENT, BATCH))}"
-
-
-def memory(case: Case, source: str) -> str:
-    def work() -> None:
-        if source == "sweep":
-            swept(case)
-        else:
-            resident(case.loaded, case.texts, Needs.GRADIENT, BATCH)
-
-    planned, counted = working_bytes(case.loaded, case.texts, Needs.GRADIENT, source, BATCH)
-    found = peak_bytes(case.loaded, work)
-    how = "" if counted else ", roughly"
-    return f"{planned / 1e9:,.2f} GB planned{how}, {found / 1e9:,.2f} GB measured, x{planned / found:.2f}"
-
-
-def squares(case: Case) -> str:
-    return f"x{ratio(case, lambda: swept(case, Needs.GRADIENT | Needs.FISHER), lambda: swept(case))}"
-
-
-def piece_sizes(case: Case) -> str:
-    for statistics in sweep(case.loaded, case.texts[:1], Needs.GRADIENT, 1):
-        break
-    by_device = ranking._PIECE_ON_GPU
-
-    def ranked(piece: int) -> None:
-        ranking._PIECE_ON_GPU = piece
-        try:
-            Ranker(case.loaded, "grad_x_weight", K).offer(statistics)
-        finally:
-            ranking._PIECE_ON_GPU = by_device
-
-    return f"x{ratio(case, lambda: ranked(ranking._PIECE), lambda: ranked(by_device))}"
-
-
-def evaluating(case: Case) -> str:
-    took = seconds(case.loaded.device, lambda: evaluate(case.loaded, case.texts, BATCH))
-    return f"{case.tokens / took.median:,.0f} tokens/s"
-
-
-def edits(case: Case) -> str:
-    model, parameters = case.loaded.model, case.loaded.anatomy.parameters
-    rng, each = np.random.default_rng(0), max(1, 1000 // len(parameters))
-    chosen = {name: np.unique(rng.integers(0, parameter.numel, each)) for name, parameter in parameters.items()}
-
-    def work() -> None:
-        with patched(model, chosen, PERTURBATIONS["zero"]):
-            pass
-
-    return f"{1000 * seconds(case.loaded.device, work).median:,.1f} ms, in {len(chosen)} parameters"
-
-
-def checksums(case: Case) -> str:
-    took = seconds(case.loaded.device, lambda: checksum(case.loaded.model))
-    return f"{took} s"
-
-
-def repeatable(case: Case) -> str:
-    def exactly() -> None:
-        with exact_kernels(case.loaded):
-            swept(case)
-
-    return f"x{ratio(case, exactly, lambda: swept(case))}"
-
-
-def differences(case: Case) -> str:
-    """The largest change of a text's loss, and the share of gradients that changed, from one pass to the next."""
-    found = []
-    for name, kernels in (("repeatable kernels", exact_kernels(case.loaded)), ("the fastest kernels", nullcontext())):
-        with kernels:
-            losses = [evaluate(case.loaded, case.texts, BATCH).nll_sums for _ in range(2)]
-            first, second = (
-                next(iter(sweep(case.loaded, case.texts[:BATCH], Needs.GRADIENT, BATCH))) for _ in range(2)
-            )
-        changed = sum(int((stats.gradient != second[name].gradient).sum()) for name, stats in first.items())  # type: ignore[operator, union-attr]
-        everything = sum(stats.gradient.numel() for stats in first.values() if stats.gradient is not None)
-        worst = float(np.abs(losses[0] - losses[1]).max())
-        found.append(f"{name}: loss {worst:.2g} nats, {100 * changed / everything:.2g} % of the last block's gradients")
-    return "; ".join(found)
-
-
-class OneAtATime(Offload):
-    """Offload that begins to copy a block when it is called."""
-
-    def _send_ahead(self, place: int) -> None:
-        return
-
-
-def offloaded(case: Case) -> str:
-    if available_memory().free_bytes < 2 * case.loaded.size_bytes + 4e9:
-        return "left out: too little memory of this machine is free"
-    without = [second for second in _rounds(case.loaded.device, lambda: swept(case))]
-    found = []
-    for name, kind in (("the next block on its way", Offload), ("one block at a time", OneAtATime)):
-        placed = _with_offload(case, kind)
-        times = _rounds(case.loaded.device, lambda placed=placed: swept(placed))  # type: ignore[misc]
-        found.append(f"{name} x{spread([one / two for one, two in zip(times, without, strict=True)])}")
-        _back(placed)
-    return "; ".join(found)
-
-
-def _with_offload(case: Case, kind: type[Offload]) -> Case:
-    import dataclasses
-
-    from cwa_engine.models.facts import Facts
-
-    model = case.loaded.model
-    blocks: list[nn.Module] = list(model.get_submodule(case.loaded.anatomy.blocks_path).children())
-    for block in blocks:
-        block.to("cpu")
-    placed = kind(model, blocks, case.loaded.device)
-    return Case(case.name, dataclasses.replace(case.loaded, offload=placed, facts=Facts()), case.texts)
-
-
-def _back(case: Case) -> None:
-    """The model on its device again, without the hooks of offload."""
-    model = case.loaded.model
-    for module in [model, *model.get_submodule(case.loaded.anatomy.blocks_path).children()]:
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), Offload)]:
-                del hooks[key]
-    model.to(case.loaded.device)
-
-
-def forward_and_backward(case: Case) -> None:
-    for batch in batched(case.texts, BATCH):
-        torch.autograd.backward(sequence_nll(case.loaded, batch).sum())
-    case.loaded.model.zero_grad()
-
-
-def swept(case: Case, needs: Needs = Needs.GRADIENT) -> None:
-    for part in sweep(case.loaded, case.texts, needs, BATCH):
-        del part
-
-
-# models, and how they are measured
-
-
-def made(name: str, device: torch.device, texts: int, tokens: int) -> Case:
-    """A model of this shape with random weights in bfloat16, and random texts."""
-    config = transformers.LlamaConfig(**SHAPES[name])
-    torch.manual_seed(0)
-    make: Any = transformers.AutoModelForCausalLM.from_config  # untyped
-    with device:
-        model = make(config, dtype=torch.bfloat16).eval()
-    loaded = LoadedModel(
-        model=model,
-        tokenizer=None,  # type: ignore[arg-type]  # its texts are random tokens
-        anatomy=anatomy_of(model),
-        source=ModelSource(name, SourceKind.FOLDER, ""),
-        revision=None,
-        files={},
-        device=device,
-        dtype="bfloat16",
-    )
-    ids = torch.randint(config.vocab_size, (texts, tokens), generator=torch.Generator().manual_seed(0)).tolist()
-    return Case(name, loaded, [TokenSequence(tuple(row), None, False) for row in ids])
-
-
-def _weights(name: str) -> int:
-    with torch.device("meta"):
-        make: Any = transformers.AutoModelForCausalLM.from_config
-        return sum(parameter.numel() for parameter in make(transformers.LlamaConfig(**SHAPES[name])).parameters())
-
-
-def seconds(device: torch.device, work: Callable[[], object]) -> Spread:
-    """Of some rounds, after one that warms up."""
-    return spread(_rounds(device, work))
-
-
-def _rounds(device: torch.device, work: Callable[[], object]) -> list[float]:
-    work()
-    return [_seconds(device, work) for _ in range(ROUNDS)]
-
-
-def _seconds(device: torch.device, work: Callable[[], object]) -> float:
-    _wait(device)
-    began = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - began
-
-
-def ratio(case: Case, ours: Callable[[], object], plain: Callable[[], object]) -> Spread:
-    """Time of `ours` over time of `plain`, one of each in a round, after one that warms up."""
-    device = case.loaded.device
-    ours()
-    plain()
-    return spread([_seconds(device, ours) / _seconds(device, plain) for _ in range(ROUNDS)])
-
-
-def peak_bytes(loaded: LoadedModel, work: Callable[[], object]) -> int:
-    """The peak of what a piece of work takes on the device beside what was there."""
-    with _peak(loaded) as found:
-        work()
-    return found[0]
-
-
-@contextmanager
-def _peak(loaded: LoadedModel) -> Iterator[list[int]]:
-    found: list[int] = []
-    device = loaded.device
-    if device.type == "cuda":
-        release()
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield found
-        found.append(torch.cuda.max_memory_allocated(device) - before)
-    else:
-        with LiveBytes([*loaded.model.parameters(), *loaded.model.buffers()]) as counted:
-            yield found
-        found.append(counted.peak)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        yield "gradients: ranking over forward and backward alone", lambda: cases.overhead(case)
+        yield "gradients: share of the rate of products", lambda: cases.utilisation(case, products)
+        yield "sweep over all gradients at once, time", lambda: cases.sweep_time(case)
+        yield (
+            "all gradients at once: peak beside the weights, planned and measured",
+            lambda: cases.memory(case, "resident"),
+        )
+    yield "sweep: peak beside the weights, planned and measured", lambda: cases.memory(case, "sweep")
+    yield "squared gradients of sequences over gradients", lambda: cases.squares(case)
+    yield "ranking a block: pieces for a CPU over pieces for a GPU", lambda: cases.piece_sizes(case)
+    yield "damage: evaluating the texts", lambda: cases.evaluating(case)
+    yield "damage: writing and undoing 1,000 weights", lambda: cases.edits(case)
+    yield "checksum of all weights", lambda: cases.checksums(case)
+    yield "repeatable kernels over the fastest ones, time", lambda: cases.repeatable(case)
+    yield "the same loss and gradients again", lambda: cases.differences(case)
+    yield "offload over the sweep without it, time", lambda: cases.offloaded(case)
 
 
 def _told(row: Row) -> Row:
@@ -420,16 +124,28 @@ def _told(row: Row) -> Row:
 
 def described(device: torch.device) -> str:
     """The card, its driver and the versions, as lines of a table."""
-    lines = [
-        ("device", device_name(device)),
-        ("memory", f"{torch.cuda.get_device_properties(device).total_memory / 1e9:,.1f} GB" if device.type == "cuda" else "that of the machine"),
-        ("driver", _driver() if device.type == "cuda" else "none"),
-        ("CUDA", f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if device.type == "cuda" else "none"),
-        ("versions", f"cwtool {__version__}, torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"),
-        ("machine", f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, {available_memory().total_bytes / 1e9:,.0f} GB"),
-        ("day", time.strftime("%Y-%m-%d")),
-    ]  # fmt: skip
-    return "\n".join(f"| {name} | {value} |" for name, value in lines)
+    gpu = device.type == "cuda"
+    versions = {"cwtool": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    lines = {
+        "device": device_name(device),
+        "memory": _gb(torch.cuda.get_device_properties(device).total_memory) if gpu else "that of the machine",
+        "driver": _driver() if gpu else "none",
+        "CUDA": f"{torch.version.cuda}, cuDNN {_cudnn()}" if gpu else "none",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "Python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "its memory": _gb(available_memory().total_bytes),
+        "day": time.strftime("%Y-%m-%d"),
+    }
+    return "\n".join(f"| {name} | {value} |" for name, value in lines.items())
+
+
+def _gb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:,.1f} GB"
+
+
+def _cudnn() -> object:
+    return torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
 
 
 def _driver() -> str:
@@ -441,12 +157,14 @@ def _driver() -> str:
 
 
 def written(about: str, rows: Sequence[Row]) -> str:
-    table = "\n".join(f"| {row.what} | {row.model} | {row.found} |" for row in rows)
-    return (
-        "# On a GPU\n\nWritten by `make bench-gpu`. Models have random weights in bfloat16 and the shapes of SmolLM2-135M, "
-        f"Llama-3.2-1B and Llama-3.1-8B; {TEXTS} texts of {TOKENS} random tokens, {BATCH} at once. Medians of {ROUNDS} "
-        f"rounds, with the least and the most.\n\n| | |\n|---|---|\n{about}\n\n| what | model | figure |\n|---|---|---|\n{table}\n"
+    said = (
+        "Written by `make bench-gpu`. Models have random weights in bfloat16 and the shapes of SmolLM2-135M, Llama-3.2-1B and "
+        f"Llama-3.1-8B; {TEXTS} texts of {TOKENS} random tokens, {BATCH} at once. Medians of {ROUNDS} rounds, with the least "
+        "and the most. The whole run is that of the real SmolLM2-135M."
     )
+    table = "\n".join(f"| {row.what} | {row.model} | {row.found} |" for row in rows)
+    header = "| what | model | figure |\n|---|---|---|"
+    return f"# On a GPU\n\n{said}\n\n| | |\n|---|---|\n{about}\n\n{header}\n{table}\n"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import psutil
 
@@ -120,6 +121,18 @@ def _in_a_new_process(what: str, case: Case) -> Bytes:
     return Bytes(**json.loads(done.stdout.splitlines()[-1]))
 
 
+def write(path: Path, sizes: Sequence[int] = (0, *growth.SIZES)) -> None:
+    """Measure and put the rows into the file of results; rows of other sizes stay."""
+    order = [(one.label, str(one.texts), one.gradients) for one in cases_of((0, *growth.SIZES))]
+    for case in cases_of(sizes):
+        row = row_of(case)
+        before = path.read_text()
+        rows = {known[:3]: known for known in known_rows(before, TITLE)} | {row[:3]: row}
+        path.write_text(
+            with_section(before, TITLE, table(COLUMNS, sorted(rows.values(), key=lambda r: order.index(r[:3]))))
+        )
+
+
 def main() -> None:
     if sys.argv[1:2] in (["foretold"], ["measured"]):
         case = Case(**json.loads(sys.argv[2]))
@@ -129,14 +142,7 @@ def main() -> None:
     sizes = [0, *growth.SIZES]
     if unknown := set(asked) - set(sizes):
         raise SystemExit(f"sizes are {', '.join(map(str, sizes))} million weights (0: {REAL}), not {min(unknown)}")
-    for case in cases_of(asked or sizes):
-        row = row_of(case)
-        before = RESULTS.read_text()
-        rows = {known[:3]: known for known in known_rows(before, TITLE)} | {row[:3]: row}
-        order = {(one.label, str(one.texts), one.gradients): n for n, one in enumerate(cases_of(sizes))}
-        RESULTS.write_text(
-            with_section(before, TITLE, table(COLUMNS, sorted(rows.values(), key=lambda r: order[r[:3]])))
-        )
+    write(RESULTS, asked or sizes)
 
 
 if __name__ == "__main__":

@@ -221,7 +221,9 @@ def damage_critical_sets(run: RunContext, findings: Findings) -> Findings:
         damage=tuple(damaged.point for entry in measured for damaged in entry.damaged),
         separations=tuple(rows),
         verdicts=tuple(sentences),
-        controls=control_rows(context, measured),
+        controls=control_rows(
+            context.loaded.anatomy.parameters, (entry.comparison for entry in measured if entry.draws)
+        ),
         evaluations=tuple(sequence_rows(context, measured)),
     )
     return dataclasses.replace(findings, result=result, measured=tuple(measured))

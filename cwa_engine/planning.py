@@ -281,6 +281,8 @@ def _needed_at_once(loaded: LoadedModel, spec: RunSpec, needs: Needs, sequences:
     """Bytes that the gradients of all weights at once take: a rough estimate, or counted if that is not clearly enough."""
     size = spec.batch_size or 1
     needed = rough_bytes(loaded, needs, "resident", size * max(len(s.ids) for s in sequences))
+    if loaded.shards:
+        needed = loaded.shards.seen_now(free_bytes).needed_as_weights(needed)
     if needed > ROUGH_SHARE * _free_of(loaded):
         needed, _ = working_bytes(loaded, sequences, needs, "resident", size)
     return needed

@@ -41,22 +41,22 @@ _NO_KERNEL = {aten.detach.default, aten.alias.default}
 
 
 class DeviceTensor(Tensor):
-    """A tensor on the simulated device; `values` are its numbers, on the CPU.
+    """A tensor on the simulated device; `numbers` are its values, on the CPU.
 
     To the C++ of torch it is on the CPU, so that autograd has a queue for it; whatever Python sees says where it really is.
     """
 
-    values: Tensor
+    numbers: Tensor
     _where: torch.device
 
     @staticmethod
     def __new__(cls, values: Tensor, device: torch.device, requires_grad: bool = False) -> DeviceTensor:
         with torch.inference_mode(values.is_inference()):
-            made: Any = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            made: Any = Tensor._make_wrapper_subclass(
                 cls, values.shape, strides=values.stride(), storage_offset=values.storage_offset(),
-                dtype=values.dtype, device="cpu", requires_grad=requires_grad,
+                dtype=values.dtype, device=torch.device("cpu"), requires_grad=requires_grad,
             )  # fmt: skip
-        made.values, made._where = values, device
+        made.numbers, made._where = values, device
         return made
 
     @property
@@ -64,12 +64,12 @@ class DeviceTensor(Tensor):
         return self._where
 
     def data_ptr(self) -> int:
-        return self.values.data_ptr()
+        return self.numbers.data_ptr()
 
     def cpu(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.to("cpu")
 
-    def to(self, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
         """C++ would find nothing to do where the CPU is asked for."""
         copy = kwargs.pop("copy", False)
         if args and isinstance(args[0], Tensor):
@@ -79,7 +79,7 @@ class DeviceTensor(Tensor):
         if device == self.device and (dtype or self.dtype) == self.dtype and not copy:
             return self
         if device != self.device and torch.is_grad_enabled() and self.requires_grad:
-            crossed: Tensor = _Crossed.apply(self, dtype, device)  # type: ignore[no-untyped-call]
+            crossed: Tensor = _Crossed.apply(self, dtype, device)
             return crossed
         moved: Tensor = torch.ops.aten._to_copy.default(self, dtype=dtype, device=device)
         return moved
@@ -91,11 +91,11 @@ class DeviceTensor(Tensor):
         raise TypeError("a tensor on a device cannot be converted to numpy; .cpu() copies it")
 
     def __repr__(self, **options: Any) -> str:  # type: ignore[override]
-        return f"DeviceTensor({self.values}, device={self.device})"
+        return f"DeviceTensor({self.numbers}, device={self.device})"
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise AssertionError(f"{function} is called outside of the simulation")
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        raise AssertionError(f"{func} is called outside of the simulation")
 
 
 class _Crossed(torch.autograd.Function):
@@ -113,11 +113,11 @@ class _Crossed(torch.autograd.Function):
         return torch.ops.aten._to_copy.default(gradients[0], dtype=dtype, device=device), None, None
 
 
-class SimulatedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class SimulatedGpu(TorchDispatchMode):
     """While it is entered, tensors can be made on, moved to and computed on devices of one kind, "cuda" or "mps"."""
 
     def __init__(self, kind: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._kind = kind
         self.kernels: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
@@ -147,11 +147,11 @@ class SimulatedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if made_on is not None:
             kwargs = {**kwargs, "device": torch.device("cpu")}
         if function is aten.histc.default:  # which counts integers on a GPU alone
-            args = (args[0].values.float(), *args[1:])
+            args = (args[0].numbers.float(), *args[1:])
         with torch.inference_mode(False), torch.no_grad():
             result = function(*tree_map(_values, args), **tree_map(_values, kwargs))
         self._check(function, result)
-        mine = {id(tensor.values): tensor for tensor in inside}
+        mine = {id(tensor.numbers): tensor for tensor in inside}
         return tree_map(lambda leaf: _on(leaf, device, mine), result)
 
     def _check(self, function: Any, result: Any) -> None:
@@ -192,7 +192,7 @@ class SimulatedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _values(leaf: Any) -> Any:
-    return leaf.values if isinstance(leaf, DeviceTensor) else leaf
+    return leaf.numbers if isinstance(leaf, DeviceTensor) else leaf
 
 
 def _on(leaf: Any, device: torch.device, mine: dict[int, DeviceTensor]) -> Any:
@@ -251,7 +251,7 @@ def simulated_gpu(kind: str = "cuda", free_bytes: int = 80 * 10**9) -> Iterator[
         with ExitStack() as patches:
             for name, answer in answers.items():
                 patches.enter_context(patch.object(torch.cuda, name, answer))
-            with SimulatedGpu(kind) as gpu:  # type: ignore[no-untyped-call]
+            with SimulatedGpu(kind) as gpu:
                 yield gpu
     finally:
         torch._C._set_only_lift_cpu_tensors(before)

@@ -25,7 +25,7 @@ from cwa_engine.records.reading import read_manifest, read_summary
 log = logging.getLogger(__name__)
 
 SETTLED_NS = 2 * 10**9  # two changes that are closer may have one time, as file systems keep it
-PATIENCE_S = 5.0  # that a request waits for a look, half of what clients wait; thousands of runs take longer
+PATIENCE_S = 8.0  # that a request waits for a look; clients wait ten, and thousands of runs may take longer
 FOUND = "it was made by another program, and found in the folder of runs"
 
 

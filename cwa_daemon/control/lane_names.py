@@ -59,8 +59,7 @@ class LaneNames:
     @property
     def shown_from_the_start(self) -> Sequence[str]:
         """The lanes among which jobs are placed; none where there is nothing to choose."""
-        lanes = self.for_device(AUTO)
-        return lanes if len(lanes) > 1 else self.cpu if len(self.cpu) > 1 else ()
+        return [name for lanes in (self.nvidia, self.cpu) if len(lanes) > 1 for name in lanes]
 
     def check(self, asked: str) -> None:
         """Raises InvalidInput for a CPU lane that this daemon does not have."""

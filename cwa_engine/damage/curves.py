@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -210,10 +210,9 @@ def _rows(
     ]
 
 
-def control_rows(context: MeasurementContext, found: Iterable[MeasuredComparison]) -> RowsAlike[ControlDraw]:
+def control_rows(parameters: Mapping[str, Parameter], measured: Iterable[Comparison]) -> RowsAlike[ControlDraw]:
     """The weights of every draw, once for all treatments, by names that `--weights` takes."""
-    parameters = context.loaded.anatomy.parameters
-    by_set = {(entry.comparison.metric, entry.comparison.k): entry.comparison for entry in found if entry.draws}
+    by_set = {(comparison.metric, comparison.k): comparison for comparison in measured}
     return RowsAlike(
         _drawn_units(comparison, draw, parameters[name], units)
         for comparison in by_set.values()

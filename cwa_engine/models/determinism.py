@@ -69,7 +69,7 @@ def with_exact_kernels(compute: Callable[Concatenate[LoadedModel, P], T]) -> Cal
     """The same function, in `exact_kernels` of the model that it is given."""
 
     @wraps(compute)
-    def exactly(loaded: LoadedModel, *args: P.args, **kwargs: P.kwargs) -> T:
+    def exactly(loaded: LoadedModel, /, *args: P.args, **kwargs: P.kwargs) -> T:
         with exact_kernels(loaded):
             return compute(loaded, *args, **kwargs)
 

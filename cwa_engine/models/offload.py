@@ -81,7 +81,7 @@ class Offload:
         self.device = device
         self._blocks = blocks
         self._places = {block: place for place, block in enumerate(blocks)}
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         # Of blocks that are away: their tensors with their data in CPU memory, and how they went.
         self._away: dict[nn.Module, tuple[list[tuple[Tensor, Tensor]], Copying]] = {}
         self._held: set[nn.Module] = set()

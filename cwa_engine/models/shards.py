@@ -246,7 +246,7 @@ def place(model: Any, anatomy: Anatomy, shards: Shards) -> None:
         add_hook_to_module(block, _OnItsDevice(device, back, skipped))
 
 
-class _OnItsDevice(ModelHook):
+class _OnItsDevice(ModelHook):  # type: ignore[misc]
     """Brings what a block is given to its device, inside of the block's call: who watches the call sees what it was given."""
 
     def __init__(self, device: torch.device, back: torch.device | None, skipped: object) -> None:

@@ -228,7 +228,7 @@ def _go_on(
 
     runner = place.runner
     remember([], [cell.spec.model for cell in folder.cells])
-    if place.named:
+    if place.named and runner.where == folder.where:
         folder.keep_runner(place.named)
     try:
         if detach:

@@ -174,9 +174,9 @@ class Runners:
 
     def of(self, folder: StudyFolder) -> Runner:
         """Who knows the runs of a study; of one whose runs are elsewhere the daemon, which knows none of them."""
-        from cwa_engine.named_runners import NamedRunner
+        from cwa_engine.named_runners import NamedRunner, named_at
 
-        named = _named(folder) or NamedRunner()
+        named = (None if chosen_host() else named_at(folder.where)) or NamedRunner()
         key = folder.where if named.name else ""
         if key not in self._known:
             self._known[key] = self._stack.enter_context(opened_place(named)).runner

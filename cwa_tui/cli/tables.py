@@ -158,7 +158,7 @@ def _memory(device: DeviceMemory) -> str:
 def _lane(lane: WorkerView) -> str:
     """`lane cpu:1: busy with 20261126-...`, or `idle`, or that it has no worker yet."""
     if lane.pid is None:
-        return f"lane {lane.device}: its worker starts with its first job"
+        return f"lane {lane.device}: its worker starts with its next job"
     return f"lane {lane.device}: {lane.state}{f' with {lane.run_id}' if lane.run_id else ''}, {fmt.size(lane.memory_bytes)}"
 
 

@@ -133,28 +133,29 @@ class StudyWatch:
         """Have the store know how far each study is, and what the runs of those that are open found."""
         page = await client.list_jobs(ACTIVE)
         daemon = self._runner(page.jobs)
+        named = {
+            folder.id: self._runner_of(folder) for folder in self._folders.values()
+        }  # here, beside the running loop
         known = {study.id: study for study in self.store.studies or ()}
 
         def read(folder: StudyFolder) -> KnownStudy:
             before = known.get(folder.id)
             if before and before.complete and before.journal == self._journals[folder.id]:
                 return before
-            named = self._runner_of(folder)
-            progress = progress_of(folder, named or daemon)
+            runner = named[folder.id]
+            progress = progress_of(folder, runner or daemon)
             return KnownStudy(
                 folder.id, folder.study, folder.created, self._journals[folder.id], progress,
                 is_registered=surely_first(folder), on=_on(folder),
-                stages=self._stages(folder.where, progress) if named else {},
+                stages=self._stages(folder.where, progress) if runner else {},
             )  # fmt: skip
 
-        folders = [
-            folder for folder in self._folders.values() if folder.where == daemon.where or self._runner_of(folder)
-        ]
+        folders = [folder for folder in self._folders.values() if folder.where == daemon.where or named[folder.id]]
         studies = await asyncio.to_thread(lambda: [read(folder) for folder in folders])
         self.store.know_studies([self._with_findings(study) for study in studies])
         for study in studies:
             if study.id in self._watched.values():
-                await self._read_runs(self._runner_of(self._folders[study.id]) or daemon, study)
+                await self._read_runs(named[study.id] or daemon, study)
         self.store.know_studies([self._with_findings(study) for study in studies])
 
     async def _read_runs(self, runner: RunnerOfStudies, study: KnownStudy) -> None:
@@ -304,11 +305,10 @@ class StudyWatch:
 
     def _runner_of(self, folder: StudyFolder) -> RunnerOfStudies | None:
         """Who knows the runs of a study that another process of this machine runs; None for one of the daemon."""
-        if not _on(folder) or self.runner().elsewhere:
+        asked = named_at(folder.where)
+        if asked is None or self.runner().elsewhere:
             return None
         if folder.where not in self._named:
-            asked = folder.runner
-            assert asked
             self._named[folder.where] = RunnerOfStudies(asked.open(), {}, self._ended)
         return self._named[folder.where]
 

@@ -73,7 +73,7 @@ def lanes_line(lanes: Sequence[WorkerView]) -> list[Text]:
     line = Text("lanes ", "dim")
     for place, lane in enumerate(lanes):
         line.append(" · " if place else "", "dim").append(f"{lane.device} ")
-        line.append(short_id(lane.run_id) if lane.run_id else "idle" if lane.pid else "no worker yet", "dim")
+        line.append(short_id(lane.run_id) if lane.run_id else "idle" if lane.pid else "no worker", "dim")
     return [line]
 
 

@@ -12,6 +12,7 @@ from cwa_daemon.control import found_runs
 from cwa_daemon.control.found_runs import FoundRuns
 from cwa_daemon.control.store import Store
 from cwa_daemon.protocol import JobState
+from cwa_engine.records.checksums import fingerprint_of
 
 RUN = Path(__file__).parents[1] / "engine/runs/controls_by_elimination"
 
@@ -39,7 +40,7 @@ async def test_a_run_is_listed_once_and_as_the_latest(store: Store, runs: Path) 
     assert latest.state is JobState.DONE and latest.headline and latest.model == latest.spec["model"]
     (note, end) = store.events(latest.run_id, 0, 10)
     assert note["text"] == found_runs.FOUND and end["state"] == "done"
-    assert store.fingerprint(latest.run_id) == found_runs.fingerprint_of(runs / latest.run_id)
+    assert store.fingerprint(latest.run_id) == fingerprint_of(runs / latest.run_id)
 
 
 async def test_a_folder_that_is_being_copied_is_listed_when_it_is_whole(store: Store, runs: Path) -> None:

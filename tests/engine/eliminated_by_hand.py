@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
-Change = Callable[[Hashable, Sequence[int]], float]  # (entrant, numbers of texts) -> change of the loss there
+Change = Callable[[Any, Sequence[int]], float]  # (entrant, numbers of texts) -> change of the loss there
 
 
 def parts_of(texts: int) -> list[list[int]]:

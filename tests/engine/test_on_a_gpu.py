@@ -54,7 +54,7 @@ def agree(cell: str, other: str) -> bool:
     ],
 )
 def test_a_run_on_a_device_gives_the_tables_of_a_run_on_the_cpu(
-    kind: str, name: str, gradients: str, metrics: tuple[str, ...], data_file: Path
+    kind: str, name: str, gradients: Any, metrics: tuple[str, ...], data_file: Path
 ) -> None:
     spec = RunSpec(
         model="tiny", data_file=data_file, topk=(3,), metrics=metrics, controls=("random",), control_seeds=1, seq_len=24,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import growth
+from benchmarks import growth, ladder
 from benchmarks.tables import known_rows, table, with_section
 from cwa_engine import planning
 from cwa_engine.base.events import Progress, ignore
@@ -20,10 +20,12 @@ from cwa_engine.models.empty import empty_model
 from cwa_engine.models.loading import load_model
 from cwa_engine.pipeline import read_texts
 from cwa_engine.planning import plan
+from cwa_engine.rows import PlanRow
 from cwa_engine.run import Stages
 from cwa_engine.sensitivity.gradients import Statistics
 from cwa_engine.sensitivity.scoring import score
 from cwa_engine.spec import RunSpec
+from tests.engine.test_guide import PUBLISHED
 from tests.models import save_tiny
 
 ACCESS = HubAccess()
@@ -117,3 +119,39 @@ def test_what_fits_into_less_memory_fits_into_more_and_only_the_device_in_view_i
     for way, found in fits.items():
         assert found == sorted(found), way
         assert not found[0] and found[-1], way
+
+
+def rows_on_the_page() -> list[list[str]]:
+    table_of_models = ladder.PAGE.read_text().partition(ladder.BEGIN)[2].partition(ladder.END)[0]
+    lines = [line for line in table_of_models.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_ladder_has_the_weights_of_model_cards_and_every_device() -> None:
+    assert [row[:2] for row in rows_on_the_page()] == [
+        [f"{name} ({PUBLISHED[name]:,} weights)", f"{card.gigabytes} GB ({card.name})"]
+        for name in ladder.MODELS
+        for card in ladder.CARDS
+    ], "run `python -m benchmarks.ladder`"
+
+
+def test_the_ladder_says_what_the_planner_says_today() -> None:
+    assert list(ladder.row_of(ladder.MODELS[0], ladder.CARDS[0], ladder.Speed())) == rows_on_the_page()[0], (
+        "run `python -m benchmarks.ladder`"
+    )
+
+
+def test_the_sweep_takes_a_third_more_than_six_operations_for_each_weight_and_token() -> None:
+    card, parameters, tokens = ladder.Card("a card", 80, 1e12, 1e12), 10**9, 512
+    spec = RunSpec(model="any", topk=(100,), perturbations=(), eval_limit=16)
+
+    def seconds(gradients: str, speed: ladder.Speed) -> float:
+        row = PlanRow("bfloat16", gradients, 0, 0, 0, 4, True, True)
+        return ladder.cost(spec, row, parameters, tokens, card, speed).seconds
+
+    half = ladder.Speed(share=0.5, copies=1e9)
+    baseline = 8 * 2 * parameters * tokens / 0.5e12  # 8 texts are measured, and 8 are scored
+    assert seconds("resident", half) - baseline == pytest.approx(8 * 6 * parameters * tokens / 0.5e12)
+    assert seconds("sweep", half) - baseline == pytest.approx(8 * 8 * parameters * tokens / 0.5e12)
+    # 2 GB of blocks: once for each of 4 batches of 4 texts on the way forward, and once for each half on the way back.
+    assert seconds("offload", half) - seconds("sweep", half) == pytest.approx((4 + 2) * 2.0)

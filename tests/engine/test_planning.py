@@ -16,13 +16,14 @@ from cwa_engine.base import events
 from cwa_engine.base.errors import ModelNotFound
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.methods.metrics import Needs
-from cwa_engine.models.fake_model import LiveBytes, fake_model
+from cwa_engine.models.fake_model import LiveBytes, fake_model, peak_bytes
 from cwa_engine.models.loading import load_model, load_without_weights
 from cwa_engine.pipeline import analyze
 from cwa_engine.planning import choose, plan, working_bytes
 from cwa_engine.rows import PlanRow
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
+from cwa_engine.sensitivity.memory import statistics_bytes
 from cwa_engine.sensitivity.sweep import sweep
 from cwa_engine.spec import RunSpec
 from tests.architectures import tiny_architecture
@@ -141,14 +142,14 @@ def test_a_model_on_an_accelerator_is_counted_once_and_not_at_all_where_there_is
     llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[object] = []
-    count = planning.peak_bytes
+    count = peak_bytes
     monkeypatch.setattr(planning, "peak_bytes", lambda fake, work: counted.append(fake) or count(fake, work))
     there, sequences = dataclasses.replace(llama, device=torch.device("cuda:0")), sequences_of(llama)
     asked = RunSpec(model="tiny", topk=(3,))
     monkeypatch.setattr(planning, "free_bytes", lambda device: 1 << 40)
     assert choose(there, asked, sequences).batch_size == len(sequences) and not counted
     one, _ = working_bytes(there, sequences, Needs.GRADIENT, "resident", 1)
-    statistics = planning.statistics_bytes(there, Needs.GRADIENT)
+    statistics = statistics_bytes(there, Needs.GRADIENT)
     monkeypatch.setattr(planning, "free_bytes", lambda device: int(1.6 * (one + statistics)))
     tight = choose(there, asked, sequences)
     assert tight.gradients == "resident" and 1 <= tight.batch_size < len(sequences) and counted

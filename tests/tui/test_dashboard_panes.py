@@ -218,7 +218,7 @@ def test_a_line_says_what_each_of_several_lanes_does_and_one_alone_needs_none() 
         WorkerView(device="cpu:2", pid=None, state="stopped"),
     ]
     (line,) = lanes_line(lanes)
-    assert line.plain == "lanes cpu:0 k7q2 · cpu:1 idle · cpu:2 no worker yet"
+    assert line.plain == "lanes cpu:0 k7q2 · cpu:1 idle · cpu:2 no worker"
     assert lanes_line(lanes[:1]) == []
 
 
