@@ -28,6 +28,7 @@ from cwa_daemon.cluster.store import put_folder
 from cwa_daemon.cluster.temporary import own_temporary
 from cwa_daemon.pipe.messages import EventReport, Finished, Heartbeat, Report, RunJob, command_reader, encode
 from cwa_engine.base.errors import CwaError, OutputError, RunFailed
+from cwa_engine.machine.memory import available_memory
 from cwa_engine.records.checksums import MANIFEST, SUMS, fingerprint_of
 from cwa_engine.spec import RunSpec, parse_spec
 
@@ -61,6 +62,11 @@ class SlotActor:
         if self._slot:
             self._slot.cancels.add(run_id)
 
+    def leave(self) -> None:
+        """Remove what this process has on the disk of its node: it is about to be ended."""
+        if self._slot:
+            self._slot.clear()
+
 
 class _Slot:
     """The executor and the thread that it runs in."""
@@ -91,6 +97,9 @@ class _Slot:
             yield from self._said(command.run_id, folder, errand.store)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def clear(self) -> None:
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _said(self, run_id: str, folder: Path, store: str) -> Iterator[bytes | RunFiles]:
         """What a run reports, several at once where they come fast; its files before its end."""
@@ -149,6 +158,7 @@ class _Slot:
         limits = dataclasses.replace(
             command.limits,
             budget_bytes=None if budget is None else int(budget * self._share),
+            share_bytes=None if self._share == 1 else int(available_memory().total_bytes * self._share),
             **{name: own[name] for name in ("reserve_bytes", "load_bytes", "cache_folder", "cache_bytes")},
         )
         return dataclasses.replace(command, folder=str(folder), device=self.about.device, limits=limits)

@@ -103,6 +103,11 @@ class Board:
             return stranded
 
     @property
+    def usable(self) -> frozenset[int]:
+        with self.changed:
+            return frozenset(self._usable)
+
+    @property
     def any_usable(self) -> bool:
         return bool(self._usable)
 

@@ -38,7 +38,8 @@ from cwa_engine.base.errors import (
 from cwa_engine.base.events import Note, to_dict
 
 MOST_DEATHS = 3  # of actors under one run
-PATIENCE_S = 10.0  # before it is said that no slot has a place in the cluster yet
+PATIENCE_S = 10.0  # before it is said that no actor is there yet
+LEAVE_S = 2.0  # for actors to remove what they have on their disks, when all is over
 WRITE_AGAIN_S = 2.0  # between two attempts to write what the disk at home did not take
 _DAEMON_LOG = "the worker's log (`cwtool daemon logs`)"  # as the executor calls it
 
@@ -85,7 +86,9 @@ class Driving:
         with board.changed:
             ready = lambda: board.any_usable or board.no_slot_left or board.closed  # noqa: E731
             if not board.changed.wait_for(ready, PATIENCE_S):
-                self._say("waiting for a place in the cluster: its CPUs or GPUs are taken, or a node is still to come")
+                self._say(
+                    "waiting for the first actor: it is starting, or CPUs and GPUs are taken, or a node is still to come"
+                )
                 board.changed.wait_for(ready)
             if not board.any_usable and board.refusals:
                 raise board.refusals[0]
@@ -101,6 +104,16 @@ class Driving:
     def close(self) -> None:
         """End all actors; what has not ended is gone."""
         self._board.close()
+        ray = self._cluster.ray
+        with contextlib.suppress(ray.exceptions.RayError):  # of actors that are gone
+            idle = self._board.usable
+            left = [
+                slot.actor.leave.options(concurrency_group="control").remote()
+                for slot in self._slots
+                if slot.number in idle
+            ]
+            if left:
+                ray.wait(left, num_returns=len(left), timeout=LEAVE_S)
         for slot in self._slots:
             self._kill(slot, for_good=True)
         for thread in self._threads:
@@ -185,7 +198,7 @@ class Driving:
             if isinstance(error, ray.exceptions.RayTaskError):  # it lives, in a state that nobody knows
                 self._kill(slot, for_good=False)
             if not self._board.closed:
-                self._died(run, f"the actor on {about.host} died: {first_line(error)}", about)
+                self._died(run, f"the actor on {about.host} died: {_how_it_died(ray, error)}", about)
         return False
 
     def _done(self, slot: Slot, about: About, run: Queued) -> bool:
@@ -288,6 +301,15 @@ class Driving:
                     self.cancel(run_id)
                     self._own.home.forget_cancel(run_id)
             self._board.pause(LOOK_S)
+
+
+def _how_it_died(ray: Any, error: BaseException) -> str:
+    """In words, as far as Ray knows."""
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "its node ran out of memory"
+    if isinstance(error, ray.exceptions.RayActorError):  # which says at length that it does not know
+        return "its process was ended, or its node was lost"
+    return first_line(error)
 
 
 def _of_the_actor(error: CwaError, about: About) -> CwaError:

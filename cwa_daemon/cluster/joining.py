@@ -1,4 +1,4 @@
-"""Ray is joined where it runs, or started on this machine, and left again. Only functions here and in `driving` call Ray."""
+"""Ray is joined where it runs, or started on this machine, and left again."""
 
 from __future__ import annotations
 

@@ -45,6 +45,10 @@ SAVE_AGAIN_S = 2.0  # between two attempts to save what the disk did not take
 _MEMORY_HINT = "try --dtype bfloat16 or a shorter --seq-len, or `cwtool unload` other models"
 
 
+def _end_process(code: int) -> None:
+    os._exit(code)
+
+
 def _as_it_is(spec: RunSpec) -> RunSpec:
     return spec
 
@@ -61,7 +65,7 @@ class Executor:
         device: str,
         inbox: Cancels,
         outbox: Reports,
-        leave: Callable[[int], None] = os._exit,
+        leave: Callable[[int], None] = _end_process,
         here: Callable[[RunSpec], RunSpec] = _as_it_is,
     ) -> None:
         self.device = device
