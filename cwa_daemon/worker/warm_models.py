@@ -185,7 +185,13 @@ class WarmModels:
             else:
                 held = max(0, psutil.Process().memory_info().rss - IMPORTED_BYTES)
             return Memory(free=free_together(self._devices()), held=held)
-        except (CwaError, RuntimeError, OSError, MemoryError, psutil.Error):  # the job says so, and the heartbeat goes on
+        except (
+            CwaError,
+            RuntimeError,
+            OSError,
+            MemoryError,
+            psutil.Error,
+        ):  # the job says so, and the heartbeat goes on
             return None
 
     def _report(self) -> ModelsReport:

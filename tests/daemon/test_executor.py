@@ -56,7 +56,7 @@ class Outbox:
 @pytest.fixture
 def worker(hub: Path, tmp_path: Path) -> tuple[Executor, Inbox, Outbox, Callable[..., None]]:
     inbox, outbox = Inbox(), Outbox()
-    executor = Executor("cpu", inbox, outbox)  # type: ignore[arg-type]
+    executor = Executor("cpu", inbox, outbox)
 
     def run(kind: str = "run", **fields: Any) -> None:
         spec = RunSpec(model="gpt2", eval_limit=4, **{"topk": (3,), "control_seeds": 1, **fields})

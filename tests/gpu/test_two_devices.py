@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ pytestmark = [
 @pytest.mark.parametrize("gradients", ["resident", "sweep"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_run_over_both_gives_the_files_of_a_run_on_one(
-    gradients: str, dtype: str, tmp_path: Path, data_file: Path
+    gradients: Literal["resident", "sweep"], dtype: str, tmp_path: Path, data_file: Path
 ) -> None:
     import transformers
 
