@@ -22,7 +22,7 @@ from cwa_engine.machine.memory import available_memory
 from cwa_engine.machine.memory_limit import memory_limit
 from cwa_engine.models.checksum import checksum
 from cwa_engine.models.failures import is_out_of_memory
-from cwa_engine.models.loading import LoadedModel, load_model, torch_device
+from cwa_engine.models.loading import LoadedModel, load_model
 from cwa_engine.models.memory import free_bytes, free_together, release, usual_reserve_bytes
 from cwa_engine.planning import IMPORTED_BYTES
 from cwa_engine.spec import RunSpec
@@ -142,8 +142,8 @@ class WarmModels:
             report.note(f"unloaded {dropped.name} ({used}) to make room for {name}")
 
     def _devices(self) -> list[torch.device]:
-        """The device, or the several ones that its models lie on."""
-        return [torch_device(name) for name in devices_in(self.device)]
+        """The device, or the several ones that its models lie on; whether they are here is seen when a job comes."""
+        return [torch.device("cpu" if is_cpu(name) else name) for name in devices_in(self.device)]
 
     # unloaded
 
