@@ -77,6 +77,8 @@ class _Slot:
         self.cancels = _Cancels()
         self._settings = Settings()  # of this node
         self._share = place.share
+        # Now, for once it is taken it counts as all that there is.
+        self._share_bytes = None if place.share == 1 else int(available_memory().total_bytes * place.share)
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._processor_s: Callable[[], float] = lambda: 0.0  # that the thread has computed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cwtool run")
@@ -158,7 +160,7 @@ class _Slot:
         limits = dataclasses.replace(
             command.limits,
             budget_bytes=None if budget is None else int(budget * self._share),
-            share_bytes=None if self._share == 1 else int(available_memory().total_bytes * self._share),
+            share_bytes=self._share_bytes,
             **{name: own[name] for name in ("reserve_bytes", "load_bytes", "cache_folder", "cache_bytes")},
         )
         return dataclasses.replace(command, folder=str(folder), device=self.about.device, limits=limits)

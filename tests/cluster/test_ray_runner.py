@@ -47,8 +47,7 @@ def content(report: RunReport) -> dict[str, Any]:
     assert report.folder
     said: dict[str, Any] = {path.name: path.read_bytes() for path in report.folder.iterdir()}
     for name in ("manifest.json", "summary.json"):
-        plain = json.loads(said[name])
-        said[name] = {key: value for key, value in plain.items() if key not in _DEPENDS}
+        said |= {f"{name} {key}": value for key, value in json.loads(said.pop(name)).items() if key not in _DEPENDS}
     return {name: each for name, each in said.items() if name not in ("log.txt", "SHA256SUMS")}
 
 
@@ -85,7 +84,7 @@ def test_a_study_with_a_killed_actor_finds_to_the_byte_what_the_daemon_finds(
     killers: list[threading.Thread] = []
     here = run_study(StudyFolder.of(study, tmp_path, runner.where)[0], runner, show=show)
     killers[0].join()
-    assert [cell.state for cell in here] == ["done"] * 6 and killed
+    assert [(cell.state, cell.error) for cell in here] == [("done", None)] * 6 and killed
     said = [event.text for event in runner.attach(killed[0]).events() if isinstance(event, Note)]
     assert any("died" in text and "queued again" in text for text in said)
     with cwtool.client() as client:
