@@ -36,7 +36,7 @@ class Comparison:
     tables: dict[str, bool]  # name -> whether both runs have the same bytes of it now
     altered: dict[str, dict[str, str]]  # run id -> file -> how it differs from what the run wrote
     as_first_written: dict[str, bool]  # table -> whether the second run wrote what the first one did
-    changed: list[str]  # of model, data, versions and machine
+    changed: list[str]  # of model, data, versions and machine, and the rule by which draws are measured
 
 
 @app.command()
@@ -93,6 +93,9 @@ def compare(before: JsonMap, after: JsonMap, first: Check, again: Check) -> Comp
         for name in before[part]
         if before[part].get(name) != after[part].get(name)
     ]
+    then, now = (manifest.get("control_rule", "sample") for manifest in (before, after))  # no early manifest names it
+    if then != now:
+        changed.append(f"rule by which draws of controls are measured: {then} then, {now} now")
     altered = {before["run_id"]: first.altered, after["run_id"]: again.altered}
     return Comparison(
         first=before["run_id"],

@@ -16,7 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from cwa_engine.records.checksums import check_run
+from cwa_engine.records.reading import read_manifest
+from cwa_tui.cli.rerun import compare
 from tests.conftest import CWTOOL, LONG, CommandLine
+from tests.engine.test_verification import RUNS
 
 SHORT = ("--model", "gpt2", "--topk", "5", "--eval-limit", "4")  # with as many draws as p-values need
 
@@ -168,6 +172,13 @@ def test_a_rerun_says_whether_the_same_came_out(cwtool: CommandLine) -> None:
     manifest = table.with_name("manifest.json")
     manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1'))
     assert "manifest.json is altered" in cwtool("rerun", run_id, rc=1).stderr
+
+
+def test_runs_of_different_rules_for_controls_are_told_apart() -> None:
+    early, now = (RUNS / name for name in ("controls_by_sample", "controls_by_elimination"))
+    found = compare(read_manifest(early), read_manifest(now), check_run(early), check_run(now))
+    assert not found.agree
+    assert any("draws of controls" in change and "sample then, elimination now" in change for change in found.changed)
 
 
 def test_verify_recomputes_a_run_of_the_daemon_and_a_folder_that_was_brought_elsewhere(cwtool: CommandLine) -> None:
