@@ -52,7 +52,21 @@ texts = ["The first of some texts of one's own.", "Another one, as long as the f
 }
 # These commands run until they ask for the daemon, so that what a spec refuses is found. The others are parsed alone.
 RUN_UNTIL_THE_DAEMON = {"run", "ablate", "plan", "load"}
-OPTIONS_OF_OTHER_PROGRAMS = {"--check", "--no-deps", "--now", "--to", "--user"}  # sha256sum, pip, systemctl, ssconvert
+OPTIONS_OF_OTHER_PROGRAMS = {
+    *("--check", "--no-deps", "--now", "--to", "--user"),  # sha256sum, pip, systemctl, ssconvert
+    *("--exclude", "--nodelist", "--nodes", "--ntasks", "--ntasks-per-node"),  # srun
+    *(
+        "--address",
+        "--block",
+        "--disable-usage-stats",
+        "--generate",
+        "--head",
+        "--include-dashboard",
+        "--port",
+        "--tmux",
+    ),  # ray
+    *("--max-worker-port", "--min-worker-port", "--node-manager-port", "--object-manager-port"),  # ray start
+}
 HELP = {"-h", "--help"}  # of every command
 NO_COMMANDS = {"cwtool X", "cwtool X --help", "cwtool X gpt2"}  # messages in which X stands for any command
 

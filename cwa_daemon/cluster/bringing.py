@@ -12,7 +12,7 @@ from cwa_engine.base.files import scratch_path, sync_folder, write_synced
 from cwa_engine.records.checksums import SUMS, check_run, is_of_a_run, written_hashes
 from cwa_engine.records.run_report import FilesInMemory, RunReport, report_from
 
-_AGAIN = "`cwtool study resume --retry` runs it again"
+_AGAIN = "`cwtool study resume` runs it again"
 
 
 def report_of_files(run_id: str, brought: RunFiles | None) -> RunReport:

@@ -193,9 +193,11 @@ class Dispatcher:
                 dropped += await lane.unload(model)
             except InvalidInput as refusal:
                 busy.append((lane, refusal))
-        for lane, reason in busy:
-            if not dropped or any(warm.name == model for warm in lane.warm_models()):
-                raise reason
+        in_the_way = [reason for lane, reason in busy if any(warm.name == model for warm in lane.warm_models())]
+        if not dropped:  # by another name it may be warm on any of them
+            in_the_way += [reason for _, reason in busy]
+        if in_the_way:
+            raise in_the_way[0]
         return dropped
 
     def warm_models(self) -> list[WarmModel]:

@@ -27,6 +27,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+ELIMINATION = "elimination"  # this rule, as manifests call it;
+SAMPLE = "sample"  # that of early versions: all draws on the sample, and the worst draw there on all texts
+
 SAMPLE_TEXTS = 8  # of the last round, evenly spaced
 FIRST_TEXTS = 2  # of the first round; each has twice as many as the one before
 BEHIND = 10  # times smaller a change is than that of the first, where its entrant is out

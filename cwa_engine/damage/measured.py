@@ -15,16 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwa_engine.base.statistics import paired_delta
-from cwa_engine.damage.elimination import SAMPLE_TEXTS, looks_of, rounds_of
+from cwa_engine.damage.elimination import ELIMINATION, SAMPLE_TEXTS, looks_of, rounds_of
 from cwa_engine.damage.treatments import Comparison, Treatment
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.rows import DamagePoint, exp
 
 if TYPE_CHECKING:  # it comes with torch
     from cwa_engine.damage.patch import Receipt
-
-ELIMINATION = "elimination"  # how draws of controls are measured, as manifests call it;
-SAMPLE = "sample"  # runs of early versions measured all on the sample, and the worst draw there on all texts
 
 Places = NDArray[np.int64]
 

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 from cwa_engine.base.statistics import as_extreme
 from cwa_engine.damage.competition import compete, has_p, p_value
-from cwa_engine.damage.elimination import LEAST_DRAWS, LEVEL, comparable
-from cwa_engine.damage.measured import SAMPLE, Damaged, MeasuredComparison, Reference
+from cwa_engine.damage.elimination import LEAST_DRAWS, LEVEL, SAMPLE, comparable
+from cwa_engine.damage.measured import Damaged, MeasuredComparison, Reference
 from cwa_engine.damage.treatments import Comparison
 from cwa_engine.methods.controls import CONTROLS
 from cwa_engine.rows import GIVEN, MATRICES, SMALL, Baseline, Separation, Verdict

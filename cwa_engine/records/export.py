@@ -21,7 +21,7 @@ from pathlib import Path
 from cwa_engine.base.files import is_abandoned, write_folder
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.version import __version__
-from cwa_engine.damage.measured import ELIMINATION
+from cwa_engine.damage.elimination import ELIMINATION
 from cwa_engine.questions.registry import STAGE_QUESTIONS
 from cwa_engine.records.checksums import SUMS, sums_text
 from cwa_engine.records.summary import answers_in_summary, damage_groups, numbers_of

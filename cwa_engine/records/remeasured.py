@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cwa_engine.damage.competition import compete
+from cwa_engine.damage.elimination import SAMPLE
 from cwa_engine.damage.measured import (
-    SAMPLE,
     Damaged,
     Measured,
     MeasuredComparison,

@@ -20,7 +20,7 @@ from cwa_engine.base.errors import CwaError, NotFound
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Row, Table, scored_metrics
 from cwa_engine.base.version import __version__
-from cwa_engine.damage.measured import ELIMINATION, SAMPLE
+from cwa_engine.damage.elimination import ELIMINATION, SAMPLE
 from cwa_engine.damage.separation import separations, verdicts
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.metrics import ABLATION

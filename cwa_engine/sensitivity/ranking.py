@@ -84,9 +84,9 @@ class Ranker:
         """The standard errors of what is selected so far, before the statistics are gone."""
         for selection in (*self._largest.values(), *([self._smallest] if self._smallest else [])):
             orders, units, _ = selection.columns()
-            for name, stats in statistics.items():
-                if stats.hessian_error is not None:
-                    order = self._loaded.anatomy.parameters[name].order
+            for parameter in self._loaded.anatomy.parameters.values():
+                stats, order = statistics.get(parameter.name), parameter.order
+                if stats and stats.hessian_error is not None:
                     ours = units[orders == order]
                     errors = stats.hessian_error.reshape(-1)[ours.to(stats.hessian_error.device)].tolist()
                     self._errors.update(zip(((order, unit) for unit in ours.tolist()), errors, strict=True))

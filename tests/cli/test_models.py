@@ -61,7 +61,8 @@ def lines(cwtool: CommandLine, *typed: str) -> list[str]:
 def test_plain_models_lists_the_guide_and_words_filter_it(cwtool: CommandLine) -> None:
     everything = cwtool.json("models")
     assert len(everything["guide"]) == len(catalog())
-    assert {entry["name"] for entry in cwtool.json("models", "code", "llama")["guide"]} == {"codellama/CodeLlama-7b-hf"}
+    sizes = {entry["name"] for entry in cwtool.json("models", "code", "llama")["guide"]}
+    assert sizes == {f"codellama/CodeLlama-{size}-hf" for size in ("7b", "13b", "34b")}
     assert cwtool.json("models", "list", "pythia-410m") == cwtool.json("models", "pythia-410m")
     (first, *_) = cwtool.json("models", "gpt2")["guide"]
     assert (first["name"], first["parameters"], first["tier"]) == ("distilgpt2", 81_912_576, "small")

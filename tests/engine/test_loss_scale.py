@@ -29,7 +29,7 @@ def halved(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     """A model that knows its texts by heart, so that gradients are small, in float16, and the same in float32."""
     model = tiny_model(request.param)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(100):
+    for _ in range(140):
         for sequence in sequences_of(wrap(model)):
             ids = torch.tensor([sequence.ids])
             (model(input_ids=ids, labels=ids).loss / len(TEXTS)).backward()
@@ -54,7 +54,7 @@ def test_gradients_of_float16_weights_are_those_of_the_same_weights_in_float32(h
         right, found, without = (flat(half, statistics, field) for statistics in (exact, scaled, unscaled))
         vanished, lost_without = (float((some[right > 0] == 0).float().mean()) for some in (found, without))
         assert vanished < 5e-4
-        assert lost_without > 0.01 or field != "gradient"
+        assert lost_without > 1e-3 or field != "gradient"
         best = (right * weights**power).topk(50).indices
         assert len(set((found * weights**power).topk(50).indices.tolist()) & set(best.tolist())) >= 48  # near ties
         assert float((found[best] / right[best]).log().abs().max()) < 0.15  # rounding of the forward pass
