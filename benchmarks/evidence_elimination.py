@@ -24,7 +24,7 @@ from benchmarks.tables import table
 from cwa_engine.damage.cases import comparisons
 from cwa_engine.damage.competition import compete, interval_of
 from cwa_engine.damage.curves import measure_damage
-from cwa_engine.damage.elimination import looks_of, texts_until_clear
+from cwa_engine.damage.elimination import SAMPLE, looks_of, texts_until_clear
 from cwa_engine.damage.measured import Damaged, Measured, MeasuredComparison, Reference, figures
 from cwa_engine.damage.measurement import MeasurementContext, TextPart, measure, prepare_measurement
 from cwa_engine.damage.separation import separations, verdicts

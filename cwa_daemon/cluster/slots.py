@@ -43,7 +43,7 @@ def slot_shapes(nodes: Sequence[Node], slots: int | None, gpus: int | None, cpus
     if slots is None and not shapes:
         raise DoesNotFit(
             f"no node of the cluster has {_wanted(each, cpus)}; {_there(nodes)}",
-            hint="ask for less (--gpus, --cpus), or say with --slots how many there will be",
+            hint="ask for less (--gpus, in Python cpus), or say with --slots how many there will be",
         )
     if slots is None:
         return shapes
