@@ -24,7 +24,7 @@ from benchmarks.service import CWTOOL
 from cwa_engine.records.run_report import open_run
 
 LANES, CELLS, ROUNDS = 2, 4, 1
-TRIED_SEEDS = 8  # control draws of the run by which it is found how many take as long as a cell shall
+TRIED_SEEDS = 8, 64  # control draws of the runs by which it is found how many take as long as a cell shall
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ def daemon_and_ray(cell_s: float) -> tuple[list[Studied], list[Studied]]:
 
 def _draws(folder: Path, models: Sequence[str], cell_s: float) -> int:
     """How many draws of a control make a cell as long as it shall be."""
-    tried = _studied(folder / "tried", models, TRIED_SEEDS, ())
-    return max(TRIED_SEEDS, round(TRIED_SEEDS * cell_s / max(tried.cells)))
+    few, many = (max(_studied(folder / f"tried{draws}", models, draws, ()).cells) for draws in TRIED_SEEDS)
+    each = (many - few) / (TRIED_SEEDS[1] - TRIED_SEEDS[0])
+    return max(TRIED_SEEDS[0], round(TRIED_SEEDS[0] + (cell_s - few) / each))
 
 
 def _studied(home: Path, models: Sequence[str], draws: int, on: Sequence[str]) -> Studied:
