@@ -149,16 +149,27 @@ def _outcome(
     if rivals:
         return "indistinguishable", ", ".join(f"{_as_bad(row)}{_p(row)}" for row in rivals)
     everything = len(reference.intact.tokens)
-    evidence = (
-        f"the largest of {row.draws} draws of {row.control} {_change(row.largest)}{_on_texts(row, everything)}{_p(row)}"
-        for row in against
-    )
+    evidence = (f"{_first(row)} {_change(row.largest)}{_on_texts(row, everything)}{_p(row)}" for row in against)
     return ("helpful" if critical.point.delta_nll < 0 else "harmful"), ", ".join(evidence)
 
 
 def _as_bad(row: Separation) -> str:
-    """ "0 of 3 draws of random change it as much" """
-    return f"{row.as_extreme} of {row.draws} draw{'s' * (row.draws != 1)} of {row.control} change it as much"
+    """ "0 of 3 draws of random came out ahead" """
+    draws = f"{row.as_extreme} of {row.draws} draw{'s' * (row.draws != 1)} of {row.control}"
+    return f"{draws} {'came out ahead' if _by_places(row) else 'change it as much'}"
+
+
+def _first(row: Separation) -> str:
+    """The draw that stands for a control: the others were measured on too few texts to say that it is the largest."""
+    if not _by_places(row):
+        return f"the largest of {row.draws} draws of {row.control}"
+    others = f" that came out ahead of {row.draws - 1} others" if row.draws > 1 else ""
+    return f"the draw of {row.control}{others}"
+
+
+def _by_places(row: Separation) -> bool:
+    """Whether draws competed on growing parts of the texts, or all were measured on the same, as in early versions."""
+    return row.largest_texts is not None
 
 
 def _p(row: Separation) -> str:
@@ -166,7 +177,7 @@ def _p(row: Separation) -> str:
 
 
 def _on_texts(row: Separation, everything: int) -> str:
-    """On how many texts the largest draw was measured, where these are not all."""
+    """On how many texts that draw was measured, where these are not all."""
     return f" on {row.largest_texts} texts" if row.largest_texts not in (None, everything) else ""
 
 

@@ -200,6 +200,7 @@ def _controls(report: RunReport) -> Iterator[str]:
             f"each control that changes the loss most on all of them."
         )
         order = f"changes the loss more than each draw on the same texts (exact rank test, p <= {LEVEL:g}"
+        rival = "the worst draw on all texts"
     else:
         yield (
             f"Controls were {described}. The draws of a control and the critical set were compared on growing parts of "
@@ -208,9 +209,10 @@ def _controls(report: RunReport) -> Iterator[str]:
             "until it was clear whether the critical set changes the loss more."
         )
         order = f"comes out ahead of all draws (exact rank test, p <= {LEVEL:g}"
+        rival = "the first of the draws"
     yield (
         f"A critical set counts as distinguishable from its controls if it {order}, which {LEAST_DRAWS} draws can show), "
-        "changes the loss more than the worst draw on all texts, and more than rounding does. Sets of several sizes were "
+        f"changes the loss more than {rival}, and more than rounding does. Sets of several sizes were "
         "tested from the largest on, and no further once one failed; with fewer draws, with fewer than "
         f"{LEAST_TEXTS} texts or with a model that guesses, nothing is tested."
     )

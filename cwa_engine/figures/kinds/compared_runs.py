@@ -48,7 +48,7 @@ def compared_curves(found: Comparison) -> Iterator[Figure]:
         yield Figure(
             name=name,
             title=f"Change of the loss by {doing(perturbation)} the top k by {ranking_of(metric)}",
-            caption=f"{compared(found)} Critical sets, and of each control the draw that changes the loss most, with "
+            caption=f"{compared(found)} Critical sets, and of each control the draw that came out ahead of the others, with "
             f"95 % intervals over texts.{warning}",
             table=table_of(name, CurvePoint, points),
             x=Axis("k", "weights changed, k", "log"),

@@ -87,10 +87,9 @@ def _controls(levels: Sequence[DamageLevel]) -> str:
     if not medians:
         return "Not compared with controls."
     names = ", ".join(dict.fromkeys(level.selection for level in medians))
-    least = min(level.texts for level in medians)
     return (
-        f"Beside each the draw of {names} that changes the loss most, with its interval, and the median of all draws "
-        f"on {least:,} of the texts."
+        f"Beside each the draw of {names} that came out ahead of the others, with its interval, and the median of all draws, "
+        "each on the texts that it was measured on."
     )
 
 
