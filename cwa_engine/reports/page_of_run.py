@@ -175,10 +175,10 @@ _KEY = (text("metric", "metric"), Column("k", "k"), text("perturbation", "pertur
 
 
 _CONTROLS_BY = {
-    True: "Draws and the critical set compete on growing parts of the texts, and whoever is far behind is out. Largest: the "
-    "draw that came out ahead of the others, with its interval, on so many texts. Median: of all draws, each on the texts that "
-    "it was measured on. p = (1 + draws that came out ahead of the critical set) / (1 + draws).",
-    False: "Largest: the draw that changes the loss most, on all texts, with its interval. Median, count and p are of the "
+    True: "Draws and the critical set compete on growing parts of the texts, and whoever is far behind is out. First draw: "
+    "the one that came out ahead of the others, with its interval, on so many texts. Median: of all draws, each on the "
+    "texts that it was measured on. p = (1 + draws that came out ahead of the critical set) / (1 + draws).",
+    False: "First draw: the one that changes the loss most, on all texts, with its interval. Median, count and p are of the "
     "texts on which every draw was measured; p = (1 + draws whose change is as large) / (1 + draws).",
 }  # by whether the run was measured so, or all draws on the same texts as in early versions
 
@@ -194,11 +194,11 @@ def _controls(rows: Sequence[Separation]) -> Iterator[TableBlock]:
             text("control", "control"),
             Column("draws", "draws"),
             Column("median Δ", "median", _change_of),
-            Column("largest Δ", "largest", _change_of),
-            Column("texts of largest", "largest_texts"),
+            Column("first draw Δ", "largest", _change_of),
+            Column("texts of first draw", "largest_texts"),
             ends(INTERVAL, "largest_low", "largest_high"),
-            Column("|Δ| over largest", "ratio"),
-            Column("draws as large", "as_extreme"),
+            Column("|Δ| over first draw", "ratio"),
+            Column("draws ahead", "as_extreme"),
             Column("p", "p_value"),
         ),
         "perturbation.csv and summary.json",

@@ -161,7 +161,7 @@ def _against_controls(summary: RunSummary, groups: Sequence[DamageSummary]) -> T
     """How far each critical set stands out from the draws of each control."""
     table, shown = _grouped_table("the critical set against its controls", summary, groups)
     table.add_column("control")
-    for name in ("median Δ", "largest Δ", "|Δ| over largest", "as large", "p"):
+    for name in ("median Δ", "first draw Δ", "|Δ| over first", "ahead", "p"):
         table.add_column(name, justify="right")
     for group in groups:
         for number, control in enumerate(group.controls):
