@@ -27,8 +27,8 @@ export HF_HUB_OFFLINE=1
 export RAY_AUTH_MODE=token
 ray get-auth-token --generate > /dev/null # in ~/.ray/auth_token, which all nodes see
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --all-ip-addresses | awk '{ print $1; exit }'):6379
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p) # head would end the pipe, and with it the job
+address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --all-ip-addresses | awk 'NR == 1 { print $1 }'):6379
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300 # seconds until all nodes must be there; 30, if not said
 
 # For models that need two GPUs each: --gpus 2
