@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.evidence_verdicts import MODEL, SIZE, planted_set
+from benchmarks.measure import print_parts
 from benchmarks.tables import table
 from cwa_engine.damage.cases import comparisons
 from cwa_engine.damage.competition import compete, interval_of
@@ -390,12 +391,6 @@ def measured_by_sample(context: MeasurementContext, comparison: Comparison) -> M
     return by_sample(context, MeasuredComparison(comparison, ZERO, critical, draws))
 
 
-PARTS = {part.__name__: part for part in (agreement, errors, passes)}
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for name in sys.argv[1:] or PARTS:
-        print(f"{name}: {PARTS[name].__doc__}\n", flush=True)
-        for text in PARTS[name]():
-            print(text, flush=True)
-        print(flush=True)
+    print_parts(agreement, errors, passes)

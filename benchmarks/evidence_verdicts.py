@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pydoc_data.topics
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.cases import smollm2
+from benchmarks.measure import print_parts
 from benchmarks.tables import table
 from cwa_engine.base.statistics import paired_delta
 from cwa_engine.damage.cases import critical_weights
@@ -180,12 +180,6 @@ def ranked(loaded: LoadedModel, k: int) -> Ranking:
     return rank(narrowed, resident(narrowed, scoring, Needs.GRADIENT), "grad_x_weight", k)
 
 
-PARTS = {part.__name__: part for part in (intervals, errors, power, floor, passes)}
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for name in sys.argv[1:] or PARTS:
-        print(f"{name}: {PARTS[name].__doc__}\n", flush=True)
-        for text in PARTS[name]():
-            print(text, flush=True)
-        print(flush=True)
+    print_parts(intervals, errors, power, floor, passes)

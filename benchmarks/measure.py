@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,3 +72,13 @@ def in_a_process_of_its_own(case: str) -> float:
     """The last number that `python -m benchmarks.cases CASE` prints. A new process has no memory from earlier work."""
     done = subprocess.run([sys.executable, "-m", "benchmarks.cases", case], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
+
+
+def print_parts(*parts: Callable[[], Iterable[str]]) -> None:
+    """Print what these measure, or those of them that the command line names."""
+    known = {part.__name__: part for part in parts}
+    for name in sys.argv[1:] or known:
+        print(f"{name}: {known[name].__doc__}\n", flush=True)
+        for text in known[name]():
+            print(text, flush=True)
+        print(flush=True)

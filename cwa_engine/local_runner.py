@@ -19,7 +19,7 @@ from cwa_engine.local_run import load_for, run_here
 from cwa_engine.records.run_id import new_run_id
 from cwa_engine.records.run_report import RunReport, open_run
 from cwa_engine.run_folders import FinishedRun, RunFolders
-from cwa_engine.runner import RunHandle, RunState
+from cwa_engine.runner import RunHandle, RunState, states_of
 from cwa_engine.spec import RunSpec
 
 
@@ -63,13 +63,7 @@ class LocalRunner:
         raise NotFound(f"there is no run {run_id} here", hint="it was not finished, or its folder was removed")
 
     def states(self, run_ids: Sequence[str]) -> Mapping[str, RunState]:
-        found = {}
-        for run_id in run_ids:
-            try:
-                found[run_id] = self.attach(run_id).state()
-            except NotFound:
-                continue
-        return found
+        return states_of(run_ids, lambda run_id: self.attach(run_id).state())
 
     def wait_for_room(self) -> None:
         """There is always room."""

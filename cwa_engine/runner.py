@@ -7,9 +7,11 @@ with LocalRunner() as runner:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from cwa_engine.base.errors import NotFound
 
 if TYPE_CHECKING:
     from cwa_engine.base.errors import CwaError
@@ -81,3 +83,14 @@ class Runner(Protocol):
 
     def wait_for_room(self) -> None:
         """After QueueFull: wait until another run may be asked for."""
+
+
+def states_of(run_ids: Sequence[str], state_of: Callable[[str], RunState]) -> Mapping[str, RunState]:
+    """Where these runs are, asked one by one; those of which `state_of` raises NotFound are left out."""
+    found = {}
+    for run_id in run_ids:
+        try:
+            found[run_id] = state_of(run_id)
+        except NotFound:
+            continue
+    return found

@@ -6,11 +6,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cwa_engine.base.errors import NotFound
 from cwa_engine.base.places import runs_folder, state_folder
 from cwa_engine.records.run_id import new_run_id
 from cwa_engine.run_folders import RunFolders
-from cwa_engine.runner import RunHandle, RunState
+from cwa_engine.runner import RunHandle, RunState, states_of
 from cwa_engine.spec import RunSpec
 
 ROOT = Path(__file__).parents[1]
@@ -59,13 +58,7 @@ class Farm:
         return self._folders.finished(run_id)
 
     def states(self, run_ids: Sequence[str]) -> Mapping[str, RunState]:
-        found = {}
-        for run_id in run_ids:
-            try:
-                found[run_id] = self.attach(run_id).state()
-            except NotFound:
-                continue
-        return found
+        return states_of(run_ids, lambda run_id: self.attach(run_id).state())
 
     def wait_for_room(self) -> None: ...
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from cwa_daemon.client.sync_client import Client
 from cwa_daemon.protocol import JobOptions, JobState, JobView
-from cwa_engine.base.errors import NotFound, RunFailed, error_from_dict
+from cwa_engine.base.errors import RunFailed, error_from_dict
 from cwa_engine.base.event_reader import event_from_plain
 from cwa_engine.base.events import Event
 from cwa_engine.base.files import fetch_folder
 from cwa_engine.records.checksums import altered_error, check_run
-from cwa_engine.runner import RunHandle, RunState, RunStateName
+from cwa_engine.runner import RunHandle, RunState, RunStateName, states_of
 from cwa_engine.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -61,13 +61,7 @@ class DaemonRunner:
     def states(self, run_ids: Sequence[str]) -> Mapping[str, RunState]:
         if len(run_ids) > ASKED_ONE_BY_ONE:
             return self._listed(set(run_ids))
-        found = {}
-        for run_id in run_ids:
-            try:
-                found[run_id] = _state_of(self._client.job(run_id))
-            except NotFound:
-                continue
-        return found
+        return states_of(run_ids, lambda run_id: _state_of(self._client.job(run_id)))
 
     def wait_for_room(self) -> None:
         """Wait until the job that is the next to begin has begun."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 
 from cwa_daemon.cluster.messages import RunFiles
 from cwa_engine.base.errors import Altered, OutputError
-from cwa_engine.base.files import scratch_path, sync_folder, write_synced
+from cwa_engine.base.files import write_folder
 from cwa_engine.records.checksums import SUMS, check_run, is_of_a_run, written_hashes
 from cwa_engine.records.run_report import FilesInMemory, RunReport, report_from
 
@@ -32,16 +31,12 @@ def report_of_files(run_id: str, brought: RunFiles | None) -> RunReport:
 def write_home(runs: Path, brought: RunFiles) -> None:
     """Write the folder of a run: it is there whole, or not at all. Raises Altered, and OutputError where the disk refuses."""
     folder = runs / brought.run_id
-    scratch = scratch_path(folder)
-    try:
-        scratch.mkdir(parents=True)
-        for name, content in brought.files.items():
-            write_synced(scratch / name, content)
-        if altered := check_run(scratch, brought.fingerprint).altered:
+
+    def check(written: Path) -> None:
+        if altered := check_run(written, brought.fingerprint).altered:
             raise Altered(f"the files of {folder.name} are not what was written: {altered}", hint=_AGAIN)
-        scratch.rename(folder)
-        sync_folder(folder.parent)
+
+    try:
+        write_folder(folder, brought.files.items(), check)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}", hint="make room there") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from cwa_daemon.client import handover
 from cwa_engine.base.errors import CwaError, DataError, InvalidInput, ModelBroken, ModelNotFound
 from cwa_engine.base.files import write_whole
-from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind, file_hashes, resolve
+from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind, known_hash, resolve
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.spec import RunSpec
 
@@ -89,7 +89,6 @@ class SameModels:
 
     def __init__(self) -> None:
         self._one_at_a_time = threading.Lock()
-        self._hashes: dict[tuple[Path, int, int], str] = {}  # path, size and time of a file here -> its sha256
         self._commits: dict[tuple[str, str | None], str] = {}
 
     def compare(self, report: RunReport, host: str, away: bool) -> None:
@@ -104,31 +103,19 @@ class SameModels:
     def _compare_files(self, path: Path, files: Mapping[str, str], host: str) -> None:
         folder = path if path.is_dir() else path.parent
         with self._one_at_a_time:
-            here = {name: self._hash(folder / name) for name in files if (folder / name).is_file()}
+            here = {name: known_hash(folder / name) for name in files if (folder / name).is_file()}
         if other := sorted(name for name, digest in files.items() if here.get(name, digest) != digest):
             raise ModelBroken(
                 f"{', '.join(other)} of {path} is another file on {host} than on this machine",
                 hint=f"{_SHARED}, or copy the model there anew",
             )
 
-    def _hash(self, path: Path) -> str:
-        found = path.stat()
-        stamp = (path, found.st_size, found.st_mtime_ns)
-        if stamp not in self._hashes:
-            self._hashes[stamp] = file_hashes([path])[path.name]
-        return self._hashes[stamp]
-
     def _compare_commit(self, repo: str, revision: str | None, commit: str, host: str) -> None:
         with self._one_at_a_time:
-            expected = self._commits.setdefault((repo, revision), _commit_here(repo, revision) or commit)
+            here = HubAccess.from_environment().commit_of(repo, revision or "main")
+            expected = self._commits.setdefault((repo, revision), here or commit)
         if expected != commit:
             raise ModelBroken(
                 f"{host} has commit {commit[:12]} of {repo}, and other runs or this machine have {expected[:12]}",
                 hint=f"give --revision {expected}, or have that node download it anew",
             )
-
-
-def _commit_here(repo: str, revision: str | None) -> str:
-    """The commit of a revision in the cache of this machine; empty for none."""
-    found = HubAccess.from_environment().cache / f"models--{repo.replace('/', '--')}" / "refs" / (revision or "main")
-    return found.read_text().strip() if found.is_file() else ""

@@ -19,7 +19,7 @@ from cwa_daemon.cluster.actor import SlotActor
 from cwa_daemon.cluster.board import Board, Queued
 from cwa_daemon.cluster.bringing import report_of_files, write_home
 from cwa_daemon.cluster.carried import SameModels, local_model, texts_of
-from cwa_daemon.cluster.following import Patience, Stuck, follow
+from cwa_daemon.cluster.following import Stuck, follow
 from cwa_daemon.cluster.home import LOOK_S, OwnRuns
 from cwa_daemon.cluster.joining import Cluster, actor_environment, asked_threads, first_line
 from cwa_daemon.cluster.messages import About, Errand, Place, RunFiles, code_here, other_code
@@ -208,7 +208,7 @@ class Driving:
             self._errand(run, away), self._texts(run) if away else None
         )
         brought: RunFiles | None = None
-        for report in follow(self._cluster.ray, slot.actor, said, run, Patience.of(self._settings)):
+        for report in follow(self._cluster.ray, slot.actor, said, run, self._settings):
             if isinstance(report, RunFiles):
                 brought = report
             elif isinstance(report, EventReport):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from cwa_daemon.base.settings import Settings
@@ -20,23 +19,7 @@ class Stuck(Exception):
     """An actor is to be ended: it hangs, or does not stop when its run is cancelled. The message says which."""
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds, as in `Settings`."""
-
-    cancel_grace_s: float
-    stage_idle_s: float
-    stage_step_s: float
-    silence_s: float
-
-    @classmethod
-    def of(cls, settings: Settings) -> Patience:
-        return cls(
-            settings.cancel_grace_s, settings.stage_idle_s, settings.stage_step_s, settings.worker_silence_s
-        )  # fmt: skip
-
-
-def follow(ray: Any, actor: Any, said: Any, run: Queued, patience: Patience) -> Iterator[Report | RunFiles]:
+def follow(ray: Any, actor: Any, said: Any, run: Queued, patience: Settings) -> Iterator[Report | RunFiles]:
     """The reports of a run out of a generator of Ray's, and its files. When it is cancelled, the actor is told.
 
     Raises Stuck, and RayError where the actor is gone.
@@ -65,7 +48,7 @@ def follow(ray: Any, actor: Any, said: Any, run: Queued, patience: Patience) -> 
             continue
         if deadline and (why := deadline.complaint(patience.cancel_grace_s)):
             raise Stuck(why)
-        if clock() - heard > patience.silence_s:
+        if clock() - heard > patience.worker_silence_s:
             raise Stuck(f"it hung, nothing was heard of it for {clock() - heard:.0f} s")
         if why := stalls.complaint(patience.stage_idle_s, patience.stage_step_s):
             raise Stuck(why)

@@ -13,11 +13,12 @@ from cwa_daemon.cluster.home import Home, OwnRuns
 from cwa_daemon.cluster.runs import KnownRuns, RayRun
 from cwa_daemon.cluster.store import store_named
 from cwa_engine.base.errors import ClusterUnreachable, DoesNotFit, InvalidInput, NotFound
+from cwa_engine.base.files import is_read_once
 from cwa_engine.base.places import state_folder
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.records.run_id import new_run_id
 from cwa_engine.run_folders import RunFolders
-from cwa_engine.runner import RunHandle, RunState
+from cwa_engine.runner import RunHandle, RunState, states_of
 from cwa_engine.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -101,13 +102,7 @@ class RayRunner:
         return RayRun(self._known, run_id)
 
     def states(self, run_ids: Sequence[str]) -> Mapping[str, RunState]:
-        found = {}
-        for run_id in run_ids:
-            try:
-                found[run_id] = self._known.record(run_id).seen()
-            except NotFound:
-                continue
-        return found
+        return states_of(run_ids, lambda run_id: self._known.record(run_id).seen())
 
     def wait_for_room(self) -> None:
         """There is always room: runs wait here."""
@@ -206,9 +201,7 @@ def _check_spec(spec: RunSpec) -> None:
             hint="leave out `output`: the files come home, see `cwtool results`",
         )
     path = spec.data_file
-    if path and (
-        path.is_fifo() or path.is_char_device() or path.is_relative_to("/dev") or path.is_relative_to("/proc")
-    ):
+    if path and is_read_once(path):
         raise InvalidInput(
             f"{path} is a pipe, and a run that is lost reads its texts again", hint="write them into a file"
         )

@@ -15,7 +15,7 @@ from cwa_daemon.pipe.place import WITHOUT_DEVICE
 from cwa_daemon.worker.reporter import RunReporter
 from cwa_daemon.worker.residency import ModelKey, Residency, Resident
 from cwa_engine.base import events
-from cwa_engine.base.devices import devices_in, is_cpu
+from cwa_engine.base.devices import is_cpu, memory_of
 from cwa_engine.base.errors import CwaError, DoesNotFit, OutOfMemory
 from cwa_engine.hub.sources import HubAccess, ModelSource, SourceKind, fingerprint, resolve
 from cwa_engine.machine.memory import available_memory
@@ -143,7 +143,7 @@ class WarmModels:
 
     def _devices(self) -> list[torch.device]:
         """The device, or the several ones that its models lie on; whether they are here is seen when a job comes."""
-        return [torch.device("cpu" if is_cpu(name) else name) for name in devices_in(self.device)]
+        return [torch.device(name) for name in memory_of(self.device)]
 
     # unloaded
 

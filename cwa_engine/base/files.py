@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,6 +73,11 @@ def check_output(folder: Path) -> None:
         ) from error
 
 
+def is_read_once(path: Path) -> bool:
+    """Whether what is read of a path is gone then, as of a pipe or a terminal."""
+    return path.is_fifo() or path.is_char_device() or path.is_relative_to("/dev") or path.is_relative_to("/proc")
+
+
 def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a file under a temporary name, flush it to disk and rename it, so that it is there whole or not at all.
 
@@ -86,13 +91,19 @@ def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def write_folder(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write (file name, content) under a temporary name, flush it to disk, rename it: it is there whole or not at all."""
+def write_folder(
+    folder: Path, files: Iterable[tuple[str, bytes]], check: Callable[[Path], None] = lambda written: None
+) -> None:
+    """Write (file name, content) under a temporary name, flush it to disk, rename it: it is there whole or not at all.
+
+    What `check` raises of the folder before it is renamed ends it.
+    """
     scratch = scratch_path(folder)
     scratch.mkdir(parents=True)
     try:
         for name, content in files:
             write_synced(scratch / name, content)
+        check(scratch)
         scratch.rename(folder)
         sync_folder(folder.parent)
     except BaseException:

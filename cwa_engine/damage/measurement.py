@@ -233,8 +233,8 @@ def check_restored(
         unexplained = context.batch_size.run(lambda size: evaluate(context.loaded, context.sequences, size, still)).nll
         unexplained -= context.intact.nll
     if abs(unexplained) <= DRIFT_LIMIT:
-        pass
-    elif context.checksums and math.isfinite(unexplained) and checksum(context.loaded.model) == context.checksums:
+        return NumericalFloor(repeat=drift, rounding=context.rounding)
+    if context.checksums and math.isfinite(unexplained) and checksum(context.loaded.model) == context.checksums:
         say(
             f"measured again, the loss of the intact model differs by {unexplained:.3g} nats per token, though every bit of "
             f"its weights is as before: its kernels on {context.loaded.device} are not repeatable"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -89,6 +90,11 @@ class HubAccess:
     def cache(self) -> Path:
         """The folder of downloaded models."""
         return Path(self.filled_in().cache_dir or "")
+
+    def commit_of(self, repo: str, revision: str) -> str:
+        """The commit that a revision is in the cache; empty where it is not known."""
+        found = self.cache / f"models--{repo.replace('/', '--')}" / "refs" / revision
+        return found.read_text().strip() if found.is_file() else ""
 
     @property
     def place(self) -> str:
@@ -280,6 +286,17 @@ def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
         else:
             hashes[path.name] = file_sha256(path)
     return hashes
+
+
+def known_hash(path: Path) -> str:
+    """The sha256 of a file, as `file_hashes` has it; it is read again where its size or time has changed."""
+    found = path.stat()
+    return _hash_of(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _hash_of(path: Path, size: int, changed_ns: int) -> str:
+    return file_hashes([path])[path.name]
 
 
 def file_sha256(path: Path) -> str:

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cwa_engine.base.cancellation import check_cancelled
-from cwa_engine.base.devices import devices_in
+from cwa_engine.base.devices import devices_in, memory_of
 from cwa_engine.base.errors import InvalidInput, ModelBroken, ModelNotFound
 from cwa_engine.data.tokens import TokenSequence, batched
 from cwa_engine.hub.access import current_access, hub_access
@@ -373,7 +373,7 @@ def torch_device(device: str) -> torch.device:
     here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         here.append("mps")
-    names = ["cpu" if one.startswith("cpu:") else one for one in devices_in(device)]
+    names = memory_of(device)
     for name in names:
         if ("cuda:0" if name == "cuda" else name) not in here:
             raise InvalidInput(f"this machine has no device '{name}'", hint=f"it has {', '.join(here)}")

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cwa_engine.base.errors import DataError, InvalidInput, NotFound, OutputError, did_you_mean
-from cwa_engine.base.files import write_folder, write_whole
+from cwa_engine.base.files import is_read_once, write_folder, write_whole
 from cwa_engine.base.places import state_folder
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.named_runners import NamedRunner, named_at
@@ -215,7 +215,7 @@ def studies_folder() -> Path:
 def _check_texts(cells: tuple[Cell, ...]) -> None:
     """Raises InvalidInput for texts that can be read once alone, as every run reads them again."""
     for path in {cell.spec.data_file for cell in cells if cell.spec.data_file}:
-        if path.is_fifo() or path.is_char_device() or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
+        if is_read_once(path):
             raise InvalidInput(
                 f"{path} is a pipe, and every run of a study reads its texts", hint="write the texts into a file first"
             )

@@ -20,7 +20,7 @@ from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.source_code import code_sha256
 from cwa_engine.base.version import __version__
 from cwa_engine.data.datasets import parse_dataset
-from cwa_engine.hub.sources import HubAccess, SourceKind, file_hashes, gguf_shards, resolve
+from cwa_engine.hub.sources import HubAccess, SourceKind, gguf_shards, known_hash, resolve
 from cwa_engine.records.export import library_versions
 from cwa_engine.spec import RunSpec
 
@@ -101,8 +101,8 @@ def _commit(repo: str, revision: str) -> str:
     """The commit that a revision is in the cache. A commit is one itself, downloaded or not."""
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return commit_identity(revision)
-    found = HubAccess.from_environment().cache / f"models--{repo.replace('/', '--')}" / "refs" / revision
-    return commit_identity(found.read_text().strip()) if found.is_file() else ""
+    found = HubAccess.from_environment().commit_of(repo, revision)
+    return commit_identity(found) if found else ""
 
 
 def _texts(spec: RunSpec) -> str:
@@ -132,14 +132,8 @@ def _hash_of_files(paths: Iterable[Path]) -> str:
     """Of their names and contents. A file is read again where its size or time has changed."""
     digest = hashlib.sha256()
     for path in paths:
-        found = path.stat()
-        digest.update(f"{path.name} {_hash_of_file(path, found.st_size, found.st_mtime_ns)}\n".encode())
+        digest.update(f"{path.name} {known_hash(path)}\n".encode())
     return digest.hexdigest()
-
-
-@functools.lru_cache(maxsize=10_000)
-def _hash_of_file(path: Path, size: int, changed_ns: int) -> str:
-    return file_hashes([path])[path.name]
 
 
 @functools.cache

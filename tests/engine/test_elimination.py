@@ -22,8 +22,7 @@ from cwa_engine.records.export import ModelRecord, RunRecord, write_run
 from cwa_engine.records.verification import verify
 from tests.engine.conftest import wrap
 from tests.engine.eliminated_by_hand import by_hand, parts_of
-from tests.engine.test_verdicts import spec, taught
-from tests.models import tiny_model
+from tests.engine.test_verdicts import planted_model, spec
 
 TEXTS = 66
 RANDOM = "random_matched"
@@ -98,10 +97,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def planted() -> Any:
-    """A model in which all that was learnt must go through channel 9 of the final norm."""
-    model = tiny_model("llama")
-    model.model.norm.weight.data[9] = 40.0
-    return taught(model, 40).model
+    return planted_model(40)
 
 
 def test_damage_of_a_default_run_takes_at_most_six_tenths_of_the_texts_that_all_draws_on_eight_take(

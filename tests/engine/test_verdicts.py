@@ -56,6 +56,13 @@ def taught(model: Any, epochs: int = 40) -> Any:
     return loaded
 
 
+def planted_model(epochs: int = 60) -> Any:
+    """A model in which all that was learnt must go through channel 9 of the final norm."""
+    model = tiny_model("llama")
+    model.model.norm.weight.data[9] = 40.0
+    return taught(model, epochs).model
+
+
 @pytest.fixture(scope="module")
 def trained() -> Any:
     return taught(tiny_model("llama")).model
@@ -68,10 +75,7 @@ def learnt(trained: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def planted() -> Any:
-    """A model in which all that was learnt must go through channel 9 of the final norm."""
-    model = tiny_model("llama")
-    model.model.norm.weight.data[9] = 40.0
-    return taught(model, 60).model
+    return planted_model()
 
 
 def test_a_planted_critical_weight_is_distinguishable_and_the_sentence_says_what_it_costs(

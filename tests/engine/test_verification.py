@@ -25,8 +25,7 @@ from cwa_engine.records.verification import Verification, verify
 from cwa_engine.spec import RunSpec
 from tests.engine.conftest import wrap
 from tests.engine.eliminated_by_hand import by_hand, parts_of
-from tests.engine.test_verdicts import TEXTS, taught
-from tests.models import tiny_model
+from tests.engine.test_verdicts import TEXTS, planted_model
 
 RUNS = Path(__file__).parent / "runs"  # by the rule that their manifests name
 MANY = {
@@ -50,10 +49,7 @@ ASKED: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """A model in which all that was learnt must go through channel 9 of the final norm."""
-    planted = tiny_model("llama")
-    planted.model.norm.weight.data[9] = 40.0
-    return taught(planted, 60).model
+    return planted_model()
 
 
 @pytest.fixture(scope="module")
