@@ -154,7 +154,10 @@ class Subscriptions:
         news: dict[int, list[Event]] = {}
         for number in sorted(followed.numbers):
             subscription = self._all.get(number)
-            if subscription is None or subscription.credit <= 0:  # gone while others were told, or behind
+            if subscription is None:  # gone while others were told
+                continue
+            if subscription.credit <= 0:  # its next acknowledgement sends it these
+                subscription.behind = True
                 continue
             if subscription.sent not in news:
                 news[subscription.sent] = self._store.events(run_id, subscription.sent, protocol.CREDIT)

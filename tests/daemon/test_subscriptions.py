@@ -139,6 +139,18 @@ def test_a_follower_that_does_not_acknowledge_falls_behind_alone(daemon: Daemon)
     assert daemon.received(silent) == daemon.received(other)
 
 
+def test_a_follower_whose_credit_was_just_enough_hears_the_end(daemon: Daemon) -> None:
+    number = daemon.follow()
+    for _ in range(protocol.CREDIT):
+        daemon.happens()
+        daemon.time.pass_by(1)
+    assert len(daemon.received(number)) == protocol.CREDIT
+    daemon.happens("state", state="cancelled")
+    assert len(daemon.received(number)) == protocol.CREDIT
+    daemon.acknowledge(number)
+    assert len(daemon.received(number)) == protocol.CREDIT + 1
+
+
 def test_nobody_elses_subscription_can_be_acknowledged_or_ended(daemon: Daemon) -> None:
     number = daemon.follow()
     daemon.subscriptions.remove(b"another client", number)
@@ -168,7 +180,7 @@ def test_whatever_happens_each_follower_hears_every_event_once_and_in_order(acti
                 case "event" | "progress":
                     daemon.happens(action, stage="score")
                 case "burst":
-                    for _ in range(40):
+                    for _ in range(protocol.ACKNOWLEDGE_EVERY):
                         daemon.happens()
                 case "wait" | "moment":
                     daemon.time.pass_by(0.5 if action == "wait" else 0.05)
