@@ -9,7 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from cwa_daemon.admin.bundle import user_name
 from cwa_daemon.admin.lifecycle import PROCESSES_HINT
 from cwa_daemon.admin.reindex import damage, schema_of
 from cwa_daemon.base.address import find, running_pid
+from cwa_daemon.base.in_force import not_taken
 from cwa_daemon.base.settings import MOST_SOCKET_BYTES, NOWHERE, Settings, unknown_variables
 from cwa_daemon.control import leftovers, telemetry
 from cwa_daemon.control.database import SCHEMA_VERSION, newer_schema
@@ -51,11 +52,12 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class DaemonAnswer:
-    """What a daemon says when it is asked: its version, which one it is in words, and what is wrong with it."""
+    """What a daemon says when it is asked: its version, which one it is in words, what is wrong with it, its settings."""
 
     version: str
     where: str
     troubles: Sequence[str]
+    settings: Mapping[str, str]
 
 
 AskDaemon = Callable[[Settings], DaemonAnswer]  # raises NoDaemon where none runs, and other errors of a client
@@ -259,6 +261,9 @@ def _daemon(settings: Settings, ask: AskDaemon) -> Iterator[Check]:
         else:
             advice = "`cwtool daemon restart --when-idle`"
             yield Check("daemon", WARNING, f"{answer.where} is version {answer.version}, this is {__version__}", advice)
+        if unlike := not_taken(settings, answer.settings):
+            advice = "`cwtool daemon restart --when-idle` takes what this shell has"
+            yield Check("settings of the daemon", WARNING, "; ".join(unlike), advice)
 
 
 def _database(settings: Settings) -> Iterator[Check]:

@@ -189,7 +189,7 @@ class Settings(BaseModel):
 
 def _environment() -> dict[str, str]:
     """Variables that are set; an empty one counts as unset."""
-    found = {name: os.environ.get(_variable(name)) for name in Settings.model_fields}
+    found = {name: os.environ.get(variable(name)) for name in Settings.model_fields}
     return {name: value for name, value in found.items() if value}
 
 
@@ -214,13 +214,14 @@ def _is_anothers(folder: Path) -> bool:
     return not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid()
 
 
-def _variable(name: str) -> str:
+def variable(name: str) -> str:
+    """The variable of the environment that sets a setting."""
     return f"CWTOOL_{name.upper()}"
 
 
 def unknown_variables() -> list[InvalidInput]:
     """Variables of the environment that look like settings and are none. Other programs may mean them, so they are no error."""
-    known = {_variable(name): name for name in Settings.model_fields}
+    known = {variable(name): name for name in Settings.model_fields}
     strange = sorted(name for name in os.environ if name.startswith("CWTOOL_") and name not in known)
     return [InvalidInput(f"no setting is called {name}", did_you_mean(name, known)) for name in strange]
 
@@ -231,9 +232,9 @@ def _refused(error: ValidationError, given: Mapping[str, Any]) -> InvalidInput:
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return _unknown(name)
-    where = "" if name in given else f" in {_variable(name)}" if name in _environment() else f" in {places.CONFIG_FILE}"
+    where = "" if name in given else f" in {variable(name)}" if name in _environment() else f" in {places.CONFIG_FILE}"
     reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
-    hint = f"{_variable(name)} goes before {places.CONFIG_FILE}; where neither has it, the usual value holds"
+    hint = f"{variable(name)} goes before {places.CONFIG_FILE}; where neither has it, the usual value holds"
     return InvalidInput(f"setting {name} is {first['input']!r}{where}: {reason}", hint)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cwa_daemon.client.fetching import RunFiles
     from cwa_daemon.client.maintenance import examine, install_service, log_files, service_text
     from cwa_daemon.client.runner import DaemonRunner
-    from cwa_daemon.client.start_stop import start_daemon, stop_daemon
+    from cwa_daemon.client.start_stop import settings_not_taken, start_daemon, stop_daemon
     from cwa_daemon.client.sync_client import Client
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "keys",
     "log_files",
     "service_text",
+    "settings_not_taken",
     "start_daemon",
     "stop_daemon",
 ]
@@ -56,6 +57,7 @@ _MODULES = {
     "install_service": "client.maintenance",
     "log_files": "client.maintenance",
     "service_text": "client.maintenance",
+    "settings_not_taken": "client.start_stop",
     "start_daemon": "client.start_stop",
     "stop_daemon": "client.start_stop",
 }

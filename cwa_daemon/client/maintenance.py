@@ -38,7 +38,8 @@ def _ask(settings: Settings) -> DaemonAnswer:
     from cwa_daemon.admin.doctor import DaemonAnswer
 
     with Client.connect(settings.model_copy(update={"host": None}), start=False) as client:
-        return DaemonAnswer(client.daemon_version, client.where, client.status().troubles)
+        found = client.status()
+        return DaemonAnswer(client.daemon_version, client.where, found.troubles, found.settings)
 
 
 def install_service(force: bool) -> tuple[Path, tuple[str, ...]]:

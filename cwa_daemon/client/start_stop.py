@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from cwa_daemon.admin import lifecycle
+from cwa_daemon.base.in_force import not_taken
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.client.answers import Stopped
 from cwa_daemon.client.sync_client import Client
@@ -17,8 +18,21 @@ def start_daemon(settings: Settings | None = None, listen: str | None = None) ->
 
     With `listen`, tcp://HOST:PORT, it also takes connections from other machines.
     """
-    settings = settings or Settings()
-    return lifecycle.start(settings.model_copy(update={"listen": listen}) if listen else settings)
+    return lifecycle.start(_with_listen(settings or Settings(), listen))
+
+
+def _with_listen(settings: Settings, listen: str | None) -> Settings:
+    return settings.model_copy(update={"listen": listen}) if listen else settings
+
+
+def settings_not_taken(settings: Settings | None = None, listen: str | None = None) -> list[str]:
+    """What is set here, with `listen` as `start_daemon` has it, and otherwise in the daemon that runs, in words.
+
+    Raises NoDaemon, DaemonUnreachable.
+    """
+    settings = _with_listen(settings or Settings(), listen)
+    with Client.connect(settings, start=False) as client:
+        return not_taken(settings, client.status().settings)
 
 
 def stop_daemon(

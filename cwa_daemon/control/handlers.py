@@ -189,6 +189,7 @@ async def status(service: Service, caller: Caller, request: protocol.GetStatus) 
         disk_full=service.store.disk_full,
         troubles=service.troubles.sentences(),
         limits=service.settings.shown_limits(),
+        settings=service.in_force,
         versions=dict(library_versions()),
         models=service.jobs.dispatcher.warm_models(),
         workers=service.jobs.dispatcher.workers(),

@@ -7,6 +7,7 @@ import os
 import time
 from collections import deque
 
+from cwa_daemon.base.in_force import in_force
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import telemetry
 from cwa_daemon.control.found_runs import FoundRuns
@@ -25,6 +26,7 @@ class Service:
 
     def __init__(self, settings: Settings, send: Send) -> None:
         self.settings = settings
+        self.in_force = in_force(settings)
         self.started = time.time()
         self.store = Store(settings.database)
         self.subscriptions = Subscriptions(self.store, send, asyncio.get_running_loop())

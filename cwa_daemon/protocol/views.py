@@ -26,7 +26,7 @@ class View(Message):
 
 
 # Clients before minor 4 refuse a view with fields that they do not know; later ones have no use for them.
-_SINCE_4 = {"owner", "copy_error", "deaths", "troubles", "limits"}
+_SINCE_4 = {"owner", "copy_error", "deaths", "troubles", "limits", "settings"}
 _SINCE_5 = {"worked_s", "running_since", "headline", "waits_for", "jobs_version"}
 _SINCE_6 = {"tags", "note"}
 
@@ -186,6 +186,7 @@ class StatusView(View):
     disk_full: bool = False
     troubles: list[str] = Field(default_factory=list)
     limits: dict[str, float | None] = Field(default_factory=dict)  # of a stage in seconds, of a load in bytes
+    settings: dict[str, str] = Field(default_factory=dict)  # that it started with, see `base.in_force`
     versions: dict[str, str] = Field(default_factory=dict)  # of the libraries that the workers use
     models: list[WarmModel]
     workers: list[WorkerView]

@@ -105,7 +105,7 @@ def _relative_loss_change(entry: Expectation, reports: Reports) -> Measured:
     return _finite(point, point.delta_nll / intact, point.delta_low / intact, point.delta_high / intact)
 
 
-@_measure("largest_control_change", "change of the loss by the control's worst draw", ("selection",), _GROUP)
+@_measure("largest_control_change", "change of the loss by the control's leading draw", ("selection",), _GROUP)
 def _largest_control_change(entry: Expectation, reports: Reports) -> Measured:
     report = _of(entry, reports)
     rows = [row for row in report.separations if row.control == entry.selection and _is_of(entry, row)]

@@ -45,9 +45,9 @@ def _damage(report: RunReport, metric: str | None) -> Iterator[PrintedTable]:
         f"Damage by the k highest ranked {report.spec.structure}s of {_model(report)}"
         + (f" ({', '.join(common)})" if common else "")
         + f", whose perplexity is {report.baseline.perplexity:.4g} when intact. The change of the loss is in nats per token, "
-        "paired per text, with 95 % intervals (jackknife over texts, Student's t). The worst control is the draw that changes "
-        "the loss most, of as many draws as stand in brackets; p is of the exact rank test against the draws of that control. "
-        f"Bold: distinguishable from every draw of all controls{_none_is(bold)}. {_protocol(report)}"
+        "paired per text, with 95 % intervals (jackknife over texts, Student's t). The worst control is the one whose "
+        "leading draw, of as many as stand in brackets, changes the loss most; p is of the exact rank test against its "
+        f"draws. Bold: distinguishable from all draws of all controls{_none_is(bold)}. {_protocol(report)}"
     )
     yield PrintedTable(
         DAMAGE,

@@ -3,8 +3,8 @@
 Every document of a task is answered by the intact model, by the model with each critical set damaged, and with draws of its
 controls: the same prompts, few-shot examples and order. So scores are compared document by document.
 
-Of a ranking the largest critical set is taken, under every perturbation; of each control the draw that changes the loss most,
-which is the control at its strongest, and the first two others.
+Of a ranking the largest critical set is taken, under every perturbation; of each control the leading draw and the first two
+others.
 """
 
 from __future__ import annotations
@@ -194,9 +194,11 @@ def _cases(measured: Sequence[MeasuredComparison]) -> Iterator[_Case]:
         yield _Case(*group, CRITICAL, None, comparison.weights, treatment)
         for control, damaged in entry.draws.items():
             draws = comparison.of(control)
-            worst = max(range(len(draws)), key=lambda place: (len(damaged[place].measured.places), damaged[place].size))
-            others = [place for place in range(len(draws)) if place != worst][:OTHER_DRAWS]
-            for draw in (draws[place] for place in (worst, *others)):
+            leading = max(
+                range(len(draws)), key=lambda place: (len(damaged[place].measured.places), damaged[place].size)
+            )
+            others = [place for place in range(len(draws)) if place != leading][:OTHER_DRAWS]
+            for draw in (draws[place] for place in (leading, *others)):
                 yield _Case(*group, control, draw.seed, draw.weights, treatment)
 
 
@@ -289,7 +291,7 @@ _Columns = tuple[str, int | None, str, str, int | None]  # metric, k, perturbati
 
 
 def comparisons(scores: Sequence[TaskScore], seed: int) -> Iterator[TaskComparison]:
-    """Every case beside the intact model, and every critical set beside the first draw of each of its controls: the worst.
+    """Every case beside the intact model, and every critical set beside the leading draw of each of its controls.
 
     By the rows of tasks.csv alone, so that they can be made again from it.
     """

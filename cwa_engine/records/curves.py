@@ -17,7 +17,7 @@ from cwa_engine.records.remeasured import CRITICAL, INTACT, Case, losses
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.rows import DamagePoint, Separation
 
-WORST, MEDIAN = "worst draw", "median draw"
+LEADING, MEDIAN = "leading draw", "median draw"
 Interval = tuple[float, float, float]  # the figure, and the ends of its 95 % interval
 
 
@@ -35,7 +35,7 @@ class DamageLevel:
     perturbation: str
     k: int
     selection: str
-    figure: str  # "", WORST or MEDIAN
+    figure: str  # "", LEADING or MEDIAN
     log_ratio: float | None  # nats per token
     low: float | None
     high: float | None
@@ -73,7 +73,7 @@ class DamageDifference:
 
 
 def damage_levels(report: RunReport, metric: str | None = None, k: int | None = None) -> Iterator[DamageLevel]:
-    """Every critical set of a run, and of each of its controls the worst and the median draw."""
+    """Every critical set of a run, and of each of its controls the leading and the median draw."""
     for group in report.summary.damage:
         if metric not in (None, group.metric) or k not in (None, group.k) or group.critical is None:
             continue
@@ -96,7 +96,7 @@ def _control(report: RunReport, control: Separation) -> Iterator[DamageLevel]:
     texts = control.largest_texts or report.texts.damage or report.texts.evaluation
     low, high = _finite(control.largest_low), _finite(control.largest_high)
     largest, median = _finite(control.largest), _finite(control.median)
-    yield DamageLevel(*key, WORST, largest, low, high, _in_bits(report, largest), texts, largest is None)
+    yield DamageLevel(*key, LEADING, largest, low, high, _in_bits(report, largest), texts, largest is None)
     yield DamageLevel(*key, MEDIAN, median, None, None, _in_bits(report, median), control.texts, median is None)
 
 

@@ -205,11 +205,11 @@ def _controls(report: RunReport) -> Iterator[str]:
         yield (
             f"Controls were {described}. The draws of a control and the critical set were compared on growing parts of "
             f"{sample:,} {_sequences(report)}; those that changed losses less than 1/{BEHIND} as much as the "
-            f"first were left out, but for {LEAST_KEPT}. The draw ahead of the others was measured on more texts, up to all, "
-            "until it was clear whether the critical set changes the loss more."
+            f"first were left out, but for {LEAST_KEPT}. The leading draw, ahead of the others, was measured on more "
+            "texts, up to all, until it was clear whether the critical set changes the loss more."
         )
         order = f"comes out ahead of all draws (exact rank test, p <= {LEVEL:g}"
-        rival = "the first of the draws"
+        rival = "the leading draw"
     yield (
         f"A critical set counts as distinguishable from its controls if it {order}, which {LEAST_DRAWS} draws can show), "
         f"changes the loss more than {rival}, and more than rounding does. Sets of several sizes were "

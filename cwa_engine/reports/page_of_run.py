@@ -116,9 +116,9 @@ def _headlines(report: RunReport) -> Iterator[Headline]:
     if worst := group.worst_control:
         inside = interval(worst.largest_low, worst.largest_high)
         below = f"{inside} nats per token; {worst.control}, {worst.draws:,} draws"
-        yield Headline("Change by the control that does most", _change_of(worst.largest), below)
+        yield Headline("Change by the leading draw of the controls", _change_of(worst.largest), below)
         if worst.ratio is not None:
-            yield Headline("Change over that of the strongest draw", f"{number(worst.ratio)} times")
+            yield Headline("Change over that of the leading draw", f"{number(worst.ratio)} times")
     tested = [control.p_value for control in group.controls if control.p_value is not None]
     if tested:
         yield Headline("p, largest of all controls", number(max(tested)))
@@ -175,10 +175,10 @@ _KEY = (text("metric", "metric"), Column("k", "k"), text("perturbation", "pertur
 
 
 _CONTROLS_BY = {
-    True: "Draws and the critical set compete on growing parts of the texts, and whoever is far behind is out. First draw: "
+    True: "Draws and the critical set compete on growing parts of the texts, and whoever is far behind is out. Leading draw: "
     "the one that came out ahead of the others, with its interval, on so many texts. Median: of all draws, each on the "
     "texts that it was measured on. p = (1 + draws that came out ahead of the critical set) / (1 + draws).",
-    False: "First draw: the one that changes the loss most, on all texts, with its interval. Median, count and p are of the "
+    False: "Leading draw: the one that changes the loss most, on all texts, with its interval. Median, count and p are of the "
     "texts on which every draw was measured; p = (1 + draws whose change is as large) / (1 + draws).",
 }  # by whether the run was measured so, or all draws on the same texts as in early versions
 
@@ -194,10 +194,10 @@ def _controls(rows: Sequence[Separation]) -> Iterator[TableBlock]:
             text("control", "control"),
             Column("draws", "draws"),
             Column("median Δ", "median", _change_of),
-            Column("first draw Δ", "largest", _change_of),
-            Column("texts of first draw", "largest_texts"),
+            Column("leading draw Δ", "largest", _change_of),
+            Column("texts of leading draw", "largest_texts"),
             ends(INTERVAL, "largest_low", "largest_high"),
-            Column("|Δ| over first draw", "ratio"),
+            Column("|Δ| over leading draw", "ratio"),
             Column("draws ahead", "as_extreme"),
             Column("p", "p_value"),
         ),

@@ -39,9 +39,15 @@ Kill = Annotated[
 def start(listen: Listen = None) -> None:
     """Start the daemon in the background."""
     refuse_other_host("daemon start")
-    from cwa_daemon.client import start_daemon
+    from cwa_daemon.client import settings_not_taken, start_daemon
 
-    show("the daemon runs" if start_daemon(listen=listen) else "the daemon was running already")
+    if start_daemon(listen=listen):
+        show("the daemon runs")
+        return
+    show("the daemon was running already")
+    if unlike := settings_not_taken(listen=listen):
+        say("\n".join(unlike))
+        say("it goes on as it is; `cwtool daemon restart --when-idle` takes what this shell has")
 
 
 @daemon.command("stop")

@@ -161,7 +161,7 @@ def _against_controls(summary: RunSummary, groups: Sequence[DamageSummary]) -> T
     """How far each critical set stands out from the draws of each control."""
     table, shown = _grouped_table("the critical set against its controls", summary, groups)
     table.add_column("control")
-    for name in ("median Δ", "first draw Δ", "|Δ| over first", "ahead", "p"):
+    for name in ("median Δ", "leading draw Δ", "|Δ| over leading", "ahead", "p"):
         table.add_column(name, justify="right")
     for group in groups:
         for number, control in enumerate(group.controls):
@@ -263,7 +263,7 @@ def _controls_by(summary: RunSummary) -> str:
         )
     return (
         f"Draws compete with the critical set on growing parts of {rows[0].texts} texts, and whoever is far behind is out; p = "
-        "(1 + draws ahead of it) / (1 + draws). Of a control the draw ahead of the others is shown, on "
+        "(1 + draws ahead of it) / (1 + draws). Of a control the leading draw, ahead of the others, is shown, on "
         f"{' or '.join(map(str, known))} texts; the median is of all draws, each on the texts it was measured on"
     )
 

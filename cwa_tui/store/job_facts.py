@@ -44,7 +44,7 @@ def all_asked(job: JobView) -> str:
 
 
 def ratios(job: JobView) -> str:
-    """`x6.55 vs x1.00`: perplexity over the intact model's, of the critical weights and of the worst control."""
+    """`x6.55 vs x1.00`: perplexity over the intact model's, of the critical weights and of the worst control's leading draw."""
     found = job.headline
     if found is None:
         return ""
@@ -57,7 +57,7 @@ def critical_ratio(found: Headline) -> str:
 
 
 def control_ratio(found: Headline) -> str:
-    """Of the worst draw of a control; empty where none was measured."""
+    """Of the leading draw of the worst control; empty where none was measured."""
     if found.control_collapsed:
         return "collapsed"
     return "" if found.control_ratio is None else fmt.ratio(found.control_ratio)

@@ -84,7 +84,7 @@ def fidelity_table(rows: Sequence[Fidelity]) -> Table:
 
 
 def tasks_table(rows: Sequence[TaskComparison]) -> Table:
-    """Scores of tasks in every case, beside the intact model's and those of the worst draw of a control."""
+    """Scores of tasks in every case, beside the intact model's and those of the leading draw of a control."""
     table = Table(title="tasks of lm-evaluation-harness, paired by document", **TABLE)
     left = ("task", "change", "case", "beside", "95 % interval")
     for name in ("task", "change", "case", "beside", "before", "after", "difference", "95 % interval", "p"):

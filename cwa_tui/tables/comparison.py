@@ -113,7 +113,7 @@ def _overlap_row(found: Comparison, row: RankingOverlap) -> TableRow:
 
 
 def damage_table(found: Comparison, metric: str, perturbation: str) -> ViewTable:
-    """The logarithm of the perplexity ratio by k: of each run's critical set, and of the worst draw of each control."""
+    """The logarithm of the perplexity ratio by k: of each run's critical set, and of the leading draw of each control."""
     levels = [level for level in found.damage if (level.metric, level.perturbation) == (metric, perturbation)]
     runs = [run for run in found.runs if any(level.run == run.run for level in levels)]
     columns = [
@@ -145,7 +145,7 @@ def _level_row(k: int, selection: str, here: Mapping[str, DamageLevel]) -> Table
 
 
 def levels_table(found: Comparison, metric: str, perturbation: str) -> ViewTable:
-    """The same with a row for each run, which fits any number of runs; of controls the worst draw."""
+    """The same with a row for each run, which fits any number of runs; of controls the leading draw."""
     columns = (
         Column("k", "k", 6, right=True),
         Column("selection", "selection", 14, most=24, cut="middle"),
@@ -178,7 +178,7 @@ def levels_table(found: Comparison, metric: str, perturbation: str) -> ViewTable
         }
         key = f"{level.k} {level.selection} {level.run}"
         rows.append(_row(key, values, shown, "bold" if level.selection == "critical" else ""))
-    return ViewTable(f"damage by {perturbation}; of controls the worst draw", columns, tuple(rows))
+    return ViewTable(f"damage by {perturbation}; of controls the leading draw", columns, tuple(rows))
 
 
 def _ends(level: DamageLevel) -> str:

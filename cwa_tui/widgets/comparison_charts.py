@@ -134,7 +134,7 @@ def _round_places(last: int) -> list[int]:
 
 
 class CurvesChart(ComparisonChart):
-    """The change of the loss by k of each run's critical sets, and of the worst draw of each control."""
+    """The change of the loss by k of each run's critical sets, and of the leading draw of each control."""
 
     def show_curves(self, found: Comparison, metric: str, perturbation: str, warning: str) -> None:
         """`warning` where the runs did not measure alike."""
@@ -158,7 +158,7 @@ class CurvesChart(ComparisonChart):
             if any(level.run == run.run for level in levels):
                 legend.append(f"{MARKERS[place]} ", STYLES[place]).append(f"{run.label}  ")
         if levels:
-            legend.append("hollow: of each control the worst draw · │ 95 %", "dim")
+            legend.append("hollow: of each control the leading draw · │ 95 %", "dim")
         runs = [run.run for run in found.runs]
         drawn = [level for level in levels if level.log_ratio is not None]
         paint = (lambda plot: _paint_curves(plot, drawn, runs)) if drawn else None

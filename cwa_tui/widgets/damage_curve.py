@@ -73,7 +73,7 @@ def damage_curve(points: Sequence[DamagePoint], metric: str, perturbation: str) 
                 Series(
                     name=name,
                     marker=marker,
-                    points=tuple(_largest(finite, k) for k in sorted({point.k for point in finite})),
+                    points=tuple(_leading(finite, k) for k in sorted({point.k for point in finite})),
                     draws=() if name == CRITICAL else tuple(ChartPoint(p.k, p.delta_nll) for p in finite),
                     collapsed=tuple(sorted({point.k for point in mine if not _is_finite(point)})),
                 )
@@ -85,16 +85,16 @@ def _is_finite(point: DamagePoint) -> bool:
     return math.isfinite(point.delta_nll) and not point.collapsed_at
 
 
-def _largest(points: Sequence[DamagePoint], k: int) -> ChartPoint:
-    point = worst_draw([point for point in points if point.k == k])
+def _leading(points: Sequence[DamagePoint], k: int) -> ChartPoint:
+    point = leading_draw([point for point in points if point.k == k])
     known = math.isfinite(point.delta_low) and math.isfinite(point.delta_high)
     return ChartPoint(k, point.delta_nll, point.delta_low if known else None, point.delta_high if known else None)
 
 
-def worst_draw(draws: Sequence[DamagePoint]) -> DamagePoint:
-    """The draw that changes the loss most, a loss that is not finite before all others.
+def leading_draw(draws: Sequence[DamagePoint]) -> DamagePoint:
+    """The draw that came out ahead of the others: it is measured on most texts, and changes the loss most where several are.
 
-    Once that is known, it is the one that was measured on most texts.
+    A loss that is not finite is the largest change.
     """
     return max(
         draws, key=lambda draw: (draw.sequences, abs(draw.delta_nll) if math.isfinite(draw.delta_nll) else math.inf)

@@ -15,7 +15,7 @@ from cwa_tui.store.state import AskedRun, SelectedRun
 from cwa_tui.tables.columns import Column
 from cwa_tui.tables.rows import Rows, TableRow
 from cwa_tui.text import format as fmt
-from cwa_tui.widgets.damage_curve import CRITICAL, worst_draw
+from cwa_tui.widgets.damage_curve import CRITICAL, leading_draw
 from cwa_tui.widgets.row_table import RowTable
 
 BEYOND = "> 1e308"  # `fmt.NOT_FINITE` in a narrow column: exp of a finite loss that no float holds
@@ -24,7 +24,7 @@ _Group = tuple[str, int, str]  # metric, k, perturbation
 
 
 class DamageTable(RowTable):
-    """For each critical set one row, and for each of its controls the largest change and the median of its draws.
+    """For each critical set one row, and for each of its controls the leading draw and the median of its draws.
 
     It shows the metric in view; `a` shows all of them, `d` every draw. Metric and perturbation have columns where there
     are several.
@@ -130,7 +130,7 @@ def _in_short(points: Sequence[DamagePoint], known: Sequence[Separation]) -> Ite
                 yield _row(draws[0], "")
                 continue
             separation = separations.get((*group, name))
-            yield _row(worst_draw(draws), "largest", p_value=separation.p_value if separation else None)
+            yield _row(leading_draw(draws), "leading", p_value=separation.p_value if separation else None)
             if len(draws) > 1:
                 yield _median_row(draws, separation)
 

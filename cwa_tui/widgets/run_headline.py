@@ -79,7 +79,7 @@ def _verdict(selected: SelectedRun, metric: str | None, room: int) -> list[Text]
 
 
 def _in_figures(report: RunReport, verdict: Verdict) -> str:
-    """A verdict whose sentence has no room: its outcome, the change by the set, and the largest by its controls."""
+    """A verdict whose sentence has no room: its outcome, the change by the set, and by the leading draws."""
     group = next(
         group
         for group in report.summary.damage
@@ -87,9 +87,7 @@ def _in_figures(report: RunReport, verdict: Verdict) -> str:
     )
     change = fmt.finite_delta(group.critical.delta_nll if group.critical else None)
     controls = ", ".join(f"{row.control} {fmt.finite_delta(row.largest)}" for row in group.controls)
-    return (
-        f"{verdict.outcome} · k {verdict.k:,} {verdict.perturbation}: {change} nats · largest of controls: {controls}"
-    )
+    return f"{verdict.outcome} · k {verdict.k:,} {verdict.perturbation}: {change} nats · leading draws: {controls}"
 
 
 def _measured(selected: SelectedRun, metric: str | None) -> Text | None:

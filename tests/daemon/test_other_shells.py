@@ -54,6 +54,22 @@ def test_a_shell_without_the_daemons_variables_reaches_it_and_says_which_it_is(
     assert "no daemon is running" in started("ps").stderr
 
 
+def test_a_shell_with_other_settings_is_told_that_the_daemon_goes_on_with_its_own(started: CommandLine) -> None:
+    again = started("daemon", "start")
+    assert (again.stdout, again.stderr) == ("the daemon was running already\n", "")
+    started.env |= {"CWTOOL_CPU_LANES": "2", "CUDA_VISIBLE_DEVICES": "7"}
+    said = started("daemon", "start", "--listen", "tcp://127.0.0.1:9").stderr
+    assert "CWTOOL_CPU_LANES is 2 here and 1 in the daemon\n" in said
+    assert "CWTOOL_LISTEN is tcp://127.0.0.1:9 here and not set in the daemon\n" in said
+    assert "CUDA_VISIBLE_DEVICES is 7 here and not set in the daemon\n" in said
+    assert "it goes on as it is; `cwtool daemon restart --when-idle` takes what this shell has\n" in said
+    found = {check["name"]: check for check in started.json("doctor")["checks"]}
+    assert found["settings of the daemon"]["state"] == "warning"
+    started("daemon", "restart", "--when-idle")
+    assert started("daemon", "start").stderr == ""
+    assert "settings of the daemon" not in {check["name"] for check in started.json("doctor")["checks"]}
+
+
 def test_a_daemon_that_does_not_answer_is_named_and_a_restart_ends_it(started: CommandLine) -> None:
     pid = started.json("daemon", "status")["pid"]
     os.kill(pid, signal.SIGSTOP)

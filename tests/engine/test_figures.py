@@ -108,7 +108,7 @@ def test_a_damage_curve_has_of_each_control_the_draw_that_changes_the_loss_most(
     found = table(figures[f"damage_curve_{METRIC}_zero"])
     damage = csv(run, "perturbation.csv")
     draws = damage[(damage.metric == METRIC) & (damage.perturbation == "zero") & (damage.selection == "random")]
-    worst = found[found.series == "random, worst draw"]
+    worst = found[found.series == "random, leading draw"]
     for k, change in zip(worst.k, worst.change, strict=True):
         measured = draws[draws.k == k]
         on_all = measured[measured.sequences == measured.sequences.max()]

@@ -73,7 +73,7 @@ async def test_t_shows_the_table_of_a_figure_and_x_writes_it_as_it_is(
         await pilot.press("F")
         await sees(app, "1 of ")
         await pilot.press("t")
-        await sees(app, "random, worst draw", "change", "texts")
+        await sees(app, "random, leading draw", "change", "texts")
         await pilot.press("t", "x")
         await sees(app, "export the figure as")
         await pilot.press("c")

@@ -238,7 +238,7 @@ async def test_a_short_terminal_says_the_verdict_in_figures() -> None:
     assert random.largest
     async with run_open(daemon, RUN_ID) as terminal:
         await terminal.sees(f"{group.outcome} · k 4 zero: {group.critical.delta_nll:+.4f} nats")
-        await terminal.sees(f"largest of controls: random {random.largest:+.4f}", "(5: whole, and")
+        await terminal.sees(f"leading draws: random {random.largest:+.4f}", "(5: whole, and")
 
 
 async def test_m_shows_another_metric_everywhere() -> None:

@@ -21,7 +21,7 @@ BOTH = "in both"
 
 
 def compared_curves(found: Comparison) -> Iterator[Figure]:
-    """A figure for each ranking and perturbation: critical sets and the worst draw of each control, run by run."""
+    """A figure for each ranking and perturbation: critical sets and the leading draw of each control, run by run."""
     levels = [row for row in found.damage if row.figure != MEDIAN and not is_part_of_a_sweep(row.perturbation)]
     for metric, perturbation in dict.fromkeys((row.metric, row.perturbation) for row in levels):
         mine = [row for row in levels if (row.metric, row.perturbation) == (metric, perturbation)]
@@ -48,7 +48,7 @@ def compared_curves(found: Comparison) -> Iterator[Figure]:
         yield Figure(
             name=name,
             title=f"Change of the loss by {doing(perturbation)} the top k by {ranking_of(metric)}",
-            caption=f"{compared(found)} Critical sets, and of each control the draw that came out ahead of the others, with "
+            caption=f"{compared(found)} Critical sets, and of each control the leading draw, with "
             f"95 % intervals over texts.{warning}",
             table=table_of(name, CurvePoint, points),
             x=Axis("k", "weights changed, k", "log"),

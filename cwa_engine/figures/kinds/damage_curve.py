@@ -18,10 +18,10 @@ DOSE = "scale"  # doses are `scale 0.5` and so on
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """A critical set, or of one control the worst or the median draw. Changes are nats per token."""
+    """A critical set, or of one control the leading or the median draw. Changes are nats per token."""
 
     k: int
-    series: str  # "critical", or "random, worst draw"
+    series: str  # "critical", or "random, leading draw"
     change: float | None  # None where the loss is not finite
     low: float | None  # of the 95 % interval; None where there is none
     high: float | None
@@ -74,7 +74,7 @@ CURVE_LAYERS = (
 
 
 def series_of(level: DamageLevel) -> str:
-    """What the legend calls a point: "critical", or "random, worst draw"."""
+    """What the legend calls a point: "critical", or "random, leading draw"."""
     return CRITICAL if level.selection == CRITICAL else f"{level.selection}, {level.figure}"
 
 
@@ -88,8 +88,8 @@ def _controls(levels: Sequence[DamageLevel]) -> str:
         return "Not compared with controls."
     names = ", ".join(dict.fromkeys(level.selection for level in medians))
     return (
-        f"Beside each the draw of {names} that came out ahead of the others, with its interval, and the median of all draws, "
-        "each on the texts that it was measured on."
+        f"Beside each the leading draw of {names}, the one that came out ahead of the others, with its interval, and the "
+        "median of all draws, each on the texts that it was measured on."
     )
 
 
@@ -98,7 +98,7 @@ FIGURES = (
         name="damage_curve",
         place=10,
         of="run",
-        shows="the change of the loss by k, with 95 % intervals, beside the worst and the median draw of each control",
+        shows="the change of the loss by k, with 95 % intervals, beside the leading and the median draw of each control",
         make=damage_curves,
     ),
 )

@@ -58,7 +58,7 @@ def _damage(report: StudyReport, points: Sequence[ScalingPoint], fits: Sequence[
         name=name,
         title=f"Damage by size: {doing(first.perturbation)} the top {first.k:,} by {ranking_of(first.metric)}",
         caption=f"{study_runs(report)} {f'{first.others}. ' if first.others else ''}Critical sets of k = {first.k:,} "
-        f"with 95 % intervals over texts, beside the worst draw of each run's controls. {_law(fits)}",
+        f"with 95 % intervals over texts, beside the leading draw of each run's worst control. {_law(fits)}",
         table=table_of(name, SizedDamage, rows),
         x=Axis("parameters", "parameters", "log"),
         y=Axis(

@@ -59,7 +59,7 @@ class MetricDamage:
     low: float | None
     high: float | None
     outcome: str  # of the run's own test against controls
-    ratio: float | None  # over the worst draw of all controls
+    ratio: float | None  # over the leading draw of the worst control
     most: str  # the ranking that does most
     less: float | None
     less_low: float | None
