@@ -121,7 +121,7 @@ async def test_keys_choose_the_pane_that_a_narrow_terminal_shows() -> None:
     damaged(daemon, scored(daemon))
     async with run_open(daemon, RUN) as terminal:
         for key, texts in (
-            ("2", ["[2 damage]", "largest", "of 3 so far", "● critical"]),
+            ("2", ["[2 damage]", "leading", "of 3 so far", "● critical"]),
             ("3", ["[3 profile]", "down", "layers", "critical"]),
             ("4", ["[4 log]", "rank 1 is"]),
             ("5", ["[5 answers]", "when the run is done"]),
@@ -148,7 +148,7 @@ async def test_controls_are_summed_up_and_d_shows_every_draw() -> None:
     async with run_open(daemon, RUN) as terminal:
         await terminal.go("2", "damage")
         await terminal.sees("median", "of 3 so far")
-        assert "-0.0040" in terminal.line("largest")
+        assert "-0.0040" in terminal.line("leading")
         assert "+0.0010" in terminal.line("median")
         await terminal.press("d")
         await terminal.sees("seed 0", "seed 1", "seed 2", "· each draw")
