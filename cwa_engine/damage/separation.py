@@ -145,12 +145,24 @@ def _outcome(
         return "not tested", f"{'; '.join(missing)} ({', '.join(map(_as_bad, against))})"
     if critical.size <= reference.rounding:
         return "indistinguishable", f"rounding alone changes the loss by up to {reference.rounding:.2g}"
+    everything = len(reference.intact.tokens)
     rivals = [row for row in against if (row.p_value or 0) > LEVEL or not row.beyond]
     if rivals:
-        return "indistinguishable", ", ".join(f"{_as_bad(row)}{_p(row)}" for row in rivals)
-    everything = len(reference.intact.tokens)
-    evidence = (f"{_first(row)} {_change(row.largest)}{_on_texts(row, everything)}{_p(row)}" for row in against)
-    return ("helpful" if critical.point.delta_nll < 0 else "harmful"), ", ".join(evidence)
+        return "indistinguishable", ", ".join(_why_not(row, everything) for row in rivals)
+    return ("helpful" if critical.point.delta_nll < 0 else "harmful"), ", ".join(
+        _beside(row, everything) for row in against
+    )
+
+
+def _why_not(row: Separation, everything: int) -> str:
+    """What a critical set fails by: its place among the draws, or the draw that does as much on more texts."""
+    if (row.p_value or 0) > LEVEL:
+        return f"{_as_bad(row)}{_p(row)}"
+    return f"{_beside(row, everything)}, but the set does no more than that draw"
+
+
+def _beside(row: Separation, everything: int) -> str:
+    return f"{_first(row)} {_change(row.largest)}{_on_texts(row, everything)}{_p(row)}"
 
 
 def _as_bad(row: Separation) -> str:
@@ -173,7 +185,13 @@ def _by_places(row: Separation) -> bool:
 
 
 def _p(row: Separation) -> str:
-    return "" if row.p_value is None else f", p = {row.p_value:.2g}"
+    """Two digits, and more where these would read as the level that p is above."""
+    if row.p_value is None:
+        return ""
+    digits = 2
+    while row.p_value > LEVEL >= float(f"{row.p_value:.{digits}g}"):
+        digits += 1
+    return f", p = {row.p_value:.{digits}g}"
 
 
 def _on_texts(row: Separation, everything: int) -> str:

@@ -34,7 +34,9 @@ def spread(many: Sequence[int], few: int) -> list[int]:
 
 
 def last_round(n: int) -> list[int]:
-    return [*range(1, n + 1)] if n <= 8 else [1 + math.floor(Fraction(i * (n - 1), 7) + Fraction(1, 2)) for i in range(8)]
+    return (
+        [*range(1, n + 1)] if n <= 8 else [1 + math.floor(Fraction(i * (n - 1), 7) + Fraction(1, 2)) for i in range(8)]
+    )
 
 
 def rounds(n: int) -> list[list[int]]:
@@ -87,7 +89,7 @@ def told(
     critical: Sequence[float], draws: Sequence[Sequence[float]], tokens: Sequence[int], random: bool
 ) -> Told:  # changes of the loss of each text, in nats
     n, everyone = len(tokens), {CRITICAL: critical, **dict(enumerate(draws))}
-    left, behind, seen = list(everyone), [], dict.fromkeys(everyone, [0])
+    left, behind, seen = list(everyone), [], {entrant: [0] for entrant in everyone}
     for texts in rounds(n):
         last = texts == rounds(n)[-1]
         size = {e: (moved if last else mean_square)(everyone[e], tokens, texts) for e in left}

@@ -82,7 +82,11 @@ def judged(
     return measured, rows, verdict
 
 
-LONG = ([1, 1024] * 10, [5.0, 0.0] * 10, {"random": [*[[4.0, 0.0] * 10] * 3, [0.0, 512.0] * 10, *[[0.0, 0.5] * 10] * 15]})
+LONG = (
+    [1, 1024] * 10,
+    [5.0, 0.0] * 10,
+    {"random": [*[[4.0, 0.0] * 10] * 3, [0.0, 512.0] * 10, *[[0.0, 0.5] * 10] * 15]},
+)
 
 
 @settings(max_examples=250, deadline=None)
@@ -112,3 +116,25 @@ def test_a_set_is_judged_by_the_words_of_the_method(case: Any, floor: float) -> 
     total = sum(critical) / sum(tokens)
     of = [(CONTROLS[control], len(changes), expected[control]) for control, changes in drawn.items()]
     assert verdict.outcome == rule_by_hand.outcome(of, len(tokens), total, floor)
+
+
+def test_a_set_that_is_ahead_on_few_texts_and_not_on_all_is_told_which_draw_does_as_much() -> None:
+    """Not that p = 0.05 and no draw is ahead, which are reasons for the other verdict."""
+    tokens, eight = [4] * 32, rule_by_hand.last_round(32)
+    ours = [4.0 if text in eight else 0.0 for text in range(1, 33)]
+    draw = [2.0 if text in eight else 12.0 for text in range(1, 33)]
+    drawn = {"random": [draw, *[[0.0] * 32] * 18], "bottom": [draw]}
+    _, rows, verdict = judged(tokens, ours, drawn, 0.0)
+    assert [row.as_extreme for row in rows] == [0, 0]
+    assert verdict.outcome == "indistinguishable"
+    assert verdict.sentence.endswith(
+        "; the draw of random that came out ahead of 18 others changes it by +1.75 on 16 texts, p = 0.05, but the set does no "
+        "more than that draw, the draw of bottom changes it by +1.75 on 16 texts, but the set does no more than that draw."
+    )
+
+
+def test_a_p_above_the_level_does_not_read_as_the_level() -> None:
+    draws = [[8.0] * 16] * 5 + [[1.0] * 16] * 113
+    _, (row,), verdict = judged([4] * 16, [4.0] * 16, {"random": draws}, 0.0)
+    assert row.p_value == 6 / 119
+    assert verdict.sentence.endswith("5 of 118 draws of random came out ahead, p = 0.0504.")

@@ -123,7 +123,7 @@ def test_p_values_come_from_an_elimination_and_the_draw_ahead_is_measured_until_
     assert result.floor
     for row in result.separations:
         drawn = [case for case in losses if case[0] == row.control]
-        order, measured = by_hand(change, ("critical", None), drawn, parts_of(20))
+        order, measured = by_hand(change, ("critical", None), drawn, parts_of(20), tokens)
         ahead = order.index(("critical", None))
         assert (row.draws, row.texts, row.as_extreme) == (len(drawn), 8, ahead)
         assert row.p_value == (1 + ahead) / (1 + len(drawn))

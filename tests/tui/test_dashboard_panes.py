@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwa_daemon.protocol import DeviceMemory, Headline, JobView, StageProgress, WorkerView
+from cwa_engine.base.plain import from_plain
+from cwa_engine.rows import DamagePoint
 from cwa_engine.spec import RunSpec
 from cwa_tui.store.events import read_job_event
 from cwa_tui.store.followed_run import FollowedRun, run_after
@@ -240,6 +242,20 @@ def test_the_preview_is_one_sentence_in_one_line_and_the_log_fills_what_is_left(
     assert "grad_x_weight k10 zero      x6.55 vs x1.0001" in text
     assert "1 model.layers.1.mlp.down_proj.weight[2533,1]  1" in text
     assert text.rstrip().endswith("done")
+
+
+def test_the_preview_has_the_largest_of_the_leading_draws_however_few_texts_made_it_clear() -> None:
+    def preview(*points: dict[str, Any]) -> str:
+        told = [from_plain(DamagePoint, each) for each in points]
+        damage = {(p.metric, p.k, p.perturbation, p.selection, p.seed): p for p in told}
+        shown = preview_lines(job(state="done"), FollowedRun("a", damage=damage), NOW, 60, 20)
+        return "\n".join(line.plain for line in shown)
+
+    largest = point(10, "random_matched", 1, sequences=16, delta_nll=1.1, perplexity_ratio=3.004)
+    small = point(10, "bottom", None, sequences=66, delta_nll=0.01, perplexity_ratio=1.01)
+    out = point(10, "random_matched", 2, sequences=2, delta_nll=2.0, perplexity_ratio=7.39)
+    assert "x6.55 vs x3.00" in preview(point(10, sequences=66), largest, out, small)
+    assert "x6.55 vs x1.01" in preview(point(10, sequences=66), small)
 
 
 def replace_headline(view: JobView, **fields: Any) -> JobView:
