@@ -26,8 +26,9 @@ class DamageLevel:
     """A point of a damage curve: the natural logarithm of the perplexity ratio, with its 95 % interval.
 
     `selection` is "critical" or the name of a control; of a control `figure` tells whether it is the draw that came out ahead
-    of the others, on `texts` texts, or the median of all draws, on at most so many and without an interval. `bits_per_byte` is
-    the same change for models whose tokens differ. None for what is not known or not finite.
+    of the others, on `texts` texts, or the median of all draws, without an interval, of which all but that draw were measured
+    on at most so many. `bits_per_byte` is the same change for models whose tokens differ. None for what is not known or not
+    finite.
     """
 
     run: str
