@@ -14,7 +14,9 @@ from cwa_engine.damage.measured import Damaged, Measured, MeasuredComparison, Re
 from cwa_engine.damage.separation import separations, verdicts
 from cwa_engine.damage.treatments import ZERO, Comparison
 from cwa_engine.evaluation.losses import Evaluation
+from cwa_engine.questions.tasks import chosen_draws
 from cwa_engine.rows import Baseline, DamagePoint
+from cwa_tui.widgets.damage_curve import leading_draw
 from tests.engine import rule_by_hand
 
 CONTROLS = {"random": True, "bottom": False, "same_row": True}
@@ -75,6 +77,9 @@ def judged(
     entry = MeasuredComparison(Comparison("m", 1, "weight", {}, ()), ZERO, ours, draws)
     rows = separations(reference, [entry])
     (verdict,) = verdicts(reference, BASELINE, [entry], rows)
+    for control, of in draws.items():  # by the table of damage alone, as the interface and tasks tell it
+        points = [draw.point for draw in of]
+        assert points.index(leading_draw(points)) == chosen_draws(points)[0] == standings[control].first_draw
     measured = {
         control: [sorted(int(place) + 1 for place in draw.measured.places) for draw in of]
         for control, of in draws.items()
