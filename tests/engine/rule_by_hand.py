@@ -11,7 +11,7 @@ from typing import Any
 
 from scipy import stats
 
-FAR = Fraction(10**30)  # a loss that is not finite
+FAR = Fraction(10**1000)  # a loss that is not finite
 CRITICAL = -1
 
 
@@ -114,7 +114,9 @@ def told(
                 break
             low, high = interval(draws[leading], tokens, texts, len(looks(n)))
             least, most = (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
-            if any(abs(float(on_all) - end) <= 1e-4 * max(most, 1e-9) for end in (least, most)):  # t of tables
+            if on_all < FAR and any(
+                abs(float(on_all) - end) <= 1e-4 * max(most, 1e-9) for end in (least, most)
+            ):  # t of tables
                 raise TooClose
             if not least <= on_all <= most:
                 break
