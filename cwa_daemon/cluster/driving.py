@@ -6,6 +6,7 @@ Ray brings a dead actor back, on another node where its own is gone. The run tha
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -24,6 +25,7 @@ from cwa_daemon.cluster.home import LOOK_S, OwnRuns
 from cwa_daemon.cluster.joining import Cluster, actor_environment, asked_threads, first_line
 from cwa_daemon.cluster.messages import About, Errand, Place, RunFiles, code_here, other_code
 from cwa_daemon.cluster.slots import Shape
+from cwa_daemon.cluster.store import holds
 from cwa_daemon.pipe.messages import EventReport, Finished, encode
 from cwa_engine.base.errors import (
     Cancelled,
@@ -36,11 +38,19 @@ from cwa_engine.base.errors import (
     error_from_dict,
 )
 from cwa_engine.base.events import Note, to_dict
+from cwa_engine.hub.imported import imported_path
+
+log = logging.getLogger(__name__)
 
 MOST_DEATHS = 3  # of actors under one run
 PATIENCE_S = 10.0  # before it is said that no actor is there yet
+ANSWER_S = 10.0  # for an actor to say that it lives
 LEAVE_S = 2.0  # for actors to remove what they have on their disks, when all is over
+SEEN_S = (
+    20.0  # for what a node has written to a shared folder to be seen here: network drives remember for some seconds
+)
 WRITE_AGAIN_S = 2.0  # between two attempts to write what the disk at home did not take
+_AGAIN = "this is a defect of cwtool or of a library; `cwtool study resume` runs it again"
 _DAEMON_LOG = "the worker's log (`cwtool daemon logs`)"  # as the executor calls it
 
 
@@ -138,7 +148,11 @@ class Driving:
                 alive = True
                 while alive and (run := self._board.take(slot.number)):
                     try:
-                        alive = self._do(slot, about, run)
+                        alive = self._lives(slot, about)
+                        if alive:
+                            alive = self._do(slot, about, run)
+                        else:
+                            self._put_back(run, f"the actor on {about.host} was lost before this run began")
                     finally:
                         self._board.free(slot.number, cold=not alive)
         except BaseException as error:  # a thread that ends unseen would leave runs waiting for ever
@@ -165,6 +179,18 @@ class Driving:
             self._board.use(slot.number)
             return about
         return None
+
+    def _lives(self, slot: Slot, about: About) -> bool:
+        """Whether the actor is the process that it was, after it had nothing to do. Of one that hangs `follow` will tell."""
+        ray = self._cluster.ray
+        try:
+            asked = slot.actor.about.options(concurrency_group="control").remote(self._place(slot))
+            now: About = ray.get(asked, timeout=ANSWER_S)
+        except ray.exceptions.GetTimeoutError:
+            return True
+        except ray.exceptions.RayError:
+            return False
+        return (now.node, now.pid) == (about.node, about.pid)
 
     def _place(self, slot: Slot) -> Place:
         shape = slot.shape
@@ -199,6 +225,11 @@ class Driving:
                 self._kill(slot, for_good=False)
             if not self._board.closed:
                 self._died(run, f"the actor on {about.host} died: {_how_it_died(ray, error)}", about)
+        except Exception as error:  # a defect; a run that nobody ends would be waited for for ever
+            log.exception("%s: the driver failed", run_id)
+            self._kill(slot, for_good=False)
+            said = f"{type(error).__name__}: {first_line(error)}"
+            self._end(run_id, RunFailed(f"what came of this run could not be taken: {said}", hint=_AGAIN))
         return False
 
     def _done(self, slot: Slot, about: About, run: Queued) -> bool:
@@ -230,7 +261,8 @@ class Driving:
         # Another node reaches the Hub in its own way, but for a token that is set here.
         token = {"token": os.environ["HF_TOKEN"]} if os.environ.get("HF_TOKEN") else {}
         command = replace(run.command, access=token) if away else run.command
-        return Errand(encode(command), self._store, away, model.location if model else "")
+        imported = model is not None and imported_path(model.name) is not None
+        return Errand(encode(command), self._store, away, model.location if model else "", imported)
 
     def _texts(self, run: Queued) -> Any:
         """A reference to the texts of a run, which Ray brings to the node; None where they are everywhere. Raises DataError."""
@@ -246,10 +278,13 @@ class Driving:
     def _bring_home(self, run: Queued, brought: RunFiles | None, host: str, away: bool) -> None:
         """Keep the files of a run that is done; where the disk does not take them, try again until the run is cancelled.
 
-        Raises Altered where they are not whole, ModelBroken where the node has another model, and Cancelled.
+        Raises Altered where they are not whole, ModelBroken where the node has another model, OutputError where the store of
+        the node is not the one of this machine, and Cancelled.
         """
         self._models.compare(report_of_files(run.run_id, brought), host, away)
         assert brought
+        if brought.place:
+            self._check_seen(brought, host)
         said = ""
         while not brought.place:
             try:
@@ -266,6 +301,17 @@ class Driving:
                 raise Cancelled("cancelled while its result could not be saved; the result is discarded")
         self._own.move(run.run_id, "done", fingerprint=brought.fingerprint, place=brought.place)
 
+    def _check_seen(self, brought: RunFiles, host: str) -> None:
+        """Raise OutputError where this machine does not see what a node has brought to the store."""
+        until = time.monotonic() + SEEN_S
+        while not holds(brought.place, brought.fingerprint):
+            if time.monotonic() > until or self._board.closed:
+                raise OutputError(
+                    f"{host} has written {brought.place}, and this machine does not see it there",
+                    hint="the store must be the same folder or address there and here, and readable from both",
+                )
+            self._board.pause(LOOK_S)
+
     def _died(self, run: Queued, why: str, about: About) -> None:
         """The actor died under a run: others may do better, a few times."""
         run.deaths.append(why)
@@ -278,10 +324,14 @@ class Driving:
             )
             self._end(run.run_id, WorkerDied(f"{len(run.deaths)} actors died under this run: {reasons}", hint=hint))
         else:
-            self._own.move(run.run_id, "queued")
-            self._note(run.run_id, f"{why}; the run is queued again", "warning")
-            if refusal := self._board.add(run, first=True):
-                self._end(run.run_id, refusal)
+            self._put_back(run, why)
+
+    def _put_back(self, run: Queued, why: str) -> None:
+        """Let a run wait again, before all others."""
+        self._own.move(run.run_id, "queued")
+        self._note(run.run_id, f"{why}; the run is queued again", "warning")
+        if refusal := self._board.add(run, first=True):
+            self._end(run.run_id, refusal)
 
     def _end(self, run_id: str, error: CwaError) -> None:
         self._own.move(run_id, "cancelled" if isinstance(error, Cancelled) else "failed", error=error.to_dict())
