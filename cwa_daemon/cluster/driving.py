@@ -18,14 +18,14 @@ from typing import Any
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.cluster.actor import SlotActor
 from cwa_daemon.cluster.board import Board, Queued
-from cwa_daemon.cluster.bringing import report_of_files, write_home
+from cwa_daemon.cluster.bringing import link_home, report_of_files, write_home
 from cwa_daemon.cluster.carried import SameModels, local_model, texts_of
 from cwa_daemon.cluster.following import Stuck, follow
 from cwa_daemon.cluster.home import LOOK_S, OwnRuns
 from cwa_daemon.cluster.joining import Cluster, actor_environment, asked_threads, first_line
 from cwa_daemon.cluster.messages import About, Errand, Place, RunFiles, code_here, other_code
 from cwa_daemon.cluster.slots import Shape
-from cwa_daemon.cluster.store import holds
+from cwa_daemon.cluster.store import folder_of, holds
 from cwa_daemon.pipe.messages import EventReport, Finished, encode
 from cwa_engine.base.errors import (
     Cancelled,
@@ -285,6 +285,7 @@ class Driving:
         assert brought
         if brought.place:
             self._check_seen(brought, host)
+            self._link(brought)
         said = ""
         while not brought.place:
             try:
@@ -311,6 +312,14 @@ class Driving:
                     hint="the store must be the same folder or address there and here, and readable from both",
                 )
             self._board.pause(LOOK_S)
+
+    def _link(self, brought: RunFiles) -> None:
+        """Let the daemon list a run that stays in a shared folder."""
+        if shared := folder_of(brought.place):
+            try:
+                link_home(self._runs, shared)
+            except OSError as error:
+                self._note(brought.run_id, f"it is not listed among the runs at home: {error}", "warning")
 
     def _died(self, run: Queued, why: str, about: About) -> None:
         """The actor died under a run: others may do better, a few times."""
