@@ -1,4 +1,4 @@
-"""A thread for each slot: it takes a run, gives it to its actor, writes down what that says, and brings the files home.
+"""A thread for each slot: it takes a run, gives it to its actor, writes down what that says, and has the files brought home.
 
 Ray brings a dead actor back, on another node where its own is gone. The run that it was at goes back to those that wait.
 """
@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,26 +17,23 @@ from typing import Any
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.cluster.actor import SlotActor
 from cwa_daemon.cluster.board import Board, Queued
-from cwa_daemon.cluster.bringing import link_home, report_of_files, write_home
-from cwa_daemon.cluster.carried import SameModels, local_model, texts_of
+from cwa_daemon.cluster.carried import local_model, texts_of
 from cwa_daemon.cluster.following import Stuck, follow
 from cwa_daemon.cluster.home import LOOK_S, OwnRuns
+from cwa_daemon.cluster.homecoming import Homecoming
 from cwa_daemon.cluster.joining import Cluster, actor_environment, asked_threads, first_line
 from cwa_daemon.cluster.messages import About, Errand, Place, RunFiles, code_here, other_code
 from cwa_daemon.cluster.slots import Shape
-from cwa_daemon.cluster.store import folder_of, holds
 from cwa_daemon.pipe.messages import EventReport, Finished, encode
 from cwa_engine.base.errors import (
     Cancelled,
     ClusterUnreachable,
     CwaError,
-    OutputError,
     RunFailed,
     VersionMismatch,
     WorkerDied,
     error_from_dict,
 )
-from cwa_engine.base.events import Note, to_dict
 from cwa_engine.hub.imported import imported_path
 
 log = logging.getLogger(__name__)
@@ -69,10 +65,10 @@ class Driving:
     def __init__(
         self, cluster: Cluster, shapes: list[Shape], own: OwnRuns, runs: Path, store: str, say: Callable[[str], None]
     ) -> None:
-        self._cluster, self._own, self._runs, self._store, self._say = cluster, own, runs, store, say
+        self._cluster, self._own, self._store, self._say = cluster, own, store, say
         self._settings = Settings()
         self._board = Board(len(shapes))
-        self._models = SameModels()
+        self._homecoming = Homecoming(own, runs, self._board)
         self._carried: dict[tuple[object, ...], Any] = {}  # texts that were put into Ray's store of objects
         self._carrying = threading.Lock()
         self._slots = [Slot(number, shape, self._actor(shape)) for number, shape in enumerate(shapes)]
@@ -208,7 +204,7 @@ class Driving:
         """Have a run done; whether the actor lives on."""
         ray, run_id = self._cluster.ray, run.run_id
         self._own.move(run_id, "running")
-        self._note(
+        self._own.note(
             run_id,
             f"on {about.host}, slot {slot.number + 1} of {len(self._slots)} ({about.device}, process {about.pid})",
         )
@@ -248,7 +244,7 @@ class Driving:
                 if report.error:
                     self._end(run.run_id, _of_the_actor(error_from_dict(report.error), about))
                 else:
-                    self._bring_home(run, brought, about.host, away)
+                    self._homecoming.bring(run, brought, about.host, away)
                 if report.ends:
                     self._kill(slot, for_good=False)
                 return not report.ends
@@ -275,52 +271,6 @@ class Driving:
                 self._carried[key] = self._cluster.ray.put(texts) if texts else None
             return self._carried[key]
 
-    def _bring_home(self, run: Queued, brought: RunFiles | None, host: str, away: bool) -> None:
-        """Keep the files of a run that is done; where the disk does not take them, try again until the run is cancelled.
-
-        Raises Altered where they are not whole, ModelBroken where the node has another model, OutputError where the store of
-        the node is not the one of this machine, and Cancelled.
-        """
-        self._models.compare(report_of_files(run.run_id, brought), host, away)
-        assert brought
-        if brought.place:
-            self._check_seen(brought, host)
-            self._link(brought)
-        said = ""
-        while not brought.place:
-            try:
-                write_home(self._runs, brought)
-                break
-            except OutputError as error:
-                if error.message != said:
-                    self._note(
-                        run.run_id, f"{error.message}; the result is kept, and saved when that is mended", "warning"
-                    )
-                said = error.message
-            self._board.pause(WRITE_AGAIN_S)
-            if run.cancelled or self._board.closed:
-                raise Cancelled("cancelled while its result could not be saved; the result is discarded")
-        self._own.move(run.run_id, "done", fingerprint=brought.fingerprint, place=brought.place)
-
-    def _check_seen(self, brought: RunFiles, host: str) -> None:
-        """Raise OutputError where this machine does not see what a node has brought to the store."""
-        until = time.monotonic() + SEEN_S
-        while not holds(brought.place, brought.fingerprint):
-            if time.monotonic() > until or self._board.closed:
-                raise OutputError(
-                    f"{host} has written {brought.place}, and this machine does not see it there",
-                    hint="the store must be the same folder or address there and here, and readable from both",
-                )
-            self._board.pause(LOOK_S)
-
-    def _link(self, brought: RunFiles) -> None:
-        """Let the daemon list a run that stays in a shared folder."""
-        if shared := folder_of(brought.place):
-            try:
-                link_home(self._runs, shared)
-            except OSError as error:
-                self._note(brought.run_id, f"it is not listed among the runs at home: {error}", "warning")
-
     def _died(self, run: Queued, why: str, about: About) -> None:
         """The actor died under a run: others may do better, a few times."""
         run.deaths.append(why)
@@ -338,27 +288,33 @@ class Driving:
     def _put_back(self, run: Queued, why: str) -> None:
         """Let a run wait again, before all others."""
         self._own.move(run.run_id, "queued")
-        self._note(run.run_id, f"{why}; the run is queued again", "warning")
+        self._own.note(run.run_id, f"{why}; the run is queued again", "warning")
         if refusal := self._board.add(run, first=True):
             self._end(run.run_id, refusal)
 
     def _end(self, run_id: str, error: CwaError) -> None:
         self._own.move(run_id, "cancelled" if isinstance(error, Cancelled) else "failed", error=error.to_dict())
 
-    def _note(self, run_id: str, text: str, level: str = "info") -> None:
-        self._own.say(run_id, to_dict(Note(text, level)) | {"time": time.time()})
-
     def _kill(self, slot: Slot, for_good: bool) -> None:
         with contextlib.suppress(self._cluster.ray.exceptions.RayError, ValueError):  # it is dead already
             self._cluster.ray.kill(slot.actor, no_restart=for_good)
 
+    def _cancel_asked(self, run_id: str) -> None:
+        """Asked for until the run has ended, for a first look may come before the run is on the board."""
+        if record := self._own.get(run_id):
+            if record.ended:
+                self._own.home.forget_cancel(run_id)
+            else:
+                self.cancel(run_id)
+
     def _watch_cancels(self) -> None:
         """Look, while this process drives, for runs that another process wants to end."""
         while not self._board.closed:
-            for run_id in self._own.home.asked_to_cancel():
-                if self._own.get(run_id):
-                    self.cancel(run_id)
-                    self._own.home.forget_cancel(run_id)
+            try:
+                for run_id in self._own.home.asked_to_cancel():
+                    self._cancel_asked(run_id)
+            except OSError as error:  # a network drive; others must be heard when it answers again
+                log.warning("what other processes want to cancel cannot be read: %s", error)
             self._board.pause(LOOK_S)
 
 

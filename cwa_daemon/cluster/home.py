@@ -26,6 +26,7 @@ from typing import IO, Any
 from cwa_daemon.base import ofd_lock
 from cwa_daemon.base.security import private_folder
 from cwa_engine.base.errors import NotFound, StateNotWritten, error_from_dict
+from cwa_engine.base.events import Note, to_dict
 from cwa_engine.base.files import scratch_path, write_whole
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.runner import RunState, RunStateName
@@ -220,6 +221,10 @@ class OwnRuns:
         with self.changed:
             self._try(lambda: self.home.append(run_id, *events))
             self.changed.notify_all()
+
+    def note(self, run_id: str, text: str, level: str = "info") -> None:
+        """Say something of a run that its actor does not know."""
+        self.say(run_id, to_dict(Note(text, level)) | {"time": time.time()})
 
     def _try(self, write: Callable[[], None]) -> None:
         try:
