@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 from cwa_daemon.cluster.bringing import report_of_files, write_home
 from cwa_daemon.cluster.carried import SameModels, check_paths, read_from, texts_of, unpacked
 from cwa_daemon.cluster.home import Home
+from cwa_daemon.cluster.joining import owner_of
 from cwa_daemon.cluster.messages import RunFiles
 from cwa_daemon.cluster.runs import KnownRuns, RayRun
 from cwa_daemon.cluster.store import check_store, holds, make_store, put_folder
+from cwa_daemon.cluster.temporary import own_temporary
 from cwa_engine import RunSpec
 from cwa_engine.base.errors import (
     Altered,
@@ -178,3 +181,12 @@ def test_a_name_that_was_given_to_a_model_leads_to_it_where_only_its_path_is_kno
     lend_import("My-Model", str(model))
     assert resolve("my-model").location == str(model)
     assert not (tmp_path / "state of a node").exists()
+
+
+def test_a_ray_that_another_command_has_for_itself_is_told_from_one_to_join(tmp_path: Path) -> None:
+    own = own_temporary("ray", 40)
+    try:
+        assert owner_of(f"{own}/session_2026-01-01_00-00-00_000000_1") == os.getpid()
+    finally:
+        own.rmdir()
+    assert owner_of("/tmp/ray/session_2026-01-01_00-00-00_000000_1") == 0
