@@ -127,7 +127,7 @@ class _Slot:
     def _kept(self, run_id: str, folder: Path, store: str) -> Iterator[bytes | RunFiles]:
         """The files of a run that is done, once they are where they are kept. Where the store does not take them, try again
         until the run is cancelled; meanwhile it is said that this actor lives. Raises InvalidInput and Cancelled."""
-        said = ""
+        said: object = None
         while True:
             keeping = self._thread.submit(_files_of, run_id, folder, store)
             while not wait([keeping], HEARTBEAT_S).done:  # a slow store takes minutes
@@ -136,11 +136,13 @@ class _Slot:
                 yield keeping.result()
                 return
             except (OutputError, OSError) as error:
-                reason = f"the files of this run cannot be kept in {store or folder} by {self.about.host}: {error}"
-            if reason != said:
-                text = f"{reason}; the result is kept there, and saved when that is mended; a cancel discards it"
-                yield encode(EventReport(run_id=run_id, event=to_dict(Note(text, "warning")), time=time.time()))
-                said = reason
+                reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+                kind = type(error), getattr(error, "errno", None)  # what a store says may have another number each time
+            if kind != said:
+                text = f"{self.about.host} cannot keep the files of this run in {store or folder}: {reason}; the result stays there, "
+                note = Note(f"{text}and is saved when that is mended; a cancel discards it", "warning")
+                yield encode(EventReport(run_id=run_id, event=to_dict(note), time=time.time()))
+                said = kind
             yield encode(Waiting())  # rightly, however long
             if self.cancels.wait_for_cancel(run_id, KEEP_AGAIN_S):
                 raise Cancelled("cancelled while its result could not be saved; the result is discarded")

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _OWN = "ray"  # kind of the temporary folder of a Ray of our own
 _LONGEST = 40  # characters of the folder of a Ray of our own: it puts sockets below it, whose paths may have 107
+_ANNOUNCED = 6  # lines of an error that announces others
 KNOCK_S = 10.0
 _OBJECTS_BYTES = 512 * 2**20  # for run folders on their way, of a Ray of our own
 _MISSING = "pip install 'cwtool[cluster]' installs it"
@@ -173,5 +174,8 @@ def _quiet() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of Ray's says first; the rest is often a page."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What an error of Ray's says first; the rest is often a page. A line that announces others has them with it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].endswith(":"):  # as of two versions that do not go together
+        return " ".join(lines[:_ANNOUNCED])
+    return next(iter(lines), type(error).__name__)

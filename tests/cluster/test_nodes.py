@@ -13,7 +13,7 @@ import pytest
 from cwa_daemon.cluster.bringing import report_of_files, write_home
 from cwa_daemon.cluster.carried import SameModels, check_paths, read_from, texts_of, unpacked
 from cwa_daemon.cluster.home import Home
-from cwa_daemon.cluster.joining import owner_of
+from cwa_daemon.cluster.joining import first_line, owner_of
 from cwa_daemon.cluster.messages import RunFiles
 from cwa_daemon.cluster.runs import KnownRuns, RayRun
 from cwa_daemon.cluster.store import check_store, holds, make_store, put_folder
@@ -190,3 +190,12 @@ def test_a_ray_that_another_command_has_for_itself_is_told_from_one_to_join(tmp_
     finally:
         own.rmdir()
     assert owner_of("/tmp/ray/session_2026-01-01_00-00-00_000000_1") == 0
+
+
+def test_an_error_of_rays_is_told_by_its_first_line_and_two_versions_with_both() -> None:
+    versions = (
+        "The cluster was started with:\n  Ray: 2.60.0\n  Python: 3.11.2\nThis process was started with:\n  Ray: 2.1.0"
+    )
+    assert first_line(RuntimeError(f"Version mismatch: {versions}")).endswith("was started with: Ray: 2.1.0")
+    assert first_line(RuntimeError("\nIt failed.\nA page follows")) == "It failed."
+    assert first_line(RuntimeError()) == "RuntimeError"
