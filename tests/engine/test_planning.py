@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from cwa_engine import planning
 from cwa_engine.base import events
@@ -73,9 +74,31 @@ def test_a_plan_counts_the_second_derivatives_too(family: str) -> None:
     assert foretold == pytest.approx(planning.OVERHEAD * real.peak, rel=0.15)
 
 
+@pytest.mark.parametrize("source", planning.SOURCES)
+def test_experts_are_counted_as_they_are_used(source: str) -> None:
+    """Each token by two of eight experts: neither as if one did them all, nor as if all did each."""
+    config = transformers.MixtralConfig(
+        vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2,
+    )  # fmt: skip
+    loaded = wrap(transformers.AutoModelForCausalLM.from_config(config).eval())
+    sequences, needs = sequences_of(loaded)[:2], Needs.GRADIENT | Needs.FISHER
+    foretold, simulated = working_bytes(loaded, sequences, needs, source, 1)
+    gc.collect()
+    with LiveBytes([*loaded.model.parameters(), *loaded.model.buffers()]) as real:
+        if source == "resident":
+            resident(loaded, sequences, needs, 1)
+        else:
+            list(map(len, sweep(loaded, sequences, needs, 1)))
+    assert simulated
+    assert foretold == pytest.approx(planning.OVERHEAD * real.peak, rel=0.05)
+
+
 def test_a_model_whose_paths_depend_on_values_is_planned_roughly(tmp_path: Path) -> None:
     folder = save_tiny("mixtral", tmp_path / "model")
-    found = plan(RunSpec(model=str(folder), topk=(3,), eval_limit=4), ACCESS, "cpu")
+    asked = RunSpec(model=str(folder), topk=(3,), eval_limit=4, metrics=("grad_x_weight", "wanda"))
+    found = plan(asked, ACCESS, "cpu")  # what each expert reads is recorded expert by expert
+    assert not found.rows[0].simulated
     assert found.rows[0].working_bytes > 4 * found.parameters
     assert {row.dtype for row in found.rows} == {"float32", "bfloat16"}
 
