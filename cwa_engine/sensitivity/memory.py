@@ -6,7 +6,14 @@ from cwa_engine.evaluation.perplexity import LOGITS
 from cwa_engine.methods.metrics import Needs
 from cwa_engine.models.loading import LoadedModel
 
-_EXPERTS_A_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_k", "top_k_experts")
+_EXPERTS_A_TOKEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "moe_topk",
+    "moe_k",
+    "top_k_experts",
+)
 
 
 def statistics_bytes(loaded: LoadedModel, needs: Needs) -> int:
