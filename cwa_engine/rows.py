@@ -377,6 +377,18 @@ class PlanRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanOption:
+    """A way of running that fits, to choose instead of the one that is recommended."""
+
+    command: str
+    why: str
+    dtype: str
+    gradients: str
+    needed_bytes: int  # on the device
+    cpu_bytes: int  # of CPU memory, with offload
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a run will need on the device in view, and the command line for it."""
 
@@ -392,6 +404,8 @@ class Plan:
     command: str | None  # None where nothing fits
     why: str
     note: str = ""  # what the plan rests on, where the model's own files are not there
+    # To choose from where the usual dtype does not fit on the device: all that fits, the recommended way among them.
+    options: tuple[PlanOption, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
