@@ -71,7 +71,7 @@ class TaskComparison:
     perturbation: str
     selection: str
     seed: int | None
-    against: str  # "intact", or the name of the control whose draw with most damage the critical set is compared with
+    against: str  # "intact", or the name of the control with whose leading draw the critical set is compared
     documents: int
     before: float | None  # mean of what it is compared with
     after: float | None

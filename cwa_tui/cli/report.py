@@ -244,7 +244,9 @@ def _notes(summary: RunSummary) -> list[Text]:
             )
     baseline = summary.baseline
     if any(fmt.is_worse_than_guessing(nll, baseline.vocabulary) for nll in _losses(summary)):
-        lines.append(f"worse than guessing: a guess among all {baseline.vocabulary:,} tokens has this perplexity")
+        lines.append(
+            f"worse than guessing: a guess among all {baseline.vocabulary:,} tokens has perplexity {baseline.vocabulary:,}"
+        )
     if (texts := summary.texts.damage) and texts < FEW_TEXTS:
         lines.append(f"{texts} texts are few: a verdict takes {FEW_TEXTS}, and what so few say of others is little")
     if summary.texts.shared:

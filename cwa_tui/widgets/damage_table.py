@@ -40,7 +40,8 @@ class DamageTable(RowTable):
         Column("interval", "95 % interval", 18, most=20, optional=1),
         Column("ratio", "ratio", 8, right=True),
         Column("p", "p", 5, right=True, optional=2),
-        Column("perplexity", "perplexity", 10, right=True, optional=3),
+        Column("texts", "texts", 5, right=True, optional=3),
+        Column("perplexity", "perplexity", 10, right=True, optional=4),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "draws", "Draws"),
@@ -148,6 +149,7 @@ def _median_row(draws: Sequence[DamagePoint], known: Separation | None) -> Table
         "interval": count,
         "ratio": fmt.ratio(exp(median)) if finite else "-",
         "p": "",
+        "texts": "",  # each draw has its own
         "perplexity": "",
     }
     values = {**_identity(first, "median"), "k": first.k, "delta": median, "ratio": exp(median) if finite else None}
@@ -155,7 +157,12 @@ def _median_row(draws: Sequence[DamagePoint], known: Separation | None) -> Table
 
 
 def _row(point: DamagePoint, draw: str, p_value: float | None = None) -> TableRow:
-    cells = {**_identity(point, draw), **_measured(point), "p": "" if p_value is None else f"{p_value:.2g}"}
+    cells = {
+        **_identity(point, draw),
+        **_measured(point),
+        "p": "" if p_value is None else f"{p_value:.2g}",
+        "texts": f"{point.sequences:,}" if point.sequences else "",
+    }
     values = {
         "metric": point.metric,
         "k": point.k,
@@ -164,6 +171,7 @@ def _row(point: DamagePoint, draw: str, p_value: float | None = None) -> TableRo
         "ratio": point.perplexity_ratio,
         "perplexity": point.perplexity,
         "p": p_value,
+        "texts": point.sequences or None,
     }
     return TableRow(_key(point, draw), cells, "bold" if point.selection == CRITICAL else "", values=values)
 
