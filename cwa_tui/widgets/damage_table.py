@@ -83,6 +83,8 @@ class DamageTable(RowTable):
         perturbations = dict.fromkeys([*asked.perturbations, *(point.perturbation for point in points)])
         titles, columns = ["damage"], {column.key: column for column in self.COLUMNS}
         columns["k"] = replace(columns["k"], width=max((len(str(k)) for k in asked.topk), default=1))
+        if self.with_draws:  # a draw alone has no p
+            del columns["p"]
         for key, found in (("metric", metrics), ("perturbation", perturbations)):
             if len(found) < 2:
                 del columns[key]
