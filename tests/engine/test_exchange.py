@@ -173,6 +173,8 @@ def test_latex_has_the_damage_with_its_intervals_and_bold_where_it_is_distinguis
     assert r"\textbf{collapsed at" in text or "collapsed at" in text
     for said in ("95 \\%", "Bold: distinguishable", "jackknife", planted.run_id[:8], r"\toprule", r"\label{tab:"):
         assert said in text
+    texts = text.partition("changes the loss most, measured on ")[2].partition(" texts; p is")[0]
+    assert {int(number) for number in texts.split(" or ")} <= {row.largest_texts for row in planted.separations}
 
 
 def test_numbers_have_the_digits_that_their_interval_decides() -> None:
