@@ -204,9 +204,10 @@ def _controls(report: RunReport) -> Iterator[str]:
     else:
         yield (
             f"Controls were {described}. The draws of a control and the critical set were compared on growing parts of "
-            f"{sample:,} {_sequences(report)}; after a part those were left out whose changes (root mean square over its texts) "
-            f"were less than 1/{BEHIND} of the largest, except that {LEAST_KEPT} always went on. The leading draw, ahead of the "
-            "others, was measured on more texts, up to all, until it was clear whether the critical set changes the loss more."
+            f"{sample:,} {_sequences(report)}; after a part those were left out whose changes (root mean square over its "
+            f"texts) were less than 1/{BEHIND} of the largest, except that {LEAST_KEPT} always went on. The leading draw, "
+            "ahead of the others, was measured on more texts, up to all, until it was clear whether the critical set changes "
+            "the loss more."
         )
         order = f"comes out ahead of all draws (exact rank test, p <= {LEVEL:g}"
         rival = "the leading draw"
