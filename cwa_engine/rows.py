@@ -11,6 +11,7 @@ MATRICES = "_matrices"  # behind a metric's name: its ranking of the matrices in
 SMALL = 0.1  # nats per token, 10 % of perplexity: a smaller difference is called small
 SHOWN = 10  # places of a ranking that the report shows, and down to which it is always compared by halves
 SAMPLED_TOP = 20  # of each metric, in a sample for fidelity: all are measured, and compared with the most harmful
+MOST_TIMES = 1000  # a larger ratio of changes is shown as more than this: it says nothing more
 GIVEN = "given"  # stands for the metric where weights are given by name
 
 

@@ -54,6 +54,15 @@ class Cluster:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def refuse_client(address: str) -> None:
+    """Raise InvalidInput for an address of Ray's client: `ray://HOST:PORT`, also without its `ray:`, as in `--on ray://...`."""
+    if address.startswith(("ray://", "//")):
+        raise InvalidInput(
+            f"ray://{address.partition('//')[2]} is an address of Ray's client, which hands on no reports while a run computes",
+            hint="run cwtool on a machine of the cluster, with --on ray:auto or --on ray:HOST:6379",
+        )
+
+
 def join(address: str) -> Cluster:
     """Connect with the Ray at an address: "" starts one on this machine, or takes that of RAY_ADDRESS, "auto" joins the one
     that runs here. A program that is connected already keeps its Ray.
@@ -68,11 +77,7 @@ def join(address: str) -> Cluster:
     if ray.is_initialized():
         return Cluster(ray, _own_node(ray), ours=False, folder=None)
     address = address or os.environ.get("RAY_ADDRESS", "")
-    if address.startswith("ray://"):
-        raise InvalidInput(
-            f"{address} is an address of Ray's client, which hands on no reports while a run computes",
-            hint="run cwtool on a machine of the cluster, with --on ray:auto or --on ray:HOST:6379",
-        )
+    refuse_client(address)
     _knock(address)
     folder = None if address and address != "local" else own_temporary(_OWN, _LONGEST)
     asked: dict[str, Any] = {"address": address} if folder is None else _own(folder)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.cluster.home import Home, OwnRuns
+from cwa_daemon.cluster.joining import refuse_client
 from cwa_daemon.cluster.runs import KnownRuns, RayRun
 from cwa_daemon.cluster.store import make_store, store_named
 from cwa_engine.base.errors import ClusterUnreachable, DoesNotFit, InvalidInput, NotFound
@@ -61,6 +62,7 @@ class RayRunner:
         command: str = "",
     ) -> None:
         _check_counts(slots, gpus, cpus)
+        refuse_client(address)
         self._address, self._slots, self._gpus, self._cpus = address, slots, gpus, cpus
         self._say, self._command = say, command
         self._store = store_named(store)
