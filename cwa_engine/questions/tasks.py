@@ -386,7 +386,11 @@ def tasks_sentence(rows: Sequence[TaskComparison]) -> str:
             row.difference for row in group
             if (row.metric, row.k, row.perturbation) == key and row.selection != CRITICAL and row.difference is not None
         ]  # fmt: skip
-        most = f"; draws of controls change it by at most {max(map(abs, controls)):.3f}" if controls else ""
+        most = (
+            f"; the draws of controls that answered change it by at most {max(map(abs, controls)):.3f}"
+            if controls
+            else ""
+        )
         said.append(
             f"{task}, {measure}: {first.before:.3f} intact, {first.after:.3f} with {first.k} weights by {first.metric} damaged "
             f"({first.perturbation}), {first.difference:+.3f} [{first.low:+.3f}, {first.high:+.3f}], p = {first.p_value:.2g} "

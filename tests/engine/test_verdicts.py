@@ -326,11 +326,12 @@ def test_a_run_says_beforehand_how_many_passes_damage_takes(learnt: Any, texts: 
     said: list[Any] = []
     analyze(learnt, spec(texts, topk=(3,), controls=("random", "random_matched")), said.append)
     notes = [event.text for event in said if event.kind == "note" and event.text.startswith("damage takes")]
-    # 20 texts once for the set; 2 × 19 draws on 8, and the worst draw of each control on the other 12
+    # 20 texts once for the set; 2 × 19 draws on 8, and the leading draw of each control on the other 12
     passes = (20 + 2 * 19 * 8 + 2 * 12) / 20
     assert notes == [
         f"damage takes at most {passes:.1f} passes over the evaluation texts (20), for 38 draws of controls on up to 8 of "
-        "them; draws that are far behind take less, and so do --fast-perturbation and fewer --control-seeds"
+        "them and the leading draw of each control on up to all; draws that are far behind take less, and so do "
+        "--fast-perturbation and fewer --control-seeds"
     ]
 
 

@@ -76,7 +76,7 @@ async def test_the_chart_shows_markers_values_of_k_losses_and_ratios() -> None:
         chart.show_curve(damage_curve(rows, "grad_x_weight", "zero"), "no damage yet")
         await until(lambda: "+1 x2.72" in screen_text(app))
         text = screen_text(app)
-        assert "● critical  ○ random, largest" in text
+        assert "● critical  ○ random, leading draw" in text
         assert "^" in text.partition("random")[2]
         assert "critical at k 100" in text
         assert "no damage yet" not in text

@@ -20,7 +20,7 @@ from cwa_tui.widgets.active_jobs import active_lines
 from cwa_tui.widgets.job_preview import preview_lines
 from cwa_tui.widgets.memory_bars import lanes_line, memory_bar
 from cwa_tui.widgets.models_table import stays
-from tests.tui.fake_client import BASELINE, NOW, FakeDaemon, point, warm, whole_run
+from tests.tui.fake_client import BASELINE, NOW, FakeClient, FakeDaemon, point, warm, whole_run
 
 GB = 10**9
 
@@ -163,6 +163,7 @@ def test_a_running_job_has_its_stage_and_what_it_measured() -> None:
     running = job(state="running", worked_s=30.0, running_since=NOW - 12, progress=at(3))
     first, second = lines([running], run=run)
     assert first == "▶ k7q2 gpt2  grad_x_weight +1 k10  0:42"
+    assert lines([running.model_copy(update={"device": "cpu:1"})], run=run)[0] == f"{first}  on cpu:1"
     assert second.startswith("  score 3/100 █") and second.endswith("perplexity 17.86, x6.55 by zero k10")
     assert len(second) <= 78
 
@@ -222,6 +223,15 @@ def test_a_line_says_what_each_of_several_lanes_does_and_one_alone_needs_none() 
     (line,) = lanes_line(lanes)
     assert line.plain == "lanes cpu:0 k7q2 · cpu:1 idle · cpu:2 no worker"
     assert lanes_line(lanes[:1]) == []
+
+
+async def test_a_device_that_a_run_named_and_the_machine_does_not_have_is_no_lane() -> None:
+    workers = [
+        WorkerView(device=name, pid=pid, state="idle") for name, pid in (("cpu", 7), ("cuda:0", None), ("cuda:1", 8))
+    ]
+    cpu = DeviceMemory(device="cpu", total_bytes=100 * GB, used_bytes=75 * GB, others_bytes=25 * GB)
+    daemon = (await FakeClient(FakeDaemon()).status()).model_copy(update={"workers": workers, "devices": [cpu]})
+    assert [lane.device for lane in daemon.lanes] == ["cpu", "cuda:1"]
 
 
 # beside the list
