@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,12 +50,16 @@ def losses(draw: st.DrawFn) -> tuple[list[int], list[float], dict[str, list[list
     return tokens, changes(), drawn
 
 
+def on_all(draws: list[Damaged], draw: int, texts: int) -> Measured:
+    return draws[draw].measured
+
+
 def judged(
     tokens: list[int], critical: list[float], drawn: dict[str, list[list[float]]], floor: float
 ) -> tuple[Any, Any, Any]:
     """(texts and places by control, rows of the table, the verdict) as runs have them."""
     n = len(tokens)
-    intact = Evaluation(np.arange(n) * 0.5, np.array(tokens, dtype=np.float64))
+    intact = Evaluation(np.arange(n, dtype=np.float64) / 2, np.array(tokens, dtype=np.float64))
     reference = Reference(intact, sample_places(n), floor)
 
     def damaged(selection: str, seed: int | None, changes: list[float], texts: int) -> Damaged:
@@ -69,7 +74,7 @@ def judged(
     standings, draws = {}, {}
     for control, changes in drawn.items():
         whole = [damaged(control, number, each, n) for number, each in enumerate(changes)]
-        found = compete(reference, control, ours.measured, len(whole), lambda draw, _, of=whole: of[draw].measured)
+        found = compete(reference, control, ours.measured, len(whole), partial(on_all, whole))
         standings[control] = found
         draws[control] = [
             damaged(control, number, each, found.texts[number + 1]) for number, each in enumerate(changes)
