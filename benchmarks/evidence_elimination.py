@@ -1,6 +1,6 @@
 """What the elimination of draws costs and how it errs, beside the rule before it (docs/evidence.md).
 
-`python -m benchmarks.evidence_elimination [agreement | errors | passes]` prints one table, or all.
+`python -m benchmarks.evidence_elimination [agreement | errors | new | passes]` prints one table, or all.
 
 By the earlier rule all draws of a control were measured on the sample, and the one that did most there on all texts. Both
 rules judge the same draws here, and what is measured for one is taken by the other.
@@ -48,6 +48,7 @@ from cwa_engine.spec import RunSpec
 TEXTS, TOKENS = 32, 8  # measured, and of a text
 DEPTH = 3000  # of the ranking from which sets are planted
 RANDOM_SETS, GROUP, DIVISIONS = 80, 20, 5  # sets, in groups of so many, divided in so many ways
+SEED, NEW_SEED, NEW_SETS = 77, 2026, 200  # of the sets that the rule was chosen on, and of others that it had not seen
 CONTROL = "random_matched"
 
 
@@ -197,16 +198,32 @@ def _given(loaded: LoadedModel, targets: tuple[str, ...]) -> Ranking:
 
 def errors() -> Iterator[str]:
     """Both rules on random sets in groups of 20: each set in turn is the critical one, the 19 others are its draws."""
+    yield from error_tables(*random_sets(RANDOM_SETS, SEED, tokens=16))
+
+
+def new() -> Iterator[str]:
+    """The same on sets that the rule was not chosen on."""
+    yield error_table(*random_sets(NEW_SETS, NEW_SEED, TOKENS, TEXTS))
+
+
+def random_sets(
+    count: int, seed: int, tokens: int, texts: int | None = None
+) -> tuple[Reference, list[MeasuredComparison]]:
+    """So many random sets, drawn by this seed, on all texts or the first so many, of at most so many tokens."""
     loaded = load_model(MODEL)
-    spec = RunSpec(model=MODEL, metrics=(), topk=(SIZE,), seq_len=16)
-    context = replace(context_of(loaded, spec), spec=spec.model_copy(update={"controls": ()}))
-    sets = [random_set(context, number) for number in range(RANDOM_SETS)]
-    yield from error_tables(context.reference, sets)
+    spec = RunSpec(model=MODEL, topk=(SIZE,), seq_len=tokens)
+    context = replace(context_of(loaded, spec, texts), spec=spec.model_copy(update={"controls": ()}))
+    return context.reference, [random_set(context, number, seed) for number in range(count)]
 
 
 def error_tables(reference: Reference, sets: Sequence[MeasuredComparison]) -> Iterator[str]:
     """Of sets that are measured on all texts."""
-    yield table(
+    yield error_table(reference, sets)
+    yield table(LOOKS, looks_of_sets(reference, sets))
+
+
+def error_table(reference: Reference, sets: Sequence[MeasuredComparison]) -> str:
+    return table(
         (
             "sets among 19 others",
             "ahead of all",
@@ -218,14 +235,13 @@ def error_tables(reference: Reference, sets: Sequence[MeasuredComparison]) -> It
         ),
         [errors_of(reference, sets)],
     )
-    yield table(LOOKS, looks_of_sets(reference, sets))
 
 
-def random_set(context: MeasurementContext, number: int) -> MeasuredComparison:
+def random_set(context: MeasurementContext, number: int, seed: int) -> MeasuredComparison:
     """100 random weights of the matrices in the blocks, on all texts."""
     loaded = context.loaded
     sizes = {name: loaded.anatomy.parameters[name].numel for name in matrices_in_blocks(loaded.anatomy)}
-    chosen = np.random.default_rng([number, 77]).choice(sum(sizes.values()), SIZE, replace=False)
+    chosen = np.random.default_rng([number, seed]).choice(sum(sizes.values()), SIZE, replace=False)
     targets = [
         target_name(loaded.anatomy.parameters[name], "weight", int(unit))
         for name, units in by_parameter(np.sort(chosen), sizes).items()
@@ -393,4 +409,4 @@ def measured_by_sample(context: MeasurementContext, comparison: Comparison) -> M
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print_parts(agreement, errors, passes)
+    print_parts(agreement, errors, new, passes)

@@ -16,7 +16,8 @@ from pathlib import Path
 from benchmarks.tables import table
 from cwa_engine.command_line import command_of
 from cwa_engine.hub.sources import HubAccess
-from cwa_engine.planning import LEAST_TO_HALVE, plan, way_that_fits
+from cwa_engine.plan_ways import ways_that_fit
+from cwa_engine.planning import LEAST_TO_HALVE, plan
 from cwa_engine.rows import PlanRow
 from cwa_engine.spec import RunSpec
 from cwa_engine.studies.passes import passes_of, sequences_of
@@ -107,10 +108,10 @@ def row_of(name: str, card: Card, speed: Speed) -> tuple[str, ...]:
     access = HubAccess(cache_dir="/nonexistent", offline=True)
     found = plan(spec, access, "cuda:0", room=lambda dtype, weights: free, cpu_bytes=UNLIMITED)
     label, memory = f"{name} ({found.parameters:,} weights)", f"{card.gigabytes} GB ({card.name})"
-    way = way_that_fits(spec, found.rows, "float32")
-    if way is None:
+    ways = ways_that_fit(spec, found.rows, "float32")
+    if not ways:
         return (label, memory, "none", *7 * ("",))
-    asked, row, _ = way
+    asked, row, _ = ways[0]
     known = command_of(spec).split()
     added = " ".join(word for word in command_of(asked).split() if word not in known)
     asked_cost = cost(asked, row, found.parameters, found.longest, card, speed)

@@ -106,5 +106,5 @@ def _entry(kind: str) -> EntryPoint:
     if found := list(entry_points(group=GROUP, name=kind)):
         return found[0]
     names = runner_names()
-    hint = did_you_mean(kind, names) or f"there is {', '.join(names)}"
+    hint = did_you_mean(kind, names) or f"there are {', '.join(names)}; {LOCAL} is for programs alone"
     raise InvalidInput(f"there is no runner '{kind}'", hint=hint)

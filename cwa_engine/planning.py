@@ -6,7 +6,7 @@ scored, and the bytes of the tensors that live at the same time are counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import psutil
@@ -17,7 +17,6 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from cwa_engine.base.devices import devices_in, is_cpu
 from cwa_engine.base.errors import InvalidInput, ModelGated, ModelNotFound
 from cwa_engine.base.events import ignore
-from cwa_engine.command_line import command_of
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.resume import SHARE as CACHED_SHARE
 from cwa_engine.evaluation.resume import WEIGHTS_SHARE
@@ -30,8 +29,9 @@ from cwa_engine.models.chain import NotAChain, chain_of
 from cwa_engine.models.fake_model import FakeModel, fake_model, goes_token_by_token, peak_bytes
 from cwa_engine.models.guide_config import byte_tokenizer, guide_config
 from cwa_engine.models.loading import LoadedModel, load_without_weights
-from cwa_engine.models.memory import free_bytes, free_together
-from cwa_engine.models.shards import split_evenly
+from cwa_engine.models.memory import free_bytes
+from cwa_engine.models.shards import Shards, split_by
+from cwa_engine.plan_ways import Way, options_of, recommended, ways_that_fit
 from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
@@ -45,6 +45,7 @@ ROUGH_SHARE = 0.5  # a rough estimate below this share of free memory is trusted
 MOST_AT_ONCE = 64  # sequences in a batch
 ENOUGH_AT_ONCE = 8  # to keep a GPU busy: where a rough estimate has room for so many, none is counted
 LEAST_TO_HALVE = 4  # scoring texts: two for each half
+LEAST_TOKENS = 32  # of texts that are cut so that they fit
 OVERHEAD = 1.15  # factor for what allocators take beside the tensors; measured, see benchmarks/RESULTS.md
 KERNELS_BYTES = 80_000_000  # what kernels keep for themselves; measured too
 IMPORTED_BYTES = int(psutil.Process().memory_info().rss)  # of this process with its libraries and without a model
@@ -63,22 +64,31 @@ def plan(
     trust_remote_code: bool = False,
     room: FreeBytes | None = None,
     cpu_bytes: int | None = None,
+    each: Sequence[int] = (),
 ) -> Plan:
     """The memory that `spec` needs at each dtype and by each source of gradients, and which of these fits the device.
 
-    `room` gives the device's free memory, `cpu_bytes` the CPU memory that is free for blocks that wait there; without
-    them the machine is asked. Raises what loading the model or reading texts raises.
+    `room` gives the device's free memory, of several devices their sum, of which each has a share as `each` says: as what
+    is free on them, or alike. `cpu_bytes` is the CPU memory that is free for blocks that wait there. Without `room` the
+    machine is asked. Raises what loading the model or reading texts raises.
     """
-    room = room or (
-        lambda dtype, weights: free_together([torch.device(name) for name in devices_in(device)], free_bytes)
-    )
+    if room is None:
+        each = [free_bytes(torch.device(name)) for name in devices_in(device)]
+        measured = sum(each)
+        room = lambda dtype, weights: measured  # noqa: E731
     with hub_access(access):
         free = available_memory().free_bytes if cpu_bytes is None else cpu_bytes
-        return _plan(spec, access, device, room, free, trust_remote_code)
+        return _plan(spec, access, device, room, free, each, trust_remote_code)
 
 
 def _plan(
-    spec: RunSpec, access: HubAccess, device: str, room: FreeBytes, cpu_bytes: int, trust_remote_code: bool
+    spec: RunSpec,
+    access: HubAccess,
+    device: str,
+    room: FreeBytes,
+    cpu_bytes: int,
+    each: Sequence[int],
+    trust_remote_code: bool,
 ) -> Plan:
     source, config, tokenizer, note = _described(spec, access, trust_remote_code)
     stored = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
@@ -86,16 +96,24 @@ def _plan(
     _, scoring, evaluation = use_texts(full, spec, ignore)
     rows: list[PlanRow] = []
     free, most = room("", 0), 0
+    with_less: list[Way] = []
+    usual = "float32" if is_cpu(device) or stored == "float32" else "bfloat16"  # float16 takes as much
     for whole in (full, _without_weights(source, config, tokenizer, torch.bfloat16)):
-        model = _over_devices(whole, device)
+        model = _over_devices(whole, device, each)
         found = room(model.dtype, model.size_bytes)
         task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, found or 0, cpu_bytes)
-        rows += task.rows(model) if found is not None else [replace(row, fits=None) for row in task.rows(model)]
+        own = task.rows(model)
+        rows += own if found is not None else [replace(row, fits=None) for row in own]
         most = max(most, found or 0)
+        if found is not None and not any(row.fits for row in own if row.gradients != "offload"):
+            with_less += _ways_with_less(
+                spec, full, model, task, {} if model.dtype == usual else {"dtype": model.dtype}
+            )
+    ways = ways_that_fit(spec, rows, usual)
     if free is None:
         command, why = None, f"there is no {device} here, and the free memory of another machine's is not known"
     else:
-        command, why = _recommended(spec, rows, "float32" if is_cpu(device) else stored, most)
+        command, why = recommended(ways, rows, most)
     return Plan(
         model=spec.model,
         parameters=full.anatomy.numel,
@@ -109,7 +127,35 @@ def _plan(
         command=command,
         why=why,
         note=note,
+        options=options_of(ways, with_less, usual),
     )
+
+
+def _ways_with_less(
+    spec: RunSpec, full: LoadedModel, model: LoadedModel, task: _Task, dtype: Mapping[str, str]
+) -> Iterator[Way]:
+    """The sweep with fewer texts, and with shorter ones: of each kind the most that fits, where anything does.
+
+    Both are halved until they fit. What halving can bring at most is seen first, since counting takes seconds.
+    """
+    room = int(SHARE * task.free) - model.size_bytes
+    row = task.row(model, "sweep")
+    hidden = int(OVERHEAD * _hidden_bytes(model, task.scoring))
+    texts, tokens = len(task.scoring) + len(task.evaluation), max(len(sequence.ids) for sequence in task.scoring)
+    fewer = ({"eval_limit": texts >> times} for times in range(1, 6) if texts >> times >= 2 * LEAST_TO_HALVE
+             and row.working_bytes - hidden * (1 - 0.5**times) <= room)  # fmt: skip
+    shorter = ({"seq_len": tokens >> times} for times in range(1, 5) if tokens >> times >= LEAST_TOKENS
+               and row.working_bytes * 0.25**times <= room)  # fmt: skip
+    for candidates in (fewer, shorter) if room > 0 else ():
+        for fields in candidates:
+            asked = spec.model_copy(update={**fields, **dtype, "gradients": "sweep"})
+            _, scoring, evaluation = use_texts(full, asked, ignore)
+            tried = replace(task, scoring=scoring, evaluation=evaluation).least(model)
+            if tried.fits:
+                ((name, number),) = fields.items()
+                less = f"{number} texts" if name == "eval_limit" else f"texts of {number} tokens"
+                yield asked, tried, f"the gradients of one block fit with {less}, in {model.dtype}"
+                break
 
 
 _models: dict[tuple[str, torch.dtype], FakeModel] = {}
@@ -128,13 +174,13 @@ def _without_weights(
     return replace(_models[key], source=source, tokenizer=tokenizer)
 
 
-def _over_devices(model: FakeModel, device: str) -> FakeModel:
-    """The model over the devices of a name, all with the same room. Raises InvalidInput if it cannot be spread."""
+def _over_devices(model: FakeModel, device: str, each: Sequence[int]) -> FakeModel:
+    """The model over the devices of a name, whose room is as `each` says. Raises InvalidInput if it cannot be spread."""
     names = devices_in(device)
     if len(names) == 1:
         return model
     devices = [torch.device(name) for name in names]
-    shards = split_evenly(model.source.name, model.model, model.anatomy, devices)
+    shards = split_by(model.source.name, model.model, model.anatomy, devices, each or [1] * len(devices))
     return fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype, shards)
 
 
@@ -195,8 +241,19 @@ class _Task:
         room, apart = int(SHARE * self.free) - model.size_bytes, self._other_half(model, source)
         size, working, simulated = batch_that_fits(model, self.scoring, self.needs, source, self.device, room - apart)
         working = max(working + apart, self._kept(model))
-        total = model.size_bytes + working + (IMPORTED_BYTES + KERNELS_BYTES if is_cpu(self.device) else 0)
+        total = self._total(model, working)
         return PlanRow(model.dtype, source, model.size_bytes, working, total, size, working <= room, simulated)
+
+    def least(self, model: LoadedModel) -> PlanRow:
+        """The row of the sweep with one sequence at a time."""
+        working, simulated = working_bytes(model, self.scoring, self.needs, "sweep", 1)
+        working = max(working + self._other_half(model, "sweep"), self._kept(model))
+        total = self._total(model, working)
+        fits = model.size_bytes + working <= SHARE * self.free
+        return PlanRow(model.dtype, "sweep", model.size_bytes, working, total, 1, fits, simulated)
+
+    def _total(self, model: LoadedModel, working: int) -> int:
+        return model.size_bytes + working + (IMPORTED_BYTES + KERNELS_BYTES if is_cpu(self.device) else 0)
 
     def _other_half(self, model: LoadedModel, source: str) -> int:
         return other_half_bytes(model, self.needs, source) if can_be_halved(self.needs, self.scoring) else 0
@@ -209,11 +266,16 @@ class _Task:
 
 def other_half_bytes(model: LoadedModel, needs: Needs, source: str) -> int:
     """Bytes of the statistics of the other half of the texts: of all weights, or of the largest block."""
-    everything = statistics_bytes(model, needs)
+    everything, shards = statistics_bytes(model, needs), _shards_now(model)
     if source == "resident":
-        return everything
+        return shards.share_of_fullest(everything) if shards else everything
     block = everything * max(_weights_by_block(model).values()) // model.anatomy.numel
-    return block * len(model.devices)  # any of them may have it
+    return shards.share_anywhere(block) if shards else block
+
+
+def _shards_now(model: LoadedModel) -> Shards | None:
+    """Where the blocks of a model lie that is over several devices, with the room that these have now."""
+    return model.shards.seen_now(free_bytes) if model.shards and not isinstance(model, FakeModel) else model.shards
 
 
 def _weights_by_block(model: LoadedModel) -> dict[int | None, int]:
@@ -240,7 +302,7 @@ def choose(loaded: LoadedModel, spec: RunSpec, sequences: Sequence[TokenSequence
     needs = needs_of(spec.scored_metrics)
     halves = can_be_halved(needs, sequences)
     needed = _needed_at_once(loaded, spec, needs, sequences) if needs.backward else 0
-    apart = statistics_bytes(loaded, needs) if halves else 0  # of the other half
+    apart = other_half_bytes(loaded, needs, "resident") if halves else 0  # of the other half
     source, why, level = _source(loaded, spec, needs, needed + apart, sequences)
     halves = halves and (source == "sweep" or needed + apart <= SHARE * _free_of(loaded))
     if spec.batch_size or not needs.backward or loaded.device.type == "cpu":
@@ -281,8 +343,8 @@ def _needed_at_once(loaded: LoadedModel, spec: RunSpec, needs: Needs, sequences:
     """Bytes that the gradients of all weights at once take: a rough estimate, or counted if that is not clearly enough."""
     size = spec.batch_size or 1
     needed = rough_bytes(loaded, needs, "resident", size * max(len(s.ids) for s in sequences))
-    if loaded.shards:
-        needed = loaded.shards.seen_now(free_bytes).needed_as_weights(needed)
+    if shards := _shards_now(loaded):
+        needed = shards.needed_as_weights(needed)
     if needed > ROUGH_SHARE * _free_of(loaded):
         needed, _ = working_bytes(loaded, sequences, needs, "resident", size)
     return needed
@@ -346,8 +408,7 @@ def working_bytes(
     def count() -> tuple[int, bool]:
         if isinstance(model, FakeModel):
             return _counted(model, sequences, needs, source, size)
-        shards = model.shards.seen_now(free_bytes) if model.shards else None
-        fake = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype, shards)
+        fake = fake_model(model.source, model.model.config, model.tokenizer, model.model.dtype, _shards_now(model))
         return _counted(fake, sequences, needs, source, size)
 
     if model.shards and not isinstance(model, FakeModel):  # their room changes
@@ -393,40 +454,6 @@ def _hidden_bytes(model: LoadedModel, sequences: Sequence[TokenSequence]) -> int
     embedding = model.model.get_input_embeddings().get_parameter("weight")
     tokens = sum(len(sequence.ids) for sequence in sequences)
     return tokens * embedding.shape[1] * embedding.element_size() * model.anatomy.blocks
-
-
-def way_that_fits(spec: RunSpec, rows: Sequence[PlanRow], usual: str) -> tuple[RunSpec, PlanRow, str] | None:
-    """The first of the ways that fits, from the most that a run can tell to the least: its spec, its row, and why.
-
-    `usual` is the dtype that the run has where none is asked for. None if nothing fits.
-    """
-    at = {(row.dtype, row.gradients): row for row in rows}
-    usual = usual if (usual, "resident") in at else "bfloat16"  # float16 takes as much
-    swept = {"gradients": "sweep", "fast_perturbation": True}
-    discovery = {"offload": "cpu", "eval_limit": min(10, spec.eval_limit or 10), "perturbations": ()}
-    half = {"dtype": "bfloat16"}
-    tiers: list[tuple[tuple[str, str], Mapping[str, object], str]] = [
-        ((usual, "resident"), {}, "all gradients fit at once"),
-        ((usual, "sweep"), swept, "the gradients of one block fit"),
-        (("bfloat16", "resident"), half, "all gradients fit at once in bfloat16"),
-        (("bfloat16", "sweep"), half | swept, "the gradients of one block fit in bfloat16"),
-        ((usual, "offload"), discovery, "one block at a time fits"),
-        (("bfloat16", "offload"), half | discovery, "one block at a time fits in bfloat16"),
-    ]
-    for key, fields, why in tiers:
-        if key in at and at[key].fits:
-            return spec.model_copy(update=fields), at[key], why
-    return None
-
-
-def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) -> tuple[str | None, str]:
-    """The command line of the way that fits, and the reason. None if nothing fits."""
-    found = way_that_fits(spec, rows, usual)
-    if found is None:
-        return None, f"nothing fits: {_gb(free)} are free; a shorter --seq-len or a device with more memory helps"
-    asked, row, why = found
-    waiting = f", and {_gb(row.cpu_bytes)} of CPU memory" if row.cpu_bytes else ""
-    return command_of(asked), f"{why}: {_gb(row.weights_bytes + row.working_bytes)} of {_gb(free)}{waiting}"
 
 
 def _gb(size_bytes: int) -> str:

@@ -11,6 +11,7 @@ MATRICES = "_matrices"  # behind a metric's name: its ranking of the matrices in
 SMALL = 0.1  # nats per token, 10 % of perplexity: a smaller difference is called small
 SHOWN = 10  # places of a ranking that the report shows, and down to which it is always compared by halves
 SAMPLED_TOP = 20  # of each metric, in a sample for fidelity: all are measured, and compared with the most harmful
+MOST_TIMES = 1000  # a larger ratio of changes is shown as more than this: it says nothing more
 GIVEN = "given"  # stands for the metric where weights are given by name
 
 
@@ -377,6 +378,18 @@ class PlanRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanOption:
+    """A way of running that fits, to choose instead of the one that is recommended."""
+
+    command: str
+    why: str
+    dtype: str
+    gradients: str
+    needed_bytes: int  # on the device
+    cpu_bytes: int  # of CPU memory, with offload
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a run will need on the device in view, and the command line for it."""
 
@@ -392,6 +405,8 @@ class Plan:
     command: str | None  # None where nothing fits
     why: str
     note: str = ""  # what the plan rests on, where the model's own files are not there
+    # To choose from where the usual dtype does not fit on the device: all that fits, the recommended way among them.
+    options: tuple[PlanOption, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

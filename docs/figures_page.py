@@ -42,8 +42,8 @@ one with `--perturb bit_flip --bit all`, `dose_response` one with `--dose`, `fid
 - **Changes of the loss** are on an axis that is logarithmic in both directions and linear around 0 (symlog), as damage
   spans many orders of magnitude and may be negative. The linear part ends at the run's numerical floor, or at 0.001
   nats where that is more.
-- **Intervals** are those of the tables, 95 %. **Controls** stand beside critical sets: of each the draw that changes
-  the loss most, with its interval, and the median of all draws.
+- **Intervals** are those of the tables, 95 %. **Controls** stand beside critical sets: of each the leading draw,
+  ahead of the others, with its interval, and the median of all draws, which has no interval and no number of texts.
 - **A loss that is not finite** has no number. A hollow triangle stands at the edge of the figure, or in the cell of a
   map; lines are broken there, and the caption counts the rows without a mark.
 - **Captions** say the model and its dtype, which texts were scored or measured, the protocol and k.

@@ -15,10 +15,10 @@ from cwa_daemon.base.folder_lock import hold_lock
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.control import leftovers
 from cwa_daemon.control.database import SCHEMA_VERSION
-from cwa_daemon.control.found_runs import list_run, row_of, unknown_folders
+from cwa_daemon.control.found_runs import NO_RUN, list_run, row_of, unknown_folders
 from cwa_daemon.control.store import Store
 from cwa_daemon.protocol import JobState
-from cwa_engine.base.errors import CwaError, InvalidInput
+from cwa_engine.base.errors import InvalidInput
 from cwa_engine.prompt_spec import spec_of_kind
 from cwa_engine.records.checksums import fingerprint_of
 
@@ -128,7 +128,7 @@ def reindex(store: Store, runs: Path) -> tuple[int, list[str]]:
     for folder in unknown_folders(runs, store.run_ids()):
         try:
             rows.append(row_of(folder))
-        except (CwaError, KeyError, ValueError):
+        except NO_RUN:
             unreadable.append(folder.name)
     first = store.first_number() - len(rows)  # a run found again is older than every one that is listed
     for number, row in enumerate(sorted(rows, key=lambda row: row["created"]), start=first):

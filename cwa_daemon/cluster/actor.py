@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +24,12 @@ import psutil
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.cluster.carried import CarriedTexts, check_paths, read_from, unpacked
 from cwa_daemon.cluster.messages import About, Errand, Place, RunFiles, code_here
-from cwa_daemon.cluster.store import put_folder
+from cwa_daemon.cluster.store import check_store, put_folder
 from cwa_daemon.cluster.temporary import own_temporary
-from cwa_daemon.pipe.messages import EventReport, Finished, Heartbeat, Report, RunJob, command_reader, encode
-from cwa_engine.base.errors import CwaError, OutputError, RunFailed
+from cwa_daemon.pipe.messages import EventReport, Finished, Heartbeat, Report, RunJob, Waiting, command_reader, encode
+from cwa_engine.base.errors import Cancelled, CwaError, OutputError, RunFailed
+from cwa_engine.base.events import Note, to_dict
+from cwa_engine.hub.imported import lend_import
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.records.checksums import MANIFEST, SUMS, fingerprint_of
 from cwa_engine.spec import RunSpec, parse_spec
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 TOGETHER_S = 0.2  # reports that come within it travel together
 HEARTBEAT_S = 2.0  # of silence, and then it is said how much was computed
+KEEP_AGAIN_S = 2.0  # between two attempts to bring files to a store that did not take them
 LOG_BYTES = 5 * 2**20  # of an actor's log, before it is begun anew
 TELLING = (MANIFEST, "summary.json", SUMS)  # files that say what a run is
 
@@ -115,11 +118,34 @@ class _Slot:
             if isinstance(end, Finished):
                 if end.error is None:
                     try:
-                        yield _files_of(run_id, folder, store)
-                    except (CwaError, OSError) as error:
-                        end = dataclasses.replace(end, error=_not_kept(error, store).to_dict())
+                        yield from self._kept(run_id, folder, store)
+                    except CwaError as error:
+                        end = dataclasses.replace(end, error=error.to_dict())
                 yield encode(end)
                 return
+
+    def _kept(self, run_id: str, folder: Path, store: str) -> Iterator[bytes | RunFiles]:
+        """The files of a run that is done, once they are where they are kept. Where the store does not take them, try again
+        until the run is cancelled; meanwhile it is said that this actor lives. Raises InvalidInput and Cancelled."""
+        said: object = None
+        while True:
+            keeping = self._thread.submit(_files_of, run_id, folder, store)
+            while not wait([keeping], HEARTBEAT_S).done:  # a slow store takes minutes
+                yield encode(Heartbeat(processor_s=self._processor_s()))
+            try:
+                yield keeping.result()
+                return
+            except (OutputError, OSError) as error:
+                reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+                kind = type(error), getattr(error, "errno", None)  # what a store says may have another number each time
+            if kind != said:
+                text = f"{self.about.host} cannot keep the files of this run in {store or folder}: {reason}; the result stays there, "
+                note = Note(f"{text}and is saved when that is mended; a cancel discards it", "warning")
+                yield encode(EventReport(run_id=run_id, event=to_dict(note), time=time.time()))
+                said = kind
+            yield encode(Waiting())  # rightly, however long
+            if self.cancels.wait_for_cancel(run_id, KEEP_AGAIN_S):
+                raise Cancelled("cancelled while its result could not be saved; the result is discarded")
 
     def _next_reports(self, since: float) -> list[Report]:
         """The next report, with those that come within some time of the last ones; a heartbeat where none comes."""
@@ -131,7 +157,7 @@ class _Slot:
                 report = self._reports.get(timeout=wait_s) if wait_s > 0 else self._reports.get_nowait()
             except queue.Empty:
                 return reports or [Heartbeat(processor_s=self._processor_s())]
-            if isinstance(report, (EventReport, Finished)):  # what concerns a daemon alone goes no further
+            if isinstance(report, (EventReport, Finished, Waiting)):  # what concerns a daemon alone goes no further
                 reports.append(report)
             if isinstance(report, Finished):
                 return reports
@@ -141,8 +167,12 @@ class _Slot:
         run_id = command.run_id
         try:
             self._texts_at = (texts, unpacked(texts, self._scratch)) if texts else None
+            check_store(errand.store, self.about.host)
             if errand.away:
-                check_paths(parse_spec(command.spec), errand.model_path, self.about.host)
+                spec = parse_spec(command.spec)
+                check_paths(spec, errand.model_path, self.about.host)
+                if errand.imported:
+                    lend_import(spec.model, errand.model_path)
             self._executor.result().obey(command)
         except CwaError as error:
             self._reports.put(Finished(run_id=run_id, error=error.to_dict(), ends=False))
@@ -166,10 +196,11 @@ class _Slot:
         return dataclasses.replace(command, folder=str(folder), device=self.about.device, limits=limits)
 
     def _new_executor(self) -> Executor:
-        from cwa_daemon.worker.executor import Executor  # imports torch
-
         clock = time.pthread_getcpuclockid(threading.get_ident())
         self._processor_s = lambda: time.clock_gettime(clock)  # of this thread: Ray's own compute a little all the time
+        # Imports torch: from a slow shared disk that takes minutes, which the clock shows to be no stall.
+        from cwa_daemon.worker.executor import Executor
+
         return Executor(self.about.device, self.cancels, _Reports(self._reports), leave=_stay, here=self._here)
 
 
@@ -215,15 +246,6 @@ def _files_of(run_id: str, folder: Path, store: str) -> RunFiles:
     place = put_folder(folder, store) if store else ""
     files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not store or path.name in TELLING}
     return RunFiles(run_id, files, fingerprint_of(folder) or "", place)
-
-
-def _not_kept(error: Exception, store: str) -> CwaError:
-    if isinstance(error, CwaError):
-        return error
-    return OutputError(
-        f"the files of a run cannot be kept in {store or 'its folder'} by {socket.gethostname()}: {error}",
-        hint="see that every node may write there",
-    )
 
 
 def _node_and_device(gpus: int) -> tuple[str, str]:

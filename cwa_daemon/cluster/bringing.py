@@ -28,6 +28,14 @@ def report_of_files(run_id: str, brought: RunFiles | None) -> RunReport:
     return report_from(FilesInMemory(dict(brought.files)), brought.fingerprint)
 
 
+def link_home(runs: Path, folder: Path) -> None:
+    """Let a run in a shared folder be found among the runs at home, by a link. Raises OSError."""
+    link = runs / folder.name
+    if not link.is_symlink():
+        runs.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(folder, target_is_directory=True)
+
+
 def write_home(runs: Path, brought: RunFiles) -> None:
     """Write the folder of a run: it is there whole, or not at all. Raises Altered, and OutputError where the disk refuses."""
     folder = runs / brought.run_id

@@ -90,23 +90,32 @@ class SameModels:
     def __init__(self) -> None:
         self._one_at_a_time = threading.Lock()
         self._commits: dict[tuple[str, str | None], str] = {}
+        self._files: dict[str, Mapping[str, str]] = {}  # of models that are not here, as the first node has them
 
     def compare(self, report: RunReport, host: str, away: bool) -> None:
         """Compare what a run says of its model with what is here. Raises ModelBroken, naming the node."""
         model = report.model
         if model.kind != SourceKind.HUB:
             if away:  # else they are the same files
-                self._compare_files(Path(model.location), model.files, host)
+                self._compare_files(report.spec.model, model.files, host)
         elif model.revision:
             self._compare_commit(model.location, report.spec.revision, model.revision, host)
 
-    def _compare_files(self, path: Path, files: Mapping[str, str], host: str) -> None:
-        folder = path if path.is_dir() else path.parent
+    def _compare_files(self, model: str, files: Mapping[str, str], host: str) -> None:
+        """By the name of the model: its path may lead to another place on that node."""
+        there = "on this machine"
         with self._one_at_a_time:
-            here = {name: known_hash(folder / name) for name in files if (folder / name).is_file()}
-        if other := sorted(name for name, digest in files.items() if here.get(name, digest) != digest):
+            if source := local_model(model):
+                path = Path(source.location)
+                folder = path if path.is_dir() else path.parent
+                here: Mapping[str, str] = {
+                    name: known_hash(folder / name) for name in files if (folder / name).is_file()
+                }
+            else:
+                here, there = self._files.setdefault(model, files), "on another node"
+        if other := sorted(name for name in files if here.get(name) != files[name]):
             raise ModelBroken(
-                f"{', '.join(other)} of {path} is another file on {host} than on this machine",
+                f"{', '.join(other)} of {model} is another file on {host} than {there}",
                 hint=f"{_SHARED}, or copy the model there anew",
             )
 

@@ -1,4 +1,4 @@
-"""A thread for each slot: it takes a run, gives it to its actor, writes down what that says, and brings the files home.
+"""A thread for each slot: it takes a run, gives it to its actor, writes down what that says, and has the files brought home.
 
 Ray brings a dead actor back, on another node where its own is gone. The run that it was at goes back to those that wait.
 """
@@ -6,9 +6,9 @@ Ray brings a dead actor back, on another node where its own is gone. The run tha
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +17,10 @@ from typing import Any
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.cluster.actor import SlotActor
 from cwa_daemon.cluster.board import Board, Queued
-from cwa_daemon.cluster.bringing import report_of_files, write_home
-from cwa_daemon.cluster.carried import SameModels, local_model, texts_of
+from cwa_daemon.cluster.carried import local_model, texts_of
 from cwa_daemon.cluster.following import Stuck, follow
 from cwa_daemon.cluster.home import LOOK_S, OwnRuns
+from cwa_daemon.cluster.homecoming import Homecoming
 from cwa_daemon.cluster.joining import Cluster, actor_environment, asked_threads, first_line
 from cwa_daemon.cluster.messages import About, Errand, Place, RunFiles, code_here, other_code
 from cwa_daemon.cluster.slots import Shape
@@ -29,18 +29,24 @@ from cwa_engine.base.errors import (
     Cancelled,
     ClusterUnreachable,
     CwaError,
-    OutputError,
     RunFailed,
     VersionMismatch,
     WorkerDied,
     error_from_dict,
 )
-from cwa_engine.base.events import Note, to_dict
+from cwa_engine.hub.imported import imported_path
+
+log = logging.getLogger(__name__)
 
 MOST_DEATHS = 3  # of actors under one run
 PATIENCE_S = 10.0  # before it is said that no actor is there yet
+ANSWER_S = 10.0  # for an actor to say that it lives
 LEAVE_S = 2.0  # for actors to remove what they have on their disks, when all is over
+SEEN_S = (
+    20.0  # for what a node has written to a shared folder to be seen here: network drives remember for some seconds
+)
 WRITE_AGAIN_S = 2.0  # between two attempts to write what the disk at home did not take
+_AGAIN = "this is a defect of cwtool or of a library; `cwtool study resume` runs it again"
 _DAEMON_LOG = "the worker's log (`cwtool daemon logs`)"  # as the executor calls it
 
 
@@ -59,10 +65,10 @@ class Driving:
     def __init__(
         self, cluster: Cluster, shapes: list[Shape], own: OwnRuns, runs: Path, store: str, say: Callable[[str], None]
     ) -> None:
-        self._cluster, self._own, self._runs, self._store, self._say = cluster, own, runs, store, say
+        self._cluster, self._own, self._store, self._say = cluster, own, store, say
         self._settings = Settings()
         self._board = Board(len(shapes))
-        self._models = SameModels()
+        self._homecoming = Homecoming(own, runs, self._board)
         self._carried: dict[tuple[object, ...], Any] = {}  # texts that were put into Ray's store of objects
         self._carrying = threading.Lock()
         self._slots = [Slot(number, shape, self._actor(shape)) for number, shape in enumerate(shapes)]
@@ -138,7 +144,11 @@ class Driving:
                 alive = True
                 while alive and (run := self._board.take(slot.number)):
                     try:
-                        alive = self._do(slot, about, run)
+                        alive = self._lives(slot, about)
+                        if alive:
+                            alive = self._do(slot, about, run)
+                        else:
+                            self._put_back(run, f"the actor on {about.host} was lost before this run began")
                     finally:
                         self._board.free(slot.number, cold=not alive)
         except BaseException as error:  # a thread that ends unseen would leave runs waiting for ever
@@ -166,6 +176,18 @@ class Driving:
             return about
         return None
 
+    def _lives(self, slot: Slot, about: About) -> bool:
+        """Whether the actor is the process that it was, after it had nothing to do. Of one that hangs `follow` will tell."""
+        ray = self._cluster.ray
+        try:
+            asked = slot.actor.about.options(concurrency_group="control").remote(self._place(slot))
+            now: About = ray.get(asked, timeout=ANSWER_S)
+        except ray.exceptions.GetTimeoutError:
+            return True
+        except ray.exceptions.RayError:
+            return False
+        return (now.node, now.pid) == (about.node, about.pid)
+
     def _place(self, slot: Slot) -> Place:
         shape = slot.shape
         return Place(slot.number, shape.gpus, shape.share, shape.threads, asked_threads(os.environ))
@@ -182,7 +204,7 @@ class Driving:
         """Have a run done; whether the actor lives on."""
         ray, run_id = self._cluster.ray, run.run_id
         self._own.move(run_id, "running")
-        self._note(
+        self._own.note(
             run_id,
             f"on {about.host}, slot {slot.number + 1} of {len(self._slots)} ({about.device}, process {about.pid})",
         )
@@ -199,6 +221,11 @@ class Driving:
                 self._kill(slot, for_good=False)
             if not self._board.closed:
                 self._died(run, f"the actor on {about.host} died: {_how_it_died(ray, error)}", about)
+        except Exception as error:  # a defect; a run that nobody ends would be waited for for ever
+            log.exception("%s: the driver failed", run_id)
+            self._kill(slot, for_good=False)
+            said = f"{type(error).__name__}: {first_line(error)}"
+            self._end(run_id, RunFailed(f"what came of this run could not be taken: {said}", hint=_AGAIN))
         return False
 
     def _done(self, slot: Slot, about: About, run: Queued) -> bool:
@@ -217,7 +244,7 @@ class Driving:
                 if report.error:
                     self._end(run.run_id, _of_the_actor(error_from_dict(report.error), about))
                 else:
-                    self._bring_home(run, brought, about.host, away)
+                    self._homecoming.bring(run, brought, about.host, away)
                 if report.ends:
                     self._kill(slot, for_good=False)
                 return not report.ends
@@ -230,7 +257,8 @@ class Driving:
         # Another node reaches the Hub in its own way, but for a token that is set here.
         token = {"token": os.environ["HF_TOKEN"]} if os.environ.get("HF_TOKEN") else {}
         command = replace(run.command, access=token) if away else run.command
-        return Errand(encode(command), self._store, away, model.location if model else "")
+        imported = model is not None and imported_path(model.name) is not None
+        return Errand(encode(command), self._store, away, model.location if model else "", imported)
 
     def _texts(self, run: Queued) -> Any:
         """A reference to the texts of a run, which Ray brings to the node; None where they are everywhere. Raises DataError."""
@@ -242,29 +270,6 @@ class Driving:
                 texts = texts_of(spec, self._settings.texts_bytes)
                 self._carried[key] = self._cluster.ray.put(texts) if texts else None
             return self._carried[key]
-
-    def _bring_home(self, run: Queued, brought: RunFiles | None, host: str, away: bool) -> None:
-        """Keep the files of a run that is done; where the disk does not take them, try again until the run is cancelled.
-
-        Raises Altered where they are not whole, ModelBroken where the node has another model, and Cancelled.
-        """
-        self._models.compare(report_of_files(run.run_id, brought), host, away)
-        assert brought
-        said = ""
-        while not brought.place:
-            try:
-                write_home(self._runs, brought)
-                break
-            except OutputError as error:
-                if error.message != said:
-                    self._note(
-                        run.run_id, f"{error.message}; the result is kept, and saved when that is mended", "warning"
-                    )
-                said = error.message
-            self._board.pause(WRITE_AGAIN_S)
-            if run.cancelled or self._board.closed:
-                raise Cancelled("cancelled while its result could not be saved; the result is discarded")
-        self._own.move(run.run_id, "done", fingerprint=brought.fingerprint, place=brought.place)
 
     def _died(self, run: Queued, why: str, about: About) -> None:
         """The actor died under a run: others may do better, a few times."""
@@ -278,28 +283,38 @@ class Driving:
             )
             self._end(run.run_id, WorkerDied(f"{len(run.deaths)} actors died under this run: {reasons}", hint=hint))
         else:
-            self._own.move(run.run_id, "queued")
-            self._note(run.run_id, f"{why}; the run is queued again", "warning")
-            if refusal := self._board.add(run, first=True):
-                self._end(run.run_id, refusal)
+            self._put_back(run, why)
+
+    def _put_back(self, run: Queued, why: str) -> None:
+        """Let a run wait again, before all others."""
+        self._own.move(run.run_id, "queued")
+        self._own.note(run.run_id, f"{why}; the run is queued again", "warning")
+        if refusal := self._board.add(run, first=True):
+            self._end(run.run_id, refusal)
 
     def _end(self, run_id: str, error: CwaError) -> None:
         self._own.move(run_id, "cancelled" if isinstance(error, Cancelled) else "failed", error=error.to_dict())
-
-    def _note(self, run_id: str, text: str, level: str = "info") -> None:
-        self._own.say(run_id, to_dict(Note(text, level)) | {"time": time.time()})
 
     def _kill(self, slot: Slot, for_good: bool) -> None:
         with contextlib.suppress(self._cluster.ray.exceptions.RayError, ValueError):  # it is dead already
             self._cluster.ray.kill(slot.actor, no_restart=for_good)
 
+    def _cancel_asked(self, run_id: str) -> None:
+        """Asked for until the run has ended, for a first look may come before the run is on the board."""
+        if record := self._own.get(run_id):
+            if record.ended:
+                self._own.home.forget_cancel(run_id)
+            else:
+                self.cancel(run_id)
+
     def _watch_cancels(self) -> None:
         """Look, while this process drives, for runs that another process wants to end."""
         while not self._board.closed:
-            for run_id in self._own.home.asked_to_cancel():
-                if self._own.get(run_id):
-                    self.cancel(run_id)
-                    self._own.home.forget_cancel(run_id)
+            try:
+                for run_id in self._own.home.asked_to_cancel():
+                    self._cancel_asked(run_id)
+            except OSError as error:  # a network drive; others must be heard when it answers again
+                log.warning("what other processes want to cancel cannot be read: %s", error)
             self._board.pause(LOOK_S)
 
 

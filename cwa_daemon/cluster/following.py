@@ -32,7 +32,8 @@ def follow(ray: Any, actor: Any, said: Any, run: Queued, patience: Settings) -> 
         if run.cancelled and deadline is None:
             actor.cancel.options(concurrency_group="control").remote(run.run_id)
             deadline = CancelDeadline(stalls)
-        if ray.wait([said], timeout=LOOK_S)[0]:
+        # Not fetched while it waits: files that come slowly are no silence, and `get` takes the time that they take.
+        if ray.wait([said], timeout=LOOK_S, fetch_local=False)[0]:
             try:
                 message = ray.get(next(said))
             except StopIteration:

@@ -26,6 +26,7 @@ from typing import IO, Any
 from cwa_daemon.base import ofd_lock
 from cwa_daemon.base.security import private_folder
 from cwa_engine.base.errors import NotFound, StateNotWritten, error_from_dict
+from cwa_engine.base.events import Note, to_dict
 from cwa_engine.base.files import scratch_path, write_whole
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.runner import RunState, RunStateName
@@ -69,7 +70,7 @@ class Home:
     def write(self, record: Record) -> None:
         """Raises StateNotWritten."""
         path = self._file("runs", record.run_id, ".json")
-        with _written(path):
+        with written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(asdict(record)).encode())
 
@@ -90,7 +91,7 @@ class Home:
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
         """One process looks a key up and writes it down at a time."""
-        with _written(self.path):
+        with written(self.path):
             private_folder(self.path.parent)
             private_folder(self.path)
             handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -105,10 +106,12 @@ class Home:
     def append(self, run_id: str, *events: Mapping[str, object]) -> None:
         """Write down what a run has said. Raises StateNotWritten."""
         path = self._file("events", run_id, ".jsonl")
-        with _written(path):
+        with written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
-                file.write(b"".join(json.dumps(event).encode() + b"\n" for event in events))
+            with path.open("a+b") as file:
+                size = file.seek(0, os.SEEK_END)
+                torn = size and os.pread(file.fileno(), 1, size - 1) != b"\n"  # by a disk that was full
+                file.write(b"\n" * bool(torn) + b"".join(json.dumps(event).encode() + b"\n" for event in events))
 
     def events_from(self, run_id: str, position: int) -> bytes:
         """What a run has said, lines of JSON, beyond so many bytes."""
@@ -123,7 +126,7 @@ class Home:
 
     def ask_to_cancel(self, run_id: str) -> None:
         path = self._file("cancel", run_id)
-        with _written(path):
+        with written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
 
@@ -142,7 +145,7 @@ class Home:
         """Inside `one_at_a_time`. Raises StateNotWritten."""
         name = f"{os.getpid()}-{secrets.token_hex(8)}"
         path = self._file("drivers", name)
-        with _written(path):
+        with written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             scratch = scratch_path(path)
             file = scratch.open("xb")
@@ -219,6 +222,10 @@ class OwnRuns:
             self._try(lambda: self.home.append(run_id, *events))
             self.changed.notify_all()
 
+    def note(self, run_id: str, text: str, level: str = "info") -> None:
+        """Say something of a run that its actor does not know."""
+        self.say(run_id, to_dict(Note(text, level)) | {"time": time.time()})
+
     def _try(self, write: Callable[[], None]) -> None:
         try:
             write()
@@ -235,7 +242,8 @@ def _no_run(run_id: str) -> NotFound:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[None]:
+def written(path: Path) -> Iterator[None]:
+    """What is done to a path at home. Raises StateNotWritten where the disk refuses."""
     try:
         yield
     except OSError as error:

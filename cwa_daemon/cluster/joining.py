@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -14,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from cwa_daemon.cluster.slots import Node
-from cwa_daemon.cluster.temporary import own_temporary
+from cwa_daemon.cluster.temporary import own_prefix, own_temporary
 from cwa_engine.base.errors import ClusterUnreachable, InvalidInput
 from cwa_engine.machine.memory import allocator_settings
 from cwa_engine.machine.processors import granted_processors, thread_settings
 
 log = logging.getLogger(__name__)
 
+_OWN = "ray"  # kind of the temporary folder of a Ray of our own
 _LONGEST = 40  # characters of the folder of a Ray of our own: it puts sockets below it, whose paths may have 107
+_ANNOUNCED = 6  # lines of an error that announces others
 KNOCK_S = 10.0
 _OBJECTS_BYTES = 512 * 2**20  # for run folders on their way, of a Ray of our own
 _MISSING = "pip install 'cwtool[cluster]' installs it"
@@ -51,6 +54,15 @@ class Cluster:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def refuse_client(address: str) -> None:
+    """Raise InvalidInput for an address of Ray's client: `ray://HOST:PORT`, also without its `ray:`, as in `--on ray://...`."""
+    if address.startswith(("ray://", "//")):
+        raise InvalidInput(
+            f"ray://{address.partition('//')[2]} is an address of Ray's client, which hands on no reports while a run computes",
+            hint="run cwtool on a machine of the cluster, with --on ray:auto or --on ray:HOST:6379",
+        )
+
+
 def join(address: str) -> Cluster:
     """Connect with the Ray at an address: "" starts one on this machine, or takes that of RAY_ADDRESS, "auto" joins the one
     that runs here. A program that is connected already keeps its Ray.
@@ -65,13 +77,9 @@ def join(address: str) -> Cluster:
     if ray.is_initialized():
         return Cluster(ray, _own_node(ray), ours=False, folder=None)
     address = address or os.environ.get("RAY_ADDRESS", "")
-    if address.startswith("ray://"):
-        raise InvalidInput(
-            f"{address} is an address of Ray's client, which hands on no reports while a run computes",
-            hint="run cwtool on a machine of the cluster, with --on ray:auto or --on ray:HOST:6379",
-        )
+    refuse_client(address)
     _knock(address)
-    folder = None if address and address != "local" else own_temporary("ray", _LONGEST)
+    folder = None if address and address != "local" else own_temporary(_OWN, _LONGEST)
     asked: dict[str, Any] = {"address": address} if folder is None else _own(folder)
     try:
         with _quiet():
@@ -84,8 +92,20 @@ def join(address: str) -> Cluster:
             f"a Ray does not start on this machine: {why}" if folder else f"the Ray at {address} is not reached: {why}",
             hint="`ray status` looks at it; cwtool must run on a machine of the cluster, with the same token and Ray version",
         ) from error
+    if folder is None and (owner := owner_of(ray._private.worker._global_node.get_session_dir_path())):
+        ray.shutdown()
+        raise ClusterUnreachable(
+            f"the Ray at {address} is another command's own (process {owner}), and ends with it",
+            hint="--on ray starts one for this command; --on ray:HOST:PORT joins that of a cluster",
+        )
     _keep_from_standard_output(ray)
     return Cluster(ray, _own_node(ray), ours=True, folder=folder)
+
+
+def owner_of(session: str) -> int:
+    """The process that has started the Ray of a session folder for itself alone; 0 for a Ray that anybody may join."""
+    found = re.search(rf"/{own_prefix(_OWN)}(\d+)-", session)
+    return int(found[1]) if found else 0
 
 
 def _knock(address: str) -> None:
@@ -159,5 +179,8 @@ def _quiet() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of Ray's says first; the rest is often a page."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What an error of Ray's says first; the rest is often a page. A line that announces others has them with it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].endswith(":"):  # as of two versions that do not go together
+        return " ".join(lines[:_ANNOUNCED])
+    return next(iter(lines), type(error).__name__)

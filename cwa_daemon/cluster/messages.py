@@ -41,6 +41,7 @@ class Errand:
     store: str  # where its files are kept; empty for home
     away: bool  # whether the actor is on another node than the driver
     model_path: str  # of a model that is files of the driver's machine; empty for others
+    imported: bool = False  # whether the model has a name there that leads to this path
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from cwa_daemon.base.settings import Settings
 from cwa_daemon.cluster.home import Home, OwnRuns
+from cwa_daemon.cluster.joining import refuse_client
 from cwa_daemon.cluster.runs import KnownRuns, RayRun
-from cwa_daemon.cluster.store import store_named
+from cwa_daemon.cluster.store import make_store, store_named
 from cwa_engine.base.errors import ClusterUnreachable, DoesNotFit, InvalidInput, NotFound
 from cwa_engine.base.files import is_read_once
 from cwa_engine.base.places import state_folder
@@ -61,6 +62,7 @@ class RayRunner:
         command: str = "",
     ) -> None:
         _check_counts(slots, gpus, cpus)
+        refuse_client(address)
         self._address, self._slots, self._gpus, self._cpus = address, slots, gpus, cpus
         self._say, self._command = say, command
         self._store = store_named(store)
@@ -92,7 +94,7 @@ class RayRunner:
             if key is not None:
                 if there := self._run_of(key):  # another process asked for the same meanwhile
                     return there
-                self._known.folders.keep_key(key, run.run_id)
+                self._known.keep_key(key, run.run_id)
             own.begin(run.run_id)
         driving.add(run)
         return RayRun(self._known, run.run_id)
@@ -145,6 +147,7 @@ class RayRunner:
 
             known = self._known
             try:
+                make_store(self._store)
                 self._cluster = join(self._address)
                 shapes = slot_shapes(self._cluster.nodes(), self._slots, self._gpus, self._cpus)
                 with known.home.one_at_a_time():

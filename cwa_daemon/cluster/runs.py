@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cwa_daemon.cluster import store
 from cwa_daemon.cluster.bringing import write_home
-from cwa_daemon.cluster.home import LOOK_S, Home, OwnRuns, Record
+from cwa_daemon.cluster.home import LOOK_S, Home, OwnRuns, Record, written
 from cwa_daemon.cluster.messages import RunFiles
 from cwa_engine.base.errors import NotFound, error_from_dict
 from cwa_engine.base.event_reader import event_from_plain
@@ -49,6 +49,11 @@ class KnownRuns:
                 raise
             return Record(run_id, "", self.folders.finished(run_id).state().created, "done")
 
+    def keep_key(self, key: str, run_id: str) -> None:
+        """Write down which run was begun under a key. Raises StateNotWritten."""
+        with written(self.home.keys / key):
+            self.folders.keep_key(key, run_id)
+
     def drives(self, run_id: str) -> bool:
         """Whether it is a run of this process that is under way, or has ended while this process drove."""
         return bool(self.own and self.own.get(run_id))
@@ -77,7 +82,11 @@ class RayRun:
 
     def events(self) -> Iterator[Event]:
         for line in self._lines():
-            if event := event_from_plain(json.loads(line)):
+            try:
+                said = json.loads(line)
+            except ValueError:  # a full disk took a part of it
+                continue
+            if event := event_from_plain(said):
                 yield event
 
     def _lines(self) -> Iterator[bytes]:

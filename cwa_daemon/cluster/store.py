@@ -6,13 +6,17 @@ nothing, is written last.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from cwa_engine.base.errors import InvalidInput, NotFound, OutputError
+from cwa_engine.base.errors import CwaError, InvalidInput, NotFound, OutputError
 from cwa_engine.base.files import scratch_path, sync_folder, user_path, write_synced
-from cwa_engine.records.checksums import SUMS, check_run, is_of_a_run
+from cwa_engine.records.checksums import SUMS, check_run, is_of_a_run, written_hashes
+
+_SHARED = "the store is one folder that this machine and all nodes share: mount it under the same path, writable"
 
 
 def store_named(given: str) -> str:
@@ -27,8 +31,39 @@ def store_named(given: str) -> str:
     return given.rstrip("/")
 
 
+def make_store(store: str) -> None:
+    """Make the folder of a store, before anything is computed. Raises OutputError."""
+    if store and "://" not in store:
+        try:
+            Path(store).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"the store {store} cannot be made: {error.strerror}", hint=_SHARED) from error
+
+
+def check_store(store: str, host: str) -> None:
+    """Raises OutputError where a node lacks the folder of a store: one that it made itself would be a folder of its own."""
+    if store and "://" not in store:
+        if not Path(store).is_dir():
+            raise OutputError(f"{host} has no folder {store}, where runs are to be kept", hint=_SHARED)
+        if not os.access(store, os.W_OK | os.X_OK):
+            raise OutputError(f"{host} may not write to {store}, where runs are to be kept", hint=_SHARED)
+
+
+def holds(place: str, fingerprint: str) -> bool:
+    """Whether a run that was brought to a store is there as this machine sees it: its list of hashes, and what that names."""
+    try:
+        sums = _read(place, SUMS)
+        if hashlib.sha256(sums).hexdigest() != fingerprint:
+            return False
+        hashes = written_hashes(place, sums, b"", fingerprint).hashes
+    except (OSError, CwaError):
+        return False
+    shared = folder_of(place)
+    return shared is None or all((shared / name).is_file() for name in hashes)
+
+
 def put_folder(folder: Path, store: str) -> str:
-    """Copy a run folder into a store, and give where it is. Raises OSError and OutputError."""
+    """Copy a run folder into a store, and give where it is. Raises OSError, OutputError, and InvalidInput."""
     place = f"{store}/{folder.name}"
     if "://" not in store:
         _copy_whole(folder, Path(place))
@@ -59,8 +94,19 @@ def fetch_files(place: str) -> dict[str, bytes]:
         raise NotFound(f"the run of {place} cannot be fetched: {error}", hint="see that you may read there") from error
 
 
+def _read(place: str, name: str) -> bytes:
+    """A file of a run in a store. Raises OSError."""
+    if shared := folder_of(place):
+        return (shared / name).read_bytes()
+    files, path = _opened(place)
+    try:
+        content: bytes = files.cat_file(f"{path}/{name}")
+        return content
+    except Exception as error:  # each kind of store has errors of its own
+        raise OSError(str(error)) from error
+
+
 def _copy_whole(folder: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     scratch = scratch_path(target)
     try:
         scratch.mkdir()

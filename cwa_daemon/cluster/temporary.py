@@ -11,12 +11,17 @@ from pathlib import Path
 from cwa_engine.base.files import process_lives
 
 
+def own_prefix(kind: str) -> str:
+    """How the names of such folders begin; the process id follows."""
+    return f"cwtool-{kind}-"
+
+
 def own_temporary(kind: str, longest: int | None = None) -> Path:
     """A private folder `cwtool-KIND-PID-xxxx`; those of processes of this user that have ended are removed.
 
     It is below TMPDIR, or below /tmp where its path would have more than `longest` characters.
     """
-    prefix = f"cwtool-{kind}-"
+    prefix = own_prefix(kind)
     root = Path(tempfile.gettempdir())
     if longest and len(f"{root}/{prefix}{os.getpid()}-xxxxxxxx") > longest:
         root = Path("/tmp")

@@ -14,6 +14,7 @@ from cwa_daemon.control.job import Job
 from cwa_daemon.control.lane_worker import LaneWorker
 from cwa_daemon.control.ledger import Ledger
 from cwa_daemon.control.outcomes import Outcomes
+from cwa_daemon.control.pace import Course
 from cwa_daemon.control.stalls import CancelDeadline
 from cwa_daemon.control.supervise import Troubles
 from cwa_daemon.pipe.messages import CancelJob, EventReport, Finished, Hello, LoadAgain
@@ -21,6 +22,7 @@ from cwa_daemon.pipe.place import WITHOUT_DEVICE
 from cwa_engine.base.errors import Cancelled, CwaError, error_from_dict
 
 SOON_S = 0.5  # after a cancel, before a job counts as cancelled of which nothing can be left behind
+_BEFORE = ("start", "load")  # stages in which the model is not there yet
 
 End = CwaError | Death | None  # how a job ended: with an error, with its worker, or well
 
@@ -41,6 +43,10 @@ class Running:
     finished: int = 0  # the number of the report that told of its end
     ended_at: float | None = None  # seconds since the epoch
     cancel_asked: bool = False
+    begun: float = 0.0  # by the clock that stands still while the machine sleeps
+    computing_since: float | None = None  # its model is there since then
+    was_warm: bool = False
+    was_adopted: bool = True  # how long it took before nobody knows
     deadline: CancelDeadline | None = None  # once the worker was asked to stop
 
     @property
@@ -50,6 +56,12 @@ class Running:
     @property
     def is_under_way(self) -> bool:
         return not self.ended.done()
+
+    def course(self, now: float) -> Course:
+        """How far it is."""
+        if self.computing_since is None:
+            return Course(self.job, now - self.begun, None)
+        return Course(self.job, self.computing_since - self.begun, now - self.computing_since)
 
     def end(self, how: End) -> None:
         """The worker has done with it."""
@@ -82,10 +94,11 @@ class CurrentJob:
         self._ledger = ledger
         self._outcomes = outcomes
         self._load_again = load_again
+        self._clock = clock
 
     def take(self, job: Job) -> Running:
         """From now on this job is the one that runs here."""
-        self.running = Running(job)
+        self.running = Running(job, begun=self._clock())
         self.worker.begin_job()
         return self.running
 
@@ -105,7 +118,7 @@ class CurrentJob:
         """Tell the worker, which is there, that the job is cancelled."""
         self.worker.send(CancelJob(run_id=running.run_id))
         running.deadline = CancelDeadline(self.worker.stalls)
-        if self.device in WITHOUT_DEVICE.values() or self.worker.stalls.stage in ("start", "load"):
+        if self.device in WITHOUT_DEVICE.values() or self.worker.stalls.stage in _BEFORE:
             asyncio.get_running_loop().call_later(SOON_S, running.count_as_cancelled)
 
     def heard_hello(self, hello: Hello) -> None:
@@ -122,6 +135,8 @@ class CurrentJob:
         """Store what the worker says of its job, unless an earlier daemon has."""
         running = self.running
         of_this_job = running and running.run_id == report.run_id and running.is_under_way
+        if running and of_this_job and running.computing_since is None and self.worker.stalls.stage not in _BEFORE:
+            running.computing_since = self._clock()
         if report.number > self.worker.written and of_this_job:
             self._ledger.record(
                 report.run_id, {**report.event, "number": report.number, "time": report.time or time.time()}

@@ -16,6 +16,7 @@ from cwa_daemon.control.lane import Lane
 from cwa_daemon.control.lane_names import AUTO, CPU, LaneNames
 from cwa_daemon.control.ledger import Ledger
 from cwa_daemon.control.outcomes import Outcomes
+from cwa_daemon.control.pace import Course
 from cwa_daemon.control.placement import Placement
 from cwa_daemon.control.store import Store
 from cwa_daemon.control.supervise import Troubles
@@ -121,6 +122,8 @@ class Dispatcher:
         if self._ticks_otherwise >= STEADY_TICKS:
             self._placement.rename(names)
             self.wake_all()
+        if self._placement.has_left:  # and the busy lane may take longer than was thought
+            self._wake(list(self._lanes.values()))
         for lane in list(self._lanes.values()):  # one may lose a pinned model, which begins another
             lane.check_health()
 
@@ -160,7 +163,10 @@ class Dispatcher:
             return lanes[0].waits_for(job, before)
         refusals = self._placement.refusals_of(job.run_id)
         obstacles = [waits.for_room(lane.device) if lane.device in refusals else lane.obstacle(job) for lane in lanes]
-        return waits.for_lanes(obstacles, len(before)) if all(obstacles) else waits.for_queued(before)
+        if all(obstacles):
+            return waits.for_lanes(obstacles, len(before))
+        left_to = self._placement.left_to(job.run_id)
+        return waits.for_its_model(left_to) if left_to else waits.for_queued(before)
 
     def _lanes_of(self, job: Job) -> list[Lane]:
         """The lane that a job runs on, or those that may run it; as far as they have begun."""
@@ -255,6 +261,10 @@ class Dispatcher:
         """A job does not fit on a lane: None where another one is to try it, else why it fits nowhere."""
         return error if job.kind in place.WITHOUT_DEVICE else self._placement.refused(lane, job, error)
 
+    def has_run(self, course: Course, was_warm: bool) -> None:
+        """A job has come to a good end."""
+        self._placement.pace.ended(course, was_warm)
+
     def is_gone(self, device: str) -> bool:
         """Whether this daemon does not have such a lane any more."""
         return self.names.is_gone(device)
@@ -276,7 +286,11 @@ class Dispatcher:
 
     def _plan_memory(self, device: str) -> PlanMemory:
         lane = self._lanes.get(device)
-        memory = lane.plan_memory() if lane else PlanMemory(free_bytes=telemetry.free_bytes(device))
+        memory = (
+            lane.plan_memory()
+            if lane
+            else PlanMemory(free_bytes=telemetry.free_bytes(device), each=telemetry.free_each(device))
+        )
         if memory.free_bytes is None and self.names.sharers(device) > 1:
             return replace(
                 memory, free_bytes=telemetry.free_of_share(self._share_bytes(device), lane.pid if lane else None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 SETTLED_NS = 2 * 10**9  # two changes that are closer may have one time, as file systems keep it
 PATIENCE_S = 8.0  # that a request waits for a look; clients wait ten, and thousands of runs may take longer
 FOUND = "it was made by another program, and found in the folder of runs"
-
+# What reading a folder raises that somebody else has made: its files may hold anything, and must not end a list of all others.
+NO_RUN = (CwaError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError, OSError)
 
 Times = tuple[int, ...]  # in ns: when the folder of runs had changed, and each folder in it that was no whole run
 
@@ -82,7 +84,7 @@ class FoundRuns:
                     _check_whole(folder)
                     found.append((row_of(folder), fingerprint_of(folder)))
                     continue
-            except (CwaError, KeyError, ValueError, OSError) as error:
+            except NO_RUN as error:
                 log.warning("%s is no whole run, and is not listed: %s", folder, error)
             not_whole[folder.name] = changed
         self._not_whole = not_whole
@@ -123,10 +125,13 @@ def list_run(store: Store, row: JsonMap, fingerprint: str | None, **columns: int
 
 
 def row_of(folder: Path) -> JsonMap:
-    """The job of a run folder. Raises NotFound, Altered, KeyError and ValueError for what is no whole run."""
+    """The job of a run folder. Raises one of `NO_RUN` for what is no whole run."""
     manifest, summary = read_manifest(folder), read_summary(folder)
     spec_of_kind("run", manifest["spec"])  # or every list that it is in would fail
     started, worked_s = float(manifest["started"]), float(sum(summary["timings"].values()))
+    texts = manifest["command"], manifest["model"]["device"]
+    if not (math.isfinite(started) and math.isfinite(worked_s) and all(isinstance(text, str) for text in texts)):
+        raise ValueError("its times are no numbers, or its command or device is no text")
     return {
         "run_id": folder.name,
         "kind": "run",

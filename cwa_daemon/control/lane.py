@@ -15,6 +15,7 @@ from cwa_daemon.control.deaths import Cause, Death
 from cwa_daemon.control.job import Job
 from cwa_daemon.control.ledger import Ledger
 from cwa_daemon.control.outcomes import Outcomes
+from cwa_daemon.control.pace import Course
 from cwa_daemon.control.supervise import Troubles, supervise
 from cwa_daemon.pipe.messages import LoadAgain, PlanMemory, RunJob
 from cwa_daemon.protocol import JobState, WarmModel, WorkerView
@@ -44,6 +45,9 @@ class Orders(Protocol):
 
     def does_not_fit(self, lane: Lane, job: Job, error: DoesNotFit) -> DoesNotFit | None:
         """A job does not fit on a lane: None where another one is to try it, else why it fits nowhere."""
+
+    def has_run(self, course: Course, was_warm: bool) -> None:
+        """A job has come to a good end."""
 
     def is_gone(self, device: str) -> bool:
         """Whether this daemon does not have such a lane any more."""
@@ -107,6 +111,11 @@ class Lane:
     def running_job(self) -> Job | None:
         """The job that it is at."""
         return self._current.running.job if self._current.running else None
+
+    @property
+    def course(self) -> Course | None:
+        """How far the job is that it is at."""
+        return self._current.running.course(self._clock()) if self._current.running else None
 
     def must_wait(self, run_id: str) -> bool:
         """Whether a job has just been told that its model does not fit."""
@@ -240,7 +249,9 @@ class Lane:
             await self._see_it_end(running)
 
     async def _run_job(self, job: Job) -> None:
+        was_warm = self.is_warm(job)
         running = self._current.take(job)
+        running.was_warm, running.was_adopted = was_warm, False
         self._needs.pop(job.run_id, None)
         self._idle.clear()
         try:
@@ -269,6 +280,8 @@ class Lane:
         if self._ledger.state_of(run_id) is JobState.RUNNING:
             self._ledger.move(run_id, state, reason, running.ended_at)
         await running.free
+        if state is JobState.DONE and not running.was_adopted:
+            self._orders.has_run(running.course(self._clock()), running.was_warm)
         self._current.worker.written = max(self._current.worker.written, running.finished)
         self._current.running = None
         self._idle_since = self._clock()

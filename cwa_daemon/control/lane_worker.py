@@ -287,4 +287,4 @@ def _plan_memory(device: str, memory: Memory | None, models: list[WarmModel]) ->
         WarmCopy(name=model.name, dtype=model.dtype, size_bytes=model.size_bytes, pinned=model.pinned)
         for model in models
     )
-    return PlanMemory(free_bytes=free, warm=warm)
+    return PlanMemory(free_bytes=free, warm=warm, each=telemetry.free_each(device))

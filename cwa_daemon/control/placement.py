@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,9 +11,14 @@ from typing import Protocol
 from cwa_daemon.control import queue
 from cwa_daemon.control.job import Job
 from cwa_daemon.control.lane_names import LaneNames
+from cwa_daemon.control.pace import Course, Pace
 from cwa_daemon.pipe.place import WITHOUT_DEVICE
 from cwa_engine.base.errors import DoesNotFit
 from cwa_engine.records.run_id import short_id
+
+SETTLE_S = (
+    2.0  # after a job came, before a model that another lane has is loaded for it: a study's cells come one by one
+)
 
 
 class Place(Protocol):
@@ -27,6 +33,10 @@ class Place(Protocol):
     @property
     def running_job(self) -> Job | None:
         """The job that it is at."""
+
+    @property
+    def course(self) -> Course | None:
+        """How far that job is."""
 
     def is_warm(self, job: Job) -> bool: ...
 
@@ -63,6 +73,8 @@ class Placement:
         self._lanes = lanes
         self._room_bytes = room_bytes
         self._refusals: dict[str, dict[str, _Refusal]] = {}  # run id -> lanes that it did not fit on
+        self._left: dict[str, dict[str, str]] = {}  # lane -> run ids that it has left to a busy one, and which
+        self.pace = Pace()
 
     # a job for a lane
 
@@ -73,13 +85,53 @@ class Placement:
     def choose(self, lane: Place, due: Sequence[Job]) -> Choice | None:
         """The job to begin on a free lane. One whose model is warm only on another lane that rests is left to that."""
         others = self._others(lane)
-        mine = [job for job in due if lane.is_warm(job) or not any(self._awaits(other, job) for other in others)]
+        left = self._left[lane.device] = self._left_to_busy(lane, due, others)
+        mine = [
+            job
+            for job in due
+            if job.run_id not in left and (lane.is_warm(job) or not any(self._awaits(other, job) for other in others))
+        ]
         job = queue.choose_next(mine, lane.is_warm, functools.partial(_is_held, others))
         if job is None:
             return None
         device, why = self._where(lane, job)
         because = "its model is warm" if lane.is_warm(job) else "the model of that one is on another lane"
         return Choice(job, device, why, None if job is mine[0] else mine[0], because)
+
+    def _left_to_busy(self, lane: Place, due: Sequence[Job], others: Sequence[Place]) -> dict[str, str]:
+        """Run ids of the jobs that a busy lane has the model of and will end sooner, and the name of that lane.
+
+        It will be free before the model could be loaded here, with what is left to it already, by what was measured last.
+        For a moment after a job came the same holds without any figures: jobs of other models may be about to come.
+        """
+        left: dict[str, str] = {}
+        busy_s = {other.device: self.pace.left_s(course) for other in others if (course := other.course)}
+        for job in due:
+            if lane.is_warm(job):
+                continue
+            load_s, compute_s = self.pace.load_s(job.model), self.pace.compute_s(job)
+            for other in others:
+                if other.device not in busy_s or not _is_held([other], job) or not self._can(other, job):
+                    continue
+                free_s = busy_s[other.device]
+                is_sooner = free_s is not None and load_s is not None and free_s < load_s
+                if is_sooner or time.time() - job.created < SETTLE_S:
+                    left[job.run_id] = other.device
+                    busy_s[other.device] = None if free_s is None or compute_s is None else free_s + compute_s
+                    break
+        return left
+
+    def left_to(self, run_id: str) -> str:
+        """The busy lane to which others have left a job; empty where there is none."""
+        return next((left[run_id] for left in self._left.values() if run_id in left), "")
+
+    @property
+    def has_left(self) -> bool:
+        """Whether a lane that may be free has left a job to a busy one, and is to look again."""
+        return any(self._left.values())
+
+    def _can(self, other: Place, job: Job) -> bool:
+        return other.device in self.names.for_device(job.device) and self.may_take(other, job)
 
     def _where(self, lane: Place, job: Job) -> tuple[str, str]:
         """The device that a job gets on a lane, and why; the reason is empty where it had no choice."""
@@ -103,8 +155,7 @@ class Placement:
 
     def _awaits(self, other: Place, job: Job) -> bool:
         """Whether another lane rests, has the model of a job warm, and may run it."""
-        can = other.device in self.names.for_device(job.device) and self.may_take(other, job)
-        return can and other.is_resting and other.is_warm(job)
+        return self._can(other, job) and other.is_resting and other.is_warm(job)
 
     def _others(self, lane: Place) -> list[Place]:
         """The other lanes that may run what this one may."""

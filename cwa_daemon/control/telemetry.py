@@ -80,17 +80,23 @@ def _devices(pids: list[int]) -> list[DeviceMemory]:
 def free_bytes(device: str) -> int | None:
     """Free memory of an NVIDIA device, "cuda:0"; None where there is no such device, or nobody tells.
 
-    Of several, "cuda:0+cuda:1", for what is spread evenly: each counts as the one with least.
+    Of several, "cuda:0+cuda:1", all together.
     """
+    each = free_each(device)
+    return sum(each) if each else None
+
+
+def free_each(device: str) -> tuple[int, ...]:
+    """Free memory of each NVIDIA device of a name; nothing where there is none such, or nobody tells."""
     found, free = None, []
     for name in devices_in(device):
         kind, _, number = name.partition(":")
         found = found or (_nvidia() if kind == "cuda" else [])
         place = int(number or 0)
         if place >= len(found):
-            return None
+            return ()
         free.append(found[place].total - found[place].used)
-    return len(free) * min(free)
+    return tuple(free)
 
 
 def nvidia_devices() -> int:

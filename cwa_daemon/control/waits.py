@@ -40,6 +40,10 @@ def for_lanes(lanes: Sequence[str], before: int) -> str:
     return f"{'; '.join(dict.fromkeys(lanes))}{more}"
 
 
+def for_its_model(device: str) -> str:
+    return f"{device}, which has its model and is expected to be free before it could be loaded elsewhere"
+
+
 def for_room(device: str) -> str:
     return f"it does not fit on {device}"
 

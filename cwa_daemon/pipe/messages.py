@@ -87,6 +87,7 @@ class PlanMemory:
 
     free_bytes: int | None
     warm: tuple[WarmCopy, ...] = ()
+    each: tuple[int, ...] = ()  # of several devices: how what is free is spread over them; nothing where nobody knows
 
 
 # commands

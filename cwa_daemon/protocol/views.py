@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from cwa_daemon.protocol.message import Message
 from cwa_daemon.protocol.states import TERMINAL_STATES, JobState
-from cwa_engine.base.devices import is_device
+from cwa_engine.base.devices import is_device, memory_of
 from cwa_engine.base.plain import JsonMap
 
 
@@ -196,5 +196,10 @@ class StatusView(View):
 
     @property
     def lanes(self) -> list[WorkerView]:
-        """Those on which jobs compute; not where plans are made or models are downloaded."""
-        return [worker for worker in self.workers if is_device(worker.device)]
+        """Those on which jobs compute; not where plans are made or models are downloaded.
+
+        A device that a run named, and this machine does not have, is none.
+        """
+        here = {device.device for device in self.devices}
+        lanes = [worker for worker in self.workers if is_device(worker.device)]
+        return [lane for lane in lanes if lane.pid or here.issuperset(memory_of(lane.device))]

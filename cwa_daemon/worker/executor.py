@@ -211,8 +211,7 @@ class Executor:
                 reason = str(error)
             if reason != said:
                 report.note(
-                    f"cannot save: {reason}; the result is kept, and saved when that is mended "
-                    f"(`cwtool jobs cancel {record.run_id}` discards it)",
+                    f"cannot save: {reason}; the result is kept, and saved when that is mended; a cancel discards it",
                     "warning",
                 )
                 said = reason

@@ -15,7 +15,7 @@ from cwa_engine.base.devices import devices_in, is_cpu
 from cwa_engine.base.errors import CwaError, DoesNotFit, InvalidInput
 from cwa_engine.hub.sources import HubAccess, resolve
 from cwa_engine.models.loading import torch_device
-from cwa_engine.models.memory import free_together
+from cwa_engine.models.memory import free_bytes
 from cwa_engine.planning import plan
 from cwa_engine.rows import Plan
 from cwa_engine.spec import RunSpec
@@ -23,20 +23,20 @@ from cwa_engine.spec import RunSpec
 
 def make_plan(spec: RunSpec, access: HubAccess, device: str, memory: PlanMemory, limits: Limits) -> Plan:
     """The plan of a run on a device that this process does not use."""
-    free = memory.free_bytes
-    if free is None:
-        free = _measured(device)
+    free, each = memory.free_bytes, memory.each
+    if free is None and (each := _measured(device)):
+        free = sum(each)
     room = _room(spec, device, free, memory.warm, limits)
     kind = "cpu" if is_cpu(device) else device  # to the engine every CPU lane is the CPU
-    return dataclasses.replace(plan(spec, access, kind, limits.trust_remote_code, room), device=device)
+    return dataclasses.replace(plan(spec, access, kind, limits.trust_remote_code, room, each=each), device=device)
 
 
-def _measured(device: str) -> int | None:
-    """Free memory of a device on which no worker runs; None where this machine has no such device."""
+def _measured(device: str) -> tuple[int, ...]:
+    """Free memory of each device of a name on which no worker runs; nothing where this machine has no such device."""
     try:
-        return free_together(_devices(device))
+        return tuple(map(free_bytes, _devices(device)))
     except InvalidInput:
-        return None
+        return ()
 
 
 def _room(

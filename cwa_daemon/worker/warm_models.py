@@ -23,7 +23,7 @@ from cwa_engine.machine.memory_limit import memory_limit
 from cwa_engine.models.checksum import checksum
 from cwa_engine.models.failures import is_out_of_memory
 from cwa_engine.models.loading import LoadedModel, load_model
-from cwa_engine.models.memory import free_bytes, free_together, release, usual_reserve_bytes
+from cwa_engine.models.memory import free_bytes, release, usual_reserve_bytes
 from cwa_engine.planning import IMPORTED_BYTES
 from cwa_engine.spec import RunSpec
 
@@ -184,7 +184,7 @@ class WarmModels:
                 return None
             else:
                 held = max(0, psutil.Process().memory_info().rss - IMPORTED_BYTES)
-            return Memory(free=free_together(self._devices()), held=held)
+            return Memory(free=sum(map(free_bytes, self._devices())), held=held)
         except (
             CwaError,
             RuntimeError,

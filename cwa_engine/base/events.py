@@ -166,9 +166,11 @@ def describe(event: Mapping[str, Any]) -> str | None:
             if p["collapsed_at"]:
                 return f"{case}: collapsed, first at {p['collapsed_at']}"
             perplexity = "beyond a float" if p["perplexity"] is None else f"{p['perplexity']:.4f}"
+            # Draws are measured on few texts at first, whose perplexity is not the baseline's.
+            texts = f" on {p['sequences']} sequences" if p.get("sequences") else ""
             known = p["delta_low"] is not None and p["delta_high"] is not None  # one text has no interval
-            interval = f" [{p['delta_low']:+.4f}, {p['delta_high']:+.4f}]" if known else ""
-            return f"{case}: perplexity {perplexity}, delta {p['delta_nll']:+.4f} nats{interval}"
+            interval = f" [{p['delta_low']:+.4g}, {p['delta_high']:+.4g}]" if known else ""
+            return f"{case}: perplexity {perplexity}{texts}, change of the loss {p['delta_nll']:+.4g} nats per token{interval}"
         case "plan":
             return f"{event['plan']['why']}: {event['plan']['command'] or 'no command'}"
         case "inspected":

@@ -86,8 +86,8 @@ class _Measuring:
             self._emit(
                 Note(
                     f"damage takes at most {self._total / texts:.1f} passes over the evaluation texts ({texts}), for "
-                    f"{draws} draws of controls on up to {sample} of them; draws that are far behind take less, and so do "
-                    "--fast-perturbation and fewer --control-seeds"
+                    f"{draws} draws of controls on up to {sample} of them and the leading draw of each control on up to all; "
+                    "draws that are far behind take less, and so do --fast-perturbation and fewer --control-seeds"
                 )
             )
 

@@ -4,19 +4,19 @@
 
 The elimination. A critical set and the draws of one control are entrants. All are measured on 2 of the evaluation texts.
 Whoever changes the losses of these by less than a tenth of what the first does is out; by how much is the root mean square over
-the texts, for on few texts changes of either sign cancel. The others go on to 4 texts, and by the same rule to 8, the sample,
-where the change of the mean loss has the last word. Four go on in any case. Who is out is behind all that go on; of those who
-leave together the larger is ahead, and a draw that does as much as the critical set is ahead of it. The place of the critical
-set gives p = place / entrants.
+the tokens of the texts, for on few texts changes of either sign cancel. The others go on to 4 texts, and by the same rule to
+8, the sample, where the change of the mean loss has the last word. Four go on in any case. Who is out is behind all that go
+on; of those who leave together the larger is ahead, and a draw that does as much as the critical set is ahead of it. The place
+of the critical set gives p = place / entrants.
 
 Why this p is exact: places are a function of the losses that treats all entrants alike, but for ties, which go against the
 critical set. If that is exchangeable with its draws, each place is equally likely, so p <= a has at most the probability a,
 whatever the rule by which entrants are out, and whatever the texts.
 
-The looks. A critical set with p <= 0.05 is distinguishable if it also changes the loss more than the first of the draws does on
-all texts. That draw is measured on a quarter of the texts, half of them, all of them (on 16 at least), until it is clear: until
-the change by the critical set on all texts is outside of the interval of the draw's. The intervals of all looks together hold
-with 99 %. Looks can only take distinction away, so the level stays that of p.
+The looks. A critical set with p <= 0.05 is distinguishable if it also changes the loss more than the first of the draws does
+on all texts. That draw is measured on all texts halved as often as 16 are left, then on twice as many and so on, until it is
+clear: until the change by the critical set on all texts is outside of the interval of the draw's. The intervals of all looks
+together hold with 99 %. Looks can only take distinction away, so the level stays that of p.
 
 numpy-free: runs measure by this rule, files are verified by it, and studies tell its cost beforehand.
 """

@@ -109,11 +109,14 @@ class Reference:
         return abs(float((measured.on(places).nll_sums - intact.nll_sums).sum() / intact.tokens.sum()))
 
     def spread(self, measured: Measured, texts: int) -> float:
-        """The root mean square of the changes of the first so many texts, each in nats per token."""
+        """The root mean square of the changes of the first so many texts, each in nats per token, over their tokens.
+
+        A text weighs as much as in the mean loss, so this is never less than the change of that.
+        """
         places = self.first(texts)
         intact = self.on(places)
         changes = (measured.on(places).nll_sums - intact.nll_sums) / intact.tokens
-        return float(np.sqrt(np.mean(changes**2)))
+        return float(np.sqrt((intact.tokens * changes**2).sum() / intact.tokens.sum()))
 
 
 class Figures(TypedDict):

@@ -1,11 +1,11 @@
 """Whether a critical set is distinguishable from its controls: a rank test, a stated rule and one plain sentence.
 
-The rule. A critical set is distinguishable where, for every control, it comes out of an elimination ahead of its draws, of
-which there are at least 19 (p <= 0.05), and also changes the loss on all texts more than the first of the draws, by as many
-texts as make that clear (`elimination.py`), and where its change is larger than the numerical floor. Sets of several sizes are
-tested from the largest on, and no further once one fails: a fixed sequence keeps the error of the whole at that of one test
-(Maurer et al. 1995). Fewer draws, fewer than 16 texts, or a model that is no better than guessing mean that nothing was
-tested. The measured error rates are in docs/evidence.md.
+The rule. A critical set is distinguishable where, for every control, it comes out of an elimination so far ahead of its draws,
+of which there are at least 19, that p <= 0.05, and also changes the loss on all texts more than the first of the draws, by as
+many texts as make that clear (`elimination.py`), and where its change is larger than the numerical floor. Sets of several
+sizes are tested from the largest on, and no further once one fails: a fixed sequence keeps the error of the whole at that of
+one test (Maurer et al. 1995). Fewer draws, fewer than 16 texts, or a model that is no better than guessing mean that nothing
+was tested. The measured error rates are in docs/evidence.md.
 torch-free: `records.verification` judges what is in files by the same rule.
 """
 
@@ -124,12 +124,14 @@ def _missing(reference: Reference, baseline: Baseline, against: Sequence[Separat
     for row in against:
         if CONTROLS[row.control].is_random and row.draws < LEAST_DRAWS:
             missing.append(
-                f"{row.draws} draws of {row.control} are too few for a p-value, {LEAST_DRAWS} can show {LEVEL}"
+                f"{row.draws} draw{'s' * (row.draws != 1)} of {row.control} {'are' if row.draws != 1 else 'is'} too few for a "
+                f"p-value, {LEAST_DRAWS} can show {LEVEL}"
             )
     if not any(CONTROLS[row.control].is_random for row in against):
         missing.append("no control is drawn at random")
     if len(reference.intact.tokens) < LEAST_TEXTS:
-        missing.append(f"{len(reference.intact.tokens)} texts were measured, {LEAST_TEXTS} are needed")
+        texts = len(reference.intact.tokens)
+        missing.append(f"{texts} text{'s were' if texts > 1 else ' was'} measured, {LEAST_TEXTS} are needed")
     if baseline.is_guessing:
         missing.append("the intact model is no better than guessing")
     return missing
@@ -145,12 +147,24 @@ def _outcome(
         return "not tested", f"{'; '.join(missing)} ({', '.join(map(_as_bad, against))})"
     if critical.size <= reference.rounding:
         return "indistinguishable", f"rounding alone changes the loss by up to {reference.rounding:.2g}"
+    everything = len(reference.intact.tokens)
     rivals = [row for row in against if (row.p_value or 0) > LEVEL or not row.beyond]
     if rivals:
-        return "indistinguishable", ", ".join(f"{_as_bad(row)}{_p(row)}" for row in rivals)
-    everything = len(reference.intact.tokens)
-    evidence = (f"{_first(row)} {_change(row.largest)}{_on_texts(row, everything)}{_p(row)}" for row in against)
-    return ("helpful" if critical.point.delta_nll < 0 else "harmful"), ", ".join(evidence)
+        return "indistinguishable", ", ".join(_why_not(row, everything) for row in rivals)
+    return ("helpful" if critical.point.delta_nll < 0 else "harmful"), ", ".join(
+        _beside(row, everything) for row in against
+    )
+
+
+def _why_not(row: Separation, everything: int) -> str:
+    """What a critical set fails by: its place among the draws, or the draw that does as much on more texts."""
+    if (row.p_value or 0) > LEVEL:
+        return f"{_as_bad(row)}{_p(row)}"
+    return f"{_beside(row, everything)}, but the set does no more than that draw"
+
+
+def _beside(row: Separation, everything: int) -> str:
+    return f"{_first(row)} {_change(row.largest)}{_on_texts(row, everything)}{_p(row)}"
 
 
 def _as_bad(row: Separation) -> str:
@@ -173,7 +187,13 @@ def _by_places(row: Separation) -> bool:
 
 
 def _p(row: Separation) -> str:
-    return "" if row.p_value is None else f", p = {row.p_value:.2g}"
+    """Two digits, and more where these would read as the level that p is above."""
+    if row.p_value is None:
+        return ""
+    digits = 2
+    while row.p_value > LEVEL >= float(f"{row.p_value:.{digits}g}"):
+        digits += 1
+    return f", p = {row.p_value:.{digits}g}"
 
 
 def _on_texts(row: Separation, everything: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cwa_engine.base.table import Table
 from cwa_engine.exchange.any_printed import any_printed
@@ -46,8 +46,8 @@ def _damage(report: RunReport, metric: str | None) -> Iterator[PrintedTable]:
         + (f" ({', '.join(common)})" if common else "")
         + f", whose perplexity is {report.baseline.perplexity:.4g} when intact. The change of the loss is in nats per token, "
         "paired per text, with 95 % intervals (jackknife over texts, Student's t). The worst control is the one whose "
-        "leading draw, of as many as stand in brackets, changes the loss most; p is of the exact rank test against its "
-        f"draws. Bold: distinguishable from all draws of all controls{_none_is(bold)}. {_protocol(report)}"
+        f"leading draw, of as many as stand in brackets, changes the loss most{_texts_of_draws(groups)}; p is of the exact "
+        f"rank test against its draws. Bold: distinguishable from its controls{_none_is(bold)}. {_protocol(report)}"
     )
     yield PrintedTable(
         DAMAGE,
@@ -55,6 +55,13 @@ def _damage(report: RunReport, metric: str | None) -> Iterator[PrintedTable]:
         tuple(_DAMAGE_COLUMNS[place] for place in kept),
         tuple(tuple(row[place] for place in kept) for row in rows),
     )
+
+
+def _texts_of_draws(groups: Sequence[DamageSummary]) -> str:
+    """On how many texts the leading draws of the worst controls were measured; nothing for runs of early versions."""
+    worst = [group.worst_control for group in groups if group.worst_control]
+    known = sorted({control.largest_texts for control in worst if control.largest_texts is not None})
+    return f", measured on {' or '.join(f'{texts:,}' for texts in known)} texts" if known else ""
 
 
 def _damage_row(group: DamageSummary, point: DamagePoint) -> tuple[Cell, ...]:

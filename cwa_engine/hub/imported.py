@@ -14,6 +14,7 @@ from cwa_engine.base.places import state_folder
 from cwa_engine.guide.catalog import catalog_model
 
 FILE = "models.json"
+_lent: dict[str, str] = {}  # name in lower case -> path, see `lend_import`
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -49,7 +50,14 @@ def imported_path(name: str) -> str | None:
     """The path that an imported name leads to; None for every other name. Upper and lower case are the same."""
     if not _NAME.fullmatch(name):
         return None
+    if lent := _lent.get(name.lower()):
+        return lent
     return next((model.path for own, model in imported_models().items() if own.lower() == name.lower()), None)
+
+
+def lend_import(name: str, path: str) -> None:
+    """Let a name lead to a path in this process alone: it was given to a model on the machine that asks for a run here."""
+    _lent[name.lower()] = path
 
 
 def check_import_name(name: str, path: str) -> None:

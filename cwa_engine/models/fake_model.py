@@ -22,6 +22,8 @@ from cwa_engine.models.anatomy import anatomy_of
 from cwa_engine.models.loading import LoadedModel
 from cwa_engine.models.shards import Shards, place
 
+_grouped_mm = getattr(torch, "_grouped_mm", None)  # of which earlier versions have none
+
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of live tensors that were created inside this context; `peak` is the most at one time.
@@ -66,15 +68,29 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class FakeModel(LoadedModel):
-    """A model whose tensors have a shape and no memory. It runs inside `mode` only, over several devices in `running`."""
+    """A model whose tensors have a shape and no memory. It runs inside `running` only."""
 
     mode: FakeTensorMode = field(kw_only=True, repr=False)
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Whatever runs the model goes inside."""
-        with self.mode, _MadeUpDevices() if self.shards else nullcontext():
+        with self.mode, _MadeUpDevices() if self.shards else nullcontext(), _GroupedProducts():
             yield
+
+
+class _GroupedProducts(TorchFunctionMode):
+    """Products of tokens with the matrices of their experts, by an operator that needs no values.
+
+    PyTorch's own refuses float32 where tensors have no values. That of transformers makes the same tensors: as many rows
+    as there are pairs of a token and its expert, and gradients of whole stacks.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = dict(kwargs or {})
+        if function is _grouped_mm and given.get("bias") is None:
+            return torch.ops.transformers.grouped_mm_fallback(*args[:2], offs=given["offs"])
+        return function(*args, **given)
 
 
 class _MadeUpDevices(TorchFunctionMode):

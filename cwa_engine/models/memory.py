@@ -5,14 +5,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import platform
-from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import torch
 
 from cwa_engine.machine.memory import Memory, available_memory
-
-T = TypeVar("T")
 
 # glibc keeps freed memory: 60 MB after loading SmolLM2-135M from a GGUF file, 85 MB after scoring its blocks.
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -38,11 +34,6 @@ def device_name(device: torch.device) -> str:
 def free_bytes(device: torch.device) -> int:
     """Bytes that this process can still get on a device."""
     return device_memory(device).free_bytes
-
-
-def free_together(devices: Sequence[torch.device], free: Callable[[torch.device], int] = free_bytes) -> int:
-    """Bytes for what is spread evenly over these devices: each counts as the one with least."""
-    return len(devices) * min(free(device) for device in devices)
 
 
 def usual_reserve_bytes(device: torch.device) -> int:

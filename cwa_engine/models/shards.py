@@ -35,7 +35,7 @@ from cwa_engine.models.forward import logits_of
 from cwa_engine.models.memory import device_memory
 
 EIGHTHS = 8
-_PLENTY = Memory("no limit", 2**60, 2**60)
+_PLENTY = 2**60  # bytes
 
 # Logits over several devices may round otherwise than on a CPU; in units of their standard deviation. Weights or inputs that
 # are mixed up differ by 0.05 to 3, see `prompting.generation`.
@@ -80,8 +80,13 @@ class Shards:
         return self.needed({device: size * held // max(1, sum(self.weights)) for device, held in shares})
 
     def share_of_fullest(self, size: int) -> int:
-        """`size` bytes that are spread as the weights are, as if each device had as much as the one with most."""
-        return size * max(self.weights) * len(self.weights) // max(1, sum(self.weights))
+        """`size` bytes that are spread as the weights are, as if all devices were as full of them as the fullest."""
+        fullest = max(held / max(1, room) for held, room in zip(self.weights, self.room, strict=True))
+        return int(size * fullest * sum(self.room)) // max(1, sum(self.weights))
+
+    def share_anywhere(self, size: int) -> int:
+        """`size` bytes that may lie on any device, as if all were as full of them as the smallest would be."""
+        return size * sum(self.room) // max(1, min(self.room))
 
     def needed_anywhere(self, size: int) -> int:
         """As `needed`, for work of `size` bytes that is now on one device, now on another."""
@@ -173,9 +178,18 @@ def planned_now(name: str, model: nn.Module, anatomy: Anatomy, devices: Sequence
     return plan_shards(name, model, anatomy, devices, [device_memory(device) for device in devices])
 
 
+def split_by(
+    name: str, model: nn.Module, anatomy: Anatomy, devices: Sequence[torch.device], sizes: Sequence[int]
+) -> Shards:
+    """As `plan_shards`, on devices whose memory is as these sizes to one another, and plenty of it."""
+    most = max(1, *sizes)
+    memory = [_PLENTY * max(1, size) // most for size in sizes]
+    return plan_shards(name, model, anatomy, devices, [Memory("no limit", each, each) for each in memory])
+
+
 def split_evenly(name: str, model: nn.Module, anatomy: Anatomy, devices: Sequence[torch.device]) -> Shards:
     """As `plan_shards`, on devices that have the same memory, and plenty of it."""
-    return plan_shards(name, model, anatomy, devices, [_PLENTY] * len(devices))
+    return split_by(name, model, anatomy, devices, [1] * len(devices))
 
 
 def _bytes(module: nn.Module) -> int:

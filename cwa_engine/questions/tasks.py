@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from cwa_engine.evaluation.answers import Asked
     from cwa_engine.methods.controls import Selection
     from cwa_engine.result import RunResult
+    from cwa_engine.rows import DamagePoint
     from cwa_engine.run import RunContext
     from cwa_engine.spec import RunSpec
 
-OTHER_DRAWS = 2  # of each control, beside the one that changes the loss most
+OTHER_DRAWS = 2  # of each control, beside the leading draw
 INTACT, CRITICAL = "intact", "critical"
 
 
@@ -71,7 +72,7 @@ class TaskComparison:
     perturbation: str
     selection: str
     seed: int | None
-    against: str  # "intact", or the name of the control whose draw with most damage the critical set is compared with
+    against: str  # "intact", or the name of the control whose leading draw the critical set is compared with
     documents: int
     before: float | None  # mean of what it is compared with
     after: float | None
@@ -194,12 +195,19 @@ def _cases(measured: Sequence[MeasuredComparison]) -> Iterator[_Case]:
         yield _Case(*group, CRITICAL, None, comparison.weights, treatment)
         for control, damaged in entry.draws.items():
             draws = comparison.of(control)
-            leading = max(
-                range(len(draws)), key=lambda place: (len(damaged[place].measured.places), damaged[place].size)
-            )
-            others = [place for place in range(len(draws)) if place != leading][:OTHER_DRAWS]
-            for draw in (draws[place] for place in (leading, *others)):
+            for draw in (draws[place] for place in chosen_draws([each.point for each in damaged])):
                 yield _Case(*group, control, draw.seed, draw.weights, treatment)
+
+
+def chosen_draws(points: Sequence[DamagePoint]) -> list[int]:
+    """With which draws of a control tasks are measured: the leading one, which took most texts, and the first others."""
+
+    def lead(place: int) -> tuple[int, float]:
+        point = points[place]
+        return point.sequences, abs(point.delta_nll) if math.isfinite(point.delta_nll) else math.inf
+
+    leading = max(range(len(points)), key=lead)
+    return [leading, *[place for place in range(len(points)) if place != leading][:OTHER_DRAWS]]
 
 
 def _scored(
@@ -378,7 +386,11 @@ def tasks_sentence(rows: Sequence[TaskComparison]) -> str:
             row.difference for row in group
             if (row.metric, row.k, row.perturbation) == key and row.selection != CRITICAL and row.difference is not None
         ]  # fmt: skip
-        most = f"; draws of controls change it by at most {max(map(abs, controls)):.3f}" if controls else ""
+        most = (
+            f"; the draws of controls that answered change it by at most {max(map(abs, controls)):.3f}"
+            if controls
+            else ""
+        )
         said.append(
             f"{task}, {measure}: {first.before:.3f} intact, {first.after:.3f} with {first.k} weights by {first.metric} damaged "
             f"({first.perturbation}), {first.difference:+.3f} [{first.low:+.3f}, {first.high:+.3f}], p = {first.p_value:.2g} "

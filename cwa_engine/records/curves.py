@@ -26,8 +26,9 @@ class DamageLevel:
     """A point of a damage curve: the natural logarithm of the perplexity ratio, with its 95 % interval.
 
     `selection` is "critical" or the name of a control; of a control `figure` tells whether it is the draw that came out ahead
-    of the others, on `texts` texts, or the median of all draws, on at most so many and without an interval. `bits_per_byte` is
-    the same change for models whose tokens differ. None for what is not known or not finite.
+    of the others, on `texts` texts, or the median of all draws, without an interval; `texts` is None where each of these was
+    measured on texts of its own, as in all runs but those of early versions. `bits_per_byte` is the same change for models
+    whose tokens differ. None for what is not known or not finite.
     """
 
     run: str
@@ -40,7 +41,7 @@ class DamageLevel:
     low: float | None
     high: float | None
     bits_per_byte: float | None
-    texts: int
+    texts: int | None
     collapsed: bool  # a loss was not finite
 
 
@@ -94,10 +95,13 @@ def _critical(report: RunReport, point: DamagePoint) -> DamageLevel:
 def _control(report: RunReport, control: Separation) -> Iterator[DamageLevel]:
     key = report.run_id, control.metric, control.perturbation, control.k, control.control
     texts = control.largest_texts or report.texts.damage or report.texts.evaluation
+    together = (
+        control.texts if control.largest_texts is None else None
+    )  # of early versions, all draws on the same texts
     low, high = _finite(control.largest_low), _finite(control.largest_high)
     largest, median = _finite(control.largest), _finite(control.median)
     yield DamageLevel(*key, LEADING, largest, low, high, _in_bits(report, largest), texts, largest is None)
-    yield DamageLevel(*key, MEDIAN, median, None, None, _in_bits(report, median), control.texts, median is None)
+    yield DamageLevel(*key, MEDIAN, median, None, None, _in_bits(report, median), together, median is None)
 
 
 def _finite(value: float | None) -> float | None:

@@ -22,6 +22,7 @@ from cwa_engine.damage.treatments import Comparison, Treatment, controls_of, see
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.methods.perturbations import PERTURBATIONS, Options
 from cwa_engine.questions.registry import all_treatments
+from cwa_engine.questions.tasks import TaskScore, chosen_draws
 from cwa_engine.rows import DamagePoint, Ranking, SequenceNll
 from cwa_engine.spec import RunSpec
 
@@ -44,7 +45,7 @@ class Case:
         return f"{self.metric} k={self.k} {self.perturbation} {self.selection}{seed}"
 
 
-def case_of(row: SequenceNll | DamagePoint) -> Case:
+def case_of(row: SequenceNll | DamagePoint | TaskScore) -> Case:
     return Case(row.metric, row.k, row.perturbation, row.selection, row.seed)
 
 
@@ -81,6 +82,18 @@ def asked_of(spec: RunSpec, rankings: Sequence[Ranking], dtype: str) -> Iterator
                 seeds = range(spec.seed, spec.seed + spec.control_seeds)
                 places = [Case(ranking.metric, k, PLACE.label, ELSEWHERE, seed) for seed in seeds]
                 yield Asked(comparison, PLACE, None, {}, places)
+
+
+def cases_of_tasks(asked: Sequence[Asked], points: Mapping[Case, DamagePoint]) -> Iterator[Case]:
+    """With what tasks are measured: the intact model, the largest critical sets, and of each control the draws chosen."""
+    yield Case("", None, "", INTACT, None)
+    sets = [one for one in asked if one.critical and one.treatment.has_controls]
+    largest = {one.comparison.metric: one.comparison.k for one in sets}  # k ascends
+    for one in sets:
+        if one.critical and one.comparison.k == largest[one.comparison.metric]:
+            yield one.critical
+            for draws in one.draws.values():
+                yield from (draws[place] for place in chosen_draws([points[case] for case in draws]))
 
 
 def losses(rows: Sequence[SequenceNll]) -> tuple[Evaluation, dict[Case, Measured]]:

@@ -55,7 +55,7 @@ class DamageSummary:
 
     @property
     def worst_control(self) -> Separation | None:
-        """The control with the draw that changes the loss most, one that collapsed before all others; None without controls."""
+        """The control whose leading draw changes the loss most, one that collapsed before all others; None without controls."""
         return max(
             self.controls,
             key=lambda control: math.inf if control.largest is None else abs(control.largest),

@@ -429,9 +429,15 @@ def _spikes(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
 
 
 def _tasks(run: _Run, ledger: Ledger, unknown: list[str]) -> None:
-    """What tasks come to follows from the scores of their documents."""
+    """What tasks come to follows from the scores of their documents, in the cases that damage names."""
     said = run.summary.get("task_comparisons", [])
     rows = run.rows_if_any(tasks.TABLE)
+    if rows:
+        points = {remeasured.case_of(point): point for point in run.rows_if_any(tables.PERTURBATION)}
+        asked = list(remeasured.asked_of(run.spec, run.rankings, run.manifest["model"]["dtype"])) if points else []
+        wanted = [str(case) for case in remeasured.cases_of_tasks(asked, points)]
+        cases = list(dict.fromkeys(str(remeasured.case_of(row)) for row in rows))
+        ledger.same("tasks.csv: cases", cases, wanted)
     found = to_plain(list(tasks.comparisons(rows, run.spec.seed)))
     ledger.same("summary.json: task_comparisons", said, found)
     if rows:

@@ -199,19 +199,19 @@ def _controls(report: RunReport) -> Iterator[str]:
             f"Controls were {described}. All draws were measured on the same {sample:,} {_sequences(report)}, and the draw of "
             f"each control that changes the loss most on all of them."
         )
-        order = f"changes the loss more than each draw on the same texts (exact rank test, p <= {LEVEL:g}"
+        order = f"changes the loss more than so many draws on the same texts that p <= {LEVEL:g} (exact rank test"
         rival = "the worst draw on all texts"
     else:
         yield (
             f"Controls were {described}. The draws of a control and the critical set were compared on growing parts of "
-            f"{sample:,} {_sequences(report)}; those that changed losses less than 1/{BEHIND} as much as the "
-            f"first were left out, but for {LEAST_KEPT}. The leading draw, ahead of the others, was measured on more "
-            "texts, up to all, until it was clear whether the critical set changes the loss more."
+            f"{sample:,} {_sequences(report)}; those that changed losses, by the root mean square over tokens, less than "
+            f"1/{BEHIND} as much as the first were left out, as long as {LEAST_KEPT} went on. The leading draw, ahead of the "
+            "others, was measured on more texts, up to all, until it was clear whether the critical set changes the loss more."
         )
-        order = f"comes out ahead of all draws (exact rank test, p <= {LEVEL:g}"
+        order = f"comes out so far ahead of the draws that p <= {LEVEL:g} (exact rank test"
         rival = "the leading draw"
     yield (
-        f"A critical set counts as distinguishable from its controls if it {order}, which {LEAST_DRAWS} draws can show), "
+        f"A critical set counts as distinguishable from its controls if it {order}, for which {LEAST_DRAWS} draws are needed), "
         f"changes the loss more than {rival}, and more than rounding does. Sets of several sizes were "
         "tested from the largest on, and no further once one failed; with fewer draws, with fewer than "
         f"{LEAST_TEXTS} texts or with a model that guesses, nothing is tested."

@@ -14,8 +14,8 @@ from cwa_engine.reports.methods import limitations
 from cwa_engine.reports.page_figures import figure_section
 from cwa_engine.reports.page_method import method_section, repeat_section
 from cwa_engine.reports.page_parts import Block, Headline, Page, Prose, Section, Statement, Statements, TableBlock
-from cwa_engine.reports.page_tables import Column, ends, interval, number, percent, ratio, signed, table, text
-from cwa_engine.rows import GIVEN, MATRICES, Separation, TopWeight, to_plain
+from cwa_engine.reports.page_tables import Column, ends, interval, number, percent, ratio, shown, signed, table, text
+from cwa_engine.rows import GIVEN, MATRICES, MOST_TIMES, Separation, TopWeight, to_plain
 
 NATS = "Δ loss (nats/token)"
 INTERVAL = "95 % interval"
@@ -118,7 +118,7 @@ def _headlines(report: RunReport) -> Iterator[Headline]:
         below = f"{inside} nats per token; {worst.control}, {worst.draws:,} draws"
         yield Headline("Change by the leading draw of the controls", _change_of(worst.largest), below)
         if worst.ratio is not None:
-            yield Headline("Change over that of the leading draw", f"{number(worst.ratio)} times")
+            yield Headline("Change over that of the leading draw", f"{_times(worst.ratio)} times")
     tested = [control.p_value for control in group.controls if control.p_value is not None]
     if tested:
         yield Headline("p, largest of all controls", number(max(tested)))
@@ -129,6 +129,11 @@ def _headlines(report: RunReport) -> Iterator[Headline]:
 def _change_of(delta: float | None) -> str:
     """What a control does; None is a loss that is not finite."""
     return "not finite" if delta is None else signed(delta)
+
+
+def _times(ratio: float | None) -> str:
+    """How many times as much a critical set does as a draw."""
+    return f">{MOST_TIMES:,}" if ratio is not None and ratio > MOST_TIMES else shown(ratio)
 
 
 def _damage(report: RunReport) -> Iterator[Block]:
@@ -197,7 +202,7 @@ def _controls(rows: Sequence[Separation]) -> Iterator[TableBlock]:
             Column("leading draw Δ", "largest", _change_of),
             Column("texts of leading draw", "largest_texts"),
             ends(INTERVAL, "largest_low", "largest_high"),
-            Column("|Δ| over leading draw", "ratio"),
+            Column("|Δ| over leading draw", "ratio", _times),
             Column("draws ahead", "as_extreme"),
             Column("p", "p_value"),
         ),

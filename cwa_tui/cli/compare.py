@@ -108,7 +108,7 @@ _NOTES = (
     "chance: what random sets of all ranked weights share; within: random sets with as many weights of each parameter; "
     "p: how often they share at least as many.",
     "tau: Kendall's, of the places of shared weights. Δ: change of the loss, the logarithm of the perplexity ratio; of a "
-    "control the draw that changes it most.",
+    "control the leading draw, ahead of the others.",
     "Each p and each interval is for its row alone; of twenty rows one misleads by chance.",
 )
 

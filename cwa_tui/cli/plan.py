@@ -46,4 +46,15 @@ def plan_report(plan: Plan) -> RenderableType:
         table.caption = "roughly: to count more closely is not possible without the weights, or takes too long"
     command = words(plan.command, "bold", overflow="fold") if plan.command else Text("no command", "bold red")
     note: list[RenderableType] = [words(plan.note, "yellow"), ""] if plan.note else []
-    return Group(head, "", *note, table, "", words(plan.why), command)
+    return Group(head, "", *note, table, "", words(plan.why), command, *_others(plan))
+
+
+def _others(plan: Plan) -> list[RenderableType]:
+    """What else there is to choose from, each with what it needs."""
+    lines: list[RenderableType] = []
+    for option in plan.options:
+        if option.command == plan.command:
+            continue
+        waiting = f" and {fmt.size(option.cpu_bytes)} of CPU memory" if option.cpu_bytes else ""
+        lines += [words(f"or {option.why}: {fmt.size(option.needed_bytes)}{waiting}"), words(option.command, "dim")]
+    return ["", *lines] if lines else []

@@ -13,6 +13,7 @@ from cwa_engine.records.run_summary import DamageSummary, RunSummary
 from cwa_engine.rows import (
     GIVEN,
     MATRICES,
+    MOST_TIMES,
     Baseline,
     DamagePoint,
     HalfOverlap,
@@ -37,7 +38,6 @@ from cwa_tui.tables.answers import (
 from cwa_tui.text import format as fmt
 from cwa_tui.text.visible import words
 
-MOST_TIMES = 1000  # beyond which a ratio says nothing more
 FEW_TEXTS = 16  # below which nothing is tested
 
 
@@ -175,7 +175,7 @@ def _against_controls(summary: RunSummary, groups: Sequence[DamageSummary]) -> T
 
 
 def _change(delta: float | None) -> str:
-    return "collapsed" if delta is None else fmt.delta(delta)
+    return "collapsed" if delta is None else fmt.delta_of_any_size(delta)
 
 
 def _times(ratio: float | None) -> str:
@@ -225,7 +225,9 @@ def _damage_cells(baseline: Baseline, delta: float, low: float | None, high: flo
     nll, vocabulary = baseline.nll + delta, baseline.vocabulary
     guessing = fmt.is_worse_than_guessing(nll, vocabulary)
     shown = "worse than guessing" if guessing else fmt.perplexity(exp(nll))
-    return shown, fmt.ratio(exp(delta)), fmt.delta(delta), fmt.interval(low, high)
+    known = fmt.is_known(low) and fmt.is_known(high)
+    inside = f"[{fmt.delta_of_any_size(low)}, {fmt.delta_of_any_size(high)}]" if known else "-"
+    return shown, fmt.ratio(exp(delta)), fmt.delta_of_any_size(delta), inside
 
 
 def _notes(summary: RunSummary) -> list[Text]:
@@ -244,7 +246,9 @@ def _notes(summary: RunSummary) -> list[Text]:
             )
     baseline = summary.baseline
     if any(fmt.is_worse_than_guessing(nll, baseline.vocabulary) for nll in _losses(summary)):
-        lines.append(f"worse than guessing: a guess among all {baseline.vocabulary:,} tokens has this perplexity")
+        lines.append(
+            f"worse than guessing: a guess among all {baseline.vocabulary:,} tokens has perplexity {baseline.vocabulary:,}"
+        )
     if (texts := summary.texts.damage) and texts < FEW_TEXTS:
         lines.append(f"{texts} texts are few: a verdict takes {FEW_TEXTS}, and what so few say of others is little")
     if summary.texts.shared:

@@ -65,8 +65,8 @@ def list_results(
 ) -> None:
     """List finished runs, the latest first; with --state also those that have no result.
 
-    critical and control are perplexity over that of the intact model, of the largest k that has controls, and of these
-    the draw that changes the loss most."""
+    critical and control are perplexity over that of the intact model: of the critical set of the largest k that has
+    controls, and of the control whose leading draw changes the loss most."""
     from cwa_tui.cli.tables import results_table
 
     filters = (model, search, since, sort, reverse, tag, metric, ratio_above)

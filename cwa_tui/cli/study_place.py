@@ -35,7 +35,10 @@ On = Annotated[
 Slots = Annotated[
     int | None,
     typer.Option(
-        "--slots", min=1, help="On Ray: runs at once; if left out, as many as it has devices.", show_default=False
+        "--slots",
+        min=1,
+        help="On Ray: runs at once; if left out, one for each GPU, or for each --gpus N of them; without GPUs one a node.",
+        show_default=False,
     ),
 ]
 Gpus = Annotated[

@@ -124,6 +124,11 @@ def delta(value: float | None) -> str:
     return f"{value:+.4f}" if is_known(value) else "-"
 
 
+def delta_of_any_size(value: float | None) -> str:
+    """The same with three digits where four decimals would say nothing: `-2.31e-06`."""
+    return f"{value:+.2e}" if is_known(value) and 0 < abs(value) < 0.001 else delta(value)
+
+
 def finite_delta(value: float | None) -> str:
     """The same, or that it is beyond a float."""
     return delta(value) if is_known(value) else NOT_FINITE

@@ -64,6 +64,8 @@ def _running(job: JobView, run: FollowedRun | None, now: float, width: int) -> l
     at = job.progress
     first = _head(job)
     first.append(f"  {fmt.clock(job.took_s(now))}", "bold")
+    if ":" in job.device:  # one of several lanes
+        first.append(f"  on {job.device}", "dim")
     if at is None:
         stage = run.status.stage if run and run.status.stage else ""
         first.append(f"  {stage} ..." if stage else f"  {job.waits_for or 'starting'}")

@@ -131,7 +131,7 @@ def _legend(curve: DamageCurve, with_draws: bool) -> Text:
     """`● critical  ○ random  · draws`: markers tell the series apart, colours only help."""
     said = Text(no_wrap=False)
     for place, row in enumerate(curve.series):
-        name = row.name if row.name == CRITICAL else f"{row.name}, largest"
+        name = row.name if row.name == CRITICAL else f"{row.name}, leading draw"
         said.append(f"{row.marker} ", STYLES[place % len(STYLES)]).append(f"{name}  ")
     if with_draws and any(row.draws for row in curve.series):
         said.append("· each draw  ", "dim")

@@ -24,7 +24,7 @@ class ChartPoint:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The critical sets, or of one control the draw of each k that changes the loss most; `draws` are all its draws."""
+    """The critical sets, or of one control the leading draw of each k; `draws` are all its draws."""
 
     name: str
     marker: str
@@ -68,14 +68,15 @@ def damage_curve(points: Sequence[DamagePoint], metric: str, perturbation: str) 
         marker = "●" if name == CRITICAL else MARKERS[(place - 1) % len(MARKERS)]
         mine = [point for point in here if point.selection == name]
         finite = [point for point in mine if _is_finite(point)]
+        collapsed = {point.k for point in mine if not _is_finite(point)}  # there the leading draw is one that collapsed
         if mine:
             found.append(
                 Series(
                     name=name,
                     marker=marker,
-                    points=tuple(_leading(finite, k) for k in sorted({point.k for point in finite})),
+                    points=tuple(_leading(finite, k) for k in sorted({point.k for point in finite} - collapsed)),
                     draws=() if name == CRITICAL else tuple(ChartPoint(p.k, p.delta_nll) for p in finite),
-                    collapsed=tuple(sorted({point.k for point in mine if not _is_finite(point)})),
+                    collapsed=tuple(sorted(collapsed)),
                 )
             )
     return DamageCurve(tuple(found))
@@ -92,10 +93,18 @@ def _leading(points: Sequence[DamagePoint], k: int) -> ChartPoint:
 
 
 def leading_draw(draws: Sequence[DamagePoint]) -> DamagePoint:
-    """The draw that came out ahead of the others: it is measured on most texts, and changes the loss most where several are.
+    """The draw of one control that came out ahead of the others, so far: of those on most texts the one with most change.
 
     A loss that is not finite is the largest change.
     """
-    return max(
-        draws, key=lambda draw: (draw.sequences, abs(draw.delta_nll) if math.isfinite(draw.delta_nll) else math.inf)
-    )
+    return max(draws, key=lambda draw: (draw.sequences, _size(draw)))
+
+
+def largest_leading(draws: Sequence[DamagePoint]) -> DamagePoint:
+    """Of the leading draws of several controls the one with most change. How many texts each took tells nothing of that."""
+    controls = dict.fromkeys(draw.selection for draw in draws)
+    return max((leading_draw([draw for draw in draws if draw.selection == name]) for name in controls), key=_size)
+
+
+def _size(point: DamagePoint) -> float:
+    return abs(point.delta_nll) if math.isfinite(point.delta_nll) else math.inf

@@ -40,7 +40,8 @@ class DamageTable(RowTable):
         Column("interval", "95 % interval", 18, most=20, optional=1),
         Column("ratio", "ratio", 8, right=True),
         Column("p", "p", 5, right=True, optional=2),
-        Column("perplexity", "perplexity", 10, right=True, optional=3),
+        Column("texts", "texts", 5, right=True, optional=3),
+        Column("perplexity", "perplexity", 10, right=True, optional=4),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "draws", "Draws"),
@@ -82,6 +83,8 @@ class DamageTable(RowTable):
         perturbations = dict.fromkeys([*asked.perturbations, *(point.perturbation for point in points)])
         titles, columns = ["damage"], {column.key: column for column in self.COLUMNS}
         columns["k"] = replace(columns["k"], width=max((len(str(k)) for k in asked.topk), default=1))
+        if self.with_draws:  # a draw alone has no p
+            del columns["p"]
         for key, found in (("metric", metrics), ("perturbation", perturbations)):
             if len(found) < 2:
                 del columns[key]
@@ -148,6 +151,7 @@ def _median_row(draws: Sequence[DamagePoint], known: Separation | None) -> Table
         "interval": count,
         "ratio": fmt.ratio(exp(median)) if finite else "-",
         "p": "",
+        "texts": "",  # each draw has its own
         "perplexity": "",
     }
     values = {**_identity(first, "median"), "k": first.k, "delta": median, "ratio": exp(median) if finite else None}
@@ -155,7 +159,12 @@ def _median_row(draws: Sequence[DamagePoint], known: Separation | None) -> Table
 
 
 def _row(point: DamagePoint, draw: str, p_value: float | None = None) -> TableRow:
-    cells = {**_identity(point, draw), **_measured(point), "p": "" if p_value is None else f"{p_value:.2g}"}
+    cells = {
+        **_identity(point, draw),
+        **_measured(point),
+        "p": "" if p_value is None else f"{p_value:.2g}",
+        "texts": f"{point.sequences:,}" if point.sequences else "",
+    }
     values = {
         "metric": point.metric,
         "k": point.k,
@@ -164,6 +173,7 @@ def _row(point: DamagePoint, draw: str, p_value: float | None = None) -> TableRo
         "ratio": point.perplexity_ratio,
         "perplexity": point.perplexity,
         "p": p_value,
+        "texts": point.sequences or None,
     }
     return TableRow(_key(point, draw), cells, "bold" if point.selection == CRITICAL else "", values=values)
 

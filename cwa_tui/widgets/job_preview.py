@@ -13,7 +13,7 @@ from cwa_tui.store.job_facts import all_asked, sentence
 from cwa_tui.tables.columns import shorten
 from cwa_tui.text import format as fmt
 from cwa_tui.text.visible import visible, words
-from cwa_tui.widgets.damage_curve import leading_draw
+from cwa_tui.widgets.damage_curve import largest_leading
 from cwa_tui.widgets.quiet_lines import QuietLines
 
 MOST_SETS, LEAST_WEIGHTS = 8, 5  # critical sets and top weights that are shown
@@ -63,7 +63,7 @@ def _head(job: JobView, now: float) -> Text:
 
 
 def _damage(run: FollowedRun, width: int) -> list[Text]:
-    """A line for each critical set: its perplexity ratio beside that of the leading draw of its controls."""
+    """A line for each critical set: its perplexity ratio beside that of the leading draws of its controls, the largest."""
     points = list(run.damage.values())
     critical = [point for point in points if point.selection == "critical"]
     names = [f"{point.metric} k{point.k} {point.perturbation}" for point in critical]
@@ -75,7 +75,7 @@ def _damage(run: FollowedRun, width: int) -> list[Text]:
         same = (point.metric, point.k, point.perturbation)
         controls = [p for p in points if p.selection != "critical" and (p.metric, p.k, p.perturbation) == same]
         if controls:
-            line.append(f" vs {fmt.ratio(leading_draw(controls).perplexity_ratio)}", "dim")
+            line.append(f" vs {fmt.ratio(largest_leading(controls).perplexity_ratio)}", "dim")
         lines.append(line)
     return [Text("perplexity, times the intact model's", "underline"), *lines[:MOST_SETS]] if lines else []
 

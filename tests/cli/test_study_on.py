@@ -49,6 +49,8 @@ def test_a_study_on_a_named_runner_is_gone_on_with_there_and_its_runs_are_listed
     [
         (("--on", "rya"), "there is no runner 'rya'"),
         (("--on", "ray", "--detach"), "cannot be detached"),
+        (("--on", "ray://10.0.0.1:10001"), "ray://10.0.0.1:10001 is an address of Ray's client"),
+        (("--on", "ray:ray://10.0.0.1:10001"), "ray://10.0.0.1:10001 is an address of Ray's client"),
         (("--on", "ray", "--priority", "3"), "--priority is of the daemon's queue"),
         (("--on", "ray", "--slots", "0"), "slots"),
         (("--on", "local"), "a command line runs nothing in its own process"),

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from cwa_daemon.base.settings import Settings
 from cwa_daemon.client import DaemonRunner
 from cwa_daemon.cluster.runner import RayRunner
 from cwa_engine import Cancelled, InvalidInput, NotFound, Runner, RunReport, RunSpec, open_run
@@ -134,6 +135,53 @@ def test_a_run_under_which_three_actors_died_fails_and_says_so(runner: RayRunner
     assert runner.submit(spec()).report().verdicts
 
 
+def test_an_actor_that_died_while_it_had_nothing_to_do_costs_the_next_run_no_attempt(
+    runner: RayRunner, spec: Callable[..., RunSpec]
+) -> None:
+    handles = [runner.submit(spec(seed=seed, control_seeds=100)) for seed in (6, 7)]  # one for each slot
+    actors = {process for handle in handles for process in begins(handle)}
+    for process in actors:
+        os.kill(process, signal.SIGKILL)
+    handle = runner.submit(spec(seed=8))
+    (begun,) = begins(handle)
+    assert handle.report().verdicts and begun not in actors
+    assert not [event for event in handle.events() if isinstance(event, Note) and "died" in event.text]
+
+
+def test_a_run_that_hangs_is_begun_anew_and_one_whose_store_takes_nothing_waits(
+    runner: RayRunner, spec: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's nodes have a cache of their own, which hangs here as a network drive does; `runner` has filled it."""
+    seen = runner.submit(spec(seed=9)).report()
+    with pytest.MonkeyPatch.context() as node:
+        node.delenv("CWTOOL_HOME")
+        cache = Settings().cache
+    scores = list(cache.glob("*.json"))
+    for path in scores:
+        path.unlink()
+        os.mkfifo(path)
+    monkeypatch.setenv("CWTOOL_STAGE_IDLE_S", "6")
+    with RayRunner(slots=1, cpus=0.5, store=str(tmp_path / "a store")) as stored:
+        handle = stored.submit(spec(seed=9))
+        in_the_way = tmp_path / "a store" / handle.run_id
+        in_the_way.touch()
+        for event in handle.events():
+            if not isinstance(event, Note):
+                continue
+            if "last in stage" in event.text:
+                assert "it has neither computed nor said anything" in event.text and "queued again" in event.text
+                for path in scores:
+                    path.unlink()
+            elif "cannot keep the files" in event.text:
+                assert not any(path.is_fifo() for path in scores), "it did not hang"
+                time.sleep(10)  # longer than a run may be idle: the time that passes is what this is about
+                assert handle.state().name == "running"
+                in_the_way.unlink()
+        assert handle.report().verdicts == seen.verdicts
+        said = [event.text for event in handle.events() if isinstance(event, Note)]
+        assert [sum(part in text for text in said) for part in ("was ended", "cannot keep")] == [1, 1]
+
+
 DRIVER = """
 import sys
 from pathlib import Path
@@ -214,7 +262,8 @@ def test_files_stay_in_the_store_and_texts_travel_to_other_nodes(
         state_folder = Path(os.environ["CWTOOL_HOME"])
         assert list(handle.events())  # until it has ended
         assert (tmp_path / "store" / handle.run_id / "manifest.json").is_file()
-        assert not (state_folder / "runs" / handle.run_id).exists()
+        link = state_folder / "runs" / handle.run_id  # by which the daemon lists it
+        assert link.is_symlink() if kind == "folder" else not link.exists()
         assert content(handle.report()) == content(at_home)
         assert handle.altered() == ()
 

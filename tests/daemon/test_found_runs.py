@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from cwa_daemon.admin.reindex import reindex
 from cwa_daemon.control import found_runs
 from cwa_daemon.control.found_runs import FoundRuns
 from cwa_daemon.control.store import Store
@@ -66,6 +68,31 @@ async def test_what_is_no_run_is_left_alone(store: Store, runs: Path) -> None:
     await found.look()
     await found.look()
     assert store.jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("summary.json", {"timings": None}),
+        ("summary.json", {"timings": {"load": "soon"}}),
+        ("summary.json", {"timings": {"load": float("nan")}}),
+        ("summary.json", {"timings": {"load": 10**400}}),
+        ("manifest.json", {"started": None}),
+        ("manifest.json", {"started": float("inf")}),
+        ("manifest.json", {"model": "gpt2"}),
+        ("manifest.json", {"command": None}),
+        ("summary.json", "[" * 100_000),
+    ],
+)
+async def test_a_folder_with_any_content_keeps_no_other_run_from_the_list(
+    store: Store, runs: Path, name: str, wrong: dict[str, object] | str
+) -> None:
+    path = shutil.copytree(RUN, runs / "20200101-000000-run-aaaa") / name
+    path.write_text(wrong if isinstance(wrong, str) else json.dumps(json.loads(path.read_text()) | wrong))
+    shutil.copytree(RUN, runs / "20200101-000001-run-bbbb")
+    await FoundRuns(store, runs).look_soon()
+    assert [job.run_id for job in store.jobs()] == ["20200101-000001-run-bbbb"]
+    assert reindex(store, runs) == (0, ["20200101-000000-run-aaaa"])
 
 
 async def test_a_run_of_the_daemon_is_not_listed_again(store: Store, runs: Path) -> None:

@@ -388,6 +388,17 @@ class TestJobs:
         assert prune(store, tmp_path / "runs", 100, with_results=True, dry_run=False).runs == ["done"]
         assert list((tmp_path / "runs").iterdir()) == []
 
+    def test_prune_removes_the_link_to_a_run_in_a_store_and_never_its_files(self, store: Store, tmp_path: Path) -> None:
+        add(store, "kept", state="done", finished=time.time() - 500)
+        kept, link = tmp_path / "store" / "kept", tmp_path / "runs" / "kept"
+        link.parent.mkdir()
+        link.symlink_to(kept)
+        assert prune(store, link.parent, 100, with_results=False, dry_run=False).jobs == []  # the store is not mounted
+        kept.mkdir(parents=True)
+        (kept / "log.txt").write_text("said")
+        assert prune(store, link.parent, 100, with_results=True, dry_run=False).runs == ["kept"]
+        assert (kept / "log.txt").exists() and not link.is_symlink() and store.jobs() == []
+
 
 @dataclass
 class DueJob:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from cwa_daemon.control import telemetry
 from cwa_daemon.control.job import Job
 from cwa_daemon.control.jobs import Jobs
 from cwa_daemon.control.lane_names import LaneNames
-from cwa_daemon.control.placement import Placement
+from cwa_daemon.control.pace import Course
+from cwa_daemon.control.placement import SETTLE_S, Placement
 from cwa_daemon.control.queue import PATIENCE
 from cwa_daemon.control.store import Store
 from cwa_daemon.protocol import JobOptions, JobState
@@ -48,6 +50,12 @@ class SimulatedLane:
     ends_at: int = 0
     loads: int = 0
     waits: set[str] = field(default_factory=set)  # run ids
+    loading_s: float = 0.0
+    computed_s: float | None = None
+
+    @property
+    def course(self) -> Course | None:
+        return Course(self.running_job, self.loading_s, self.computed_s) if self.running_job else None
 
     @property
     def is_resting(self) -> bool:
@@ -164,6 +172,36 @@ def test_a_model_that_is_being_loaded_elsewhere_is_not_loaded_twice_while_there_
     assert choice and (choice.job, choice.passed) == (due[1], due[0])
     patient = [replace(due[0], passed_over=PATIENCE), due[1]]
     assert (choice := machine.placement.choose(first, patient)) and choice.job is patient[0]
+
+
+def test_a_free_lane_leaves_a_job_to_the_busy_one_that_has_its_model_where_that_is_sooner() -> None:
+    machine = Machine(2, [])
+    first, second = machine.lanes.values()
+    machine.placement.pace.ended(Course(job(0, "a"), 10.0, 6.0), was_warm=False)
+    second.warm.add("a")
+    second.running_job, second.computed_s = job(1, "a"), 4.0  # it will be free in 2 s, then in 8, then in 14
+    due = [job(number, "a") for number in (2, 3, 4)]
+    choice = machine.placement.choose(first, due)
+    assert choice and choice.job is due[2] and choice.passed is None  # loads, and fills the lane
+    assert not machine.placement.choose(first, due[:2])
+    assert machine.placement.has_left and machine.placement.left_to(due[1].run_id) == "cpu:1"
+    second.computed_s = 6.5  # longer than such a job took: nobody knows when it ends
+    assert (choice := machine.placement.choose(first, due)) and choice.job is due[0]
+    second.computed_s, second.waits = 4.0, {due[0].run_id}  # that lane does not take it now
+    assert (choice := machine.placement.choose(first, due)) and choice.job is due[0]
+
+
+def test_a_model_that_another_lane_loads_is_not_loaded_again_before_other_cells_of_the_study_had_time_to_come() -> None:
+    machine = Machine(2, [])
+    first, second = machine.lanes.values()
+    second.running_job = job(1, "a")
+    now = time.time()
+    just_came = replace(job(2, "a"), created=now)
+    assert machine.placement.choose(first, [just_came]) is None
+    other = replace(job(3, "b"), created=now)
+    assert (choice := machine.placement.choose(first, [just_came, other])) and choice.job is other
+    waited = replace(just_came, created=now - SETTLE_S)
+    assert (choice := machine.placement.choose(first, [waited])) and choice.job is waited
 
 
 def test_what_does_not_fit_on_a_lane_is_tried_on_the_others_and_then_fails_with_the_numbers_of_the_largest() -> None:

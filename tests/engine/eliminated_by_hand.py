@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,23 @@ def parts_of(texts: int) -> list[list[int]]:
 
 
 def by_hand(
-    change: Change, critical: Hashable, draws: Sequence[Hashable], rounds: Sequence[Sequence[int]]
+    change: Change,
+    critical: Hashable,
+    draws: Sequence[Hashable],
+    rounds: Sequence[Sequence[int]],
+    tokens: Mapping[int, float] | None = None,
 ) -> tuple[list[Hashable], dict[Hashable, int]]:
-    """(the entrants in the order in which they come out, on how many texts each was measured)"""
+    """(the entrants in the order in which they come out, on how many texts each was measured)
+
+    `tokens` are those of each text; without them all have as many.
+    """
     where = rounds[0]
     if len(rounds) == 1:
         moved = {entrant: abs(change(entrant, where)) for entrant in (critical, *draws)}
     else:  # few texts: those of single texts, whatever their sign
+        share = {text: tokens[text] / sum(tokens[n] for n in where) if tokens else 1 / len(where) for text in where}
         moved = {
-            entrant: math.sqrt(sum(change(entrant, [text]) ** 2 for text in where) / len(where))
+            entrant: math.sqrt(sum(share[text] * change(entrant, [text]) ** 2 for text in where))
             for entrant in (critical, *draws)
         }
     moved = {entrant: size if math.isfinite(size) else math.inf for entrant, size in moved.items()}
@@ -37,7 +45,7 @@ def by_hand(
     stay = [e for place, e in enumerate(ranked) if place < 4 or 10 * moved[e] >= moved[ranked[0]]]
     going = [draw for draw in draws if draw in stay]
     if critical in stay:
-        ahead, later = by_hand(change, critical, going, rounds[1:])
+        ahead, later = by_hand(change, critical, going, rounds[1:], tokens)
     else:  # the first of those that stay takes its part in the ranking; there are only draws, so ties do not matter
-        ahead, later = by_hand(change, going[-1], going[:-1], rounds[1:])
+        ahead, later = by_hand(change, going[-1], going[:-1], rounds[1:], tokens)
     return [*ahead, *(e for e in ranked if e not in stay)], {**texts, **later}

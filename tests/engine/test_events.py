@@ -16,8 +16,8 @@ from cwa_engine import prompt_rows, rows, weight_rows
 from cwa_engine.base import events
 from cwa_engine.base.errors import VersionMismatch
 from cwa_engine.base.event_reader import event_from_plain
-from cwa_engine.base.events import BaselineMeasured, Event, Note, StageFinished, describe, to_dict
-from cwa_engine.rows import Baseline
+from cwa_engine.base.events import BaselineMeasured, DamageMeasured, Event, Note, StageFinished, describe, to_dict
+from cwa_engine.rows import Baseline, DamagePoint
 
 KINDS = {found.kind: found for found in vars(events).values() if isinstance(found, type) and hasattr(found, "kind")}
 
@@ -68,6 +68,17 @@ def test_a_number_that_json_does_not_hold_comes_back_as_nan_and_not_as_zero() ->
     assert math.isnan(read.baseline.perplexity)
     assert (read.baseline.nll, read.baseline.bits_per_byte) == (800.0, None)
     assert describe(plain) == "baseline perplexity beyond a float on 2 sequences, 9 tokens"
+
+
+def test_the_line_of_a_draw_says_on_how_many_texts_it_was_measured_and_a_small_change_in_full() -> None:
+    draw = DamagePoint(
+        "grad_x_weight", 10, "zero", "random", 3, 10, nll=3.36, perplexity=28.83, delta_nll=-3.25e-05, delta_low=-1e-04,
+        delta_high=3.5e-05, perplexity_ratio=1.0, sequences=2,
+    )  # fmt: skip
+    assert describe(to_dict(DamageMeasured(draw))) == (
+        "grad_x_weight k=10 zero random seed 3: perplexity 28.8300 on 2 sequences, change of the loss -3.25e-05 nats per token "
+        "[-0.0001, +3.5e-05]"
+    )
 
 
 def test_an_event_of_another_version_is_read_as_far_as_it_can_be() -> None:

@@ -175,6 +175,15 @@ def test_latex_has_the_damage_with_its_intervals_and_bold_where_it_is_distinguis
         assert said in text
 
 
+def test_a_printed_table_of_damage_says_on_how_many_texts_the_leading_draws_were_measured(
+    planted: cwa.RunReport, report: cwa.RunReport
+) -> None:
+    assert "measured on" not in one_table(planted, "damage", "markdown").decode()  # as runs of early versions
+    text = one_table(report, "damage", "markdown").decode()
+    texts = text.partition("changes the loss most, measured on ")[2].partition(" texts; p is")[0]
+    assert {int(number) for number in texts.split(" or ")} <= {row.largest_texts for row in report.separations}
+
+
 def test_numbers_have_the_digits_that_their_interval_decides() -> None:
     assert number_texts(Number(2.3142, 2.1011, 2.5183)) == ("2.31", "[2.10, 2.52]")
     assert number_texts(Number(-12345.6, -12600, -12000)) == ("-12350", "[-12600, -12000]")

@@ -102,7 +102,7 @@ def test_a_damage_curve_has_the_critical_sets_of_perturbation_csv_with_their_int
         assert list(critical[ours]) == list(measured[theirs])
 
 
-def test_a_damage_curve_has_of_each_control_the_draw_that_changes_the_loss_most(
+def test_a_damage_curve_has_of_each_control_the_leading_draw_and_its_texts(
     run: RunReport, figures: dict[str, Figure]
 ) -> None:
     found = table(figures[f"damage_curve_{METRIC}_zero"])
@@ -113,7 +113,10 @@ def test_a_damage_curve_has_of_each_control_the_draw_that_changes_the_loss_most(
         measured = draws[draws.k == k]
         on_all = measured[measured.sequences == measured.sequences.max()]
         assert abs(change) == on_all.delta_nll.abs().max()
-    assert len(found[found.series == "random, median draw"]) == 2
+    assert list(worst.texts) == [draws[draws.k == k].sequences.max() for k in worst.k]
+    medians = found[found.series == "random, median draw"]
+    assert len(medians) == 2
+    assert medians.texts.isna().all()  # each draw on texts of its own: no number is that of all
 
 
 def test_a_collapse_is_counted_in_the_caption_and_has_no_number() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from cwa_engine import planning
 from cwa_engine.base import events
@@ -19,8 +20,9 @@ from cwa_engine.methods.metrics import Needs
 from cwa_engine.models.fake_model import LiveBytes, fake_model, peak_bytes
 from cwa_engine.models.loading import load_model, load_without_weights
 from cwa_engine.pipeline import analyze
+from cwa_engine.plan_ways import recommended, ways_that_fit
 from cwa_engine.planning import choose, plan, working_bytes
-from cwa_engine.rows import PlanRow
+from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
 from cwa_engine.sensitivity.memory import statistics_bytes
@@ -73,9 +75,31 @@ def test_a_plan_counts_the_second_derivatives_too(family: str) -> None:
     assert foretold == pytest.approx(planning.OVERHEAD * real.peak, rel=0.15)
 
 
+@pytest.mark.parametrize("source", planning.SOURCES)
+def test_experts_are_counted_as_they_are_used(source: str) -> None:
+    """Each token by two of eight experts: neither as if one did them all, nor as if all did each."""
+    config = transformers.MixtralConfig(
+        vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2,
+    )  # fmt: skip
+    loaded = wrap(transformers.AutoModelForCausalLM.from_config(config).eval())
+    sequences, needs = sequences_of(loaded)[:2], Needs.GRADIENT | Needs.FISHER
+    foretold, simulated = working_bytes(loaded, sequences, needs, source, 1)
+    gc.collect()
+    with LiveBytes([*loaded.model.parameters(), *loaded.model.buffers()]) as real:
+        if source == "resident":
+            resident(loaded, sequences, needs, 1)
+        else:
+            list(map(len, sweep(loaded, sequences, needs, 1)))
+    assert simulated
+    assert foretold == pytest.approx(planning.OVERHEAD * real.peak, rel=0.05)
+
+
 def test_a_model_whose_paths_depend_on_values_is_planned_roughly(tmp_path: Path) -> None:
     folder = save_tiny("mixtral", tmp_path / "model")
-    found = plan(RunSpec(model=str(folder), topk=(3,), eval_limit=4), ACCESS, "cpu")
+    asked = RunSpec(model=str(folder), topk=(3,), eval_limit=4, metrics=("grad_x_weight", "wanda"))
+    found = plan(asked, ACCESS, "cpu")  # what each expert reads is recorded expert by expert
+    assert not found.rows[0].simulated
     assert found.rows[0].working_bytes > 4 * found.parameters
     assert {row.dtype for row in found.rows} == {"float32", "bfloat16"}
 
@@ -107,10 +131,42 @@ def test_the_command_is_for_the_most_that_fits(fits: set[str], flags: str | None
         for dtype in ("float32", "bfloat16")
         for source in (*planning.SOURCES, "offload")
     ]
-    command, why = planning._recommended(RunSpec(model="gpt2", topk=(5,)), rows, "float32", 10)
+    command, why = recommended(ways_that_fit(RunSpec(model="gpt2", topk=(5,)), rows, "float32"), rows, 10)
     usual = "cwtool run --model gpt2 --metric grad_x_weight --topk 5"
     assert (command and set(command.split())) == (None if flags is None else set(f"{usual} {flags}".split()))
     assert why
+
+
+def test_where_less_text_would_do_a_plan_offers_it_before_another_precision_or_offload(tmp_path: Path) -> None:
+    """With the numbers, and each of them holds: asked for as it is offered, it fits in the same memory."""
+    folder = save_tiny("llama", tmp_path / "model")
+    wide = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **wide}))  # a plan reads no weights
+    asked = RunSpec(model=str(folder), topk=(3,), seq_len=64, eval_limit=40)
+
+    def within(spec: RunSpec, free: int) -> Plan:
+        return plan(spec, ACCESS, "cuda:0", room=lambda dtype, weights: free, cpu_bytes=1 << 40)
+
+    rows = {(row.dtype, row.gradients): row.total_bytes for row in within(asked, 0).rows}
+    least = rows["float32", "sweep"]  # with one text at a time
+    assert not within(asked, int(1.3 * least)).options  # the usual way fits: there is nothing to give up
+    free = int(0.95 * least / planning.SHARE)
+    found = within(asked, free)
+    assert found.options[-1].gradients == "offload" or rows["float32", "offload"] > planning.SHARE * free
+    less = [option for option in found.options if option.dtype == "float32" and option.gradients == "sweep"]
+    assert less
+    for option in less:
+        assert option.needed_bytes <= planning.SHARE * free
+        words = option.command.split()
+        fields = {
+            name: int(words[words.index(flag) + 1])
+            for name, flag in (("eval_limit", "--eval-limit"), ("seq_len", "--seq-len"))
+            if flag in words
+        }
+        assert (fields["eval_limit"], fields.get("seq_len", 512)) != (40, 64)  # one of them is less
+        again = within(asked.model_copy(update=fields), free).rows[1]
+        assert (again.dtype, again.gradients, again.fits) == ("float32", "sweep", True)
 
 
 def test_an_accelerator_gets_as_many_sequences_at_once_as_fit(llama: Any) -> None:

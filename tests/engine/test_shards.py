@@ -39,6 +39,7 @@ from cwa_engine.pipeline import analyze
 from cwa_engine.prompt_spec import PromptSpec
 from cwa_engine.prompting.answering import answer_prompt
 from cwa_engine.records.export import run_tables
+from cwa_engine.rows import Plan
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
 from cwa_engine.sensitivity.sweep import sweep
@@ -311,6 +312,27 @@ def test_a_plan_over_two_devices_needs_no_more_than_each_has(tmp_path: Path, mon
     less = int(0.9 * two["resident"].total_bytes / 2 / planning.SHARE)  # on each
     monkeypatch.setattr(planning, "free_bytes", lambda device: less)
     assert not planning.plan(asked, HubAccess(), "cuda:0+cuda:1").rows[0].fits
+
+
+def test_a_plan_takes_each_of_two_devices_for_as_large_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny("llama", tmp_path / "model")
+    deep().model.save_pretrained(folder)
+    asked = RunSpec(model=str(folder), eval_limit=2, seq_len=32)
+
+    def planned(*free: int) -> Plan:
+        monkeypatch.setattr(planning, "free_bytes", lambda device: free[device.index])
+        return planning.plan(asked, HubAccess(), "cuda:0+cuda:1")
+
+    alike = planned(1 << 40, 1 << 40).rows[0]
+    each = int(1.05 * alike.total_bytes / 2 / planning.SHARE)
+    assert planned(each, each).rows[0].fits
+    small = each * 3 // 5
+    both = planned(2 * each - small, small)  # as much together: the smaller one gets fewer blocks
+    assert both.free_bytes == 2 * each
+    assert both.rows[0].fits
+    assert not planned(small, small).rows[0].fits
 
 
 def test_gradients_of_all_weights_are_kept_where_each_device_has_room_for_its_own() -> None:

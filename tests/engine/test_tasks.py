@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import io
 import json
 import os
@@ -188,7 +189,7 @@ def test_every_case_has_the_same_prompts_and_a_run_again_gives_the_same_bytes(fo
     assert other.prompts_sha256 != record.prompts_sha256  # other few-shot examples
 
 
-def test_controls_are_the_worst_draw_and_two_others(folder: Path) -> None:
+def test_controls_are_the_leading_draw_and_two_others(folder: Path) -> None:
     report = analyzed(tiny_model("llama"), folder, control_seeds=6)
     rows = [row for row in report.task_comparisons if row.measure == "acc"]
     drawn = [row.seed for row in rows if row.selection == "random"]
@@ -298,6 +299,22 @@ def test_altered_scores_are_found(folder: Path, tmp_path: Path) -> None:
     assert ",12,0.0" in text
     (place / "tasks.csv").write_text(text.replace(",12,0.0", ",12,1.0"))
     assert any("task_comparisons" in found.where for found in verify(place).disagreements)
+
+
+def test_tasks_by_another_draw_than_the_leading_one_are_found(folder: Path, tmp_path: Path) -> None:
+    """Also where all that follows from their rows was made anew."""
+    place = analyzed(tiny_model("llama"), folder).save(tmp_path / "run")
+    with (place / "tasks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    leading, other = list(dict.fromkeys(row["seed"] for row in rows if row["selection"] == "random"))[:2]
+    swapped = {leading: other, other: leading}
+    for row in rows:
+        row["seed"] = swapped.get(row["seed"], row["seed"]) if row["selection"] == "random" else row["seed"]
+    with (place / "tasks.csv").open("w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert "tasks.csv: cases, number 3" in [found.where for found in verify(place).disagreements]
 
 
 def test_mcnemars_test_by_hand() -> None:

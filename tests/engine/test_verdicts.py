@@ -123,7 +123,7 @@ def test_p_values_come_from_an_elimination_and_the_draw_ahead_is_measured_until_
     assert result.floor
     for row in result.separations:
         drawn = [case for case in losses if case[0] == row.control]
-        order, measured = by_hand(change, ("critical", None), drawn, parts_of(20))
+        order, measured = by_hand(change, ("critical", None), drawn, parts_of(20), tokens)
         ahead = order.index(("critical", None))
         assert (row.draws, row.texts, row.as_extreme) == (len(drawn), 8, ahead)
         assert row.p_value == (1 + ahead) / (1 + len(drawn))
@@ -326,11 +326,12 @@ def test_a_run_says_beforehand_how_many_passes_damage_takes(learnt: Any, texts: 
     said: list[Any] = []
     analyze(learnt, spec(texts, topk=(3,), controls=("random", "random_matched")), said.append)
     notes = [event.text for event in said if event.kind == "note" and event.text.startswith("damage takes")]
-    # 20 texts once for the set; 2 × 19 draws on 8, and the worst draw of each control on the other 12
+    # 20 texts once for the set; 2 × 19 draws on 8, and the leading draw of each control on the other 12
     passes = (20 + 2 * 19 * 8 + 2 * 12) / 20
     assert notes == [
         f"damage takes at most {passes:.1f} passes over the evaluation texts (20), for 38 draws of controls on up to 8 of "
-        "them; draws that are far behind take less, and so do --fast-perturbation and fewer --control-seeds"
+        "them and the leading draw of each control on up to all; draws that are far behind take less, and so do "
+        "--fast-perturbation and fewer --control-seeds"
     ]
 
 

@@ -136,6 +136,7 @@ class Losses:
             case = tuple(row[name] for name in ("metric", "k", "perturbation", "selection", "seed"))
             self.cases.setdefault(case, {})[int(row["sequence"])] = float(row["nll_sum"]), int(row["tokens"])
         self.intact = self.cases.pop(("", "", "", "intact", ""))
+        self.tokens = {text: tokens for text, (_, tokens) in self.intact.items()}
 
     def nll(self, of: dict[int, tuple[float, int]], where: list[int]) -> float:
         return math.fsum(of[n][0] for n in where) / sum(of[n][1] for n in where)
@@ -203,7 +204,7 @@ def test_p_values_and_verdicts_are_those_of_the_method_by_code_that_shares_nothi
         for control in group["controls"]:
             drawn = [case for case in losses.cases if case[:4] == (*key, control["control"])]
             changes = [losses.change(case) for case in drawn]
-            order, _ = by_hand(losses.change, ours, drawn, parts_of(20))
+            order, _ = by_hand(losses.change, ours, drawn, parts_of(20), losses.tokens)
             as_extreme = order.index(ours)
             largest: Any = next(case for case in order if case != ours)
             line = f"{where}, controls, {control['control']}"

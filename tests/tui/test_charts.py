@@ -53,6 +53,14 @@ def test_a_collapsed_set_is_named_below_the_chart_and_marked_in_it() -> None:
     assert curve.not_drawn == "beyond a float, drawn as ^ at the top: critical at k 100"
 
 
+def test_where_a_draw_collapses_no_other_one_is_drawn_as_the_leading_draw() -> None:
+    (random,) = damage_curve(
+        points(point(10, "random", 0, sequences=16, **CALM), point(10, "random", 1, sequences=16, **DEAD),
+               point(20, "random", 0, sequences=16, **CALM)), "grad_x_weight", "zero",
+    ).series  # fmt: skip
+    assert ([p.k for p in random.points], random.collapsed) == ([20], (10,))
+
+
 class Chart(App[None]):
     def compose(self) -> ComposeResult:
         yield DamageChart("damage-chart")
@@ -68,7 +76,7 @@ async def test_the_chart_shows_markers_values_of_k_losses_and_ratios() -> None:
         chart.show_curve(damage_curve(rows, "grad_x_weight", "zero"), "no damage yet")
         await until(lambda: "+1 x2.72" in screen_text(app))
         text = screen_text(app)
-        assert "● critical  ○ random, largest" in text
+        assert "● critical  ○ random, leading draw" in text
         assert "^" in text.partition("random")[2]
         assert "critical at k 100" in text
         assert "no damage yet" not in text

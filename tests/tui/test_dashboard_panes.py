@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwa_daemon.protocol import DeviceMemory, Headline, JobView, StageProgress, WorkerView
+from cwa_engine.base.plain import from_plain
+from cwa_engine.rows import DamagePoint
 from cwa_engine.spec import RunSpec
 from cwa_tui.store.events import read_job_event
 from cwa_tui.store.followed_run import FollowedRun, run_after
@@ -18,7 +20,7 @@ from cwa_tui.widgets.active_jobs import active_lines
 from cwa_tui.widgets.job_preview import preview_lines
 from cwa_tui.widgets.memory_bars import lanes_line, memory_bar
 from cwa_tui.widgets.models_table import stays
-from tests.tui.fake_client import BASELINE, NOW, FakeDaemon, point, warm, whole_run
+from tests.tui.fake_client import BASELINE, NOW, FakeClient, FakeDaemon, point, warm, whole_run
 
 GB = 10**9
 
@@ -161,6 +163,7 @@ def test_a_running_job_has_its_stage_and_what_it_measured() -> None:
     running = job(state="running", worked_s=30.0, running_since=NOW - 12, progress=at(3))
     first, second = lines([running], run=run)
     assert first == "▶ k7q2 gpt2  grad_x_weight +1 k10  0:42"
+    assert lines([running.model_copy(update={"device": "cpu:1"})], run=run)[0] == f"{first}  on cpu:1"
     assert second.startswith("  score 3/100 █") and second.endswith("perplexity 17.86, x6.55 by zero k10")
     assert len(second) <= 78
 
@@ -222,6 +225,15 @@ def test_a_line_says_what_each_of_several_lanes_does_and_one_alone_needs_none() 
     assert lanes_line(lanes[:1]) == []
 
 
+async def test_a_device_that_a_run_named_and_the_machine_does_not_have_is_no_lane() -> None:
+    workers = [
+        WorkerView(device=name, pid=pid, state="idle") for name, pid in (("cpu", 7), ("cuda:0", None), ("cuda:1", 8))
+    ]
+    cpu = DeviceMemory(device="cpu", total_bytes=100 * GB, used_bytes=75 * GB, others_bytes=25 * GB)
+    daemon = (await FakeClient(FakeDaemon()).status()).model_copy(update={"workers": workers, "devices": [cpu]})
+    assert [lane.device for lane in daemon.lanes] == ["cpu", "cuda:1"]
+
+
 # beside the list
 
 
@@ -240,6 +252,20 @@ def test_the_preview_is_one_sentence_in_one_line_and_the_log_fills_what_is_left(
     assert "grad_x_weight k10 zero      x6.55 vs x1.0001" in text
     assert "1 model.layers.1.mlp.down_proj.weight[2533,1]  1" in text
     assert text.rstrip().endswith("done")
+
+
+def test_the_preview_has_the_largest_of_the_leading_draws_however_few_texts_made_it_clear() -> None:
+    def preview(*points: dict[str, Any]) -> str:
+        told = [from_plain(DamagePoint, each) for each in points]
+        damage = {(p.metric, p.k, p.perturbation, p.selection, p.seed): p for p in told}
+        shown = preview_lines(job(state="done"), FollowedRun("a", damage=damage), NOW, 60, 20)
+        return "\n".join(line.plain for line in shown)
+
+    largest = point(10, "random_matched", 1, sequences=16, delta_nll=1.1, perplexity_ratio=3.004)
+    small = point(10, "bottom", None, sequences=66, delta_nll=0.01, perplexity_ratio=1.01)
+    out = point(10, "random_matched", 2, sequences=2, delta_nll=2.0, perplexity_ratio=7.39)
+    assert "x6.55 vs x3.00" in preview(point(10, sequences=66), largest, out, small)
+    assert "x6.55 vs x1.01" in preview(point(10, sequences=66), small)
 
 
 def replace_headline(view: JobView, **fields: Any) -> JobView:

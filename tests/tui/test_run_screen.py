@@ -151,7 +151,7 @@ async def test_controls_are_summed_up_and_d_shows_every_draw() -> None:
         assert "-0.0040" in terminal.line("leading")
         assert "+0.0010" in terminal.line("median")
         await terminal.press("d")
-        await terminal.sees("seed 0", "seed 1", "seed 2", "· each draw")
+        await terminal.sees("seed 0", "seed 1", "seed 2", "· each draw", "texts")
         await terminal.press("d")
         await terminal.sees_no("seed 1")
 

@@ -25,7 +25,7 @@ class CurvePoint:
     change: float | None  # None where the loss is not finite
     low: float | None  # of the 95 % interval; None where there is none
     high: float | None
-    texts: int
+    texts: int | None  # None for a median of draws that were each measured on texts of their own
     collapsed: bool
 
 
