@@ -19,9 +19,9 @@ of sockets, terminals or jobs; `cwa_daemon.client` speaks to the daemon. `__init
 
 from __future__ import annotations
 
-import gc
 from importlib import import_module
 
+from cwa_engine.base.importing import without_collections
 from cwa_engine.base.version import __version__
 from cwa_engine.rich_display import draw_with
 
@@ -62,19 +62,9 @@ __all__ = ["__version__", *_MODULES]  # noqa: PLE0604
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    found = globals()[name] = getattr(_imported(f"{__name__}.{_MODULES[name]}"), name)
+    with without_collections():
+        found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     return found
-
-
-def _imported(module: str) -> object:
-    """A module, imported without looking for garbage: with torch and transformers that is a quarter of the time."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        return import_module(module)
-    finally:
-        if collects:
-            gc.enable()
 
 
 draw_with(lambda record: str(import_module(f"{__name__}.display").html_of(record)))

@@ -29,6 +29,7 @@ from cwa_daemon.cluster.temporary import own_temporary
 from cwa_daemon.pipe.messages import EventReport, Finished, Heartbeat, Report, RunJob, Waiting, command_reader, encode
 from cwa_engine.base.errors import Cancelled, CwaError, OutputError, RunFailed
 from cwa_engine.base.events import Note, to_dict
+from cwa_engine.base.importing import without_collections
 from cwa_engine.hub.imported import lend_import
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.records.checksums import MANIFEST, SUMS, fingerprint_of
@@ -199,7 +200,8 @@ class _Slot:
         clock = time.pthread_getcpuclockid(threading.get_ident())
         self._processor_s = lambda: time.clock_gettime(clock)  # of this thread: Ray's own compute a little all the time
         # Imports torch: from a slow shared disk that takes minutes, which the clock shows to be no stall.
-        from cwa_daemon.worker.executor import Executor
+        with without_collections():
+            from cwa_daemon.worker.executor import Executor
 
         return Executor(self.about.device, self.cancels, _Reports(self._reports), leave=_stay, here=self._here)
 

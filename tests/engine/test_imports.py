@@ -50,7 +50,7 @@ import cwa_engine as cwa
 looks = []
 gc.callbacks.append(lambda phase, told: looks.append(phase))
 cwa.RunSpec
-assert not looks, "garbage is looked for among what is being imported"
+assert looks.count("start") <= 1, "garbage is looked for among what is being imported"  # once, when all is there
 assert str(gc.isenabled()) == sys.argv[1]
 try:
     cwa.nothing_of_this_name
