@@ -11,7 +11,7 @@ from typing import Any
 
 from scipy import stats
 
-FAR = Fraction(10**30)  # a loss that is not finite
+FAR = Fraction(10**1000)  # a loss that is not finite
 CRITICAL = -1
 
 
@@ -63,15 +63,15 @@ def moved(change: Sequence[float], tokens: Sequence[int], texts: Sequence[int]) 
     """|change of the mean loss of a token|"""
     if not all(math.isfinite(change[t - 1]) for t in texts):
         return FAR
-    return abs(sum(Fraction(change[t - 1]) for t in texts) / sum(tokens[t - 1] for t in texts))
+    return abs(sum((Fraction(change[t - 1]) for t in texts), Fraction(0)) / sum(tokens[t - 1] for t in texts))
 
 
 def mean_square(change: Sequence[float], tokens: Sequence[int], texts: Sequence[int]) -> Fraction:
     """Of the changes of texts in nats per token, over tokens."""
     if not all(math.isfinite(change[t - 1]) for t in texts):
         return FAR
-    squares = (Fraction(tokens[t - 1]) * (Fraction(change[t - 1]) / tokens[t - 1]) ** 2 for t in texts)
-    return Fraction(sum(squares), sum(tokens[t - 1] for t in texts))
+    squares = (Fraction(change[t - 1]) ** 2 / tokens[t - 1] for t in texts)
+    return sum(squares, Fraction(0)) / sum(tokens[t - 1] for t in texts)
 
 
 def interval(change: Sequence[float], tokens: Sequence[int], texts: Sequence[int], of: int) -> tuple[float, float]:
@@ -89,7 +89,8 @@ def told(
     critical: Sequence[float], draws: Sequence[Sequence[float]], tokens: Sequence[int], random: bool
 ) -> Told:  # changes of the loss of each text, in nats
     n, everyone = len(tokens), {CRITICAL: critical, **dict(enumerate(draws))}
-    left, behind, seen = list(everyone), [], {entrant: [0] for entrant in everyone}
+    left, seen = list(everyone), {entrant: [0] for entrant in everyone}
+    behind: list[int] = []
     for texts in rounds(n):
         last = texts == rounds(n)[-1]
         size = {e: (moved if last else mean_square)(everyone[e], tokens, texts) for e in left}
@@ -114,7 +115,9 @@ def told(
                 break
             low, high = interval(draws[leading], tokens, texts, len(looks(n)))
             least, most = (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
-            if any(abs(float(on_all) - end) <= 1e-4 * max(most, 1e-9) for end in (least, most)):  # t of tables
+            if on_all < FAR and any(
+                abs(float(on_all) - end) <= 1e-4 * max(most, 1e-9) for end in (least, most)
+            ):  # t of tables
                 raise TooClose
             if not least <= on_all <= most:
                 break

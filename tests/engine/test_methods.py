@@ -43,7 +43,8 @@ def test_the_paragraph_has_all_that_is_needed_to_repeat_the_run(measured: RunRep
     paragraph = methods_paragraph(measured)
     needed = [
         "tiny", "float32", measured.texts.sha256, measured.baseline.protocol, "magnitude (|w|; ", "k = 2 ",
-        "zero (set each weight to zero)", "random (3 draws", "p <= 0.05", "The seed was 0, those of the control draws 0 to 2",
+        "zero (set each weight to zero)", "random (3 draws", "The seed was 0, those of the control draws 0 to 2",
+        "comes out so far ahead of the draws that p <= 0.05", "by the root mean square over tokens",
         f"cwtool {measured.versions['cwtool']}", f"PyTorch {measured.versions['torch']}", measured.run_id,
         str(measured.fingerprint), f"{measured.baseline.tokens} scored tokens",
     ]  # fmt: skip

@@ -87,16 +87,16 @@ def judged(
     return measured, rows, verdict
 
 
-LONG = (
+LONG = (  # on texts of one token the set does most, on long ones a draw, which does a hundred times as much in all
     [1, 1024] * 10,
-    [5.0, 0.0] * 10,
+    [6.0, 0.0] * 10,
     {"random": [*[[4.0, 0.0] * 10] * 3, [0.0, 512.0] * 10, *[[0.0, 0.5] * 10] * 15]},
 )
 
 
 @settings(max_examples=250, deadline=None)
 @given(losses(), st.sampled_from([0.0, 0.25]))
-@example(LONG, 0.0)  # on long texts one draw does most by far, on those of one token others do
+@example(LONG, 0.0)
 def test_a_set_is_judged_by_the_words_of_the_method(case: Any, floor: float) -> None:
     tokens, critical, drawn = case
     try:
