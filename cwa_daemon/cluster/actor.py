@@ -139,8 +139,8 @@ class _Slot:
                 reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
                 kind = type(error), getattr(error, "errno", None)  # what a store says may have another number each time
             if kind != said:
-                text = f"{self.about.host} cannot keep the files of this run in {store or folder}: {reason}; the result stays there, "
-                note = Note(f"{text}and is saved when that is mended; a cancel discards it", "warning")
+                text = f"{self.about.host} cannot keep the files of this run in {store or folder}: {reason}; the result stays"
+                note = Note(f"{text} there, and is saved when that is mended; a cancel discards it", "warning")
                 yield encode(EventReport(run_id=run_id, event=to_dict(note), time=time.time()))
                 said = kind
             yield encode(Waiting())  # rightly, however long
