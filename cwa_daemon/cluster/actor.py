@@ -169,10 +169,9 @@ class _Slot:
             self._texts_at = (texts, unpacked(texts, self._scratch)) if texts else None
             check_store(errand.store, self.about.host)
             if errand.away:
-                spec = parse_spec(command.spec)
-                check_paths(spec, errand.model_path, self.about.host)
-                if errand.imported:
-                    lend_import(spec.model, errand.model_path)
+                check_paths(parse_spec(command.spec), errand.model_path, self.about.host)
+            if errand.imported:  # also on this node, where Ray may have another state folder
+                lend_import(command.spec["model"], errand.model_path)
             self._executor.result().obey(command)
         except CwaError as error:
             self._reports.put(Finished(run_id=run_id, error=error.to_dict(), ends=False))

@@ -253,7 +253,7 @@ class Driving:
         )
 
     def _errand(self, run: Queued, away: bool) -> Errand:
-        model = local_model(run.spec.model) if away else None
+        model = local_model(run.spec.model)
         # Another node reaches the Hub in its own way, but for a token that is set here.
         token = {"token": os.environ["HF_TOKEN"]} if os.environ.get("HF_TOKEN") else {}
         command = replace(run.command, access=token) if away else run.command
