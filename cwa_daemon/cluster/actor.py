@@ -126,7 +126,7 @@ class _Slot:
 
     def _kept(self, run_id: str, folder: Path, store: str) -> Iterator[bytes | RunFiles]:
         """The files of a run that is done, once they are where they are kept. Where the store does not take them, try again
-        until the run is cancelled; meanwhile it is said that this actor lives. Raises InvalidInput and Cancelled."""
+        until the run is cancelled; meanwhile it is said that this actor lives. Raises InvalidInput, OutputError, Cancelled."""
         said: object = None
         while True:
             keeping = self._thread.submit(_files_of, run_id, folder, store)
@@ -138,6 +138,11 @@ class _Slot:
             except (OutputError, OSError) as error:
                 reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
                 kind = type(error), getattr(error, "errno", None)  # what a store says may have another number each time
+                if not (store and folder.is_dir()):  # its own disk has lost it: no time mends that
+                    raise OutputError(
+                        f"{self.about.host} has lost the files of this run in {folder}: {reason}",
+                        hint="see that nothing cleans TMPDIR there meanwhile; `cwtool study resume` runs it again",
+                    ) from error
             if kind != said:
                 text = f"{self.about.host} cannot keep the files of this run in {store or folder}: {reason}; the result stays"
                 note = Note(f"{text} there, and is saved when that is mended; a cancel discards it", "warning")
