@@ -112,6 +112,7 @@ def test_half_the_precision_has_half_the_weights_and_one_block_needs_less_than_a
     assert found.parameters == load_model(str(folder)).anatomy.numel
     assert (found.sequences, found.device) == (66, "cpu")
     assert found.command == f"cwtool run --model {folder} --metric grad_x_weight --topk 3"
+    assert not found.options  # the usual way fits: there is nothing to give up
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_the_command_is_for_the_most_that_fits(fits: set[str], flags: str | None
 def test_where_less_text_would_do_a_plan_offers_it_before_another_precision_or_offload(tmp_path: Path) -> None:
     """With the numbers, and each of them holds: asked for as it is offered, it fits in the same memory."""
     folder = save_tiny("llama", tmp_path / "model")
-    wide = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6}
+    wide = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4}
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **wide}))  # a plan reads no weights
     asked = RunSpec(model=str(folder), topk=(3,), seq_len=64, eval_limit=40)
@@ -150,7 +151,6 @@ def test_where_less_text_would_do_a_plan_offers_it_before_another_precision_or_o
 
     rows = {(row.dtype, row.gradients): row.total_bytes for row in within(asked, 0).rows}
     least = rows["float32", "sweep"]  # with one text at a time
-    assert not within(asked, int(1.3 * least)).options  # the usual way fits: there is nothing to give up
     free = int(0.95 * least / planning.SHARE)
     found = within(asked, free)
     assert found.options[-1].gradients == "offload" or rows["float32", "offload"] > planning.SHARE * free
