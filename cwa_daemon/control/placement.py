@@ -207,6 +207,7 @@ class Placement:
         """The lanes are others now, so what did not fit may fit."""
         self.names = names
         self._refusals.clear()
+        self._left.clear()
 
 
 def _is_held(others: Sequence[Place], job: Job) -> bool:
