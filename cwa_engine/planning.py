@@ -430,4 +430,4 @@ def _recommended(spec: RunSpec, rows: Sequence[PlanRow], usual: str, free: int) 
 
 
 def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB"
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 0.1e9 else f"{size_bytes / 1e6:.1f} MB"
