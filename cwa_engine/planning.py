@@ -471,4 +471,4 @@ def _hidden_bytes(model: LoadedModel, sequences: Sequence[TokenSequence]) -> int
 
 
 def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB"
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 0.1e9 else f"{size_bytes / 1e6:.1f} MB"

@@ -155,8 +155,12 @@ class Placement:
         holders = [other for other in self._others(lane) if _is_held([other], job)]
         if not holders:
             return "it is free, and the model is warm on none"
-        busy = [f"{other.device} is busy with {short_id(at.run_id)}" for other in holders if (at := other.running_job)]
-        return f"it is free; of those that have the model {' and '.join(busy)}" if busy else "it is free"
+        busy = [
+            f"{other.device} has its model and is busy with {short_id(at.run_id)}"
+            for other in holders
+            if (at := other.running_job)
+        ]
+        return "; ".join(["it is free", *busy])
 
     def _awaits(self, other: Place, job: Job) -> bool:
         """Whether another lane rests, has the model of a job warm, and may run it."""

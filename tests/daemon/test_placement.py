@@ -160,7 +160,7 @@ def test_a_job_is_left_to_the_lane_that_has_its_model_unless_that_is_busy() -> N
     second.running_job = job(3, "a")
     choice = machine.placement.choose(first, due[:1])
     assert choice and choice.job is due[0]
-    assert choice.why == "it is free; of those that have the model cpu:1 is busy with 0003"
+    assert choice.why == "it is free; cpu:1 has its model and is busy with 0003"
 
 
 def test_a_model_that_is_being_loaded_elsewhere_is_not_loaded_twice_while_there_is_another_to_load() -> None:
