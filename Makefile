@@ -63,8 +63,9 @@ wheel: install
 demo: install
 	$(BIN)/python examples/demo.py
 
-# A process for each processor, with one thread each: the models of the tests are too small for more.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(env -u OMP_NUM_THREADS nproc) --dist worksteal
+# A process for each processor, with one thread each, for the models of the tests are too small for more; and one process
+# besides, for tests of the daemon wait for about half of their time.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($$(env -u OMP_NUM_THREADS nproc) + 1)) --dist worksteal
 
 test: install
 	$(PYTEST)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from cwa_engine.base.importing import without_collections
 from cwa_engine.base.version import __version__
 from cwa_engine.rich_display import draw_with
 
@@ -61,7 +62,8 @@ __all__ = ["__version__", *_MODULES]  # noqa: PLE0604
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    with without_collections():
+        found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     return found
 
 

@@ -97,15 +97,18 @@ def _plan(
     rows: list[PlanRow] = []
     free, most = room("", 0), 0
     with_less: list[Way] = []
-    usual = "float32" if is_cpu(device) or stored == "float32" else "bfloat16"  # float16 takes as much
+    needs = needs_of(spec.scored_metrics)
+    all_at_once = _takes_all_at_once(spec, needs)
+    asked = spec.dtype if spec.dtype != "auto" else "float32" if is_cpu(device) else stored
+    usual = "float32" if asked == "float32" else "bfloat16"  # float16 takes as much
     for whole in (full, _without_weights(source, config, tokenizer, torch.bfloat16)):
         model = _over_devices(whole, device, each)
         found = room(model.dtype, model.size_bytes)
-        task = _Task(scoring, evaluation, needs_of(spec.scored_metrics), device, found or 0, cpu_bytes)
+        task = _Task(scoring, evaluation, needs, device, found or 0, cpu_bytes, all_at_once)
         own = task.rows(model)
         rows += own if found is not None else [replace(row, fits=None) for row in own]
         most = max(most, found or 0)
-        if found is not None and not any(row.fits for row in own if row.gradients != "offload"):
+        if found is not None and not all_at_once and not any(row.fits for row in own if row.gradients != "offload"):
             with_less += _ways_with_less(
                 spec, full, model, task, {} if model.dtype == usual else {"dtype": model.dtype}
             )
@@ -208,7 +211,10 @@ def _described(
 
 @dataclass(frozen=True)
 class _Task:
-    """The scoring that is planned, and its device. `free` is in bytes, `cpu_bytes` those of CPU memory."""
+    """The scoring that is planned, and its device. `free` is in bytes, `cpu_bytes` those of CPU memory.
+
+    Where it needs all gradients `all_at_once` there is neither a sweep nor offload.
+    """
 
     scoring: Sequence[TokenSequence]
     evaluation: Sequence[TokenSequence]
@@ -216,9 +222,12 @@ class _Task:
     device: str
     free: int
     cpu_bytes: int
+    all_at_once: bool
 
     def rows(self, model: LoadedModel) -> list[PlanRow]:
         """A row for every way of scoring a model in this dtype. On a CPU and on several devices there is no offload."""
+        if self.all_at_once:
+            return [self.row(model, "resident")]
         found = [self.row(model, source) for source in SOURCES]
         return found if is_cpu(self.device) or model.shards else [*found, self.offloaded(model)]
 
@@ -262,6 +271,11 @@ class _Task:
         """Bytes of hidden states that are cached while damage is measured, beside the weights; see `resume`."""
         allowed = min(CACHED_SHARE * max(0, self.free - model.size_bytes), WEIGHTS_SHARE * model.size_bytes)
         return min(int(allowed), _hidden_bytes(model, self.evaluation))
+
+
+def _takes_all_at_once(spec: RunSpec, needs: Needs) -> bool:
+    """Whether a run needs the gradients of all weights at once, so that one which asks for a sweep is refused."""
+    return bool(spec.fidelity) or Needs.HESSIAN in needs
 
 
 def other_half_bytes(model: LoadedModel, needs: Needs, source: str) -> int:
@@ -354,7 +368,7 @@ def _source(
     loaded: LoadedModel, spec: RunSpec, needs: Needs, needed: int, sequences: Sequence[TokenSequence]
 ) -> tuple[str, str, str]:
     """(source, reason, level of the note). `needed` is the bytes that all gradients take at once."""
-    if not needs.backward or spec.fidelity or Needs.HESSIAN in needs:
+    if not needs.backward or _takes_all_at_once(spec, needs):
         return "resident", "", "info"
     if spec.gradients == "resident":
         return "resident", "the gradients of all weights are kept at once, as asked", "info"
@@ -457,4 +471,4 @@ def _hidden_bytes(model: LoadedModel, sequences: Sequence[TokenSequence]) -> int
 
 
 def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB"
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 0.1e9 else f"{size_bytes / 1e6:.1f} MB"

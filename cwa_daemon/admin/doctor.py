@@ -36,6 +36,7 @@ _PACKAGES = ("torch", "transformers", "safetensors", "pyzmq", "msgpack", "pydant
 # torch is asked in a process of its own: this one answers in a moment, and a broken CUDA cannot end it.
 _TORCH_S = 120.0
 _ASK_TORCH = (
+    "import gc; gc.disable(); "  # looking for garbage among what is being imported takes a seventh of the time
     "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.is_available(), torch.cuda.device_count())"
 )
 

@@ -29,6 +29,7 @@ from cwa_daemon.cluster.temporary import own_temporary
 from cwa_daemon.pipe.messages import EventReport, Finished, Heartbeat, Report, RunJob, Waiting, command_reader, encode
 from cwa_engine.base.errors import Cancelled, CwaError, OutputError, RunFailed
 from cwa_engine.base.events import Note, to_dict
+from cwa_engine.base.importing import without_collections
 from cwa_engine.hub.imported import lend_import
 from cwa_engine.machine.memory import available_memory
 from cwa_engine.records.checksums import MANIFEST, SUMS, fingerprint_of
@@ -126,7 +127,7 @@ class _Slot:
 
     def _kept(self, run_id: str, folder: Path, store: str) -> Iterator[bytes | RunFiles]:
         """The files of a run that is done, once they are where they are kept. Where the store does not take them, try again
-        until the run is cancelled; meanwhile it is said that this actor lives. Raises InvalidInput and Cancelled."""
+        until the run is cancelled; meanwhile it is said that this actor lives. Raises InvalidInput, OutputError, Cancelled."""
         said: object = None
         while True:
             keeping = self._thread.submit(_files_of, run_id, folder, store)
@@ -138,9 +139,14 @@ class _Slot:
             except (OutputError, OSError) as error:
                 reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
                 kind = type(error), getattr(error, "errno", None)  # what a store says may have another number each time
+                if not (store and folder.is_dir()):  # its own disk has lost it: no time mends that
+                    raise OutputError(
+                        f"{self.about.host} has lost the files of this run in {folder}: {reason}",
+                        hint="see that nothing cleans TMPDIR there meanwhile; `cwtool study resume` runs it again",
+                    ) from error
             if kind != said:
-                text = f"{self.about.host} cannot keep the files of this run in {store or folder}: {reason}; the result stays there, "
-                note = Note(f"{text}and is saved when that is mended; a cancel discards it", "warning")
+                text = f"{self.about.host} cannot keep the files of this run in {store or folder}: {reason}; the result stays"
+                note = Note(f"{text} there, and is saved when that is mended; a cancel discards it", "warning")
                 yield encode(EventReport(run_id=run_id, event=to_dict(note), time=time.time()))
                 said = kind
             yield encode(Waiting())  # rightly, however long
@@ -169,10 +175,9 @@ class _Slot:
             self._texts_at = (texts, unpacked(texts, self._scratch)) if texts else None
             check_store(errand.store, self.about.host)
             if errand.away:
-                spec = parse_spec(command.spec)
-                check_paths(spec, errand.model_path, self.about.host)
-                if errand.imported:
-                    lend_import(spec.model, errand.model_path)
+                check_paths(parse_spec(command.spec), errand.model_path, self.about.host)
+            if errand.imported:  # also on this node, where Ray may have another state folder
+                lend_import(command.spec["model"], errand.model_path)
             self._executor.result().obey(command)
         except CwaError as error:
             self._reports.put(Finished(run_id=run_id, error=error.to_dict(), ends=False))
@@ -199,7 +204,8 @@ class _Slot:
         clock = time.pthread_getcpuclockid(threading.get_ident())
         self._processor_s = lambda: time.clock_gettime(clock)  # of this thread: Ray's own compute a little all the time
         # Imports torch: from a slow shared disk that takes minutes, which the clock shows to be no stall.
-        from cwa_daemon.worker.executor import Executor
+        with without_collections():
+            from cwa_daemon.worker.executor import Executor
 
         return Executor(self.about.device, self.cancels, _Reports(self._reports), leave=_stay, here=self._here)
 

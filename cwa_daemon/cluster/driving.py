@@ -42,10 +42,6 @@ MOST_DEATHS = 3  # of actors under one run
 PATIENCE_S = 10.0  # before it is said that no actor is there yet
 ANSWER_S = 10.0  # for an actor to say that it lives
 LEAVE_S = 2.0  # for actors to remove what they have on their disks, when all is over
-SEEN_S = (
-    20.0  # for what a node has written to a shared folder to be seen here: network drives remember for some seconds
-)
-WRITE_AGAIN_S = 2.0  # between two attempts to write what the disk at home did not take
 _AGAIN = "this is a defect of cwtool or of a library; `cwtool study resume` runs it again"
 _DAEMON_LOG = "the worker's log (`cwtool daemon logs`)"  # as the executor calls it
 
@@ -253,7 +249,7 @@ class Driving:
         )
 
     def _errand(self, run: Queued, away: bool) -> Errand:
-        model = local_model(run.spec.model) if away else None
+        model = local_model(run.spec.model)
         # Another node reaches the Hub in its own way, but for a token that is set here.
         token = {"token": os.environ["HF_TOKEN"]} if os.environ.get("HF_TOKEN") else {}
         command = replace(run.command, access=token) if away else run.command

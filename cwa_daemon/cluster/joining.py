@@ -92,7 +92,8 @@ def join(address: str) -> Cluster:
             f"a Ray does not start on this machine: {why}" if folder else f"the Ray at {address} is not reached: {why}",
             hint="`ray status` looks at it; cwtool must run on a machine of the cluster, with the same token and Ray version",
         ) from error
-    if folder is None and (owner := owner_of(ray._private.worker._global_node.get_session_dir_path())):
+    joined: Any = ray._private.worker._global_node  # no public name tells where it has its files
+    if folder is None and (owner := owner_of(joined.get_session_dir_path())):
         ray.shutdown()
         raise ClusterUnreachable(
             f"the Ray at {address} is another command's own (process {owner}), and ends with it",

@@ -43,7 +43,8 @@ class Running:
     finished: int = 0  # the number of the report that told of its end
     ended_at: float | None = None  # seconds since the epoch
     cancel_asked: bool = False
-    begun: float = 0.0  # by the clock that stands still while the machine sleeps
+    begun: float = 0.0  # by the clock that stands still while the machine sleeps; without the start of its worker
+    is_heard: bool = False
     computing_since: float | None = None  # its model is there since then
     was_warm: bool = False
     was_adopted: bool = True  # how long it took before nobody knows
@@ -56,6 +57,13 @@ class Running:
     @property
     def is_under_way(self) -> bool:
         return not self.ended.done()
+
+    def heard(self, stage: str, now: float) -> None:
+        """The worker, which has started by now, says that it is in a stage of it."""
+        if not self.is_heard:
+            self.begun, self.is_heard = now, True
+        if self.computing_since is None and stage not in _BEFORE:
+            self.computing_since = now
 
     def course(self, now: float) -> Course:
         """How far it is."""
@@ -135,8 +143,8 @@ class CurrentJob:
         """Store what the worker says of its job, unless an earlier daemon has."""
         running = self.running
         of_this_job = running and running.run_id == report.run_id and running.is_under_way
-        if running and of_this_job and running.computing_since is None and self.worker.stalls.stage not in _BEFORE:
-            running.computing_since = self._clock()
+        if running and of_this_job:
+            running.heard(self.worker.stalls.stage, self._clock())
         if report.number > self.worker.written and of_this_job:
             self._ledger.record(
                 report.run_id, {**report.event, "number": report.number, "time": report.time or time.time()}

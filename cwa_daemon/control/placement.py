@@ -74,6 +74,7 @@ class Placement:
         self._room_bytes = room_bytes
         self._refusals: dict[str, dict[str, _Refusal]] = {}  # run id -> lanes that it did not fit on
         self._left: dict[str, dict[str, str]] = {}  # lane -> run ids that it has left to a busy one, and which
+        self._left_since: dict[str, float] = {}  # run id -> since when, by a clock that is never set
         self.pace = Pace()
 
     # a job for a lane
@@ -101,8 +102,9 @@ class Placement:
     def _left_to_busy(self, lane: Place, due: Sequence[Job], others: Sequence[Place]) -> dict[str, str]:
         """Run ids of the jobs that a busy lane has the model of and will end sooner, and the name of that lane.
 
-        It will be free before the model could be loaded here, with what is left to it already, by what was measured last.
-        For a moment after a job came the same holds without any figures: jobs of other models may be about to come.
+        It will be free before the model could be loaded here, with what is left to it already, by what was measured last;
+        a job for which that did not come true within the time of a load is left no longer. For a moment after a job came it
+        is left without any figures: jobs of other models may be about to come.
         """
         left: dict[str, str] = {}
         busy_s = {other.device: self.pace.left_s(course) for other in others if (course := other.course)}
@@ -115,7 +117,10 @@ class Placement:
                     continue
                 free_s = busy_s[other.device]
                 is_sooner = free_s is not None and load_s is not None and free_s < load_s
-                if is_sooner or time.time() - job.created < SETTLE_S:
+                if is_sooner and load_s is not None:
+                    since = self._left_since.setdefault(job.run_id, time.monotonic())
+                    is_sooner = time.monotonic() - since <= load_s
+                if is_sooner or 0 <= time.time() - job.created < SETTLE_S:
                     left[job.run_id] = other.device
                     busy_s[other.device] = None if free_s is None or compute_s is None else free_s + compute_s
                     break
@@ -150,8 +155,12 @@ class Placement:
         holders = [other for other in self._others(lane) if _is_held([other], job)]
         if not holders:
             return "it is free, and the model is warm on none"
-        busy = [f"{other.device} is busy with {short_id(at.run_id)}" for other in holders if (at := other.running_job)]
-        return f"it is free; of those that have the model {' and '.join(busy)}" if busy else "it is free"
+        busy = [
+            f"{other.device} has its model and is busy with {short_id(at.run_id)}"
+            for other in holders
+            if (at := other.running_job)
+        ]
+        return "; ".join(["it is free", *busy])
 
     def _awaits(self, other: Place, job: Job) -> bool:
         """Whether another lane rests, has the model of a job warm, and may run it."""
@@ -196,11 +205,13 @@ class Placement:
     def forget(self, run_id: str) -> None:
         """A job has ended."""
         self._refusals.pop(run_id, None)
+        self._left_since.pop(run_id, None)
 
     def rename(self, names: LaneNames) -> None:
         """The lanes are others now, so what did not fit may fit."""
         self.names = names
         self._refusals.clear()
+        self._left.clear()
 
 
 def _is_held(others: Sequence[Place], job: Job) -> bool:

@@ -208,7 +208,7 @@ class Executor:
                     write_run(folder, record)
                 return
             except OSError as error:
-                reason = str(error)
+                reason = error.strerror or str(error)  # without the name of the half file, which is another each time
             if reason != said:
                 report.note(
                     f"cannot save: {reason}; the result is kept, and saved when that is mended; a cancel discards it",

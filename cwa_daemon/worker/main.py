@@ -19,6 +19,7 @@ from cwa_daemon.pipe.messages import RunJob
 from cwa_daemon.pipe.place import Place
 from cwa_daemon.worker.inbox import Inbox
 from cwa_daemon.worker.outbox import Outbox
+from cwa_engine.base.importing import without_collections
 
 _PR_SET_PDEATHSIG = 1  # of prctl
 
@@ -37,11 +38,10 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what this process starts is not to hold the connection
     outbox = Outbox(connection)
     inbox = Inbox(connection, outbox, Place(folder, device))
-    gc.disable()  # looking for garbage among what is being imported takes a quarter of the time
-    from cwa_daemon.worker.executor import Executor  # imports torch, after the reader has begun to watch the connection
+    with without_collections():  # imports torch, after the reader has begun to watch the connection
+        from cwa_daemon.worker.executor import Executor
 
-    gc.freeze()  # nor is there any among it later
-    gc.enable()
+        gc.freeze()  # nor is there any garbage among it later
     executor = Executor(device, inbox, outbox)
     outbox.memory = executor.memory
     while True:

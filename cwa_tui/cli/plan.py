@@ -27,6 +27,12 @@ def _free(plan: Plan) -> str:
     return f"{fmt.size(plan.free_bytes)} free{said}"
 
 
+def _beside(plan: Plan) -> str:
+    """What is in the peak beside weights and work; empty on a device that holds nothing else."""
+    beside = max((row.total_bytes - row.weights_bytes - row.working_bytes for row in plan.rows), default=0)
+    return f"peak: weights, work, and {fmt.size(beside)} that a worker takes by itself" if beside > 0 else ""
+
+
 def plan_report(plan: Plan) -> RenderableType:
     """What every way of scoring needs, and the one that is recommended."""
     head = words(
@@ -42,8 +48,13 @@ def plan_report(plan: Plan) -> RenderableType:
         sizes = (fmt.size(size) for size in (row.weights_bytes, row.working_bytes, row.total_bytes))
         waiting = f" ({fmt.size(row.cpu_bytes)})" if row.cpu_bytes else ""
         table.add_row(dtype, _GRADIENTS[row.gradients] + waiting, *sizes, str(row.batch_size), _FITS[row.fits])
-    if not all(row.simulated for row in plan.rows):
-        table.caption = "roughly: to count more closely is not possible without the weights, or takes too long"
+    captions = [
+        ""
+        if all(row.simulated for row in plan.rows)
+        else "roughly: to count more closely is not possible without the weights, or takes too long",
+        _beside(plan),
+    ]
+    table.caption = "; ".join(filter(None, captions)) or None
     command = words(plan.command, "bold", overflow="fold") if plan.command else Text("no command", "bold red")
     note: list[RenderableType] = [words(plan.note, "yellow"), ""] if plan.note else []
     return Group(head, "", *note, table, "", words(plan.why), command, *_others(plan))

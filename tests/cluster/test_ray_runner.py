@@ -23,6 +23,7 @@ from cwa_daemon.cluster.runner import RayRunner
 from cwa_engine import Cancelled, InvalidInput, NotFound, Runner, RunReport, RunSpec, open_run
 from cwa_engine.base.errors import VersionMismatch, WorkerDied
 from cwa_engine.base.events import Event, Note
+from cwa_engine.hub.imported import ImportedModel, remember_import
 from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.progress import CellProgress, progress_of
 from cwa_engine.studies.running import run_study
@@ -250,15 +251,21 @@ def test_nodes_with_other_code_are_refused_by_name(
 
 
 @pytest.mark.parametrize("kind", ["folder", "address"])
-def test_files_stay_in_the_store_and_texts_travel_to_other_nodes(
-    runner: RayRunner, spec: Callable[..., RunSpec], tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+def test_files_stay_in_the_store_and_texts_and_names_of_models_travel_to_other_nodes(
+    runner: RayRunner,
+    spec: Callable[..., RunSpec],
+    models: tuple[Path, Path],
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    remember_import(ImportedModel("my-tiny", str(models[0]), "gpt2", 1, 1))  # here: the nodes have another state folder
     monkeypatch.setattr("cwa_daemon.cluster.joining._own_node", lambda ray: "another one")
     store = str(tmp_path / "store") if kind == "folder" else f"local://{tmp_path}/store"
-    at_home = runner.submit(spec(seed=5)).report()
+    at_home = runner.submit(spec(model="my-tiny", seed=5)).report()
     with RayRunner(slots=1, cpus=0.1, store=store) as away:
         assert away.where == f"ray {store}"
-        handle = away.submit(spec(seed=5))
+        handle = away.submit(spec(model="my-tiny", seed=5))
         state_folder = Path(os.environ["CWTOOL_HOME"])
         assert list(handle.events())  # until it has ended
         assert (tmp_path / "store" / handle.run_id / "manifest.json").is_file()

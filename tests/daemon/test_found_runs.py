@@ -58,6 +58,20 @@ async def test_a_folder_that_is_being_copied_is_listed_when_it_is_whole(store: S
     assert [job.run_id for job in store.jobs()] == [folder.name]
 
 
+async def test_a_link_to_a_run_in_a_store_is_listed_when_the_store_is_there(
+    store: Store, runs: Path, tmp_path: Path
+) -> None:
+    kept, found = tmp_path / "store" / "20200101-000000-run-aaaa", FoundRuns(store, runs)
+    (runs / kept.name).symlink_to(kept)
+    await found.look()
+    assert store.jobs() == []
+    shutil.copytree(RUN, kept)
+    (runs / "another").mkdir()  # the folder of runs changes, and is looked at again
+    await found.look()
+    assert [job.run_id for job in store.jobs()] == [kept.name]
+    assert store.fingerprint(kept.name) == fingerprint_of(kept)
+
+
 async def test_what_is_no_run_is_left_alone(store: Store, runs: Path) -> None:
     shutil.copytree(RUN, runs / ".half-written")
     (runs / "a-file").write_text("")

@@ -160,7 +160,7 @@ def test_a_job_is_left_to_the_lane_that_has_its_model_unless_that_is_busy() -> N
     second.running_job = job(3, "a")
     choice = machine.placement.choose(first, due[:1])
     assert choice and choice.job is due[0]
-    assert choice.why == "it is free; of those that have the model cpu:1 is busy with 0003"
+    assert choice.why == "it is free; cpu:1 has its model and is busy with 0003"
 
 
 def test_a_model_that_is_being_loaded_elsewhere_is_not_loaded_twice_while_there_is_another_to_load() -> None:
@@ -174,7 +174,9 @@ def test_a_model_that_is_being_loaded_elsewhere_is_not_loaded_twice_while_there_
     assert (choice := machine.placement.choose(first, patient)) and choice.job is patient[0]
 
 
-def test_a_free_lane_leaves_a_job_to_the_busy_one_that_has_its_model_where_that_is_sooner() -> None:
+def test_a_free_lane_leaves_a_job_to_the_busy_one_that_has_its_model_where_that_is_sooner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     machine = Machine(2, [])
     first, second = machine.lanes.values()
     machine.placement.pace.ended(Course(job(0, "a"), 10.0, 6.0), was_warm=False)
@@ -189,6 +191,11 @@ def test_a_free_lane_leaves_a_job_to_the_busy_one_that_has_its_model_where_that_
     assert (choice := machine.placement.choose(first, due)) and choice.job is due[0]
     second.computed_s, second.waits = 4.0, {due[0].run_id}  # that lane does not take it now
     assert (choice := machine.placement.choose(first, due)) and choice.job is due[0]
+    second.waits.clear()
+    assert not machine.placement.choose(first, due[:1])
+    late = time.monotonic() + 10.5  # by now it would have been loaded: that lane had others to do
+    monkeypatch.setattr(time, "monotonic", lambda: late)
+    assert (choice := machine.placement.choose(first, due[:1])) and choice.job is due[0]
 
 
 def test_a_model_that_another_lane_loads_is_not_loaded_again_before_other_cells_of_the_study_had_time_to_come() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cwa_engine.base.errors import InvalidInput, RunFailed
 from cwa_engine.records.comparison import compare
@@ -29,6 +30,7 @@ from cwa_engine.studies.folder import StudyFolder
 from cwa_engine.studies.progress import CellProgress
 from cwa_engine.studies.report import StudyReport
 from cwa_engine.studies.study import Study
+from cwa_tui.cli.report import run_report
 from tests.engine import figure_sources
 from tests.engine.study_runs import Planted, planted_record, planted_run
 
@@ -271,6 +273,15 @@ def test_a_run_without_damage_claims_none() -> None:
     parsed = Parsed(html)
     assert "No damage was measured" in parsed.text and "Change of the loss," not in parsed.text
     assert "Which weights of the model are first by magnitude?" in parsed.text
+
+
+def test_a_ratio_beyond_a_thousand_and_a_small_change_read_alike_on_a_page_and_in_the_terminal() -> None:
+    run = planted_run(damage=[Planted(k=10, delta=9.4574, worst=3.2496e-05, worst_error=5e-05)])
+    console = Console(file=io.StringIO(), width=200)
+    console.print(run_report(run.summary, "folder"))
+    for said in (Parsed(run_page(run)).text, console.file.getvalue()):  # type: ignore[attr-defined]
+        assert ">1,000" in said and "+9.4574" in said and "+3.25e-05" in said
+        assert "+0.0000" not in said
 
 
 def test_a_page_says_how_the_run_was_made_and_how_to_repeat_it(measured: RunReport, measured_page: str) -> None:

@@ -14,7 +14,7 @@ import transformers
 
 from cwa_engine import planning
 from cwa_engine.base import events
-from cwa_engine.base.errors import ModelNotFound
+from cwa_engine.base.errors import InvalidInput, ModelNotFound
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.methods.metrics import Needs
 from cwa_engine.models.fake_model import LiveBytes, fake_model, peak_bytes
@@ -112,6 +112,7 @@ def test_half_the_precision_has_half_the_weights_and_one_block_needs_less_than_a
     assert found.parameters == load_model(str(folder)).anatomy.numel
     assert (found.sequences, found.device) == (66, "cpu")
     assert found.command == f"cwtool run --model {folder} --metric grad_x_weight --topk 3"
+    assert not found.options  # the usual way fits: there is nothing to give up
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_the_command_is_for_the_most_that_fits(fits: set[str], flags: str | None
 def test_where_less_text_would_do_a_plan_offers_it_before_another_precision_or_offload(tmp_path: Path) -> None:
     """With the numbers, and each of them holds: asked for as it is offered, it fits in the same memory."""
     folder = save_tiny("llama", tmp_path / "model")
-    wide = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6}
+    wide = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4}
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **wide}))  # a plan reads no weights
     asked = RunSpec(model=str(folder), topk=(3,), seq_len=64, eval_limit=40)
@@ -150,7 +151,6 @@ def test_where_less_text_would_do_a_plan_offers_it_before_another_precision_or_o
 
     rows = {(row.dtype, row.gradients): row.total_bytes for row in within(asked, 0).rows}
     least = rows["float32", "sweep"]  # with one text at a time
-    assert not within(asked, int(1.3 * least)).options  # the usual way fits: there is nothing to give up
     free = int(0.95 * least / planning.SHARE)
     found = within(asked, free)
     assert found.options[-1].gradients == "offload" or rows["float32", "offload"] > planning.SHARE * free
@@ -167,6 +167,34 @@ def test_where_less_text_would_do_a_plan_offers_it_before_another_precision_or_o
         assert (fields["eval_limit"], fields.get("seq_len", 512)) != (40, 64)  # one of them is less
         again = within(asked.model_copy(update=fields), free).rows[1]
         assert (again.dtype, again.gradients, again.fits) == ("float32", "sweep", True)
+
+
+@pytest.mark.parametrize("fields", [{"metrics": ("hutchinson_diag",)}, {"fidelity": 2}])
+def test_a_plan_recommends_nothing_that_a_run_would_refuse(tmp_path: Path, fields: Any) -> None:
+    """What needs all gradients at once is not planned with those of one block, however little is free."""
+    folder = save_tiny("llama", tmp_path / "model")
+    asked = RunSpec(model=str(folder), topk=(3,), eval_limit=4, seq_len=16, **fields)
+    with pytest.raises(InvalidInput, match="gradients of all weights at once"):
+        RunSpec(**{**asked.model_dump(), "gradients": "sweep"})
+    found = plan(asked, ACCESS, "cuda:0", room=lambda dtype, weights: 400_000, cpu_bytes=1 << 40)
+    assert {row.gradients for row in found.rows} == {"resident"}
+    assert found.command is None and not found.options
+    assert "the least, bfloat16 with resident, needs" in found.why
+
+
+def test_a_plan_is_of_the_precision_that_is_asked_for(tmp_path: Path) -> None:
+    """Also on an accelerator, where the usual one is what is stored: float32 here."""
+    folder = save_tiny("llama", tmp_path / "model")
+    asked = RunSpec(model=str(folder), topk=(3,), eval_limit=4, seq_len=16, dtype="bfloat16")
+
+    def within(free: int) -> Plan:
+        return plan(asked, ACCESS, "cuda:0", room=lambda dtype, weights: free, cpu_bytes=1 << 40)
+
+    least = {(row.dtype, row.gradients): row.total_bytes for row in within(0).rows}
+    between = (least["bfloat16", "resident"] + least["float32", "resident"]) / 2
+    found = within(int(between / planning.SHARE))
+    assert found.why.startswith("all gradients fit at once: ") and not found.options
+    assert found.command and "--dtype bfloat16" in found.command and "sweep" not in found.command
 
 
 def test_an_accelerator_gets_as_many_sequences_at_once_as_fit(llama: Any) -> None:
