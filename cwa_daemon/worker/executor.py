@@ -191,7 +191,8 @@ class Executor:
             run_id=command.run_id,
             spec=spec,
             command=command.command,
-            model=model_record(resident.model),
+            # Its own name: another run may have loaded the model under a path, an alias or an imported name.
+            model=dataclasses.replace(model_record(resident.model), name=spec.model),
             result=result,
             started=started,
             log=report.log,
