@@ -65,12 +65,14 @@ def plan(
     room: FreeBytes | None = None,
     cpu_bytes: int | None = None,
     each: Sequence[int] = (),
+    with_options: bool = True,
 ) -> Plan:
     """The memory that `spec` needs at each dtype and by each source of gradients, and which of these fits the device.
 
     `room` gives the device's free memory, of several devices their sum, of which each has a share as `each` says: as what
     is free on them, or alike. `cpu_bytes` is the CPU memory that is free for blocks that wait there. Without `room` the
-    machine is asked. Raises what loading the model or reading texts raises.
+    machine is asked. Options with less text take as long as the plan itself: `with_options` says whether they are sought.
+    Raises what loading the model or reading texts raises.
     """
     if room is None:
         each = [free_bytes(torch.device(name)) for name in devices_in(device)]
@@ -78,7 +80,7 @@ def plan(
         room = lambda dtype, weights: measured  # noqa: E731
     with hub_access(access):
         free = available_memory().free_bytes if cpu_bytes is None else cpu_bytes
-        return _plan(spec, access, device, room, free, each, trust_remote_code)
+        return _plan(spec, access, device, room, free, each, trust_remote_code, with_options)
 
 
 def _plan(
@@ -89,6 +91,7 @@ def _plan(
     cpu_bytes: int,
     each: Sequence[int],
     trust_remote_code: bool,
+    with_options: bool,
 ) -> Plan:
     source, config, tokenizer, note = _described(spec, access, trust_remote_code)
     stored = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
@@ -108,7 +111,12 @@ def _plan(
         own = task.rows(model)
         rows += own if found is not None else [replace(row, fits=None) for row in own]
         most = max(most, found or 0)
-        if found is not None and not all_at_once and not any(row.fits for row in own if row.gradients != "offload"):
+        if (
+            with_options
+            and found is not None
+            and not all_at_once
+            and not any(row.fits for row in own if row.gradients != "offload")
+        ):
             with_less += _ways_with_less(
                 spec, full, model, task, {} if model.dtype == usual else {"dtype": model.dtype}
             )
