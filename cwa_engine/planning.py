@@ -31,7 +31,7 @@ from cwa_engine.models.guide_config import byte_tokenizer, guide_config
 from cwa_engine.models.loading import LoadedModel, load_without_weights
 from cwa_engine.models.memory import free_bytes
 from cwa_engine.models.shards import Shards, split_by
-from cwa_engine.plan_ways import Way, options_of, recommended, ways_that_fit
+from cwa_engine.plan_ways import Way, gives_up, options_of, recommended, ways_that_fit
 from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
@@ -99,7 +99,7 @@ def _plan(
     _, scoring, evaluation = use_texts(full, spec, ignore)
     rows: list[PlanRow] = []
     free, most = room("", 0), 0
-    with_less: list[Way] = []
+    cramped: list[tuple[LoadedModel, _Task]] = []  # what does not fit on the device with all texts
     needs = needs_of(spec.scored_metrics)
     all_at_once = _takes_all_at_once(spec, needs)
     asked = spec.dtype if spec.dtype != "auto" else "float32" if is_cpu(device) else stored
@@ -111,16 +111,14 @@ def _plan(
         own = task.rows(model)
         rows += own if found is not None else [replace(row, fits=None) for row in own]
         most = max(most, found or 0)
-        if (
-            with_options
-            and found is not None
-            and not all_at_once
-            and not any(row.fits for row in own if row.gradients != "offload")
-        ):
-            with_less += _ways_with_less(
-                spec, full, model, task, {} if model.dtype == usual else {"dtype": model.dtype}
-            )
+        if found is not None and not all_at_once and not any(row.fits for row in own if row.gradients != "offload"):
+            cramped.append((model, task))
     ways = ways_that_fit(spec, rows, usual)
+    with_less: list[Way] = []
+    if with_options and gives_up(ways, usual):
+        for model, task in cramped:
+            other = {} if model.dtype == usual else {"dtype": model.dtype}
+            with_less += _ways_with_less(spec, full, model, task, other)
     if free is None:
         command, why = None, f"there is no {device} here, and the free memory of another machine's is not known"
     else:
@@ -138,7 +136,7 @@ def _plan(
         command=command,
         why=why,
         note=note,
-        options=options_of(ways, with_less, usual),
+        options=options_of(ways, with_less) if gives_up(ways, usual) else (),
     )
 
 
