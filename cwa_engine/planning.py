@@ -99,7 +99,7 @@ def _plan(
     _, scoring, evaluation = use_texts(full, spec, ignore)
     rows: list[PlanRow] = []
     free, most = room("", 0), 0
-    cramped: list[tuple[LoadedModel, _Task]] = []  # what does not fit on the device with all texts
+    cramped: list[tuple[FakeModel, _Task]] = []  # what does not fit on the device with all texts
     needs = needs_of(spec.scored_metrics)
     all_at_once = _takes_all_at_once(spec, needs)
     asked = spec.dtype if spec.dtype != "auto" else "float32" if is_cpu(device) else stored
