@@ -106,7 +106,7 @@ def row_of(name: str, card: Card, speed: Speed) -> tuple[str, ...]:
     free = int(card.gigabytes * 1e9)
     # No folder of models: planned from the config in the guide, whatever is on this machine.
     access = HubAccess(cache_dir="/nonexistent", offline=True)
-    found = plan(spec, access, "cuda:0", room=lambda dtype, weights: free, cpu_bytes=UNLIMITED)
+    found = plan(spec, access, "cuda:0", room=lambda dtype, weights: free, cpu_bytes=UNLIMITED, with_options=False)
     label, memory = f"{name} ({found.parameters:,} weights)", f"{card.gigabytes} GB ({card.name})"
     ways = ways_that_fit(spec, found.rows, "float32")
     if not ways:

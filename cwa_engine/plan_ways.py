@@ -46,13 +46,13 @@ def recommended(ways: Sequence[Way], rows: Sequence[PlanRow], free: int) -> tupl
     )
 
 
-def options_of(ways: Sequence[Way], with_less: Sequence[Way], usual: str) -> tuple[PlanOption, ...]:
-    """The ways that fit, those on the device first, then those with less text, then those with offload.
+def gives_up(ways: Sequence[Way], usual: str) -> bool:
+    """Whether the usual dtype does not fit on the device, so that precision, texts or time must be given up."""
+    return not ways or (ways[0][1].dtype, ways[0][1].gradients) not in ((usual, "resident"), (usual, "sweep"))
 
-    None where the usual dtype fits on the device, for then there is nothing to give up.
-    """
-    if ways and (ways[0][1].dtype, ways[0][1].gradients) in ((usual, "resident"), (usual, "sweep")):
-        return ()
+
+def options_of(ways: Sequence[Way], with_less: Sequence[Way]) -> tuple[PlanOption, ...]:
+    """The ways that fit, those on the device first, then those with less text, then those with offload."""
     on_device = [way for way in ways if way[1].gradients != "offload"]
     offloaded = [way for way in ways if way[1].gradients == "offload"]
     return tuple(

@@ -31,7 +31,7 @@ from cwa_engine.models.guide_config import byte_tokenizer, guide_config
 from cwa_engine.models.loading import LoadedModel, load_without_weights
 from cwa_engine.models.memory import free_bytes
 from cwa_engine.models.shards import Shards, split_by
-from cwa_engine.plan_ways import Way, options_of, recommended, ways_that_fit
+from cwa_engine.plan_ways import Way, gives_up, options_of, recommended, ways_that_fit
 from cwa_engine.rows import Plan, PlanRow
 from cwa_engine.sensitivity.gradients import resident
 from cwa_engine.sensitivity.hessian import hutchinson_diagonal
@@ -65,12 +65,14 @@ def plan(
     room: FreeBytes | None = None,
     cpu_bytes: int | None = None,
     each: Sequence[int] = (),
+    with_options: bool = True,
 ) -> Plan:
     """The memory that `spec` needs at each dtype and by each source of gradients, and which of these fits the device.
 
     `room` gives the device's free memory, of several devices their sum, of which each has a share as `each` says: as what
     is free on them, or alike. `cpu_bytes` is the CPU memory that is free for blocks that wait there. Without `room` the
-    machine is asked. Raises what loading the model or reading texts raises.
+    machine is asked. Options with less text take as long as the plan itself: `with_options` says whether they are sought.
+    Raises what loading the model or reading texts raises.
     """
     if room is None:
         each = [free_bytes(torch.device(name)) for name in devices_in(device)]
@@ -78,7 +80,7 @@ def plan(
         room = lambda dtype, weights: measured  # noqa: E731
     with hub_access(access):
         free = available_memory().free_bytes if cpu_bytes is None else cpu_bytes
-        return _plan(spec, access, device, room, free, each, trust_remote_code)
+        return _plan(spec, access, device, room, free, each, trust_remote_code, with_options)
 
 
 def _plan(
@@ -89,6 +91,7 @@ def _plan(
     cpu_bytes: int,
     each: Sequence[int],
     trust_remote_code: bool,
+    with_options: bool,
 ) -> Plan:
     source, config, tokenizer, note = _described(spec, access, trust_remote_code)
     stored = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
@@ -96,7 +99,7 @@ def _plan(
     _, scoring, evaluation = use_texts(full, spec, ignore)
     rows: list[PlanRow] = []
     free, most = room("", 0), 0
-    with_less: list[Way] = []
+    cramped: list[tuple[FakeModel, _Task]] = []  # what does not fit on the device with all texts
     needs = needs_of(spec.scored_metrics)
     all_at_once = _takes_all_at_once(spec, needs)
     asked = spec.dtype if spec.dtype != "auto" else "float32" if is_cpu(device) else stored
@@ -109,10 +112,13 @@ def _plan(
         rows += own if found is not None else [replace(row, fits=None) for row in own]
         most = max(most, found or 0)
         if found is not None and not all_at_once and not any(row.fits for row in own if row.gradients != "offload"):
-            with_less += _ways_with_less(
-                spec, full, model, task, {} if model.dtype == usual else {"dtype": model.dtype}
-            )
+            cramped.append((model, task))
     ways = ways_that_fit(spec, rows, usual)
+    with_less: list[Way] = []
+    if with_options and gives_up(ways, usual):
+        for model, task in cramped:
+            other = {} if model.dtype == usual else {"dtype": model.dtype}
+            with_less += _ways_with_less(spec, full, model, task, other)
     if free is None:
         command, why = None, f"there is no {device} here, and the free memory of another machine's is not known"
     else:
@@ -130,7 +136,7 @@ def _plan(
         command=command,
         why=why,
         note=note,
-        options=options_of(ways, with_less, usual),
+        options=options_of(ways, with_less) if gives_up(ways, usual) else (),
     )
 
 
