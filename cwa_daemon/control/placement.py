@@ -16,9 +16,8 @@ from cwa_daemon.pipe.place import WITHOUT_DEVICE
 from cwa_engine.base.errors import DoesNotFit
 from cwa_engine.records.run_id import short_id
 
-SETTLE_S = (
-    2.0  # after a job came, before a model that another lane has is loaded for it: a study's cells come one by one
-)
+# After a job came, before a model that another lane has is loaded for it: a study's cells come one by one.
+SETTLE_S = 2.0
 
 
 class Place(Protocol):
