@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cwa_engine.base.sizes import memory_size
 from cwa_engine.command_line import command_of
 from cwa_engine.rows import PlanOption, PlanRow
 from cwa_engine.spec import RunSpec
@@ -36,13 +37,13 @@ def recommended(ways: Sequence[Way], rows: Sequence[PlanRow], free: int) -> tupl
     """The command line of the first way, and the reason. None if nothing fits."""
     if ways:
         asked, row, why = ways[0]
-        waiting = f", and {_gb(row.cpu_bytes)} of CPU memory" if row.cpu_bytes else ""
-        return command_of(asked), f"{why}: {_gb(_needed(row))} of {_gb(free)}{waiting}"
+        waiting = f", and {memory_size(row.cpu_bytes)} of CPU memory" if row.cpu_bytes else ""
+        return command_of(asked), f"{why}: {memory_size(_needed(row))} of {memory_size(free)}{waiting}"
     least = min(rows, key=_needed)
-    waiting = f" and {_gb(least.cpu_bytes)} of CPU memory" if least.cpu_bytes else ""
+    waiting = f" and {memory_size(least.cpu_bytes)} of CPU memory" if least.cpu_bytes else ""
     return None, (
-        f"nothing fits: {_gb(free)} are free, and the least, {least.dtype} with {least.gradients}, needs "
-        f"{_gb(_needed(least))}{waiting}; a shorter --seq-len or a device with more memory helps"
+        f"nothing fits: {memory_size(free)} are free, and the least, {least.dtype} with {least.gradients}, needs "
+        f"{memory_size(_needed(least))}{waiting}; a shorter --seq-len or a device with more memory helps"
     )
 
 
@@ -63,7 +64,3 @@ def options_of(ways: Sequence[Way], with_less: Sequence[Way]) -> tuple[PlanOptio
 
 def _needed(row: PlanRow) -> int:
     return row.weights_bytes + row.working_bytes
-
-
-def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB"

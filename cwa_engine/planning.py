@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from cwa_engine.base.devices import devices_in, is_cpu
 from cwa_engine.base.errors import InvalidInput, ModelGated, ModelNotFound
 from cwa_engine.base.events import ignore
+from cwa_engine.base.sizes import memory_size
 from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.evaluation.resume import SHARE as CACHED_SHARE
 from cwa_engine.evaluation.resume import WEIGHTS_SHARE
@@ -383,11 +384,17 @@ def _source(
     if spec.gradients == "auto":
         free = _free_of(loaded)
         if needed <= SHARE * free:
-            return "resident", f"the gradients of all weights fit at once: {_gb(needed)} of {_gb(free)} free", "info"
-        why = f"the gradients of one block after the other: all need {_gb(needed)}, {_gb(free)} are free"
+            return (
+                "resident",
+                f"the gradients of all weights fit at once: {memory_size(needed)} of {memory_size(free)} free",
+                "info",
+            )
+        why = (
+            f"the gradients of one block after the other: all need {memory_size(needed)}, {memory_size(free)} are free"
+        )
         least, _ = working_bytes(loaded, sequences, needs, "sweep", spec.batch_size or 1)
         if least > free:
-            why += f"; even one block needs {_gb(least)}: --dtype bfloat16 or a shorter --seq-len takes less"
+            why += f"; even one block needs {memory_size(least)}: --dtype bfloat16 or a shorter --seq-len takes less"
             return _swept(loaded, why, spec, "warning")
     else:
         why = "the gradients of one block after the other, as asked"
@@ -474,7 +481,3 @@ def _hidden_bytes(model: LoadedModel, sequences: Sequence[TokenSequence]) -> int
     embedding = model.model.get_input_embeddings().get_parameter("weight")
     tokens = sum(len(sequence.ids) for sequence in sequences)
     return tokens * embedding.shape[1] * embedding.element_size() * model.anatomy.blocks
-
-
-def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 0.1e9 else f"{size_bytes / 1e6:.1f} MB"

@@ -14,9 +14,8 @@ from cwa_daemon.cluster.messages import RunFiles
 from cwa_daemon.cluster.store import folder_of, holds
 from cwa_engine.base.errors import Cancelled, OutputError
 
-SEEN_S = (
-    20.0  # for what a node has written to a shared folder to be seen here: network drives remember for some seconds
-)
+# For what a node has written to a shared folder to be seen here: network drives remember for some seconds.
+SEEN_S = 20.0
 WRITE_AGAIN_S = 2.0  # between two attempts to write what the disk at home did not take
 
 
