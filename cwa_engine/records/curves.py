@@ -95,9 +95,8 @@ def _critical(report: RunReport, point: DamagePoint) -> DamageLevel:
 def _control(report: RunReport, control: Separation) -> Iterator[DamageLevel]:
     key = report.run_id, control.metric, control.perturbation, control.k, control.control
     texts = control.largest_texts or report.texts.damage or report.texts.evaluation
-    together = (
-        control.texts if control.largest_texts is None else None
-    )  # of early versions, all draws on the same texts
+    # In early versions all draws were measured on the same texts.
+    together = control.texts if control.largest_texts is None else None
     low, high = _finite(control.largest_low), _finite(control.largest_high)
     largest, median = _finite(control.largest), _finite(control.median)
     yield DamageLevel(*key, LEADING, largest, low, high, _in_bits(report, largest), texts, largest is None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import transformers
 from cwa_engine import planning
 from cwa_engine.base import events
 from cwa_engine.base.errors import InvalidInput, ModelNotFound
+from cwa_engine.data.tokens import TokenSequence
 from cwa_engine.hub.sources import HubAccess
 from cwa_engine.methods.metrics import Needs
 from cwa_engine.models.fake_model import LiveBytes, fake_model, peak_bytes
-from cwa_engine.models.loading import load_model, load_without_weights
+from cwa_engine.models.loading import LoadedModel, load_model, load_without_weights
 from cwa_engine.pipeline import analyze
 from cwa_engine.plan_ways import recommended, ways_that_fit
 from cwa_engine.planning import choose, plan, working_bytes
@@ -42,6 +44,17 @@ def test_a_fake_model_is_the_model_without_its_memory(loaded: Any) -> None:
     assert fake.size_bytes == loaded.size_bytes
 
 
+def live_bytes(loaded: LoadedModel, sequences: Sequence[TokenSequence], needs: Needs, source: str) -> int:
+    """The most bytes of tensors that live at once while a model is scored, without those of its weights."""
+    gc.collect()
+    with LiveBytes([*loaded.model.parameters(), *loaded.model.buffers()]) as real:
+        if source == "resident":
+            resident(loaded, sequences, needs, 1)
+        else:
+            list(map(len, sweep(loaded, sequences, needs, 1)))
+    return real.peak
+
+
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "llama"])
 @pytest.mark.parametrize(
     "needs", [Needs.GRADIENT, Needs.GRADIENT | Needs.FISHER | Needs.INPUTS, Needs.GRADIENT | Needs.TOKEN_FISHER]
@@ -51,14 +64,8 @@ def test_the_bytes_of_a_fake_model_are_those_of_the_model(family: str, needs: Ne
     loaded = wrap(tiny_architecture(family))
     sequences = sequences_of(loaded)[:2]
     foretold, simulated = working_bytes(loaded, sequences, needs, source, 1)
-    gc.collect()
-    with LiveBytes([*loaded.model.parameters(), *loaded.model.buffers()]) as real:
-        if source == "resident":
-            resident(loaded, sequences, needs, 1)
-        else:
-            list(map(len, sweep(loaded, sequences, needs, 1)))
     assert simulated
-    assert foretold == pytest.approx(planning.OVERHEAD * real.peak, rel=0.15)
+    assert foretold == pytest.approx(planning.OVERHEAD * live_bytes(loaded, sequences, needs, source), rel=0.15)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -85,14 +92,8 @@ def test_experts_are_counted_as_they_are_used(source: str) -> None:
     loaded = wrap(transformers.AutoModelForCausalLM.from_config(config).eval())
     sequences, needs = sequences_of(loaded)[:2], Needs.GRADIENT | Needs.FISHER
     foretold, simulated = working_bytes(loaded, sequences, needs, source, 1)
-    gc.collect()
-    with LiveBytes([*loaded.model.parameters(), *loaded.model.buffers()]) as real:
-        if source == "resident":
-            resident(loaded, sequences, needs, 1)
-        else:
-            list(map(len, sweep(loaded, sequences, needs, 1)))
     assert simulated
-    assert foretold == pytest.approx(planning.OVERHEAD * real.peak, rel=0.05)
+    assert foretold == pytest.approx(planning.OVERHEAD * live_bytes(loaded, sequences, needs, source), rel=0.05)
 
 
 def test_a_model_whose_paths_depend_on_values_is_planned_roughly(tmp_path: Path) -> None:
