@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from cwa_engine.base.p_values import LEVEL
 from cwa_engine.base.statistics import widened
 from cwa_engine.damage.elimination import (
     CRITICAL,
     LEAST_DRAWS,
-    LEVEL,
     LOOKS_HOLD,
     Standing,
     eliminate,

@@ -37,7 +37,6 @@ LEAST_KEPT = 4  # entrants that go on in any case
 LEAST_LOOK = 16  # texts of the first look
 LOOKS_HOLD = 0.99  # probability that the intervals of all looks hold
 
-LEVEL = 0.05
 LEAST_DRAWS = 19  # with which p can be 0.05
 
 CRITICAL = 0  # the entrant that is the critical set; draws are 1, 2, ...

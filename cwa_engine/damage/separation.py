@@ -15,9 +15,10 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from cwa_engine.base.p_values import LEVEL, p_text
 from cwa_engine.base.statistics import as_extreme
 from cwa_engine.damage.competition import compete, has_p, p_value
-from cwa_engine.damage.elimination import LEAST_DRAWS, LEVEL, SAMPLE, comparable
+from cwa_engine.damage.elimination import LEAST_DRAWS, SAMPLE, comparable
 from cwa_engine.damage.measured import Damaged, MeasuredComparison, Reference
 from cwa_engine.damage.treatments import Comparison
 from cwa_engine.methods.controls import CONTROLS
@@ -187,13 +188,7 @@ def _by_places(row: Separation) -> bool:
 
 
 def _p(row: Separation) -> str:
-    """Two digits, and more where these would read as the level that p is above."""
-    if row.p_value is None:
-        return ""
-    digits = 2
-    while row.p_value > LEVEL >= float(f"{row.p_value:.{digits}g}"):
-        digits += 1
-    return f", p = {row.p_value:.{digits}g}"
+    return "" if row.p_value is None else f", {p_text(row.p_value)}"
 
 
 def _on_texts(row: Separation, everything: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from cwa_engine.base.p_values import digits_of_p
 from cwa_engine.base.table import Table
 from cwa_engine.exchange.any_printed import any_printed
 from cwa_engine.exchange.printed import Cell, Number, PrintedTable, Strong, columns_with_cells
@@ -73,7 +74,7 @@ def _damage_row(group: DamageSummary, point: DamagePoint) -> tuple[Cell, ...]:
     worst = group.worst_control
     others: tuple[Cell, ...] = (None, None, None)
     if worst:
-        p = None if worst.p_value is None else Number(worst.p_value, digits=2)
+        p = None if worst.p_value is None else Number(worst.p_value, digits=digits_of_p(worst.p_value))
         collapsed = worst.largest is None or not math.isfinite(worst.largest)
         control: Cell = "collapsed" if collapsed else Number(worst.largest, worst.largest_low, worst.largest_high)
         others = f"{worst.control} ({worst.draws:,})", control, p

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cwa_engine.base.errors import InvalidInput, RunFailed
 from cwa_engine.base.events import Note, Progress
+from cwa_engine.base.p_values import p_text
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
@@ -393,7 +394,7 @@ def tasks_sentence(rows: Sequence[TaskComparison]) -> str:
         )
         said.append(
             f"{task}, {measure}: {first.before:.3f} intact, {first.after:.3f} with {first.k} weights by {first.metric} damaged "
-            f"({first.perturbation}), {first.difference:+.3f} [{first.low:+.3f}, {first.high:+.3f}], p = {first.p_value:.2g} "
+            f"({first.perturbation}), {first.difference:+.3f} [{first.low:+.3f}, {first.high:+.3f}], {p_text(first.p_value)} "
             f"on {first.documents} documents{most}"
         )
     return " · ".join(said)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+from cwa_engine.base.p_values import LEVEL, p_text
 from cwa_engine.methods.metrics import METRICS
 from cwa_engine.records.compared import Comparison, RankingOverlap, RunPair
 from cwa_engine.records.curves import DamageDifference
 from cwa_engine.records.differences import NATS, Difference
 from cwa_engine.records.profiles import COMPONENT, ProfileDistance
 from cwa_engine.rows import MATRICES, exp
-
-ALPHA = 0.05  # a p above is said to be what chance explains
-SMALLEST = 1e-300  # what a p of zero means
 
 R = TypeVar("R", RankingOverlap, DamageDifference, ProfileDistance)
 
@@ -93,7 +91,7 @@ def _overlap(found: Comparison, row: RankingOverlap) -> str:
         said += f"; random sets of the {row.population:,} ranked share {row.expected:.2g} ({p_text(row.p_value)})"
     if row.expected_within is not None:
         said += f", with as many from each parameter {row.expected_within:.2g} ({p_text(row.p_within)})"
-        if row.p_within is not None and row.p_within > ALPHA:
+        if row.p_within is not None and row.p_within > LEVEL:
             said += ": no more than the parameters they are from explain"
     if row.unknown:
         said += f"; what chance gives is not known in full, as {row.unknown}"
@@ -129,7 +127,7 @@ def _damage(found: Comparison, row: DamageDifference) -> str:
 def _distances(found: Comparison, pair: RunPair) -> Iterator[str]:
     """Which profiles clearly differ; the others together."""
     rows = [r for r in _largest(found.distances) if (r.first, r.second) == (pair.first, pair.second)]
-    clear = [row for row in rows if row.p_value <= ALPHA]
+    clear = [row for row in rows if row.p_value <= LEVEL]
     both = _both(found, pair.first, pair.second)
     for row in clear:
         what = "components" if row.by == COMPONENT else "depths"
@@ -138,13 +136,6 @@ def _distances(found: Comparison, pair: RunPair) -> Iterator[str]:
     if len(clear) < len(rows):
         said = "otherwise the" if clear else "the"
         yield f"{both}: {said} components and depths of the top weights do not clearly differ"
-
-
-def p_text(p: float | None) -> str:
-    """`p = 0.031`, `p = 2e-50`."""
-    if p is None:
-        return "p not known"
-    return f"p < {SMALLEST:.0e}" if p < SMALLEST else f"p = {p:.2g}"
 
 
 def _both(found: Comparison, first: str, second: str) -> str:

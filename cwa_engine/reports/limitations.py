@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cwa_engine.damage.elimination import LEAST_DRAWS, LEVEL
+from cwa_engine.base.p_values import LEVEL
+from cwa_engine.damage.elimination import LEAST_DRAWS
 from cwa_engine.damage.separation import LEAST_TEXTS
 from cwa_engine.methods.controls import CONTROLS
 from cwa_engine.records.run_report import RunReport

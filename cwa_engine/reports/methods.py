@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 
 from cwa_engine.base.errors import InvalidInput
-from cwa_engine.damage.elimination import BEHIND, LEAST_DRAWS, LEAST_KEPT, LEVEL
+from cwa_engine.base.p_values import LEVEL
+from cwa_engine.damage.elimination import BEHIND, LEAST_DRAWS, LEAST_KEPT
 from cwa_engine.damage.separation import LEAST_TEXTS
 from cwa_engine.methods.controls import CONTROLS
 from cwa_engine.methods.metrics import METRICS

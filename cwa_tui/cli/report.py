@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cwa_engine.base.p_values import shown_p
 from cwa_engine.questions.ablation import cost_sentence
 from cwa_engine.records.run_summary import DamageSummary, RunSummary
 from cwa_engine.rows import (
@@ -168,7 +169,7 @@ def _against_controls(summary: RunSummary, groups: Sequence[DamageSummary]) -> T
             lead = [str(getattr(group, name)) if number == 0 else "" for name in shown]
             changes = (_change(getattr(control, name)) for name in ("median", "largest"))
             count = f"{control.as_extreme} of {control.draws}"
-            p_value = "too few draws" if control.p_value is None else f"{control.p_value:.2g}"
+            p_value = "too few draws" if control.p_value is None else shown_p(control.p_value)
             table.add_row(*lead, control.control, *changes, _times(control.ratio), count, p_value)
         table.add_section()
     return table

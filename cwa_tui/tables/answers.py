@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cwa_engine.base.p_values import shown_p
 from cwa_engine.questions.critical_set import CriticalSet
 from cwa_engine.questions.fidelity import Fidelity
 from cwa_engine.questions.interactions import Interaction
@@ -96,7 +97,7 @@ def tasks_table(rows: Sequence[TaskComparison]) -> Table:
             figures = [_share(row.before), "collapsed" if row.lost else _share(row.after), "-", "-", "-"]
         else:
             interval = f"{row.low:+.3f} to {row.high:+.3f}"
-            figures = [_share(row.before), _share(row.after), f"{row.difference:+.3f}", interval, f"{row.p_value:.2g}"]
+            figures = [_share(row.before), _share(row.after), f"{row.difference:+.3f}", interval, shown_p(row.p_value)]
         table.add_row(*(words(text) for text in (f"{row.task} {row.measure}", change, case, row.against, *figures)))
     if len(rows) > SHOWN_ROWS:
         table.caption = f"{len(rows) - SHOWN_ROWS} more in summary.json"

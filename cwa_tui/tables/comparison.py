@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cwa_engine.base.p_values import p_text
 from cwa_engine.records.compared import ComparedRun, Comparison, RankingOverlap
 from cwa_engine.records.curves import MEDIAN, DamageLevel
 from cwa_engine.records.differences import NATS
@@ -267,7 +268,7 @@ def distance_lines(found: Comparison, metric: str, by: str, k: int) -> list[str]
     """How far the shares of each pair of runs lie apart: `a1b2 c3d4: 40 % apart, by chance 25 % (p = 0.08)`."""
     return [
         f"{found.label(row.first)} {found.label(row.second)}: {row.distance:.0%} apart, by chance {row.expected:.0%} "
-        f"(p = {row.p_value:.2g})"
+        f"({p_text(row.p_value)})"
         for row in found.distances
         if (row.metric, row.by, row.k) == (metric, by, k)
     ]

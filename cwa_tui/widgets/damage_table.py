@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from textual.binding import Binding, BindingType
 
+from cwa_engine.base.p_values import shown_p
 from cwa_engine.rows import MATRICES, DamagePoint, Separation, exp
 from cwa_tui.store.state import AskedRun, SelectedRun
 from cwa_tui.tables.columns import Column
@@ -162,7 +163,7 @@ def _row(point: DamagePoint, draw: str, p_value: float | None = None) -> TableRo
     cells = {
         **_identity(point, draw),
         **_measured(point),
-        "p": "" if p_value is None else f"{p_value:.2g}",
+        "p": "" if p_value is None else shown_p(p_value),
         "texts": f"{point.sequences:,}" if point.sequences else "",
     }
     values = {

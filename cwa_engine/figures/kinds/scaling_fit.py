@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from cwa_engine.base.p_values import p_text
 from cwa_engine.figures.captions import ranking_of, rows_of, study_runs
 from cwa_engine.figures.figure import Axis, Figure, FigureKind, Layer, distinct, figure_name, table_of
 from cwa_engine.studies.analysis.laws import POWER
@@ -86,7 +87,7 @@ def _law(fits: Sequence[ScalingFit]) -> str:
     power = next((fit for fit in fits if fit.law == POWER), None)
     if power is None or power.slope is None or power.low is None or power.high is None:
         return "No law was fitted."
-    misfit = "" if power.p_value is None else f", misfit p = {power.p_value:.2g}"
+    misfit = "" if power.p_value is None else f", misfit {p_text(power.p_value)}"
     return f"The power law's exponent is {power.slope:.3g} [{power.low:.3g}, {power.high:.3g}]{misfit}."
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cwa_engine.base.p_values import LEVEL, p_text
 from cwa_engine.base.statistics import Array, mean_ranks
 
-LEVEL = 0.05
 REDRAWS = 1999
 
 
@@ -25,7 +25,7 @@ class Concordance:
         return self.p_value <= LEVEL
 
     def __str__(self) -> str:
-        return f"Kendall's W {self.w:.2f}, p = {self.p_value:.2g}"
+        return f"Kendall's W {self.w:.2f}, {p_text(self.p_value)}"
 
 
 def least_blocks(things: int) -> int:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from cwa_engine.base.p_values import LEVEL, p_text
 from cwa_engine.records.run_summary import DamageSummary
-from cwa_engine.studies.analysis.laws import LEAST_SIZES, LEVEL, require_scipy, trend
+from cwa_engine.studies.analysis.laws import LEAST_SIZES, require_scipy, trend
 from cwa_engine.studies.analysis.series import model_of, others_of
 from cwa_engine.studies.analysis.words import counted, figure, listed
 from cwa_engine.studies.answer import Finding, StudyRun
@@ -126,12 +127,12 @@ def _law(entries: Sequence[KillSet]) -> str:
         return "; all are of one size, so no scaling was found"
     found = trend(sizes, [float(entry.size or 0) for entry in entries])
     said = (
-        f"; exponent of a power law {figure(found.slope, found.low, found.high)}, p = {found.p_trend:.2g} of all orders"
+        f"; exponent of a power law {figure(found.slope, found.low, found.high)}, {p_text(found.p_trend)} of all orders"
     )
     if found.p_trend > LEVEL:
         return f"{said}: no scaling was found"
     if found.p_bend is None:
         return f"{said}; whether it is a power law is not tested with fewer than {LEAST_SIZES + 1} sizes"
     if found.p_bend <= LEVEL:
-        return f"{said}, but it bends (p = {found.p_bend:.2g}): no power law"
-    return f"{said}; no bend was found (p = {found.p_bend:.2g})"
+        return f"{said}, but it bends ({p_text(found.p_bend)}): no power law"
+    return f"{said}; no bend was found ({p_text(found.p_bend)})"

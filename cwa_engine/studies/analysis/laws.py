@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.p_values import LEVEL
 
 Array = NDArray[np.float64]
 
 POWER, EXPONENTIAL, CONSTANT = "power law", "exponential", "constant"
 LAWS = (POWER, EXPONENTIAL, CONSTANT)
 LEAST_SIZES = 4
-LEVEL = 0.05
 CLOSE = 2.0  # a difference of AICc below this tells no two laws apart (Burnham & Anderson 2002, section 2.6)
 MOST_ORDERS = 5040  # 7!: up to so many orders a permutation test goes through all
 

@@ -19,7 +19,6 @@ from cwa_engine.studies.answer import StudyRun
 MODEL = ("model", "revision")
 # Options that change which texts are scored, or how they become sequences.
 OF_TEXTS = ("data_file", "dataset", "text_column", "eval_limit", "seq_len", "packed", "bos")
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)

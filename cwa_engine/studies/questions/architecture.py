@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.p_values import LEVEL, p_text
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
-from cwa_engine.records.comparison_words import p_text
 from cwa_engine.records.differences import same_model
 from cwa_engine.records.profiles import (
     COMPONENT,
@@ -34,7 +34,6 @@ from cwa_engine.studies.analysis.words import counted, listed, size
 from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
 from cwa_engine.studies.study import Study
 
-LEVEL = 0.05
 BOTH = "component and depth"
 # What architectures store otherwise: q, k and v in one matrix or in three, an MLP with a gate or without, a head that is the
 # embedding or one of its own.

@@ -10,11 +10,12 @@ import numpy as np
 
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.overlap import Stratum, overlap_by_chance
+from cwa_engine.base.p_values import LEVEL
 from cwa_engine.base.table import Table
 from cwa_engine.methods.metrics import ABLATION, METRICS, Passes
 from cwa_engine.questions.question import TableRows
 from cwa_engine.rows import SAMPLED_TOP
-from cwa_engine.studies.analysis.consistency import LEVEL, concordance, least_blocks
+from cwa_engine.studies.analysis.consistency import concordance, least_blocks
 from cwa_engine.studies.analysis.fidelities import Estimate, Sampled, advantage, correlation, estimate, over_models
 from cwa_engine.studies.analysis.series import model_of, values_of
 from cwa_engine.studies.analysis.side_by_side import AGREEMENTS, DAMAGE, agreements, damage_findings, metric_damage

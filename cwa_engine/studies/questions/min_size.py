@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from cwa_engine.base.errors import InvalidInput
 from cwa_engine.base.overlap import Stratum, overlap_by_chance
+from cwa_engine.base.p_values import LEVEL, p_text
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
-from cwa_engine.records.comparison_words import p_text
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.studies.analysis.families import families_of
 from cwa_engine.studies.analysis.series import (
@@ -26,7 +26,6 @@ from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
 from cwa_engine.studies.study import Study
 
 LEAST_SHARE = 0.5  # of the top k, that the two halves of the texts must name alike
-LEVEL = 0.05
 LEAST_DRAWS = 19  # of a control, with which a run can tell a critical set from it
 
 RULE = (

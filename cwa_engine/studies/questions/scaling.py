@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.p_values import LEVEL, p_text
 from cwa_engine.base.statistics import t975
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
@@ -22,7 +23,6 @@ from cwa_engine.studies.analysis.laws import (
     EXPONENTIAL,
     LAWS,
     LEAST_SIZES,
-    LEVEL,
     POWER,
     LawFit,
     best_of,
@@ -221,7 +221,7 @@ def _law(entry: Fitted) -> str:
     over = f"over {counted(len(sizes), 'model')} from {size(sizes[0])} to {size(sizes[-1])} parameters{without}"
     assert power.slope is not None and power.low is not None and power.high is not None and power.p_value is not None
     exponent = f"exponent {figure(power.slope, power.low, power.high)}"
-    misfit = f"T² = {power.misfit:.3g}, p = {power.p_value:.2g}"
+    misfit = f"T² = {power.misfit:.3g}, {p_text(power.p_value)}"
     if power.is_rejected:
         return (
             f"damage follows no power law {over}: the misfit is more than errors of measurement explain ({misfit}); sizes "
@@ -265,7 +265,7 @@ def _findings(entry: Fitted) -> Iterator[Finding]:
         yield Finding(
             f"fitted to {entry.series.label} in {unit.name}: "
             + "; ".join(
-                f"{fit.law} T² = {fit.misfit:.3g}, p = {fit.p_value:.2g}"
+                f"{fit.law} T² = {fit.misfit:.3g}, {p_text(fit.p_value)}"
                 + (f", AICc {fit.aicc:.3g}" if fit.aicc is not None else "")
                 for fit in entry.fits
             ),

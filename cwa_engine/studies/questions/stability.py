@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.p_values import LEVEL
 from cwa_engine.base.statistics import t975
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
 from cwa_engine.records.curves import DamageDifference
 from cwa_engine.studies.analysis.consistency import concordance, least_blocks
 from cwa_engine.studies.analysis.pairs import (
-    ALPHA,
     MODEL,
     AxisPair,
     PairOverlap,
@@ -35,10 +35,10 @@ from cwa_engine.studies.study import Study
 RULE = (
     "Two runs of one model are a pair of an axis where they differ in its value alone. Of the top k of both, at the largest k, "
     "the shared weights stand beside those of random sets with as many weights of each parameter; they are more than chance "
-    f"where p <= {ALPHA} over the number of the axis' pairs. Pairs whose rankings are the same by construction (a metric "
+    f"where p <= {LEVEL} over the number of the axis' pairs. Pairs whose rankings are the same by construction (a metric "
     "that draws nothing, on another seed; the same scoring texts) are left out. An axis moves the ranking most where "
     "every pair of it shares less than every pair of all others, and there are so many pairs that by chance some axis does "
-    f"so with p <= {ALPHA}. What two "
+    f"so with p <= {LEVEL}. What two "
     "halves of one run's scoring texts share is the measure of what texts alone do. Damage differs where the 95 % interval of "
     "a pair's difference leaves out 0, widened for all pairs of the axis (Bonferroni): paired by text where both measured the "
     "same texts, else as of unrelated texts."
@@ -199,7 +199,7 @@ def _on_axis(runs: Sequence[StudyRun], pairs: Sequence[AxisPair], metric: str, a
 
 def _is_more_than_chance(entry: PairOverlap, pairs: int) -> bool:
     p = entry.overlap.by_chance[1]
-    return p is not None and p <= ALPHA / pairs
+    return p is not None and p <= LEVEL / pairs
 
 
 def _spread(pairs: Sequence[AxisPair], metric: str, k: int) -> tuple[float | None, float | None]:
@@ -271,7 +271,7 @@ def _sentence(found: Sequence[OnAxis]) -> str:
     said = f"of the top {k:,} by {metric} two runs share {listed([_shared(entry.row) for entry in told])}"
     if (least := shares_least(of_metric)) is not None:
         axis, p = least[0].row.axis, least[1]
-        if p <= ALPHA:
+        if p <= LEVEL:
             return f"{said}; of these axes {axis} moves the ranking most"
         return f"{said}; that {axis} moves the ranking most is not concluded from so few pairs"
     return said + ("; no axis moves the ranking clearly more than all others" if len(told) > 1 else "")
@@ -341,7 +341,7 @@ def _refused(runs: Sequence[StudyRun], found: Sequence[OnAxis]) -> Iterator[str]
         if any(shares_texts(one.pair) for one in entry.told):
             yield f"{entry.row.metric}, {entry.row.axis}: the texts are from one source, and some may be the same in both runs"
     for of_metric in _by_metric(found):
-        if (least := shares_least(of_metric)) is not None and least[1] > ALPHA:
+        if (least := shares_least(of_metric)) is not None and least[1] > LEVEL:
             yield (
                 f"{of_metric[0].row.metric}: all pairs with another {least[0].row.axis} share less than all others, but there "
                 f"are so few that one axis does so by chance with p = {least[1]:.2g}: give more values"

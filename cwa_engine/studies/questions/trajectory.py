@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.p_values import LEVEL
 from cwa_engine.base.statistics import widened
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
@@ -29,13 +30,12 @@ from cwa_engine.studies.analysis.words import counted, doing, figure, listed
 from cwa_engine.studies.answer import Answer, Finding, StudyQuestion, StudyRun
 from cwa_engine.studies.study import Study
 
-ALPHA = 0.05
 RULE = (
     "Revisions are in the order of the numbers in their names, main as the last, or as given where not all have a number of "
     "their own. The top k are those of the last revision, by the smallest k of the study; its largest k is how far down ranks "
     "are known. A weight is critical since the first revision from which on it is in the top k of every one. The median over "
     "the weights has a 95 % interval by order statistics, which takes the weights to be drawn one by one. A revision shares "
-    f"more of the last top k than chance where p <= {ALPHA} over the number of earlier revisions, among random sets with as "
+    f"more of the last top k than chance where p <= {LEVEL} over the number of earlier revisions, among random sets with as "
     "many weights of each parameter. Where no earlier revision does, it is not said when weights became critical. The damage "
     "of a revision is that of its own top k; it differs from the last one's where the interval of the difference, paired by "
     "text and widened for all earlier revisions (Bonferroni), leaves out 0."
@@ -105,7 +105,7 @@ class OneTrajectory:
     @property
     def earlier_alike(self) -> list[str]:
         """The earlier revisions whose top shares more with the last one's than chance."""
-        level = ALPHA / max(1, len(self.overlaps) - 1)
+        level = LEVEL / max(1, len(self.overlaps) - 1)
         pairs = zip(self.trajectory.names[:-1], self.overlaps[:-1], strict=True)
         return [name for name, row in pairs if (p := row.by_chance[1]) is not None and p <= level]
 
@@ -237,7 +237,7 @@ def _findings(one: OneTrajectory) -> Iterator[Finding]:
     trajectory, names = one.trajectory, one.trajectory.names
     where = f"{trajectory.label}, {one.metric}"
     each = listed([f"{row.common} in {name}" for name, row in zip(names, one.overlaps, strict=True)])
-    alike, level = one.earlier_alike, ALPHA / (len(names) - 1)
+    alike, level = one.earlier_alike, LEVEL / (len(names) - 1)
     more = f"more than chance in {listed(alike)}" if alike else "in none more than chance explains"
     yield Finding(
         f"{where}: of the last top {one.k:,} there are {each}; {more} (p <= {level:.2g} within parameters)",

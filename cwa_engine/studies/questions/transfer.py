@@ -12,18 +12,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cwa_engine.base.errors import InvalidInput
+from cwa_engine.base.p_values import LEVEL, p_text
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import TableRows
 from cwa_engine.records.compared import RankingOverlap
 from cwa_engine.records.comparison import ranking_overlap
-from cwa_engine.records.comparison_words import p_text
 from cwa_engine.records.differences import other_rankings, other_weights, same_model
 from cwa_engine.records.profiles import top
 from cwa_engine.records.run_report import RunReport
 from cwa_engine.records.run_summary import DamageSummary
 from cwa_engine.rows import GIVEN, MATRICES, exp
 from cwa_engine.spec import RunSpec, parse_spec
-from cwa_engine.studies.analysis.laws import LEVEL
 from cwa_engine.studies.analysis.multiple import holm
 from cwa_engine.studies.analysis.paired import NATS, TextChanges, common_unit, critical_changes, difference, log_ratio
 from cwa_engine.studies.analysis.series import OF_MODEL, model_of, others_of, require_damage, values_of
