@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,6 +165,16 @@ class DamagePoint:
     top1_agreement: float | None = None  # share of tokens whose likeliest prediction is the intact model's
     collapsed_at: str | None = None
     sequences: int = 0  # that it was measured on
+
+    @property
+    def size(self) -> float:
+        """How far the loss moved, in nats per token; infinite where it is not finite."""
+        return abs(self.delta_nll) if math.isfinite(self.delta_nll) else math.inf
+
+
+def leading_draw(draws: Sequence[DamagePoint]) -> DamagePoint:
+    """The draw of one control that came out ahead of the others, so far: of those on most texts the one with most change."""
+    return max(draws, key=lambda draw: (draw.sequences, draw.size))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,19 +33,19 @@ def store_named(given: str) -> str:
 
 def make_store(store: str) -> None:
     """Make the folder of a store, before anything is computed. Raises OutputError."""
-    if store and "://" not in store:
+    if store and (folder := folder_of(store)):
         try:
-            Path(store).mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"the store {store} cannot be made: {error.strerror}", hint=_SHARED) from error
 
 
 def check_store(store: str, host: str) -> None:
     """Raises OutputError where a node lacks the folder of a store: one that it made itself would be a folder of its own."""
-    if store and "://" not in store:
-        if not Path(store).is_dir():
+    if store and (folder := folder_of(store)):
+        if not folder.is_dir():
             raise OutputError(f"{host} has no folder {store}, where runs are to be kept", hint=_SHARED)
-        if not os.access(store, os.W_OK | os.X_OK):
+        if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"{host} may not write to {store}, where runs are to be kept", hint=_SHARED)
 
 
@@ -65,8 +65,8 @@ def holds(place: str, fingerprint: str) -> bool:
 def put_folder(folder: Path, store: str) -> str:
     """Copy a run folder into a store, and give where it is. Raises OSError, OutputError, and InvalidInput."""
     place = f"{store}/{folder.name}"
-    if "://" not in store:
-        _copy_whole(folder, Path(place))
+    if shared := folder_of(place):
+        _copy_whole(folder, shared)
         return place
     files, path = _opened(place)
     names = sorted((file.name for file in folder.iterdir()), key=lambda name: name == SUMS)  # that one last
@@ -80,7 +80,7 @@ def put_folder(folder: Path, store: str) -> str:
 
 
 def folder_of(place: str) -> Path | None:
-    """The folder of a run in a shared folder; None for one that must be fetched."""
+    """The path of a store that is a shared folder, or of a run in it; None for an address, whose runs must be fetched."""
     return None if "://" in place else Path(place)
 
 

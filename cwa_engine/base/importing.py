@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collections() -> Iterator[None]:
-    """Look for no garbage: among what is being imported there is none, and with torch and transformers looking takes a quarter
-    of the time. Afterwards the collector is as the program had it, and looks once.
+    """Look for no garbage: among what is being imported there is none, and with torch and transformers looking takes a sixth
+    of the time. Afterwards the collector is as the program had it.
     """
     collects = gc.isenabled()
     gc.disable()

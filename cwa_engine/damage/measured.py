@@ -6,7 +6,6 @@ torch-free: a run makes these from a model, `records.verification` from the file
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
@@ -154,8 +153,8 @@ class Damaged:
 
     @property
     def size(self) -> float:
-        """How far the loss moved, in nats per token; infinite where the model collapsed."""
-        return abs(self.point.delta_nll) if math.isfinite(self.point.delta_nll) else math.inf
+        """See `DamagePoint.size`."""
+        return self.point.size
 
 
 @dataclass(frozen=True)

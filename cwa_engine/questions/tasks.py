@@ -24,7 +24,7 @@ from cwa_engine.base.p_values import p_text
 from cwa_engine.base.plain import JsonMap
 from cwa_engine.base.table import Table
 from cwa_engine.questions.question import Findings, Moment, StageQuestion, TableRows
-from cwa_engine.rows import to_plain
+from cwa_engine.rows import leading_draw, to_plain
 
 if TYPE_CHECKING:
     from cwa_engine.damage.measured import MeasuredComparison
@@ -201,13 +201,8 @@ def _cases(measured: Sequence[MeasuredComparison]) -> Iterator[_Case]:
 
 
 def chosen_draws(points: Sequence[DamagePoint]) -> list[int]:
-    """With which draws of a control tasks are measured: the leading one, which took most texts, and the first others."""
-
-    def lead(place: int) -> tuple[int, float]:
-        point = points[place]
-        return point.sequences, abs(point.delta_nll) if math.isfinite(point.delta_nll) else math.inf
-
-    leading = max(range(len(points)), key=lead)
+    """With which draws of a control tasks are measured: the leading one and the first others, by their places."""
+    leading = points.index(leading_draw(points))
     return [leading, *[place for place in range(len(points)) if place != leading][:OTHER_DRAWS]]
 
 

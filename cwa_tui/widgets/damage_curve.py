@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cwa_engine.rows import DamagePoint
+from cwa_engine.rows import DamagePoint, leading_draw
 
 CRITICAL = "critical"
 MARKERS = "○×□+◇*#"  # of controls, in their order
@@ -92,19 +92,8 @@ def _leading(points: Sequence[DamagePoint], k: int) -> ChartPoint:
     return ChartPoint(k, point.delta_nll, point.delta_low if known else None, point.delta_high if known else None)
 
 
-def leading_draw(draws: Sequence[DamagePoint]) -> DamagePoint:
-    """The draw of one control that came out ahead of the others, so far: of those on most texts the one with most change.
-
-    A loss that is not finite is the largest change.
-    """
-    return max(draws, key=lambda draw: (draw.sequences, _size(draw)))
-
-
 def largest_leading(draws: Sequence[DamagePoint]) -> DamagePoint:
     """Of the leading draws of several controls the one with most change. How many texts each took tells nothing of that."""
     controls = dict.fromkeys(draw.selection for draw in draws)
-    return max((leading_draw([draw for draw in draws if draw.selection == name]) for name in controls), key=_size)
-
-
-def _size(point: DamagePoint) -> float:
-    return abs(point.delta_nll) if math.isfinite(point.delta_nll) else math.inf
+    leading = (leading_draw([draw for draw in draws if draw.selection == name]) for name in controls)
+    return max(leading, key=lambda draw: draw.size)

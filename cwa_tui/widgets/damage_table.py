@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 from textual.binding import Binding, BindingType
 
 from cwa_engine.base.p_values import shown_p
-from cwa_engine.rows import MATRICES, DamagePoint, Separation, exp
+from cwa_engine.rows import MATRICES, DamagePoint, Separation, exp, leading_draw
 from cwa_tui.store.state import AskedRun, SelectedRun
 from cwa_tui.tables.columns import Column
 from cwa_tui.tables.rows import Rows, TableRow
 from cwa_tui.text import format as fmt
-from cwa_tui.widgets.damage_curve import CRITICAL, leading_draw
+from cwa_tui.widgets.damage_curve import CRITICAL
 from cwa_tui.widgets.row_table import RowTable
 
 BEYOND = "> 1e308"  # `fmt.NOT_FINITE` in a narrow column: exp of a finite loss that no float holds

@@ -16,8 +16,7 @@ from cwa_engine.damage.separation import separations, verdicts
 from cwa_engine.damage.treatments import ZERO, Comparison
 from cwa_engine.evaluation.losses import Evaluation
 from cwa_engine.questions.tasks import chosen_draws
-from cwa_engine.rows import Baseline, DamagePoint
-from cwa_tui.widgets.damage_curve import leading_draw
+from cwa_engine.rows import Baseline, DamagePoint, leading_draw
 from tests.engine import rule_by_hand
 
 CONTROLS = {"random": True, "bottom": False, "same_row": True}
